@@ -1,0 +1,62 @@
+# make run     start Warden on http://127.0.0.1:8000     (settings: WARDEN_*, see README.md)
+# make test    ruff, mypy and every test                  (PYTEST_ARGS="-k name" for some of them)
+# make images  what the Docker tests' images need          (some minutes and 3 GB, once)
+# make check   ruff and mypy alone
+# make bench   the measurements that bench/RESULTS.md records
+# make clean   remove the environment and what the tools left
+#
+# Everything is installed into .venv, from constraints.txt; stamp files in it make a second run quick.
+
+VENV        ?= .venv
+BIN         := $(VENV)/bin
+PYTEST_ARGS ?=
+
+CATALOGUES  := $(wildcard webapp/translations/*/LC_MESSAGES/*.po)
+COMPILED    := $(CATALOGUES:.po=.mo)
+
+# -qq: pip says only what goes wrong; the constraints hold for what the build itself needs, too.
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-build-isolation -c constraints.txt
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: run test check images bench clean
+
+run: $(VENV)/.installed $(COMPILED)
+	@exec $(BIN)/python -m gunicorn -c webapp/gunicorn_conf.py wsgi:app
+
+test: check $(COMPILED)
+	@chromium=$$(BIN=$(BIN) scripts/ensure_chromium.sh) && CHROMIUM=$$chromium exec $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.installed-test
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+images: $(VENV)/.installed-test
+	@$(BIN)/python -m tests.engine.images
+
+bench: $(VENV)/.installed-test $(COMPILED)
+	@$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis test-results $(COMPILED)
+
+$(VENV)/bin/python:
+	@python=$$(scripts/find_python.sh) && echo "Making $(VENV) with $$python" >&2 && "$$python" -m venv $(VENV)
+
+# setuptools first: the build takes it from here instead of fetching a copy of its own.
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing what Warden needs (some minutes the first time)" >&2
+	@$(PIP_INSTALL) setuptools
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+# One installation of both: resolving twice costs half a minute.
+$(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing what Warden and its tests need (some minutes the first time)" >&2
+	@$(PIP_INSTALL) setuptools
+	@$(PIP_INSTALL) -e '.[test]'
+	@touch $(VENV)/.installed $@
+
+%.mo: %.po | $(VENV)/.installed
+	@$(BIN)/pybabel --quiet compile --input-file $< --output-file $@

@@ -1,0 +1,91 @@
+"""What every test is held to: it ends the threads and the processes that it started."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.engine.engine_fixtures import bare_engine, docker_engine, engine, real_vllm  # noqa: F401  fixtures of all tests
+
+MARK = "WARDEN_TEST_RUN"
+"""Set in the environment of the test run, so that a process is known as ours after its parent has died."""
+PATIENCE_S = 3.0
+"""A thread or a process that was told to end may take this long."""
+KEPT_THREADS = (
+    "asyncio_",  # the event loop's pool lives as long as the loop
+    "tqdm",
+)
+"""Threads that libraries keep for the whole run, by the start of their names."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "leaves(reason): starts what another test or fixture ends; no leak check")
+    os.environ[MARK] = uuid.uuid4().hex
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_running(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a thread or a process, grandchildren and orphans included."""
+    threads, processes = _threads(), _processes()
+    yield
+    if request.node.get_closest_marker("leaves"):
+        return
+    left = _what_outlives(threads, processes)
+    if left:
+        pytest.fail("the test left running:\n" + "\n".join(f"  {line}" for line in left), pytrace=False)
+
+
+def _what_outlives(threads: set[threading.Thread], processes: set[int]) -> list[str]:
+    """Describe what is there and was not before, after giving it time to end."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (left := _new_threads(threads) + _new_processes(processes)) and time.monotonic() < deadline:
+        threading.Event().wait(0.02)
+    return left
+
+
+def _threads() -> set[threading.Thread]:
+    return set(threading.enumerate())
+
+
+def _new_threads(before: set[threading.Thread]) -> list[str]:
+    return [
+        f"thread {thread.name}{' (daemon)' if thread.daemon else ''}"
+        for thread in threading.enumerate()
+        if thread not in before and not thread.name.startswith(KEPT_THREADS)
+    ]
+
+
+def _processes() -> set[int]:
+    """Every live process of this run: descendants, and orphans that carry the run's mark."""
+    mark = f"{MARK}={os.environ[MARK]}".encode()
+    return {pid for pid in psutil.pids() if pid != os.getpid() and mark in _environment(pid)}
+
+
+def _environment(pid: int) -> list[bytes]:
+    """What a process was started with; nothing of one that has ended, a zombie included, or is another user's."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _new_processes(before: set[int]) -> list[str]:
+    """Describe the processes that were not there before and do not belong to one that was: a browser starts helpers as it likes."""
+    return [line for pid in _processes() - before if (line := _describe(pid, before))]
+
+
+def _describe(pid: int, before: set[int]) -> str | None:
+    try:
+        process = psutil.Process(pid)
+        if any(parent.pid in before for parent in process.parents()):
+            return None
+        return f"process {pid} (parent {process.ppid()}): {' '.join(process.cmdline())[:200]}"
+    except psutil.Error:
+        return None  # it ended meanwhile

@@ -1,0 +1,280 @@
+"""Builders of cached models: tiny ones of several families, a big one for memory checks, and every way to break one.
+
+They are real: transformers loads them, the tokenizer encodes any text, and the folder is a Hugging Face cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from webapp.domain.model import ModelProblem
+from webapp.worker.demo import (
+    Content,
+    Shape,
+    as_json,
+    llama_config,
+    llama_shapes,
+    random_weights,
+    tokenizer_files,
+    train_tokenizer,
+    write_repository,
+)
+
+BIG_MODEL = "tests/one-gigabyte"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+_MOST_TOKENS = 960
+_SCRATCH = ".tests-scratch"
+
+
+def make_model(
+    cache_dir: Path,
+    repo_id: str = "tests/tiny-llama",
+    *,
+    architecture: str = "llama",
+    layers: int = 2,
+    hidden: int = 64,
+    intermediate: int = 128,
+    heads: int = 4,
+    kv_heads: int = 2,
+    vocab: int = 512,
+    dtype: str = "float32",
+    shards: int = 1,
+    tie: bool = False,
+    chat_template: bool = True,
+    context_length: int = 512,
+    seed: int = 0,
+) -> Path:
+    """Make a model with random weights in the cache and return its snapshot. ``vocab`` is at least 300."""
+    shape = Shape(layers, hidden, intermediate, heads, kv_heads, vocab)
+    shapes = _tensor_shapes(architecture, shape, tie)
+    weights = random_weights(shapes, seed)
+    tensors = [TensorData(name, dtype, shapes[name], (_encoded(value, dtype),)) for name, value in weights.items()]
+    files: dict[str, Content] = {
+        "config.json": as_json(_config(architecture, shape, dtype, context_length, tie)),
+        **_weight_files(tensors, shards),
+        **tokenizer_files(_tokenizer(min(vocab, _MOST_TOKENS)), context_length, chat_template=chat_template),
+    }
+    return write_repository(cache_dir, repo_id, files)[0]
+
+
+def make_big_model(cache_dir: Path, repo_id: str = BIG_MODEL) -> Path:
+    """Make a model of about 1 GB of bfloat16 weights (3 large layers) and return its snapshot; it loads and answers."""
+    shape = Shape(layers=3, hidden=4096, intermediate=10240, heads=32, kv_heads=8, vocabulary=512)
+    tensors = [TensorData(name, "bfloat16", size, _noise(name, size)) for name, size in llama_shapes(shape).items()]
+    weights = cache_dir / f"{_SCRATCH}-{repo_id.replace('/', '-')}"
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with weights.open("wb") as file:
+        file.writelines(safetensors_file(tensors))
+    files: dict[str, Content] = {
+        "config.json": as_json(llama_config(shape, "bfloat16", 2048)),
+        WEIGHTS: weights,
+        **tokenizer_files(_tokenizer(shape.vocabulary), 2048, chat_template=True),
+    }
+    return write_repository(cache_dir, repo_id, files)[0]
+
+
+def break_model(snapshot: Path, how: ModelProblem) -> None:
+    """Change a made model so that it has the problem ``how``."""
+    _BREAKS[how](snapshot)
+
+
+def put_file(snapshot: Path, name: str, content: bytes) -> None:
+    """Put a file into a snapshot as a download does: a new blob, then a link that takes the old one's place."""
+    blob = snapshot.parents[1] / "blobs" / hashlib.sha256(content).hexdigest()
+    blob.write_bytes(content)
+    link = snapshot / f".{name}.new"
+    link.symlink_to(Path("..", "..", "blobs", blob.name))
+    link.replace(snapshot / name)
+
+
+def change_config(snapshot: Path, **changes: object) -> None:
+    """Change values of a snapshot's config.json; ``None`` takes a key out."""
+    config = json.loads((snapshot / "config.json").read_text()) | changes
+    put_file(snapshot, "config.json", as_json({key: value for key, value in config.items() if value is not None}))
+
+
+def remove_model(cache_dir: Path, repo_id: str) -> None:
+    """Remove a repository from the cache."""
+    shutil.rmtree(cache_dir / ("models--" + repo_id.replace("/", "--")))
+
+
+# Weights
+
+
+@dataclass(frozen=True)
+class TensorData:
+    """A tensor to be written; ``dtype`` is one of float32, float16 and bfloat16, or a name of the safetensors format."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: Iterable[bytes]
+
+
+def safetensors_file(tensors: Iterable[TensorData]) -> Iterator[bytes]:
+    """Yield the bytes of a safetensors file (numpy has no bfloat16, so the library's own writer does not take it)."""
+    tensors = list(tensors)
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        dtype = _DTYPES.get(tensor.dtype, tensor.dtype)
+        start, end = end, end + int(np.prod(tensor.shape, dtype=np.int64)) * _item_bytes(dtype)
+        header[tensor.name] = {"dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for tensor in tensors:
+        yield from tensor.data
+
+
+def _item_bytes(dtype: str) -> int:
+    return {"F32": 4, "I32": 4, "F16": 2, "BF16": 2, "U8": 1, "I8": 1, "F8_E4M3": 1}[dtype]
+
+
+def _weight_files(tensors: list[TensorData], shards: int) -> dict[str, Content]:
+    if shards == 1:
+        return {WEIGHTS: b"".join(safetensors_file(tensors))}
+    files: dict[str, Content] = {}
+    weight_map: dict[str, str] = {}
+    for index in range(shards):
+        name = f"model-{index + 1:05}-of-{shards:05}.safetensors"
+        part = tensors[index::shards]
+        files[name] = b"".join(safetensors_file(part))
+        weight_map |= {tensor.name: name for tensor in part}
+    total = sum(len(data) for tensor in tensors for data in tensor.data)
+    files[INDEX] = as_json({"metadata": {"total_size": total}, "weight_map": weight_map})
+    return files
+
+
+def _encoded(value: np.ndarray, dtype: str) -> bytes:
+    if dtype == "bfloat16":
+        return ((value.view(np.uint32) + 0x8000) >> 16).astype(np.uint16).tobytes()
+    return value.astype(dtype).tobytes()
+
+
+def _noise(name: str, size: tuple[int, ...]) -> Iterator[bytes]:
+    """Yield random bfloat16 values of a tensor: one block of a megabyte over and over, since drawing a gigabyte takes long."""
+    left = int(np.prod(size, dtype=np.int64)) * 2
+    if len(size) == 1:
+        yield _encoded(np.ones(size, np.float32), "bfloat16")
+        return
+    block = _noise_block()
+    while left > 0:
+        yield block[:left]
+        left -= len(block)
+
+
+@cache
+def _noise_block() -> bytes:
+    values = np.random.default_rng(0).standard_normal(2**19, dtype=np.float32)
+    return _encoded(values * np.float32(0.02), "bfloat16")
+
+
+@cache
+def _tokenizer(vocabulary: int) -> Tokenizer:
+    return train_tokenizer(vocabulary)
+
+
+# Families
+
+
+def _config(architecture: str, shape: Shape, dtype: str, context_length: int, tie: bool) -> Mapping[str, object]:
+    config = llama_config(shape, dtype, context_length, tied=tie)
+    config |= {"architectures": [_CLASSES[architecture]], "model_type": architecture}
+    if architecture == "qwen2":
+        # Qwen2 always has these biases and knows no setting for them, nor for the size of a head.
+        del config["attention_bias"], config["mlp_bias"], config["head_dim"]
+    return config
+
+
+def _tensor_shapes(architecture: str, shape: Shape, tie: bool) -> dict[str, tuple[int, ...]]:
+    shapes = llama_shapes(shape, tied=tie)
+    for name, size in list(shapes.items()):
+        if architecture == "qwen2" and name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
+            shapes[name.removesuffix("weight") + "bias"] = size[:1]
+        if architecture == "qwen3" and name.endswith(("q_proj.weight", "k_proj.weight")):
+            shapes[name.replace("_proj", "_norm")] = (shape.head_dim,)
+    return shapes
+
+
+# Breaking
+
+
+def _weights_of(snapshot: Path) -> list[Path]:
+    return sorted(snapshot.glob("*.safetensors"))
+
+
+def _cut_download(snapshot: Path) -> None:
+    link = _weights_of(snapshot)[-1]
+    blob = link.resolve()
+    link.unlink()
+    blob.rename(blob.with_name(blob.name + ".incomplete"))
+
+
+def _remove_weights(snapshot: Path) -> None:
+    for link in [*_weights_of(snapshot), snapshot / INDEX]:
+        link.resolve().unlink(missing_ok=True)
+        link.unlink(missing_ok=True)
+
+
+def _truncate_weights(snapshot: Path) -> None:
+    blob = _weights_of(snapshot)[-1].resolve()
+    with blob.open("r+b") as file:
+        file.truncate(blob.stat().st_size - 1)
+
+
+def _only_pickle(snapshot: Path) -> None:
+    _remove_weights(snapshot)
+    put_file(snapshot, "pytorch_model.bin", b"PK\x03\x04 not opened by anybody")
+
+
+def _need_remote_code(snapshot: Path) -> None:
+    code = "modeling_secret.SecretForCausalLM"
+    put_file(snapshot, "modeling_secret.py", b"raise SystemExit('code of a repository was run')\n")
+    change_config(
+        snapshot,
+        model_type="secret",
+        architectures=["SecretForCausalLM"],
+        auto_map={"AutoConfig": "modeling_secret.SecretConfig", "AutoModelForCausalLM": code},
+    )
+
+
+def _remove_tokenizer(snapshot: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (snapshot / name).unlink()
+
+
+def _make_unreadable(snapshot: Path) -> None:
+    # Modes do not stop root; a link that leads to itself stops everybody.
+    config = snapshot / "config.json"
+    config.unlink()
+    config.symlink_to("config.json")
+
+
+_BREAKS = {
+    ModelProblem.INCOMPLETE: _cut_download,
+    ModelProblem.NO_WEIGHTS: _remove_weights,
+    ModelProblem.NO_CONFIG: lambda snapshot: (snapshot / "config.json").unlink(),
+    ModelProblem.BROKEN_CONFIG: lambda snapshot: put_file(snapshot, "config.json", b'{"architectures": ['),
+    ModelProblem.BROKEN_WEIGHTS: _truncate_weights,
+    ModelProblem.PICKLE_ONLY: _only_pickle,
+    ModelProblem.REMOTE_CODE: _need_remote_code,
+    ModelProblem.NOT_A_LANGUAGE_MODEL: lambda snapshot: change_config(
+        snapshot, architectures=["BertForMaskedLM"], model_type="bert"
+    ),
+    ModelProblem.NO_TOKENIZER: _remove_tokenizer,
+    ModelProblem.UNREADABLE: _make_unreadable,
+}

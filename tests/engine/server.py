@@ -1,0 +1,210 @@
+"""The real server as the tests start it: gunicorn with the product's own configuration, on a free port, in folders of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+
+ROOT = Path(__file__).parents[2]
+START_DEADLINE_S = 30.0
+
+T = TypeVar("T")
+
+
+class WardenServer:
+    """One Warden: its folders, its process, its JSON interface.
+
+    ``state`` and ``cache`` are folders; further settings go in as ``WARDEN_*`` through ``settings``. ``app`` is the WSGI
+    application, the product's own unless a test gives another. The machine's own Docker is never asked: without a
+    ``docker_socket`` there is none.
+    """
+
+    def __init__(self, state: Path, cache: Path, app: str = "wsgi:app", **settings: object) -> None:
+        self.state = state
+        self.cache = cache
+        self._app = app
+        self._settings = {"WARDEN_" + key.upper(): str(value) for key, value in settings.items()}
+        self.environment: dict[str, str] = {}
+        self.process: subprocess.Popen[str] | None = None
+        self.url = ""
+        self.output: list[str] = []
+        self._reader: threading.Thread | None = None
+
+    def start(self) -> WardenServer:
+        """Start it and wait until it says its address."""
+        self.output = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", "-c", "webapp/gunicorn_conf.py", self._app],
+            cwd=ROOT,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, args=(self.process,), name="server-output")
+        self._reader.start()
+        self.url = wait_for(
+            self._address, START_DEADLINE_S, lambda: "the server did not start:\n" + "\n".join(self.output)
+        )
+        return self
+
+    def stop(self) -> list[str]:
+        """Stop it as Ctrl+C does; return what it said."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self._wait_for_the_end(40)
+        return self.output
+
+    def kill(self) -> None:
+        """``kill -9`` of the web process and of gunicorn's master."""
+        assert self.process is not None
+        for process in (psutil.Process(self.process.pid), *self.web_processes()):
+            process.kill()
+        self._wait_for_the_end(10)
+
+    def kill_web_process(self) -> None:
+        """``kill -9`` of the web process alone; gunicorn's master starts another."""
+        for process in self.web_processes():
+            process.kill()
+
+    def web_processes(self) -> list[psutil.Process]:
+        """gunicorn's worker processes (not the model workers, which live in sessions of their own)."""
+        assert self.process is not None
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if os.getsid(child.pid) == self.process.pid]
+
+    def worker_pids(self) -> list[int]:
+        """Every live process that this Warden's folder marks as a model worker, whoever started it."""
+        mark = f"WARDEN_WORKER_ROOT={self.state / 'workers'}".encode()
+        return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and _has_mark(p, mark)]
+
+    def get(self, path: str) -> Any:
+        """GET a JSON path; fails the test on anything but 200."""
+        response = httpx.get(self.url + path, timeout=10)
+        response.raise_for_status()
+        return response.json()
+
+    def post(self, path: str, body: Mapping[str, object] | None = None) -> httpx.Response:
+        """POST JSON and return the answer whatever it is."""
+        return httpx.post(self.url + path, json=body or {}, timeout=10)
+
+    def status(self) -> Any:
+        """The status document."""
+        return self.get("/api/v1/status")
+
+    def switch(self, model: str, **fields: object) -> Any:
+        """Begin to load a model; return the accepted operation."""
+        response = self.post("/api/v1/switch", {"mode": "transformers", "model": model, **fields})
+        assert response.status_code == 202, response.text
+        return response.json()
+
+    def load(self, model: str, **fields: object) -> Any:
+        """Load a model and wait for the end of the operation."""
+        return self.finished(self.switch(model, **fields)["id"])
+
+    def finished(self, operation_id: str, timeout_s: float = 90) -> Any:
+        """Wait until an operation has ended; return it."""
+
+        def ended() -> Any:
+            operation = self.get(f"/api/v1/operations/{operation_id}")
+            return operation if operation["state"] != "running" else None
+
+        return wait_for(ended, timeout_s, lambda: f"operation {operation_id} did not end: {self.status()}")
+
+    def instance_of(self, model: str) -> Any:
+        """The loaded instance of a model; fails when there is none or more than one."""
+        (instance,) = [i for i in self.status()["instances"] if i["model"] == model]
+        return instance
+
+    def models(self, count: int = 1) -> Any:
+        """Wait until the catalogue lists ``count`` models; return them."""
+
+        def listed() -> Any:
+            models = self.get("/api/v1/models")
+            return models if len(models) >= count else None
+
+        return wait_for(listed, 15, lambda: "the models did not appear")
+
+    def end_models(self) -> None:
+        """End every model worker of this state folder, at the end of a test."""
+        for pid in self.worker_pids():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        wait_for(lambda: not self.worker_pids(), 10, lambda: f"workers survive: {self.worker_pids()}")
+
+    def _environment(self) -> dict[str, str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("WARDEN_") and k != "WEB_CONCURRENCY"}
+        own = {
+            "WARDEN_STATE_DIR": str(self.state),
+            "WARDEN_HF_CACHE": str(self.cache),
+            "WARDEN_PORT": "0",
+            "WARDEN_DOCKER_SOCKET": str(self.state / "no-docker.sock"),
+        }
+        return {**clean, **own, "PYTHONPATH": str(ROOT), **self._settings, **self.environment}
+
+    def _address(self) -> str | None:
+        assert self.process is not None
+        assert self.process.poll() is None, "the server ended:\n" + "\n".join(self.output)
+        lines = [line for line in self.output if line.startswith("Warden: http")]
+        return lines[-1].removeprefix("Warden: ").strip() if lines else None
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                self.output.append(line.rstrip())
+
+    def _wait_for_the_end(self, timeout_s: float) -> None:
+        if self.process is not None:
+            self.process.wait(timeout_s)
+        if self._reader is not None:
+            self._reader.join(timeout_s)
+
+
+def _has_mark(folder: Path, mark: bytes) -> bool:
+    try:
+        return mark in (folder / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def held_by_workers(server: WardenServer) -> int:
+    """What Warden's own processes hold on the first device, by the device's own list: not disturbed by what else the machine does."""
+    device = server.status()["devices"][0]
+    return sum(holder["bytes"] for holder in device["holders"] if holder["kind"] == "worker")
+
+
+def wait_for(look: Callable[[], T | None], timeout_s: float, complaint: Callable[[], str]) -> T:
+    """Return the first answer of ``look`` that is true; fail with ``complaint`` when there is none in time."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < deadline, complaint()
+        time.sleep(0.02)
+
+
+@contextmanager
+def running(server: WardenServer) -> Iterator[WardenServer]:
+    """Start a server and leave nothing of it behind."""
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+        server.end_models()

@@ -1,0 +1,132 @@
+"""The arithmetic of a switch beside other models: what goes, what stays, what is promised, and what is there already."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.control.fakes import FakeMachine, FakeMonitor, loaded, model
+from webapp.domain.admission import Policy
+from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.model import ModelShape
+from webapp.domain.modes import LaunchOptions, Mode, Quantization
+from webapp.domain.plan import Plan, SwitchRequest, Verdict
+from webapp.domain.planner import World, plan_switch, refusal_of
+from webapp.domain.units import gib
+from webapp.errors import AlreadyLoaded, InvalidRequest
+
+OLD, NEW = model("lab/old"), model("lab/new", weights_bytes=gib(9))
+
+
+def world(machine: FakeMachine, *instances: Instance, **changes: object) -> World:
+    return World(  # type: ignore[arg-type]
+        now=0.0,
+        sample=FakeMonitor(machine).latest(),
+        sample_is_stale=False,
+        instances=instances,
+        models={cached.id: cached for cached in (OLD, NEW)},
+        policy=Policy(),
+        **changes,
+    )
+
+
+def request(model_id: str = NEW.id, **changes: object) -> SwitchRequest:
+    return SwitchRequest(Mode.TRANSFORMERS, model_id, LaunchOptions(), **changes)  # type: ignore[arg-type]
+
+
+def codes(plan: Plan) -> list[str]:
+    return [reason.code for reason in plan.reasons]
+
+
+def test_no_more_is_available_than_the_device_has() -> None:
+    """Nothing was measured of the old model, and what was predicted of it is more than the device lacks."""
+    machine = FakeMachine(foreign={"gpu-0": gib(4)})
+    plan = plan_switch(request(), world(machine, loaded(OLD, predicted_bytes={"gpu-0": gib(10)})))
+    (device,) = plan.devices
+    assert device.available_bytes == device.total_bytes == gib(24)
+
+
+def test_model_that_stays_keeps_what_it_was_promised() -> None:
+    machine = FakeMachine(held={("gpu-0", "old"): gib(12)})
+    old = loaded(OLD, predicted_bytes={"gpu-0": gib(20)}, measured_bytes={"gpu-0": gib(12)})
+    plan = plan_switch(request(keep_others=True), world(machine, old))
+    (device,) = plan.devices
+    assert (device.promised_bytes, device.available_bytes) == (gib(8), gib(4))
+    assert plan.verdict is Verdict.REFUSED
+    assert "way_out_unload_others" in [way.message.code for way in plan.ways_out]
+
+
+def test_model_that_goes_is_promised_nothing() -> None:
+    machine = FakeMachine(held={("gpu-0", "old"): gib(12)})
+    plan = plan_switch(request(), world(machine, loaded(OLD, predicted_bytes={"gpu-0": gib(20)})))
+    (device,) = plan.devices
+    assert (device.promised_bytes, device.freed_bytes, device.available_bytes) == (0, gib(12), gib(24))
+    assert plan.verdict is Verdict.FITS
+
+
+def test_promise_to_a_model_that_stays_is_said() -> None:
+    machine = FakeMachine(held={("gpu-0", "old"): gib(1)})
+    old = loaded(OLD, predicted_bytes={"gpu-0": gib(3)})
+    plan = plan_switch(request(keep_others=True), world(machine, old))
+    assert plan.verdict is not Verdict.REFUSED
+    assert "plan_promised" in codes(plan)
+
+
+def test_stuck_model_is_not_unloaded_again_and_what_it_holds_is_said() -> None:
+    machine = FakeMachine(held={("gpu-0", "old"): gib(2)})
+    stuck = loaded(OLD, state=InstanceState.STUCK, predicted_bytes={"gpu-0": gib(10)})
+    plan = plan_switch(request(), world(machine, stuck))
+    (device,) = plan.devices
+    assert plan.unload == ()
+    assert (device.promised_bytes, device.available_bytes) == (0, gib(22))
+    (said,) = [reason for reason in plan.reasons if reason.code == "plan_stuck_holds"]
+    assert dict(said.params) == {"model": OLD.id, "held_bytes": gib(2)}
+
+
+def test_stuck_model_that_holds_too_much_refuses_the_plan() -> None:
+    machine = FakeMachine(held={("gpu-0", "old"): gib(20)})
+    plan = plan_switch(request(), world(machine, loaded(OLD, state=InstanceState.STUCK)))
+    assert (plan.verdict, plan.unload) == (Verdict.REFUSED, ())
+
+
+def test_dead_model_is_cleared_away_and_gives_nothing_back() -> None:
+    plan = plan_switch(request(), world(FakeMachine(), loaded(OLD, state=InstanceState.DEAD)))
+    (eviction,) = plan.unload
+    assert (eviction.instance_id, dict(eviction.freed_bytes)) == ("old", {"gpu-0": 0})
+
+
+def test_claimed_device_is_said_and_does_not_change_the_arithmetic() -> None:
+    free = plan_switch(request(), world(FakeMachine()))
+    claimed = plan_switch(request(), world(FakeMachine(), claims={"gpu-0": "other"}))
+    assert "plan_device_claimed" in codes(claimed)
+    assert (claimed.devices, claimed.verdict) == (free.devices, free.verdict)
+
+
+@pytest.mark.parametrize(("devices", "refused"), [(None, True), (("gpu-0",), True), (("gpu-1",), False)])
+def test_second_copy_is_made_only_on_a_device_that_was_named(devices: tuple[str, ...] | None, refused: bool) -> None:
+    machine = FakeMachine(totals={"gpu-0": gib(24), "gpu-1": gib(24)}, held={("gpu-0", "old"): gib(1)})
+    there = world(machine, loaded(OLD))
+    plan = plan_switch(request(OLD.id, devices=devices), there)
+    assert isinstance(refusal_of(plan, there), AlreadyLoaded) is refused
+
+
+@pytest.mark.parametrize("quantization", [Quantization.INT8, Quantization.INT4])
+def test_vllm_quantizes_nothing_while_it_loads(quantization: Quantization) -> None:
+    asked = replace(request(), mode=Mode.VLLM, options=LaunchOptions(quantization=quantization))
+    here = world(FakeMachine())
+    refusal = refusal_of(plan_switch(asked, here), here)
+    assert isinstance(refusal, InvalidRequest)
+    assert refusal.params["field"] == "quantization"
+
+
+@pytest.mark.parametrize(("heads", "cards", "fits"), [(32, 2, True), (32, 3, False), (30, 3, True), (None, 3, True)])
+def test_vllm_shares_a_model_only_where_the_heads_divide(heads: int | None, cards: int, fits: bool) -> None:
+    shape = ModelShape(2, 64, 128, heads, 2, 16, 512)
+    cached = replace(NEW, shape=shape)
+    machine = FakeMachine(totals={f"gpu-{n}": gib(24) for n in range(cards)})
+    here = replace(world(machine), models={cached.id: cached})
+    asked = replace(request(), mode=Mode.VLLM, devices=tuple(f"gpu-{n}" for n in range(cards)))
+    refusal = refusal_of(plan_switch(asked, here), here)
+    assert (refusal is None) is fits
+    assert fits or (isinstance(refusal, InvalidRequest) and refusal.params["field"] == "devices")

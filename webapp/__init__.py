@@ -1,0 +1,34 @@
+"""Warden: the GPU memory of a shared lab server, under control."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from webapp.settings import Settings
+    from webapp.web.ports import WebServices
+
+
+def create_app(settings: Settings | None = None, services: WebServices | None = None) -> Flask:
+    """Return the WSGI application; nothing is started.
+
+    ``services`` is what the page asks and commands; without it the real ones are built. ``settings`` are read from the environment
+    and the TOML file when they are not given.
+
+    Raises:
+        ConfigurationError: a setting cannot be meant, or the state folder cannot be used.
+    """
+    # Imported here, because every program of the package passes through this file, and a model's worker has no use for Flask.
+    from webapp.web.application import build_application  # noqa: PLC0415
+
+    if settings is None:
+        from webapp.settings import load_settings  # noqa: PLC0415
+
+        settings = load_settings()
+    if services is None:
+        from webapp.services import build_services  # noqa: PLC0415
+
+        services = build_services(settings)
+    return build_application(settings, services)

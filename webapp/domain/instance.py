@@ -1,0 +1,106 @@
+"""A running model: its states, the table of their transitions, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from webapp.domain.modes import LaunchOptions, Mode
+from webapp.message import Message
+
+
+class InstanceState(StrEnum):
+    """Where a running model stands."""
+
+    STARTING = "starting"
+    """Its process or container is being started; nothing is loaded yet."""
+    LOADING = "loading"
+    """The weights are on their way."""
+    READY = "ready"
+    """It answers requests."""
+    SILENT = "silent"
+    """It was ready and does not answer now; its process lives."""
+    STOPPING = "stopping"
+    """It is being ended."""
+    STUCK = "stuck"
+    """Every signal was sent and a process still lives."""
+    DEAD = "dead"
+    """It ended by itself; only its log is left."""
+
+
+TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = {
+    InstanceState.STARTING: frozenset(
+        {InstanceState.LOADING, InstanceState.READY, InstanceState.STOPPING, InstanceState.DEAD}
+    ),
+    InstanceState.LOADING: frozenset({InstanceState.READY, InstanceState.STOPPING, InstanceState.DEAD}),
+    InstanceState.READY: frozenset({InstanceState.SILENT, InstanceState.STOPPING, InstanceState.DEAD}),
+    InstanceState.SILENT: frozenset({InstanceState.READY, InstanceState.STOPPING, InstanceState.DEAD}),
+    InstanceState.STOPPING: frozenset({InstanceState.STUCK, InstanceState.DEAD}),
+    InstanceState.STUCK: frozenset({InstanceState.STOPPING, InstanceState.DEAD}),
+    InstanceState.DEAD: frozenset({InstanceState.STOPPING}),
+}
+"""From each state, the states that may follow; a stopped instance leaves the list instead of having a state."""
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """An instance's memory in its runtime's own words; bytes, ``None`` is unknown."""
+
+    base_bytes: int | None = None
+    """What the process held before the load (interpreter and libraries)."""
+    allocated_bytes: int | None = None
+    """Tensors (torch ``memory_allocated``, or the process's own anonymous memory less ``base_bytes``)."""
+    reserved_bytes: int | None = None
+    """What the allocator took from the device (torch ``memory_reserved``)."""
+    process_bytes: int | None = None
+    """The process's own anonymous memory in the host's RAM."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A running model. Times are seconds since the epoch."""
+
+    id: str
+    mode: Mode
+    model_id: str
+    revision: str
+    options: LaunchOptions
+    devices: tuple[str, ...]
+    owner: str
+    state: InstanceState
+    started_at: float
+    predicted_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Footprint by device, as planned."""
+    measured_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Footprint by device, as the device reported after the start."""
+    last_used_at: float | None = None
+    in_flight: int = 0
+    memory: MemoryReport | None = None
+    progress: float | None = None
+    """Share loaded, 0 to 1, while loading."""
+    problem: Message | None = None
+    """Why it is silent, stuck or dead."""
+    adopted: bool = False
+    """Found running when Warden started."""
+    has_chat_template: bool = False
+    pid: int | None = None
+
+    def to(self, state: InstanceState, **changes: object) -> Instance:
+        """Return the instance in ``state``.
+
+        Raises:
+            ValueError: the table does not allow the transition.
+        """
+        if state is not self.state and state not in TRANSITIONS[self.state]:
+            raise ValueError(f"an instance cannot go from {self.state} to {state}")
+        return replace(self, state=state, **changes)  # type: ignore[arg-type]
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a process of it may hold memory."""
+        return self.state is not InstanceState.DEAD
+
+    def held_bytes(self, device_id: str) -> int:
+        """Bytes on ``device_id``: measured where known, else predicted, else 0."""
+        return self.measured_bytes.get(device_id, self.predicted_bytes.get(device_id, 0)) if self.is_live else 0

@@ -1,0 +1,102 @@
+"""What an operation would do, before it does anything: the very plan that the page previews and that Apply runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from webapp.domain.footprint import Footprint
+from webapp.domain.modes import LaunchOptions, Mode
+from webapp.message import Message
+
+
+class Verdict(StrEnum):
+    """Whether a launch fits."""
+
+    FITS = "fits"
+    """It takes at most 80 % of the free memory."""
+    TIGHT = "tight"
+    """It fits and leaves at least the safety reserve."""
+    REFUSED = "refused"
+    """It does not fit, or something else forbids it; the reasons say which."""
+
+
+@dataclass(frozen=True)
+class SwitchRequest:
+    """What a person asks for. ``devices`` is ``None`` for "choose for me"."""
+
+    mode: Mode
+    model_id: str
+    options: LaunchOptions = field(default_factory=LaunchOptions)
+    devices: tuple[str, ...] | None = None
+    keep_others: bool = False
+    """Load beside what is loaded, unload nothing."""
+    restore_on_failure: bool = True
+    interrupt_busy: bool = False
+    """Unload also models that answer requests right now."""
+
+
+@dataclass(frozen=True)
+class Eviction:
+    """An instance that a plan would unload, and what it gives back by device."""
+
+    instance_id: str
+    model_id: str
+    mode: Mode
+    owner: str
+    in_flight: int
+    freed_bytes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """The arithmetic on one device; bytes, ``None`` is unknown."""
+
+    device_id: str
+    footprint: Footprint
+    total_bytes: int | None
+    free_before_bytes: int | None
+    """Free now, within the memory limit."""
+    freed_bytes: int
+    """What the unloading gives back."""
+    free_after_bytes: int | None
+    """Free once the model runs; negative when it does not fit."""
+    reserve_bytes: int
+    verdict: Verdict
+    promised_bytes: int = 0
+    """What models that stay have been promised and have not taken yet (their KV cache grows with use)."""
+
+    @property
+    def available_bytes(self) -> int | None:
+        """What a launch may take once the unloading is done."""
+        if self.free_before_bytes is None:
+            return None
+        return self.free_before_bytes + self.freed_bytes - self.promised_bytes
+
+
+@dataclass(frozen=True)
+class WayOut:
+    """A change to the request that would make it fit; ``request`` is the changed request, ready to send."""
+
+    message: Message
+    request: SwitchRequest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a switch would do and whether it may.
+
+    ``reasons`` explain the verdict, most important first. ``refusal`` is the error that Apply would answer with, as a message, or
+    ``None``.
+    """
+
+    request: SwitchRequest
+    devices: tuple[DevicePlan, ...]
+    unload: tuple[Eviction, ...]
+    verdict: Verdict
+    reasons: tuple[Message, ...] = ()
+    ways_out: tuple[WayOut, ...] = ()
+    refusal: Message | None = None
+    anywhere: bool = False
+    """The request left the choice of the device to Warden; ``request`` names the chosen one."""

@@ -1,0 +1,446 @@
+"""The error tree: every failure that a person or a program can be told of.
+
+::
+
+    WardenError
+    ├── InvalidRequest            invalid              422  a field has a value that cannot be meant
+    ├── NotFound                                       404
+    │   ├── UnknownModel          unknown_model             the model is not in the cache
+    │   ├── UnknownInstance       unknown_instance          no such loaded model
+    │   ├── UnknownOperation      unknown_operation         no such operation
+    │   ├── UnknownDevice         unknown_device            no such device
+    │   └── UnknownContainer      unknown_container         no such container of somebody else's
+    ├── Refused                                        409
+    │   ├── Busy                  busy                      another operation has claimed a device
+    │   ├── NotEnoughMemory       not_enough_memory         the plan does not fit
+    │   ├── AlreadyLoaded         already_loaded            the same model runs with the same options
+    │   ├── InstanceInUse         instance_in_use           a model that would be unloaded answers requests
+    │   ├── CoolingDown           cooling_down              the model failed to load a moment ago
+    │   ├── ModeUnavailable       mode_unavailable          the mode cannot be chosen on this server
+    │   ├── ModelUnsuitable       model_unsuitable          the cached files cannot be loaded
+    │   ├── NotReady              not_ready                 the instance does not answer requests now
+    │   ├── NotCancellable        not_cancellable           the operation has ended
+    │   ├── NotConfirmed          not_confirmed             ending somebody else's container needs its name
+    │   └── Superseded            superseded                an emergency took the operation's claims over
+    ├── Unavailable                                    503
+    │   ├── DeviceUnreadable      device_unreadable         the device has no figure that can be trusted
+    │   ├── StoreUnavailable      store_unavailable         the database does not answer
+    │   ├── TooManyQuestions      too_many_questions        the page leads as many answers as it can
+    │   ├── Stopping              stopping                  Warden is shutting down
+    │   └── EngineUnavailable                               Docker cannot be asked
+    │       ├── EngineMissing     engine_missing            there is no Docker socket
+    │       ├── EngineForbidden   engine_forbidden          no rights to the socket
+    │       └── EngineUnreachable engine_unreachable        the socket is there and nobody answers in time
+    ├── LaunchFailed              launch_failed        500  a model did not become ready
+    │   ├── OutOfMemory           out_of_memory             the load or a request ran out of memory
+    │   ├── WorkerDied            worker_died               the process ended by itself
+    │   ├── LaunchStalled         launch_stalled            no sign of activity for the allowed time
+    │   ├── LaunchTooSlow         launch_too_slow           active all the time and not ready within the total time
+    │   ├── WorkerGarbled         worker_garbled            the process answers what is not its protocol
+    │   ├── LaunchBlocked         launch_blocked            the server was in no state to start it; the model is not to blame
+    │   │   ├── ImageMissing      image_missing             the image is not on this server
+    │   │   ├── GpuRuntimeMissing gpu_runtime_missing       Docker cannot give a container a GPU
+    │   │   ├── PortTaken         port_taken                every port of the range is taken
+    │   │   ├── NameTaken         name_taken                another container has the name
+    │   │   └── ProfileDisturbed  profile_disturbed         a neighbour's memory moved while vLLM measured
+    │   ├── StartMemoryShort      start_memory_short        vLLM found less free memory than it was to take
+    │   ├── KvCacheTooSmall       kv_cache_too_small        not one request of the context fits the KV cache
+    │   ├── ArchitectureUnsupported architecture_unsupported  vLLM does not know the model's architecture
+    │   ├── ArgumentRejected      argument_rejected         vLLM does not take an argument of its command line
+    │   └── ContainerExited       container_exited          the container ended by itself, for no reason that is known
+    ├── WorkerSilent              worker_silent        504  the process does not answer in time
+    ├── GenerationFailed          generation_failed    502  the model could not answer the prompt
+    ├── StopFailed                stop_failed          500  a process survived every signal
+    ├── Cancelled                 cancelled            409  a person cancelled the operation
+    │   └── CancelledByStop       cancelled_by_stop         Warden was stopped in the middle of it
+    ├── ProbeFailed               probe_failed         503  a device could not be read
+    │   ├── DriverMissing         driver_missing            no NVIDIA driver or library
+    │   ├── DeviceLost            device_lost               the GPU fell off the bus
+    │   └── NotSupported          not_supported             the driver has no such figure for this device
+    ├── DemoFailed                demo_failed          500  the demo model could not be made
+    └── ConfigurationError        configuration             Warden cannot start like this
+        └── AlreadyRunning        already_running           another Warden holds the state folder
+
+Each class has a stable ``code``, the HTTP ``status`` that the JSON contract gives it, and ``params``: plain values that the
+sentence in ``web/words.py`` names. ``str(error)`` is for logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from webapp.message import Message, Param
+
+
+class WardenError(Exception):
+    """Base of every error that Warden raises on purpose."""
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
+
+    def __init__(self, **params: Param) -> None:
+        self.params: Mapping[str, Param] = params
+        super().__init__(self.code, params)
+
+    def __str__(self) -> str:
+        named = ", ".join(f"{key}={value}" for key, value in self.params.items())
+        return f"{self.code}({named})"
+
+    @property
+    def message(self) -> Message:
+        """The error as a message that the page can put into words."""
+        return Message(self.code, dict(self.params))
+
+
+class InvalidRequest(WardenError):
+    """A field has a value that cannot be meant. Params: field, value, allowed."""
+
+    code = "invalid"
+    status = 422
+
+
+class NotFound(WardenError):
+    """What was named does not exist."""
+
+    code = "not_found"
+    status = 404
+
+
+class UnknownModel(NotFound):
+    """The model is not in the cache. Params: model."""
+
+    code = "unknown_model"
+
+
+class UnknownInstance(NotFound):
+    """No loaded model has this id. Params: instance."""
+
+    code = "unknown_instance"
+
+
+class UnknownOperation(NotFound):
+    """No operation has this id. Params: operation."""
+
+    code = "unknown_operation"
+
+
+class UnknownDevice(NotFound):
+    """No device has this id. Params: device, known."""
+
+    code = "unknown_device"
+
+
+class UnknownContainer(NotFound):
+    """No container of somebody else's has this id. Params: container."""
+
+    code = "unknown_container"
+
+
+class Refused(WardenError):
+    """The request is well formed and the world does not allow it now."""
+
+    code = "refused"
+    status = 409
+
+
+class Busy(Refused):
+    """Another operation has claimed a device. Params: operation, kind, actor, since, step, model."""
+
+    code = "busy"
+
+
+class NotEnoughMemory(Refused):
+    """The plan does not fit. Params: model, device, needed_bytes, free_bytes, reserve_bytes, missing_bytes."""
+
+    code = "not_enough_memory"
+
+
+class AlreadyLoaded(Refused):
+    """The same model runs with the same options. Params: model, instance."""
+
+    code = "already_loaded"
+
+
+class InstanceInUse(Refused):
+    """A model that would be unloaded answers requests. Params: model, instance, in_flight, owner."""
+
+    code = "instance_in_use"
+
+
+class CoolingDown(Refused):
+    """The model failed to load a moment ago. Params: model, seconds, failures."""
+
+    code = "cooling_down"
+
+
+class ModeUnavailable(Refused):
+    """The mode cannot be chosen on this server. Params: mode, reason."""
+
+    code = "mode_unavailable"
+
+
+class ModelUnsuitable(Refused):
+    """The cached files cannot be loaded. Params: model, reason."""
+
+    code = "model_unsuitable"
+
+
+class NotReady(Refused):
+    """The instance does not answer requests now. Params: model, instance, state."""
+
+    code = "not_ready"
+
+
+class NotCancellable(Refused):
+    """The operation has ended. Params: operation, state."""
+
+    code = "not_cancellable"
+
+
+class NotConfirmed(Refused):
+    """Ending somebody else's container needs its very name. Params: container, name, owner."""
+
+    code = "not_confirmed"
+
+
+class Superseded(Refused):
+    """An emergency took the operation's claims over. Params: operation."""
+
+    code = "superseded"
+
+
+class Unavailable(WardenError):
+    """A part that is needed does not answer."""
+
+    code = "unavailable"
+    status = 503
+
+
+class DeviceUnreadable(Unavailable):
+    """The device has no figure that can be trusted. Params: device, age_s."""
+
+    code = "device_unreadable"
+
+
+class StoreUnavailable(Unavailable):
+    """The database does not answer. Params: reason."""
+
+    code = "store_unavailable"
+
+
+class TooManyQuestions(Unavailable):
+    """The page leads as many answers at once as it can. Params: limit."""
+
+    code = "too_many_questions"
+
+
+class Stopping(Unavailable):
+    """Warden is shutting down and accepts no operation."""
+
+    code = "stopping"
+
+
+class EngineUnavailable(Unavailable):
+    """Docker cannot be asked. Params: socket, detail."""
+
+    code = "engine_unavailable"
+
+
+class EngineMissing(EngineUnavailable):
+    """There is no Docker socket. Params: socket."""
+
+    code = "engine_missing"
+
+
+class EngineForbidden(EngineUnavailable):
+    """This user has no rights to the socket. Params: socket, user."""
+
+    code = "engine_forbidden"
+
+
+class EngineUnreachable(EngineUnavailable):
+    """The socket is there and nobody answers, or not in time. Params: socket, detail."""
+
+    code = "engine_unreachable"
+
+
+class LaunchFailed(WardenError):
+    """A model did not become ready. Params: model, detail, log (last lines)."""
+
+    code = "launch_failed"
+
+
+class OutOfMemory(LaunchFailed):
+    """The load or a request ran out of memory. Params: model, detail, log."""
+
+    code = "out_of_memory"
+
+
+class WorkerDied(LaunchFailed):
+    """The process ended by itself. Params: model, exit (code or signal name), log."""
+
+    code = "worker_died"
+
+
+class LaunchStalled(LaunchFailed):
+    """No sign of activity for the allowed time. Params: model, seconds, log."""
+
+    code = "launch_stalled"
+
+
+class LaunchTooSlow(LaunchFailed):
+    """Active all the time and not ready within the total time. Params: model, seconds, log."""
+
+    code = "launch_too_slow"
+
+
+class WorkerGarbled(LaunchFailed):
+    """The process answers what is not its protocol. Params: model, detail, log."""
+
+    code = "worker_garbled"
+
+
+class LaunchBlocked(LaunchFailed):
+    """The server was in no state to start it; nothing is known against the model, so it may be tried again at once."""
+
+    code = "launch_blocked"
+
+
+class ImageMissing(LaunchBlocked):
+    """The image is not on this server. Params: image, command (what fetches it)."""
+
+    code = "image_missing"
+
+
+class GpuRuntimeMissing(LaunchBlocked):
+    """Docker cannot give a container a GPU. Params: model, detail."""
+
+    code = "gpu_runtime_missing"
+
+
+class PortTaken(LaunchBlocked):
+    """Every port of the range is taken. Params: model, ports (``8100-8199``)."""
+
+    code = "port_taken"
+
+
+class NameTaken(LaunchBlocked):
+    """Another container has the name that this one was to have. Params: model, name."""
+
+    code = "name_taken"
+
+
+class ProfileDisturbed(LaunchBlocked):
+    """A neighbour's memory moved while vLLM measured. Params: model, before_bytes, after_bytes (free), log."""
+
+    code = "profile_disturbed"
+
+
+class StartMemoryShort(LaunchFailed):
+    """vLLM found less free memory than it was to take. Params: model, free_bytes, total_bytes, wanted_bytes, log."""
+
+    code = "start_memory_short"
+
+
+class KvCacheTooSmall(LaunchFailed):
+    """Not one request of the context fits the KV cache.
+
+    Params: model, max_tokens, needed_bytes, available_bytes, fits_tokens (the context that would fit, ``None`` if unknown), log.
+    """
+
+    code = "kv_cache_too_small"
+
+
+class ArchitectureUnsupported(LaunchFailed):
+    """vLLM does not know the model's architecture. Params: model, architecture, log."""
+
+    code = "architecture_unsupported"
+
+
+class ArgumentRejected(LaunchFailed):
+    """vLLM does not take an argument of its command line. Params: model, argument, detail, log."""
+
+    code = "argument_rejected"
+
+
+class ContainerExited(LaunchFailed):
+    """The container ended by itself, for no reason that is known. Params: model, exit (code or signal name), log."""
+
+    code = "container_exited"
+
+
+class WorkerSilent(WardenError):
+    """The process does not answer in time. Params: instance, seconds."""
+
+    code = "worker_silent"
+    status = 504
+
+
+class GenerationFailed(WardenError):
+    """The model could not answer the prompt. Params: model, detail, reason."""
+
+    code = "generation_failed"
+    status = 502
+
+
+class StopFailed(WardenError):
+    """A process survived every signal. Params: model, pid, user, state."""
+
+    code = "stop_failed"
+
+
+class Cancelled(WardenError):
+    """A person cancelled the operation. Params: actor."""
+
+    code = "cancelled"
+    status = 409
+
+
+class CancelledByStop(Cancelled):
+    """Warden was stopped in the middle of the operation."""
+
+    code = "cancelled_by_stop"
+
+
+class ProbeFailed(WardenError):
+    """A device could not be read. Params: device, detail."""
+
+    code = "probe_failed"
+    status = 503
+
+
+class DriverMissing(ProbeFailed):
+    """No NVIDIA driver or library. Params: detail."""
+
+    code = "driver_missing"
+
+
+class DeviceLost(ProbeFailed):
+    """The GPU fell off the bus. Params: device, detail."""
+
+    code = "device_lost"
+
+
+class NotSupported(ProbeFailed):
+    """The driver has no such figure for this device. Params: device, detail."""
+
+    code = "not_supported"
+
+
+class DemoFailed(WardenError):
+    """The demo model could not be made. Params: detail."""
+
+    code = "demo_failed"
+
+
+class ConfigurationError(WardenError):
+    """Warden cannot start like this. Params: setting, value, detail."""
+
+    code = "configuration"
+
+
+class AlreadyRunning(ConfigurationError):
+    """Another Warden holds the state folder. Params: state_dir, pid."""
+
+    code = "already_running"

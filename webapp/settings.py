@@ -1,0 +1,275 @@
+"""Every setting of Warden: name, type, default and help, read from ``WARDEN_*`` and a TOML file into one frozen value."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from webapp.domain.units import GIB
+from webapp.errors import ConfigurationError
+
+CONFIG_VARIABLE = "WARDEN_CONFIG"
+DEFAULT_CONFIG = Path("/etc/warden.toml")
+MODEL_PLACEHOLDER = "{model}"
+"""Stands in ``vllm_entrypoint`` for the model's folder."""
+FIRST_FREE_PORT, LAST_PORT = 1024, 65535
+"""The ports that a program may take without rights of its own."""
+
+
+def _default_state_dir() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "warden"
+
+
+def _default_hf_cache() -> Path:
+    """Where huggingface_hub looks, by its own rules, without importing it."""
+    if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(cache).expanduser()
+    home = os.environ.get("HF_HOME")
+    base = (
+        Path(home).expanduser()
+        if home
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    )
+    return base / "hub"
+
+
+class Settings(BaseSettings):
+    """All settings. Times are seconds; a frozen value, so nothing changes it while Warden runs."""
+
+    model_config = SettingsConfigDict(env_prefix="WARDEN_", frozen=True, extra="forbid")
+
+    state_dir: Path = Field(
+        default_factory=_default_state_dir,
+        description="Folder for the database, worker sockets, logs and secrets.",
+    )
+    bind: str = Field("127.0.0.1", description="Address to listen on. Only this machine's own, until accounts exist.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
+    threads: int = Field(16, ge=2, le=256, description="Threads of the web process.")
+    trusted_hosts: tuple[str, ...] = Field(
+        ("localhost", "127.0.0.1", "[::1]"),
+        description="Names under which the page may be called; others are refused (DNS rebinding).",
+    )
+    database_url: str | None = Field(None, description="SQLAlchemy URL; SQLite in the state folder when empty.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much Warden logs.")
+    default_language: Literal["ru", "en"] = Field(
+        "ru", description="Language when the browser asks for neither Russian nor English."
+    )
+
+    hf_cache: Path = Field(
+        default_factory=_default_hf_cache, description="The Hugging Face cache that holds the models."
+    )
+    cache_poll_s: float = Field(2.0, gt=0, description="How often the cache is looked at for changes.")
+    allow_pickle: bool = Field(False, description="Load pickle weights, which can run code.")
+    allow_remote_code: bool = Field(False, description="Run code from a model's repository.")
+
+    memory_limit_gib: float | None = Field(
+        None, gt=0, description="The most that Warden's own models may hold on a device, in GiB."
+    )
+    reserve_mib: int = Field(512, ge=0, description="Safety reserve on a device, at least this many MiB…")
+    reserve_percent: float = Field(5.0, ge=0, lt=100, description="…or this share of the device, whichever is more.")
+    fits_percent: float = Field(
+        80.0,
+        gt=0,
+        le=100,
+        description="A launch «fits» up to this share of the free memory; above it is tight.",
+    )
+    reading_interval_s: float = Field(1.0, gt=0, description="How often the devices are read.")
+    busy_reading_interval_s: float = Field(0.25, gt=0, description="How often they are read while an operation runs.")
+    stale_after_s: float = Field(
+        10.0, gt=0, description="A figure older than this is marked stale and decides nothing."
+    )
+    history_minutes: float = Field(10.0, gt=0, description="How far back the small chart on a card goes.")
+
+    page_poll_s: float = Field(2.0, gt=0, description="How often an open page asks for news.")
+
+    settle_poll_s: float = Field(0.25, gt=0, description="How often the device is read while its memory comes back.")
+    settle_percent: float = Field(75.0, gt=0, le=100, description="Share of the expected memory that must be back.")
+    settle_warn_s: float = Field(5.0, gt=0, description="After this time the wait is called slow.")
+    settle_deadline_s: float = Field(30.0, gt=0, description="After this time the memory counts as not given back.")
+
+    worker_command: str = Field(
+        f"{shlex.quote(sys.executable)} -m webapp.worker",
+        description="The program that runs a Transformers model.",
+    )
+    prewarm: int = Field(0, ge=0, le=8, description="Spare workers that have imported everything and hold no model.")
+    worker_ask_s: float = Field(10.0, ge=0, description="How long a worker may take to end after it was asked.")
+    worker_term_s: float = Field(5.0, ge=0, description="…and after SIGTERM.")
+    worker_kill_s: float = Field(5.0, ge=0, description="…and after SIGKILL to its process group.")
+    launch_stall_s: float = Field(300.0, gt=0, description="A launch without any activity for this long has stalled.")
+    launch_deadline_s: float = Field(3600.0, gt=0, description="A launch may take this long in all.")
+    cooldown_s: float = Field(
+        10.0,
+        ge=0,
+        description="Pause before a model that failed to load may be tried again; doubles with each failure…",
+    )
+    cooldown_max_s: float = Field(300.0, ge=0, description="…up to this.")
+    on_stop: Literal["keep", "unload"] = Field("keep", description="What a stop of Warden does with loaded models.")
+    log_lines: int = Field(1000, ge=10, description="Lines of a model's log that are kept for the page.")
+
+    emergency_runtime_s: float = Field(
+        30.0, gt=0, description="How long an emergency waits for one way of running models before it goes on without."
+    )
+
+    docker_socket: Path = Field(Path("/var/run/docker.sock"), description="The Docker engine's socket.")
+    docker_timeout_s: float = Field(10.0, gt=0, description="How long Docker may take for one answer.")
+    docker_poll_s: float = Field(2.0, gt=0, description="How often Docker is asked for its containers.")
+    vllm_image: str = Field("vllm/vllm-openai:latest", description="Image of vLLM mode.")
+    vllm_entrypoint: str = Field(
+        "",
+        description="Program in the image where it is not the image's own; {model} stands for the model's folder, "
+        "which otherwise follows as the first argument.",
+    )
+    vllm_args: str = Field("", description="Further arguments for vLLM, as on a command line.")
+    vllm_env: tuple[str, ...] = Field((), description="Further environment of the containers, NAME=value each.")
+    vllm_mounts: tuple[str, ...] = Field(
+        (), description="Further folders or volumes of the containers, HOST:CONTAINER[:ro] each."
+    )
+    vllm_cache_volume: str = Field(
+        "warden-vllm-cache", description="Docker volume for what vLLM compiles; empty for none."
+    )
+    vllm_shm_gib: float | None = Field(
+        None, gt=0, description="Shared memory of a container's own, in GiB; the host's is used when empty."
+    )
+    vllm_ports: str = Field("8100-8199", description="Ports on 127.0.0.1 that the containers may take, FIRST-LAST.")
+    vllm_network: str = Field(
+        "bridge", description="Docker network of the containers; «host» lets vLLM itself listen on 127.0.0.1."
+    )
+    vllm_drain_s: float = Field(
+        5.0, ge=0, description="How long vLLM may go on answering when it is stopped (its --shutdown-timeout)."
+    )
+    vllm_term_s: float = Field(30.0, ge=0, description="How long a container may take to end after SIGTERM.")
+    vllm_kill_s: float = Field(10.0, ge=0, description="…and after SIGKILL, and to be removed.")
+
+    @field_validator("state_dir", "hf_cache")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("docker_socket")
+    @classmethod
+    def _socket_path(cls, value: Path) -> Path:
+        if not value.is_absolute():
+            raise ValueError(f"{value} is not the full path of a socket, such as /var/run/docker.sock")
+        return value
+
+    @field_validator("vllm_image")
+    @classmethod
+    def _one_image(cls, value: str) -> str:
+        if not value or any(char.isspace() for char in value):
+            raise ValueError("give one image, such as vllm/vllm-openai:latest")
+        return value
+
+    @field_validator("vllm_args", "vllm_entrypoint")
+    @classmethod
+    def _command_line(cls, value: str) -> str:
+        try:
+            shlex.split(value)
+        except ValueError as exc:
+            raise ValueError(f"it cannot be read as a command line: {exc}") from exc
+        return value
+
+    @field_validator("vllm_entrypoint")
+    @classmethod
+    def _known_placeholder(cls, value: str) -> str:
+        unknown = set(re.findall(r"\{[^{}\s]*\}", value)) - {MODEL_PLACEHOLDER}
+        if unknown:
+            raise ValueError(f"only {MODEL_PLACEHOLDER} is put in, not {', '.join(sorted(unknown))}")
+        return value
+
+    @field_validator("vllm_env")
+    @classmethod
+    def _assignments(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if not re.fullmatch(r"[A-Za-z_]\w*=[^\x00]*", text):
+                raise ValueError(f"{text!r} is not NAME=value")
+        return value
+
+    @field_validator("vllm_mounts")
+    @classmethod
+    def _bindings(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if not re.fullmatch(r"(/[^:\x00]*|\w[\w.-]+):/[^:\x00]*(:ro)?", text):
+                raise ValueError(
+                    f"{text!r} is not HOST:CONTAINER[:ro] with full paths, or a volume's name before the colon"
+                )
+        return value
+
+    @field_validator("vllm_ports")
+    @classmethod
+    def _port_range(cls, value: str) -> str:
+        found = re.fullmatch(r"(\d{1,5})-(\d{1,5})", value)
+        if found is None:
+            raise ValueError("give FIRST-LAST, such as 8100-8199")
+        first, last = int(found[1]), int(found[2])
+        if not FIRST_FREE_PORT <= first <= last <= LAST_PORT:
+            raise ValueError(f"the ports have to rise and lie within {FIRST_FREE_PORT}-{LAST_PORT}")
+        return value
+
+    @field_validator("bind")
+    @classmethod
+    def _loopback_only(cls, value: str) -> str:
+        try:
+            loopback = ipaddress.ip_address(value).is_loopback
+        except ValueError:
+            loopback = value == "localhost"
+        if not loopback:
+            raise ValueError(
+                f"{value} can be reached from other machines, and Warden has no accounts yet: "
+                "bind to 127.0.0.1 and reach it by an SSH tunnel"
+            )
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments come before the environment, and that before the TOML file."""
+        path = Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path))
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.database_url or f"sqlite:///{self.state_dir / 'warden.db'}"
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """The limit on a device for Warden's own instances, in bytes."""
+        return None if self.memory_limit_gib is None else round(self.memory_limit_gib * GIB)
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings.
+
+    Raises:
+        ConfigurationError: a value is missing, unknown or cannot be meant; names the setting.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        name = "WARDEN_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise ConfigurationError(setting=name, value=str(first.get("input")), detail=first["msg"]) from exc
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(
+            setting=CONFIG_VARIABLE, value=os.environ.get(CONFIG_VARIABLE, ""), detail=str(exc)
+        ) from exc
