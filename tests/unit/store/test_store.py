@@ -1,0 +1,328 @@
+"""The store keeps operations, finds them again, and says clearly when it cannot."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
+
+from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName, StepState
+from webapp.errors import ConfigurationError, StoreUnavailable
+from webapp.store import schema
+from webapp.store.migrate import MIGRATIONS
+from webapp.store.store import Store
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def operation(number: int, **changes: object) -> Operation:
+    base = Operation(
+        id=f"op-{number:03}",
+        kind=OperationKind.SWITCH,
+        actor="anna",
+        state=OperationState.SUCCEEDED,
+        started_at=1000.0 + number,
+        ended_at=2000.0 + number,
+        steps=(Step(StepName.PLAN, StepState.DONE, 1.0, 2.0),),
+        mode="transformers",
+        model_id="org/small",
+    )
+    return replace(base, **changes)
+
+
+def ids(found: tuple[Operation, ...]) -> list[str]:
+    return [each.id for each in found]
+
+
+def url(database: Path) -> str:
+    return f"sqlite:///{database}"
+
+
+def reopened(database: Path) -> Store:
+    store = Store(url(database))
+    store.open()
+    return store
+
+
+def test_what_was_saved_is_there_after_a_restart(store: Store, database: Path) -> None:
+    store.save_operation(operation(1))
+    store.close()
+
+    again = reopened(database)
+
+    assert again.operation("op-001") == operation(1)
+    again.close()
+
+
+def test_saving_again_replaces_what_was_kept(store: Store) -> None:
+    store.save_operation(operation(1, state=OperationState.RUNNING, ended_at=None))
+    store.save_operation(operation(1))
+
+    assert store.operations(10) == (operation(1),)
+    assert store.running() == ()
+
+
+def test_an_unknown_id_is_none(store: Store) -> None:
+    assert store.operation("nothing") is None
+
+
+def test_operations_come_newest_first_and_by_pages(store: Store) -> None:
+    for number in (2, 5, 1, 4, 3):
+        store.save_operation(operation(number))
+
+    assert ids(store.operations(2)) == ["op-005", "op-004"]
+    assert ids(store.operations(2, before="op-004")) == ["op-003", "op-002"]
+    assert ids(store.operations(2, before="op-001")) == []
+
+
+def test_pages_miss_nothing_among_operations_of_one_moment(store: Store) -> None:
+    for number in range(5):
+        store.save_operation(operation(number, started_at=7.0))
+
+    first = store.operations(3)
+
+    assert ids(first + store.operations(3, before=first[-1].id)) == ["op-004", "op-003", "op-002", "op-001", "op-000"]
+
+
+def test_a_page_after_an_unknown_operation_is_empty(store: Store) -> None:
+    store.save_operation(operation(1))
+
+    assert store.operations(10, before="gone") == ()
+
+
+def test_filters_hold_together(store: Store) -> None:
+    store.save_operation(operation(1, kind=OperationKind.CLEAN, model_id=None))
+    store.save_operation(operation(2, actor="boris"))
+    store.save_operation(operation(3, actor="boris", state=OperationState.FAILED))
+    store.save_operation(operation(4, actor="boris", model_id="org/large"))
+
+    assert ids(store.operations(10, kind=OperationKind.CLEAN)) == ["op-001"]
+    assert ids(store.operations(10, actor="boris", model_id="org/small")) == ["op-003", "op-002"]
+    assert ids(store.operations(10, actor="boris", state=OperationState.FAILED)) == ["op-003"]
+    assert store.operations(10, actor="boris' OR 1=1 --") == ()
+
+
+def test_running_lists_every_operation_that_has_not_ended(store: Store) -> None:
+    store.save_operation(operation(1, state=OperationState.RUNNING, ended_at=None))
+    store.save_operation(operation(2))
+    store.save_operation(operation(3, state=OperationState.RUNNING, ended_at=None))
+
+    assert ids(store.running()) == ["op-003", "op-001"]
+
+
+def test_prune_drops_the_oldest_and_never_a_running_one(store: Store) -> None:
+    store.save_operation(operation(0, state=OperationState.RUNNING, ended_at=None))
+    for number in range(1, 6):
+        store.save_operation(operation(number))
+
+    assert store.prune(keep=2) == 3
+    assert ids(store.operations(10)) == ["op-005", "op-004", "op-000"]
+    assert store.prune(keep=2) == 0
+
+
+def test_text_that_a_column_cannot_hold_is_kept_in_the_document(store: Store) -> None:
+    strange = operation(1, actor="lone \ud800 surrogate", model_id="nul \0 byte")
+
+    store.save_operation(strange)
+
+    assert store.operation("op-001") == strange
+    assert store.operations(10, actor="lone \ud800 surrogate", model_id="nul \0 byte") == (strange,)
+
+
+def test_an_unreadable_document_does_not_hide_the_others(store: Store, database: Path) -> None:
+    store.save_operation(operation(1))
+    store.save_operation(operation(2))
+    edit(database, "UPDATE operations SET document = '{}' WHERE id = 'op-002'")
+
+    assert ids(store.operations(10)) == ["op-001"]
+    with pytest.raises(StoreUnavailable, match="op-002"):
+        store.operation("op-002")
+
+
+def test_many_threads_save_and_read_at_once(store: Store) -> None:
+    def save_and_read(number: int) -> bool:
+        store.save_operation(operation(number))
+        return store.operation(f"op-{number:03}") == operation(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(save_and_read, range(100)))
+    assert len(store.operations(1000)) == 100
+
+
+def test_two_processes_may_hold_the_database(store: Store, database: Path) -> None:
+    other = reopened(database)
+    other.save_operation(operation(1))
+    store.save_operation(operation(2))
+
+    assert ids(other.operations(10)) == ids(store.operations(10)) == ["op-002", "op-001"]
+    other.close()
+
+
+def test_sqlite_is_set_up_for_many_readers_and_one_writer(store: Store) -> None:
+    with store._begin() as connection:
+        pragmas = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+
+    assert pragmas == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 5000}
+
+
+def test_only_the_owner_can_read_the_files(store: Store, database: Path) -> None:
+    store.save_operation(operation(1))
+
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in database.parent.iterdir()}
+
+    assert modes == {"warden.db": 0o600, "warden.db-wal": 0o600, "warden.db-shm": 0o600}
+    assert stat.S_IMODE(database.parent.stat().st_mode) == 0o700
+
+
+def test_a_file_that_others_could_read_is_restricted(tmp_path: Path) -> None:
+    database = tmp_path / "warden.db"
+    database.touch(mode=0o644)
+
+    reopened(database).close()
+
+    assert stat.S_IMODE(database.stat().st_mode) == 0o600
+
+
+def test_a_closed_store_says_so_and_closes_twice(store: Store) -> None:
+    store.close()
+    store.close()
+
+    with pytest.raises(StoreUnavailable, match="not open"):
+        store.operations(1)
+
+
+def test_a_corrupt_file_is_named_with_what_to_do(database: Path) -> None:
+    database.parent.mkdir()
+    database.write_bytes(b"this is no database" * 100)
+
+    with pytest.raises(StoreUnavailable, match=f"{database}.*move the file away"):
+        Store(url(database)).open()
+
+
+def test_a_database_that_breaks_while_in_use_is_unavailable(store: Store, database: Path) -> None:
+    edit(database, "DROP TABLE operations")
+
+    for call in (
+        lambda: store.operations(1),
+        lambda: store.save_operation(operation(1)),
+        store.running,
+        lambda: store.prune(1),
+    ):
+        with pytest.raises(StoreUnavailable, match="no such table"):
+            call()
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StoreUnavailable, match="WARDEN_STATE_DIR"):
+        Store(f"sqlite:///{tmp_path}/file/warden.db").open()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_of_another_user_is_named_with_what_to_do(database: Path) -> None:
+    database.parent.mkdir()
+    database.touch(mode=0o000)
+
+    with pytest.raises(StoreUnavailable, match="owner"):
+        Store(url(database)).open()
+
+
+def test_a_database_of_a_newer_warden_is_left_alone(store: Store, database: Path) -> None:
+    store.save_operation(operation(1))
+    store.close()
+    edit(database, "UPDATE alembic_version SET version_num = '9999'")
+
+    with pytest.raises(StoreUnavailable, match="update Warden"):
+        Store(url(database)).open()
+    edit(database, f"UPDATE alembic_version SET version_num = '{schema.HEAD}'")
+    again = reopened(database)
+    assert again.operation("op-001") == operation(1)
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ("no url", "not an SQLAlchemy URL"),
+        ("sqlite://", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+        ("mysql://somewhere/warden", "only SQLite and PostgreSQL"),
+        ("postgresql+nodriver://anna:secret@somewhere/warden", "nodriver"),
+        ("postgresql+psycopg2://anna:secret@somewhere/warden", "pip install psycopg2"),
+    ],
+)
+def test_a_url_that_cannot_be_used_names_the_setting_and_hides_the_password(text: str, detail: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Store(text).open()
+
+    assert caught.value.params["setting"] == "WARDEN_DATABASE_URL"
+    assert detail in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_known_head_is_the_newest_revision() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+
+    assert ScriptDirectory.from_config(config).get_current_head() == schema.HEAD
+
+
+def test_the_revisions_make_the_tables_that_the_code_knows(store: Store, database: Path) -> None:
+    engine = create_engine(url(database))
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
+    engine.dispose()
+
+
+def test_a_migration_that_is_cut_off_leaves_nothing_behind(tmp_path: Path) -> None:
+    database = tmp_path / "warden.db"
+    edit(
+        database, "CREATE TABLE operations (id TEXT)"
+    )  # the first revision fails on it, after Alembic made its own table
+
+    with pytest.raises(StoreUnavailable, match="already exists"):
+        Store(url(database)).open()
+
+    edit(database, "DROP TABLE operations")
+    reopened(database).close()
+
+
+def test_an_up_to_date_database_opens_without_alembic(store: Store, database: Path) -> None:
+    store.close()
+    program = f"""
+import sys
+from webapp.store.store import Store
+store = Store({url(database)!r})
+store.open()
+store.close()
+print(sorted(name for name in sys.modules if name in ("alembic", "mako", "sqlalchemy.orm")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+
+    assert ast.literal_eval(done.stdout) == []
+
+
+def edit(database: Path, statement: str) -> None:
+    connection = sqlite3.connect(database)
+    try:
+        with connection:
+            connection.execute(statement)
+    finally:
+        connection.close()

@@ -1,0 +1,121 @@
+"""config.json: the facts about a model that its author states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from webapp.catalog.architectures import TIED_BY_DEFAULT
+from webapp.catalog.files import printable
+from webapp.domain.model import ModelShape
+
+_TEXT_CONFIGS = ("text_config", "language_config", "llm_config")
+
+_CONTEXT = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "seq_length",
+    "max_seq_len",
+    "model_max_length",
+    "n_ctx",
+    "context_length",
+)
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
+_HIDDEN = ("hidden_size", "n_embd", "d_model")
+_INTERMEDIATE = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "decoder_ffn_dim")
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads")
+_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
+_HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels")
+_VOCABULARY = ("vocab_size", "n_words")
+
+
+@dataclass(frozen=True)
+class ConfigFacts:
+    """What config.json says; ``None`` is not stated."""
+
+    architecture: str | None
+    model_type: str | None
+    dtype: str | None
+    context_length: int | None
+    quantization: Mapping[str, object] | None
+    """The ``quantization_config`` of weights that are stored quantized."""
+    shape: ModelShape
+    tied: bool
+    """The output head is the input embedding."""
+    auto_map: object = None
+
+    @property
+    def quantization_method(self) -> str | None:
+        """``gptq``, ``awq``, ``fp8``, ``bitsandbytes``…"""
+        return None if self.quantization is None else _text(self.quantization.get("quant_method")) or "unknown"
+
+
+def config_facts(raw: Mapping[str, object]) -> ConfigFacts:
+    """Return the facts of a parsed config.json.
+
+    Models of text and images keep the language model's sizes in ``text_config``; its values come first there. Values of the wrong
+    type count as not stated. A longer context by rope scaling is not multiplied in: the length that is stated is.
+    """
+    text = next((value for key in _TEXT_CONFIGS if isinstance(value := raw.get(key), dict)), {})
+    merged = {**raw, **{key: value for key, value in text.items() if value is not None}}
+    quantization = raw.get("quantization_config") or text.get("quantization_config")
+    return ConfigFacts(
+        architecture=_first(raw.get("architectures")),
+        model_type=_text(raw.get("model_type")),
+        dtype=_dtype(merged),
+        context_length=_size(merged, _CONTEXT),
+        quantization=quantization if isinstance(quantization, dict) else None,
+        shape=_shape(merged),
+        tied=_tied(raw, text),
+        auto_map=raw.get("auto_map"),
+    )
+
+
+def _shape(config: Mapping[str, object]) -> ModelShape:
+    return ModelShape(
+        layers=_size(config, _LAYERS),
+        hidden=_size(config, _HIDDEN),
+        intermediate=_size(config, _INTERMEDIATE),
+        heads=_size(config, _HEADS),
+        kv_heads=_kv_heads(config),
+        head_dim=_size(config, _HEAD_DIM),
+        vocabulary=_size(config, _VOCABULARY),
+    )
+
+
+def _kv_heads(config: Mapping[str, object]) -> int | None:
+    # Falcon and GPT-BigCode say "one head for all" by a flag; Falcon's newer design counts its heads and leaves the flag set.
+    if config.get("multi_query") is True and not config.get("new_decoder_architecture"):
+        return 1
+    return _size(config, _KV_HEADS)
+
+
+def _tied(raw: Mapping[str, object], text: Mapping[str, object]) -> bool:
+    # transformers lets the whole model's word count before the text part's.
+    for config in (raw, text):
+        if isinstance(stated := config.get("tie_word_embeddings"), bool):
+            return stated
+    return _text(raw.get("model_type")) in TIED_BY_DEFAULT
+
+
+def _dtype(config: Mapping[str, object]) -> str | None:
+    stated = _text(config.get("dtype")) or _text(config.get("torch_dtype"))
+    return None if stated is None else stated.removeprefix("torch.")
+
+
+def _size(config: Mapping[str, object], names: tuple[str, ...]) -> int | None:
+    """Return the first of ``names`` that is a positive number; a list (a value a layer) is no single size."""
+    for name in names:
+        value = config.get(name)
+        if type(value) is int and value > 0:
+            return value
+    return None
+
+
+def _first(value: object) -> str | None:
+    return _text(value[0]) if isinstance(value, list) and value else None
+
+
+def _text(value: object) -> str | None:
+    return printable(value) if isinstance(value, str) and value else None

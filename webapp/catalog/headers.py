@@ -1,0 +1,276 @@
+"""Safetensors headers: what tensors a file holds, read from its first bytes and checked against its length."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from webapp.catalog.files import BadFile, open_regular, parse_object
+from webapp.domain.model import WeightFacts
+
+MAX_HEADER_BYTES = 100_000_000
+"""The limit of the safetensors library itself."""
+
+_LENGTH_BYTES = 8
+_METADATA = "__metadata__"
+
+DTYPE_NAMES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+"""Names of the floating types, as torch and config.json write them."""
+
+_DTYPE_BITS = {
+    "F64": 64, "I64": 64, "U64": 64, "C64": 64,
+    "F32": 32, "I32": 32, "U32": 32,
+    "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
+    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I8": 8, "U8": 8, "BOOL": 8,
+    "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+}  # fmt: skip
+
+_CONVERTIBLE = frozenset({"F64", "F32", "F16", "BF16"})
+
+_EMBEDDINGS = frozenset(
+    {"embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "tok_embeddings", "embed_positions"}
+)
+_HEADS = frozenset({"lm_head", "embed_out", "output"})
+_ROUTERS = frozenset({"gate", "router"})
+_NOT_CONVERTED = _EMBEDDINGS | _HEADS | _ROUTERS
+_INPUT_EMBEDDINGS = _EMBEDDINGS - {"wpe", "embed_positions"}
+
+_TRANSPOSED_TYPES = frozenset({"gpt2", "openai-gpt"})
+_TRANSPOSED_LAYERS = frozenset({"c_attn", "q_attn", "c_proj", "c_fc"})
+
+_SAMPLE_BYTES = 4096
+_START_AND_END = attrgetter("start", "end")
+
+
+class BadHeader(BadFile):
+    """A safetensors file whose header or length is wrong."""
+
+
+class Tensor(NamedTuple):
+    """One tensor of a file; ``start`` and ``end`` are offsets in the file. A cache has a hundred thousand, so it is a tuple."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    elements: int
+    start: int
+    end: int
+    file: Path
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the data."""
+        return self.end - self.start
+
+    @property
+    def layer(self) -> str:
+        """Name of the layer that owns the tensor, without its path: ``q_proj`` of ``model.layers.0.self_attn.q_proj.weight``."""
+        return self.name.rpartition(".")[0].rpartition(".")[2]
+
+
+def read_tensors(path: Path) -> tuple[Tensor, ...]:
+    """Return the tensors of a safetensors file in the order of their data.
+
+    Reads the header alone: a u64 length in little-endian order, then that many bytes of JSON. As in the safetensors library,
+    the data must follow without holes and end where the file ends, so a file that was cut off is found out.
+
+    Raises:
+        BadHeader: the header or the length is wrong.
+        OSError: the file cannot be read.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        header_bytes = _header_length(file, size)
+        entries = parse_header(file.read(header_bytes))
+    base = _LENGTH_BYTES + header_bytes
+    tensors = sorted([_tensor(name, entry, base, path) for name, entry in entries.items()], key=_START_AND_END)
+    _check_coverage(tensors, base, size)
+    return tuple(tensors)
+
+
+def parse_header(data: bytes) -> dict[str, object]:
+    """Return the entries of a header by tensor name. Raises BadHeader."""
+    try:
+        entries = parse_object(data)
+    except BadFile as exc:
+        raise BadHeader(f"header: {exc}") from exc
+    entries.pop(_METADATA, None)
+    return entries
+
+
+def _header_length(file: BinaryIO, size: int) -> int:
+    prefix = file.read(_LENGTH_BYTES)
+    if len(prefix) < _LENGTH_BYTES:
+        raise BadHeader(f"only {size} bytes")
+    length = int.from_bytes(prefix, "little")
+    if length > MAX_HEADER_BYTES:
+        raise BadHeader(f"header of {length} bytes")
+    if _LENGTH_BYTES + length > size:
+        raise BadHeader(f"header of {length} bytes in a file of {size}")
+    return length
+
+
+def _tensor(name: str, entry: Any, base: int, path: Path) -> Tensor:
+    try:
+        dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        elements = math.prod(shape)
+        if type(dtype) is not str or not type(elements) is type(start) is type(end) is int or min(shape, default=0) < 0:
+            raise BadHeader(f"tensor {name[:80]} is not described")
+    except (LookupError, TypeError, ValueError) as exc:
+        raise BadHeader(f"tensor {name[:80]} is not described") from exc
+    # A type that this table does not know yet is judged by its offsets alone.
+    bits = _DTYPE_BITS.get(dtype)
+    if end < start or (bits is not None and (end - start) * 8 != elements * bits):
+        raise BadHeader(f"tensor {name[:80]} has {end - start} bytes")
+    return Tensor(name, dtype, shape, elements, base + start, base + end, path)
+
+
+def _check_coverage(tensors: list[Tensor], base: int, size: int) -> None:
+    end = base
+    for tensor in tensors:
+        if tensor.start != end:
+            raise BadHeader(f"data of tensor {tensor.name[:80]} is out of place")
+        end = tensor.end
+    if end != size:
+        raise BadHeader(f"{size} bytes instead of {end}")
+
+
+def weight_facts(loaded: Iterable[Tensor], *, model_type: str | None = None, quantized: bool = False) -> WeightFacts:
+    """Sum up the tensors that stay in memory (``loaded_tensors``).
+
+    ``quantized`` says that the files are quantized already, so bitsandbytes converts nothing.
+    """
+    by_dtype: Counter[str] = Counter()
+    total_bytes = linear_elements = linear_rows = 0
+    for tensor in loaded:
+        by_dtype[tensor.dtype] += tensor.elements
+        total_bytes += tensor.end - tensor.start
+        if len(tensor.shape) == 2 and not quantized and _is_linear(tensor):
+            linear_elements += tensor.elements
+            linear_rows += tensor.shape[1 if _is_transposed(tensor, model_type) else 0]
+    return WeightFacts(
+        bytes=total_bytes,
+        elements=by_dtype.total(),
+        linear_elements=linear_elements,
+        linear_rows=linear_rows,
+        dtypes=tuple(sorted(by_dtype.items(), key=lambda item: (-item[1], item[0]))),
+    )
+
+
+def loaded_tensors(tensors: Iterable[Tensor], *, tied: bool) -> tuple[Tensor, ...]:
+    """Return the tensors that stay in memory once the model is loaded, each name once.
+
+    Old attention masks and rotary frequencies, which no loader keeps, are left out. ``tied`` says that the output head is the input
+    embedding. Tied weights that were saved twice are one parameter, but only when their values are the same: transformers compares them
+    and leaves them apart otherwise. A few samples of the data stand for the comparison here.
+    """
+    by_name = {tensor.name: tensor for tensor in tensors if not _is_buffer(tensor)}
+    if tied:
+        embeddings = [tensor for tensor in by_name.values() if tensor.layer in _INPUT_EMBEDDINGS]
+        for head in [tensor for tensor in by_name.values() if tensor.layer in _HEADS]:
+            if any(_same_data(head, embedding) for embedding in embeddings):
+                del by_name[head.name]
+    return tuple(by_name.values())
+
+
+def main_dtype(facts: WeightFacts) -> str | None:
+    """Return the floating type of most elements (``bfloat16``…), ``None`` when there is none.
+
+    Packed integers of quantized weights say nothing about the type that the model computes in.
+    """
+    return next((DTYPE_NAMES[dtype] for dtype, _ in facts.dtypes if dtype in DTYPE_NAMES), None)
+
+
+_SCALE_ENDINGS = (
+    ".scales", ".qzeros", ".g_idx", ".weight_scale", ".weight_scale_inv", ".weight_scale_2", ".weight_global_scale",
+    ".input_scale", ".input_global_scale", ".activation_scale", ".k_scale", ".v_scale", ".weight_shape", ".weight_zero_point",
+    ".weight_g_idx", ".SCB", ".weight_format", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", "_scales",
+)  # fmt: skip
+_PACKED_ENDINGS = (".qweight", ".weight_packed", "_blocks")
+
+
+def parameter_count(loaded: Iterable[Tensor], quantization: Mapping[str, object] | None) -> int | None:
+    """Return how many weights the model has, or ``None`` when the files do not say.
+
+    Packed tensors hold several weights an element; their number follows from the bits that ``quantization_config`` states.
+    Scales and zero points are no weights.
+    """
+    if quantization is None:
+        return sum(tensor.elements for tensor in loaded)
+    bits = _packed_bits(quantization)
+    total = 0
+    for tensor in loaded:
+        if tensor.name.endswith(_SCALE_ENDINGS) or ".quant_state." in tensor.name:
+            continue
+        count = _weights_in(tensor, bits)
+        if count is None:
+            return None
+        total += count
+    return total
+
+
+def _weights_in(tensor: Tensor, bits: int | None) -> int | None:
+    packed = tensor.name.endswith(_PACKED_ENDINGS) or (tensor.dtype == "U8" and tensor.name.endswith(".weight"))
+    if packed:
+        return None if bits is None else tensor.bytes * 8 // bits
+    # I8 and FP8 weights have one element a weight; other integers are packed in a way that nobody told us.
+    is_plain = tensor.dtype in DTYPE_NAMES or tensor.dtype == "I8"
+    return tensor.elements if is_plain else None
+
+
+def _packed_bits(quantization: Mapping[str, object]) -> int | None:
+    if quantization.get("quant_method") == "mxfp4" or quantization.get("load_in_4bit") is True:
+        return 4
+    groups = quantization.get("config_groups")
+    stated = [quantization.get("bits", quantization.get("w_bit"))]
+    if isinstance(groups, dict):
+        weights = [group.get("weights") for group in groups.values() if isinstance(group, dict)]
+        stated = [weight.get("num_bits") for weight in weights if isinstance(weight, dict)]
+    bits = set(stated)
+    only = bits.pop() if len(bits) == 1 else None
+    # Three bits do not fill an int32 evenly in every format; halves and quarters of a byte do.
+    return only if type(only) is int and only in (2, 4, 8) else None
+
+
+def _is_buffer(tensor: Tensor) -> bool:
+    if not tensor.name.endswith((".masked_bias", "rotary_emb.inv_freq", ".attn.bias")):
+        return False
+    # GPT-2's causal mask is saved under the name of a bias and has four dimensions.
+    return len(tensor.shape) == 4 or not tensor.name.endswith(".attn.bias")
+
+
+def _is_linear(tensor: Tensor) -> bool:
+    if tensor.dtype not in _CONVERTIBLE or not tensor.name.endswith(".weight"):
+        return False
+    layer = tensor.layer
+    # transformers 5 fuses experts into one parameter, which bitsandbytes passes over, and keeps routers as parameters.
+    return layer not in _NOT_CONVERTED and ".experts." not in tensor.name and "norm" not in layer
+
+
+def _is_transposed(tensor: Tensor, model_type: str | None) -> bool:
+    return model_type in _TRANSPOSED_TYPES and tensor.layer in _TRANSPOSED_LAYERS
+
+
+def _same_data(one: Tensor, other: Tensor) -> bool:
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    last = max(one.bytes - _SAMPLE_BYTES, 0)
+    return all(_sample(one, offset) == _sample(other, offset) for offset in (0, last // 2, last))
+
+
+def _sample(tensor: Tensor, offset: int) -> bytes:
+    with open_regular(tensor.file) as file:
+        file.seek(tensor.start + offset)
+        return file.read(min(_SAMPLE_BYTES, tensor.bytes - offset))

@@ -1,0 +1,210 @@
+"""The Hugging Face cache as a list of models: one thread looks for changes, everybody else reads the latest list."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from webapp.catalog.entry import FACT_FILES, PREFIX, Policy, describe, find_entry, unreadable
+from webapp.catalog.files import printable
+from webapp.domain.model import CachedModel
+from webapp.message import Message
+
+log = logging.getLogger(__name__)
+
+Signature = tuple[tuple[int, int, int] | None, ...]
+
+_STOP_WAIT_S = 10.0
+_TICK_S = 0.1
+
+
+@dataclass(frozen=True)
+class CatalogView:
+    """The models of the cache at one moment, sorted by id.
+
+    ``problem`` says why the cache cannot be read; a cache that is empty or does not exist yet is no problem. ``scanned_at`` is the
+    end of the last look, in seconds since the epoch, ``None`` before the first. ``version`` grows with every change of the list.
+    """
+
+    models: tuple[CachedModel, ...] = ()
+    problem: Message | None = None
+    scanned_at: float | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What was read of one repository's folder, and how its files looked then."""
+
+    signature: Signature | None
+    """``None`` when the files were still changing; they are read again then."""
+    watched: tuple[Path, ...]
+    model: CachedModel | None
+
+
+class Catalog:
+    """Keeps the list of cached models up to date.
+
+    Each look compares the times and sizes of an entry's folders and files with those of the last one and reads only what has
+    changed. ``latest`` takes a reference and never waits.
+    """
+
+    def __init__(
+        self,
+        cache_dir: Path,
+        poll_s: float = 2.0,
+        allow_pickle: bool = False,
+        allow_remote_code: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._cache_dir = cache_dir
+        self._poll_s = poll_s
+        self._policy = Policy(allow_pickle=allow_pickle, allow_remote_code=allow_remote_code)
+        self._clock = clock
+        self._view = CatalogView()
+        self._known: dict[str, _Known] = {}
+        self._looking = threading.Lock()
+        self._news = threading.Condition()
+        self._asked = 0
+        self._answered = 0
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to look for changes; the first list is there a moment later."""
+        if self._thread is not None:
+            return
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="catalog", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the looking; idempotent."""
+        with self._news:
+            self._stopping = True
+            self._news.notify_all()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(_STOP_WAIT_S)
+
+    def latest(self) -> CatalogView:
+        """Return the latest list; never waits."""
+        return self._view
+
+    def rescan(self, timeout_s: float = 10.0) -> bool:
+        """Wake the thread and wait for a look that begins after the call; False when it took longer than ``timeout_s``."""
+        with self._news:
+            self._asked += 1
+            mine = self._asked
+            self._news.notify_all()
+            self._news.wait_for(lambda: self._answered >= mine or self._stopping, timeout_s)
+            return self._answered >= mine
+
+    def look(self) -> CatalogView:
+        """Look at the cache once, in the calling thread, and return the list."""
+        with self._looking:
+            models, problem = self._models()
+            old = self._view
+            changed = old.scanned_at is None or (models, problem) != (old.models, old.problem)
+            self._view = CatalogView(models, problem, self._clock(), old.version + changed)
+            return self._view
+
+    def _run(self) -> None:
+        while True:
+            with self._news:
+                if self._stopping:
+                    return
+                asked = self._asked
+            self._look_safely()
+            with self._news:
+                self._answered = max(self._answered, asked)
+                self._news.notify_all()
+                if not self._stopping and self._asked == asked:
+                    self._news.wait(self._poll_s)
+
+    def _look_safely(self) -> None:
+        try:
+            self.look()
+        except Exception as exc:  # the top of the thread: the list must not stop at one surprise
+            log.exception("The model cache could not be read")
+            old = self._view
+            problem = _unreadable(self._cache_dir, f"{type(exc).__name__}: {exc}")
+            self._view = CatalogView(old.models, problem, self._clock(), old.version + (problem != old.problem))
+
+    def _models(self) -> tuple[tuple[CachedModel, ...], Message | None]:
+        try:
+            names = [path.name for path in self._cache_dir.iterdir() if path.name.startswith(PREFIX)]
+        except FileNotFoundError:
+            names = []
+        except OSError as exc:
+            self._known = {}
+            return (), _unreadable(self._cache_dir, exc.strerror or str(exc))
+        self._known = {name: self._look_at(name) for name in names}
+        models = (known.model for known in self._known.values() if known.model is not None)
+        return tuple(sorted(models, key=lambda model: model.id)), None
+
+    def _look_at(self, name: str) -> _Known:
+        known = self._known.get(name)
+        if known is not None and _signature(known.watched) == known.signature:
+            return known
+        return _read(self._cache_dir / name, self._policy, self._clock())
+
+
+def _read(repository: Path, policy: Policy, now: float) -> _Known:
+    """Read a repository's folder.
+
+    Each part of the signature is taken before that part is read, so that a change in between is seen by the next look.
+    """
+    watched = [repository / part for part in ("refs/main", "blobs", "snapshots")]
+    signature = _signature(watched)
+    try:
+        entry = find_entry(repository)
+    except OSError as exc:
+        return _Known(signature, tuple(watched), unreadable(repository, exc))
+    if entry is None:
+        return _Known(_settled(signature, now), tuple(watched), None)
+    if entry.revision:
+        snapshot = [entry.snapshot]
+        signature += _signature(snapshot)
+        # What was read, too: a download goes through new names, but somebody may cut or edit a file in place.
+        files = _files(entry.snapshot)
+        signature += _signature(files)
+        watched += snapshot + files
+    return _Known(_settled(signature, now), tuple(watched), describe(entry, policy))
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if path.name in FACT_FILES or path.suffix == ".safetensors"]
+    except OSError:
+        return []
+
+
+def _signature(paths: Iterable[Path]) -> Signature:
+    """Return time, size and number of each of ``paths``, ``None`` for what is not there; a change of mode changes the time too."""
+    return tuple([_look_of(path) for path in paths])
+
+
+def _look_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return (info.st_ctime_ns, info.st_size, info.st_ino)
+
+
+def _settled(signature: Signature, now: float) -> Signature | None:
+    """Return the signature, or ``None`` when something changed just now.
+
+    A file system's clock ticks every few milliseconds, and a second change within the same tick would leave no trace.
+    """
+    newest = max((look[0] for look in signature if look is not None), default=0)
+    return signature if newest / 1e9 < now - _TICK_S else None
+
+
+def _unreadable(cache_dir: Path, detail: str) -> Message:
+    return Message("cache_unreadable", {"path": printable(str(cache_dir)), "detail": printable(detail)})

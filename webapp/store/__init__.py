@@ -1,0 +1,1 @@
+"""The database: what ended operations did is kept here."""

@@ -1,0 +1,10 @@
+"""Alembic's entry: runs the revisions on the connection that the store hands over, inside the store's transaction."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from webapp.store.schema import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+context.run_migrations()

@@ -1,0 +1,27 @@
+"""The tables, and the revision that this version of Warden works with."""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Float, Index, MetaData, Table, Text
+
+HEAD = "0001"
+"""The newest revision in ``migrations/versions``; a test compares. Kept here so that a start need not import Alembic to ask."""
+
+metadata = MetaData()
+
+operations = Table(
+    "operations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("mode", Text),
+    Column("model_id", Text),
+    Column("started_at", Float(53), nullable=False),
+    Column("ended_at", Float(53)),
+    Column("document", Text, nullable=False),
+    Index("operations_by_time", "started_at", "id"),
+    Index("operations_by_state", "state"),
+)
+"""One row an operation. ``document`` is the whole value; the other columns repeat what is searched by."""

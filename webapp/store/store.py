@@ -1,0 +1,254 @@
+"""The store: operations kept in SQLite, or in PostgreSQL by URL. Only this package imports SQLAlchemy."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    Select,
+    create_engine,
+    delete,
+    event,
+    insert,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DatabaseError, NoSuchModuleError, SQLAlchemyError
+
+from webapp.domain.operation import Operation, OperationKind, OperationState
+from webapp.errors import ConfigurationError, StoreUnavailable
+from webapp.store.documents import DocumentError, dump, load
+from webapp.store.migrate import NewerDatabase, migrate
+from webapp.store.schema import operations as table
+
+log = logging.getLogger(__name__)
+
+BUSY_TIMEOUT_S = 5.0
+"""How long a write waits for another process's, SQLite only."""
+
+_NEWEST_FIRST = (table.c.started_at.desc(), table.c.id.desc())
+
+
+class Store:
+    """The database. Safe to use from any thread between ``open`` and ``close``."""
+
+    def __init__(self, url: str) -> None:
+        """Keep the SQLAlchemy URL; nothing is opened yet."""
+        self._url = url
+        self._engine: Engine | None = None
+
+    def open(self) -> None:
+        """Connect and bring the tables to the present revision.
+
+        Raises:
+            ConfigurationError: the URL cannot be used.
+            StoreUnavailable: the database does not answer, or its file cannot be used; says what to do next.
+        """
+        url = _usable(self._url)
+        file = _sqlite_file(url)
+        if file is not None:
+            _make_private(file)
+        engine = _engine(url)
+        try:
+            with _translated(file), engine.begin() as connection:
+                migrate(connection)
+        except StoreUnavailable:
+            engine.dispose()
+            raise
+        self._engine = engine
+
+    def close(self) -> None:
+        """Close all connections; idempotent."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.dispose()
+
+    def save_operation(self, operation: Operation) -> None:
+        """Keep ``operation``, replacing what was kept under its id. Raises StoreUnavailable."""
+        row = _row(operation)
+        with self._begin() as connection:
+            changed = connection.execute(update(table).where(table.c.id == row["id"]).values(row))
+            if changed.rowcount == 0:
+                connection.execute(insert(table).values(row))
+
+    def operation(self, operation_id: str) -> Operation | None:
+        """Return the operation ``operation_id`` or ``None``. Raises StoreUnavailable, also when its document is unreadable."""
+        query = select(table.c.id, table.c.document).where(table.c.id == _text(operation_id))
+        with self._begin() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            return None
+        try:
+            return load(Operation, row.document)
+        except DocumentError as exc:
+            raise StoreUnavailable(reason=f"operation {row.id} cannot be read: {exc}") from exc
+
+    def operations(
+        self,
+        limit: int,
+        before: str | None = None,
+        kind: OperationKind | str | None = None,
+        actor: str | None = None,
+        model_id: str | None = None,
+        state: OperationState | str | None = None,
+    ) -> tuple[Operation, ...]:
+        """Return up to ``limit`` operations, newest first, that match every filter given.
+
+        ``before`` is the id of the last one already seen: the page after it is returned, and none when it is unknown. A document
+        that cannot be read is left out and logged. Raises StoreUnavailable.
+        """
+        filters = {"kind": kind, "actor": actor, "model_id": model_id, "state": state}
+        conditions: list[ColumnElement[bool]] = [
+            table.c[name] == _text(value) for name, value in filters.items() if value is not None
+        ]
+        if before is not None:
+            seen = select(table.c.started_at, table.c.id).where(table.c.id == _text(before)).scalar_subquery()
+            conditions.append(tuple_(table.c.started_at, table.c.id) < seen)
+        return self._select(_newest(*conditions).limit(limit))
+
+    def running(self) -> tuple[Operation, ...]:
+        """Return every operation that was kept as running, newest first. Raises StoreUnavailable."""
+        return self._select(_newest(table.c.state == OperationState.RUNNING.value))
+
+    def prune(self, keep: int) -> int:
+        """Drop all but the newest ``keep`` ended operations and return how many went. Raises StoreUnavailable."""
+        ended = table.c.state != OperationState.RUNNING.value
+        kept = select(table.c.id).where(ended).order_by(*_NEWEST_FIRST).limit(keep)
+        with self._begin() as connection:
+            return connection.execute(delete(table).where(ended, table.c.id.not_in(kept))).rowcount
+
+    def _select(self, query: Select[Any]) -> tuple[Operation, ...]:
+        with self._begin() as connection:
+            rows = connection.execute(query).all()
+        return tuple(_readable(rows))
+
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        """A transaction whose errors are the store's."""
+        engine = self._engine
+        if engine is None:
+            raise StoreUnavailable(reason="the database is not open")
+        with _translated(_sqlite_file(engine.url)), engine.begin() as connection:
+            yield connection
+
+
+def _newest(*conditions: ColumnElement[bool]) -> Select[Any]:
+    return select(table.c.id, table.c.document).where(*conditions).order_by(*_NEWEST_FIRST)
+
+
+def _row(operation: Operation) -> dict[str, str | float | None]:
+    return {
+        "id": _text(operation.id),
+        "kind": operation.kind.value,
+        "actor": _text(operation.actor),
+        "state": operation.state.value,
+        "mode": None if operation.mode is None else _text(operation.mode),
+        "model_id": None if operation.model_id is None else _text(operation.model_id),
+        "started_at": operation.started_at,
+        "ended_at": operation.ended_at,
+        "document": dump(operation),
+    }
+
+
+def _text(value: str) -> str:
+    """Return ``value`` as a column can hold it: a lone surrogate or a NUL, which JSON allows, would fail the whole write."""
+    return str(value).encode("utf-8", "replace").decode().replace("\0", "?")
+
+
+def _readable(rows: Iterable[Row[Any]]) -> Iterator[Operation]:
+    for row in rows:
+        try:
+            yield load(Operation, row.document)
+        except DocumentError as exc:
+            log.warning("operation %s cannot be read and is left out: %s", row.id, exc)
+
+
+def _usable(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except SQLAlchemyError as exc:
+        raise _misconfigured("(hidden)", "not an SQLAlchemy URL, such as sqlite:////var/lib/warden/warden.db") from exc
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise _misconfigured(str(url), "only SQLite and PostgreSQL are supported")
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise _misconfigured(str(url), "a database in memory forgets everything; name a file")
+    return url
+
+
+def _misconfigured(value: str, detail: str) -> ConfigurationError:
+    return ConfigurationError(setting="WARDEN_DATABASE_URL", value=value, detail=detail)
+
+
+def _sqlite_file(url: URL) -> Path | None:
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+
+def _make_private(file: Path) -> None:
+    """Create the database file, or restrict it, to mode 0600; SQLite gives its journal files the same mode."""
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if file.stat().st_mode & 0o077:
+            file.chmod(0o600)
+    except OSError as exc:
+        advice = "check the folder's owner and free space, or set WARDEN_STATE_DIR to another one"
+        raise StoreUnavailable(reason=f"{file}: {exc.strerror}; {advice}") from exc
+
+
+def _engine(url: URL) -> Engine:
+    try:
+        if url.get_backend_name() != "sqlite":
+            return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
+    except ImportError as exc:
+        raise _misconfigured(str(url), f"the database driver is missing: pip install {exc.name}") from exc
+    except NoSuchModuleError as exc:
+        raise _misconfigured(str(url), f"there is no driver {url.get_driver_name()}; leave it out") from exc
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    # Python's driver opens transactions late and never around DDL, so a crash would leave half a migration: Warden begins its own.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+@contextmanager
+def _translated(file: Path | None) -> Iterator[None]:
+    """Turn what SQLAlchemy and its driver raise into StoreUnavailable."""
+    try:
+        yield
+    except NewerDatabase as exc:
+        raise StoreUnavailable(
+            reason=f"a newer Warden has written the database ({exc}); update Warden, or set WARDEN_STATE_DIR to another folder"
+        ) from exc
+    except SQLAlchemyError as exc:
+        raise StoreUnavailable(reason=_reason(exc, file)) from exc
+
+
+def _reason(error: SQLAlchemyError, file: Path | None) -> str:
+    """What happened in the driver's own words, where, and what to do; never the statement's values or a password."""
+    detail = " ".join(str(error.orig if isinstance(error, DatabaseError) else error).split())
+    if file is None:
+        return f"{detail}; check that the database server runs and WARDEN_DATABASE_URL is right"
+    if "not a database" in detail or "malformed" in detail:
+        return f"{file}: {detail}; move the file away and start again: loaded models stay, only the history is lost"
+    return f"{file}: {detail}; check the folder's owner and free space"
