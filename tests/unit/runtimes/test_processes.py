@@ -1,0 +1,157 @@
+"""Processes are known by identity, found by their mark, and ended by no more force than needed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from webapp.runtimes.base import StopStage
+from webapp.runtimes.processes import (
+    ProcessId,
+    StopTimes,
+    anonymous_bytes,
+    end_processes,
+    find_marked,
+    group_members,
+    identify,
+    reap_child,
+    send,
+    survivor,
+    wait_gone,
+)
+from webapp.runtimes.protocol import INSTANCE_VARIABLE, ROOT_VARIABLE
+
+QUICK = StopTimes(2.0, 0.2, 2.0)
+DEAF = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
+
+
+class Child:
+    """A child in a group of its own that is waited for by its pid alone."""
+
+    def __init__(self, *command: str, **environment: str) -> None:
+        self.popen = subprocess.Popen(
+            command, env={**os.environ, **environment}, start_new_session=True, stdout=subprocess.PIPE
+        )
+        self.id = identify(self.popen.pid) or ProcessId(0, 0)
+
+    def alive(self) -> frozenset[ProcessId]:
+        return frozenset({self.id}) if self.id.is_alive else frozenset()
+
+    def close(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+        assert self.popen.stdout is not None
+        self.popen.stdout.close()
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[Child]:
+    child = Child("sleep", "60", **{ROOT_VARIABLE: str(tmp_path), INSTANCE_VARIABLE: "one"})
+    yield child
+    child.close()
+
+
+@pytest.fixture
+def deaf() -> Iterator[Child]:
+    child = Child(sys.executable, "-c", DEAF)
+    assert child.popen.stdout is not None
+    assert child.popen.stdout.readline() == b"deaf\n"
+    yield child
+    child.close()
+
+
+def test_a_process_is_more_than_its_pid(sleeper: Child) -> None:
+    other = ProcessId(sleeper.id.pid, sleeper.id.start_time - 1)
+
+    send(other, signal.SIGKILL)
+
+    assert sleeper.id.is_alive
+    assert not other.is_alive
+    assert wait_gone((other,), 0)
+    assert not wait_gone((sleeper.id,), 0.01)
+    assert (anonymous_bytes(sleeper.id.pid) or 0) > 0
+
+
+def test_how_a_child_ended_is_told_once(sleeper: Child) -> None:
+    assert reap_child(sleeper.id.pid) is None
+    send(sleeper.id, signal.SIGKILL)
+    assert wait_gone((sleeper.id,), 5)
+
+    assert reap_child(sleeper.id.pid) == "SIGKILL"
+    assert reap_child(sleeper.id.pid) is None
+    assert reap_child(1) is None, "no child of ours"
+    send(sleeper.id, signal.SIGKILL)
+    assert anonymous_bytes(sleeper.id.pid) is None
+    assert survivor(sleeper.id).command is None
+
+
+def test_a_mark_and_a_group_lead_to_a_process(sleeper: Child, tmp_path: Path) -> None:
+    assert find_marked(str(tmp_path)) == {sleeper.id: "one"}
+    assert find_marked(str(tmp_path / "other")) == {}
+    assert group_members(sleeper.id.pid) == {sleeper.id}
+
+
+def test_a_process_that_ends_when_asked_gets_no_signal(sleeper: Child) -> None:
+    stages: list[StopStage] = []
+
+    def ask() -> bool:
+        os.kill(sleeper.id.pid, signal.SIGINT)
+        return True
+
+    stage, survivors = end_processes(
+        sleeper.alive, StopTimes(60, 2, 2), ask=ask, leader=sleeper.id, on_stage=stages.append
+    )
+
+    assert (stage, survivors) == (StopStage.ASK, ())
+    assert stages == [StopStage.ASK, StopStage.VERIFY]
+
+
+def test_a_process_that_cannot_be_asked_gets_sigterm_at_once(sleeper: Child) -> None:
+    stage, survivors = end_processes(
+        sleeper.alive, StopTimes(60, 2, 2), ask=lambda: False, leader=sleeper.id, on_stage=lambda _: None
+    )
+
+    assert (stage, survivors) == (StopStage.TERMINATE, ())
+
+
+def test_a_deaf_process_is_killed(deaf: Child) -> None:
+    stages: list[StopStage] = []
+
+    stage, survivors = end_processes(deaf.alive, QUICK, ask=lambda: False, leader=deaf.id, on_stage=stages.append)
+
+    assert (stage, survivors) == (StopStage.KILL, ())
+    assert stages == [StopStage.ASK, StopStage.TERMINATE, StopStage.KILL, StopStage.VERIFY]
+
+
+def test_what_survives_everything_is_described(deaf: Child) -> None:
+    """Nothing of ours survives SIGKILL in a test, so here it is looked for where it cannot be sent."""
+    stage, survivors = end_processes(
+        lambda: frozenset({ProcessId(os.getppid(), 0)}),
+        StopTimes(0, 0, 0.05),
+        ask=None,
+        leader=None,
+        on_stage=lambda _: None,
+    )
+
+    assert stage is StopStage.KILL
+    assert [one.pid for one in survivors] == [os.getppid()]
+    described = survivor(deaf.id)
+    assert described.user
+    assert described.command is not None
+    assert "signal" in described.command
+    assert described.state in ("S", "R")
+
+
+def test_nothing_to_end_needs_no_rung() -> None:
+    stages: list[StopStage] = []
+
+    result = end_processes(frozenset, QUICK, ask=lambda: True, leader=None, on_stage=stages.append)
+
+    assert result == (StopStage.ASK, ())
+    assert stages == []

@@ -1,0 +1,145 @@
+"""Reads a container's log while it grows: the last lines, the stage of the start, and how the container ended."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+
+from webapp.errors import EngineUnavailable
+from webapp.message import Message
+from webapp.runtimes.engine import ContainerGone, Engine, Inspected, LogStream, moment
+from webapp.runtimes.vllm_log import LogReader, Stage, clean_line, is_own_question, split_chunks
+
+log = logging.getLogger(__name__)
+
+AGAIN_S = 0.5
+"""Pause before an engine that hung up, or cannot be reached, is asked for the log again."""
+
+
+class FollowedLog:
+    """Follows one container in a thread of its own until the container has ended or ``stop`` is called."""
+
+    def __init__(self, engine: Engine, container_id: str, instance_id: str, lines: int) -> None:
+        self._engine = engine
+        self._container_id = container_id
+        self._kept = lines
+        self._lock = threading.Lock()
+        self._lines: deque[str] = deque(maxlen=lines)
+        self._reader = LogReader()
+        self._count = 0
+        self._last: float | None = None
+        self._rest = b""
+        self._stream: LogStream | None = None
+        self._stopped = threading.Event()
+        self._ended = threading.Event()
+        self._exit: Inspected | None = None
+        self._thread = threading.Thread(target=self._follow, name=f"warden-log-{instance_id}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop reading and wait for the thread; what was read stays."""
+        self._stopped.set()
+        with self._lock:
+            stream = self._stream
+        if stream is not None:
+            stream.close()
+        self._thread.join(AGAIN_S * 4)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The last lines, oldest first."""
+        with self._lock:
+            return tuple(self._lines)
+
+    @property
+    def count(self) -> int:
+        """How many lines there were in all; it rises while something is written."""
+        return self._count
+
+    @property
+    def stage(self) -> Stage:
+        """How far the start is."""
+        with self._lock:
+            return self._reader.stage
+
+    @property
+    def message(self) -> Message:
+        """The stage in words."""
+        with self._lock:
+            return self._reader.message
+
+    @property
+    def progress(self) -> float | None:
+        """The share that is done within the stage, 0 to 1, where it is known."""
+        with self._lock:
+            return self._reader.progress
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the container runs no longer and its log was read to the end."""
+        return self._ended.is_set()
+
+    @property
+    def exit(self) -> Inspected | None:
+        """How it ended; ``None`` while it runs, and when the container was removed."""
+        return self._exit
+
+    def _follow(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._read()
+                seen = self._engine.inspect(self._container_id)
+            except ContainerGone:
+                self._end(None)
+                return
+            except EngineUnavailable as exc:
+                log.debug("the log of %s cannot be read: %s", self._container_id[:12], exc)
+            else:
+                if not seen.running and seen.status != "created":
+                    self._end(seen)
+                    return
+            self._stopped.wait(AGAIN_S)
+
+    def _end(self, how: Inspected | None) -> None:
+        self._keep([self._rest.decode(errors="replace")])  # a last line without its end
+        self._exit = how
+        self._ended.set()
+
+    def _read(self) -> None:
+        stream = self._engine.follow(self._container_id, since=self._last, tail=self._kept)
+        with self._lock:
+            self._stream = stream
+        try:
+            if not self._stopped.is_set():
+                seen = self._last
+                for piece in stream:
+                    self._take(piece, seen)
+        finally:
+            with self._lock:
+                self._stream = None
+            stream.close()
+
+    def _take(self, piece: bytes, seen: float | None) -> None:
+        """Take a piece with its time in front; what was read before a pause comes again and is left out."""
+        stamp, blank, text = piece.partition(b" ")
+        at = moment(stamp)
+        if at is None or not blank:
+            text = piece
+        elif seen is not None and at <= seen:
+            return
+        else:
+            self._last = at
+        lines, self._rest = split_chunks(self._rest + text)
+        self._keep(lines)
+
+    def _keep(self, raw_lines: list[str]) -> None:
+        lines = [line for raw in raw_lines if (line := clean_line(raw)) and not is_own_question(line)]
+        with self._lock:
+            for line in lines:
+                self._lines.append(line)
+                self._reader.feed(line)
+            self._count += len(lines)

@@ -1,0 +1,255 @@
+"""Processes by identity: find them, wait for their end, end them by escalation, say what survived.
+
+A pid alone is reused; pid and start time together name a process for as long as the machine runs. Nothing here needs the processes to
+be children: a worker may have been started by an earlier Warden.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import select
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from webapp.runtimes.base import StageCallback, StopStage, Survivor
+from webapp.runtimes.ladder import Rung, climb
+from webapp.runtimes.protocol import INSTANCE_VARIABLE, ROOT_VARIABLE, process_start_time
+
+PROC = Path("/proc")
+COMMAND_LENGTH = 120
+_KILL_ROUND_S = 0.2
+"""A kill is repeated this often until its time is over: what is killed may have started something a moment before."""
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process for good."""
+
+    pid: int
+    start_time: int
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still runs; a zombie does not."""
+        return process_start_time(self.pid) == self.start_time
+
+
+@dataclass(frozen=True)
+class StopTimes:
+    """How long each rung of the ladder may take, in seconds."""
+
+    ask_s: float
+    term_s: float
+    kill_s: float
+
+
+def identify(pid: int) -> ProcessId | None:
+    """Return the process that has ``pid`` now."""
+    started = process_start_time(pid)
+    return None if started is None else ProcessId(pid, started)
+
+
+def group_members(pgid: int) -> frozenset[ProcessId]:
+    """Return the live processes of a process group."""
+    members = (identify(pid) for pid in _pids() if _group(pid) == pgid)
+    return frozenset(member for member in members if member is not None)
+
+
+def find_marked(root: str) -> Mapping[ProcessId, str]:
+    """Return the live processes that a worker under ``root`` is or has started, each with the name that its folder began with.
+
+    Only processes whose environment this user may read can be found.
+    """
+    wanted = f"{ROOT_VARIABLE}={root}".encode()
+    prefix = f"{INSTANCE_VARIABLE}=".encode()
+    found: dict[ProcessId, str] = {}
+    for pid in _pids():
+        environment = _environment(pid)
+        if wanted not in environment:
+            continue
+        name = next(
+            (line[len(prefix) :].decode(errors="replace") for line in environment if line.startswith(prefix)), ""
+        )
+        if (process := identify(pid)) is not None:
+            found[process] = name
+    return found
+
+
+def in_container(container_id: str) -> frozenset[ProcessId]:
+    """Return the live processes of a container by their control groups; none is found from inside a cgroup namespace."""
+    mark = container_id.encode()
+    members = (identify(pid) for pid in _pids() if mark in _read(pid, "cgroup"))
+    return frozenset(member for member in members if member is not None)
+
+
+def send(process: ProcessId, signal_number: signal.Signals) -> None:
+    """Send a signal to this very process; one that has ended, or may not be signalled, is left."""
+    with suppress(ProcessLookupError, PermissionError), _pidfd(process.pid) as descriptor:
+        if process.is_alive:  # asked after the descriptor holds the process: its pid cannot be reused unseen
+            signal.pidfd_send_signal(descriptor, signal_number)
+
+
+def wait_gone(processes: Iterable[ProcessId], timeout_s: float) -> bool:
+    """Wait until all have ended; False when it took longer."""
+    deadline = time.monotonic() + timeout_s
+    left = [process for process in processes if not _wait_one(process, deadline)]
+    return not left
+
+
+def reap_child(pid: int) -> int | str | None:
+    """Return how a child of this program ended: exit code or signal name. ``None`` while it runs and for no child of ours."""
+    try:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    if ended == 0:
+        return None
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else _signal_name(-code)
+
+
+def end_processes(
+    targets: Callable[[], frozenset[ProcessId]],
+    times: StopTimes,
+    *,
+    ask: Callable[[], bool] | None,
+    leader: ProcessId | None,
+    on_stage: StageCallback,
+) -> tuple[StopStage, tuple[Survivor, ...]]:
+    """End what ``targets`` finds: ask, SIGTERM, SIGKILL, verify. Returns the last rung that was needed, and the survivors.
+
+    ``targets`` looks again at every rung. ``ask`` tells the leader to end and returns whether it took notice; ``None`` begins with
+    SIGKILL.
+    """
+    if not targets():
+        return StopStage.ASK, ()
+    rungs = [Rung(StopStage.KILL, lambda: _kill(targets, times.kill_s))]
+    if ask is not None:
+        rungs[:0] = [
+            Rung(StopStage.ASK, lambda: ask() and leader is not None and wait_gone((leader,), times.ask_s)),
+            Rung(StopStage.TERMINATE, lambda: _terminate(targets(), times.term_s)),
+        ]
+    stage = climb(rungs, lambda: not targets(), on_stage)
+    return stage, survivors_of(targets())
+
+
+def survivors_of(processes: Iterable[ProcessId]) -> tuple[Survivor, ...]:
+    """Describe processes that would not end, by pid; a container's first process, which waits for all others, comes last."""
+    return tuple(survivor(process) for process in sorted(processes, key=lambda p: (_is_first_inside(p.pid), p.pid)))
+
+
+def survivor(process: ProcessId) -> Survivor:
+    """Describe a process that would not end."""
+    folder = PROC / str(process.pid)
+    try:
+        uid = folder.stat().st_uid
+        command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        state = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return Survivor(process.pid, None, None, None)
+    return Survivor(process.pid, _user(uid), command[:COMMAND_LENGTH] or None, state)
+
+
+def user_of(pid: int) -> str | None:
+    """The name of the user that a process runs as, or its number; ``None`` when the process has gone."""
+    try:
+        return _user((PROC / str(pid)).stat().st_uid)
+    except OSError:
+        return None
+
+
+def anonymous_bytes(pid: int) -> int | None:
+    """Return a process's anonymous resident memory, or ``None`` when it cannot be read."""
+    try:
+        lines = (PROC / str(pid) / "status").read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), None)
+
+
+def _is_first_inside(pid: int) -> bool:
+    """Whether it is the first process of a PID namespace of its own (pid_namespaces(7)); the kernel lets it end after the others only."""
+    lines = _read(pid, "status").splitlines()
+    numbers = next((line.split()[1:] for line in lines if line.startswith(b"NSpid:")), [])
+    return len(numbers) > 1 and numbers[-1] == b"1"
+
+
+def _terminate(processes: frozenset[ProcessId], timeout_s: float) -> None:
+    for process in processes:
+        send(process, signal.SIGTERM)
+        send(process, signal.SIGCONT)  # a stopped process takes no other signal
+    wait_gone(processes, timeout_s)
+
+
+def _kill(targets: Callable[[], frozenset[ProcessId]], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while left := targets():
+        for process in left:
+            send(process, signal.SIGKILL)
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            return
+        wait_gone(left, min(_KILL_ROUND_S, remaining))
+
+
+def _wait_one(process: ProcessId, deadline: float) -> bool:
+    try:
+        with _pidfd(process.pid) as descriptor:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            if process.is_alive:
+                poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+    except ProcessLookupError:
+        return True
+    return not process.is_alive
+
+
+@contextmanager
+def _pidfd(pid: int) -> Iterator[int]:
+    """Hold a process by a descriptor. Raises ProcessLookupError."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry.name) for entry in os.scandir(PROC) if entry.name.isdecimal())
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _environment(pid: int) -> list[bytes]:
+    return _read(pid, "environ").split(b"\0")
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return (PROC / str(pid) / name).read_bytes()
+    except OSError:
+        return b""
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

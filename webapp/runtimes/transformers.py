@@ -1,0 +1,598 @@
+"""Transformers mode, Warden's side: starts one worker a model, asks it, ends it, and finds it again after a restart."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shlex
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from webapp.domain.instance import InstanceState, MemoryReport
+from webapp.domain.memory import DeviceKind
+from webapp.domain.modes import Mode
+from webapp.domain.units import MIB
+from webapp.errors import (
+    LaunchFailed,
+    OutOfMemory,
+    UnknownInstance,
+    WardenError,
+    WorkerDied,
+    WorkerGarbled,
+    WorkerSilent,
+)
+from webapp.message import Message
+from webapp.runtimes import processes, sockets
+from webapp.runtimes.base import (
+    CleanResult,
+    Endpoint,
+    Found,
+    LaunchSpec,
+    Leftover,
+    Probe,
+    ProbeState,
+    StageCallback,
+    StopResult,
+)
+from webapp.runtimes.ladder import nobody
+from webapp.runtimes.processes import ProcessId, StopTimes
+from webapp.runtimes.protocol import (
+    INSTANCE_VARIABLE,
+    PROTOCOL,
+    ROOT_VARIABLE,
+    CleanReport,
+    FailureCode,
+    LoadSpec,
+    ProtocolError,
+    StateReport,
+    StopRequest,
+    WorkerSpec,
+    WorkerState,
+    decode,
+    encode,
+)
+from webapp.runtimes.spares import Spares, is_spare
+from webapp.runtimes.worker_folder import InstanceRecord, WorkerFolder
+from webapp.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FOLDER = "workers"
+PROBE_S = 2.0
+CLEAN_S = 15.0
+LOAD_S = 2.0
+ASK_S = 2.0
+"""How long a worker may take to say that it was told to stop; one that does not answer is not waited for any longer."""
+DEATH_S = 0.3
+"""A worker that hung up gets this long to be seen dead before its answer is called garbled."""
+ERROR_LINES = 20
+DISCOVER_THREADS = 8
+_KEPT_FROM_WORKERS = frozenset({"WARDEN_DATABASE_URL", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
+"""Secrets that a worker, which may run a model's own code, has no use for."""
+_STATES = {
+    WorkerState.IMPORTING: ProbeState.STARTING,
+    WorkerState.IDLE: ProbeState.STARTING,
+    WorkerState.LOADING: ProbeState.LOADING,
+    WorkerState.READY: ProbeState.READY,
+    WorkerState.STOPPING: ProbeState.STARTING,  # whatever it was, it is not ready
+}
+_OUT_OF_MEMORY_TEXTS = ("memory allocation of", "out of memory", "memoryerror", "can't allocate memory")
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A worker that this runtime started; ``exit`` is known once it has ended."""
+
+    process: ProcessId | None
+    loading: bool
+    exit: int | str | None = None
+
+
+class TransformersRuntime:
+    """See ``Runtime``. All that matters stands in the workers' folders; what is kept here is lost without harm."""
+
+    mode = Mode.TRANSFORMERS
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._root = settings.state_dir / FOLDER
+        self._lock = threading.Lock()
+        self._started: Mapping[str, _Started] = {}
+        """By id, what this runtime has launched and not yet ended."""
+        self._spares = Spares(settings.prewarm, self._spawn_spare, self._is_usable_spare, self._end_spare)
+
+    def unavailable(self) -> Message | None:
+        """See ``Runtime``."""
+        command = self._command()
+        if not command or shutil.which(command[0]) is None:
+            return Message("worker_command_missing", {"command": self._settings.worker_command})
+        return None
+
+    def start(self) -> None:
+        """See ``Runtime``."""
+        found = [folder for folder in self._folders() if is_spare(folder.id) and self._is_usable_spare(folder.id)]
+        self._spares.start(folder.id for folder in found)
+        for folder in found:
+            if folder.id in self._spares.names:
+                self._note(folder.id, _Started(folder.process(), loading=False))
+
+    def stop(self) -> None:
+        """See ``Runtime``."""
+        self._spares.stop()
+
+    # Launch
+
+    def launch(self, spec: LaunchSpec) -> None:
+        """See ``Runtime``."""
+        record = InstanceRecord.of(spec, time.time())
+        load = self._load_spec(spec)
+        self._note(spec.instance_id, _Started(None, loading=True))
+        try:
+            if not self._use_spare(record, load):
+                self._spawn(spec.instance_id, load, record)
+        except LaunchFailed:
+            self._forget(spec.instance_id)
+            raise
+
+    def _load_spec(self, spec: LaunchSpec) -> LoadSpec:
+        on_gpu = any(device.kind is DeviceKind.GPU for device in spec.devices)
+        names = [device.uuid or str(device.index) for device in spec.devices]
+        return LoadSpec(
+            model_id=spec.model_id,
+            revision=spec.revision,
+            snapshot=str(spec.snapshot),
+            device="cuda" if on_gpu else "cpu",
+            visible_devices=",".join(names) if on_gpu else None,
+            dtype=spec.options.dtype.value,
+            quantization=spec.options.quantization.value,
+            max_tokens=spec.options.max_tokens,
+            batch_size=spec.options.batch_size,
+            allow_pickle=self._settings.allow_pickle,
+            allow_remote_code=self._settings.allow_remote_code,
+        )
+
+    def _spawn(self, name: str, load: LoadSpec | None, record: InstanceRecord | None) -> None:
+        """Start a worker; every file that tells of it is there before its process is. Raises LaunchFailed."""
+        folder = WorkerFolder(self._root / name)
+        try:
+            self._make_folder(folder.path)
+            if record is not None:
+                folder.write_record(record)
+            folder.write_spec(WorkerSpec(name, secrets.token_urlsafe(32), load))
+            pid = self._start_process(folder)
+        except (OSError, ValueError) as exc:
+            folder.remove()
+            model = None if record is None else record.model_id
+            raise LaunchFailed(model=model, detail=str(exc), log="") from exc
+        self._note(name, _Started(processes.identify(pid), loading=record is not None))
+        log.info("started worker %s, pid %s", name, pid)
+
+    def _make_folder(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.parent.chmod(0o700)
+        path.mkdir(mode=0o700)
+
+    def _start_process(self, folder: WorkerFolder) -> int:
+        descriptor = os.open(folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            process = _Detached(
+                [*self._command(), "--dir", str(folder.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                cwd=folder.path,
+                env=self._environment(folder.id),
+                close_fds=True,  # the listening socket among them: a worker would keep the port after Warden's end
+                start_new_session=True,
+            )
+        finally:
+            os.close(descriptor)
+        return process.pid
+
+    def _environment(self, name: str) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if key not in _KEPT_FROM_WORKERS}
+        package = str(Path(__file__).parents[2])
+        search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        return {**kept, "PYTHONPATH": search, INSTANCE_VARIABLE: name, ROOT_VARIABLE: str(self._root)}
+
+    def _command(self) -> list[str]:
+        try:
+            return shlex.split(self._settings.worker_command)
+        except ValueError:
+            return []
+
+    # Spares
+
+    def _use_spare(self, record: InstanceRecord, load: LoadSpec) -> bool:
+        """Give the model to a spare; False when there is none that takes it.
+
+        The folder becomes the instance's before the spare hears of the model: whenever Warden dies, what is found under the id is an
+        instance that is not ready, or one that is.
+        """
+        name = self._spares.take()
+        if name is None:
+            return False
+        spare, folder = WorkerFolder(self._root / name), WorkerFolder(self._root / record.id)
+        spec = spare.spec()
+        try:
+            if spec is None:
+                raise FileNotFoundError(spare.path)
+            spare.write_record(record)
+            spare.path.rename(folder.path)
+            folder.write_spec(WorkerSpec(record.id, spec.token, load))
+            body = encode(WorkerSpec(record.id, "", load))
+            sockets.ask(folder.socket, spec.token, "POST", "/load", body=body, timeout_s=LOAD_S)
+        except (OSError, sockets.Unreachable, sockets.Silent, sockets.Garbled) as exc:
+            log.warning("spare %s does not take %s (%s); starting a worker instead", name, record.model_id, exc)
+            self._end(name, ask=False)
+            self._end(record.id, ask=False)
+            self._note(record.id, _Started(None, loading=True))
+            self._spares.refill()
+            return False
+        started = self._started.get(name)
+        self._forget(name)
+        self._note(record.id, _Started(None if started is None else started.process, loading=True))
+        log.info("spare %s became %s", name, record.id)
+        return True
+
+    def _spawn_spare(self, name: str) -> None:
+        self._spawn(name, None, None)
+
+    def _is_usable_spare(self, name: str) -> bool:
+        folder = WorkerFolder(self._root / name)
+        process = self._process(folder)
+        return process is not None and process.is_alive and folder.record() is None
+
+    def _end_spare(self, name: str) -> None:
+        self._end(name, ask=False)
+
+    # Questions
+
+    def probe(self, instance_id: str) -> Probe:
+        """See ``Runtime``."""
+        folder = self._folder(instance_id)
+        process = self._process(folder)
+        if process is not None and not process.is_alive:
+            raise self._ended(folder)
+        folder.trim_log()
+        if not Path(folder.socket).exists():
+            return self._starting(folder, process)
+        report = self._report(folder, process)
+        if report.state == WorkerState.FAILED.value:
+            raise self._load_failed(folder, report.failure_code, report.failure_detail)
+        probe = _probe(report, folder.log_size())
+        if probe.state is ProbeState.READY:
+            self._loaded(instance_id)
+        return probe
+
+    def _starting(self, folder: WorkerFolder, process: ProcessId | None) -> Probe:
+        """A worker that was started a moment ago and has no socket yet."""
+        return Probe(
+            ProbeState.STARTING,
+            activity=(folder.log_size(), 0, None),
+            pid=None if process is None else process.pid,
+        )
+
+    def _report(self, folder: WorkerFolder, process: ProcessId | None) -> StateReport:
+        data = self._ask(folder, process, "GET", "/state", PROBE_S)
+        try:
+            report = decode(StateReport, data)
+            WorkerState(report.state)
+        except (ProtocolError, ValueError) as exc:
+            raise self._garbled(folder, str(exc)) from exc
+        if report.protocol != PROTOCOL:
+            raise self._garbled(folder, f"speaks protocol {report.protocol}, not {PROTOCOL}")
+        if (report.id != folder.id and not is_spare(report.id)) or (process is not None and report.pid != process.pid):
+            raise self._garbled(folder, f"says that it is {report.id}, pid {report.pid}")
+        return report
+
+    def _ask(
+        self,
+        folder: WorkerFolder,
+        process: ProcessId | None,
+        method: str,
+        route: str,
+        timeout_s: float,
+        body: bytes | None = None,
+    ) -> bytes:
+        """Make a request; what goes wrong becomes one of the errors of ``probe``."""
+        spec = folder.spec()
+        if spec is None:
+            raise self._garbled(folder, "its spec.json is missing or broken")
+        try:
+            return sockets.ask(folder.socket, spec.token, method, route, body=body, timeout_s=timeout_s)
+        except sockets.Silent as exc:
+            raise WorkerSilent(instance=folder.id, seconds=timeout_s) from exc
+        except (sockets.Unreachable, sockets.Garbled) as exc:
+            if process is not None and processes.wait_gone((process,), DEATH_S):
+                raise self._ended(folder) from exc
+            if isinstance(exc, sockets.Garbled):
+                raise self._garbled(folder, str(exc)) from exc
+            raise WorkerSilent(instance=folder.id, seconds=0.0) from exc
+
+    def clean(self, instance_id: str) -> CleanResult:
+        """See ``Runtime``."""
+        folder = self._folder(instance_id)
+        process = self._process(folder)
+        if process is not None and not process.is_alive:
+            raise self._ended(folder)
+        data = self._ask(folder, process, "POST", "/clean", CLEAN_S, body=b"{}")
+        try:
+            report = decode(CleanReport, data)
+        except ProtocolError as exc:
+            raise self._garbled(folder, str(exc)) from exc
+        return CleanResult(
+            freed_bytes=_difference(report.process_before_bytes, report.process_after_bytes),
+            device_freed_bytes=_difference(report.device_before_bytes, report.device_after_bytes),
+        )
+
+    def endpoint(self, instance_id: str) -> Endpoint:
+        """See ``Runtime``."""
+        folder = self._folder(instance_id)
+        spec, record = folder.spec(), folder.record()
+        if spec is None or record is None:
+            raise UnknownInstance(instance=instance_id)
+        return Endpoint(
+            base_url="http://worker",
+            uds=folder.socket,
+            headers={"Authorization": f"Bearer {spec.token}"},
+            model=record.model_id,
+        )
+
+    def log_tail(self, instance_id: str, lines: int) -> tuple[str, ...]:
+        """See ``Runtime``."""
+        return WorkerFolder(self._root / instance_id).log_tail(lines)
+
+    # The end
+
+    def terminate(self, instance_id: str, *, on_stage: StageCallback | None = None, ask: bool = True) -> StopResult:
+        """See ``Runtime``."""
+        self._spares.forget(instance_id)
+        was_loading = self._is_loading(instance_id)
+        result = self._end(instance_id, ask=ask, on_stage=on_stage)
+        if was_loading:
+            self._spares.refill()
+        return result
+
+    def _end(self, name: str, *, ask: bool, on_stage: StageCallback | None = None) -> StopResult:
+        began = time.monotonic()
+        folder = WorkerFolder(self._root / name)
+        leader = self._process(folder)
+        settings = self._settings
+        stage, survivors = processes.end_processes(
+            lambda: self._processes_of(folder, leader),
+            StopTimes(settings.worker_ask_s, settings.worker_term_s, settings.worker_kill_s),
+            ask=(lambda: self._ask_to_stop(folder)) if ask else None,
+            leader=leader,
+            on_stage=on_stage or nobody,
+        )
+        if leader is not None:
+            processes.reap_child(leader.pid)
+        if not survivors:
+            folder.remove()
+            self._forget(name)
+        seconds = time.monotonic() - began
+        log.info("worker %s ended by %s in %.2f s, %s survived", name, stage, seconds, len(survivors))
+        return StopResult(stage, seconds, survivors)
+
+    def _ask_to_stop(self, folder: WorkerFolder) -> bool:
+        spec = folder.spec()
+        if spec is None:
+            return False
+        # Half of the time for the requests under way; the rest is for ending.
+        body = encode(StopRequest(self._settings.worker_ask_s / 2))
+        timeout_s = min(ASK_S, self._settings.worker_ask_s)
+        try:
+            sockets.ask(folder.socket, spec.token, "POST", "/stop", body=body, timeout_s=timeout_s)
+        except (sockets.Unreachable, sockets.Silent, sockets.Garbled) as exc:
+            log.info("worker %s cannot be asked to stop: %s", folder.id, exc)
+            return False
+        return True
+
+    def _processes_of(self, folder: WorkerFolder, leader: ProcessId | None) -> frozenset[ProcessId]:
+        """The worker, its process group, and whatever else carries its mark."""
+        found = {process for process, name in self._marked().items() if name == folder.id}
+        if leader is not None and (leader.is_alive or any(_session_of(process) == leader.pid for process in found)):
+            found |= processes.group_members(leader.pid)  # the group's number is not reused while one of it lives
+        if leader is not None and leader.is_alive:
+            found.add(leader)
+        return frozenset(found)
+
+    def _marked(self) -> Mapping[ProcessId, str]:
+        """Every marked process with the folder that it belongs to now: what was a spare's carries the spare's name for ever."""
+        owners = {process.pid: folder.id for folder in self._folders() if (process := folder.process()) is not None}
+        marked = processes.find_marked(str(self._root))
+        return {process: owners.get(_session_of(process) or 0, name) for process, name in marked.items()}
+
+    # What is there
+
+    def discover(self) -> tuple[Found, ...]:
+        """See ``Runtime``."""
+        folders = [folder for folder in self._folders() if not is_spare(folder.id) and folder.record() is not None]
+        if not folders:
+            return ()
+        with ThreadPoolExecutor(min(DISCOVER_THREADS, len(folders)), "warden-discover") as pool:
+            found = pool.map(self._look_at, folders)
+        return tuple(one for one in found if one is not None)
+
+    def _look_at(self, folder: WorkerFolder) -> Found | None:
+        record = folder.record()
+        if record is None:
+            return None
+        instance = record.instance(InstanceState.STARTING)
+        if record.id != folder.id or folder.spec() is None:
+            return Found(replace(instance, id=folder.id), adoptable=False, reason=Message("folder_broken"))
+        try:
+            probe = self.probe(folder.id)
+        except WardenError as exc:
+            return Found(instance, adoptable=False, reason=exc.message)
+        if probe.state is not ProbeState.READY or probe.pid is None or folder.process() is None:
+            return Found(instance, adoptable=False, reason=Message("half_started"))
+        ready = replace(
+            instance,
+            state=InstanceState.READY,
+            in_flight=probe.in_flight,
+            last_used_at=probe.last_used_at,
+            memory=probe.memory,
+            has_chat_template=probe.has_chat_template,
+            pid=probe.pid,
+        )
+        return Found(ready, adoptable=True)
+
+    def reap(self, known: Callable[[], frozenset[str]]) -> tuple[Leftover, ...]:
+        """See ``Runtime``.
+
+        What this very runtime has launched and not ended is left alone, listed or not: ``terminate`` ends it.
+        """
+        names = [folder.id for folder in self._folders() if self._is_leftover(folder.id, known)]
+        left = [self._reap_folder(name) for name in names if self._is_leftover(name, known)]
+        return (*left, *self._reap_marked(known))
+
+    def _is_leftover(self, name: str, known: Callable[[], frozenset[str]]) -> bool:
+        return name not in known() and name not in self._started and name not in self._spares.names
+
+    def _reap_folder(self, name: str) -> Leftover:
+        folder = WorkerFolder(self._root / name)
+        process = self._process(folder)
+        alive = process is not None and process.is_alive
+        result = self._end(name, ask=False)
+        ok = not result.survivors and not folder.exists()
+        if alive and process is not None:
+            return Leftover(Message("leftover_process", {"pid": process.pid, "instance": name}), ok)
+        return Leftover(Message("leftover_folder", {"instance": name}), ok)
+
+    def _reap_marked(self, known: Callable[[], frozenset[str]]) -> Iterator[Leftover]:
+        """End marked processes that no folder tells of."""
+        for process, name in self._marked().items():
+            if not self._is_leftover(name, known):
+                continue
+            _, survivors = processes.end_processes(
+                lambda process=process: frozenset({process}) if process.is_alive else frozenset(),  # type: ignore[misc]
+                StopTimes(0, 0, self._settings.worker_kill_s),
+                ask=None,
+                leader=process,
+                on_stage=nobody,
+            )
+            yield Leftover(Message("leftover_process", {"pid": process.pid, "instance": name}), not survivors)
+
+    def processes(self) -> Mapping[int, str]:
+        """See ``Runtime``."""
+        found = {p.pid: name for name, s in self._started.items() if (p := s.process) is not None and p.is_alive}
+        for folder in self._folders():
+            process = folder.process()
+            if process is not None and process.is_alive:
+                found[process.pid] = folder.id
+        return found
+
+    # Inside
+
+    def _folders(self) -> list[WorkerFolder]:
+        try:
+            return [WorkerFolder(path) for path in sorted(self._root.iterdir()) if path.is_dir()]
+        except OSError:
+            return []
+
+    def _folder(self, instance_id: str) -> WorkerFolder:
+        folder = WorkerFolder(self._root / instance_id)
+        if not instance_id or not folder.exists():
+            raise UnknownInstance(instance=instance_id)
+        return folder
+
+    def _process(self, folder: WorkerFolder) -> ProcessId | None:
+        """The worker's process by its own record, or as it was started; a child that has ended is taken off the kernel's list."""
+        started = self._started.get(folder.id)
+        process = folder.process() or (None if started is None else started.process)
+        if process is not None and started is not None and started.exit is None and not process.is_alive:
+            self._note(folder.id, replace(started, exit=processes.reap_child(process.pid)))
+        return process
+
+    def _ended(self, folder: WorkerFolder) -> WardenError:
+        """Say why a worker is gone, by what it wrote before."""
+        self._process(folder)
+        failure = folder.failure()
+        if failure is not None:
+            return self._load_failed(folder, failure.code, failure.detail)
+        lines = folder.log_tail(ERROR_LINES)
+        model, text = self._model(folder), "\n".join(lines)
+        started = self._started.get(folder.id)
+        how = None if started is None else started.exit
+        if how == "SIGABRT" and any(words in text.lower() for words in _OUT_OF_MEMORY_TEXTS):
+            # Native code has no exceptions to raise: it prints a line and aborts.
+            return OutOfMemory(model=model, detail=lines[-1], log=text)
+        return WorkerDied(model=model, exit=how, log=text)
+
+    def _load_failed(self, folder: WorkerFolder, code: str | None, detail: str | None) -> LaunchFailed:
+        error = OutOfMemory if code == FailureCode.OUT_OF_MEMORY.value else LaunchFailed
+        return error(model=self._model(folder), detail=detail, log="\n".join(folder.log_tail(ERROR_LINES)))
+
+    def _garbled(self, folder: WorkerFolder, detail: str) -> WorkerGarbled:
+        lines = folder.log_tail(ERROR_LINES)
+        return WorkerGarbled(model=self._model(folder), detail=detail, log="\n".join(lines))
+
+    def _model(self, folder: WorkerFolder) -> str | None:
+        record = folder.record()
+        return None if record is None else record.model_id
+
+    def _note(self, name: str, started: _Started) -> None:
+        with self._lock:
+            self._started = {**self._started, name: started}
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            self._started = {other: started for other, started in self._started.items() if other != name}
+
+    def _is_loading(self, name: str) -> bool:
+        started = self._started.get(name)
+        return started is not None and started.loading
+
+    def _loaded(self, name: str) -> None:
+        """A load is done: now there is time to start another spare."""
+        started = self._started.get(name)
+        if started is not None and started.loading:
+            self._note(name, replace(started, loading=False))
+            self._spares.refill()
+
+
+class _Detached(subprocess.Popen[bytes]):
+    """A child that outlives this program on purpose: forgetting it is no mistake to warn of. It is waited for by its pid."""
+
+    def __del__(self) -> None:
+        return
+
+
+def _probe(report: StateReport, log_size: int) -> Probe:
+    loading = report.state == WorkerState.LOADING.value
+    memory_mib = None if report.process_bytes is None else report.process_bytes // MIB
+    return Probe(
+        state=_STATES[WorkerState(report.state)],
+        activity=(log_size, report.tensors_done, memory_mib),
+        progress=report.tensors_done / report.tensors_total if loading and report.tensors_total else None,
+        in_flight=report.in_flight,
+        last_used_at=report.last_used_at,
+        memory=MemoryReport(
+            base_bytes=report.base_bytes,
+            allocated_bytes=report.allocated_bytes,
+            reserved_bytes=report.reserved_bytes,
+            process_bytes=report.process_bytes,
+        ),
+        has_chat_template=report.has_chat_template,
+        pid=report.pid,
+    )
+
+
+def _difference(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else before - after
+
+
+def _session_of(process: ProcessId) -> int | None:
+    try:
+        return os.getsid(process.pid)
+    except ProcessLookupError:
+        return None

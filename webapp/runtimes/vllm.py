@@ -1,0 +1,569 @@
+"""vLLM mode: one container a model. Starts it, watches it, asks it, ends it, finds it again, and lists what others have started."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.modes import LaunchOptions, Mode
+from webapp.errors import (
+    ContainerExited,
+    EngineUnavailable,
+    EngineUnreachable,
+    LaunchFailed,
+    PortTaken,
+    UnknownContainer,
+    UnknownInstance,
+    WardenError,
+    WorkerGarbled,
+    WorkerSilent,
+)
+from webapp.message import Message
+from webapp.runtimes import processes
+from webapp.runtimes.base import (
+    CleanResult,
+    Endpoint,
+    ForeignContainer,
+    Found,
+    LaunchSpec,
+    Leftover,
+    Probe,
+    ProbeState,
+    StageCallback,
+    StopResult,
+    StopStage,
+)
+from webapp.runtimes.container_watch import ContainerWatch
+from webapp.runtimes.engine import ContainerGone, Engine, Inspected, PortInUse, Seen
+from webapp.runtimes.followed_log import FollowedLog
+from webapp.runtimes.ladder import Rung, climb, nobody
+from webapp.runtimes.processes import ProcessId
+from webapp.runtimes.vllm_command import LABEL, container_plan, port_range, record_of
+from webapp.runtimes.vllm_log import Stage, cause_of
+from webapp.runtimes.vllm_server import LOOPBACK, NotServing, Rubbish, VllmServer
+from webapp.runtimes.worker_folder import InstanceRecord
+from webapp.settings import Settings
+
+log = logging.getLogger(__name__)
+
+HTTP_S = 2.0
+LOADING_HTTP_S = 0.5
+ADOPT_HTTP_S = 5.0
+"""How long a model that an earlier Warden started may take to say that it is there: a busy one is slow, and must not be ended for it."""
+READY_POLL_S = 0.1
+"""How often a container is asked whether it answers once its log says that its server is up…"""
+EARLY_POLL_S = 1.0
+"""…and before, in case another version says it in other words: the start needs the processor more than we do."""
+EXIT_SEEN_S = 1.0
+"""How long an answer that failed waits for the news that the container has ended, which explains it."""
+GONE_POLL_S = 0.05
+ERROR_LINES = 20
+LOOK_THREADS = 8
+PORT_LABEL = LABEL + "port"
+_OTHERS_PORTS = 20
+"""How many ports are tried when somebody else is quicker each time."""
+
+
+@dataclass(frozen=True)
+class _Own:
+    """A container of this Warden's, with all that is needed to talk to it. Lost without harm: the labels tell it again."""
+
+    id: str
+    record: InstanceRecord
+    server: VllmServer
+    log: FollowedLog
+    process: ProcessId | None = None
+    is_ready: bool = False
+    asked_at: float = 0.0
+    """When it was last asked whether it answers, by the monotonic clock."""
+    is_garbled: bool = False
+    """Whether its last answer while it started was no vLLM's, or another model's."""
+    in_flight: int = 0
+    served: float | None = None
+    last_used_at: float | None = None
+
+
+class VllmRuntime:
+    """See ``Runtime`` and ``ContainerHost``. What the engine knows counts; what is kept here only saves asking."""
+
+    mode = Mode.VLLM
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._home = str(settings.state_dir)
+        self._engine = Engine(settings.docker_socket, settings.docker_timeout_s)
+        self._lock = threading.Lock()
+        self._own: Mapping[str, _Own] = {}
+        """By instance."""
+        self._launching: frozenset[str] = frozenset()
+        self._watch = ContainerWatch(self._engine, settings)
+
+    def unavailable(self) -> Message | None:
+        """See ``Runtime``."""
+        return self._watch.view.problem
+
+    def start(self) -> None:
+        """See ``Runtime``."""
+        self._watch.start()
+
+    def stop(self) -> None:
+        """See ``Runtime``."""
+        self._watch.stop()
+        with self._lock:
+            ended, self._own = self._own, {}
+        for own in ended.values():
+            own.log.stop()
+
+    # Launch
+
+    def launch(self, spec: LaunchSpec) -> None:
+        """See ``Runtime``."""
+        with self._lock:
+            self._launching |= {spec.instance_id}
+        try:
+            own = self._create_and_start(spec)
+            own.log.start()  # first: an emergency may end it, and its log, as soon as it is kept
+            self._keep(own)
+        finally:
+            with self._lock:
+                self._launching -= {spec.instance_id}
+        log.info("started container %s for %s on port %s", own.id[:12], spec.model_id, own.server.port)
+
+    def _create_and_start(self, spec: LaunchSpec) -> _Own:
+        tried: set[int] = set()
+        while True:
+            port = self._free_port(spec.model_id, tried)
+            tried.add(port)
+            key, now = secrets.token_urlsafe(32), time.time()
+            plan = container_plan(spec, self._settings, port=port, api_key=key, started_at=now)
+            container = self._engine.create(plan)
+            try:
+                self._engine.start(container, spec.model_id)
+                pid = self._engine.inspect(container).pid
+            except PortInUse:
+                self._remove_quietly(container)
+                if len(tried) < _OTHERS_PORTS:
+                    continue
+                raise PortTaken(model=spec.model_id, ports=self._settings.vllm_ports, log="") from None
+            except ContainerGone as exc:
+                raise LaunchFailed(model=spec.model_id, detail="somebody removed the container", log="") from exc
+            except WardenError:
+                self._remove_quietly(container)
+                raise
+            return _Own(
+                id=container,
+                record=InstanceRecord.of(spec, now, Mode.VLLM),
+                server=VllmServer(port, key),
+                log=FollowedLog(self._engine, container, spec.instance_id, self._settings.log_lines),
+                process=None if pid is None else processes.identify(pid),
+            )
+
+    def _free_port(self, model: str, tried: set[int]) -> int:
+        taken = {own.server.port for own in self._own.values()} | tried
+        for port in port_range(self._settings):
+            if port not in taken and _is_free(port):
+                return port
+        raise PortTaken(model=model, ports=self._settings.vllm_ports, log="")
+
+    def _remove_quietly(self, container: str) -> None:
+        """Take away what could not be started; an engine that is gone meanwhile leaves it to ``reap``."""
+        try:
+            self._engine.remove(container)
+        except EngineUnavailable as exc:
+            log.warning("container %s could not be removed: %s", container[:12], exc)
+
+    # Questions
+
+    def probe(self, instance_id: str) -> Probe:
+        """See ``Runtime``."""
+        own = self._find(instance_id)
+        if own.log.has_ended:
+            raise self._ended(own)
+        return self._ask_ready(own) if own.is_ready else self._ask_starting(own)
+
+    def _ask_starting(self, own: _Own) -> Probe:
+        now = time.monotonic()
+        pause = READY_POLL_S if own.log.stage is Stage.SERVING else EARLY_POLL_S
+        if own.is_garbled or now - own.asked_at >= pause:
+            own = self._change(own.record.id, lambda o: replace(o, asked_at=now, is_garbled=False)) or own
+            if self._answers(own, LOADING_HTTP_S):
+                self._change(own.record.id, lambda o: replace(o, is_ready=True))
+                return self._ready_probe(own)
+        stage = own.log.stage
+        return Probe(
+            state=ProbeState.STARTING if stage is Stage.STARTING else ProbeState.LOADING,
+            activity=(own.log.count,),
+            progress=own.log.progress,
+            message=own.log.message,
+            pid=None if own.process is None else own.process.pid,
+        )
+
+    def _answers(self, own: _Own, timeout_s: float) -> bool:
+        """Whether the model is served. Raises WorkerGarbled when something else is."""
+        try:
+            names = own.server.models(timeout_s)
+        except NotServing:
+            return False
+        except Rubbish as exc:
+            raise self._garbled(own, str(exc)) from exc
+        if own.record.model_id not in names:
+            raise self._garbled(own, f"serves {', '.join(names) or 'nothing'}")
+        return True
+
+    def _ask_ready(self, own: _Own) -> Probe:
+        try:
+            load = own.server.load(HTTP_S)
+        except (NotServing, Rubbish) as exc:
+            if self._has_ended_soon(own):
+                raise self._ended(own) from exc
+            raise WorkerSilent(instance=own.record.id, seconds=HTTP_S) from exc
+        used = load.in_flight > 0 or (own.served is not None and load.served != own.served)
+        last = time.time() if used else own.last_used_at
+        changed = self._change(
+            own.record.id, lambda o: replace(o, in_flight=load.in_flight, served=load.served, last_used_at=last)
+        )
+        return self._ready_probe(changed or own)
+
+    def _ready_probe(self, own: _Own) -> Probe:
+        return Probe(
+            state=ProbeState.READY,
+            activity=(own.log.count,),
+            in_flight=own.in_flight,
+            last_used_at=own.last_used_at,
+            has_chat_template=_has_chat_template(self._settings.hf_cache, own.record),
+            pid=None if own.process is None else own.process.pid,
+        )
+
+    def _has_ended_soon(self, own: _Own) -> bool:
+        """Whether the container has ended: its first process tells at once, the log a moment later."""
+        if own.process is not None and own.process.is_alive:
+            return False
+        deadline = time.monotonic() + EXIT_SEEN_S
+        while not own.log.has_ended and time.monotonic() < deadline:
+            time.sleep(GONE_POLL_S)
+        return own.log.has_ended
+
+    def clean(self, instance_id: str) -> CleanResult:
+        """See ``Runtime``. vLLM holds what it was given for as long as it runs: there is nothing to give back."""
+        own = self._find(instance_id)
+        if own.log.has_ended:
+            raise self._ended(own)
+        return CleanResult(freed_bytes=0)
+
+    def endpoint(self, instance_id: str) -> Endpoint:
+        """See ``Runtime``."""
+        own = self._own.get(instance_id)
+        if own is None:
+            raise UnknownInstance(instance=instance_id)
+        return Endpoint(base_url=own.server.base_url, headers=own.server.headers, model=own.record.model_id)
+
+    def log_tail(self, instance_id: str, lines: int) -> tuple[str, ...]:
+        """See ``Runtime``."""
+        own = self._own.get(instance_id)
+        return () if own is None else own.log.lines[-lines:]
+
+    # The end
+
+    def terminate(self, instance_id: str, *, on_stage: StageCallback | None = None, ask: bool = True) -> StopResult:
+        """See ``Runtime``. ``ask`` is SIGTERM to vLLM, which then answers what it has begun."""
+        own = self._own.get(instance_id)
+        tell, began = on_stage or nobody, time.monotonic()
+        try:
+            found = [s.id for s in self._engine.containers(f"{LABEL}instance={instance_id}") if self._watch.is_own(s)]
+            ids = [*found, *([own.id] if own is not None and own.id not in found else [])]
+            results = [self._end(one, ask=ask, keep=False, on_stage=tell) for one in ids]
+            result = _hardest(results, time.monotonic() - began)
+        except EngineUnavailable:
+            if own is None:
+                raise
+            result = self._end_without_engine(own, began, tell)
+        if not result.survivors:
+            self._forget(instance_id)
+        log.info("containers of %s ended by %s in %.2f s", instance_id, result.stage, result.seconds)
+        return result
+
+    def _end(self, container: str, *, ask: bool, keep: bool, on_stage: StageCallback) -> StopResult:
+        """End one container and look for what was in it; ``keep`` leaves its log and files."""
+        began, settings = time.monotonic(), self._settings
+        inside = processes.in_container(container)
+        rungs = [Rung(StopStage.KILL, lambda: self._signal(container, signal.SIGKILL, settings.vllm_kill_s))]
+        if ask:
+            rungs.insert(
+                0, Rung(StopStage.TERMINATE, lambda: self._signal(container, signal.SIGTERM, settings.vllm_term_s))
+            )
+        stage = climb(rungs, lambda: not self._runs(container), on_stage)
+        deadline = time.monotonic() + settings.vllm_kill_s
+        left = frozenset(p for p in inside | processes.in_container(container) if p.is_alive)
+        processes.wait_gone(left, settings.vllm_kill_s)
+        survivors = processes.survivors_of(p for p in left if p.is_alive)
+        if not keep and not survivors:
+            self._remove(container, deadline)
+        return StopResult(stage, time.monotonic() - began, survivors)
+
+    def _signal(self, container: str, number: signal.Signals, timeout_s: float) -> None:
+        """Send a signal and wait until the container runs no longer, or the time is over."""
+        leader = self._leader(container)
+        self._engine.signal(container, number.name)
+        deadline = time.monotonic() + timeout_s
+        if leader is not None:
+            processes.wait_gone((leader,), timeout_s)
+        while self._runs(container) and time.monotonic() < deadline:
+            time.sleep(GONE_POLL_S)
+
+    def _leader(self, container: str) -> ProcessId | None:
+        try:
+            pid = self._engine.inspect(container).pid
+        except ContainerGone:
+            return None
+        return None if pid is None else processes.identify(pid)
+
+    def _runs(self, container: str) -> bool:
+        """Whether a process of it lives. The engine is not asked while the kernel says that one does."""
+        if processes.in_container(container):
+            return True
+        try:
+            return self._engine.inspect(container).running
+        except ContainerGone:
+            return False
+
+    def _remove(self, container: str, deadline: float) -> None:
+        """Remove it and wait until its name is free again. Raises EngineUnreachable when it stays."""
+        while True:
+            self._engine.remove(container)
+            if not self._engine.exists(container):
+                return
+            if time.monotonic() > deadline:
+                raise EngineUnreachable(socket=self._engine.socket, detail=f"container {container[:12]} is not removed")
+            time.sleep(GONE_POLL_S)
+
+    def _end_without_engine(self, own: _Own, began: float, on_stage: StageCallback) -> StopResult:
+        """Docker does not answer: end the container's processes themselves, as far as this user may.
+
+        What is left of the container holds no memory; ``reap`` removes it once Docker is back. Raises EngineUnreachable when the
+        processes cannot be told from others'.
+        """
+        inside = processes.in_container(own.id)
+        if not inside and own.process is not None and own.process.is_alive:
+            raise EngineUnreachable(socket=self._engine.socket, detail="its processes cannot be told from here")
+        stage, survivors = processes.end_processes(
+            lambda: processes.in_container(own.id),
+            processes.StopTimes(0, 0, self._settings.vllm_kill_s),
+            ask=None,
+            leader=own.process,
+            on_stage=on_stage,
+        )
+        return StopResult(stage, time.monotonic() - began, survivors)
+
+    # What is there
+
+    def discover(self) -> tuple[Found, ...]:
+        """See ``Runtime``."""
+        seen = [s for s in self._engine.containers(f"{LABEL}home={self._home}") if self._watch.is_own(s)]
+        if not seen:
+            return ()
+        with ThreadPoolExecutor(min(LOOK_THREADS, len(seen)), "warden-discover") as pool:
+            return tuple(found for found in pool.map(self._look_at, seen) if found is not None)
+
+    def _look_at(self, seen: Seen) -> Found | None:
+        name = seen.labels[LABEL + "instance"]
+        record = record_of(seen.labels)
+        if record is None or record.id != name:
+            return Found(_unreadable(name, seen), adoptable=False, reason=Message("folder_broken"))
+        instance = record.instance(InstanceState.STARTING)
+        try:
+            own = self._adopt(self._engine.inspect(seen.id), record)
+            if own is None or not self._answers(own, ADOPT_HTTP_S):
+                return Found(instance, adoptable=False, reason=Message("half_started"))
+        except ContainerGone:
+            return None
+        except EngineUnavailable:
+            raise  # nothing is known against the container: it is looked at again when Docker is back
+        except WardenError as exc:
+            return Found(instance, adoptable=False, reason=exc.message)
+        self._change(name, lambda o: replace(o, is_ready=True))
+        probe = self._ready_probe(own)
+        ready = instance.to(InstanceState.READY, has_chat_template=probe.has_chat_template, pid=probe.pid)
+        return Found(ready, adoptable=True)
+
+    def _adopt(self, inspected: Inspected, record: InstanceRecord) -> _Own | None:
+        """Take a container that an earlier Warden started; ``None`` when it cannot be talked to."""
+        known = self._own.get(record.id)
+        if known is not None and known.id == inspected.id:
+            return known
+        key, port = inspected.environment.get("VLLM_API_KEY"), inspected.labels.get(PORT_LABEL, "")
+        if not inspected.running or inspected.pid is None or not key or not port.isdigit():
+            return None
+        follower = FollowedLog(self._engine, inspected.id, record.id, self._settings.log_lines)
+        own = _Own(
+            id=inspected.id,
+            record=record,
+            server=VllmServer(int(port), key),
+            log=follower,
+            process=processes.identify(inspected.pid),
+        )
+        follower.start()
+        self._keep(own)
+        return own
+
+    def reap(self, known: Callable[[], frozenset[str]]) -> tuple[Leftover, ...]:
+        """See ``Runtime``."""
+        seen = [s for s in self._engine.containers(f"{LABEL}home={self._home}") if self._is_leftover(s, known)]
+        return tuple(self._reap(s) for s in seen if self._is_leftover(s, known))
+
+    def _is_leftover(self, seen: Seen, known: Callable[[], frozenset[str]]) -> bool:
+        name = seen.labels.get(LABEL + "instance", "")
+        return name not in known() and name not in self._launching
+
+    def _reap(self, seen: Seen) -> Leftover:
+        message = Message("leftover_container", {"name": seen.name})
+        try:
+            result = self._end(seen.id, ask=False, keep=False, on_stage=nobody)
+        except EngineUnavailable:
+            return Leftover(message, ok=False)
+        self._forget(seen.labels.get(LABEL + "instance", ""))
+        return Leftover(message, ok=not result.survivors)
+
+    def processes(self) -> Mapping[int, str]:
+        """See ``Runtime``. A container's first process stands for it."""
+        alive = {o.process.pid: name for name, o in self._own.items() if o.process is not None and o.process.is_alive}
+        listed = set(alive.values())
+        for container, name in self._watch.view.own.items():
+            if name not in listed and (inside := processes.in_container(container)):
+                alive[min(process.pid for process in inside)] = name
+        return alive
+
+    def containers(self) -> Mapping[str, str]:
+        """Ids (64 hex digits) of this Warden's containers, with the instance that each runs. Never waits."""
+        return {**self._watch.view.own, **{own.id: name for name, own in self._own.items()}}
+
+    # Other people's
+
+    def foreign(self) -> tuple[ForeignContainer, ...]:
+        """See ``ContainerHost``."""
+        return self._watch.view.foreign
+
+    def terminate_foreign(self, container_id: str, *, on_stage: StageCallback | None = None) -> StopResult:
+        """See ``ContainerHost``."""
+        if container_id not in {f.id for f in self.foreign()}:
+            raise UnknownContainer(container=container_id)
+        result = self._end(container_id, ask=True, keep=True, on_stage=on_stage or nobody)
+        self._watch.nudge()
+        return result
+
+    # Inside
+
+    def _find(self, instance_id: str) -> _Own:
+        """Return what is known of an instance. Raises UnknownInstance, EngineUnavailable."""
+        own = self._own.get(instance_id)
+        if own is not None:
+            return own
+        if instance_id:
+            for seen in self._engine.containers(f"{LABEL}instance={instance_id}"):
+                record = record_of(seen.labels) if self._watch.is_own(seen) else None
+                try:
+                    adopted = None if record is None else self._adopt(self._engine.inspect(seen.id), record)
+                except ContainerGone:
+                    adopted = None
+                if adopted is not None:
+                    return adopted
+        raise UnknownInstance(instance=instance_id)
+
+    def _ended(self, own: _Own) -> LaunchFailed:
+        """Why a container is gone, by what it wrote before."""
+        how, lines = own.log.exit, own.log.lines
+        if how is None:
+            return ContainerExited(model=own.record.model_id, exit=None, log="\n".join(lines[-ERROR_LINES:]))
+        code = how.exit_code
+        return cause_of(
+            lines,
+            model=own.record.model_id,
+            max_tokens=own.record.options.max_tokens,
+            exit_code=code,
+            exit_signal=_signal_of(code),
+            oom_killed=how.oom_killed,
+        )
+
+    def _garbled(self, own: _Own, detail: str) -> WorkerGarbled:
+        self._change(own.record.id, lambda o: replace(o, is_garbled=True))  # the next probe asks at once, to confirm it
+        return WorkerGarbled(model=own.record.model_id, detail=detail, log="\n".join(own.log.lines[-ERROR_LINES:]))
+
+    def _keep(self, own: _Own) -> None:
+        with self._lock:
+            self._own = {**self._own, own.record.id: own}
+
+    def _change(self, instance_id: str, change: Callable[[_Own], _Own]) -> _Own | None:
+        with self._lock:
+            own = self._own.get(instance_id)
+            if own is not None:
+                own = change(own)
+                self._own = {**self._own, instance_id: own}
+            return own
+
+    def _forget(self, instance_id: str) -> None:
+        with self._lock:
+            own = self._own.get(instance_id)
+            self._own = {name: other for name, other in self._own.items() if name != instance_id}
+        if own is not None:
+            own.log.stop()
+        self._watch.nudge()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ended connections keep it for a minute otherwise
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def _has_chat_template(cache: Path, record: InstanceRecord) -> bool:
+    snapshot = cache / f"models--{record.model_id.replace('/', '--')}" / "snapshots" / record.revision
+    if any((snapshot / name).exists() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    try:
+        return bool(json.loads((snapshot / "tokenizer_config.json").read_bytes()).get("chat_template"))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _signal_of(code: int | None) -> str | None:
+    """The signal that an exit code over 128 stands for, as shells and Docker count."""
+    if code is None or code <= 128:
+        return None
+    try:
+        return signal.Signals(code - 128).name
+    except ValueError:
+        return None
+
+
+def _hardest(results: Sequence[StopResult], seconds: float) -> StopResult:
+    order = list(StopStage)
+    stage = max((r.stage for r in results), key=order.index, default=StopStage.ASK)
+    return StopResult(stage, seconds, tuple(s for r in results for s in r.survivors))
+
+
+def _unreadable(name: str, seen: Seen) -> Instance:
+    """A container of ours whose labels cannot be read, as something that can be removed."""
+    return Instance(
+        id=name,
+        mode=Mode.VLLM,
+        model_id=seen.labels.get(LABEL + "model", name),
+        revision="",
+        options=LaunchOptions(),
+        devices=(),
+        owner=seen.labels.get(LABEL + "owner", ""),
+        state=InstanceState.STARTING,
+        started_at=seen.created_at,
+    )

@@ -1,0 +1,245 @@
+"""What a vLLM container is created with: command line, environment, mounts, devices, labels. Pure."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from webapp.domain.footprint import UTILIZATION_SCALE, PartName, share_of
+from webapp.domain.memory import DeviceKind
+from webapp.domain.modes import Mode
+from webapp.domain.units import MIB
+from webapp.errors import LaunchFailed, StartMemoryShort
+from webapp.runtimes.base import LaunchDevice, LaunchSpec
+from webapp.runtimes.worker_folder import InstanceRecord
+from webapp.settings import Settings
+
+LABEL = "org.warden."
+CONTAINER_PORT = 8000
+CACHE_TARGET = "/hf-cache"
+COMPILED_TARGET = "/root/.cache/vllm"
+CPU_BLOCK_TOKENS = 128
+"""Tokens of one block of the KV cache on the CPU (vLLM 0.32, platforms/cpu.py); the pool is made of whole blocks."""
+MODEL_PLACE = "{model}"
+HOST_NETWORK = "host"
+_OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+_SHORT_FLAGS = {"-tp": "--tensor-parallel-size"}
+_RECORD = TypeAdapter(InstanceRecord)
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A folder of the host, or a volume of Docker's, in the container."""
+
+    source: str
+    target: str
+    read_only: bool
+    is_volume: bool
+
+
+@dataclass(frozen=True)
+class ContainerPlan:
+    """A container that is to be created, in plain values."""
+
+    image: str
+    name: str
+    entrypoint: tuple[str, ...] | None
+    """``None`` is the image's own."""
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    mounts: tuple[Mount, ...]
+    gpu_ids: tuple[str, ...]
+    """The GPUs' uuids, or their numbers; empty on the host."""
+    ipc_host: bool
+    shm_bytes: int | None
+    network: str
+    port: int
+    """On 127.0.0.1 of this machine."""
+    published: bool
+    """False on the host's own network, where vLLM listens there by itself."""
+    labels: Mapping[str, str]
+
+
+def container_plan(
+    spec: LaunchSpec, settings: Settings, *, port: int, api_key: str, started_at: float
+) -> ContainerPlan:
+    """Return the container that runs ``spec``.
+
+    Raises:
+        StartMemoryShort: vLLM would refuse to start on these devices.
+        LaunchFailed: the model's files do not lie in the cache that is mounted, or a setting cannot be meant.
+    """
+    on_host_network = settings.vllm_network == HOST_NETWORK
+    program, begin = _program(spec, settings)
+    return ContainerPlan(
+        image=settings.vllm_image,
+        name=f"warden-{spec.instance_id}",
+        entrypoint=program,
+        command=(*begin, *_arguments(spec, settings, port if on_host_network else None)),
+        environment={**_OFFLINE, **_settings_environment(settings), "VLLM_API_KEY": api_key},
+        mounts=tuple(_mounts(settings)),
+        gpu_ids=tuple(_gpu_id(device) for device in spec.devices if device.kind is DeviceKind.GPU),
+        ipc_host=settings.vllm_shm_gib is None,
+        shm_bytes=None if settings.vllm_shm_gib is None else round(settings.vllm_shm_gib * 2**30),
+        network=settings.vllm_network,
+        port=port,
+        published=not on_host_network,
+        labels=_labels(spec, settings, port, started_at),
+    )
+
+
+def gpu_memory_utilization(spec: LaunchSpec) -> float:
+    """Return the share of each GPU that vLLM is to take: the smallest that holds the plan, rounded up.
+
+    vLLM's own rule (``request_memory``, 0.32) is ``free at start >= ceil(total * utilization)``, in CUDA's figures: the total without
+    what the driver reserves, and the free memory when vLLM's context exists already. One value holds for all GPUs.
+
+    Raises:
+        StartMemoryShort: no value satisfies the rule on every GPU.
+    """
+    totals = [_cuda_total(spec, device) for device in spec.devices]
+    share = share_of(spec.footprints, totals) / UTILIZATION_SCALE
+    for device, total in zip(spec.devices, totals, strict=True):
+        free, wanted = free_at_start(spec, device), math.ceil(total * share)
+        if wanted > free:
+            raise StartMemoryShort(model=spec.model_id, free_bytes=free, total_bytes=total, wanted_bytes=wanted, log="")
+    return share
+
+
+def free_at_start(spec: LaunchSpec, device: LaunchDevice) -> int:
+    """Return the free memory of a GPU that vLLM will find, in bytes: the reading's less the plan's context."""
+    context = sum(f.part(PartName.CONTEXT) for f in spec.footprints if f.device_id == device.id)
+    return (device.free_bytes or 0) - context
+
+
+def kv_cache_argument_bytes(spec: LaunchSpec) -> int:
+    """Return the KV cache for the CPU: the plan's, in whole blocks for each request and the empty one, in whole MiB.
+
+    ``--kv-cache-memory-bytes`` takes bytes; ``VLLM_CPU_KVCACHE_SPACE``, the older way, whole GiB only, which no plan could keep to.
+    """
+    planned = sum(footprint.part(PartName.KV_CACHE) for footprint in spec.footprints)
+    tokens, requests = spec.options.max_tokens, spec.options.batch_size
+    blocks = requests * -(-tokens // CPU_BLOCK_TOKENS) + 1
+    whole = -(-planned * blocks * CPU_BLOCK_TOKENS // (tokens * requests))
+    return -(-whole // MIB) * MIB
+
+
+def record_of(labels: Mapping[str, str]) -> InstanceRecord | None:
+    """Return what a container's labels say of its instance; ``None`` when they are missing or broken."""
+    try:
+        return _RECORD.validate_json(labels[LABEL + "record"])
+    except (KeyError, ValidationError):
+        return None
+
+
+def port_range(settings: Settings) -> range:
+    """Return the ports that containers may take."""
+    first, _, last = settings.vllm_ports.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+def image_family(image: str) -> str:
+    """Return an image's repository, without registry defaults, tag and digest: ``vllm/vllm-openai``."""
+    name = image.partition("@")[0]
+    head, slash, last = name.rpartition("/")
+    repository = head + slash + last.partition(":")[0]
+    for default in ("index.docker.io/", "docker.io/", "library/"):
+        repository = repository.removeprefix(default)
+    return repository
+
+
+def _program(spec: LaunchSpec, settings: Settings) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """The entry point, where it is not the image's own, and the arguments that name the model."""
+    model = _model_path(spec, settings)
+    words = shlex.split(settings.vllm_entrypoint)
+    if not words:
+        return None, (model,)
+    if not any(MODEL_PLACE in word for word in words):
+        return tuple(words), (model,)
+    return (words[0],), tuple(word.replace(MODEL_PLACE, model) for word in words[1:])
+
+
+def _model_path(spec: LaunchSpec, settings: Settings) -> str:
+    """The snapshot as the container sees it. Raises LaunchFailed."""
+    for cache, snapshot in ((settings.hf_cache, spec.snapshot), (settings.hf_cache.resolve(), spec.snapshot.resolve())):
+        if snapshot.is_relative_to(cache):
+            return str(Path(CACHE_TARGET) / snapshot.relative_to(cache))
+    raise LaunchFailed(model=spec.model_id, detail=f"{spec.snapshot} is not in {settings.hf_cache}", log="")
+
+
+def _arguments(spec: LaunchSpec, settings: Settings, own_port: int | None) -> list[str]:
+    """The flags; those that the settings name themselves take the place of ours."""
+    extra = shlex.split(settings.vllm_args)
+    theirs = {_long(word.partition("=")[0]) for word in extra if word.startswith("-")}
+    ours = [(flag, value) for flag, value in _flags(spec, settings, own_port) if flag not in theirs]
+    return [*(word for pair in ours for word in pair), *extra]
+
+
+def _long(flag: str) -> str:
+    """A flag as we write it."""
+    return _SHORT_FLAGS.get(flag, flag.replace("_", "-"))
+
+
+def _flags(spec: LaunchSpec, settings: Settings, own_port: int | None) -> Iterator[tuple[str, str]]:
+    options, gpus = spec.options, [d for d in spec.devices if d.kind is DeviceKind.GPU]
+    yield "--served-model-name", spec.model_id
+    yield "--host", "0.0.0.0" if own_port is None else "127.0.0.1"
+    yield "--port", str(CONTAINER_PORT if own_port is None else own_port)
+    yield "--dtype", options.dtype.value
+    yield "--max-model-len", str(options.max_tokens)
+    yield "--max-num-seqs", str(options.batch_size)
+    if gpus:
+        yield "--gpu-memory-utilization", f"{gpu_memory_utilization(spec):.4f}"
+    else:
+        yield "--kv-cache-memory-bytes", str(kv_cache_argument_bytes(spec))
+    if len(gpus) > 1:
+        yield "--tensor-parallel-size", str(len(gpus))
+    yield "--shutdown-timeout", str(round(settings.vllm_drain_s))
+
+
+def _cuda_total(spec: LaunchSpec, device: LaunchDevice) -> int:
+    total = None if device.total_bytes is None else device.total_bytes - (device.reserved_bytes or 0)
+    if not total or total <= 0:
+        raise LaunchFailed(model=spec.model_id, detail=f"the memory of {device.id} is not known", log="")
+    return total
+
+
+def _settings_environment(settings: Settings) -> Mapping[str, str]:
+    return dict(pair.partition("=")[::2] for pair in settings.vllm_env)
+
+
+def _mounts(settings: Settings) -> Iterator[Mount]:
+    yield Mount(str(settings.hf_cache.resolve()), CACHE_TARGET, read_only=True, is_volume=False)
+    if settings.vllm_cache_volume:
+        yield Mount(settings.vllm_cache_volume, COMPILED_TARGET, read_only=False, is_volume=True)
+    for text in settings.vllm_mounts:
+        source, target, *rest = text.split(":")
+        yield Mount(source, target, read_only=rest == ["ro"], is_volume=not source.startswith("/"))
+
+
+def _gpu_id(device: LaunchDevice) -> str:
+    return device.uuid or str(device.index)
+
+
+def _labels(spec: LaunchSpec, settings: Settings, port: int, started_at: float) -> Mapping[str, str]:
+    record = InstanceRecord.of(spec, started_at, Mode.VLLM)
+    values = {
+        "home": str(settings.state_dir),
+        "instance": spec.instance_id,
+        "operation": spec.operation_id,
+        "owner": spec.owner,
+        "model": spec.model_id,
+        "port": str(port),
+        "record": _RECORD.dump_json(record).decode(),
+    }
+    return {LABEL + name: value for name, value in values.items()}

@@ -1,0 +1,98 @@
+"""What a vLLM server says of itself over HTTP: the models that it serves and how busy it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import httpx
+
+LOOPBACK = "127.0.0.1"
+_WAITING = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+_NOT_HTTP = "illegal"
+"""In what httpx says of bytes that are no HTTP (illegal status line…); a connection that is closed without a word is nobody's answer:
+Docker's proxy does that until the server listens."""
+_SHOWN = 200
+_SERVED = "vllm:request_success_total"
+
+
+class NotServing(Exception):
+    """Nobody answers there, or not yet."""
+
+
+class Rubbish(Exception):
+    """The answer is not vLLM's; the text says what it is."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """How busy a server is."""
+
+    in_flight: int
+    """Requests that run or wait."""
+    served: float | None
+    """Requests that were answered since its start."""
+
+
+@dataclass(frozen=True)
+class VllmServer:
+    """One server on this machine's own address."""
+
+    port: int
+    api_key: str
+
+    @property
+    def base_url(self) -> str:
+        """Where it answers."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What a request has to carry."""
+        return {"Authorization": f"Bearer {self.api_key}"}
+
+    def models(self, timeout_s: float) -> tuple[str, ...]:
+        """Return the names under which models are served. Raises NotServing, Rubbish."""
+        response = self._get("/v1/models", timeout_s)
+        try:
+            return tuple(str(model["id"]) for model in response.json()["data"])
+        except (ValueError, TypeError, KeyError) as exc:
+            raise Rubbish(f"status {response.status_code}, not a list of models") from exc
+
+    def load(self, timeout_s: float) -> Load:
+        """Return how busy it is. Raises NotServing, Rubbish."""
+        response = self._get("/metrics", timeout_s)
+        try:
+            response.raise_for_status()
+            figures = sums(response.text)
+        except (httpx.HTTPStatusError, ValueError) as exc:
+            raise Rubbish(f"status {response.status_code}, not a page of metrics") from exc
+        return Load(round(sum(figures.get(name, 0.0) for name in _WAITING)), figures.get(_SERVED))
+
+    def _get(self, route: str, timeout_s: float) -> httpx.Response:
+        try:
+            response = httpx.get(
+                self.base_url + route,
+                headers=dict(self.headers),
+                timeout=timeout_s,
+                trust_env=False,
+                verify=False,  # plain HTTP: without this each call reads the machine's certificates
+            )
+        except httpx.HTTPError as exc:
+            if isinstance(exc, httpx.RemoteProtocolError) and _NOT_HTTP in str(exc):
+                raise Rubbish(f"not HTTP: {exc}"[:_SHOWN]) from exc
+            raise NotServing(str(exc)) from exc
+        if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+            raise NotServing(f"status {response.status_code}")
+        return response
+
+
+def sums(text: str) -> Mapping[str, float]:
+    """Return the sums of the samples of a page in Prometheus' text format by name, whatever their labels. Raises ValueError."""
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            head, _, value = line.rpartition(" ")
+            name = head.partition("{")[0]
+            found[name] = found.get(name, 0.0) + float(value)
+    return found

@@ -1,0 +1,212 @@
+"""A worker's folder: what is written in it, and which process it belongs to."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.modes import LaunchOptions, Mode
+from webapp.runtimes.base import LaunchSpec
+from webapp.runtimes.processes import ProcessId
+from webapp.runtimes.protocol import (
+    FAILURE_FILE,
+    INSTANCE_FILE,
+    LOG_FILE,
+    PROCESS_FILE,
+    SOCKET_FILE,
+    SPEC_FILE,
+    Failure,
+    ProcessRecord,
+    ProtocolError,
+    WorkerSpec,
+    decode,
+    decode_spec,
+    encode,
+    write_file,
+)
+
+T = TypeVar("T")
+
+LOG_LIMIT_BYTES = 8 * 2**20
+"""A log that is longer is cut to its end; see ``WorkerFolder.trim_log``."""
+LOG_KEPT_BYTES = 2**20
+LOG_READ_BYTES = 2**20
+"""At most this much of a log's end is read."""
+LINE_LENGTH = 2000
+
+
+@dataclass(frozen=True)
+class InstanceRecord:
+    """All that a later Warden needs to list the instance: a worker's ``instance.json``, a container's label."""
+
+    id: str
+    operation_id: str
+    model_id: str
+    revision: str
+    options: LaunchOptions
+    devices: tuple[str, ...]
+    owner: str
+    started_at: float
+    predicted_bytes: Mapping[str, int] = field(default_factory=dict)
+    mode: Mode = Mode.TRANSFORMERS
+
+    @classmethod
+    def of(cls, spec: LaunchSpec, started_at: float, mode: Mode = Mode.TRANSFORMERS) -> InstanceRecord:
+        """Return the record of a launch."""
+        return cls(
+            id=spec.instance_id,
+            operation_id=spec.operation_id,
+            model_id=spec.model_id,
+            revision=spec.revision,
+            options=spec.options,
+            devices=tuple(device.id for device in spec.devices),
+            owner=spec.owner,
+            started_at=started_at,
+            predicted_bytes=dict(spec.predicted_bytes),
+            mode=mode,
+        )
+
+    def instance(self, state: InstanceState) -> Instance:
+        """Return the instance that was recorded."""
+        return Instance(
+            id=self.id,
+            mode=self.mode,
+            model_id=self.model_id,
+            revision=self.revision,
+            options=self.options,
+            devices=self.devices,
+            owner=self.owner,
+            state=state,
+            started_at=self.started_at,
+            predicted_bytes=self.predicted_bytes,
+        )
+
+
+_RECORD = TypeAdapter(InstanceRecord)
+
+
+@dataclass(frozen=True)
+class WorkerFolder:
+    """One worker's folder. Reading a file that is missing or broken gives ``None``."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The instance's id, or a spare's name."""
+        return self.path.name
+
+    @property
+    def socket(self) -> str:
+        """Path of the socket."""
+        return str(self.path / SOCKET_FILE)
+
+    @property
+    def log(self) -> Path:
+        """Path of the log."""
+        return self.path / LOG_FILE
+
+    def exists(self) -> bool:
+        """Whether the folder is there."""
+        return self.path.is_dir()
+
+    def spec(self) -> WorkerSpec | None:
+        """Return what the worker was told."""
+        data = self._read(SPEC_FILE)
+        try:
+            return None if data is None else decode_spec(data)
+        except ProtocolError:
+            return None
+
+    def write_spec(self, spec: WorkerSpec) -> None:
+        """Write what the worker is told."""
+        write_file(self.path / SPEC_FILE, encode(spec))
+
+    def record(self) -> InstanceRecord | None:
+        """Return what the instance is."""
+        data = self._read(INSTANCE_FILE)
+        try:
+            return None if data is None else _RECORD.validate_json(data)
+        except ValidationError:
+            return None
+
+    def write_record(self, record: InstanceRecord) -> None:
+        """Write what the instance is."""
+        write_file(self.path / INSTANCE_FILE, _RECORD.dump_json(record))
+
+    def process_record(self) -> ProcessRecord | None:
+        """Return what the worker wrote of its process."""
+        return self._decoded(ProcessRecord, PROCESS_FILE)
+
+    def process(self) -> ProcessId | None:
+        """Return the worker's process, alive or not; ``None`` until it has said so itself."""
+        record = self.process_record()
+        return None if record is None else ProcessId(record.pid, record.start_time)
+
+    def failure(self) -> Failure | None:
+        """Return why the load failed."""
+        return self._decoded(Failure, FAILURE_FILE)
+
+    def log_size(self) -> int:
+        """Return the log's size in bytes."""
+        try:
+            return self.log.stat().st_size
+        except OSError:
+            return 0
+
+    def log_tail(self, lines: int) -> tuple[str, ...]:
+        """Return the last lines of the log, oldest first."""
+        text = self._log_end(LOG_READ_BYTES).decode(errors="replace")
+        return tuple(line[:LINE_LENGTH] for line in text.splitlines()[-lines:]) if lines > 0 else ()
+
+    def trim_log(self) -> None:
+        """Cut a log that has become too long to its end.
+
+        The worker appends to it through a descriptor of its own (O_APPEND), so the file is shortened in place; what it writes in
+        this very moment may be lost. Only a running Warden does this: while none runs a log is bounded by the disk alone.
+        """
+        if self.log_size() <= LOG_LIMIT_BYTES:
+            return
+        end = self._log_end(LOG_KEPT_BYTES)
+        try:
+            with self.log.open("r+b") as file:
+                file.truncate(0)
+            with self.log.open("ab") as file:
+                file.write(end)
+        except OSError:
+            return
+
+    def remove(self) -> bool:
+        """Remove the folder; False when something of it stays."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        return not self.path.exists()
+
+    def _log_end(self, size: int) -> bytes:
+        """Return at most the last ``size`` bytes, from the beginning of a line where there is one."""
+        start = max(0, self.log_size() - size)
+        try:
+            with self.log.open("rb") as file:
+                file.seek(start)
+                data = file.read(size)
+        except OSError:
+            return b""
+        return data[data.find(b"\n") + 1 :] if start else data
+
+    def _decoded(self, cls: type[T], name: str) -> T | None:
+        data = self._read(name)
+        try:
+            return None if data is None else decode(cls, data)
+        except ProtocolError:
+            return None
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return (self.path / name).read_bytes()
+        except OSError:
+            return None

@@ -1,0 +1,71 @@
+"""The engine that the program runs: imports the libraries late, so that the worker answers long before."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+from typing import Any
+
+from webapp.runtimes.protocol import LoadSpec
+from webapp.worker import memory
+from webapp.worker.engine import DeviceMemory, LoadedModel, LoadFailed, Progress
+
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    # is_available() would initialise CUDA, and a spare must not touch a device before it knows which.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Set before the first import. Without a network a repository id took 305 s to fail over; a snapshot folder never asks."""
+
+
+class TorchEngine:
+    """See ``Engine``. ``device`` overrules what a spec asks for."""
+
+    def __init__(self, device: str | None = None) -> None:
+        self._forced = device
+        self._device = ""
+        self._torch: ModuleType | None = None
+
+    def import_libraries(self) -> None:
+        """See ``Engine``."""
+        os.environ.update(ENVIRONMENT)
+        self._torch = importlib.import_module("webapp.worker.torch_engine")
+
+    def prepare(self, spec: LoadSpec) -> None:
+        """See ``Engine``."""
+        self._device = self._libraries.device_of(spec, self._forced)
+        if spec.quantization != "none":
+            try:
+                importlib.import_module("bitsandbytes")  # 2.7 s, so only when it is needed
+            except ImportError as exc:
+                raise LoadFailed(f"bitsandbytes cannot be imported: {exc}") from exc
+        self._libraries.import_model_code(spec)
+
+    def load(self, spec: LoadSpec, progress: Progress) -> LoadedModel:
+        """See ``Engine``."""
+        model: LoadedModel = self._libraries.load_model(spec, self._device, progress)
+        return model
+
+    def memory(self) -> DeviceMemory | None:
+        """See ``Engine``."""
+        if self._torch is None:
+            return None
+        figures: DeviceMemory | None = self._torch.device_memory()
+        return figures
+
+    def clean(self) -> None:
+        """See ``Engine``."""
+        memory.give_back()
+        if self._torch is not None:
+            self._torch.clean_device()
+
+    @property
+    def _libraries(self) -> Any:
+        assert self._torch is not None, "import_libraries comes first"
+        return self._torch

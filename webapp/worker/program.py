@@ -1,0 +1,241 @@
+"""The worker's life: say who it is, answer at once, import, load, serve, end.
+
+The main thread only waits: SIGTERM keeps its default action, so that it ends the process at once, also in the middle of an import
+or a load, where a handler written in Python would have to wait for its turn. All that has to be tidied up is Warden's to tidy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NoReturn
+
+from webapp.runtimes.protocol import (
+    EXIT_LOAD_FAILED,
+    FAILURE_FILE,
+    PROCESS_FILE,
+    PROTOCOL,
+    SOCKET_FILE,
+    SPEC_FILE,
+    Failure,
+    FailureCode,
+    LoadSpec,
+    ProcessRecord,
+    StateReport,
+    WorkerSpec,
+    WorkerState,
+    decode_spec,
+    encode,
+    process_start_time,
+    write_file,
+)
+from webapp.worker import memory
+from webapp.worker.engine import Engine
+from webapp.worker.libraries import TorchEngine
+from webapp.worker.server import WorkerServer
+from webapp.worker.service import Service
+
+log = logging.getLogger(__name__)
+
+CUT_S = 1.0
+"""How long a request that was cut off at the end may take to notice."""
+DETAIL_LENGTH = 600
+
+
+@dataclass(frozen=True)
+class _Status:
+    id: str
+    state: WorkerState
+    load: LoadSpec | None = None
+    tensors_done: int = 0
+    tensors_total: int = 0
+    base_bytes: int | None = None
+    has_chat_template: bool = False
+    failure: Failure | None = None
+
+
+class Program:
+    """One worker in the current folder. ``engine`` is what imports and loads."""
+
+    def __init__(self, spec: WorkerSpec, engine: Engine) -> None:
+        self._engine = engine
+        self._token = spec.token
+        self._lock = threading.Lock()
+        self._status = _Status(spec.id, WorkerState.IMPORTING, spec.load)
+        self._told = threading.Event()
+        """There is a model to load."""
+        self._exit_code = 0
+        self._ended = threading.Event()
+        self.service = Service(self, engine)
+        if spec.load is not None:
+            self._told.set()
+
+    def run(self) -> int:
+        """Serve until the end; return the exit code."""
+        server = WorkerServer(SOCKET_FILE, self._token, self.service.routes())
+        threading.Thread(target=server.serve_forever, name="server", daemon=True).start()
+        threading.Thread(target=self._bring_up, name="load", daemon=True).start()
+        self._ended.wait()
+        return self._exit_code
+
+    # Control
+
+    def report(self) -> StateReport:
+        """See ``Control``."""
+        status = self._status
+        anonymous, device = memory.anonymous_bytes(), self._engine.memory()
+        base = status.base_bytes
+        on_host = None if anonymous is None or base is None else max(0, anonymous - base)
+        return StateReport(
+            protocol=PROTOCOL,
+            id=status.id,
+            pid=os.getpid(),
+            state=status.state.value,
+            model_id=None if status.load is None else status.load.model_id,
+            tensors_done=status.tensors_done,
+            tensors_total=status.tensors_total,
+            in_flight=self.service.in_flight,
+            last_used_at=self.service.last_used_at,
+            base_bytes=base,
+            allocated_bytes=on_host if device is None else device.allocated_bytes,
+            reserved_bytes=None if device is None else device.reserved_bytes,
+            process_bytes=anonymous,
+            has_chat_template=status.has_chat_template,
+            failure_code=None if status.failure is None else status.failure.code,
+            failure_detail=None if status.failure is None else status.failure.detail,
+        )
+
+    def take(self, spec: WorkerSpec) -> bool:
+        """See ``Control``."""
+        with self._lock:
+            if self._status.load is not None or self._status.state not in (WorkerState.IMPORTING, WorkerState.IDLE):
+                return False
+            self._status = replace(self._status, id=spec.id, load=spec.load)
+        self._told.set()
+        return True
+
+    def stop(self, wait_s: float) -> None:
+        """See ``Control``."""
+        with self._lock:
+            if self._status.state is WorkerState.STOPPING:
+                return
+            self._status = replace(self._status, state=WorkerState.STOPPING)
+        log.info("asked to stop, %s requests under way", self.service.in_flight)
+        threading.Thread(target=self._wind_down, args=(wait_s,), name="stop", daemon=True).start()
+
+    def _wind_down(self, wait_s: float) -> None:
+        self.service.drain(wait_s, CUT_S)
+        self._end(0)
+
+    # Life
+
+    def _bring_up(self) -> None:
+        failure: Failure | None = None
+        try:
+            self._import()
+            self._told.wait()
+            self._load()
+        except Exception as exc:
+            log.exception("the load failed")
+            failure = describe(exc)
+        if failure is not None:
+            # Here and not above: the traceback holds tensors for as long as its exception is handled.
+            gc.collect()
+            write_file(Path(FAILURE_FILE), encode(failure))
+            self._set(state=WorkerState.FAILED, failure=failure)
+            self._end(EXIT_LOAD_FAILED)
+
+    def _import(self) -> None:
+        began = time.monotonic()
+        self._engine.import_libraries()
+        gc.collect()
+        gc.freeze()  # some 300 000 objects of the libraries that every later collection would walk, 0.2 s each
+        log.info("imported the libraries in %.2f s", time.monotonic() - began)
+        with self._lock:
+            if self._status.state is WorkerState.IMPORTING and self._status.load is None:
+                self._status = replace(self._status, state=WorkerState.IDLE)
+
+    def _load(self) -> None:
+        spec = self._status.load
+        if spec is None:
+            raise ValueError("nothing to load")
+        log.info("loading %s (%s, %s, %s)", spec.model_id, spec.device, spec.dtype, spec.quantization)
+        began = time.monotonic()
+        self._engine.prepare(spec)
+        gc.collect()
+        self._set(state=WorkerState.LOADING, base_bytes=memory.anonymous_bytes())
+        model = self._engine.load(spec, self._progress)
+        self._engine.clean()
+        self.service.serve(spec, model)
+        self._set(state=WorkerState.READY, has_chat_template=model.has_chat_template)
+        log.info("ready after %.2f s", time.monotonic() - began)
+
+    def _progress(self, done: int, total: int) -> None:
+        before = self._status.tensors_done
+        self._set(tensors_done=done, tensors_total=total)
+        if total and done * 10 // total != before * 10 // total:
+            log.info("loaded %s of %s tensors", done, total)
+
+    def _set(self, **changes: object) -> None:
+        """Change the status; a worker that was told to stop stays stopping."""
+        with self._lock:
+            if self._status.state is WorkerState.STOPPING:
+                changes.pop("state", None)
+            self._status = replace(self._status, **changes)  # type: ignore[arg-type]
+
+    def _end(self, code: int) -> None:
+        self._exit_code = code
+        self._ended.set()
+
+
+def describe(error: BaseException) -> Failure:
+    """Return why a load failed, in the exception's own short text."""
+    text = " ".join(str(error).split())[:DETAIL_LENGTH]
+    code = FailureCode.OUT_OF_MEMORY if memory.is_out_of_memory(error) else FailureCode.LOAD_FAILED
+    return Failure(code.value, f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def enter(folder: Path) -> WorkerSpec:
+    """Make ``folder`` the working folder, write down which process this is, and read what is to be done.
+
+    A relative name binds the socket, so the limit of 107 bytes for its path does not matter.
+    """
+    os.umask(0o077)
+    os.chdir(folder)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    pid = os.getpid()
+    record = ProcessRecord(pid, os.getpgid(0), process_start_time(pid) or 0)
+    write_file(Path(PROCESS_FILE), encode(record))
+    return decode_spec(Path(SPEC_FILE).read_bytes())
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="python -m webapp.worker", description="Runs one model for Warden.")
+    parser.add_argument("--dir", type=Path, required=True, help="the worker's folder")
+    parser.add_argument("--torch-device", choices=("cpu", "cuda"), help="use this device, whatever the launch asks for")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None, engine: Engine | None = None) -> NoReturn:
+    """Run a worker and end the process. ``engine`` replaces the libraries."""
+    options = arguments(argv)
+    spec = enter(options.dir)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    log.info("worker %s, pid %s", spec.id, os.getpid())
+    code = Program(spec, engine or TorchEngine(options.torch_device)).run()
+    log.info("ended with code %s", code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: tearing torch down takes long and can hang, and the kernel frees everything anyway.
+    os._exit(code)

@@ -1,0 +1,220 @@
+"""Loads a model with transformers: dtype, quantization, devices, progress. Importing this module imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import accelerate  # noqa: F401 - a load asks for it; imported now, it costs a spare's load nothing
+import torch
+import transformers
+import transformers.generation.utils
+import transformers.models.llama.modeling_llama  # most families share its parts; a spare has them at hand
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, modeling_utils
+from transformers.utils import logging as transformers_logging
+
+from webapp.runtimes.protocol import LoadSpec
+from webapp.worker import memory
+from webapp.worker.engine import DeviceMemory, LoadedModel, LoadFailed, Progress
+from webapp.worker.generation import TorchModel
+
+CPU, CUDA = "cpu", "cuda"
+_WEIGHTS_BAR = "Loading weights"
+"""How transformers 5 names the loop over the tensors."""
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def device_of(spec: LoadSpec, forced: str | None) -> str:
+    """Return ``cuda`` or ``cpu``, and make the chosen GPUs the only visible ones.
+
+    Raises:
+        LoadFailed: a GPU is asked for and torch cannot use it. A model is never moved to the CPU in silence.
+    """
+    device = forced or spec.device
+    if device != CUDA:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bitsandbytes looks for GPUs when it is imported
+        return device
+    if torch.cuda.is_initialized():
+        raise LoadFailed("CUDA was initialised before the GPUs were chosen")
+    if spec.visible_devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = spec.visible_devices
+    wanted = None if spec.visible_devices is None else len(spec.visible_devices.split(","))
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found == 0 or (wanted is not None and found != wanted):
+        built = torch.version.cuda or "no CUDA"
+        raise LoadFailed(
+            f"torch {torch.__version__} (built for {built}) sees {found} of the GPUs {spec.visible_devices or 'of this server'}"
+        )
+    return device
+
+
+def import_model_code(spec: LoadSpec) -> None:
+    """Import the code of the model's architecture: 86 MB the first time, and no part of the model's own memory."""
+    config = AutoConfig.from_pretrained(spec.snapshot, trust_remote_code=spec.allow_remote_code)
+    with contextlib.suppress(
+        KeyError, ValueError
+    ):  # an architecture that transformers does not know fails in the load, with words
+        _ = AutoModelForCausalLM._model_mapping[type(config)]
+
+
+def load_model(spec: LoadSpec, device: str, progress: Progress) -> LoadedModel:
+    """Load ``spec`` on ``device`` and free what only the load needed."""
+    tokenizer = AutoTokenizer.from_pretrained(spec.snapshot, trust_remote_code=spec.allow_remote_code)
+    config = AutoConfig.from_pretrained(spec.snapshot, trust_remote_code=spec.allow_remote_code)
+    with _own_memory(device), _counting(progress), _listening() as said:
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                spec.snapshot,
+                config=config,
+                dtype=_dtype(spec, config, device),
+                device_map=_device_map(device),
+                quantization_config=_quantization(spec),
+                use_safetensors=None if spec.allow_pickle else True,
+                trust_remote_code=spec.allow_remote_code,
+            )
+        except RuntimeError as exc:
+            if memory.is_out_of_memory(exc, "\n".join(said)):
+                raise MemoryError(str(exc)) from exc
+            raise
+    _refuse_offload(model)
+    return TorchModel(model, tokenizer)
+
+
+def _dtype(spec: LoadSpec, config: Any, device: str) -> Any:
+    """The type to load in: as in the files, but FP32 as FP16 on a GPU; bitsandbytes computes in FP16."""
+    if spec.dtype != "auto":
+        return _DTYPES[spec.dtype]
+    if spec.quantization != "none":
+        return torch.float16
+    if device == CUDA and (config.dtype or _file_dtype(Path(spec.snapshot))) in (torch.float32, "float32"):
+        return torch.float16
+    return "auto"
+
+
+def _file_dtype(snapshot: Path) -> str | None:
+    """``float32`` when the first weights file says so; configurations without a dtype are old."""
+    for path in sorted(snapshot.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - no mapping
+            return "float32" if "F32" in kinds else None
+    return None
+
+
+def _device_map(device: str) -> Any:
+    if device == CUDA:
+        return "auto" if torch.cuda.device_count() > 1 else {"": 0}
+    return {"": device}
+
+
+def _quantization(spec: LoadSpec) -> Any:
+    if spec.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if spec.quantization == "int4":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float16)
+    return None
+
+
+def _refuse_offload(model: Any) -> None:
+    """accelerate puts on the host or the disk what the GPUs have no room for, and says nothing."""
+    places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
+    if "disk" in places or (CPU in places and len(places) > 1):
+        raise MemoryError("out of memory: the GPUs have no room for all layers")
+
+
+@contextmanager
+def _own_memory(device: str) -> Iterator[None]:
+    """On the host, read weights into the process's own memory instead of mapping the file.
+
+    Mapped pages hide in the page cache until the first token, and the figures and receipts would lie. ``disable_mmap`` of
+    transformers reads whole files first and peaks at twice their size (measured: 2.2 GB for a model of 0.94 GB, against 1.3);
+    safetensors' ``pread`` reads tensor by tensor. The tensors are then read one after the other, in the loop that counts them.
+    """
+    if device != CPU:
+        yield
+        return
+
+    def read(filename: Any, framework: str = "pt", device: str = CPU, backend: str = "pread") -> Any:
+        return safe_open(filename, framework=framework, device=device, backend="pread")
+
+    mapped = modeling_utils.safe_open
+    modeling_utils.safe_open = read
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
+    try:
+        yield
+    finally:
+        modeling_utils.safe_open = mapped
+
+
+@contextmanager
+def _counting(progress: Progress) -> Iterator[None]:
+    """Count the tensors where transformers would draw a bar."""
+
+    def hook(factory: Any, args: Any, kwargs: Any) -> Any:
+        if kwargs.get("desc") == _WEIGHTS_BAR and args and isinstance(args[0], Sized):
+            return _counted(args[0], progress)
+        return factory(*args, **kwargs)
+
+    previous = transformers_logging.set_tqdm_hook(hook)
+    try:
+        yield
+    finally:
+        transformers_logging.set_tqdm_hook(previous)
+
+
+def _counted(items: Any, progress: Progress) -> Iterator[Any]:
+    total = len(items)
+    progress(0, total)
+    for done, item in enumerate(items, 1):
+        yield item
+        progress(done, total)
+
+
+class _Memo(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@contextmanager
+def _listening() -> Iterator[list[str]]:
+    """Keep what transformers logs: errors of single tensors are only said there."""
+    memo = _Memo()
+    logger = logging.getLogger("transformers")
+    logger.addHandler(memo)
+    try:
+        yield memo.lines
+    finally:
+        logger.removeHandler(memo)
+
+
+def device_memory() -> DeviceMemory | None:
+    """torch's figures over all visible GPUs; ``None`` while CUDA is untouched."""
+    if not torch.cuda.is_initialized():
+        return None
+    devices = range(torch.cuda.device_count())
+    return DeviceMemory(
+        sum(torch.cuda.memory_allocated(d) for d in devices), sum(torch.cuda.memory_reserved(d) for d in devices)
+    )
+
+
+def clean_device() -> None:
+    """Give cached blocks back to the GPUs."""
+    if not torch.cuda.is_initialized():
+        return
+    for device in range(torch.cuda.device_count()):
+        torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    torch.cuda.ipc_collect()
+
+
+transformers_logging.disable_progress_bar()
+VERSIONS = f"torch {torch.__version__}, transformers {transformers.__version__}"
