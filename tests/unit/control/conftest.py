@@ -1,0 +1,137 @@
+"""A controller over fakes, started and stopped around each test."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.control.fakes import (
+    FakeCatalog,
+    FakeDemo,
+    FakeHost,
+    FakeMachine,
+    FakeMonitor,
+    FakeRuntime,
+    FakeStore,
+    model,
+)
+from webapp.control.board import Board
+from webapp.control.controller import Controller
+from webapp.control.journal import Journal
+from webapp.control.lock import StateLock
+from webapp.control.parts import Parts
+from webapp.domain.modes import LaunchOptions, Mode
+from webapp.domain.operation import Operation
+from webapp.domain.plan import SwitchRequest
+from webapp.message import Message
+from webapp.settings import Settings, load_settings
+
+NO_DOCKER = Message("engine_missing", {"socket": "/var/run/docker.sock"})
+
+
+class Bench:
+    """A controller with its fakes at hand."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.ahead_s = 0.0
+        """How far the controller's clock for durations is ahead of the real one."""
+        self.machine = FakeMachine()
+        self.monitor = FakeMonitor(self.machine)
+        self.runtime = FakeRuntime(self.machine)
+        self.vllm = FakeRuntime(self.machine, Mode.VLLM, problem=NO_DOCKER)
+        self.host = FakeHost(self.machine)
+        self.catalog = FakeCatalog(model("lab/one"), model("lab/two"), model("lab/three"))
+        self.store = FakeStore()
+        self.board = Board()
+        self.parts = Parts(
+            settings=settings,
+            board=self.board,
+            journal=Journal(self.store),
+            monitor=self.monitor,
+            catalog=self.catalog,
+            runtimes={Mode.TRANSFORMERS: self.runtime, Mode.VLLM: self.vllm},
+            containers=self.host,
+            demo=FakeDemo(self.catalog),
+            clock=time.time,
+            monotonic=lambda: time.monotonic() + self.ahead_s,
+        )
+        self.controller = Controller(self.parts, StateLock(settings.state_dir))
+
+    def request(self, model_id: str = "lab/one", **changes: object) -> SwitchRequest:
+        return SwitchRequest(Mode.TRANSFORMERS, model_id, LaunchOptions(), **changes)  # type: ignore[arg-type]
+
+    def load(self, model_id: str = "lab/one", **changes: object) -> Operation:
+        """Switch to a model and wait for the end."""
+        return self.wait(self.controller.switch(self.request(model_id, **changes), "ivan"))
+
+    def wait(self, operation: Operation) -> Operation:
+        """Wait for an operation to end and return it as it ended."""
+        self.until(lambda: not self.controller.operation(operation.id).is_running)
+        if (thread := self.thread_of(operation)) is not None:
+            thread.join(10)
+        assert self.parts.journal.flush()
+        return self.controller.operation(operation.id)
+
+    def thread_of(self, operation: Operation) -> threading.Thread | None:
+        """The thread of an operation that still acts, ``None`` once it has ended."""
+        return next((t for t in threading.enumerate() if operation.id in t.name), None)
+
+    def open_gates(self) -> None:
+        """Let everybody go on, for the end of a test."""
+        self.runtime.open_gates()
+        self.vllm.open_gates()
+        for gate in (self.store.gate, self.monitor.gate):
+            if gate is not None:
+                gate.open()
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition`` holds, at most 10 s."""
+        pause, deadline = threading.Event(), time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline, "what was waited for did not come"
+            pause.wait(0.005)
+
+    @property
+    def loaded(self) -> list[str]:
+        """The models on the list, with the memory that they hold known to be theirs."""
+        return sorted(i.model_id for i in self.board.state.instances.values())
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(
+        state_dir=tmp_path / "state",
+        hf_cache=tmp_path / "cache",
+        settle_poll_s=0.01,
+        settle_warn_s=0.05,
+        settle_deadline_s=0.2,
+        launch_stall_s=0.3,
+        cooldown_s=5.0,
+    )
+
+
+@pytest.fixture
+def make_bench(settings: Settings) -> Iterator[Callable[..., Bench]]:
+    """Make a bench that is not started, with some settings changed; it is stopped after the test."""
+    made: list[Bench] = []
+
+    def make(**changes: object) -> Bench:
+        made.append(Bench(settings.model_copy(update=changes)))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.open_gates()
+        bench.controller.stop()
+
+
+@pytest.fixture
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    made = make_bench()
+    made.controller.start()
+    return made

@@ -1,0 +1,219 @@
+"""The controller's one piece of mutable state: a frozen value that is replaced under a lock that guards assignments only."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.operation import Operation, OperationKind
+from webapp.domain.planner import Cooldown
+from webapp.errors import Busy, NotCancellable, Stopping, Superseded, UnknownInstance, UnknownOperation
+
+RECENT_LIMIT = 20
+"""Ended operations that are kept at hand for the page; the store has all."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What the controller knows. ``version`` rises with every change."""
+
+    version: int = 0
+    accepting: bool = False
+    instances: Mapping[str, Instance] = field(default_factory=dict)
+    running: Mapping[str, Operation] = field(default_factory=dict)
+    recent: tuple[Operation, ...] = ()
+    """Ended operations, newest first."""
+    claims: Mapping[str, str] = field(default_factory=dict)
+    """What is claimed (device ids and other names), and by which operation."""
+    cooldowns: Mapping[str, Cooldown] = field(default_factory=dict)
+
+
+class Board:
+    """Holds the state. Readers take ``state``; every change is one method, decided and made in one locked block."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._state = State()
+
+    @property
+    def state(self) -> State:
+        """The present state; a reference, so reading it never waits."""
+        return self._state
+
+    def begin(self, operation: Operation, claims: Iterable[str], *, unchanged_since: State | None = None) -> bool:
+        """Enter ``operation`` and claim ``claims`` for it.
+
+        Returns False, and does nothing, when the instances are not those of ``unchanged_since``: the plan has to be made again.
+
+        Raises:
+            Busy: one of the claims is taken.
+            Stopping: no operation is accepted now.
+        """
+        names = tuple(claims)
+        with self._lock:
+            state = self._state
+            if not state.accepting:
+                raise Stopping
+            _refuse_claimed(state, names)
+            if unchanged_since is not None and not _same_instances(state, unchanged_since):
+                return False
+            self._enter(state, operation, names)
+            return True
+
+    def take_over(
+        self, operation: Operation, claims: Iterable[str], close: Callable[[Operation], Operation]
+    ) -> tuple[Operation, ...]:
+        """Enter an emergency: every running operation ends as ``close`` says, and all claims are its own.
+
+        Returns the operations as they ended.
+
+        Raises:
+            Busy: another emergency runs.
+            Stopping: no operation is accepted now.
+        """
+        with self._lock:
+            state = self._state
+            if not state.accepting:
+                raise Stopping
+            for other in state.running.values():
+                if other.kind is OperationKind.EMERGENCY:
+                    raise busy_with(other)
+            ended = tuple(close(other) for other in state.running.values())
+            cleared = replace(state, running={}, claims={}, recent=_newest((*ended, *state.recent)))
+            self._enter(cleared, operation, (*state.claims, *claims))
+            return ended
+
+    def update(self, operation_id: str, change: Callable[[Operation], Operation]) -> Operation:
+        """Replace a running operation by ``change`` of it. Raises Superseded when it runs no longer."""
+        with self._lock:
+            operation = self._state.running.get(operation_id)
+            if operation is None:
+                raise Superseded(operation=operation_id)
+            changed = change(operation)
+            self._set(running={**self._state.running, operation_id: changed})
+            return changed
+
+    def end(self, operation_id: str, change: Callable[[Operation], Operation]) -> Operation:
+        """End a running operation with ``change`` and give its claims back. Raises Superseded when it runs no longer."""
+        with self._lock:
+            state = self._state
+            operation = state.running.get(operation_id)
+            if operation is None:
+                raise Superseded(operation=operation_id)
+            changed = change(operation)
+            self._set(
+                running={key: value for key, value in state.running.items() if key != operation_id},
+                claims={name: owner for name, owner in state.claims.items() if owner != operation_id},
+                recent=_newest((changed, *state.recent)),
+            )
+            return changed
+
+    def request_cancel(self, operation_id: str, actor: str) -> Operation:
+        """Note who cancels an operation. Raises UnknownOperation, NotCancellable."""
+        with self._lock:
+            operation = self._state.running.get(operation_id)
+            if operation is None:
+                ended = next((o for o in self._state.recent if o.id == operation_id), None)
+                if ended is None:
+                    raise UnknownOperation(operation=operation_id)
+                raise NotCancellable(operation=operation_id, state=ended.state.value)
+            if operation.kind is OperationKind.EMERGENCY or operation.is_committed:
+                raise NotCancellable(operation=operation_id, state=operation.state.value)
+            changed = replace(operation, cancel_requested_by=operation.cancel_requested_by or actor)
+            self._set(running={**self._state.running, operation_id: changed})
+            return changed
+
+    def put(self, instance: Instance, *, operation_id: str | None = None) -> None:
+        """Enter an instance, or replace it. With ``operation_id``: raises Superseded when that runs no longer."""
+        with self._lock:
+            if operation_id is not None and operation_id not in self._state.running:
+                raise Superseded(operation=operation_id)
+            self._set(instances={**self._state.instances, instance.id: instance})
+
+    def change(self, instance_id: str, change: Callable[[Instance], Instance]) -> Instance:
+        """Replace an instance by ``change`` of it. Raises UnknownInstance."""
+        with self._lock:
+            instance = self._state.instances.get(instance_id)
+            if instance is None:
+                raise UnknownInstance(instance=instance_id)
+            changed = change(instance)
+            if changed != instance:
+                self._set(instances={**self._state.instances, instance_id: changed})
+            return changed
+
+    def change_in_state(self, instance_id: str, state: InstanceState, change: Callable[[Instance], Instance]) -> bool:
+        """Replace an instance by ``change`` of it if it is still in ``state``; else do nothing and return False."""
+        with self._lock:
+            instance = self._state.instances.get(instance_id)
+            if instance is None or instance.state is not state:
+                return False
+            changed = change(instance)
+            if changed != instance:
+                self._set(instances={**self._state.instances, instance_id: changed})
+            return True
+
+    def remove(self, instance_id: str) -> None:
+        """Take an instance off the list; idempotent."""
+        with self._lock:
+            if instance_id in self._state.instances:
+                rest = {key: value for key, value in self._state.instances.items() if key != instance_id}
+                self._set(instances=rest)
+
+    def set_cooldown(self, model_id: str, cooldown: Cooldown | None) -> None:
+        """Set or clear a model's cool-down."""
+        with self._lock:
+            rest = {key: value for key, value in self._state.cooldowns.items() if key != model_id}
+            self._set(cooldowns=rest if cooldown is None else {**rest, model_id: cooldown})
+
+    def accept(self, accepting: bool) -> None:
+        """Open or close the door for operations."""
+        with self._lock:
+            self._set(accepting=accepting)
+
+    def set_recent(self, operations: Iterable[Operation]) -> None:
+        """Set the ended operations (from the store, at the start)."""
+        with self._lock:
+            self._set(recent=_newest(operations))
+
+    def _enter(self, state: State, operation: Operation, names: tuple[str, ...]) -> None:
+        claims = {**state.claims, **dict.fromkeys(names, operation.id)}
+        running = {**state.running, operation.id: operation}
+        self._state = replace(state, version=state.version + 1, running=running, claims=claims)
+
+    def _set(self, **changes: object) -> None:
+        self._state = replace(self._state, version=self._state.version + 1, **changes)  # type: ignore[arg-type]
+
+
+def _refuse_claimed(state: State, names: tuple[str, ...]) -> None:
+    for name in names:
+        if (owner := state.claims.get(name)) is not None:
+            raise busy_with(state.running[owner])
+
+
+def busy_with(operation: Operation) -> Busy:
+    """Return the refusal that names what runs, whose it is, since when and how far."""
+    step = operation.current_step
+    return Busy(
+        operation=operation.id,
+        kind=operation.kind.value,
+        actor=operation.actor,
+        since=operation.started_at,
+        step=None if step is None else step.name.value,
+        model=operation.model_id,
+    )
+
+
+def _same_instances(state: State, other: State) -> bool:
+    """Whether the same instances run, busy or not as they were: what a plan's evictions rest on."""
+
+    def essence(of: State) -> dict[str, tuple[InstanceState, bool]]:
+        return {i.id: (i.state, bool(i.in_flight)) for i in of.instances.values()}
+
+    return state.instances is other.instances or essence(state) == essence(other)
+
+
+def _newest(operations: Iterable[Operation]) -> tuple[Operation, ...]:
+    ordered = sorted(operations, key=lambda o: o.ended_at or o.started_at, reverse=True)
+    return tuple(ordered[:RECENT_LIMIT])

@@ -1,0 +1,115 @@
+"""Clean: every model gives back what it does not need, leftovers go, and what stays is named with its owner."""
+
+from __future__ import annotations
+
+import logging
+
+from webapp.control.parts import Parts, known_instances, side_by_side, total_or_none
+from webapp.control.run import Outcome, Run
+from webapp.control.settle import free_by_device
+from webapp.control.unloading import READING_TIMEOUT_S, note_stop
+from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.memory import HolderKind, Reading, Sample, build_ledger
+from webapp.domain.operation import Finding, OperationState, StepName
+from webapp.domain.units import MIB
+from webapp.errors import WardenError
+from webapp.message import Message, Param
+from webapp.runtimes.base import CleanResult, StopResult
+
+log = logging.getLogger(__name__)
+
+STEPS = (StepName.CLEAN, StepName.CHECK)
+SHOWN_FOREIGN_BYTES = 256 * MIB
+"""Other people's processes below this are not worth a line."""
+
+
+def clean(run: Run) -> Outcome:
+    """Give back what nobody needs: the body of a ``clean`` operation."""
+    parts = run.parts
+    sample = parts.monitor.fresh(READING_TIMEOUT_S) or parts.monitor.latest()
+    before = free_by_device(sample)
+    findings: list[Finding] = []
+    with run.step(StepName.CLEAN) as note:
+        for part in (_clean_instances, _remove_dead, _reap):
+            found = part(parts)
+            run.add_findings(*found)
+            findings += found
+        note.message = Message("cleaned", {"count": len(findings)})
+    with run.step(StepName.CHECK) as note:
+        sample = parts.monitor.fresh(READING_TIMEOUT_S) or parts.monitor.latest()
+        after = free_by_device(sample)
+        free = total_or_none(r.free_bytes for r in sample.readings) if sample else None
+        changes = total_or_none(max(0, after[d] - before[d]) if d in before else None for d in after)
+        freed = None if free is None else changes
+        note.message = Message("cleaned_free", {"free_bytes": free})
+        run.add_findings(*stays(sample))
+    state = OperationState.SUCCEEDED if all(f.ok for f in findings) else OperationState.WARNING
+    return Outcome(state, Message("clean_done", {"freed_bytes": freed, "free_bytes": free}))
+
+
+def _clean_instances(parts: Parts) -> list[Finding]:
+    ready = [i for i in parts.board.state.instances.values() if i.state is InstanceState.READY]
+    results = side_by_side(lambda i: parts.runtime(i).clean(i.id), ready, "clean")
+    return [_cleaned(instance, result) for instance, result in zip(ready, results, strict=True)]
+
+
+def _cleaned(instance: Instance, result: CleanResult | Exception) -> Finding:
+    if isinstance(result, WardenError):
+        return Finding(Message("clean_failed", {"model": instance.model_id, "code": result.code}), ok=False)
+    if isinstance(result, Exception):
+        log.error("%s could not be cleaned", instance.id, exc_info=result)
+        return Finding(Message("clean_failed", {"model": instance.model_id, "code": type(result).__name__}), ok=False)
+    on_device = result.device_freed_bytes
+    given = result.freed_bytes if on_device is None else on_device
+    freed = None if given is None else max(0, given)
+    return Finding(Message("clean_worker", {"model": instance.model_id, "freed_bytes": freed}))
+
+
+def _remove_dead(parts: Parts) -> list[Finding]:
+    """Clear away what ended by itself; what is not proved to be gone stays listed."""
+    dead = [i for i in parts.board.state.instances.values() if i.state is InstanceState.DEAD]
+    results = side_by_side(lambda i: parts.runtime(i).terminate(i.id), dead, "remove")
+    for instance, result in zip(dead, results, strict=True):
+        note_stop(parts, instance, result)
+    return [_removed(i, isinstance(r, StopResult) and not r.survivors) for i, r in zip(dead, results, strict=True)]
+
+
+def _removed(instance: Instance, gone: bool) -> Finding:
+    return Finding(Message("dead_removed" if gone else "dead_not_removed", {"model": instance.model_id}), gone)
+
+
+def _reap(parts: Parts) -> list[Finding]:
+    runtimes = list(parts.runtimes.values())
+    results = side_by_side(lambda r: r.reap(lambda: known_instances(parts)), runtimes, "reap")
+    findings = []
+    for runtime, result in zip(runtimes, results, strict=True):
+        if isinstance(result, Exception):
+            log.error("leftovers of %s could not be looked for", runtime.mode, exc_info=result)
+            findings.append(Finding(Message("runtime_unreachable", {"mode": runtime.mode.value}), ok=False))
+        else:
+            findings += [Finding(left.message, left.ok) for left in result]
+    return findings
+
+
+def stays(sample: Sample | None) -> tuple[Finding, ...]:
+    """Return a line for each process of other people that holds much memory, and for memory that no process accounts for."""
+    readings = () if sample is None else sample.readings
+    return tuple(finding for reading in readings for finding in _stays_on(reading))
+
+
+def _stays_on(reading: Reading) -> list[Finding]:
+    findings = []
+    for holder in reading.holders:
+        if holder.kind is HolderKind.FOREIGN and (holder.used_bytes or 0) >= SHOWN_FOREIGN_BYTES:
+            params: dict[str, Param] = {
+                "device": reading.device_id,
+                "pid": holder.pid,
+                "user": holder.user,
+                "command": holder.command,
+                "used_bytes": holder.used_bytes,
+            }
+            findings.append(Finding(Message("stays_foreign", params)))
+    if (ledger := build_ledger(reading, {})) is not None and ledger.unattributed_bytes >= SHOWN_FOREIGN_BYTES:
+        rest: dict[str, Param] = {"device": reading.device_id, "used_bytes": ledger.unattributed_bytes}
+        findings.append(Finding(Message("stays_unattributed", rest)))
+    return findings

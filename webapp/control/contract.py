@@ -1,0 +1,166 @@
+"""What the web layer and the command line may ask of the controller; all values are frozen and all calls return at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from webapp.domain.instance import Instance
+from webapp.domain.memory import HistoryPoint, Holder, Sample
+from webapp.domain.model import CachedModel
+from webapp.domain.modes import Mode
+from webapp.domain.operation import Operation
+from webapp.domain.plan import Plan, SwitchRequest
+from webapp.domain.recommend import Advice
+from webapp.message import Message
+from webapp.runtimes.base import ForeignContainer
+
+__all__ = [
+    "ControllerApi",
+    "EmergencyPreview",
+    "ForeignContainer",
+    "Health",
+    "Question",
+    "Snapshot",
+]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The whole state at one moment, for one page or one answer.
+
+    ``version`` changes whenever anything that a page shows has changed.
+    """
+
+    version: str
+    sample: Sample | None
+    """The latest reading of the devices; ``None`` before the first."""
+    sample_age_s: float | None
+    sample_is_stale: bool
+    instances: tuple[Instance, ...]
+    running: tuple[Operation, ...]
+    """Operations that run now, oldest first."""
+    recent: tuple[Operation, ...]
+    """Operations that ended lately, newest first."""
+    models: tuple[CachedModel, ...]
+    models_problem: Message | None
+    """Why the cache cannot be read."""
+    models_scanned_at: float | None
+    mode_problems: Mapping[Mode, Message | None]
+    """Why a mode cannot be chosen; ``None`` where it can."""
+    claims: Mapping[str, str] = field(default_factory=dict)
+    """Claimed devices and the id of the operation that claimed each."""
+    containers: tuple[ForeignContainer, ...] = ()
+    """Containers of vLLM's image that this Warden did not start."""
+
+    @property
+    def mode(self) -> str | None:
+        """``vllm``, ``transformers``, ``mixed``, or ``None`` while nothing is loaded."""
+        modes = {instance.mode.value for instance in self.instances if instance.is_live}
+        return None if not modes else modes.pop() if len(modes) == 1 else "mixed"
+
+    def instance(self, instance_id: str) -> Instance | None:
+        """Return the instance ``instance_id`` or ``None``."""
+        return next((i for i in self.instances if i.id == instance_id), None)
+
+    def model(self, model_id: str) -> CachedModel | None:
+        """Return the cached model ``model_id`` or ``None``."""
+        return next((m for m in self.models if m.id == model_id), None)
+
+
+@dataclass(frozen=True)
+class EmergencyPreview:
+    """What an emergency would end, and what it would not touch."""
+
+    instances: tuple[Instance, ...]
+    spares: int
+    operations: tuple[Operation, ...]
+    foreign: tuple[Holder, ...]
+    """Other people's processes that hold memory, which stay."""
+    containers: tuple[ForeignContainer, ...] = ()
+    """Containers that Warden did not start, which stay."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether Warden lives: ages in seconds of the last reading and of the controller's last round, ``None`` before the first."""
+
+    ok: bool
+    monitor_age_s: float | None
+    controller_age_s: float | None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a person asks of a model. ``max_tokens`` of the answer; ``None`` is the instance's own cap."""
+
+    prompt: str
+    max_tokens: int | None = None
+    temperature: float = 0.7
+
+
+class ControllerApi(Protocol):
+    """The controller's public calls. Those that act return the accepted operation; what follows is read from ``snapshot``."""
+
+    def snapshot(self) -> Snapshot:
+        """Return the present state; takes references only."""
+
+    def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
+        """Return the short history of a device, oldest first; empty when it is unknown."""
+
+    def plan(self, request: SwitchRequest) -> Plan:
+        """Return what ``request`` would do now. Raises UnknownModel, UnknownDevice, InvalidRequest; a refusal is in the plan."""
+
+    def recommend(self, device_id: str | None = None, model_id: str | None = None) -> Advice | None:
+        """Return the advice for a device's free memory; ``None`` when that is unknown. Raises UnknownDevice, UnknownModel."""
+
+    def switch(self, request: SwitchRequest, actor: str) -> Operation:
+        """Begin to load a model, unloading what the plan names. Raises NotFound, Refused, InvalidRequest, Unavailable."""
+
+    def unload(self, instance_id: str, actor: str) -> Operation:
+        """Begin to unload an instance. Raises UnknownInstance, Busy."""
+
+    def stop_container(self, container_id: str, name: str, actor: str) -> Operation:
+        """Begin to end a container that Warden did not start. ``container_id`` is all 64 digits; ``name`` has to be its very name:
+        the explicit confirmation.
+
+        Raises UnknownContainer, NotConfirmed, Busy.
+        """
+
+    def clean(self, actor: str) -> Operation:
+        """Begin to give back what nobody needs. Raises Busy."""
+
+    def emergency_preview(self) -> EmergencyPreview:
+        """Return what ``emergency`` would end."""
+
+    def emergency(self, actor: str) -> Operation:
+        """Begin to end everything of Warden's, whatever else runs. Raises Busy only while another emergency runs."""
+
+    def make_demo(self, actor: str) -> Operation:
+        """Begin to make the demo model in the cache. Raises Busy."""
+
+    def cancel(self, operation_id: str, actor: str, *, rollback: bool = False) -> Operation:
+        """Ask an operation to stop; it then puts back what it unloaded. A second cancel changes nothing.
+
+        ``rollback`` is asked for separately: give up the putting back that is under way.
+        Raises UnknownOperation, NotCancellable.
+        """
+
+    def operation(self, operation_id: str) -> Operation:
+        """Return an operation, running or from the store. Raises UnknownOperation, StoreUnavailable."""
+
+    def operations(self, limit: int) -> tuple[Operation, ...]:
+        """Return running and ended operations, newest first. Raises StoreUnavailable."""
+
+    def ask(self, instance_id: str, question: Question) -> Iterator[str]:
+        """Yield pieces of the model's answer; the first piece is waited for before this returns.
+
+        Raises (also while iterating): UnknownInstance, NotReady, GenerationFailed, OutOfMemory.
+        """
+
+    def log_tail(self, instance_id: str) -> tuple[str, ...]:
+        """Return the last lines of an instance's log, oldest first. Raises UnknownInstance."""
+
+    def health(self) -> Health:
+        """Return whether the monitor ticks and the controller answers."""

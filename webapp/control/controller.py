@@ -1,0 +1,449 @@
+"""The controller: the one place that decides what is done to models and memory. See DESIGN.md beside this file."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+from webapp.control import cleaning, containers, demo, emergency, switching, unloading
+from webapp.control.board import State, busy_with
+from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
+from webapp.control.lock import StateLock
+from webapp.control.parts import Parts, side_by_side
+from webapp.control.reconcile import LateRuntimes, reconcile
+from webapp.control.run import Outcome, Run, carry_out
+from webapp.control.switching import Switch, new_id
+from webapp.control.watcher import Watcher
+from webapp.domain.admission import own_bytes, within_limit
+from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.memory import HistoryPoint, Holder, HolderKind, Reading
+from webapp.domain.modes import Mode
+from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName, StepState
+from webapp.domain.plan import Plan, SwitchRequest
+from webapp.domain.planner import plan_switch, refusal_of
+from webapp.domain.recommend import Advice, recommend
+from webapp.errors import (
+    EngineMissing,
+    EngineUnavailable,
+    NotConfirmed,
+    NotReady,
+    Unavailable,
+    UnknownContainer,
+    UnknownDevice,
+    UnknownInstance,
+    UnknownModel,
+    UnknownOperation,
+)
+from webapp.message import Message
+from webapp.runtimes.base import Runtime, StopResult
+from webapp.runtimes.chat import Answer, stream_chat
+
+log = logging.getLogger(__name__)
+
+WATCHER_LATE_S = 15.0
+"""A watcher that has made no round for this long counts as hanging."""
+STOP_DEADLINE_S = 8.0
+"""How long a stop of Warden waits for operations to put things back."""
+
+
+class Controller:
+    """One a machine. Constructors store; ``start`` takes the lock of the state folder, reconciles and begins to watch."""
+
+    def __init__(self, parts: Parts, lock: StateLock) -> None:
+        self._parts = parts
+        self._lock = lock
+        self._board = parts.board
+        self._late = LateRuntimes(parts)
+        self._watcher = Watcher(parts, self._late.look)
+        self._runs: dict[str, Run] = {}
+        self._threads: dict[str, threading.Thread] = {}
+
+    # Life
+
+    def start(self) -> None:
+        """Take the state folder, adopt what lives, and accept operations.
+
+        Raises:
+            AlreadyRunning: another Warden holds the state folder.
+            ConfigurationError: the state folder cannot be used.
+        """
+        self._lock.take()
+        self._parts.journal.start()
+        for runtime in self._parts.runtimes.values():
+            runtime.start()
+        self._late.expect(reconcile(self._parts).unanswered)
+        self._watcher.start()
+        self._board.accept(True)
+
+    def stop(self) -> tuple[str, ...]:
+        """End operations and threads; return what the person at the console should know of the models that stay loaded."""
+        self._board.accept(False)
+        self._end_operations()
+        self._watcher.stop()
+        self._late.stop()
+        for runtime in self._parts.runtimes.values():
+            runtime.stop()
+        lines = self._leave_models()
+        self._parts.journal.stop()
+        if (
+            not self._threads
+        ):  # else the kernel gives it back with the process: nobody may begin beside a thread that still acts
+            self._lock.release()
+        return lines
+
+    def end_everything(self) -> tuple[str, ...]:
+        """End all models while no Warden runs; return a line for each. Raises AlreadyRunning."""
+        self._lock.take()
+        try:
+            lines = [line for runtime in self._parts.runtimes.values() for line in _end_all(runtime)]
+            return tuple(lines) or ("Nothing of Warden's is loaded.",)
+        finally:
+            self._lock.release()
+
+    # Reading
+
+    def snapshot(self) -> Snapshot:
+        """See ``ControllerApi``."""
+        state, parts = self._board.state, self._parts
+        sample = parts.monitor.latest()
+        stale = parts.monitor.is_stale()
+        catalog = parts.catalog.latest()
+        number = None if sample is None else sample.number
+        problems, foreign = parts.mode_problems(), parts.foreign_containers()
+        outside = zlib.crc32(repr((problems, foreign)).encode())
+        return Snapshot(
+            version=f"{number}.{state.version}.{catalog.version}.{int(stale)}.{outside:x}",
+            sample=sample,
+            sample_age_s=parts.monitor.age_s(),
+            sample_is_stale=stale,
+            instances=tuple(sorted(state.instances.values(), key=lambda i: (i.started_at, i.id))),
+            running=tuple(sorted(state.running.values(), key=lambda o: o.started_at)),
+            recent=state.recent,
+            models=catalog.models,
+            models_problem=catalog.problem,
+            models_scanned_at=catalog.scanned_at,
+            mode_problems=problems,
+            claims=state.claims,
+            containers=foreign,
+        )
+
+    def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
+        """See ``ControllerApi``."""
+        return self._parts.monitor.history(device_id)
+
+    def plan(self, request: SwitchRequest) -> Plan:
+        """See ``ControllerApi``."""
+        return plan_switch(request, self._parts.world())
+
+    def recommend(self, device_id: str | None = None, model_id: str | None = None) -> Advice | None:
+        """See ``ControllerApi``."""
+        world = self._parts.world()
+        if model_id is not None and model_id not in world.models:
+            raise UnknownModel(model=model_id)
+        if device_id is not None and device_id not in world.device_ids:
+            raise UnknownDevice(device=device_id, known=", ".join(world.device_ids))
+        readings = () if world.sample is None or world.sample_is_stale else world.sample.readings
+        free = [_takeable(r, world.instances, self._parts) for r in readings if device_id in (None, r.device_id)]
+        known = [f for f in free if f is not None]
+        if not known:
+            return None
+        return recommend(max(known), vllm_unavailable=world.mode_problems.get(Mode.VLLM))
+
+    def operation(self, operation_id: str) -> Operation:
+        """See ``ControllerApi``."""
+        state = self._board.state
+        known = {o.id: o for o in (*state.recent, *state.running.values())}
+        found = known.get(operation_id) or self._parts.journal.find(operation_id)
+        if found is None:
+            raise UnknownOperation(operation=operation_id)
+        return found
+
+    def operations(self, limit: int) -> tuple[Operation, ...]:
+        """See ``ControllerApi``."""
+        state = self._board.state
+        merged = {o.id: o for o in self._parts.journal.newest(limit)}
+        merged |= {o.id: o for o in (*state.recent, *state.running.values())}
+        return tuple(sorted(merged.values(), key=lambda o: o.started_at, reverse=True)[:limit])
+
+    def log_tail(self, instance_id: str) -> tuple[str, ...]:
+        """See ``ControllerApi``."""
+        instance = self._instance(instance_id)
+        return self._parts.runtime(instance).log_tail(instance_id, self._parts.settings.log_lines)
+
+    def health(self) -> Health:
+        """See ``ControllerApi``."""
+        monitor, watcher = self._parts.monitor.age_s(), self._watcher.age_s()
+        ticking = monitor is not None and not self._parts.monitor.is_stale()
+        answering = watcher is not None and watcher < WATCHER_LATE_S
+        return Health(ok=ticking and answering, monitor_age_s=monitor, controller_age_s=watcher)
+
+    def emergency_preview(self) -> EmergencyPreview:
+        """See ``ControllerApi``."""
+        state, sample = self._board.state, self._parts.monitor.latest()
+        holders = [] if sample is None else [h for r in sample.readings for h in r.holders]
+        alive = {i for runtime in self._parts.runtimes.values() for i in runtime.processes().values()}
+        spare_ids = alive - set(state.instances)
+        return EmergencyPreview(
+            instances=tuple(state.instances.values()),
+            spares=len(spare_ids),
+            operations=tuple(state.running.values()),
+            foreign=tuple(_largest(h for h in holders if h.kind is HolderKind.FOREIGN)),
+            containers=self._parts.foreign_containers(),
+        )
+
+    # Acting
+
+    def switch(self, request: SwitchRequest, actor: str) -> Operation:
+        """See ``ControllerApi``."""
+        while True:
+            state, world = self._board.state, self._parts.world()
+            _refuse_while_claimed(state, request.devices or world.device_ids, all_of_them=request.devices is None)
+            plan = plan_switch(request, world)
+            if (error := refusal_of(plan, world)) is not None:
+                raise error
+            devices = tuple(device.device_id for device in plan.devices)
+            claims = {*devices, *(d for e in plan.unload for d in e.freed_bytes)}
+            operation = self._new(OperationKind.SWITCH, actor, switching.STEPS)
+            operation = replace(
+                operation, mode=request.mode.value, model_id=request.model_id, instance_id=new_id(), devices=devices
+            )
+            run = Run(operation.id, self._parts)
+            if self._board.begin(operation, claims, unchanged_since=state):
+                assert operation.instance_id is not None
+                return self._go(operation, run, Switch(run, plan, operation.instance_id).carry_out)
+
+    def unload(self, instance_id: str, actor: str) -> Operation:
+        """See ``ControllerApi``."""
+        instance = self._instance(instance_id)
+        operation = self._new(OperationKind.UNLOAD, actor, (StepName.UNLOAD, StepName.SETTLE))
+        operation = replace(
+            operation,
+            mode=instance.mode.value,
+            model_id=instance.model_id,
+            instance_id=instance_id,
+            devices=instance.devices,
+        )
+        return self._begin(operation, instance.devices, lambda run: unloading.unload(run, instance_id))
+
+    def stop_container(self, container_id: str, name: str, actor: str) -> Operation:
+        """See ``ControllerApi``."""
+        container = next((c for c in self._parts.foreign_containers() if c.id == container_id), None)
+        if container is None:
+            raise UnknownContainer(container=container_id)
+        if name != container.name:
+            raise NotConfirmed(container=container_id, name=container.name, owner=container.owner)
+        claims = containers.claims_of(self._parts, container)
+        operation = self._new(OperationKind.STOP_CONTAINER, actor, containers.STEPS)
+        operation = replace(operation, model_id=container.model, devices=claims[:-1])
+        return self._begin(operation, claims, lambda run: containers.stop_container(run, container))
+
+    def clean(self, actor: str) -> Operation:
+        """See ``ControllerApi``."""
+        operation = self._new(OperationKind.CLEAN, actor, cleaning.STEPS)
+        return self._begin(operation, self._all_devices(), cleaning.clean)
+
+    def make_demo(self, actor: str) -> Operation:
+        """See ``ControllerApi``."""
+        operation = self._new(OperationKind.DEMO, actor, demo.STEPS)
+        return self._begin(operation, (demo.CLAIM,), demo.make_demo)
+
+    def emergency(self, actor: str) -> Operation:
+        """See ``ControllerApi``."""
+        operation = self._new(OperationKind.EMERGENCY, actor, emergency.STEPS)
+        devices = self._all_devices()
+        operation = replace(operation, devices=tuple(sorted(devices)))
+        error, now = Message("cancelled_by_emergency", {"actor": actor}), self._parts.clock()
+
+        def close(other: Operation) -> Operation:
+            return other.closed(OperationState.CANCELLED, now, Message("taken_over"), error=error)
+
+        ended = self._board.take_over(operation, devices, close)
+        run = Run(operation.id, self._parts)
+        run.commit()
+        self._go(operation, run, emergency.emergency)
+        for other in ended:
+            self._parts.journal.record(other)
+            if (other_run := self._runs.get(other.id)) is not None:
+                other_run.cancel()
+        return operation
+
+    def cancel(self, operation_id: str, actor: str, *, rollback: bool = False) -> Operation:
+        """See ``ControllerApi``."""
+        before = self._board.state.running.get(operation_id)
+        operation = self._board.request_cancel(operation_id, actor)
+        run = self._runs.get(operation_id)
+        undoing = any(s.name is StepName.ROLLBACK and s.state is StepState.RUNNING for s in operation.steps)
+        first = before is not None and before.cancel_requested_by is None and not undoing
+        if run is not None and (first or (rollback and undoing)):
+            run.cancel()
+        return operation
+
+    def ask(self, instance_id: str, question: Question) -> Iterator[str]:
+        """See ``ControllerApi``."""
+        instance = self._instance(instance_id)
+        if instance.state is not InstanceState.READY:
+            raise NotReady(model=instance.model_id, instance=instance_id, state=instance.state.value)
+        endpoint = self._parts.runtime(instance).endpoint(instance_id)
+        answer = stream_chat(
+            endpoint,
+            question.prompt,
+            max_tokens=question.max_tokens,
+            temperature=question.temperature,
+            has_chat_template=instance.has_chat_template,
+        )
+        self._watcher.nudge()
+        return _Watched(answer, self._watcher.nudge)
+
+    # Inside
+
+    def _instance(self, instance_id: str) -> Instance:
+        instance = self._board.state.instances.get(instance_id)
+        if instance is None:
+            raise UnknownInstance(instance=instance_id)
+        return instance
+
+    def _all_devices(self) -> set[str]:
+        state = self._board.state
+        return {*self._parts.world().device_ids, *(d for i in state.instances.values() for d in i.devices)}
+
+    def _new(self, kind: OperationKind, actor: str, steps: Iterable[StepName]) -> Operation:
+        return Operation(
+            id=new_id(),
+            kind=kind,
+            actor=actor,
+            state=OperationState.RUNNING,
+            started_at=self._parts.clock(),
+            steps=tuple(Step(name) for name in steps),
+        )
+
+    def _begin(self, operation: Operation, claims: Iterable[str], body: Callable[[Run], Outcome]) -> Operation:
+        self._board.begin(operation, claims)
+        return self._go(operation, Run(operation.id, self._parts), body)
+
+    def _go(self, operation: Operation, run: Run, body: Callable[[Run], Outcome]) -> Operation:
+        """Start the thread of an operation that is entered already."""
+        self._runs[operation.id] = run
+        thread = threading.Thread(
+            target=self._work, args=(run, body), name=f"warden-{operation.kind}-{operation.id}", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as exc:  # no more threads: the claims must not stay taken
+            self._runs.pop(operation.id, None)
+            self._board.end(
+                operation.id, lambda o: o.closed(OperationState.FAILED, self._parts.clock(), Message("nothing_changed"))
+            )
+            raise Unavailable(reason=str(exc)) from exc
+        if (entered := self._board.state.running.get(operation.id)) and entered.cancel_requested_by is not None:
+            run.cancel()  # somebody was quicker than this line
+        return operation
+
+    def _work(self, run: Run, body: Callable[[Run], Outcome]) -> None:
+        self._threads[run.id] = threading.current_thread()
+        try:
+            if not self._board.state.accepting:
+                run.cancel()  # Warden began to stop before this thread was listed
+            carry_out(run, body)
+        finally:
+            self._runs.pop(run.id, None)
+            self._threads.pop(run.id, None)
+
+    def _end_operations(self) -> None:
+        """Cancel what runs, so that it puts things back; what takes too long is cut off and found at the next start."""
+        for operation in self._board.state.running.values():
+            undoing = any(s.name is StepName.ROLLBACK for s in operation.steps)
+            if (run := self._runs.get(operation.id)) and operation.kind is not OperationKind.EMERGENCY and not undoing:
+                run.cancel()
+        deadline, pause = self._parts.monotonic() + STOP_DEADLINE_S, threading.Event()
+        while self._is_acting() and self._parts.monotonic() < deadline:
+            pause.wait(0.02)
+
+    def _is_acting(self) -> bool:
+        return bool(self._threads or self._board.state.running)
+
+    def _leave_models(self) -> tuple[str, ...]:
+        state = self._board.state
+        live = [i for i in state.instances.values() if i.is_live]
+        if self._parts.settings.on_stop == "unload":
+            results = side_by_side(lambda i: self._parts.runtime(i).terminate(i.id), live, "stop")
+            return tuple(f"{i.model_id}: {_how_it_ended(r)}" for i, r in zip(live, results, strict=True))
+        stays = [i for i in live if i.state in (InstanceState.READY, InstanceState.SILENT, InstanceState.STUCK)]
+        if not stays:
+            return ()
+        names = ", ".join(f"{i.model_id} ({i.mode}, {'+'.join(i.devices)})" for i in stays)
+        return (
+            f"Models that stay loaded: {names}.",
+            "The next start finds them again. To end them now: warden end. To end them at every stop: WARDEN_ON_STOP=unload.",
+        )
+
+
+class _Watched:
+    """An answer under way; ``done`` is called when it ends, so that the list soon says that the model is free again."""
+
+    def __init__(self, answer: Answer, done: Callable[[], None]) -> None:
+        self._answer = answer
+        self._done = done
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        goes_on = False
+        try:
+            piece = next(self._answer)
+            goes_on = True
+            return piece
+        finally:
+            if not goes_on:
+                self._done()
+
+    def close(self) -> None:
+        """End the answer."""
+        self._answer.close()
+        self._done()
+
+
+def _end_all(runtime: Runtime) -> list[str]:
+    """End all of a runtime's instances, a line each; one that cannot be asked is a line too, and keeps no other from its turn."""
+    try:
+        ids = {f.instance.id: f.instance.model_id for f in runtime.discover()}
+        all_ids = sorted({*ids, *runtime.processes().values()})
+        results = side_by_side(runtime.terminate, all_ids, "end")
+        runtime.reap(frozenset)
+    except EngineMissing:
+        return []  # no Docker, no containers
+    except EngineUnavailable as exc:
+        return [f"{runtime.mode}: not reached ({exc})"]
+    names = [ids.get(instance_id, instance_id) for instance_id in all_ids]
+    return [f"{name}: {_how_it_ended(result)}" for name, result in zip(names, results, strict=True)]
+
+
+def _how_it_ended(result: StopResult | Exception) -> str:
+    if isinstance(result, Exception):
+        return f"not ended ({type(result).__name__}: {result})"
+    if result.survivors:
+        return "still alive: " + ", ".join(f"pid {s.pid} of {s.user} (state {s.state})" for s in result.survivors)
+    return "ended"
+
+
+def _refuse_while_claimed(state: State, devices: Iterable[str], *, all_of_them: bool) -> None:
+    """While an operation runs, its memory is in flight: say that it runs rather than that nothing fits."""
+    owners = [state.claims.get(device) for device in devices]
+    busy = [owner for owner in owners if owner is not None]
+    if not busy or (all_of_them and len(busy) < len(owners)):
+        return
+    raise busy_with(state.running[busy[0]])
+
+
+def _takeable(reading: Reading, instances: tuple[Instance, ...], parts: Parts) -> int | None:
+    if reading.free_bytes is None:
+        return None
+    own = own_bytes(instances, reading.device_id)
+    return within_limit(reading.free_bytes, own, parts.policy.memory_limit_bytes)
+
+
+def _largest(holders: Iterable[Holder]) -> list[Holder]:
+    return sorted(holders, key=lambda h: h.used_bytes or 0, reverse=True)[:20]

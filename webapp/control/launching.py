@@ -1,0 +1,210 @@
+"""Launches an instance, watches it until it is ready, and measures what it really took."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from webapp.control.parts import Parts, held_by
+from webapp.control.run import Run
+from webapp.control.settle import wait_still
+from webapp.control.unloading import READING_TIMEOUT_S, note_stop
+from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.modes import Mode
+from webapp.domain.operation import Finding, StepName
+from webapp.domain.planner import Cooldown
+from webapp.errors import (
+    EngineUnavailable,
+    LaunchBlocked,
+    LaunchFailed,
+    LaunchStalled,
+    LaunchTooSlow,
+    ProfileDisturbed,
+    WorkerGarbled,
+    WorkerSilent,
+)
+from webapp.message import Message
+from webapp.runtimes.base import LaunchSpec, Probe, ProbeState, Runtime, StopResult
+
+log = logging.getLogger(__name__)
+
+PROBE_INTERVAL_S = 0.05
+"""How often a launch is looked at; a look is one small question over a unix socket."""
+GARBLED_LIMIT = 3
+"""After this many answers in a row that are not the protocol's the launch has failed."""
+LOG_LINES = 20
+"""Lines of the log that an error carries."""
+
+
+def launch(run: Run, mode: Mode, spec: LaunchSpec, *, step: StepName = StepName.LAUNCH) -> Instance:
+    """Start ``spec`` and wait until it is ready; the instance is then listed as ready.
+
+    On any failure, also when an emergency took over meanwhile, nothing of it is left: its process is ended and it leaves the list.
+
+    Raises:
+        LaunchFailed: with its kinds, see ``errors``.
+        Cancelled, Superseded: see ``Run.wait``.
+    """
+    runtime = run.parts.runtimes[mode]
+    starting = _starting(run.parts, mode, spec)
+    run.parts.board.put(starting, operation_id=run.id)
+    try:
+        runtime.launch(spec)
+        probe = _wait_until_ready(run, runtime, spec, step)
+        ready = _ready(starting, probe)
+        run.parts.board.put(ready, operation_id=run.id)
+    except Exception as exc:
+        _remember_failure(run.parts, spec.model_id, exc)
+        _discard(run.parts, runtime, starting)
+        raise
+    if step is StepName.LAUNCH:  # a rollback says nothing of the options that failed
+        run.parts.board.set_cooldown(spec.model_id, None)
+    return ready
+
+
+def launch_undisturbed(
+    run: Run, mode: Mode, spec: LaunchSpec, again: Callable[[], LaunchSpec], *, step: StepName = StepName.LAUNCH
+) -> Instance:
+    """Launch as ``launch`` does, and once more when a neighbour's memory moved while the first start measured the device.
+
+    ``again`` makes the second start's spec, under another id, once the device has come to rest; it may raise. The operation says
+    that there was a second start. A second failure is raised as it is.
+    """
+    try:
+        return launch(run, mode, spec, step=step)
+    except ProfileDisturbed as exc:
+        if spec.instance_id in run.parts.board.state.instances:
+            raise  # what is left of the first start holds its memory still
+        log.warning("the start of %s was disturbed; once more: %s", spec.model_id, exc)
+        figures = {name: exc.params.get(name) for name in ("before_bytes", "after_bytes")}
+        message = Message("launch_again_disturbed", {"model": spec.model_id, **figures})
+    run.tell(step, message)
+    run.add_findings(Finding(message))
+    parts, devices = run.parts, [device.id for device in spec.devices]
+    wait_still(parts.monitor, devices, parts.settle_policy, clock=parts.monotonic, wait=run.wait)
+    return launch(run, mode, again(), step=step)
+
+
+def measure(run: Run, instance: Instance) -> Instance:
+    """Read what the instance's processes hold on its devices and keep it as measured."""
+    sample = run.parts.monitor.fresh(READING_TIMEOUT_S)
+    measured = held_by(sample, instance)
+    return run.parts.board.change(instance.id, lambda i: replace(i, measured_bytes={**i.measured_bytes, **measured}))
+
+
+def _starting(parts: Parts, mode: Mode, spec: LaunchSpec) -> Instance:
+    return Instance(
+        id=spec.instance_id,
+        mode=mode,
+        model_id=spec.model_id,
+        revision=spec.revision,
+        options=spec.options,
+        devices=tuple(device.id for device in spec.devices),
+        owner=spec.owner,
+        state=InstanceState.STARTING,
+        started_at=parts.clock(),
+        predicted_bytes=spec.predicted_bytes,
+    )
+
+
+def _ready(instance: Instance, probe: Probe) -> Instance:
+    return instance.to(
+        InstanceState.READY,
+        memory=probe.memory,
+        has_chat_template=probe.has_chat_template,
+        pid=probe.pid,
+        progress=None,
+    )
+
+
+class _Watch:
+    """Tells slow from stalled: a launch must show some activity, and end within its total time."""
+
+    def __init__(self, parts: Parts, spec: LaunchSpec) -> None:
+        self._parts = parts
+        self._spec = spec
+        self._began = self._active_at = parts.monotonic()
+        self._activity: tuple[object, ...] = ()
+
+    def look(self, activity: tuple[object, ...] | None) -> type[LaunchFailed] | None:
+        """Note the activity (``None``: no answer). Returns why the launch has to be given up, or ``None``."""
+        now = self._parts.monotonic()
+        if activity is not None and activity != self._activity:
+            self._activity, self._active_at = activity, now
+        settings = self._parts.settings
+        if now - self._active_at > settings.launch_stall_s:
+            return LaunchStalled
+        return LaunchTooSlow if now - self._began > settings.launch_deadline_s else None
+
+    def seconds(self, why: type[LaunchFailed]) -> float:
+        """How long it was still, or how long it took in all."""
+        since = self._active_at if why is LaunchStalled else self._began
+        return round(self._parts.monotonic() - since, 1)
+
+
+def _wait_until_ready(run: Run, runtime: Runtime, spec: LaunchSpec, step: StepName) -> Probe:
+    watch = _Watch(run.parts, spec)
+    garbled = 0
+    while True:
+        run.check()
+        probe: Probe | None = None
+        try:
+            probe = runtime.probe(spec.instance_id)
+            garbled = 0
+        except (WorkerSilent, EngineUnavailable) as exc:  # the watch decides how long is too long
+            log.debug("%s does not answer while it starts: %s", spec.instance_id, exc)
+        except WorkerGarbled:
+            garbled += 1
+            if garbled >= GARBLED_LIMIT:
+                raise
+        if probe is not None:
+            if probe.state is ProbeState.READY:
+                return probe
+            _show(run, spec, probe, step)
+        why = watch.look(None if probe is None else probe.activity)
+        if why is not None:
+            lines = runtime.log_tail(spec.instance_id, LOG_LINES)
+            raise why(model=spec.model_id, seconds=watch.seconds(why), log="\n".join(lines))
+        run.wait(PROBE_INTERVAL_S)
+
+
+def _show(run: Run, spec: LaunchSpec, probe: Probe, step: StepName) -> None:
+    """Write the progress where everybody sees it, when it changed."""
+    progress = None if probe.progress is None else round(probe.progress, 2)
+    state = InstanceState.LOADING if probe.state is ProbeState.LOADING else InstanceState.STARTING
+    shown = run.parts.board.state.instances.get(spec.instance_id)
+    if shown is None:
+        return
+    if shown.state is InstanceState.LOADING:
+        state = InstanceState.LOADING  # a late answer from before the load began
+    message = probe.message or Message(f"launch_{state}", {"model": spec.model_id})
+    told = run.operation.current_step
+    if (shown.state, shown.progress) != (state, progress):
+        run.parts.board.change(spec.instance_id, lambda i: i.to(state, progress=progress, pid=probe.pid))
+    if told is None or (told.message, told.progress) != (message, progress):
+        run.tell(step, message, progress)
+
+
+def _discard(parts: Parts, runtime: Runtime, instance: Instance) -> None:
+    """Take away what a failed launch left; what is not proved to be gone stays listed as stuck."""
+    try:
+        result: StopResult | Exception = runtime.terminate(instance.id, ask=False)
+    except Exception as exc:
+        log.exception("what a failed launch of %s left could not be removed", instance.model_id)
+        result = exc
+    note_stop(parts, instance, result)
+
+
+def _remember_failure(parts: Parts, model_id: str, exc: Exception) -> None:
+    """A load that failed by itself is not tried again at once: 10 s, doubling to 5 min (settings).
+
+    Where the server was in no state to start it, nothing is known against the model.
+    """
+    if not isinstance(exc, LaunchFailed) or isinstance(exc, LaunchBlocked):
+        return
+    settings = parts.settings
+    last = parts.board.state.cooldowns.get(model_id)
+    failures = 1 if last is None else last.failures + 1
+    pause = min(settings.cooldown_s * 2 ** (failures - 1), settings.cooldown_max_s)
+    parts.board.set_cooldown(model_id, Cooldown(failures, parts.clock() + pause))

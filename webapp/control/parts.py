@@ -1,0 +1,224 @@
+"""What every operation works with, and the few small actions that several of them share."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from webapp.catalog.scan import CatalogView
+from webapp.control.board import Board
+from webapp.control.journal import Journal
+from webapp.control.settle import DeviceMonitor, SettlePolicy
+from webapp.domain.admission import Policy
+from webapp.domain.footprint import estimate
+from webapp.domain.instance import Instance
+from webapp.domain.memory import DeviceKind, Sample
+from webapp.domain.model import CachedModel
+from webapp.domain.modes import Mode
+from webapp.domain.planner import World
+from webapp.message import Message
+from webapp.runtimes.base import ContainerHost, ForeignContainer, LaunchDevice, LaunchSpec, Runtime
+from webapp.settings import Settings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class ModelCatalog(Protocol):
+    """What the controller needs of the catalogue."""
+
+    def latest(self) -> CatalogView:
+        """The models as last read; never waits."""
+
+    def rescan(self, timeout_s: float) -> bool:
+        """Look now, and wait until that is done; False when it took too long."""
+
+
+class DemoMaker(Protocol):
+    """Makes the demo model in the cache."""
+
+    def make(self, wait: Callable[[float], None]) -> str:
+        """Return the model's id. ``wait(seconds)`` may raise to end it. Raises DemoFailed."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The concrete parts, as ``services`` built them. ``clock`` is seconds since the epoch, ``monotonic`` for durations."""
+
+    settings: Settings
+    board: Board
+    journal: Journal
+    monitor: DeviceMonitor
+    catalog: ModelCatalog
+    runtimes: Mapping[Mode, Runtime]
+    demo: DemoMaker
+    clock: Callable[[], float]
+    monotonic: Callable[[], float]
+    containers: ContainerHost | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """The admission figures of the settings."""
+        s = self.settings
+        return Policy(s.fits_percent, s.reserve_mib * 2**20, s.reserve_percent, s.memory_limit_bytes)
+
+    @property
+    def settle_policy(self) -> SettlePolicy:
+        """The settle figures of the settings."""
+        s = self.settings
+        return SettlePolicy(s.settle_poll_s, s.settle_percent / 100, s.settle_warn_s, s.settle_deadline_s)
+
+    def runtime(self, instance: Instance) -> Runtime:
+        """The runtime of an instance."""
+        return self.runtimes[instance.mode]
+
+    def mode_problems(self) -> Mapping[Mode, Message | None]:
+        """Why each mode cannot be chosen; ``None`` where it can."""
+        return {mode: self._mode_problem(mode) for mode in Mode}
+
+    def _mode_problem(self, mode: Mode) -> Message | None:
+        runtime = self.runtimes.get(mode)
+        return Message("vllm_not_installed") if runtime is None else runtime.unavailable()
+
+    def foreign_containers(self) -> tuple[ForeignContainer, ...]:
+        """Containers that Warden did not start, as last seen; never waits."""
+        return () if self.containers is None else self.containers.foreign()
+
+    def world(self, sample: Sample | None = None) -> World:
+        """All that a plan depends on, now; with ``sample`` instead of the latest reading."""
+        state = self.board.state
+        return World(
+            now=self.clock(),
+            sample=sample or self.monitor.latest(),
+            sample_is_stale=sample is None and self.monitor.is_stale(),
+            instances=tuple(state.instances.values()),
+            models={model.id: model for model in self.catalog.latest().models},
+            policy=self.policy,
+            mode_problems=self.mode_problems(),
+            cooldowns=state.cooldowns,
+            claims=state.claims,
+        )
+
+
+def launch_devices(sample: Sample | None, device_ids: Iterable[str]) -> tuple[LaunchDevice, ...]:
+    """Return what a runtime needs to know of the devices; one that is not in the sample keeps its id alone."""
+    return tuple(_launch_device(sample, device_id) for device_id in device_ids)
+
+
+def _launch_device(sample: Sample | None, device_id: str) -> LaunchDevice:
+    kind_name, _, index = device_id.partition("-")
+    reading = None if sample is None else sample.reading(device_id)
+    kind = reading.kind if reading is not None else DeviceKind(kind_name)
+    number = int(index) if index.isdigit() else None
+    if reading is None:
+        return LaunchDevice(device_id, kind, number, None)
+    return LaunchDevice(
+        device_id,
+        kind,
+        number,
+        reading.uuid,
+        total_bytes=reading.total_bytes,
+        reserved_bytes=reading.reserved_bytes,
+        free_bytes=reading.free_bytes,
+    )
+
+
+def spec_again(
+    instance: Instance, model: CachedModel, sample: Sample | None, *, new_id: str, operation_id: str
+) -> LaunchSpec:
+    """Return what launches an instance that was evicted once more, from the same revision where that is still there.
+
+    ``sample`` is a fresh reading: what the runtime computes from the free memory rests on it.
+    """
+    same_revision = model.snapshot.parent / instance.revision
+    snapshot: Path = same_revision if same_revision.is_dir() else model.snapshot
+    devices = launch_devices(sample, instance.devices)
+    return LaunchSpec(
+        instance_id=new_id,
+        operation_id=operation_id,
+        model_id=instance.model_id,
+        revision=snapshot.name,
+        snapshot=snapshot,
+        options=instance.options,
+        devices=devices,
+        owner=instance.owner,
+        footprints=estimate(model, instance.options, [(d.id, d.kind) for d in devices], mode=instance.mode),
+    )
+
+
+def known_instances(parts: Parts) -> frozenset[str]:
+    """The ids of all listed instances, now."""
+    return frozenset(parts.board.state.instances)
+
+
+def held_by(sample: Sample | None, instance: Instance) -> Mapping[str, int]:
+    """Return the bytes that an instance's processes hold on each of its devices, as far as the device says."""
+    held: dict[str, int] = {}
+    for device_id in instance.devices:
+        reading = None if sample is None else sample.reading(device_id)
+        own = [h.used_bytes for h in reading.holders if h.instance_id == instance.id] if reading else []
+        known = [used for used in own if used is not None]
+        if known and len(known) == len(own):
+            held[device_id] = sum(known)
+    return held
+
+
+def total_or_none(figures: Iterable[int | None]) -> int | None:
+    """Return the sum, or ``None`` when a summand is unknown or there is none."""
+    known = list(figures)
+    return None if not known or None in known else sum(figure for figure in known if figure is not None)
+
+
+class Expired(threading.Event):
+    """Set when nobody waits for a call any more: it must not change anything from then on."""
+
+
+def within(seconds: float, call: Callable[[Expired], T], what: str) -> T | None:
+    """Return what ``call`` returns, or ``None`` when it takes longer or fails; it then goes on alone and finds its argument set.
+
+    For calls into a part that may hang for ever, where something else still has to be done.
+    """
+    result: list[T] = []
+    expired = Expired()
+
+    def work() -> None:
+        try:
+            result.append(call(expired))
+        except Exception:
+            log.exception("%s failed", what)
+
+    thread = threading.Thread(target=work, name=f"warden-{what}", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not result:
+        expired.set()
+        log.warning("%s gave no answer within %s s", what, seconds)
+        return None
+    return result[0]
+
+
+def side_by_side(call: Callable[[T], R], items: Sequence[T], what: str) -> list[R | Exception]:
+    """Return ``call`` of each item, made at the same time; an error stands in the place of its result."""
+    results: dict[int, R | Exception] = {}
+
+    def work(index: int, item: T) -> None:
+        try:
+            results[index] = call(item)
+        except Exception as exc:  # noqa: BLE001 - the top of a thread; the caller gets it
+            results[index] = exc
+
+    threads = [
+        threading.Thread(target=work, args=(i, item), name=f"warden-{what}-{i}", daemon=True)
+        for i, item in enumerate(items)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [results[i] for i in range(len(items))]

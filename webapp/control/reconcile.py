@@ -1,0 +1,164 @@
+"""At the start: mark what was cut off, adopt what lives, remove what is broken. Every check has a deadline."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from webapp.control.parts import Expired, Parts, known_instances, side_by_side, within
+from webapp.control.unloading import note_stop
+from webapp.domain.instance import InstanceState
+from webapp.domain.operation import Finding, Operation, OperationState
+from webapp.errors import EngineMissing, EngineUnavailable
+from webapp.message import Message, Param
+from webapp.runtimes.base import Found, Leftover, Runtime, StopResult
+
+log = logging.getLogger(__name__)
+
+DISCOVER_DEADLINE_S = 10.0
+REMOVE_DEADLINE_S = 30.0
+LATE_INTERVAL_S = 5.0
+"""How often a runtime that could not be asked at the start is asked again."""
+LATE_STOP_S = 2.0
+RECENT = 20
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What was found at the start, a line each, and the runtimes that could not be asked: what they run is not known yet."""
+
+    findings: tuple[Finding, ...]
+    unanswered: tuple[Runtime, ...] = ()
+
+
+def reconcile(parts: Parts, *, discover_s: float = DISCOVER_DEADLINE_S) -> Reconciled:
+    """Bring the board in line with what really runs. The runtimes are asked side by side, each for ``discover_s`` at most."""
+    cut_off = parts.journal.cut_off()
+    runtimes = tuple(parts.runtimes.values())
+    taken = _take_in_all(parts, runtimes, discover_s)
+    findings = tuple(finding for one in taken for finding in one.findings)
+    abandoned = {operation.id: _abandoned(operation, findings, parts.clock()) for operation in cut_off}
+    for operation in abandoned.values():
+        parts.journal.record(operation)
+    recent = {operation.id: operation for operation in parts.journal.recent(RECENT)}
+    parts.board.set_recent({**recent, **abandoned}.values())
+    for finding in findings:
+        log.info("found at the start: %s %s", finding.message.code, dict(finding.message.params))
+    return Reconciled(findings, tuple(runtime for one in taken for runtime in one.unanswered))
+
+
+class LateRuntimes:
+    """Asks runtimes that could not be asked at the start again, until each has answered once; what it runs is then taken in."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._waiting: tuple[Runtime, ...] = ()
+        self._tried_at = 0.0
+        self._thread: threading.Thread | None = None
+
+    def expect(self, runtimes: tuple[Runtime, ...]) -> None:
+        """Begin to ask ``runtimes``."""
+        self._waiting, self._tried_at = runtimes, self._parts.monotonic()
+
+    def look(self) -> None:
+        """Ask again, when it is time, in a thread of its own: a call that hangs holds nobody up. Never waits."""
+        trying = self._thread is not None and self._thread.is_alive()
+        if not self._waiting or trying or self._parts.monotonic() - self._tried_at < LATE_INTERVAL_S:
+            return
+        self._tried_at = self._parts.monotonic()
+        self._thread = threading.Thread(target=self._try, name="warden-late", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask no more; waits for the round under way at most some seconds."""
+        self._waiting = ()
+        if self._thread is not None:
+            self._thread.join(LATE_STOP_S)
+
+    def _try(self) -> None:
+        taken = _take_in_all(self._parts, self._waiting, DISCOVER_DEADLINE_S)
+        still = tuple(runtime for one in taken for runtime in one.unanswered)
+        self._waiting = tuple(runtime for runtime in self._waiting if runtime in still)
+        for finding in (f for one in taken if not one.unanswered for f in one.findings):
+            log.info("found late: %s %s", finding.message.code, dict(finding.message.params))
+
+
+def _take_in_all(parts: Parts, runtimes: Sequence[Runtime], discover_s: float) -> list[Reconciled]:
+    results = side_by_side(lambda runtime: _take_in(parts, runtime, discover_s), runtimes, "take-in")
+    return [
+        _unanswered(runtime) if isinstance(result, Exception) else result
+        for runtime, result in zip(runtimes, results, strict=True)
+    ]
+
+
+def _unanswered(runtime: Runtime) -> Reconciled:
+    unreachable = Finding(Message("runtime_unreachable", {"mode": runtime.mode.value}), ok=False)
+    return Reconciled((unreachable,), (runtime,))
+
+
+def _discover(runtime: Runtime) -> tuple[Found, ...] | EngineUnavailable:
+    try:
+        return runtime.discover()
+    except EngineUnavailable as exc:
+        return exc
+
+
+def _take_in(parts: Parts, runtime: Runtime, discover_s: float) -> Reconciled:
+    """Adopt what lives and remove what is broken. A runtime that gives no answer is left alone: no answer is not "nothing"."""
+    answer = within(discover_s, lambda expired: _discover(runtime), "discover")
+    if isinstance(answer, EngineMissing):
+        return Reconciled((), (runtime,))  # a server without Docker is nothing to report
+    if answer is None or isinstance(answer, EngineUnavailable):
+        return _unanswered(runtime)
+    known = known_instances(parts)
+    found = [f for f in answer if f.instance.id not in known]  # late: some may have been started meanwhile
+    adopted = [f for f in found if f.adoptable]
+    for one in adopted:
+        parts.board.put(replace(one.instance, state=InstanceState.READY, adopted=True))
+    broken = [f for f in found if not f.adoptable]
+    removed = within(REMOVE_DEADLINE_S, lambda expired: _remove(parts, runtime, broken, expired), "remove")
+    leftovers = within(REMOVE_DEADLINE_S, lambda expired: _reap(parts, runtime, expired), "reap")
+    unreachable = Finding(Message("runtime_unreachable", {"mode": runtime.mode.value}), ok=False)
+    findings = (
+        *(Finding(Message("adopted", {"model": one.instance.model_id})) for one in adopted),
+        *([unreachable] if removed is None else removed),
+        *([unreachable] if leftovers is None else (Finding(left.message, left.ok) for left in leftovers)),
+    )
+    return Reconciled(findings)
+
+
+def _remove(parts: Parts, runtime: Runtime, broken: list[Found], expired: Expired) -> list[Finding]:
+    def end(one: Found) -> StopResult:
+        if expired.is_set():
+            raise TimeoutError
+        return runtime.terminate(one.instance.id, ask=False)
+
+    results = side_by_side(end, broken, "remove")
+    return [_removed(parts, one, result) for one, result in zip(broken, results, strict=True)]
+
+
+def _removed(parts: Parts, one: Found, result: StopResult | Exception) -> Finding:
+    """What is not proved to be gone is listed as stuck, so that it can be ended from the page."""
+    params: dict[str, Param] = {
+        "model": one.instance.model_id,
+        "reason": None if one.reason is None else one.reason.code,
+    }
+    if isinstance(result, StopResult) and not result.survivors:
+        return Finding(Message("removed_half_started", params))
+    if isinstance(result, Exception):
+        log.error("what was left of %s could not be removed", one.instance.id, exc_info=result)
+    parts.board.put(one.instance)
+    note_stop(parts, one.instance, result)
+    return Finding(Message("removal_failed", params), ok=False)
+
+
+def _reap(parts: Parts, runtime: Runtime, expired: Expired) -> tuple[Leftover, ...]:
+    return () if expired.is_set() else runtime.reap(lambda: known_instances(parts))
+
+
+def _abandoned(operation: Operation, findings: tuple[Finding, ...], now: float) -> Operation:
+    """The step that ran when Warden ended has failed, those after it never began."""
+    closed = operation.closed(OperationState.ABANDONED, now, Message("abandoned"))
+    return replace(closed, findings=(*operation.findings, *findings))

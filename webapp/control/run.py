@@ -1,0 +1,211 @@
+"""One operation while it runs: its steps, its cancel flag, and its right to write; and the top of its thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from webapp.control.parts import Parts
+from webapp.domain.operation import Finding, Operation, OperationState, Receipt, StepName, StepState
+from webapp.errors import Cancelled, CancelledByStop, Superseded, WardenError
+from webapp.message import Message
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class StepNote:
+    """What a step says at its end."""
+
+    message: Message | None = None
+    state: StepState = StepState.DONE
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an operation ended when nothing was raised."""
+
+    state: OperationState
+    message: Message
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What an undo did, for the operation's end."""
+
+    message: Message
+    findings: tuple[Finding, ...] = ()
+
+
+Undo = Callable[[], Undone | None]
+
+
+@dataclass
+class Run:
+    """The handle with which an operation's thread writes. Every write raises ``Superseded`` once the operation runs no longer."""
+
+    id: str
+    parts: Parts
+    undo: Undo | None = None
+    """What to do when the operation fails or is cancelled; set by its body as soon as there is something to undo."""
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+    _cancellable: bool = True
+
+    def cancel(self) -> None:
+        """Make the next ``check`` or ``wait`` raise; nothing happens once the run is committed."""
+        if self._cancellable:
+            self._cancelled.set()
+
+    @property
+    def operation(self) -> Operation:
+        """The operation as it stands. Raises Superseded."""
+        operation = self.parts.board.state.running.get(self.id)
+        if operation is None:
+            raise Superseded(operation=self.id)
+        return operation
+
+    def check(self) -> None:
+        """Raise Superseded or Cancelled when the operation must not go on."""
+        operation = self.operation
+        if self._cancellable and self._cancelled.is_set():
+            if operation.cancel_requested_by is None:
+                raise CancelledByStop
+            raise Cancelled(actor=operation.cancel_requested_by)
+
+    def wait(self, seconds: float) -> None:
+        """Wait, or raise as ``check`` does as soon as there is a reason."""
+        self._cancelled.wait(seconds)
+        self.check()
+
+    def shield(self) -> None:
+        """Forget a cancel that was heard, so that what undoes it can wait; another, meant for the undoing, is heard again."""
+        self._cancelled.clear()
+
+    def commit(self) -> None:
+        """From here on nothing is undone and a cancel is not heard: what was asked for is there."""
+        self.undo = None
+        self._cancellable = False
+        self._cancelled.clear()  # a wait must last as long as it says
+
+    def change(self, **changes: object) -> Operation:
+        """Replace fields of the operation."""
+        return self._update(lambda operation: replace(operation, **changes))  # type: ignore[arg-type]
+
+    def add_receipts(self, receipts: tuple[Receipt, ...]) -> None:
+        """Append receipts."""
+        self._update(lambda operation: replace(operation, receipts=(*operation.receipts, *receipts)))
+
+    def add_findings(self, *findings: Finding) -> None:
+        """Append lines to the result."""
+        self._update(lambda operation: replace(operation, findings=(*operation.findings, *findings)))
+
+    def tell(self, name: StepName, message: Message | None = None, progress: float | None = None) -> None:
+        """Say how a running step gets on."""
+        self._update(lambda operation: operation.with_step(name, message=message, progress=progress))
+
+    @contextmanager
+    def step(self, name: StepName) -> Iterator[StepNote]:
+        """Run a step: its times, its end state and its message are written and journalled."""
+        self.check()
+        now = self.parts.clock()
+        self._record(
+            lambda operation: operation.with_step(
+                name, state=StepState.RUNNING, started_at=now, ended_at=None, message=None, progress=None
+            )
+        )
+        note = StepNote()
+        try:
+            yield note
+        except WardenError as exc:
+            self._end_step(name, StepState.FAILED, exc.message)
+            raise
+        except Exception:
+            self._end_step(name, StepState.FAILED, Message("unexpected"))
+            raise
+        self._end_step(name, note.state, note.message)
+
+    def skip(self, *names: StepName) -> None:
+        """Mark steps as not needed."""
+
+        def skipped(operation: Operation) -> Operation:
+            for name in names:
+                operation = operation.with_step(name, state=StepState.SKIPPED)
+            return operation
+
+        self._update(skipped)
+
+    def _end_step(self, name: StepName, state: StepState, message: Message | None) -> None:
+        now = self.parts.clock()
+        self._record(lambda operation: operation.with_step(name, state=state, ended_at=now, message=message))
+
+    def _update(self, change: Callable[[Operation], Operation]) -> Operation:
+        return self.parts.board.update(self.id, change)
+
+    def _record(self, change: Callable[[Operation], Operation]) -> None:
+        self.parts.journal.record(self._update(change))
+
+
+def carry_out(run: Run, body: Callable[[Run], Outcome]) -> None:
+    """Run an operation's body to its end: the top of its thread. Whatever happens, the operation ends and its claims go back."""
+    clock = run.parts.clock
+    try:
+        outcome = _guarded(run, body)
+        ended = run.parts.board.end(
+            run.id, lambda o: o.closed(outcome.state, clock(), outcome.message, running=StepState.SKIPPED)
+        )
+    except Superseded:
+        log.info("operation %s was taken over", run.id)
+        return
+    run.parts.journal.record(ended)
+    log.info("operation %s (%s) ended: %s", ended.id, ended.kind, ended.state)
+
+
+def _guarded(run: Run, body: Callable[[Run], Outcome]) -> Outcome:
+    try:
+        run.parts.journal.record(run.operation)
+        with run.parts.monitor.faster():
+            return body(run)
+    except Superseded:
+        raise
+    except Cancelled as exc:
+        return _undone(run, OperationState.CANCELLED, exc.message)
+    except WardenError as exc:
+        log.warning("operation %s failed: %s", run.id, exc)
+        return _undone(run, OperationState.FAILED, exc.message)
+    except Exception as exc:
+        log.exception("operation %s failed unexpectedly", run.id)
+        return _undone(run, OperationState.FAILED, Message("unexpected", {"detail": type(exc).__name__}))
+
+
+def _undone(run: Run, state: OperationState, error: Message) -> Outcome:
+    """Undo what was done; an undo that fails itself is said and does not hide the first error."""
+    run.shield()
+    run.change(error=error)
+    message = _how_far(run.operation)
+    if run.undo is not None:
+        try:
+            undone = run.undo()
+        except Superseded:
+            raise
+        except Cancelled:
+            undone = Undone(Message("rollback_cancelled"))
+        except Exception as exc:
+            log.exception("operation %s could not be undone", run.id)
+            undone = Undone(Message("undo_failed", {"detail": str(exc)}))
+        if undone is not None:
+            message = undone.message
+            run.add_findings(*undone.findings)
+    return Outcome(state, message)
+
+
+ACTING = (StepName.UNLOAD, StepName.CLEAN, StepName.LAUNCH, StepName.CREATE, StepName.END)
+"""The steps that change something."""
+
+
+def _how_far(operation: Operation) -> Message:
+    """What to say of an operation that has nothing to undo it: whether it changed anything before it ended."""
+    begun = any(step.name in ACTING and step.started_at is not None for step in operation.steps)
+    return Message("ended_early" if begun else "nothing_changed")

@@ -1,0 +1,253 @@
+"""A switch as a transaction: plan, unload, settle, clean, check, launch, ready, measure; on any failure, back to how it was."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from webapp.control.launching import launch_undisturbed, measure
+from webapp.control.parts import Parts, known_instances, launch_devices, side_by_side, spec_again, total_or_none
+from webapp.control.run import Outcome, Run, Undone
+from webapp.control.settle import free_by_device
+from webapp.control.unloading import READING_TIMEOUT_S, Before, end_instances, settle_receipts, sums, take_stock
+from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.memory import Sample
+from webapp.domain.model import CachedModel
+from webapp.domain.operation import Finding, OperationState, Receipt, StepName, StepState
+from webapp.domain.plan import Plan
+from webapp.domain.planner import plan_switch, refusal_of
+from webapp.errors import Cancelled, DeviceUnreadable, InstanceInUse, Superseded, WardenError
+from webapp.message import Message, Param
+from webapp.runtimes.base import LaunchSpec, Probe
+
+log = logging.getLogger(__name__)
+
+ANSWERING = (InstanceState.READY, InstanceState.SILENT)
+"""The states of a model that somebody may want back."""
+STEPS = (
+    StepName.PLAN,
+    StepName.UNLOAD,
+    StepName.SETTLE,
+    StepName.CLEAN,
+    StepName.CHECK,
+    StepName.LAUNCH,
+    StepName.READY,
+    StepName.MEASURE,
+)
+
+
+def new_id() -> str:
+    """Return an id for an instance or an operation: 12 hex digits."""
+    return secrets.token_hex(6)
+
+
+@dataclass
+class Switch:
+    """One switch on its way. ``plan`` is the one that was accepted."""
+
+    run: Run
+    plan: Plan
+    instance_id: str
+    evicted: tuple[Instance, ...] = ()
+    """What answered and was unloaded; a rollback brings these back."""
+    before: Before | None = None
+    """The memory before the unloading."""
+    receipts: tuple[Receipt, ...] = ()
+
+    def carry_out(self, run: Run) -> Outcome:
+        """Do it: the body of a ``switch`` operation. Raises WardenError; ``undo`` then puts things back."""
+        began = run.parts.monotonic()
+        run.undo = self.undo
+        with run.step(StepName.PLAN) as note:
+            note.message = self._plan_message()
+        self._unload()
+        self._clean()
+        spec = self._check()
+        with run.step(StepName.LAUNCH) as note:
+            instance = launch_undisturbed(run, self.plan.request.mode, spec, self._spec_once_more)
+            run.commit()
+            note.message = Message("launched", {"model": instance.model_id})
+        seconds = round(run.parts.monotonic() - began, 2)
+        with run.step(StepName.READY) as note:
+            note.message = Message("ready_after", {"seconds": seconds})
+        with run.step(StepName.MEASURE) as note:
+            instance = measure(run, instance)
+            note.message = _measured(instance)
+        return self._outcome(instance, seconds)
+
+    def _plan_message(self) -> Message:
+        needed = sum(device.footprint.total_bytes for device in self.plan.devices)
+        available = total_or_none(device.available_bytes for device in self.plan.devices)
+        params: dict[str, Param] = {
+            "needed_bytes": needed,
+            "available_bytes": available,
+            "unload": len(self.plan.unload),
+        }
+        return Message("planned", params)
+
+    def _outcome(self, instance: Instance, seconds: float) -> Outcome:
+        params: dict[str, Param] = {"model": instance.model_id, "mode": instance.mode.value, "seconds": seconds}
+        if all(receipt.settled for receipt in self.receipts):
+            return Outcome(OperationState.SUCCEEDED, Message("switch_done", params))
+        return Outcome(OperationState.WARNING, Message("switch_done_memory_held", {**params, **sums(self.receipts)}))
+
+    def _unload(self) -> None:
+        """Unload what the plan names, and nothing else."""
+        parts = self.run.parts
+        listed = parts.board.state.instances
+        going = tuple(listed[e.instance_id] for e in self.plan.unload if e.instance_id in listed)
+        if not going:
+            self.run.skip(StepName.UNLOAD, StepName.SETTLE)
+            return
+        if not self.plan.request.interrupt_busy:
+            _refuse_in_use(parts, going)
+        self.evicted = tuple(instance for instance in going if instance.state in ANSWERING)
+        self.before = take_stock(parts, going)
+        self.run.change(evicted=tuple(instance.model_id for instance in self.evicted))
+        self.receipts = end_instances(self.run, going, self.before)
+
+    def _clean(self) -> None:
+        """Remove what belongs to nobody, so that the check sees the memory as it will be."""
+        if not self.evicted:
+            self.run.skip(StepName.CLEAN)
+            return
+        parts = self.run.parts
+        with self.run.step(StepName.CLEAN) as note:
+            runtimes = {instance.mode: parts.runtime(instance) for instance in self.evicted}
+            leftovers = [left for r in runtimes.values() for left in r.reap(lambda: known_instances(parts))]
+            self.run.add_findings(*(Finding(left.message, left.ok) for left in leftovers))
+            note.message = Message("reaped", {"count": len(leftovers)})
+
+    def _check(self) -> LaunchSpec:
+        """Make the plan again on a fresh reading, with nothing more to unload: the verdict of this moment counts."""
+        with self.run.step(StepName.CHECK) as note:
+            again, spec = self._plan_again()
+            needed = sum(device.footprint.total_bytes for device in again.devices)
+            free = total_or_none(device.available_bytes for device in again.devices)
+            note.message = Message("checked", {"needed_bytes": needed, "free_bytes": free})
+            return spec
+
+    def _plan_again(self) -> tuple[Plan, LaunchSpec]:
+        """Return the plan on a fresh reading and what launches it. Raises DeviceUnreadable, Refused."""
+        parts = self.run.parts
+        sample = parts.monitor.fresh(READING_TIMEOUT_S)
+        if sample is None:
+            raise DeviceUnreadable(device=self.plan.devices[0].device_id, age_s=parts.monitor.age_s())
+        world = parts.world(sample)
+        again = plan_switch(replace(self.plan.request, keep_others=True), world)
+        if (error := refusal_of(again, world)) is not None:
+            raise error
+        return again, self._spec(again, world.models[again.request.model_id], sample)
+
+    def _spec_once_more(self) -> LaunchSpec:
+        """Return what a second start launches: checked again, on the same devices, under an id of its own."""
+        self.instance_id = new_id()
+        self.run.change(instance_id=self.instance_id)
+        _, spec = self._plan_again()
+        return spec
+
+    def _spec(self, plan: Plan, model: CachedModel, sample: Sample) -> LaunchSpec:
+        return LaunchSpec(
+            instance_id=self.instance_id,
+            operation_id=self.run.id,
+            model_id=model.id,
+            revision=model.revision,
+            snapshot=model.snapshot,
+            options=plan.request.options,
+            devices=launch_devices(sample, [device.device_id for device in plan.devices]),
+            owner=self.run.operation.actor,
+            footprints=tuple(device.footprint for device in plan.devices),
+        )
+
+    def undo(self) -> Undone | None:
+        """Launch again what was evicted, unless the person chose otherwise. ``launch`` has removed its own half already."""
+        gone = tuple(i for i in self.evicted if i.id not in self.run.parts.board.state.instances)
+        if not gone:
+            return Undone(Message("nothing_changed"))
+        if not self.plan.request.restore_on_failure:
+            return Undone(Message("not_restored_by_choice", {"models": _names(gone)}))
+        with self.run.step(StepName.ROLLBACK) as note:
+            self._settle_again(gone)
+            findings = tuple(self._restore(instance) for instance in gone)
+            failed = tuple(i for i, f in zip(gone, findings, strict=True) if not f.ok)
+            if failed:
+                note.state = StepState.WARNING
+                note.message = Message("restore_failed", {"models": _names(failed)})
+            else:
+                note.message = Message("rolled_back", {"models": _names(gone)})
+        return Undone(note.message, findings)
+
+    def _settle_again(self, gone: tuple[Instance, ...]) -> None:
+        """Wait until the memory of what has gone, and of the launch that failed, is back."""
+        assert self.before is not None
+        self.run.tell(StepName.ROLLBACK, Message("rollback_settling"))
+        held: dict[str, int] = {}
+        for instance in gone:
+            for device_id in instance.devices:
+                held[device_id] = held.get(device_id, 0) + instance.held_bytes(device_id)
+        settle_receipts(self.run, replace(self.before, held_bytes=held), StepName.ROLLBACK)
+
+    def _restore(self, instance: Instance) -> Finding:
+        """Bring one model back; an error is a line of the result, so that the next one gets its turn."""
+        name: dict[str, Param] = {"model": instance.model_id}
+        parts = self.run.parts
+        model = parts.world().models.get(instance.model_id)
+        if model is None:
+            return Finding(Message("restore_model_gone", name), ok=False)
+        sample = parts.monitor.fresh(READING_TIMEOUT_S)
+        if (short := _short_of(sample, instance)) is not None:
+            return Finding(Message("restore_no_memory", {**name, "missing_bytes": short}), ok=False)
+
+        def spec(fresh: Sample | None) -> LaunchSpec:
+            return spec_again(instance, model, fresh, new_id=new_id(), operation_id=self.run.id)
+
+        try:
+            again = launch_undisturbed(
+                self.run,
+                instance.mode,
+                spec(sample),
+                lambda: spec(parts.monitor.fresh(READING_TIMEOUT_S)),
+                step=StepName.ROLLBACK,
+            )
+            measure(self.run, again)
+        except (Superseded, Cancelled):
+            raise
+        except WardenError as exc:
+            return Finding(Message("restore_failed_because", {**name, "code": exc.code}), ok=False)
+        except Exception as exc:
+            log.exception("%s could not be brought back", instance.model_id)
+            return Finding(Message("restore_failed_because", {**name, "code": type(exc).__name__}), ok=False)
+        return Finding(Message("restored", name))
+
+
+def _refuse_in_use(parts: Parts, going: Sequence[Instance]) -> None:
+    """Ask what goes whether it answers somebody: the list may be a second old. Raises InstanceInUse."""
+    answering = [instance for instance in going if instance.state is InstanceState.READY]
+    probes = side_by_side(lambda i: parts.runtime(i).probe(i.id), answering, "in-use")
+    for instance, probe in zip(answering, probes, strict=True):
+        if isinstance(probe, Probe) and probe.in_flight:
+            raise InstanceInUse(
+                model=instance.model_id, instance=instance.id, in_flight=probe.in_flight, owner=instance.owner
+            )
+
+
+def _short_of(sample: Sample | None, instance: Instance) -> int | None:
+    """How many bytes are missing on a device for what the instance held there; ``None`` when nothing is missing or unknown."""
+    free = free_by_device(sample)
+    missing = [instance.held_bytes(d) - free[d] for d in instance.devices if d in free]
+    worst = max(missing, default=0)
+    return worst if worst > 0 else None
+
+
+def _measured(instance: Instance) -> Message:
+    predicted = sum(instance.predicted_bytes.values())
+    if not instance.measured_bytes:
+        return Message("measured_unknown", {"predicted_bytes": predicted})
+    measured = sum(instance.measured_bytes.values())
+    return Message("measured", {"predicted_bytes": predicted, "measured_bytes": measured})
+
+
+def _names(instances: Sequence[Instance]) -> str:
+    return ", ".join(instance.model_id for instance in instances)

@@ -1,0 +1,261 @@
+"""Ends instances and proves by the device that their memory came back: the stop, the settle, the receipts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from webapp.control.parts import Parts, side_by_side, total_or_none
+from webapp.control.run import Outcome, Run, Undone
+from webapp.control.settle import Settled, Stock, settle, stock_by_device
+from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.memory import Sample, instance_bytes
+from webapp.domain.operation import HeldBy, OperationState, Receipt, StepName, StepState
+from webapp.errors import StopFailed, Superseded, UnknownInstance
+from webapp.message import Message, Param
+from webapp.runtimes.base import StopResult, StopStage
+
+log = logging.getLogger(__name__)
+
+READING_TIMEOUT_S = 3.0
+"""How long an operation waits for a reading of its own before it goes on with the latest one."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """The devices and the instances as they were before the first stop."""
+
+    instances: tuple[Instance, ...]
+    stock: Mapping[str, Stock]
+    held_bytes: Mapping[str, int]
+    """By device, what all the instances hold together."""
+    own_bytes: Mapping[str, int | None]
+    """By device, what their processes held before they loaded anything; ``None`` is unknown."""
+    containers: frozenset[str] = frozenset()
+    """Ids of the containers of other people that end with them."""
+
+    @property
+    def leaving(self) -> frozenset[str]:
+        """The ids of all that ends."""
+        return self.containers | {instance.id for instance in self.instances}
+
+
+def unload(run: Run, instance_id: str) -> Outcome:
+    """Unload one instance: the body of an ``unload`` operation.
+
+    Raises:
+        StopFailed: a process survived every signal.
+    """
+    instance = run.parts.board.state.instances.get(instance_id)
+    if instance is None:
+        raise UnknownInstance(instance=instance_id)
+    run.undo = lambda: _cut_short(run.parts, instance)
+    receipts = end_instances(run, (instance,))
+    if not instance.is_live:
+        return Outcome(OperationState.SUCCEEDED, Message("dead_removed", {"model": instance.model_id}))
+    return unload_outcome(instance.model_id, receipts)
+
+
+def _cut_short(parts: Parts, instance: Instance) -> Undone | None:
+    """What to say when the wait was cancelled: a process that was told to end does not come back."""
+    if instance.id in parts.board.state.instances:
+        return None
+    return Undone(Message("unloaded_not_waited", {"model": instance.model_id}))
+
+
+def unload_outcome(model_id: str, receipts: Sequence[Receipt]) -> Outcome:
+    """Success when every receipt is settled; a warning with the figures otherwise."""
+    params = {"model": model_id, **sums(receipts)}
+    if all(receipt.settled for receipt in receipts):
+        return Outcome(OperationState.SUCCEEDED, Message("unload_done", params))
+    code = "unload_unknown" if params["freed_bytes"] is None else "unload_held"
+    return Outcome(OperationState.WARNING, Message(code, params))
+
+
+def sums(receipts: Sequence[Receipt]) -> dict[str, Param]:
+    """Return freed, expected and the longest time of receipts, as a message's parameters; unknown is ``None``."""
+    freed = total_or_none(r.freed_bytes for r in receipts)
+    return {
+        "freed_bytes": None if freed is None else max(0, freed),
+        "expected_bytes": total_or_none(r.expected_bytes for r in receipts),
+        "seconds": max((r.seconds for r in receipts), default=0.0),
+    }
+
+
+def end_instances(run: Run, instances: Sequence[Instance], before: Before | None = None) -> tuple[Receipt, ...]:
+    """Stop ``instances`` side by side, wait until their memory is back, and write the receipts into the operation.
+
+    Steps: ``unload`` and ``settle``.
+
+    Raises:
+        StopFailed: a process survived every signal; the instance stays listed as stuck.
+    """
+    parts = run.parts
+    with run.step(StepName.UNLOAD) as note:
+        before = before or take_stock(parts, instances)
+        results = _stop(run, before.instances)
+        note.message = Message("stopped", {"models": _names(instances), "stage": _hardest(results).value})
+    with run.step(StepName.SETTLE) as note:
+        receipts = settle_receipts(run, before)
+        note.message, note.state = settle_note(receipts)
+    run.add_receipts(receipts)
+    return receipts
+
+
+def take_stock(parts: Parts, instances: Sequence[Instance]) -> Before:
+    """Read what the devices have free and what the instances hold on them; without a reading of now nothing is known."""
+    sample = parts.monitor.fresh(READING_TIMEOUT_S)
+    held: dict[str, int] = {}
+    own: dict[str, int | None] = {}
+    for instance in instances:
+        for device_id in instance.devices if instance.is_live else ():
+            bytes_here = _held_now(sample, instance, device_id)
+            held[device_id] = held.get(device_id, 0) + bytes_here
+            base = _own_bytes(instance, device_id, bytes_here)
+            so_far = own.get(device_id, 0)
+            own[device_id] = None if base is None or so_far is None else so_far + base
+    leaving = frozenset(instance.id for instance in instances)
+    return Before(tuple(instances), stock_by_device(sample, leaving), held, own)
+
+
+def _held_now(sample: Sample | None, instance: Instance, device_id: str) -> int:
+    """What an instance holds: as the device says, else as listed; one that only starts holds nothing that is not seen."""
+    reading = None if sample is None else sample.reading(device_id)
+    seen = None if reading is None else instance_bytes(reading, instance.id)
+    if seen == 0 and instance.state not in (InstanceState.STARTING, InstanceState.LOADING):
+        seen = None  # a process that answers holds something: the device cannot tell whose it is
+    return instance.held_bytes(device_id) if seen is None else seen
+
+
+def _own_bytes(instance: Instance, device_id: str, held_bytes: int) -> int | None:
+    """What the process itself takes: on the host what it held before the load, on a GPU what torch did not reserve."""
+    memory = instance.memory
+    if memory is None:
+        return None
+    if device_id == "host":
+        return memory.base_bytes
+    if memory.reserved_bytes is None or len(instance.devices) > 1:
+        return None  # torch's figure is the sum over all GPUs
+    return max(0, held_bytes - memory.reserved_bytes)
+
+
+def _stop(run: Run, instances: Sequence[Instance]) -> list[StopResult]:
+    parts = run.parts
+    stages: dict[str, StopStage] = {}
+
+    def on_stage(instance: Instance, stage: StopStage) -> None:
+        stages[instance.id] = stage
+        run.tell(StepName.UNLOAD, Message(f"stop_{stage}", {"model": instance.model_id}))
+
+    def stop(instance: Instance) -> StopResult:
+        parts.board.change(instance.id, lambda i: i.to(InstanceState.STOPPING))
+        return parts.runtime(instance).terminate(instance.id, on_stage=lambda stage: on_stage(instance, stage))
+
+    results = side_by_side(stop, instances, "stop")
+    for instance, result in zip(instances, results, strict=True):
+        note_stop(parts, instance, result)
+    errors = [result for result in results if isinstance(result, Exception)]
+    if errors:
+        raise errors[0]
+    finished = [result for result in results if isinstance(result, StopResult)]
+    _refuse_survivors(instances, finished)
+    return finished
+
+
+def note_stop(parts: Parts, instance: Instance, result: StopResult | Exception) -> None:
+    """A stopped instance leaves the list; one that is not proved to be gone stays on it as stuck."""
+    if isinstance(result, Superseded):
+        return  # the emergency ends it, and says how
+    if isinstance(result, StopResult) and not result.survivors:
+        parts.board.remove(instance.id)
+        return
+    problem = Message("stop_unproved") if isinstance(result, Exception) else _survivor_error(instance, result).message
+    try:
+        parts.board.change(instance.id, lambda i: replace(i, state=InstanceState.STUCK, problem=problem))
+    except UnknownInstance:
+        log.info("%s has left the list meanwhile", instance.id)
+
+
+def _refuse_survivors(instances: Sequence[Instance], results: Sequence[StopResult]) -> None:
+    for instance, result in zip(instances, results, strict=True):
+        if result.survivors:
+            raise _survivor_error(instance, result)
+
+
+def _survivor_error(instance: Instance, result: StopResult) -> StopFailed:
+    first = result.survivors[0]
+    return StopFailed(model=instance.model_id, pid=first.pid, user=first.user, state=first.state)
+
+
+def settle_receipts(run: Run, before: Before, step: StepName = StepName.SETTLE) -> tuple[Receipt, ...]:
+    """Wait until the devices have given back what the instances held; return a receipt a device.
+
+    A device without a reading from before has nothing to compare with: its receipt says that it is unknown, at once.
+    """
+    parts = run.parts
+    wanted = {d: held for d, held in before.held_bytes.items() if held > 0}
+    expected = {d: held for d, held in wanted.items() if d in before.stock}
+    unknown = tuple(
+        _receipt(Settled(d, held, None, 0.0, settled=False), before, None)
+        for d, held in wanted.items()
+        if d not in expected
+    )
+    if not expected:
+        return unknown
+    settled = settle(
+        parts.monitor,
+        before.stock,
+        expected,
+        parts.settle_policy,
+        leaving=before.leaving,
+        clock=parts.monotonic,
+        wait=run.wait,
+        on_slow=lambda: run.tell(step, Message("settle_slow")),
+    )
+    sample = parts.monitor.latest()
+    return (*(_receipt(result, before, sample) for result in settled), *unknown)
+
+
+def _receipt(result: Settled, before: Before, sample: Sample | None) -> Receipt:
+    only = before.instances[0] if len(before.instances) == 1 else None
+    own = before.own_bytes.get(result.device_id)
+    model_freed = None if own is None or result.freed_bytes is None else result.freed_bytes - own
+    return Receipt(
+        device_id=result.device_id,
+        expected_bytes=result.expected_bytes,
+        freed_bytes=result.freed_bytes,
+        model_freed_bytes=model_freed,
+        seconds=result.seconds,
+        others_bytes=result.others_bytes,
+        settled=result.settled,
+        still_held_by=() if result.settled else still_held(sample, result.device_id, before.leaving),
+        instance_id=None if only is None else only.id,
+        model_id=None if only is None else only.model_id,
+    )
+
+
+def still_held(sample: Sample | None, device_id: str, leaving: frozenset[str]) -> tuple[HeldBy, ...]:
+    """Return the processes that hold memory of what was to leave a device, largest first."""
+    reading = None if sample is None else sample.reading(device_id)
+    holders = [h for h in reading.holders if leaving & {h.instance_id, h.container_id}] if reading is not None else []
+    holders.sort(key=lambda h: h.used_bytes or 0, reverse=True)
+    return tuple(HeldBy(h.pid, h.user, h.command, h.used_bytes, h.process_state) for h in holders)
+
+
+def settle_note(receipts: Sequence[Receipt]) -> tuple[Message, StepState]:
+    """What a settle step says of its receipts, and how it ends."""
+    if all(receipt.settled for receipt in receipts):
+        return Message("settled", sums(receipts)), StepState.DONE
+    params = sums(receipts)
+    code = "settle_unknown" if params["freed_bytes"] is None else "settle_late"
+    return Message(code, params), StepState.WARNING
+
+
+def _names(instances: Sequence[Instance]) -> str:
+    return ", ".join(instance.model_id for instance in instances)
+
+
+def _hardest(results: Sequence[StopResult]) -> StopStage:
+    order = list(StopStage)
+    return max((r.stage for r in results), key=order.index, default=StopStage.ASK)

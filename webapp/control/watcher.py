@@ -1,0 +1,116 @@
+"""Looks at every loaded model once a second: does it answer, how many requests, what does it hold, has it died."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from webapp.control.parts import Parts, held_by, side_by_side
+from webapp.domain.instance import Instance, InstanceState
+from webapp.errors import EngineUnavailable, LaunchFailed, UnknownInstance, WardenError, WorkerGarbled, WorkerSilent
+from webapp.message import Message
+from webapp.runtimes.base import Probe
+
+log = logging.getLogger(__name__)
+
+ROUND_S = 1.0
+NUDGED_S = 0.1
+"""The least time between two rounds, however often it is nudged; the worker has counted its request by then."""
+SILENT_AFTER = 3
+"""Rounds without an answer after which a model is called silent; one slow answer is not news."""
+WATCHED = (InstanceState.READY, InstanceState.SILENT)
+
+
+class Watcher:
+    """The thread that keeps the listed instances true; ``each_round`` is called after each of its rounds and must not wait."""
+
+    def __init__(self, parts: Parts, each_round: Callable[[], None]) -> None:
+        self._parts = parts
+        self._each_round = each_round
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._missed: dict[str, int] = {}
+        self._round_at: float | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread = threading.Thread(target=self._run, name="warden-watcher", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; waits for the round under way at most some seconds."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(5)
+
+    def nudge(self) -> None:
+        """Look soon: something has happened that the list does not show yet."""
+        self._wake.set()
+
+    def age_s(self) -> float | None:
+        """Seconds since the last full round; ``None`` before the first."""
+        return None if self._round_at is None else self._parts.monotonic() - self._round_at
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.look()
+                self._each_round()
+            except Exception:
+                log.exception("a round of the watcher failed")
+            self._wake.wait(ROUND_S)
+            self._wake.clear()
+            self._stop.wait(NUDGED_S)
+
+    def look(self) -> None:
+        """Make one round over the instances that are ready or silent."""
+        watched = [i for i in self._parts.board.state.instances.values() if i.state in WATCHED]
+        self._missed = {i.id: self._missed.get(i.id, 0) for i in watched}
+        results = side_by_side(lambda i: self._parts.runtime(i).probe(i.id), watched, "probe")
+        for instance, result in zip(watched, results, strict=True):
+            self._note(instance, result)
+        self._round_at = self._parts.monotonic()
+
+    def _note(self, instance: Instance, result: Probe | Exception) -> None:
+        """Write what was seen, unless an operation has moved the instance on meanwhile."""
+        if isinstance(result, Probe):
+            self._missed[instance.id] = 0
+            measured = held_by(self._parts.monitor.latest(), instance)
+            self._change(instance, lambda i: _alive(i, result, measured))
+        elif isinstance(result, WorkerSilent | WorkerGarbled | EngineUnavailable):
+            self._missed[instance.id] += 1
+            is_news = self._missed[instance.id] >= SILENT_AFTER and instance.state is InstanceState.READY
+            if is_news and self._change(instance, lambda i: i.to(InstanceState.SILENT, problem=result.message)):
+                log.warning("%s (%s) does not answer: %s", instance.id, instance.model_id, result)
+        elif isinstance(result, LaunchFailed | UnknownInstance):
+            if self._change(instance, lambda i: i.to(InstanceState.DEAD, problem=_why(i, result), in_flight=0)):
+                log.warning("%s (%s) has died: %s", instance.id, instance.model_id, result)
+        elif not isinstance(result, WardenError):
+            log.error("looking at %s failed", instance.id, exc_info=result)
+
+    def _change(self, instance: Instance, change: Callable[[Instance], Instance]) -> bool:
+        return self._parts.board.change_in_state(instance.id, instance.state, change)
+
+
+def _alive(instance: Instance, probe: Probe, measured: Mapping[str, int]) -> Instance:
+    changed = replace(
+        instance,
+        in_flight=probe.in_flight,
+        last_used_at=probe.last_used_at,
+        memory=probe.memory,
+        measured_bytes={**instance.measured_bytes, **measured},
+        pid=probe.pid,
+        problem=None,
+    )
+    return changed.to(InstanceState.READY)
+
+
+def _why(instance: Instance, error: Exception) -> Message:
+    if isinstance(error, UnknownInstance):
+        return Message("instance_vanished", {"model": instance.model_id})
+    assert isinstance(error, WardenError)
+    return error.message
