@@ -1,0 +1,160 @@
+"""The ``warden`` command answers in sentences, and asks the running server rather than the machine."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from webapp.cli import main
+
+GIB = 2**30
+STATUS = {
+    "devices": [
+        {
+            "id": "gpu-0",
+            "name": "L40S",
+            "total_bytes": 48 * GIB,
+            "used_bytes": 12 * GIB,
+            "free_bytes": 36 * GIB,
+            "level": "good",
+        },
+        {"id": "gpu-1", "name": None, "total_bytes": None, "used_bytes": None, "free_bytes": None, "level": None},
+    ],
+    "instances": [
+        {
+            "id": "i1",
+            "mode": "transformers",
+            "model": "org/small",
+            "state": "ready",
+            "devices": ["gpu-0"],
+            "owner": "anna",
+            "predicted_bytes": GIB,
+            "measured_bytes": 2 * GIB,
+        }
+    ],
+    "operations": [{"kind": "switch", "actor": "boris", "started_at": "2026-01-01T00:00:00Z"}],
+    "mode": "transformers",
+}
+
+
+class Answering:
+    """A server that gives one answer to everything."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Say nothing."""
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+
+    def __enter__(self) -> Mapping[str, str]:
+        self.thread.start()
+        return {"WARDEN_PORT": str(self.server.server_port)}
+
+    def __exit__(self, *exc: object) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("WARDEN_STATE_DIR", str(tmp_path))
+        environment.setenv("WARDEN_CONFIG", str(tmp_path / "none.toml"))
+        environment.setenv("COLUMNS", "200")
+        yield tmp_path
+
+
+def warden(*arguments: str, env: Mapping[str, str] | None = None) -> Result:
+    return CliRunner().invoke(main, arguments, env=env)
+
+
+def test_status_shows_memory_models_and_what_runs(folder: Path) -> None:
+    with Answering(200, json.dumps(STATUS).encode()) as env:
+        result = warden("status", env=env)
+
+    assert result.exit_code == 0
+    rows = [line.replace("│", " ").split() for line in result.output.splitlines()]
+    assert ["gpu-0", "L40S", "48.00", "GiB", "12.00", "GiB", "36.00", "GiB", "good"] in rows
+    assert ["gpu-1", "n/a", "n/a", "n/a", "n/a"] in rows
+    assert "org/small (transformers, ready): 2.00 GiB on gpu-0, of anna" in result.output
+    assert "switch by boris since 2026-01-01T00:00:00Z" in result.output
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "sentence"),
+    [
+        (503, b"{}", "answers 503"),
+        (200, b"<html>", "is not Warden"),
+        (200, b"[]", "is not Warden"),
+        (200, b'{"devices": []}', "is not Warden"),
+    ],
+)
+def test_status_of_something_else_says_so(folder: Path, status: int, body: bytes, sentence: str) -> None:
+    with Answering(status, body) as env:
+        result = warden("status", env=env)
+
+    assert result.exit_code == 1
+    assert sentence in result.output
+    assert "Traceback" not in result.output
+
+
+def test_status_without_a_server_says_how_to_start_one(folder: Path) -> None:
+    result = warden("status", env={"WARDEN_PORT": "1"})
+
+    assert result.exit_code == 1
+    assert "no Warden answers at http://127.0.0.1:1" in result.output
+    assert "warden run" in result.output
+
+
+@pytest.mark.parametrize("command", ["run", "status", "end", "settings"])
+def test_a_bad_setting_is_one_sentence_for_every_command(folder: Path, command: str) -> None:
+    result = warden(command, env={"WARDEN_BIND": "0.0.0.0"})
+
+    assert result.exit_code == 1
+    assert result.output.startswith(
+        "Error: Warden cannot start with WARDEN_BIND=0.0.0.0: 0.0.0.0 can be reached from other"
+    )
+
+
+def test_settings_shows_the_values_in_force_and_no_password(folder: Path) -> None:
+    secret = {"WARDEN_DATABASE_URL": "postgresql://anna:hunter2@db/warden", "WARDEN_PREWARM": "3"}
+
+    result = warden("settings", env=secret)
+
+    rows = [line.replace("│", " ").split() for line in result.output.splitlines()]
+    assert any(row[:3] == ["WARDEN_PREWARM", "3", "0"] for row in rows)
+    assert any(row[:3] == ["WARDEN_DATABASE_URL", "(set)", "none"] for row in rows)
+    assert "hunter2" not in result.output
+
+
+def test_settings_as_markdown_does_not_depend_on_the_machine(folder: Path) -> None:
+    one, other = (
+        warden("settings", "--markdown"),
+        warden("settings", "--markdown", env={"HOME": "/elsewhere", "WARDEN_PORT": "1"}),
+    )
+
+    assert one.output == other.output
+    assert str(folder) not in one.output
+    assert "| `WARDEN_ON_STOP` | keep, unload | `keep` |" in one.output
+
+
+def test_end_asks_before_it_ends_anything(folder: Path) -> None:
+    result = CliRunner().invoke(main, ["end"], input="n\n")
+
+    assert result.exit_code == 1
+    assert f"End every model that Warden started from {folder}?" in result.output
+    assert list(folder.iterdir()) == []

@@ -1,0 +1,193 @@
+"""Imports point one way, and the web process never takes in what a model needs.
+
+::
+
+    gunicorn_conf, cli -> services -> web -> control -> (runtimes.base, hardware.monitor, catalog, store) -> domain -> errors
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GROUND = frozenset({"webapp.errors", "webapp.message"})
+DOMAIN = GROUND | {"webapp.domain"}
+CONTROL = DOMAIN | {
+    "webapp.settings",
+    "webapp.runtimes.base",
+    "webapp.runtimes.chat",
+    "webapp.hardware.monitor",
+    "webapp.catalog",
+    "webapp.store",
+}
+
+ALLOWED = {
+    "webapp.message": frozenset[str](),
+    "webapp.errors": frozenset({"webapp.message"}),
+    "webapp.domain": DOMAIN,
+    "webapp.settings": DOMAIN,
+    "webapp.console": GROUND,
+    "webapp.store": DOMAIN | {"webapp.settings", "webapp.store"},
+    "webapp.catalog": DOMAIN | {"webapp.settings", "webapp.catalog"},
+    "webapp.hardware": DOMAIN | {"webapp.settings", "webapp.hardware"},
+    "webapp.runtimes.protocol": frozenset[str](),
+    "webapp.runtimes": DOMAIN | {"webapp.settings", "webapp.runtimes"},
+    "webapp.worker": frozenset({"webapp.runtimes.protocol", "webapp.worker"}),
+    "webapp.control": CONTROL | {"webapp.control"},
+    "webapp.web": DOMAIN | {"webapp.settings", "webapp.control", "webapp.web"},
+    "webapp.services": CONTROL | {"webapp.control", "webapp.runtimes", "webapp.hardware", "webapp.console"},
+    "webapp.gunicorn_conf": DOMAIN | {"webapp.settings", "webapp.console"},
+    "webapp.cli": DOMAIN | {"webapp.settings", "webapp.console", "webapp.services"},
+    "webapp": DOMAIN | {"webapp.settings", "webapp.services", "webapp.web"},
+    "wsgi": frozenset({"webapp"}),
+}
+"""What a module, or a package with all in it, may import of Warden; the longest name that fits a module counts."""
+
+OWNERS = {
+    "pynvml": ("webapp.hardware.nvml",),
+    "docker": ("webapp.runtimes.engine",),
+    "sqlalchemy": ("webapp.store",),
+    "alembic": ("webapp.store",),
+    "torch": ("webapp.worker",),
+    "transformers": ("webapp.worker",),
+    "bitsandbytes": ("webapp.worker",),
+    "accelerate": ("webapp.worker",),
+    "safetensors": ("webapp.worker", "webapp.catalog"),
+    "tokenizers": ("webapp.worker", "webapp.catalog"),
+    "gunicorn": ("webapp.gunicorn_conf",),
+    "flask": ("webapp.web", "webapp"),
+}
+"""Libraries with one place each; everybody else asks that place."""
+
+
+def sources() -> dict[str, Path]:
+    """Every module of the program by its name."""
+    paths = [*sorted((ROOT / "webapp").rglob("*.py")), ROOT / "wsgi.py"]
+    return {name_of(path): path for path in paths if path.exists()}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(name: str, path: Path) -> Iterator[str]:
+    """Every module that a file imports anywhere in it, also inside functions."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from from_import(node, package)
+
+
+def from_import(node: ast.ImportFrom, package: str) -> Iterator[str]:
+    """What ``from X import a, b`` imports: ``X.a`` where that is a module, else ``X``."""
+    base = node.module or ""
+    if node.level:
+        parents = package.split(".")
+        base = ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [node.module])])
+    for alias in node.names:
+        full = f"{base}.{alias.name}"
+        yield full if full in MODULES else base
+
+
+def within(module: str, names: Iterable[str]) -> bool:
+    """Whether ``module`` is one of ``names`` or lies inside one; ``webapp`` itself stands only for itself."""
+    return any(module == name or (name != "webapp" and module.startswith(f"{name}.")) for name in names)
+
+
+def rule_for(module: str) -> frozenset[str]:
+    fitting = [name for name in ALLOWED if within(module, (name,))]
+    assert fitting, f"{module} has no place in the layers: say in ALLOWED what it may import"
+    return ALLOWED[max(fitting, key=len)]
+
+
+MODULES = sources()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module: str) -> None:
+    ours = {name for name in imports(module, MODULES[module]) if name.split(".")[0] in ("webapp", "wsgi")}
+
+    assert sorted(name for name in ours if not within(name, rule_for(module))) == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_library_with_an_owner_is_imported_by_nobody_else(module: str) -> None:
+    used = {name.split(".")[0] for name in imports(module, MODULES[module])}
+
+    assert [library for library in sorted(used & OWNERS.keys()) if not within(module, OWNERS[library])] == []
+
+
+def test_nobody_imports_the_worker() -> None:
+    importers = {
+        module
+        for module, path in MODULES.items()
+        if not within(module, ("webapp.worker",))
+        and any(within(name, ("webapp.worker",)) for name in imports(module, path))
+    }
+
+    assert importers == set()
+
+
+@pytest.mark.parametrize(
+    "module", ["webapp.hardware", "webapp.runtimes", "webapp.control", "webapp.catalog", "webapp.store"]
+)
+def test_only_the_services_name_concrete_parts(module: str) -> None:
+    """The controller and the page see seams; which class stands behind one is said in one place."""
+    concrete = {"webapp.runtimes.transformers", "webapp.runtimes.vllm", "webapp.hardware.nvml", "webapp.hardware.host"}
+    importers = {
+        name
+        for name, path in MODULES.items()
+        if not within(name, ("webapp.services", "webapp.runtimes", "webapp.hardware"))
+        and concrete & set(imports(name, path))
+    }
+
+    assert importers == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("import webapp.worker", ["webapp.worker"]),
+        ("def late():\n    from webapp.domain import units", ["webapp.domain.units"]),
+        ("from webapp.errors import Busy", ["webapp.errors"]),
+        ("from . import units", ["webapp.domain.units"]),
+        ("from ..errors import Busy", ["webapp.errors"]),
+    ],
+)
+def test_the_walk_sees_every_form_of_an_import(text: str, found: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(text, encoding="utf-8")
+
+    assert list(imports("webapp.domain.module", path)) == found
+
+
+NEVER_IN_THE_WEB_PROCESS = ("torch", "transformers", "bitsandbytes", "accelerate", "tokenizers", "webapp.worker")
+
+
+def test_the_web_process_never_imports_torch(tmp_path: Path) -> None:
+    """All that the server imports, in an interpreter of its own: gunicorn's configuration, the application, the services."""
+    wanted = [
+        name for name in ("webapp", "webapp.gunicorn_conf", "webapp.services", "webapp.web", "wsgi") if name in MODULES
+    ]
+    program = f"""
+import importlib, sys
+for name in {wanted!r}:
+    importlib.import_module(name)
+print(*(name for name in {NEVER_IN_THE_WEB_PROCESS!r} if name in sys.modules))
+"""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "WARDEN_STATE_DIR": str(tmp_path / "state")}
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+    )
+
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")

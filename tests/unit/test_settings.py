@@ -1,0 +1,209 @@
+"""Settings are documented, read in one order, and refused with their name when they cannot be meant."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from webapp.cli import settings_markdown, variable
+from webapp.errors import ConfigurationError
+from webapp.settings import Settings, load_settings
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(autouse=True)
+def only_these_variables(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as environment:
+        for name in os.environ:
+            if name.startswith(("WARDEN_", "HF_", "HUGGINGFACE_", "XDG_")) and name != "WARDEN_TEST_RUN":
+                environment.delenv(name)
+        environment.setenv("WARDEN_CONFIG", str(tmp_path / "none.toml"))
+        yield environment
+
+
+@pytest.fixture
+def toml(tmp_path: Path, only_these_variables: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "warden.toml"
+    only_these_variables.setenv("WARDEN_CONFIG", str(path))
+    return path
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_says_what_it_is_for(name: str) -> None:
+    assert re.fullmatch(r"\S.{8,}[.…]", Settings.model_fields[name].description or "")
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_the_readme_lists_every_setting(name: str) -> None:
+    row = next(line for line in settings_markdown().splitlines() if f"`{variable(name)}`" in line)
+
+    if README.exists():
+        assert row in README.read_text(encoding="utf-8").splitlines(), "run: warden settings --markdown"
+
+
+def test_the_defaults_are_valid_and_listen_on_this_machine_only() -> None:
+    settings = load_settings()
+
+    assert (settings.bind, settings.port) == ("127.0.0.1", 8000)
+    assert settings.database == f"sqlite:///{settings.state_dir}/warden.db"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WARDEN_PORT", "many"),
+        ("WARDEN_PORT", "65536"),
+        ("WARDEN_THREADS", "1"),
+        ("WARDEN_ON_STOP", "sometimes"),
+        ("WARDEN_MEMORY_LIMIT_GIB", "0"),
+        ("WARDEN_RESERVE_PERCENT", "100"),
+        ("WARDEN_BIND", "0.0.0.0"),
+        ("WARDEN_BIND", "::"),
+        ("WARDEN_BIND", "192.168.1.7"),
+        ("WARDEN_BIND", "gpu-server"),
+        ("WARDEN_BIND", ""),
+    ],
+)
+def test_a_value_that_cannot_be_meant_names_its_variable(
+    name: str, value: str, only_these_variables: pytest.MonkeyPatch
+) -> None:
+    only_these_variables.setenv(name, value)
+
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+
+    assert caught.value.params["setting"] == name
+    assert caught.value.params["value"] == value
+    assert caught.value.params["detail"]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.0.1", "::1", "localhost"])
+def test_every_address_of_this_machine_alone_may_be_bound(address: str) -> None:
+    assert load_settings(bind=address).bind == address
+
+
+def test_a_refused_address_says_why_and_what_to_do_instead() -> None:
+    with pytest.raises(ConfigurationError, match=r"other machines.*SSH tunnel"):
+        load_settings(bind="10.0.0.1")
+
+
+def test_a_toml_file_is_read(toml: Path) -> None:
+    toml.write_text('port = 8100\ntrusted_hosts = ["gpu.lab"]\n', encoding="utf-8")
+
+    settings = load_settings()
+
+    assert settings.port == 8100
+    assert settings.trusted_hosts == ("gpu.lab",)
+
+
+def test_arguments_come_before_the_environment_and_that_before_the_file(
+    toml: Path, only_these_variables: pytest.MonkeyPatch
+) -> None:
+    toml.write_text("port = 1\nthreads = 3\nprewarm = 4\n", encoding="utf-8")
+    only_these_variables.setenv("WARDEN_PORT", "2")
+    only_these_variables.setenv("WARDEN_THREADS", "5")
+
+    settings = load_settings(port=3)
+
+    assert (settings.port, settings.threads, settings.prewarm) == (3, 5, 4)
+
+
+def test_an_unknown_name_in_the_file_is_refused(toml: Path) -> None:
+    toml.write_text("prot = 8100\n", encoding="utf-8")
+
+    with pytest.raises(ConfigurationError, match="WARDEN_PROT"):
+        load_settings()
+
+
+@pytest.mark.parametrize("text", ["port = ", "port = 8100\nport = 8101", "\x00"])
+def test_a_broken_file_names_the_variable_of_the_file(toml: Path, text: str) -> None:
+    toml.write_text(text, encoding="utf-8")
+
+    with pytest.raises(ConfigurationError, match="WARDEN_CONFIG"):
+        load_settings()
+
+
+def test_paths_are_absolute_and_know_the_home_folder() -> None:
+    settings = load_settings(state_dir="~/state", hf_cache="models")
+
+    assert settings.state_dir == Path.home() / "state"
+    assert settings.hf_cache == Path.cwd() / "models"
+
+
+@pytest.mark.parametrize(
+    ("variables", "cache"),
+    [
+        ({"HF_HUB_CACHE": "/a", "HF_HOME": "/b"}, "/a"),
+        ({"HF_HOME": "/b", "XDG_CACHE_HOME": "/c"}, "/b/hub"),
+        ({"XDG_CACHE_HOME": "/c"}, "/c/huggingface/hub"),
+    ],
+)
+def test_the_cache_is_where_huggingface_hub_looks(
+    variables: dict[str, str], cache: str, only_these_variables: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        only_these_variables.setenv(name, value)
+
+    assert load_settings().hf_cache == Path(cache)
+
+
+def test_nothing_changes_a_setting_while_warden_runs() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().port = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("vllm_ports", ""),
+        ("vllm_ports", "8100"),
+        ("vllm_ports", "8199-8100"),
+        ("vllm_ports", "80-90"),
+        ("vllm_ports", "65000-65536"),
+        ("vllm_env", ("NAME",)),
+        ("vllm_env", ("A=1", "2B=3")),
+        ("vllm_mounts", ("/data",)),
+        ("vllm_mounts", ("data/models:/models",)),
+        ("vllm_mounts", ("/data:models",)),
+        ("vllm_mounts", ("/data:/models:rw",)),
+        ("vllm_args", "--name 'open"),
+        ("vllm_entrypoint", "python3 -c 'open"),
+        ("vllm_entrypoint", "vllm serve {path}"),
+        ("vllm_image", ""),
+        ("vllm_image", "two images"),
+        ("docker_socket", "docker.sock"),
+    ],
+)
+def test_what_docker_could_not_be_told_is_refused_with_its_name(name: str, value: object) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(**{name: value})
+
+    assert caught.value.params["setting"] == variable(name)
+    assert caught.value.params["detail"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("vllm_ports", "1024-65535"),
+        ("vllm_ports", "8100-8100"),
+        ("vllm_env", ("HF_TOKEN=", "A_1=b=c d")),
+        ("vllm_mounts", ("/data:/models", "/data:/models:ro", "a-volume:/cache")),
+        ("vllm_args", "--enforce-eager --name 'two words'"),
+        ("vllm_entrypoint", "python3 -m vllm.entrypoints.openai.api_server --model {model}"),
+        ("vllm_entrypoint", ""),
+    ],
+)
+def test_what_docker_can_be_told_is_taken_as_it_is(name: str, value: object) -> None:
+    assert getattr(load_settings(**{name: value}), name) == value
+
+
+def test_a_list_stands_in_the_environment_as_json(only_these_variables: pytest.MonkeyPatch) -> None:
+    only_these_variables.setenv("WARDEN_VLLM_ENV", '["A=1", "B=two words"]')
+
+    assert load_settings().vllm_env == ("A=1", "B=two words")

@@ -1,0 +1,65 @@
+"""The application over a controller in memory, and a browser without scripts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from tests.web.catalogues import compile_catalogues
+from tests.web.fakes import FakeController, FakeServices
+from webapp import create_app
+from webapp.settings import Settings
+
+HTMX = {"HX-Request": "true"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _catalogues() -> None:
+    compile_catalogues()
+
+
+@pytest.fixture
+def controller() -> FakeController:
+    return FakeController()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(state_dir=tmp_path / "state", hf_cache=tmp_path / "cache", threads=4)
+
+
+@pytest.fixture
+def app(settings: Settings, controller: FakeController) -> Flask:
+    return create_app(settings, FakeServices(settings, controller))
+
+
+class Visitor:
+    """A client that keeps cookies and knows its form token, as a page does."""
+
+    def __init__(self, client: FlaskClient) -> None:
+        self.client = client
+
+    def get(self, path: str, **kwargs: object) -> TestResponse:
+        return self.client.get(path, **kwargs)  # type: ignore[arg-type]
+
+    def post(self, path: str, data: dict[str, str] | None = None, **kwargs: object) -> TestResponse:
+        """Send a form with the page's token."""
+        return self.client.post(path, data={"csrf_token": self.token(), **(data or {})}, **kwargs)  # type: ignore[arg-type]
+
+    def token(self) -> str:
+        found = re.search(r'name="csrf_token" value="([^"]+)"', self.client.get("/").text)
+        assert found is not None
+        return found[1]
+
+
+@pytest.fixture
+def visitor(app: Flask) -> Iterator[Visitor]:
+    with app.test_client() as client:
+        client.environ_base["HTTP_ACCEPT_LANGUAGE"] = "ru"
+        yield Visitor(client)

@@ -1,0 +1,331 @@
+"""A controller in memory: real plans over a state that a test sets, a record of what was asked of it, and a knob for every refusal."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
+from webapp.domain.admission import Policy
+from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.memory import DeviceKind, HistoryPoint, Holder, HolderKind, Reading, Sample
+from webapp.domain.model import CachedModel, ModelShape, WeightFacts
+from webapp.domain.modes import LaunchOptions, Mode
+from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName
+from webapp.domain.plan import Plan, SwitchRequest
+from webapp.domain.planner import World, plan_switch, refusal_of
+from webapp.domain.recommend import Advice, recommend
+from webapp.domain.units import gib
+from webapp.errors import (
+    NotConfirmed,
+    UnknownContainer,
+    UnknownDevice,
+    UnknownInstance,
+    UnknownModel,
+    UnknownOperation,
+    WardenError,
+)
+from webapp.message import Message
+from webapp.runtimes.base import ForeignContainer
+from webapp.settings import Settings
+
+NOT_YET = Message("vllm_not_installed")
+
+
+def model(model_id: str = "Qwen/Qwen3-1.7B", *, weights_bytes: int = gib(3.4), **changes: object) -> CachedModel:
+    """A cached model of ``weights_bytes`` in bfloat16, nine tenths of it in linear layers."""
+    elements = weights_bytes // 2
+    made = CachedModel(
+        id=model_id,
+        revision="a" * 40,
+        snapshot=Path("/cache/snapshots") / ("a" * 40),
+        size_bytes=weights_bytes,
+        parameters=elements,
+        dtype="bfloat16",
+        architecture="Qwen3ForCausalLM",
+        quantization=None,
+        context_length=40960,
+        has_chat_template=True,
+        shape=ModelShape(28, 2048, 6144, 16, 8, 128, 151936),
+        weights=WeightFacts(weights_bytes, elements, elements * 9 // 10, 300_000, (("BF16", elements),)),
+        modified_at=1000.0,
+        problem=None,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def reading(
+    device_id: str = "gpu-0", *, total: int = gib(24), held: tuple[Holder, ...] = (), **changes: object
+) -> Reading:
+    """A device of which 0.4 GiB are the driver's and ``held`` the processes'."""
+    reserved = gib(0.4)
+    used = sum(holder.used_bytes or 0 for holder in held)
+    host = device_id == "host"
+    made = Reading(
+        device_id=device_id,
+        kind=DeviceKind.HOST if host else DeviceKind.GPU,
+        name=None if host else "NVIDIA RTX 4090",
+        uuid=None if host else f"GPU-{device_id}",
+        total_bytes=total,
+        reserved_bytes=None if host else reserved,
+        used_bytes=used,
+        free_bytes=total - used - (0 if host else reserved),
+        utilization_percent=None if host else 71.0,
+        temperature_c=None if host else 58.0,
+        power_w=None if host else 212.0,
+        holders=held,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def worker(instance_id: str, size: int, pid: int = 4000) -> Holder:
+    """A worker's process."""
+    return Holder(pid, "me", "python -m webapp.worker", size, HolderKind.WORKER, instance_id=instance_id)
+
+
+def foreign(user: str | None, command: str | None, size: int, pid: int = 777) -> Holder:
+    """Somebody else's process."""
+    return Holder(pid, user, command, size, HolderKind.FOREIGN)
+
+
+def container(number: int = 1, name: str = "alice-vllm", **changes: object) -> ForeignContainer:
+    """Somebody else's vLLM container, running since yesterday."""
+    made = ForeignContainer(
+        id=f"{number:x}".rjust(64, "c"),
+        name=name,
+        image="vllm/vllm-openai:v0.11.0",
+        state="running",
+        created_at=time.time() - 86_400,
+        owner="alice",
+        model="Qwen/Qwen3-8B",
+        ports=("0.0.0.0:8000",),
+        pids=(9001,),
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def held_by(container: ForeignContainer, size: int | None, pid: int = 9001) -> Holder:
+    """A process in a container of somebody else's."""
+    return Holder(pid, "root", "VLLM::EngineCore", size, HolderKind.FOREIGN, container_id=container.id)
+
+
+def instance(instance_id: str = "i1", model_id: str = "Qwen/Qwen3-1.7B", **changes: object) -> Instance:
+    """A model that is ready on GPU 0."""
+    made = Instance(
+        id=instance_id,
+        mode=Mode.TRANSFORMERS,
+        model_id=model_id,
+        revision="a" * 40,
+        options=LaunchOptions(max_tokens=1024),
+        devices=("gpu-0",),
+        owner="maria",
+        state=InstanceState.READY,
+        started_at=time.time() - 3600,
+        predicted_bytes={"gpu-0": gib(3.7)},
+        measured_bytes={"gpu-0": gib(3.8)},
+        has_chat_template=True,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def sample(*readings: Reading, problem: Message | None = None) -> Sample:
+    """A reading of all devices, a moment ago."""
+    return Sample(1, time.time(), time.monotonic(), readings, problem)
+
+
+@dataclass
+class FakeController:
+    """Keeps a state and answers from it. ``refusal`` is raised by the next action; ``calls`` records all of them."""
+
+    readings: tuple[Reading, ...] = (reading(),)
+    sample_problem: Message | None = None
+    instances: tuple[Instance, ...] = ()
+    models: tuple[CachedModel, ...] = (model(),)
+    models_problem: Message | None = None
+    running: tuple[Operation, ...] = ()
+    recent: tuple[Operation, ...] = ()
+    claims: dict[str, str] = field(default_factory=dict)
+    containers: tuple[ForeignContainer, ...] = ()
+    age_s: float | None = 0.4
+    stale: bool = False
+    spares: int = 0
+    healthy: bool = True
+    histories: dict[str, tuple[HistoryPoint, ...]] = field(default_factory=dict)
+    refusal: WardenError | None = None
+    defect: Exception | None = None
+    pieces: tuple[str, ...] = ("Привет", ", ", "мир!")
+    breaks_with: WardenError | None = None
+    """Raised after the last piece of an answer."""
+    gate: threading.Event | None = None
+    """An answer goes on after its first piece only when this is open."""
+    closed_answers: int = 0
+    log: tuple[str, ...] = ("loading weights", "ready")
+    mode_problems: dict[Mode, Message | None] = field(
+        default_factory=lambda: {Mode.TRANSFORMERS: None, Mode.VLLM: NOT_YET}
+    )
+    calls: list[tuple[object, ...]] = field(default_factory=list)
+    version: int = 0
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def changed(self, **changes: object) -> None:
+        """Set parts of the state, as the real one does: under a new version."""
+        for name, value in changes.items():
+            setattr(self, name, value)
+        self.version += 1
+
+    # Reading
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            version=str(self.version),
+            sample=None if self.age_s is None else sample(*self.readings, problem=self.sample_problem),
+            sample_age_s=self.age_s,
+            sample_is_stale=self.stale,
+            instances=self.instances,
+            running=self.running,
+            recent=self.recent,
+            models=self.models,
+            models_problem=self.models_problem,
+            models_scanned_at=1.0,
+            mode_problems=self.mode_problems,
+            claims=self.claims,
+            containers=self.containers,
+        )
+
+    def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
+        return self.histories.get(device_id, ())
+
+    def _world(self) -> World:
+        return World(
+            now=time.time(),
+            sample=self.snapshot().sample,
+            sample_is_stale=self.stale,
+            instances=self.instances,
+            models={m.id: m for m in self.models},
+            policy=Policy(),
+            mode_problems=self.mode_problems,
+            claims=self.claims,
+        )
+
+    def plan(self, request: SwitchRequest) -> Plan:
+        if self.defect is not None:
+            raise self.defect
+        return plan_switch(request, self._world())
+
+    def recommend(self, device_id: str | None = None, model_id: str | None = None) -> Advice | None:
+        known = {r.device_id: r.free_bytes for r in self.readings}
+        if device_id is not None and device_id not in known:
+            raise UnknownDevice(device=device_id, known=", ".join(known))
+        if model_id is not None and self.snapshot().model(model_id) is None:
+            raise UnknownModel(model=model_id)
+        free = [f for d, f in known.items() if f is not None and device_id in (None, d)]
+        known_free = bool(free) and not self.stale
+        return recommend(max(free), vllm_unavailable=self.mode_problems[Mode.VLLM]) if known_free else None
+
+    def operation(self, operation_id: str) -> Operation:
+        found = next((o for o in (*self.running, *self.recent) if o.id == operation_id), None)
+        if found is None:
+            raise UnknownOperation(operation=operation_id)
+        return found
+
+    def operations(self, limit: int) -> tuple[Operation, ...]:
+        if self.refusal is not None:
+            raise self.refusal
+        return (*reversed(self.running), *self.recent)[:limit]
+
+    def log_tail(self, instance_id: str) -> tuple[str, ...]:
+        self._instance(instance_id)
+        return self.log
+
+    def health(self) -> Health:
+        return Health(self.healthy, 0.2 if self.healthy else None, 0.1)
+
+    def emergency_preview(self) -> EmergencyPreview:
+        others = tuple(h for r in self.readings for h in r.holders if h.kind is HolderKind.FOREIGN)
+        return EmergencyPreview(self.instances, self.spares, self.running, others, self.containers)
+
+    # Acting
+
+    def switch(self, request: SwitchRequest, actor: str) -> Operation:
+        world = self._world()
+        error = refusal_of(plan_switch(request, world), world)
+        if error is not None:
+            raise error
+        begun = self._begin(OperationKind.SWITCH, actor, request)
+        return replace(begun, model_id=request.model_id, mode=request.mode.value)
+
+    def unload(self, instance_id: str, actor: str) -> Operation:
+        self._instance(instance_id)
+        return self._begin(OperationKind.UNLOAD, actor, instance_id)
+
+    def stop_container(self, container_id: str, name: str, actor: str) -> Operation:
+        found = next((c for c in self.containers if c.id == container_id), None)
+        if found is None:
+            raise UnknownContainer(container=container_id)
+        if name != found.name:
+            raise NotConfirmed(container=container_id, name=found.name, owner=found.owner)
+        return self._begin(OperationKind.STOP_CONTAINER, actor, container_id, name)
+
+    def clean(self, actor: str) -> Operation:
+        return self._begin(OperationKind.CLEAN, actor)
+
+    def emergency(self, actor: str) -> Operation:
+        return self._begin(OperationKind.EMERGENCY, actor)
+
+    def make_demo(self, actor: str) -> Operation:
+        return self._begin(OperationKind.DEMO, actor)
+
+    def cancel(self, operation_id: str, actor: str, *, rollback: bool = False) -> Operation:
+        self.calls.append(("cancel", actor, operation_id, rollback))
+        if self.refusal is not None:
+            raise self.refusal
+        return self.operation(operation_id)
+
+    def ask(self, instance_id: str, question: Question) -> Iterator[str]:
+        self._instance(instance_id)
+        self.calls.append(("ask", instance_id, question))
+        if self.refusal is not None:
+            raise self.refusal
+        return self._answer()
+
+    def _answer(self) -> Iterator[str]:
+        try:
+            for number, piece in enumerate(self.pieces):
+                if number and self.gate is not None:
+                    self.gate.wait(10)
+                yield piece
+            if self.breaks_with is not None:
+                raise self.breaks_with
+        finally:
+            self.closed_answers += 1
+
+    def _begin(self, kind: OperationKind, actor: str, *what: object) -> Operation:
+        self.calls.append((kind.value, actor, *what))
+        if self.refusal is not None:
+            raise self.refusal
+        return Operation(
+            id=f"op{next(self._numbers)}",
+            kind=kind,
+            actor=actor,
+            state=OperationState.RUNNING,
+            started_at=time.time(),
+            steps=(Step(StepName.PLAN),),
+        )
+
+    def _instance(self, instance_id: str) -> Instance:
+        found = self.snapshot().instance(instance_id)
+        if found is None:
+            raise UnknownInstance(instance=instance_id)
+        return found
+
+
+@dataclass
+class FakeServices:
+    """What the application is given: settings and a controller."""
+
+    settings: Settings
+    controller: FakeController

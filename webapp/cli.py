@@ -1,0 +1,212 @@
+"""The ``warden`` command: run it, ask a running one, end what stayed loaded, and list the settings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from webapp.console import explain, page_url
+from webapp.domain.units import GIB
+from webapp.errors import AlreadyRunning, WardenError
+from webapp.settings import CONFIG_VARIABLE, DEFAULT_CONFIG, Settings, load_settings
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+STATUS_TIMEOUT_S = 5.0
+UNKNOWN = "n/a"
+SECRET_SETTINGS = frozenset({"database_url"})
+"""Settings whose value may hold a password and is not printed."""
+
+
+class Refusal(click.ClickException):
+    """A reason why a command cannot be carried out; the exit code is 1."""
+
+
+class Group(click.Group):
+    """The group of commands: an error of Warden's is one sentence, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except WardenError as exc:
+            raise Refusal(explain(exc)) from exc
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Warden: the GPU memory of a shared lab server, under control."""
+
+
+@main.command()
+def run() -> None:
+    """Start Warden and serve its page until it is stopped (Ctrl+C)."""
+    settings = load_settings()
+    configuration = Path(__file__).with_name("gunicorn_conf.py")
+    # The server changes to the folder of the program: relative paths are settled before.
+    os.environ |= {"WARDEN_STATE_DIR": str(settings.state_dir), "WARDEN_HF_CACHE": str(settings.hf_cache)}
+    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", str(configuration)])
+
+
+@main.command()
+def status() -> None:
+    """Show the memory and the models of the Warden that runs here."""
+    settings = load_settings()
+    _print_status(_fetch_status(page_url(settings.bind, settings.port)))
+
+
+@main.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def end(yes: bool) -> None:
+    """End the models that stayed loaded when Warden was stopped."""
+    settings = load_settings()
+    if not yes:
+        click.confirm(f"End every model that Warden started from {settings.state_dir}?", abort=True)
+    from webapp.services import build_services  # noqa: PLC0415  its parts take half a second that no other command needs
+
+    try:
+        lines = build_services(settings).end_everything()
+    except AlreadyRunning as exc:
+        url = page_url(settings.bind, settings.port)
+        raise Refusal(f"Warden is running: unload its models on the page, {url}") from exc
+    for line in lines:
+        click.echo(line)
+
+
+@main.command("settings")
+@click.option("--markdown", is_flag=True, help="As a table for README.md, with the defaults instead of the values.")
+def show_settings(markdown: bool) -> None:
+    """List every setting: its name, type, default, meaning and present value."""
+    if markdown:
+        click.echo(settings_markdown())
+        return
+    _print_settings(load_settings())
+
+
+def settings_markdown() -> str:
+    """Return the table of settings as Markdown, the same on every machine."""
+    rows = [
+        f"| `{variable(name)}` | {_type_of(field)} | {_default_of(name, field)} | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    return "\n".join(("| Setting | Type | Default | Meaning |", "| --- | --- | --- | --- |", *rows))
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of the setting ``name``."""
+    return f"WARDEN_{name.upper()}"
+
+
+MACHINE_DEFAULTS: Mapping[str, str] = {
+    "state_dir": "`$XDG_STATE_HOME/warden` (`~/.local/state/warden`)",
+    "hf_cache": "where huggingface_hub looks (`~/.cache/huggingface/hub`)",
+    "worker_command": "`python -m webapp.worker`",
+}
+"""Defaults that differ from machine to machine, in words."""
+
+
+def _default_of(name: str, field: FieldInfo) -> str:
+    if name in MACHINE_DEFAULTS:
+        return MACHINE_DEFAULTS[name]
+    return "none" if field.default is None else f"`{_text(field.default)}`"
+
+
+def _type_of(field: FieldInfo) -> str:
+    """Return a setting's type in words: ``whole number``, ``ru, en``."""
+    members = [each for each in get_args(field.annotation) or (field.annotation,) if each is not type(None)]
+    if all(isinstance(each, str) for each in members):
+        return ", ".join(members)
+    words = {bool: "yes or no", int: "whole number", float: "number", str: "text", Path: "path", Ellipsis: ""}
+    named = words.get(members[0], "text")
+    return f"list of {named} (JSON)" if Ellipsis in members else named
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _print_settings(settings: Settings) -> None:
+    console, table = _table("Setting", "Value", "Default", "Meaning")
+    for name, field in Settings.model_fields.items():
+        value, default = getattr(settings, name), field.get_default(call_default_factory=True, validated_data={})
+        shown = "(set)" if name in SECRET_SETTINGS and value else _text(value)
+        style = None if value == default else "bold"
+        table.add_row(variable(name), shown, _text(default), f"{field.description} [{_type_of(field)}]", style=style)
+    console.print(table)
+    console.print(
+        f"From the environment, then from {os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG} ({CONFIG_VARIABLE})."
+    )
+
+
+def _fetch_status(url: str) -> Mapping[str, Any]:
+    """Return ``/api/v1/status`` of the Warden at ``url``; refuse with a sentence when there is none."""
+    import httpx  # noqa: PLC0415  0.2 s that only this command needs
+
+    try:
+        answer = httpx.get(f"{url}/api/v1/status", timeout=STATUS_TIMEOUT_S, trust_env=False)
+        answer.raise_for_status()
+        status = answer.json()
+    except httpx.HTTPStatusError as exc:
+        raise Refusal(f"Warden at {url} answers {exc.response.status_code}") from exc
+    except httpx.TransportError as exc:
+        raise Refusal(f"no Warden answers at {url} ({exc}); `warden run` starts one") from exc
+    except ValueError as exc:
+        raise Refusal(f"what answers at {url} is not Warden") from exc
+    if not isinstance(status, dict) or not {"devices", "instances", "operations"} <= status.keys():
+        raise Refusal(f"what answers at {url} is not Warden")
+    return status
+
+
+def _print_status(status: Mapping[str, Any]) -> None:
+    console, table = _table("Device", "Total", "Used", "Free", "Level")
+    for device in status["devices"]:
+        sizes = (_gib(device.get(f"{part}_bytes")) for part in ("total", "used", "free"))
+        table.add_row(f"{device['id']} {device.get('name') or ''}".strip(), *sizes, device.get("level") or UNKNOWN)
+    console.print(table)
+    _print_list("Loaded", (_instance_line(each) for each in status["instances"]))
+    _print_list(
+        "Running",
+        (f"{each['kind']} by {each['actor']} since {each.get('started_at')}" for each in status["operations"]),
+    )
+
+
+def _instance_line(instance: Mapping[str, Any]) -> str:
+    held = instance.get("measured_bytes") or instance.get("predicted_bytes")
+    where = ", ".join(instance.get("devices") or ())
+    return f"{instance['model']} ({instance['mode']}, {instance['state']}): {_gib(held)} on {where}, of {instance.get('owner')}"
+
+
+def _print_list(title: str, lines: Iterable[str]) -> None:
+    click.echo(f"{title}:")
+    for line in list(lines) or ["nothing"]:
+        click.echo(f"  {line}")
+
+
+def _gib(size: int | None) -> str:
+    return UNKNOWN if size is None else f"{size / GIB:.2f} GiB"
+
+
+def _table(*columns: str) -> tuple[Any, Any]:
+    """Return rich's console and an empty table."""
+    from rich.console import Console  # noqa: PLC0415  0.1 s that only the tables need
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(*columns)
+    table.columns[0].no_wrap = True
+    return Console(markup=False), table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""gunicorn's configuration: one worker process with threads, and the start and stop of the services in it.
+
+``gunicorn -c webapp/gunicorn_conf.py``. One process, because one controller owns the machine's memory; the threads serve the page.
+Kept-alive connections wait in the worker's poller and take no thread, so open tabs cost none.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from webapp.console import explain, page_url, say
+from webapp.errors import ConfigurationError, WardenError
+from webapp.settings import Settings, load_settings
+
+BOOT_ERROR = 3
+"""A worker that ends with this code ends gunicorn too, instead of being started again for ever."""
+REQUESTS_GRACE_S = 3
+"""How long a stop waits for answers under way; the rest of ``graceful_timeout`` is the services'."""
+STOP_S = 15
+"""How long a stop may take that leaves the models loaded."""
+
+
+def _settings() -> Settings:
+    try:
+        return load_settings()
+    except ConfigurationError as exc:
+        sys.exit(explain(exc))
+
+
+def _stop_deadline_s(settings: Settings) -> int:
+    """How long gunicorn waits before it kills the process in the middle of its stop."""
+    if settings.on_stop == "keep":
+        return STOP_S
+    one_worker = settings.worker_ask_s + settings.worker_term_s + settings.worker_kill_s
+    return round(STOP_S + one_worker + settings.settle_deadline_s)
+
+
+_CONFIGURED = _settings()
+
+wsgi_app = "wsgi:app"
+chdir = str(Path(__file__).parents[1])
+bind = (
+    f"[{_CONFIGURED.bind}]:{_CONFIGURED.port}" if ":" in _CONFIGURED.bind else f"{_CONFIGURED.bind}:{_CONFIGURED.port}"
+)
+proc_name = "warden"
+
+workers = 1
+worker_class = "gthread"
+threads = _CONFIGURED.threads
+preload_app = False  # the services' threads would not survive the fork
+control_socket_disable = (
+    True  # its path is the same for every gunicorn of a user, and it can change the number of workers
+)
+
+# gthread reports its life from the main thread, which never waits for a request: a streamed answer may take as long as it likes.
+timeout = 60
+graceful_timeout = _stop_deadline_s(_CONFIGURED)
+keepalive = 10  # above the page's poll, so that a tab keeps its connection
+
+loglevel = "debug" if _CONFIGURED.log_level == "DEBUG" else "warning"
+accesslog = "-" if _CONFIGURED.log_level == "DEBUG" else None
+access_log_format = (
+    '%(h)s "%(m)s %(U)s" %(s)s %(b)s %(L)ss'  # %(U)s is the path alone: a query may hold what nobody should read
+)
+
+
+def on_starting(server: Any) -> None:
+    """Refuse a taken port at once, and say that the number of processes is not a choice."""
+    _refuse_a_taken_port(_CONFIGURED)
+    if (asked := os.environ.get("WEB_CONCURRENCY", "1")) != "1":
+        say(f"WEB_CONCURRENCY={asked} is ignored: Warden is one process; WARDEN_THREADS is the number of its threads.")
+
+
+def nworkers_changed(server: Any, new_value: int, old_value: int | None) -> None:
+    """Stay at one process, whatever ``--workers`` or a signal asks for."""
+    if new_value > 1:
+        say(f"{new_value} worker processes were asked for: Warden is one process.")
+        server.num_workers = 1
+
+
+def post_worker_init(worker: Any) -> None:
+    """Start the services in the worker process and say where the page is; a refused start ends gunicorn with one sentence."""
+    _leave_interrupts_to_the_master()
+    worker.cfg.set("graceful_timeout", REQUESTS_GRACE_S)  # this process's copy; the master keeps the whole time
+    services = worker.wsgi.extensions["warden"]
+    try:
+        services.start()
+    except WardenError as exc:
+        services.stop()  # what did start before the failure
+        sys.stderr.write(f"{explain(exc)}\n")
+        sys.exit(BOOT_ERROR)
+    worker.services = services
+    say(f"Warden: {_url_of(worker)}")
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Stop the services and say which models stay loaded and how to end them."""
+    services = getattr(worker, "services", None)
+    if services is None:
+        return
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, _ignored)  # a second one would raise SystemExit in the middle of the stop
+    for line in services.stop():
+        say(line)
+
+
+def _refuse_a_taken_port(settings: Settings) -> None:
+    """End with one sentence where gunicorn would try for five seconds and then give up."""
+    if {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():
+        return  # the sockets come from the gunicorn before this one, or from systemd
+    family = socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
+    try:
+        socket.create_server((settings.bind, settings.port), family=family).close()
+    except OSError as exc:
+        where = page_url(settings.bind, settings.port)
+        sys.exit(
+            f"Warden cannot start at {where} ({exc.strerror}). Is it running already? WARDEN_PORT chooses another port."
+        )
+
+
+def _leave_interrupts_to_the_master() -> None:
+    # A Ctrl+C in a terminal reaches both processes; the master passes it on as SIGQUIT, and one signal is enough to stop.
+    # A function, not SIG_IGN: what is ignored stays ignored in the processes that the services start.
+    signal.signal(signal.SIGINT, _ignored)
+
+
+def _ignored(number: int, frame: FrameType | None) -> None:
+    """Do nothing."""
+
+
+def _url_of(worker: Any) -> str:
+    """The page's address by the socket itself: with port 0 only that knows it."""
+    host, port = worker.sockets[0].getsockname()[:2]
+    return page_url(host, port)

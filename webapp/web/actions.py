@@ -1,0 +1,89 @@
+"""The actions of the page. Each is a form first; each answers at once with the accepted operation."""
+
+from __future__ import annotations
+
+from flask import Blueprint, make_response, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+
+from webapp.errors import NotConfirmed, WardenError
+from webapp.web import words
+from webapp.web.actor import current_actor
+from webapp.web.answers import accepted, dialog, stopping, wants_fragment
+from webapp.web.forms import ON, LaunchForm
+from webapp.web.pages import container_dialog, dashboard_page, find_container, find_instance
+from webapp.web.ports import controller
+from webapp.web.presenters.instances import instance_row
+
+blueprint = Blueprint("actions", __name__)
+
+
+@blueprint.post("/switch")
+def switch() -> ResponseReturnValue:
+    """Apply the form; a refusal keeps what was typed."""
+    form = LaunchForm.read(request.form.to_dict(), controller().snapshot())
+    try:
+        operation = controller().switch(form.to_request(), current_actor())
+    except WardenError as error:
+        if wants_fragment():
+            raise
+        return dashboard_page(error)
+    return accepted(operation)
+
+
+@blueprint.post("/preview")
+def preview() -> ResponseReturnValue:
+    """Show the plan for the form where scripts are off: by a redirect, so that the form's token stays out of the address."""
+    form = LaunchForm.read(request.form.to_dict(), controller().snapshot())
+    return redirect(f"{url_for('pages.dashboard')}?{form.query}#switch", 303)
+
+
+@blueprint.post("/instances/<instance_id>/unload")
+def unload(instance_id: str) -> ResponseReturnValue:
+    """Unload a model; one that answers somebody right now only when that was confirmed."""
+    instance = find_instance(instance_id)
+    if instance.in_flight and request.form.get("confirmed") != ON:
+        if wants_fragment():
+            return dialog("fragments/confirm_unload.html", "pages/confirm.html", row=instance_row(instance))
+        return redirect(url_for("pages.confirm_unload", instance_id=instance_id), 303)
+    return accepted(controller().unload(instance_id, current_actor()))
+
+
+@blueprint.post("/containers/<container_id>/stop")
+def stop_container(container_id: str) -> ResponseReturnValue:
+    """End a container of somebody else's, once its very name was typed; a wrong one is told where it was typed."""
+    typed = request.form.get("name", "").strip()
+    if not typed and not wants_fragment():
+        return redirect(url_for("pages.confirm_container", container_id=container_id), 303)
+    try:
+        operation = controller().stop_container(container_id, typed, current_actor())
+    except NotConfirmed as error:
+        question = container_dialog(find_container(container_id), typed, words.say(error.message))
+        return make_response(question, 200 if wants_fragment() else error.status)  # htmx puts 4xx elsewhere
+    return accepted(operation)
+
+
+@blueprint.post("/clean")
+def clean() -> ResponseReturnValue:
+    """Give back what nobody needs."""
+    return accepted(controller().clean(current_actor()))
+
+
+@blueprint.post("/emergency")
+def emergency() -> ResponseReturnValue:
+    """End everything of Warden's; only the confirmation leads here."""
+    if request.form.get("confirmed") != ON:
+        return redirect(url_for("pages.confirm_emergency"), 303)
+    return accepted(controller().emergency(current_actor()))
+
+
+@blueprint.post("/demo")
+def demo() -> ResponseReturnValue:
+    """Make the demo model in the cache."""
+    return accepted(controller().make_demo(current_actor()))
+
+
+@blueprint.post("/operations/<operation_id>/cancel")
+def cancel(operation_id: str) -> ResponseReturnValue:
+    """Ask an operation to stop, or to give up the putting back that is under way."""
+    rollback = request.form.get("rollback") == ON
+    return stopping(controller().cancel(operation_id, current_actor(), rollback=rollback), rollback=rollback)

@@ -1,0 +1,58 @@
+"""How an action answers: to HTMX with what to show and what to refresh, to a plain form with a redirect."""
+
+from __future__ import annotations
+
+from flask import flash, make_response, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from webapp.domain.operation import Operation
+from webapp.web.presenters.common import FAILURE, SUCCESS
+from webapp.web.presenters.operations import operation_view
+from webapp.web.translate import gettext as _
+
+REFRESH = "warden:refresh"
+OPEN_DIALOG = "warden:dialog"
+CLOSE_DIALOG = "warden:close-dialog"
+SERVER_ERROR = 500
+
+
+def wants_fragment() -> bool:
+    """Whether HTMX asks, and not a browser for a page."""
+    return request.headers.get("HX-Request") == "true"
+
+
+def accepted(operation: Operation) -> ResponseReturnValue:
+    """Answer that ``operation`` has begun; its progress comes through the poll."""
+    return done(_("%(operation)s: начато.", operation=operation_view(operation).title))
+
+
+def stopping(operation: Operation, *, rollback: bool) -> ResponseReturnValue:
+    """Answer that ``operation``, or what it brings back, was asked to stop."""
+    if rollback:
+        return done(_("Возврат прежних моделей: остановка запрошена."))
+    return done(_("%(operation)s: остановка запрошена.", operation=operation_view(operation).title))
+
+
+def done(text: str) -> ResponseReturnValue:
+    """Answer that an action was accepted, as ``text`` says."""
+    if not wants_fragment():
+        flash(text, SUCCESS)
+        return redirect(url_for("pages.dashboard"), 303)
+    body = render_template("fragments/say_partial.html", sign=SUCCESS, text=text, tone="good")
+    return make_response(body, 202, {"HX-Trigger": f"{REFRESH}, {CLOSE_DIALOG}"})
+
+
+def refused(text: str, status: int) -> ResponseReturnValue:
+    """Answer HTMX with a sentence for ``#say``.
+
+    What is 4xx is swapped there by the element's ``hx-status:4xx``; 5xx is never swapped, so it comes as a partial, which is.
+    """
+    template = "fragments/say_partial.html" if status >= SERVER_ERROR else "fragments/say.html"
+    return make_response(render_template(template, sign=FAILURE, text=text, tone="bad"), status)
+
+
+def dialog(template: str, page: str, **context: object) -> ResponseReturnValue:
+    """Show ``template`` in the page's dialog, or inside ``page`` where scripts are off."""
+    if not wants_fragment():
+        return render_template(page, body=template, **context)
+    return make_response(render_template(template, in_dialog=True, **context), {"HX-Trigger": OPEN_DIALOG})

@@ -1,0 +1,137 @@
+"""What may be sent: bodies read strictly, so that a mistyped field is refused instead of ignored."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+from flask import request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from werkzeug.exceptions import UnsupportedMediaType
+
+from webapp.control.contract import Question
+from webapp.domain.modes import BATCH_SIZE_LIMIT, MAX_TOKENS_LIMIT, Dtype, LaunchOptions, Mode, Quantization
+from webapp.domain.plan import SwitchRequest
+from webapp.errors import InvalidRequest
+from webapp.web.asking import LONGEST_PROMPT
+
+DEFAULTS = LaunchOptions()
+NAME_LIMIT = 200
+SHOWN_LIMIT = 100
+
+Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_LIMIT)]
+BatchSize = Annotated[int, Field(ge=1, le=BATCH_SIZE_LIMIT)]
+
+
+class _Body(BaseModel):
+    """Strict: no unknown fields, no ``"5"`` for 5, no ``true`` for 1."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+B = TypeVar("B", bound=_Body)
+
+
+class OptionsBody(_Body):
+    """Launch options; what is left out is chosen by default."""
+
+    dtype: Dtype = DEFAULTS.dtype
+    quantization: Quantization = DEFAULTS.quantization
+    max_tokens: Tokens = DEFAULTS.max_tokens
+    batch_size: BatchSize = DEFAULTS.batch_size
+
+
+class SwitchBody(_Body):
+    """Body of ``plan`` and ``switch``. ``devices`` left out or ``null`` is "choose for me"."""
+
+    mode: Mode
+    model: Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
+    options: OptionsBody = OptionsBody()
+    devices: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    keep_others: bool = False
+    restore_on_failure: bool = True
+    interrupt_busy: bool = False
+
+    def to_request(self) -> SwitchRequest:
+        """Return what the body asks for."""
+        options = self.options
+        return SwitchRequest(
+            mode=self.mode,
+            model_id=self.model,
+            options=LaunchOptions(options.dtype, options.quantization, options.max_tokens, options.batch_size),
+            devices=self.devices,
+            keep_others=self.keep_others,
+            restore_on_failure=self.restore_on_failure,
+            interrupt_busy=self.interrupt_busy,
+        )
+
+
+class AskBody(_Body):
+    """Body of ``ask``."""
+
+    prompt: Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT)]
+    max_tokens: Tokens | None = None
+
+
+class StopContainerBody(_Body):
+    """Body of ``containers/ID/stop``: the container's very name is the confirmation."""
+
+    name: Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
+
+
+class CancelBody(_Body):
+    """Body of ``cancel``; it may be left out."""
+
+    rollback: bool = False
+
+
+def switch_request() -> SwitchRequest:
+    """Read the body of ``plan`` and ``switch``; see ``_read``."""
+    return _read(SwitchBody).to_request()
+
+
+def ask_question() -> Question:
+    """Read the body of ``ask``; see ``_read``."""
+    body = _read(AskBody)
+    return Question(body.prompt, body.max_tokens)
+
+
+def confirmed_name() -> str:
+    """Read the body of ``containers/ID/stop``; see ``_read``."""
+    return _read(StopContainerBody).name
+
+
+def cancel_rollback() -> bool:
+    """Read the body of ``cancel``, which may be missing; see ``_read``."""
+    return bool(request.get_data()) and _read(CancelBody).rollback
+
+
+def _read(body: type[B]) -> B:
+    """Read the request's body.
+
+    Raises:
+        InvalidRequest: a field is missing, unknown or has a value that cannot be meant; names it. Not JSON names ``body``.
+        UnsupportedMediaType: the content type is not JSON.
+    """
+    if not request.is_json:
+        raise UnsupportedMediaType
+    try:
+        return body.model_validate_json(request.get_data())
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "body"
+        raise InvalidRequest(field=field, value=_shown(first.get("input")), allowed=first["msg"]) from exc
+
+
+def limit_argument(default: int, most: int) -> int:
+    """Read ``?limit=``. Raises InvalidRequest."""
+    text = request.args.get("limit")
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
+        raise InvalidRequest(field="limit", value=text[:SHOWN_LIMIT], allowed=f"1–{most}")
+    return int(text)
+
+
+def _shown(value: object) -> str:
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return text if len(text) <= SHOWN_LIMIT else text[: SHOWN_LIMIT - 1] + "…"

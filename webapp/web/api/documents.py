@@ -1,0 +1,309 @@
+"""The contract's shapes: times are RFC 3339 in UTC, memory is bytes, unknown is ``null``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from webapp.control.contract import ForeignContainer, Snapshot
+from webapp.domain.instance import Instance
+from webapp.domain.memory import Holder, Reading, build_ledger, level_of, used_percent
+from webapp.domain.model import CachedModel
+from webapp.domain.modes import LaunchOptions
+from webapp.domain.operation import HeldBy, Operation, Receipt, Step
+from webapp.domain.plan import Eviction, Plan, SwitchRequest
+from webapp.domain.planner import footprint_parts
+from webapp.domain.recommend import Advice
+from webapp.message import Message
+from webapp.web import words
+
+Document = dict[str, Any]
+
+
+def when(epoch_s: float | None) -> str | None:
+    """Return a moment as RFC 3339 in UTC."""
+    if epoch_s is None:
+        return None
+    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def message_document(message: Message | None) -> Document | None:
+    """Return a message with its sentence."""
+    if message is None:
+        return None
+    return {"code": message.code, "text": words.say(message), "params": dict(message.params)}
+
+
+def status_document(snapshot: Snapshot) -> Document:
+    """Return the whole state."""
+    sample = snapshot.sample
+    return {
+        "mode": snapshot.mode,
+        "devices": [] if sample is None else [device_document(r, snapshot) for r in sample.readings],
+        "instances": [instance_document(instance) for instance in snapshot.instances],
+        "operations": [operation_document(operation) for operation in snapshot.running],
+        "containers": [container_document(container) for container in snapshot.containers],
+        "taken_at": None if sample is None else when(sample.taken_at),
+        "age_s": snapshot.sample_age_s,
+        "stale": snapshot.sample_is_stale,
+        "problem": None if sample is None else message_document(sample.problem),
+        "models_problem": message_document(snapshot.models_problem),
+        "models_scanned_at": when(snapshot.models_scanned_at),
+        "mode_problems": {mode.value: message_document(why) for mode, why in snapshot.mode_problems.items()},
+    }
+
+
+def device_document(reading: Reading, snapshot: Snapshot) -> Document:
+    """Return one device."""
+    ledger = build_ledger(reading, {i.id: i.model_id for i in snapshot.instances})
+    return {
+        "id": reading.device_id,
+        "kind": reading.kind.value,
+        "name": reading.name,
+        "uuid": reading.uuid,
+        "total_bytes": reading.total_bytes,
+        "reserved_bytes": reading.reserved_bytes,
+        "used_bytes": reading.used_bytes,
+        "free_bytes": reading.free_bytes,
+        "used_percent": _rounded(used_percent(reading)),
+        "level": None if reading.free_bytes is None else level_of(reading.free_bytes).value,
+        "utilization_percent": reading.utilization_percent,
+        "temperature_c": reading.temperature_c,
+        "power_w": reading.power_w,
+        "holders": [holder_document(h) for h in reading.holders] if reading.holders_known else None,
+        "unattributed_bytes": None if ledger is None else ledger.unattributed_bytes,
+        "claimed_by": snapshot.claims.get(reading.device_id),
+        "problem": message_document(reading.problem),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def holder_document(holder: Holder) -> Document:
+    """Return a process that holds memory."""
+    return {
+        "pid": holder.pid,
+        "user": holder.user,
+        "command": holder.command,
+        "bytes": holder.used_bytes,
+        "kind": holder.kind.value,
+        "instance_id": holder.instance_id,
+        "container_id": holder.container_id,
+    }
+
+
+def options_document(options: LaunchOptions) -> Document:
+    """Return launch options."""
+    return {
+        "dtype": options.dtype.value,
+        "quantization": options.quantization.value,
+        "max_tokens": options.max_tokens,
+        "batch_size": options.batch_size,
+    }
+
+
+def instance_document(instance: Instance) -> Document:
+    """Return a loaded model; its bytes are the sum over its devices, and stand by device beside."""
+    return {
+        "id": instance.id,
+        "mode": instance.mode.value,
+        "model": instance.model_id,
+        "revision": instance.revision,
+        "state": instance.state.value,
+        "options": options_document(instance.options),
+        "devices": list(instance.devices),
+        "owner": instance.owner,
+        "started_at": when(instance.started_at),
+        "last_used_at": when(instance.last_used_at),
+        "in_flight": instance.in_flight,
+        "predicted_bytes": sum(instance.predicted_bytes.values()) if instance.predicted_bytes else None,
+        "measured_bytes": sum(instance.measured_bytes.values()) if instance.measured_bytes else None,
+        "predicted_bytes_by_device": dict(instance.predicted_bytes) or None,
+        "measured_bytes_by_device": dict(instance.measured_bytes) or None,
+        "progress": instance.progress,
+        "adopted": instance.adopted,
+        "pid": instance.pid,
+        "problem": message_document(instance.problem),
+    }
+
+
+def container_document(container: ForeignContainer) -> Document:
+    """Return a container of vLLM's image that this Warden did not start."""
+    return {
+        "id": container.id,
+        "name": container.name,
+        "image": container.image,
+        "state": container.state,
+        "created_at": when(container.created_at),
+        "owner": container.owner,
+        "model": container.model,
+        "ports": list(container.ports),
+        "pids": list(container.pids),
+        "of_warden": container.of_warden,
+    }
+
+
+def model_document(model: CachedModel) -> Document:
+    """Return a cached model; ``problem`` is the reason in words."""
+    return {
+        "id": model.id,
+        "revision": model.revision,
+        "size_bytes": model.size_bytes,
+        "parameters": model.parameters,
+        "dtype": model.dtype,
+        "architecture": model.architecture,
+        "quantization": model.quantization,
+        "context_length": model.context_length,
+        "problem": None if model.problem is None else words.say(model.problem),
+        "problem_code": None if model.problem is None else model.problem.code,
+        "has_chat_template": model.has_chat_template,
+        "is_demo": model.is_demo,
+    }
+
+
+def advice_document(advice: Advice) -> Document:
+    """Return an advice; ``options`` are the same as a body of ``plan`` takes."""
+    return {
+        "mode": advice.mode.value,
+        "usable_mode": advice.usable_mode.value,
+        "precision": advice.precision.value,
+        "max_tokens": advice.max_tokens,
+        "batch_size": advice.batch_size,
+        "mark": advice.mark.value,
+        "reasons": [message_document(reason) for reason in advice.reasons],
+        "options": {
+            "dtype": advice.precision.dtype.value,
+            "quantization": advice.precision.quantization.value,
+            "max_tokens": advice.max_tokens,
+            "batch_size": advice.batch_size,
+        },
+    }
+
+
+def plan_document(plan: Plan) -> Document:
+    """Return what a switch would do; figures stand by device."""
+    return {
+        "verdict": plan.verdict.value,
+        "devices": [device.device_id for device in plan.devices],
+        "unload": [_eviction_document(eviction) for eviction in plan.unload],
+        "needed_bytes": {
+            device: {part.value: size for part, size in parts.items()}
+            for device, parts in footprint_parts(plan).items()
+        },
+        "total_needed_bytes": {d.device_id: d.footprint.total_bytes for d in plan.devices},
+        "free_before_bytes": {d.device_id: d.free_before_bytes for d in plan.devices},
+        "free_after_bytes": {d.device_id: d.free_after_bytes for d in plan.devices},
+        "reserve_bytes": {d.device_id: d.reserve_bytes for d in plan.devices},
+        "reasons": [message_document(reason) for reason in plan.reasons],
+        "ways_out": [
+            {"message": message_document(way.message), "request": request_document(way.request)}
+            for way in plan.ways_out
+        ],
+        "refusal": message_document(plan.refusal),
+    }
+
+
+def _eviction_document(eviction: Eviction) -> Document:
+    return {
+        "instance_id": eviction.instance_id,
+        "model": eviction.model_id,
+        "mode": eviction.mode.value,
+        "owner": eviction.owner,
+        "in_flight": eviction.in_flight,
+        "freed_bytes": dict(eviction.freed_bytes),
+    }
+
+
+def request_document(request: SwitchRequest) -> Document:
+    """Return a request as ``plan`` and ``switch`` take it."""
+    return {
+        "mode": request.mode.value,
+        "model": request.model_id,
+        "options": options_document(request.options),
+        "devices": None if request.devices is None else list(request.devices),
+        "keep_others": request.keep_others,
+        "restore_on_failure": request.restore_on_failure,
+        "interrupt_busy": request.interrupt_busy,
+    }
+
+
+def operation_document(operation: Operation) -> Document:
+    """Return an operation, running or ended."""
+    return {
+        "id": operation.id,
+        "kind": operation.kind.value,
+        "actor": operation.actor,
+        "state": operation.state.value,
+        "mode": operation.mode,
+        "model": operation.model_id,
+        "instance_id": operation.instance_id,
+        "devices": list(operation.devices),
+        "evicted": list(operation.evicted),
+        "started_at": when(operation.started_at),
+        "ended_at": when(operation.ended_at),
+        "steps": [_step_document(step) for step in operation.steps],
+        "receipt": _sum_document(operation.receipts),
+        "receipts": [_receipt_document(receipt) for receipt in operation.receipts],
+        "findings": [{"ok": f.ok, "message": message_document(f.message)} for f in operation.findings],
+        "error": message_document(operation.error),
+        "outcome": message_document(operation.outcome),
+        "cancel_requested_by": operation.cancel_requested_by,
+    }
+
+
+def _step_document(step: Step) -> Document:
+    return {
+        "name": step.name.value,
+        "state": step.state.value,
+        "started_at": when(step.started_at),
+        "ended_at": when(step.ended_at),
+        "progress": step.progress,
+        "message": message_document(step.message),
+    }
+
+
+def _sum_document(receipts: tuple[Receipt, ...]) -> Document | None:
+    """All receipts of an operation as one: sums over devices, unknown as soon as one is."""
+    if not receipts:
+        return None
+    return {
+        "expected_bytes": _sum([r.expected_bytes for r in receipts]),
+        "freed_bytes": _sum([r.freed_bytes for r in receipts]),
+        "model_freed_bytes": _sum([r.model_freed_bytes for r in receipts]),
+        "seconds": max(r.seconds for r in receipts),
+        "settled": all(r.settled for r in receipts),
+        "still_held_by": [_held_document(holder) for r in receipts for holder in r.still_held_by],
+    }
+
+
+def _sum(sizes: list[int | None]) -> int | None:
+    known = [size for size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None
+
+
+def _receipt_document(receipt: Receipt) -> Document:
+    return {
+        "device_id": receipt.device_id,
+        "instance_id": receipt.instance_id,
+        "model": receipt.model_id,
+        "expected_bytes": receipt.expected_bytes,
+        "freed_bytes": receipt.freed_bytes,
+        "model_freed_bytes": receipt.model_freed_bytes,
+        "others_bytes": receipt.others_bytes,
+        "seconds": receipt.seconds,
+        "settled": receipt.settled,
+        "still_held_by": [_held_document(holder) for holder in receipt.still_held_by],
+    }
+
+
+def _held_document(holder: HeldBy) -> Mapping[str, object]:
+    return {
+        "pid": holder.pid,
+        "user": holder.user,
+        "command": holder.command,
+        "bytes": holder.used_bytes,
+        "state": holder.state,
+    }

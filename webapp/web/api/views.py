@@ -1,0 +1,130 @@
+"""The calls of ``/api/v1``. Each reads its input, calls the controller once, and shapes the answer."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from flask import Blueprint, jsonify, request, url_for
+from flask.typing import ResponseReturnValue
+
+from webapp.domain.operation import Operation
+from webapp.errors import DeviceUnreadable
+from webapp.web.actor import current_actor
+from webapp.web.api.bodies import ask_question, cancel_rollback, confirmed_name, limit_argument, switch_request
+from webapp.web.api.documents import (
+    advice_document,
+    container_document,
+    model_document,
+    operation_document,
+    plan_document,
+    status_document,
+)
+from webapp.web.asking import Answer
+from webapp.web.ports import controller
+
+DEFAULT_LIMIT = 50
+LARGEST_LIMIT = 500
+
+blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
+
+
+@blueprint.get("/status")
+def status() -> ResponseReturnValue:
+    """Return devices, instances and running operations."""
+    return jsonify(status_document(controller().snapshot()))
+
+
+@blueprint.get("/models")
+def models() -> ResponseReturnValue:
+    """Return the cached models; whether the cache can be read at all stands in the status."""
+    return jsonify([model_document(model) for model in controller().snapshot().models])
+
+
+@blueprint.get("/recommendation")
+def recommendation() -> ResponseReturnValue:
+    """Return the advice for ``?device=&model=``, both optional."""
+    device = request.args.get("device") or None
+    advice = controller().recommend(device, request.args.get("model") or None)
+    if advice is None:
+        raise DeviceUnreadable(device=device, age_s=controller().snapshot().sample_age_s)
+    return jsonify(advice_document(advice))
+
+
+@blueprint.post("/plan")
+def plan() -> ResponseReturnValue:
+    """Return what a switch would do; nothing is done."""
+    return jsonify(plan_document(controller().plan(switch_request())))
+
+
+@blueprint.post("/switch")
+def switch() -> ResponseReturnValue:
+    """Begin to load a model."""
+    return _accepted(controller().switch(switch_request(), current_actor()))
+
+
+@blueprint.post("/instances/<instance_id>/unload")
+def unload(instance_id: str) -> ResponseReturnValue:
+    """Begin to unload an instance, busy or not."""
+    return _accepted(controller().unload(instance_id, current_actor()))
+
+
+@blueprint.post("/instances/<instance_id>/ask")
+def ask(instance_id: str) -> ResponseReturnValue:
+    """Return a model's whole answer to ``{"prompt", "max_tokens"}``."""
+    question = ask_question()
+    with closing(Answer(instance_id, question)) as answer:
+        return jsonify(answer="".join(answer))
+
+
+@blueprint.get("/containers")
+def containers() -> ResponseReturnValue:
+    """Return the containers of vLLM's image that this Warden did not start; its own are instances."""
+    return jsonify([container_document(container) for container in controller().snapshot().containers])
+
+
+@blueprint.post("/containers/<container_id>/stop")
+def stop_container(container_id: str) -> ResponseReturnValue:
+    """Begin to end such a container; ``{"name": …}`` confirms it."""
+    return _accepted(controller().stop_container(container_id, confirmed_name(), current_actor()))
+
+
+@blueprint.post("/clean")
+def clean() -> ResponseReturnValue:
+    """Begin to give back what nobody needs."""
+    return _accepted(controller().clean(current_actor()))
+
+
+@blueprint.post("/emergency")
+def emergency() -> ResponseReturnValue:
+    """Begin to end everything of Warden's."""
+    return _accepted(controller().emergency(current_actor()))
+
+
+@blueprint.post("/demo")
+def demo() -> ResponseReturnValue:
+    """Begin to make the demo model in the cache."""
+    return _accepted(controller().make_demo(current_actor()))
+
+
+@blueprint.get("/operations")
+def operations() -> ResponseReturnValue:
+    """Return operations, newest first."""
+    found = controller().operations(limit_argument(DEFAULT_LIMIT, LARGEST_LIMIT))
+    return jsonify([operation_document(operation) for operation in found])
+
+
+@blueprint.get("/operations/<operation_id>")
+def operation(operation_id: str) -> ResponseReturnValue:
+    """Return one operation."""
+    return jsonify(operation_document(controller().operation(operation_id)))
+
+
+@blueprint.post("/operations/<operation_id>/cancel")
+def cancel(operation_id: str) -> ResponseReturnValue:
+    """Ask an operation to stop; ``{"rollback": true}`` gives up the putting back that is under way."""
+    return _accepted(controller().cancel(operation_id, current_actor(), rollback=cancel_rollback()))
+
+
+def _accepted(begun: Operation) -> ResponseReturnValue:
+    where = url_for("api.operation", operation_id=begun.id)
+    return jsonify(operation_document(begun)), 202, {"Location": where}

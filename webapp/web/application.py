@@ -1,0 +1,70 @@
+"""Wires the web layer together. Nothing is started and nothing is asked of the services here."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from flask import Flask
+
+from webapp.settings import Settings
+from webapp.web import actions, formats, fragments, health, pages
+from webapp.web.actor import current_actor
+from webapp.web.api import views as api
+from webapp.web.asking import init_asking
+from webapp.web.assets import init_assets
+from webapp.web.board import init_board, reading_age_s
+from webapp.web.i18n import init_languages
+from webapp.web.ports import EXTENSION, WebServices
+from webapp.web.problems import init_problems
+from webapp.web.security import csrf, init_security
+from webapp.web.translate import language
+
+ROOT = Path(__file__).parents[2]
+
+
+def build_application(settings: Settings, services: WebServices) -> Flask:
+    """Return the WSGI application over ``services``.
+
+    Raises:
+        ConfigurationError: the state folder cannot hold the secret key.
+    """
+    app = Flask(
+        "webapp",
+        root_path=str(ROOT / "webapp"),
+        template_folder=str(ROOT / "templates"),
+        static_folder=str(ROOT / "static"),
+        static_url_path="/static",
+    )
+    app.extensions[EXTENSION] = services
+    app.json.ensure_ascii = False  # type: ignore[attr-defined]
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    init_security(app, settings)
+    init_languages(app)
+    init_problems(app)
+    init_assets(app)
+    init_board(app)
+    _init_templates(app, settings)
+    for blueprint in (pages.blueprint, fragments.blueprint, actions.blueprint, health.blueprint, api.blueprint):
+        app.register_blueprint(blueprint)
+    init_asking(app, settings.threads)
+    csrf.exempt(api.blueprint)
+    return app
+
+
+def _init_templates(app: Flask, settings: Settings) -> None:
+    app.jinja_env.trim_blocks = True
+    app.jinja_env.lstrip_blocks = True
+    app.jinja_env.globals.update(
+        poll_ms=round(settings.page_poll_s * 1000),
+        language=language,
+        actor=current_actor,
+        reading_age_s=reading_age_s,
+        clock=time.time,
+    )
+    app.jinja_env.filters.update(
+        ago=lambda epoch_s: formats.short_age(time.time() - epoch_s),
+        elapsed=lambda epoch_s: formats.whole_duration(time.time() - epoch_s),
+        moment=lambda epoch_s: formats.moment(epoch_s, time.time()),
+        age=formats.short_age,
+    )

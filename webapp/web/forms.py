@@ -1,0 +1,124 @@
+"""The one form of the page: its values as typed, and the request that they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Final
+from urllib.parse import urlencode
+
+from webapp.control.contract import Snapshot
+from webapp.domain.model import CachedModel
+from webapp.domain.modes import BATCH_SIZE_LIMIT, MAX_TOKENS_LIMIT, LaunchOptions, Mode, Precision
+from webapp.domain.plan import SwitchRequest
+from webapp.errors import InvalidRequest
+
+AUTO: Final = "auto"
+"""The device choice "choose for me"."""
+ON: Final = "1"
+DEFAULT_TOKENS: Final = 2048
+
+
+@dataclass(frozen=True)
+class LaunchForm:
+    """What stands in the fields; text, because a person may type anything."""
+
+    mode: str = Mode.TRANSFORMERS.value
+    model: str = ""
+    precision: str = Precision.AUTO.value
+    max_tokens: str = str(DEFAULT_TOKENS)
+    batch_size: str = "1"
+    device: str = AUTO
+    keep_others: bool = False
+    restore_on_failure: bool = True
+    interrupt_busy: bool = False
+
+    @classmethod
+    def read(cls, values: Mapping[str, str], snapshot: Snapshot) -> LaunchForm:
+        """Return the form as sent, or as first shown where a field was not sent.
+
+        A checkbox that is off is not sent at all: whether the form was sent is told by its other fields.
+        """
+        sent = "mode" in values
+        model = (values.get("model") if snapshot.models else "") or _first_choice(snapshot)
+        return cls(
+            mode=values.get("mode", Mode.TRANSFORMERS.value),
+            model=model,
+            precision=values.get("precision", Precision.AUTO.value),
+            max_tokens=values.get("max_tokens", str(_default_tokens(snapshot.model(model)))).strip(),
+            batch_size=values.get("batch_size", "1").strip(),
+            device=values.get("device", AUTO),
+            keep_others=values.get("keep_others") == ON,
+            restore_on_failure=values.get("restore_on_failure") == ON if sent else True,
+            interrupt_busy=values.get("interrupt_busy") == ON,
+        )
+
+    @classmethod
+    def of(cls, request: SwitchRequest, device: str | None = None) -> LaunchForm:
+        """Return the form that says ``request``; several devices are beyond the form and become the first."""
+        options = request.options
+        chosen = device or (AUTO if request.devices is None else request.devices[0])
+        return cls(
+            mode=request.mode.value,
+            model=request.model_id,
+            precision=options.precision.value,
+            max_tokens=str(options.max_tokens),
+            batch_size=str(options.batch_size),
+            device=chosen,
+            keep_others=request.keep_others,
+            restore_on_failure=request.restore_on_failure,
+            interrupt_busy=request.interrupt_busy,
+        )
+
+    def to_request(self) -> SwitchRequest:
+        """Return what the form asks for.
+
+        Raises:
+            InvalidRequest: a field has a value that cannot be meant.
+        """
+        precision = Precision(_choice("precision", self.precision, [p.value for p in Precision]))
+        return SwitchRequest(
+            mode=Mode(_choice("mode", self.mode, [m.value for m in Mode])),
+            model_id=self.model,
+            options=LaunchOptions(
+                dtype=precision.dtype,
+                quantization=precision.quantization,
+                max_tokens=_whole("max_tokens", self.max_tokens, MAX_TOKENS_LIMIT),
+                batch_size=_whole("batch_size", self.batch_size, BATCH_SIZE_LIMIT),
+            ),
+            devices=None if self.device == AUTO else (self.device,),
+            keep_others=self.keep_others,
+            restore_on_failure=self.restore_on_failure,
+            interrupt_busy=self.interrupt_busy,
+        )
+
+    @property
+    def query(self) -> str:
+        """The form as a query, so that a link fills it."""
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return urlencode({name: ON if value is True else value for name, value in values if value is not False})
+
+
+def _choice(field: str, value: str, allowed: list[str]) -> str:
+    if value not in allowed:
+        raise InvalidRequest(field=field, value=value, allowed=", ".join(allowed))
+    return value
+
+
+def _whole(field: str, text: str, limit: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(limit)) and 1 <= int(text) <= limit):
+        raise InvalidRequest(field=field, value=text, allowed=f"1–{limit}")
+    return int(text)
+
+
+def _first_choice(snapshot: Snapshot) -> str:
+    """A model that can be loaded and is not, the newest first; else anything."""
+    loaded = {instance.model_id for instance in snapshot.instances}
+    usable = sorted((m for m in snapshot.models if m.problem is None), key=lambda m: -m.modified_at)
+    fresh = [model for model in usable if model.id not in loaded]
+    return next((model.id for model in (*fresh, *usable)), "")
+
+
+def _default_tokens(model: CachedModel | None) -> int:
+    limit = None if model is None else model.context_length
+    return DEFAULT_TOKENS if limit is None else min(DEFAULT_TOKENS, limit)

@@ -1,0 +1,22 @@
+"""``/healthz``: whether the monitor ticks and the controller answers."""
+
+from __future__ import annotations
+
+from flask import Blueprint, jsonify
+from flask.typing import ResponseReturnValue
+
+from webapp.web.ports import controller
+
+blueprint = Blueprint("health", __name__)
+
+
+@blueprint.get("/healthz")
+def healthz() -> ResponseReturnValue:
+    """Return 200 or 503 with the ages in seconds; ``null`` is "not yet"."""
+    health = controller().health()
+    document = {
+        "ok": health.ok,
+        "monitor_age_s": health.monitor_age_s,
+        "controller_age_s": health.controller_age_s,
+    }
+    return jsonify(document), 200 if health.ok else 503

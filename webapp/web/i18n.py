@@ -1,0 +1,46 @@
+"""The page's two languages: which one a request gets, and the switch between them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flask import Blueprint, Flask, Response, has_request_context, redirect, request
+from flask_babel import Babel
+from werkzeug.wrappers import Response as BaseResponse
+
+from webapp.web.ports import services
+from webapp.web.security import same_site_path
+from webapp.web.translate import init_texts
+
+LANGUAGES: Final = ("ru", "en")
+"""Russian is the source language."""
+COOKIE: Final = "warden_language"
+YEAR_S: Final = 365 * 24 * 3600
+
+blueprint = Blueprint("language", __name__)
+
+
+def init_languages(app: Flask) -> None:
+    """Choose a request's language: its cookie, else what the browser asks for, else the setting."""
+    Babel(app, default_locale="ru", default_translation_directories="translations", locale_selector=_choose)
+    init_texts(app)
+    app.register_blueprint(blueprint)
+
+
+def _choose() -> str:
+    default = services().settings.default_language
+    if not has_request_context():
+        return default
+    chosen = request.cookies.get(COOKIE)
+    if chosen in LANGUAGES:
+        return chosen
+    return request.accept_languages.best_match(LANGUAGES) or default
+
+
+@blueprint.get("/language/<any(ru, en):code>")
+def switch_language(code: str) -> BaseResponse:
+    """Remember the language and go back to the page that asked; a GET, because it is a link that works without scripts."""
+    response: BaseResponse = redirect(same_site_path(request.args.get("next")), 303)
+    assert isinstance(response, Response)
+    response.set_cookie(COOKIE, code, max_age=YEAR_S, httponly=True, samesite="Lax")
+    return response

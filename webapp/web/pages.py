@@ -1,0 +1,119 @@
+"""Whole pages: the dashboard, and what a dialog shows where scripts are off."""
+
+from __future__ import annotations
+
+from flask import Blueprint, make_response, render_template, request
+from flask.typing import ResponseReturnValue
+
+from webapp.control.contract import ForeignContainer
+from webapp.domain.instance import Instance
+from webapp.errors import UnknownContainer, UnknownInstance, WardenError
+from webapp.web import words
+from webapp.web.answers import dialog, wants_fragment
+from webapp.web.board import asked_form, board, form_token, with_clock
+from webapp.web.ports import controller, services
+from webapp.web.presenters.containers import container_row
+from webapp.web.presenters.emergency import emergency_view
+from webapp.web.presenters.instances import instance_row
+from webapp.web.presenters.logs import log_view
+from webapp.web.presenters.operations import kept_log
+
+blueprint = Blueprint("pages", __name__)
+
+
+@blueprint.get("/")
+def dashboard() -> ResponseReturnValue:
+    """Show the dashboard; the query may fill the form."""
+    return dashboard_page()
+
+
+def dashboard_page(error: WardenError | None = None) -> ResponseReturnValue:
+    """Return the whole dashboard, with the reason of a refused form where there is one."""
+    shown = board().live()
+    form = asked_form(shown.snapshot)
+    page = render_template(
+        "pages/dashboard.html",
+        live=shown.view,
+        version=shown.token,
+        form=form,
+        form_version=form_token(form),
+        refusal=None if error is None else words.say(error.message),
+    )
+    return with_clock(make_response(page, 200 if error is None else error.status))
+
+
+@blueprint.get("/confirm/emergency")
+def confirm_emergency() -> ResponseReturnValue:
+    """List exactly what an emergency would end, and ask."""
+    view = emergency_view(controller().emergency_preview())
+    return dialog("fragments/confirm_emergency.html", "pages/confirm.html", view=view)
+
+
+@blueprint.get("/confirm/unload/<instance_id>")
+def confirm_unload(instance_id: str) -> ResponseReturnValue:
+    """Say who is being answered by the model, and ask."""
+    row = instance_row(find_instance(instance_id))
+    return dialog("fragments/confirm_unload.html", "pages/confirm.html", row=row)
+
+
+@blueprint.get("/confirm/container/<container_id>")
+def confirm_container(container_id: str) -> ResponseReturnValue:
+    """Say whose container it is and what it holds, and ask for its name."""
+    return container_dialog(find_container(container_id))
+
+
+def container_dialog(container: ForeignContainer, typed: str = "", problem: str | None = None) -> ResponseReturnValue:
+    """Return the question that ends a container of somebody else's, with what was typed wrong where it was."""
+    row = container_row(container, controller().snapshot().sample)
+    return dialog("fragments/confirm_container.html", "pages/confirm.html", row=row, typed=typed, problem=problem)
+
+
+@blueprint.get("/instances/<instance_id>/ask")
+def ask(instance_id: str) -> ResponseReturnValue:
+    """Show the box to ask a model something."""
+    row = instance_row(find_instance(instance_id))
+    return dialog("fragments/ask.html", "pages/ask.html", row=row, prompt="", answer=None, problem=None)
+
+
+@blueprint.get("/instances/<instance_id>/log")
+def log(instance_id: str) -> ResponseReturnValue:
+    """Show the last lines of a model's log; HTMX gets what has come behind the place ``after``, or 204."""
+    try:
+        row, lines = instance_row(find_instance(instance_id)), controller().log_tail(instance_id)
+    except UnknownInstance:
+        return _gone_log(instance_id)
+    view = log_view(lines, request.args.get("after", ""))
+    if not wants_fragment():
+        limit = services().settings.log_lines
+        return render_template("pages/log.html", row=row, model=row.model, view=view, limit=limit)
+    if not view.is_news and request.args.get("state") == row.state:
+        return "", 204
+    return render_template("fragments/log_answer.html", row=row, view=view)
+
+
+def _gone_log(instance_id: str) -> ResponseReturnValue:
+    """Tell an open page that nothing more will come; a new page gets the lines that an operation's error kept."""
+    if wants_fragment():
+        return render_template("fragments/log_gone.html")
+    operations = (o for o in controller().snapshot().recent if o.instance_id == instance_id)
+    model, kept = next(((o.model_id, kept) for o in operations if (kept := kept_log(o))), (None, ""))
+    if not kept:
+        raise UnknownInstance(instance=instance_id)
+    view = log_view(kept.splitlines())
+    return render_template("pages/log.html", row=None, model=model or instance_id, view=view, limit=len(view.lines))
+
+
+def find_instance(instance_id: str) -> Instance:
+    """Return a loaded model. Raises UnknownInstance."""
+    instance = controller().snapshot().instance(instance_id)
+    if instance is None:
+        raise UnknownInstance(instance=instance_id)
+    return instance
+
+
+def find_container(container_id: str) -> ForeignContainer:
+    """Return a container of somebody else's. Raises UnknownContainer."""
+    container = next((c for c in controller().snapshot().containers if c.id == container_id), None)
+    if container is None:
+        raise UnknownContainer(container=container_id)
+    return container

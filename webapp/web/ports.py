@@ -1,0 +1,35 @@
+"""What the web layer needs of the rest, and how a view reaches it."""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+from flask import current_app
+
+from webapp.control.contract import ControllerApi
+from webapp.settings import Settings
+
+EXTENSION = "warden"
+"""Where ``app.extensions`` keeps the services."""
+
+
+class WebServices(Protocol):
+    """The parts of a running Warden that a request may touch."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+
+    @property
+    def controller(self) -> ControllerApi:
+        """The one controller of this machine."""
+
+
+def services() -> WebServices:
+    """Return the services of the current application."""
+    return cast(WebServices, current_app.extensions[EXTENSION])
+
+
+def controller() -> ControllerApi:
+    """Return the controller of the current application."""
+    return services().controller

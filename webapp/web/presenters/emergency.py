@@ -1,0 +1,64 @@
+"""What an emergency would end and what it leaves, told before anybody confirms it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from webapp.control.contract import EmergencyPreview
+from webapp.domain.memory import Holder
+from webapp.web import formats
+from webapp.web.presenters.instances import InstanceRow, instance_row
+from webapp.web.presenters.operations import OperationView, operation_view
+from webapp.web.translate import ngettext
+
+
+@dataclass(frozen=True)
+class ForeignRow:
+    """A process of somebody else's, which stays."""
+
+    pid: int
+    user: str
+    command: str
+    size: str
+
+
+@dataclass(frozen=True)
+class StayingContainer:
+    """A container of somebody else's, which stays."""
+
+    name: str
+    owner: str
+    image: str
+
+
+@dataclass(frozen=True)
+class EmergencyView:
+    """The whole list."""
+
+    instances: tuple[InstanceRow, ...]
+    spares: str
+    operations: tuple[OperationView, ...]
+    foreign: tuple[ForeignRow, ...]
+    containers: tuple[StayingContainer, ...]
+
+    @property
+    def ends_nothing(self) -> bool:
+        """Whether nothing that is known of would be ended."""
+        return not (self.instances or self.spares or self.operations)
+
+
+def emergency_view(preview: EmergencyPreview) -> EmergencyView:
+    """Return the view of a preview."""
+    spares = ngettext("%(num)s запасной процесс", "%(num)s запасных процессов", preview.spares)
+    return EmergencyView(
+        instances=tuple(instance_row(instance) for instance in preview.instances),
+        spares=spares if preview.spares else "",
+        operations=tuple(operation_view(operation) for operation in preview.operations),
+        foreign=tuple(_foreign(holder) for holder in preview.foreign),
+        containers=tuple(StayingContainer(c.name, c.owner or formats.unknown(), c.image) for c in preview.containers),
+    )
+
+
+def _foreign(holder: Holder) -> ForeignRow:
+    unknown = formats.unknown()
+    return ForeignRow(holder.pid, holder.user or unknown, holder.command or unknown, formats.size(holder.used_bytes))

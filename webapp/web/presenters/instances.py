@@ -1,0 +1,116 @@
+"""Loaded models: the rows of the two lists, and what a dialog says of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.modes import Mode
+from webapp.message import Message
+from webapp.web import formats, words
+from webapp.web.presenters.common import options_line, where
+from webapp.web.translate import gettext as _
+from webapp.web.translate import ngettext
+
+TONES = {
+    InstanceState.STARTING: "wait",
+    InstanceState.LOADING: "wait",
+    InstanceState.READY: "good",
+    InstanceState.SILENT: "warn",
+    InstanceState.STOPPING: "wait",
+    InstanceState.STUCK: "bad",
+    InstanceState.DEAD: "bad",
+}
+
+
+@dataclass(frozen=True)
+class InstanceRow:
+    """A loaded model. ``tone`` colours its dot; ``state_word`` says the same."""
+
+    id: str
+    mode: str
+    model: str
+    options: str
+    where: str
+    held: str
+    expected: str
+    owner: str
+    started_at: float
+    last_used_at: float | None
+    state: str
+    state_word: str
+    tone: str
+    in_flight: int
+    in_flight_words: str
+    percent: int | None
+    problem: str | None
+    adopted: bool
+    can_ask: bool
+    can_unload: bool
+    unload_sign: str
+    unload_word: str
+    max_tokens: int
+    has_chat: bool
+
+
+def instance_row(instance: Instance) -> InstanceRow:
+    """Return the row of an instance."""
+    busy = instance.state is InstanceState.READY and instance.in_flight > 0
+    vllm = instance.mode is Mode.VLLM
+    return InstanceRow(
+        id=instance.id,
+        mode=instance.mode.value,
+        model=instance.model_id,
+        options=options_line(instance.options),
+        where=where(instance.devices),
+        held="" if instance.state is InstanceState.DEAD else formats.size(_total(instance.measured_bytes.values())),
+        expected=_expected(instance),
+        owner=instance.owner,
+        started_at=instance.started_at,
+        last_used_at=instance.last_used_at,
+        state=instance.state.value,
+        state_word=words.word(words.INSTANCE_STATES, instance.state),
+        tone="busy" if busy else TONES[instance.state],
+        in_flight=instance.in_flight,
+        in_flight_words=_in_flight(instance.in_flight),
+        percent=None if instance.progress is None else round(100 * instance.progress),
+        problem=_problem(instance),
+        adopted=instance.adopted,
+        can_ask=instance.state is InstanceState.READY,
+        can_unload=instance.state is not InstanceState.STOPPING,
+        unload_sign="🛑" if vllm else "🗑️",
+        unload_word=_("Остановить %(model)s", model=instance.model_id)
+        if vllm
+        else _("Выгрузить %(model)s", model=instance.model_id),
+        max_tokens=instance.options.max_tokens,
+        has_chat=instance.has_chat_template,
+    )
+
+
+def _total(sizes: Iterable[int]) -> int | None:
+    values = list(sizes)
+    return sum(values) if values else None
+
+
+def _expected(instance: Instance) -> str:
+    """What stands beside the memory that is held; of a dead model only what it held once is known."""
+    if instance.state is InstanceState.DEAD:
+        held = _total(instance.measured_bytes.values())
+        return "" if held is None else _("занимала %(size)s", size=formats.size(held))
+    predicted = _total(instance.predicted_bytes.values())
+    return "" if predicted is None else _("ожидалось %(size)s", size=formats.size(predicted))
+
+
+def _problem(instance: Instance) -> str | None:
+    """Why it is not ready; people know the model by its name, not by the instance's number."""
+    if instance.problem is None:
+        return None
+    params = dict(instance.problem.params)
+    if params.get("instance") == instance.id:
+        params["instance"] = instance.model_id
+    return words.say(Message(instance.problem.code, params))
+
+
+def _in_flight(count: int) -> str:
+    return ngettext("%(num)s запрос сейчас", "%(num)s запросов сейчас", count) if count else ""

@@ -1,0 +1,97 @@
+"""The polled region: everything that changes by itself, as one value that can be compared with the last one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from webapp.control.contract import ControllerApi, Snapshot
+from webapp.domain.memory import DeviceKind
+from webapp.domain.modes import Mode
+from webapp.domain.operation import Operation
+from webapp.web import words
+from webapp.web.presenters.common import Reason, reason_of
+from webapp.web.presenters.containers import ContainerRow, container_rows
+from webapp.web.presenters.devices import DeviceCard, device_cards
+from webapp.web.presenters.instances import InstanceRow, instance_row
+from webapp.web.presenters.models import ModelList, ModelLists
+from webapp.web.presenters.operations import EndedViews, OperationView, operation_view
+
+FRESH_S = 90.0
+"""For this long an ended operation keeps its card, so that everybody sees how it ended."""
+RECENT_SHOWN = 8
+TOKEN_BYTES = 12
+
+
+@dataclass(frozen=True)
+class LiveView:
+    """All cards and lists of the polled region."""
+
+    running: tuple[OperationView, ...]
+    finished: OperationView | None
+    """The operation that ended a moment ago, while nothing else runs."""
+    devices: tuple[DeviceCard, ...]
+    has_sample: bool
+    is_stale: bool
+    problem: str | None
+    host_only: bool
+    transformers: tuple[InstanceRow, ...]
+    transformers_problem: Reason | None
+    vllm: tuple[InstanceRow, ...]
+    vllm_problem: Reason | None
+    foreign: tuple[ContainerRow, ...]
+    """Containers of vLLM's image that somebody else started."""
+    models: ModelList
+    recent: tuple[OperationView, ...]
+    newest_ended: str
+    """Id of the operation that ended last; empty when none has."""
+
+    def token(self, language: str) -> str:
+        """Return a short name for this content in ``language``: equal names mean nothing to draw."""
+        return blake2b(f"{language}{self!r}".encode(), digest_size=TOKEN_BYTES).hexdigest()
+
+
+def live_view(
+    snapshot: Snapshot,
+    controller: ControllerApi,
+    lists: ModelLists,
+    ended: EndedViews,
+    language: str,
+    window_s: float,
+    now: float,
+) -> LiveView:
+    """Return the view of ``snapshot`` at ``now`` (seconds since the epoch)."""
+    sample = snapshot.sample
+    kinds = set() if sample is None else {reading.kind for reading in sample.readings}
+    newest = snapshot.recent[0] if snapshot.recent else None
+    listed = frozenset(instance.id for instance in snapshot.instances)
+    return LiveView(
+        running=tuple(operation_view(operation, listed) for operation in snapshot.running),
+        finished=ended.of(newest, language) if newest and _is_fresh(newest, snapshot, now) else None,
+        devices=device_cards(snapshot, controller, window_s),
+        has_sample=sample is not None,
+        is_stale=snapshot.sample_is_stale,
+        problem=None if sample is None or sample.problem is None else words.say(sample.problem),
+        host_only=kinds == {DeviceKind.HOST},
+        transformers=_rows(snapshot, Mode.TRANSFORMERS),
+        transformers_problem=_mode_problem(snapshot, Mode.TRANSFORMERS),
+        vllm=_rows(snapshot, Mode.VLLM),
+        vllm_problem=_mode_problem(snapshot, Mode.VLLM),
+        foreign=container_rows(snapshot),
+        models=lists.of(snapshot, language),
+        recent=tuple(ended.of(operation, language) for operation in snapshot.recent[:RECENT_SHOWN]),
+        newest_ended="" if newest is None else newest.id,
+    )
+
+
+def _is_fresh(operation: Operation, snapshot: Snapshot, now: float) -> bool:
+    return not snapshot.running and operation.ended_at is not None and now - operation.ended_at < FRESH_S
+
+
+def _rows(snapshot: Snapshot, mode: Mode) -> tuple[InstanceRow, ...]:
+    return tuple(instance_row(instance) for instance in snapshot.instances if instance.mode is mode)
+
+
+def _mode_problem(snapshot: Snapshot, mode: Mode) -> Reason | None:
+    problem = snapshot.mode_problems.get(mode)
+    return None if problem is None else reason_of(problem)

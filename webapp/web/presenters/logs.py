@@ -1,0 +1,53 @@
+"""The log of a model: what a page that follows it has not seen yet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+WITNESSES: Final = 32
+"""Lines that a place in the log is recognised by. As many equal lines in a row look like one place."""
+_SIGNS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
+"""Colours and other control characters of a terminal."""
+
+
+@dataclass(frozen=True)
+class LogView:
+    """Lines of a log and ``cursor``, the name of the place behind the last one."""
+
+    lines: tuple[str, ...]
+    cursor: str
+    follows: bool
+    """Whether the lines stand behind those that the page has; otherwise they are all there is."""
+
+    @property
+    def is_news(self) -> bool:
+        """Whether the page has something to draw."""
+        return bool(self.lines) or not self.follows
+
+
+def log_view(lines: Sequence[str], after: str = "") -> LogView:
+    """Return what stands behind the place ``after``, or the whole log where that place is gone."""
+    place = _find(lines, after)
+    shown = lines if place is None else lines[place:]
+    return LogView(tuple(_SIGNS.sub("", line) for line in shown), _cursor(lines, len(lines)), follows=place is not None)
+
+
+def _cursor(lines: Sequence[str], end: int) -> str:
+    witnesses = lines[max(0, end - WITNESSES) : end]
+    digest = blake2b("\n".join(witnesses).encode("utf-8", "replace"), digest_size=9).hexdigest()
+    return f"{len(witnesses)}-{digest}"
+
+
+def _find(lines: Sequence[str], cursor: str) -> int | None:
+    """The place that ``cursor`` names: lines before it may have been dropped since, lines behind it come."""
+    count, found, _ = cursor.partition("-")
+    if not found or not count.isdecimal() or len(count) > 2:
+        return None
+    if int(count) < WITNESSES:  # it was the whole log then, so it is the beginning now
+        end = int(count)
+        return end if end <= len(lines) and _cursor(lines, end) == cursor else None
+    return next((end for end in range(len(lines), WITNESSES - 1, -1) if _cursor(lines, end) == cursor), None)

@@ -1,0 +1,198 @@
+"""The plan box: would it fit, what would go, and what would make it fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from webapp.control.contract import ControllerApi, Snapshot
+from webapp.domain.footprint import PartName
+from webapp.domain.modes import Mode, Quantization
+from webapp.domain.plan import DevicePlan, Eviction, Plan, Verdict
+from webapp.errors import AlreadyLoaded, InvalidRequest, ModelUnsuitable, ModeUnavailable, WardenError
+from webapp.web import charts, formats, words
+from webapp.web.forms import AUTO, LaunchForm
+from webapp.web.presenters.common import ended, quantizing_note, short_name, where
+from webapp.web.translate import gettext as _
+from webapp.web.translate import ngettext
+
+TONES = {Verdict.FITS: "good", Verdict.TIGHT: "warn", Verdict.REFUSED: "bad"}
+SIGNS = {Verdict.FITS: "✓", Verdict.TIGHT: "▲", Verdict.REFUSED: "✕"}
+VISIBLE_PARTS = (PartName.WEIGHTS, PartName.KV_CACHE)
+WITHOUT_FIGURES = frozenset({AlreadyLoaded.code, InvalidRequest.code, ModeUnavailable.code, ModelUnsuitable.code})
+"""Refusals that no amount of memory would change: figures, and models that would go, would only mislead."""
+SAID_BY_THE_FIGURES = frozenset({"plan_fits", "plan_tight"})
+
+
+@dataclass(frozen=True)
+class DeviceArithmetic:
+    """The figures of one device of the plan."""
+
+    id: str
+    label: str
+    needed: str
+    parts_words: str
+    parts: str
+    before_after: str
+    slices: tuple[charts.Slice, ...]
+    bar_text: str
+
+
+@dataclass(frozen=True)
+class EvictionRow:
+    """A model that would be unloaded."""
+
+    model: str
+    owner: str
+    gives: str
+    busy: str
+
+
+@dataclass(frozen=True)
+class WayOutLink:
+    """A change that would make it fit; ``query`` fills the form with it."""
+
+    text: str
+    query: str
+
+
+@dataclass(frozen=True)
+class PlanView:
+    """What Apply would do. ``verdict`` is ``None`` while there is nothing to plan."""
+
+    verdict: str | None
+    verdict_word: str
+    sign: str
+    tone: str
+    where: str
+    devices: tuple[DeviceArithmetic, ...]
+    unload: tuple[EvictionRow, ...]
+    refusal: str | None
+    notes: tuple[str, ...]
+    ways_out: tuple[WayOutLink, ...]
+    offers_interrupt: bool
+    interrupt: bool
+
+
+def plan_view(form: LaunchForm, snapshot: Snapshot, controller: ControllerApi) -> PlanView | None:
+    """Return the plan of the form, or ``None`` while the cache has no model to plan with."""
+    if not form.model:
+        return None
+    try:
+        plan = controller.plan(form.to_request())
+    except WardenError as exc:
+        return _impossible(words.say(exc.message))
+    return _of_plan(plan, form, snapshot)
+
+
+def _impossible(refusal: str) -> PlanView:
+    return PlanView(
+        verdict=Verdict.REFUSED.value,
+        verdict_word=words.word(words.VERDICTS, Verdict.REFUSED),
+        sign=SIGNS[Verdict.REFUSED],
+        tone=TONES[Verdict.REFUSED],
+        where="",
+        devices=(),
+        unload=(),
+        refusal=refusal,
+        notes=(),
+        ways_out=(),
+        offers_interrupt=False,
+        interrupt=False,
+    )
+
+
+def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot) -> PlanView:
+    code = None if plan.refusal is None else plan.refusal.code
+    pointless = code in WITHOUT_FIGURES
+    loaded = code == AlreadyLoaded.code
+    return PlanView(
+        verdict=plan.verdict.value,
+        verdict_word=_("Уже загружена") if loaded else words.word(words.VERDICTS, plan.verdict),
+        sign=SIGNS[Verdict.FITS] if loaded else SIGNS[plan.verdict],
+        tone="plain" if loaded else TONES[plan.verdict],
+        where=where(device.device_id for device in plan.devices),
+        devices=() if pointless else tuple(_arithmetic(device) for device in plan.devices),
+        unload=() if pointless else tuple(_eviction(eviction) for eviction in plan.unload),
+        refusal=_refusal(plan, snapshot),
+        notes=tuple(_notes(plan)),
+        ways_out=tuple(_ways_out(plan, form)),
+        offers_interrupt=not pointless and any(eviction.in_flight for eviction in plan.unload),
+        interrupt=form.interrupt_busy,
+    )
+
+
+def _notes(plan: Plan) -> list[str]:
+    """The reasons that the figures do not say themselves."""
+    hidden = SAID_BY_THE_FIGURES | ({plan.refusal.code} if plan.refusal else set())
+    return [words.say(reason) for reason in plan.reasons if reason.code not in hidden]
+
+
+def _refusal(plan: Plan, snapshot: Snapshot) -> str | None:
+    """The refusal in words; where it only names another reason, that reason is told in full."""
+    if plan.refusal is None:
+        return None
+    model = snapshot.model(plan.request.model_id)
+    if plan.refusal.code == ModelUnsuitable.code and model is not None and model.problem is not None:
+        return ended(words.capital(words.clause(model.problem)))
+    if plan.refusal.code == InvalidRequest.code and _quantizes_in_container(plan):
+        return " ".join((quantizing_note(), _("Выберите другую точность.")))
+    problem = snapshot.mode_problems.get(plan.request.mode)
+    if plan.refusal.code == ModeUnavailable.code and problem is not None:
+        return ended(words.say(problem))
+    return words.say(plan.refusal)
+
+
+def _quantizes_in_container(plan: Plan) -> bool:
+    return plan.request.mode is Mode.VLLM and plan.request.options.quantization is not Quantization.NONE
+
+
+def _ways_out(plan: Plan, form: LaunchForm) -> list[WayOutLink]:
+    """A way out keeps the person's choice of device, unless the device is what it changes."""
+    links = []
+    for way in plan.ways_out:
+        device = AUTO if form.device == AUTO or way.message.code == "way_out_other_device" else None
+        links.append(WayOutLink(words.say(way.message), LaunchForm.of(way.request, device).query))
+    return links
+
+
+def _arithmetic(device: DevicePlan) -> DeviceArithmetic:
+    footprint = device.footprint
+    rest = sum(part.bytes for part in footprint.parts if part.name not in VISIBLE_PARTS)
+    shown = [footprint.part(name) for name in VISIBLE_PARTS]
+    needed = formats.size(footprint.total_bytes)
+    return DeviceArithmetic(
+        id=device.device_id,
+        label=words.capital(words.device_label(device.device_id)),
+        needed=needed if footprint.exact else _("около %(size)s", size=needed),
+        parts_words=" · ".join((*(words.word(words.PARTS, name) for name in VISIBLE_PARTS), _("прочее"))),
+        parts=formats.together((*shown, rest), " · "),
+        before_after=_before_after(device),
+        slices=_slices(device),
+        bar_text=_("Нужно %(needed)s, доступно %(free)s", needed=needed, free=formats.size(device.available_bytes)),
+    )
+
+
+def _before_after(device: DevicePlan) -> str:
+    if device.free_before_bytes is None:
+        return formats.unknown()
+    return formats.together((device.free_before_bytes, device.free_after_bytes), " → ")
+
+
+def _slices(device: DevicePlan) -> tuple[charts.Slice, ...]:
+    """What stays, what is new; the ground of the bar is what would be free."""
+    if device.total_bytes is None or device.available_bytes is None:
+        return ()
+    stays = max(0, device.total_bytes - device.available_bytes)
+    fits = device.footprint.total_bytes <= device.available_bytes
+    new = min(device.footprint.total_bytes, device.available_bytes)
+    return charts.bar((("stays", stays), ("new" if fits else "excess", new)), device.total_bytes)
+
+
+def _eviction(eviction: Eviction) -> EvictionRow:
+    busy = ngettext("%(num)s запрос сейчас", "%(num)s запросов сейчас", eviction.in_flight)
+    return EvictionRow(
+        model=short_name(eviction.model_id),
+        owner=eviction.owner,
+        gives=formats.size(sum(eviction.freed_bytes.values())),
+        busy=busy if eviction.in_flight else "",
+    )

@@ -1,0 +1,112 @@
+"""Errors at the web's edge: a problem document for the JSON interface, a sentence for HTMX, a page for a browser. Never a trace."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from flask import Flask, Response, make_response, render_template, request
+from flask.typing import ResponseReturnValue
+from flask_wtf.csrf import CSRFError
+from werkzeug.exceptions import HTTPException
+
+from webapp.errors import WardenError
+from webapp.message import Message, Param
+from webapp.web import words
+from webapp.web.answers import refused, wants_fragment
+from webapp.web.security import CrossSite, FormForJson, UntrustedHost, is_api
+
+log = logging.getLogger(__name__)
+
+PROBLEM_TYPE = "application/problem+json"
+CODES: Mapping[int, str] = {
+    400: "bad_request",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "bad_request",
+    413: "too_large",
+    415: "unsupported_type",
+    422: "bad_request",
+}
+SPECIAL_CODES: Mapping[type[HTTPException], str] = {
+    UntrustedHost: "untrusted_host",
+    CrossSite: "cross_site",
+    FormForJson: "form_for_json",
+    CSRFError: "csrf",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What went wrong, ready to be told in any of the three ways."""
+
+    status: int
+    code: str
+    title: str
+    params: Mapping[str, Param]
+
+    @property
+    def detail(self) -> str:
+        """The sentence in the language in force."""
+        return words.say(Message(self.code, self.params))
+
+
+def init_problems(app: Flask) -> None:
+    """Let ``app`` tell every error in Warden's way."""
+    app.register_error_handler(WardenError, _warden_error)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _defect)
+
+
+def problem_of(error: WardenError) -> Problem:
+    """Return the problem that an error of Warden's is; its title is the class's own first sentence."""
+    title = (inspect.getdoc(type(error)) or error.code).partition(".")[0]
+    return Problem(error.status, error.code, title, dict(error.params))
+
+
+def _warden_error(error: WardenError) -> ResponseReturnValue:
+    return _tell(problem_of(error))
+
+
+def _http_error(error: HTTPException) -> ResponseReturnValue:
+    if error.response is not None or error.code is None or error.code < HTTPStatus.BAD_REQUEST:
+        return error.get_response()  # a redirect, or an answer that somebody has made already
+    code = SPECIAL_CODES.get(type(error)) or CODES.get(error.code, "bad_request" if error.code < 500 else "error")
+    response = make_response(_tell(Problem(error.code, code, HTTPStatus(error.code).phrase, {"path": request.path})))
+    if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["Allow"] = dict(error.get_headers()).get("Allow", "")
+    return response
+
+
+def _defect(error: Exception) -> ResponseReturnValue:
+    """The one place of the web layer that catches everything: it is recorded, and told without its inside."""
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return _tell(Problem(500, "error", HTTPStatus.INTERNAL_SERVER_ERROR.phrase, {}))
+
+
+def _tell(problem: Problem) -> ResponseReturnValue:
+    if is_api() or request.path == "/healthz":
+        return problem_document(problem)
+    if problem.code == SPECIAL_CODES[UntrustedHost]:  # style sheets and links would be refused under that name too
+        return Response(problem.detail + "\n", status=problem.status, content_type="text/plain; charset=utf-8")
+    if wants_fragment():
+        return refused(problem.detail, problem.status)
+    return render_template("pages/error.html", status=problem.status, sentence=problem.detail), problem.status
+
+
+def problem_document(problem: Problem) -> Response:
+    """Return the problem as ``application/problem+json`` (RFC 9457)."""
+    document = {
+        "type": "about:blank",
+        "title": problem.title,
+        "status": problem.status,
+        "code": problem.code,
+        "detail": problem.detail,
+        "params": dict(problem.params),
+    }
+    return Response(json.dumps(document, ensure_ascii=False) + "\n", status=problem.status, content_type=PROBLEM_TYPE)

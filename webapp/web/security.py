@@ -1,0 +1,180 @@
+"""What keeps a page on this machine from being used by strangers: names, origins, headers, tokens, the secret key.
+
+A page of another site that is open in the same browser is the opponent: it can send requests to 127.0.0.1, and by rebinding its own
+name to 127.0.0.1 read the answers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from flask import Flask, Response, request
+from flask_wtf.csrf import CSRFProtect
+from werkzeug.exceptions import HTTPException
+
+from webapp.errors import ConfigurationError
+from webapp.settings import Settings
+
+CONTENT_SECURITY_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""Nothing inline and nothing from elsewhere; htmx, the charts and the dialogs are made to live with it."""
+
+HEADERS: Final = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+BODY_LIMIT: Final = 256 * 1024
+"""Bytes; the longest thing that anybody sends is a prompt: 20 000 characters, of up to 12 bytes once they are escaped."""
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+FORM_TYPES: Final = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
+"""What a form of any site may send without asking first."""
+SECRET_FILE: Final = "secret_key"
+SECRET_BYTES: Final = 32
+
+csrf = CSRFProtect()
+
+
+class UntrustedHost(HTTPException):
+    """The page was called by a name that is not this server's."""
+
+    code = 400
+
+
+class CrossSite(HTTPException):
+    """The request comes from a page of another site."""
+
+    code = 403
+
+
+class FormForJson(HTTPException):
+    """A form type was sent to the JSON interface, as only a page of another site would."""
+
+    code = 403
+
+
+def init_security(app: Flask, settings: Settings) -> None:
+    """Set limits, cookies, headers and checks on ``app``."""
+    key = secret_key(settings.state_dir)
+    app.config.update(
+        SECRET_KEY=key,
+        # Ports share cookies: two servers behind two tunnels on localhost would take each other's session away under one name.
+        SESSION_COOKIE_NAME=f"warden_session_{blake2b(key, digest_size=4).hexdigest()}",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        MAX_CONTENT_LENGTH=BODY_LIMIT,
+        MAX_FORM_MEMORY_SIZE=BODY_LIMIT,
+        MAX_FORM_PARTS=100,
+        WTF_CSRF_TIME_LIMIT=None,  # a page may stay open for days; the token ends with the session
+        WTF_CSRF_SSL_STRICT=False,  # the origin check below does that, behind a proxy too
+        WTF_CSRF_CHECK_DEFAULT=False,  # called below, after the names and origins
+    )
+    csrf.init_app(app)
+    app.before_request(lambda: _check(settings))
+    app.after_request(_add_headers)
+
+
+def _check(settings: Settings) -> None:
+    if not host_is_trusted(request.host, settings.trusted_hosts):
+        raise UntrustedHost
+    if request.method in SAFE_METHODS:
+        return
+    if _comes_from_elsewhere():
+        raise CrossSite
+    if is_api():
+        if request.mimetype in FORM_TYPES:
+            raise FormForJson
+    else:
+        csrf.protect()
+
+
+def is_api() -> bool:
+    """Whether the request is for the JSON interface, existing or not."""
+    return request.path == "/api" or request.path.startswith("/api/")
+
+
+def host_is_trusted(host: str, trusted: Iterable[str]) -> bool:
+    """Return whether the name in ``host`` (``name``, ``name:port``, ``[v6]:port``) is one of ``trusted``; ``.lab`` means any below it."""
+    match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d+)?", host.lower())
+    if match is None:
+        return False
+    name = match[1].removesuffix(".")
+    return any(name == t.lower() or (t.startswith(".") and name.endswith(t.lower())) for t in trusted)
+
+
+def _comes_from_elsewhere() -> bool:
+    """By what browsers say of themselves; programs such as curl say nothing, and no browser can be made to."""
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        return True
+    origin = request.headers.get("Origin")
+    return origin is not None and _netloc(origin) != request.host.lower()
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # such as "http://[": nobody's
+        return None
+
+
+def _add_headers(response: Response) -> Response:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers.setdefault("Cache-Control", "no-store")  # figures of a moment ago are wrong figures
+    return response
+
+
+def secret_key(state_dir: Path) -> bytes:
+    """Return the key that signs cookies, made once and kept in the state folder for its owner only.
+
+    Raises:
+        ConfigurationError: the state folder cannot be written, or the file holds no key.
+    """
+    path = state_dir / SECRET_FILE
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            _create(path)
+        key = path.read_bytes()
+    except OSError as exc:
+        raise ConfigurationError(
+            setting="WARDEN_STATE_DIR", value=str(state_dir), detail=f"{exc.strerror}: {exc.filename}"
+        ) from exc
+    if len(key) < SECRET_BYTES:
+        raise ConfigurationError(
+            setting="WARDEN_STATE_DIR", value=str(state_dir), detail=f"{path} holds no key; remove it to get a new one"
+        )
+    return key
+
+
+def _create(path: Path) -> None:
+    """Write a key so that nobody ever sees half of one; who comes second takes the first one's."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(SECRET_BYTES))
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
+def same_site_path(target: str | None) -> str:
+    """Return ``target`` when it is a path on this site, else ``/``: nobody is sent away by a crafted link."""
+    if not target or not target.startswith("/") or re.match(r"/[/\\]", target) or re.search(r"[\x00-\x20\\]", target):
+        return "/"
+    parts = urlsplit(target)
+    return "/" if parts.scheme or parts.netloc else target

@@ -1,0 +1,754 @@
+"""Every message code in words: what happened, to what, and what to do next. The Russian here is the source of the catalogues.
+
+Messages name values; this module formats them by their names (``*_bytes``, ``seconds``, ``device``, ``mode``…), so that a sentence
+never has to. A code without words is shown as it is, with its values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from webapp.domain.footprint import PartName
+from webapp.domain.instance import InstanceState
+from webapp.domain.memory import LedgerKind, Level
+from webapp.domain.modes import Mode, Precision
+from webapp.domain.operation import OperationKind, OperationState, StepName, StepState
+from webapp.domain.plan import Verdict
+from webapp.domain.recommend import Mark
+from webapp.message import Message, Param
+from webapp.web import formats
+from webapp.web.translate import gettext, plural
+
+
+def N_(text: str) -> str:  # noqa: N802  gettext's name for a text that is translated later
+    """Mark ``text`` for the catalogues."""
+    return text
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A text of the source language, with its plural where ``count`` names the value that counts."""
+
+    one: str
+    many: str | None = None
+    count: str = ""
+
+    def say(self, params: Mapping[str, Param]) -> str:
+        """Return the text in the language in force, with ``params`` in it."""
+        shown = _Shown({name: shown_param(name, value) for name, value in params.items()})
+        if self.many is None:
+            return gettext(self.one) % shown
+        counted = params.get(self.count)
+        return plural(self.one, self.many, counted if isinstance(counted, int) else 0) % shown
+
+
+class _Shown(dict[str, str]):
+    """Formatted values; one that the message does not carry is unknown."""
+
+    def __missing__(self, name: str) -> str:
+        return formats.unknown()
+
+
+def _one(text: str) -> Sentence:
+    return Sentence(text)
+
+
+def _many(one: str, many: str, count: str = "count") -> Sentence:
+    return Sentence(one, many, count)
+
+
+def NN_(one: str, many: str) -> tuple[str, str]:  # noqa: N802
+    """Mark a text and its plural for the catalogues."""
+    return one, many
+
+
+ERRORS: Final[Mapping[str, Sentence]] = {
+    "error": _one(N_("Что-то пошло не так. Подробности в журнале сервера.")),
+    "unexpected": _one(N_("Операция прервалась из-за ошибки в самой программе. Подробности в журнале сервера.")),
+    "unexpected_named": _one(
+        N_("Операция прервалась из-за ошибки в самой программе (%(detail)s). Подробности в журнале сервера.")
+    ),
+    "invalid": _one(N_("Поле «%(field)s» не может быть «%(value)s». Допустимо: %(allowed)s.")),
+    "not_found": _one(N_("Такого здесь нет. Обновите страницу.")),
+    "unknown_model": _one(
+        N_("Модели %(model)s нет в кеше. Проверьте имя или скачайте её: список обновится сам за несколько секунд.")
+    ),
+    "unknown_instance": _one(N_("Модели с номером %(instance)s здесь уже нет: её выгрузили. Обновите страницу.")),
+    "unknown_operation": _one(N_("Операции с номером %(operation)s нет. Обновите страницу.")),
+    "unknown_device": _one(N_("Устройства %(device)s на этом сервере нет. Есть: %(known)s.")),
+    "refused": _one(N_("Сейчас этого сделать нельзя. Обновите страницу и посмотрите, что изменилось.")),
+    "busy": _one(
+        N_(
+            "Сейчас идёт другая операция: %(kind)s, запустил пользователь %(actor)s в %(since)s. Дождитесь её конца или "
+            "отмените её."
+        )
+    ),
+    "busy_model": _one(
+        N_(
+            "Память занята другой операцией: %(kind)s %(model)s, шаг «%(step)s», запустил пользователь %(actor)s в "
+            "%(since)s. "
+            "Дождитесь её конца или отмените её."
+        )
+    ),
+    "not_enough_memory": _one(
+        N_(
+            "Модели %(model)s не хватает памяти (%(device)s): нужно %(needed_bytes)s и запас %(reserve_bytes)s, "
+            "доступно %(free_bytes)s, недостаёт %(missing_bytes)s. Ничего не выгружено. Выберите более лёгкий вариант."
+        )
+    ),
+    "already_loaded": _one(
+        N_("Модель %(model)s уже загружена с теми же настройками. Измените настройки или пользуйтесь загруженной.")
+    ),
+    "instance_in_use": _one(
+        N_(
+            "Модель %(model)s (владелец %(owner)s) сейчас отвечает на запросы: %(in_flight)s. Дождитесь "
+            "ответов или разрешите прервать их."
+        )
+    ),
+    "cooling_down": _one(
+        N_(
+            "Модель %(model)s только что не загрузилась (неудач подряд: %(failures)s). Повторите через %(seconds)s или "
+            "выберите "
+            "другие настройки."
+        )
+    ),
+    "mode_unavailable": _one(
+        N_("Режим %(mode)s сейчас недоступен: %(reason)s. Ничего не изменено. Выберите другой режим.")
+    ),
+    "model_unsuitable": _one(
+        N_("Модель %(model)s нельзя загрузить: %(reason)s. Выберите другую или исправьте её файлы в кеше.")
+    ),
+    "not_ready": _one(N_("Модель %(model)s не принимает запросы: %(state)s. Подождите, пока она будет готова.")),
+    "not_cancellable": _one(N_("Отменять нечего: операция уже закончилась (%(state)s).")),
+    "superseded": _one(N_("Операцию прервала экстренная очистка.")),
+    "unavailable": _one(N_("Нужная часть программы не отвечает. Повторите через минуту.")),
+    "device_unreadable": _one(
+        N_("Показаниям памяти сейчас нельзя верить, поэтому загружать нельзя. Проверьте драйвер и повторите.")
+    ),
+    "device_unreadable_named": _one(
+        N_(
+            "Показаниям памяти (%(device)s) сейчас нельзя верить, поэтому загружать нельзя. Проверьте драйвер и "
+            "повторите."
+        )
+    ),
+    "store_unavailable": _one(
+        N_("База данных не отвечает (%(reason)s). Загруженные модели работают; история появится, когда база вернётся.")
+    ),
+    "stopping": _one(N_("Программа завершает работу и новых операций не принимает. Повторите после её запуска.")),
+    "too_many_questions": _one(
+        N_(
+            "Моделям уже задано столько вопросов, сколько страница может вести сразу (%(limit)s). Дождитесь одного из "
+            "ответов."
+        )
+    ),
+    "launch_failed": _one(N_("Модель %(model)s не запустилась: %(detail)s. Посмотрите последние строки её журнала.")),
+    "out_of_memory": _one(
+        N_(
+            "Модели %(model)s не хватило памяти (%(detail)s). Уменьшите число токенов или батч либо выберите INT8 или 4 "
+            "бита."
+        )
+    ),
+    "worker_died": _one(
+        N_(
+            "Процесс модели %(model)s завершился сам (%(exit)s). Посмотрите последние строки журнала и загрузите модель "
+            "снова."
+        )
+    ),
+    "launch_stalled": _one(
+        N_("Загрузка модели %(model)s не подаёт признаков жизни уже %(seconds)s и остановлена. Посмотрите её журнал.")
+    ),
+    "launch_too_slow": _one(
+        N_(
+            "Модель %(model)s загружалась %(seconds)s и не успела. Посмотрите её журнал или увеличьте "
+            "WARDEN_LAUNCH_DEADLINE_S."
+        )
+    ),
+    "cancelled_by_stop": _one(N_("Операцию прервала остановка программы. Повторите её после запуска.")),
+    "worker_garbled": _one(
+        N_(
+            "Процесс модели %(model)s отвечает непонятно (%(detail)s) и остановлен. Проверьте настройку "
+            "WARDEN_WORKER_COMMAND."
+        )
+    ),
+    "worker_silent": _one(
+        N_("Процесс модели %(instance)s не ответил за %(seconds)s. Подождите; если не поможет, выгрузите модель.")
+    ),
+    "generation_failed": _one(
+        N_("Модель %(model)s не смогла ответить: %(detail)s. Измените вопрос или спросите ещё раз.")
+    ),
+    "stop_failed": _one(
+        N_(
+            "Процесс %(pid)s (пользователь %(user)s, состояние %(state)s) пережил все сигналы, память модели %(model)s "
+            "занята. "
+            "Завершите его вручную или перезагрузите сервер."
+        )
+    ),
+    "cancelled": _one(N_("Операция отменена пользователем %(actor)s.")),
+    "cancelled_by_emergency": _one(N_("Операцию прервала экстренная очистка, её начал пользователь %(actor)s.")),
+    "probe_failed": _one(N_("Устройство «%(device)s» не удалось прочитать (%(detail)s). Проверьте драйвер.")),
+    "driver_missing": _one(
+        N_("Драйвера NVIDIA здесь нет, поэтому показана оперативная память. Если видеокарта есть, установите драйвер.")
+    ),
+    "driver_gone": _one(
+        N_("Драйвер NVIDIA перестал отвечать (%(detail)s). Проверьте nvidia-smi; до этого цифр по видеокартам нет.")
+    ),
+    "device_lost": _one(
+        N_("Видеокарта %(device)s отвалилась от шины (%(detail)s). Обычно помогает только перезагрузка сервера.")
+    ),
+    "not_supported": _one(N_("Драйвер не сообщает этой цифры (%(device)s: %(detail)s).")),
+    "holders_unknown": _one(N_("Список процессов не прочитан (%(detail)s): кто держит память, неизвестно.")),
+    "demo_failed": _one(
+        N_("Демонстрационную модель создать не удалось: %(detail)s. Проверьте место и права в папке кеша.")
+    ),
+    "configuration": _one(N_("Программа не может работать с %(setting)s=%(value)s: %(detail)s. Исправьте настройку.")),
+    "already_running": _one(
+        N_("Папку состояния %(state_dir)s уже держит другая копия программы (процесс %(pid)s). Остановите её.")
+    ),
+    "cache_unreadable": _one(N_("Кеш моделей %(path)s не читается: %(detail)s. Проверьте папку и права на неё.")),
+    "unknown_container": _one(
+        N_("Контейнера %(container)s здесь уже нет, или он принадлежит самой панели. Обновите страницу.")
+    ),
+    "not_confirmed": _one(
+        N_("Контейнер %(name)s чужой (владелец %(owner)s). Чтобы остановить его, введите его имя целиком.")
+    ),
+    "engine_unavailable": _one(N_("Docker сейчас не отвечает (%(socket)s). Проверьте службу docker и повторите.")),
+    "engine_missing": _one(
+        N_(
+            "Docker на этом сервере не найден: сокета %(socket)s нет. Установите и запустите Docker или укажите сокет в "
+            "WARDEN_DOCKER_SOCKET."
+        )
+    ),
+    "engine_forbidden": _one(
+        N_(
+            "У пользователя %(user)s нет прав на сокет Docker %(socket)s. Добавьте его в группу docker и запустите "
+            "панель заново."
+        )
+    ),
+    "engine_unreachable": _one(
+        N_(
+            "Docker не отвечает (%(socket)s: %(detail)s). Проверьте службу docker; когда она вернётся, страница узнает "
+            "сама."
+        )
+    ),
+    "launch_blocked": _one(
+        N_("Модель %(model)s не запущена: сервер к этому не готов (%(detail)s). Устраните причину и повторите.")
+    ),
+    "image_missing": _one(N_("Образа %(image)s на этом сервере нет. Скачайте его командой «%(command)s» и повторите.")),
+    "gpu_runtime_missing": _one(
+        N_(
+            "Docker не может дать модели %(model)s видеокарту (%(detail)s). Установите NVIDIA Container Toolkit, "
+            "перезапустите Docker и повторите."
+        )
+    ),
+    "port_taken": _one(
+        N_(
+            "Модели %(model)s не досталось порта: все порты %(ports)s заняты. Освободите один из них или расширьте "
+            "WARDEN_VLLM_PORTS."
+        )
+    ),
+    "name_taken": _one(
+        N_(
+            "Имя %(name)s, нужное модели %(model)s, занято другим контейнером. Удалите его (docker rm %(name)s) и "
+            "повторите."
+        )
+    ),
+    "profile_disturbed": _one(
+        N_(
+            "Пока vLLM измерял память для модели %(model)s, её изменил соседний процесс: было доступно %(before_bytes)s, "
+            "стало %(after_bytes)s. Дождитесь, пока сосед успокоится, и повторите."
+        )
+    ),
+    "start_memory_short": _one(
+        N_(
+            "vLLM отказался запускать модель %(model)s: доступно %(free_bytes)s из %(total_bytes)s, а занять он должен "
+            "%(wanted_bytes)s. Освободите память или уменьшите число токенов и батч."
+        )
+    ),
+    "kv_cache_too_small": _one(
+        N_(
+            "Модели %(model)s не хватает кеша KV даже на один запрос (токенов: %(max_tokens)s): нужно %(needed_bytes)s, "
+            "есть %(available_bytes)s. Уменьшите число токенов."
+        )
+    ),
+    "kv_cache_too_small_fits": _one(
+        N_(
+            "Модели %(model)s не хватает кеша KV даже на один запрос (токенов: %(max_tokens)s): нужно %(needed_bytes)s, "
+            "есть %(available_bytes)s. Уменьшите число токенов до %(fits_tokens)s."
+        )
+    ),
+    "architecture_unsupported": _one(
+        N_(
+            "vLLM не знает архитектуры %(architecture)s, модель %(model)s не запущена. Загрузите её в режиме "
+            "Transformers или возьмите образ новее (WARDEN_VLLM_IMAGE)."
+        )
+    ),
+    "argument_rejected": _one(
+        N_(
+            "vLLM не принял аргумент %(argument)s (%(detail)s), модель %(model)s не запущена. Исправьте WARDEN_VLLM_ARGS "
+            "или возьмите другой образ (WARDEN_VLLM_IMAGE)."
+        )
+    ),
+    "container_exited": _one(
+        N_(
+            "Контейнер модели %(model)s завершился сам (код или сигнал: %(exit)s). Посмотрите последние строки журнала и "
+            "загрузите модель снова."
+        )
+    ),
+}
+"""Failures, by the code of their class or of their message."""
+
+MODELS: Final[Mapping[str, Sentence]] = {
+    "model_incomplete": _one(N_("скачана не до конца, не хватает: %(missing)s; скачайте её ещё раз")),
+    "model_no_weights": _one(N_("в снимке нет весов; скачайте модель ещё раз")),
+    "model_no_config": _one(N_("нет config.json; скачайте модель ещё раз")),
+    "model_broken_config": _one(N_("config.json не читается: %(detail)s; скачайте модель ещё раз")),
+    "model_broken_weights": _one(N_("файл весов %(file)s повреждён: %(detail)s; скачайте его ещё раз")),
+    "model_pickle_only": _one(N_("веса только в pickle, а он может выполнить код; разрешает WARDEN_ALLOW_PICKLE")),
+    "model_remote_code": _one(N_("требует выполнить код из репозитория модели; разрешает WARDEN_ALLOW_REMOTE_CODE")),
+    "model_not_causal": _one(N_("не генерирует текст (%(architecture)s); нужна языковая модель")),
+    "model_no_tokenizer": _one(N_("нет токенизатора; скачайте модель целиком")),
+    "model_unreadable": _one(N_("файлы не читаются: %(detail)s; проверьте права на кеш")),
+}
+"""Why a cached model cannot be loaded: clauses that stand after a colon."""
+
+REASONS: Final[Mapping[str, Sentence]] = {
+    "worker_command_missing": _one(N_("программы из WARDEN_WORKER_COMMAND на этом сервере нет")),
+    "folder_broken": _one(N_("её папка повреждена")),
+    "half_started": _one(N_("она не успела запуститься")),
+    "launch_too_slow": _one(N_("она загружалась слишком долго")),
+    "model_pickle_only": _one(N_("веса только в pickle, а он может выполнить код")),
+    "model_remote_code": _one(N_("требует выполнить код из репозитория модели")),
+    "model_no_tokenizer": _one(N_("нет токенизатора")),
+    "vllm_not_installed": _one(N_("режим vLLM ещё не подключён на этом сервере")),
+    "model_incomplete": _one(N_("она скачана не до конца")),
+    "model_no_weights": _one(N_("в снимке нет весов")),
+    "model_no_config": _one(N_("нет config.json")),
+    "model_broken_config": _one(N_("config.json не читается")),
+    "model_broken_weights": _one(N_("файл весов повреждён")),
+    "model_not_causal": _one(N_("она не генерирует текст")),
+    "model_unreadable": _one(N_("её файлы не читаются")),
+    "out_of_memory": _one(N_("не хватило памяти")),
+    "launch_failed": _one(N_("она не запустилась")),
+    "launch_stalled": _one(N_("загрузка замерла")),
+    "worker_died": _one(N_("её процесс завершился сам")),
+    "worker_garbled": _one(N_("её процесс отвечает непонятно")),
+    "worker_silent": _one(N_("её процесс не отвечает")),
+    "unknown_instance": _one(N_("её уже нет")),
+    "unknown_model": _one(N_("её нет в кеше")),
+    "not_enough_memory": _one(N_("для неё не хватает памяти")),
+    "device_unreadable": _one(N_("показаниям устройства нельзя верить")),
+    "stop_failed": _one(N_("её процесс пережил все сигналы")),
+    "engine_unavailable": _one(N_("Docker не отвечает")),
+    "engine_missing": _one(N_("Docker на этом сервере не найден")),
+    "engine_forbidden": _one(N_("нет прав на сокет Docker")),
+    "engine_unreachable": _one(N_("Docker не отвечает")),
+    "image_missing": _one(N_("образа vLLM на этом сервере нет")),
+    "gpu_runtime_missing": _one(N_("Docker не может дать контейнеру видеокарту")),
+    "port_taken": _one(N_("все порты для контейнеров заняты")),
+    "name_taken": _one(N_("имя её контейнера занято")),
+    "profile_disturbed": _one(N_("измерению памяти помешал соседний процесс")),
+    "start_memory_short": _one(N_("при запуске не хватило свободной памяти")),
+    "kv_cache_too_small": _one(N_("кеш KV не вмещает и одного запроса")),
+    "architecture_unsupported": _one(N_("vLLM не знает её архитектуры")),
+    "argument_rejected": _one(N_("vLLM не принял аргумент")),
+    "container_exited": _one(N_("её контейнер завершился сам")),
+}
+"""The same as clauses without values, for a message that carries only another's code."""
+
+PLANS: Final[Mapping[str, Sentence]] = {
+    "plan_fits": _one(N_("%(device)s: нужно %(needed_bytes)s, доступно будет %(free_bytes)s, места достаточно.")),
+    "plan_tight": _one(
+        N_(
+            "%(device)s: нужно %(needed_bytes)s из %(free_bytes)s, поместится впритык, запас %(reserve_bytes)s "
+            "останется цел."
+        )
+    ),
+    "plan_estimate_rough": _one(N_("%(device)s: оценка грубая, файлы модели говорят не обо всём.")),
+    "plan_device_claimed": _one(N_("%(device)s: сейчас идёт операция, применить можно будет после неё.")),
+    "plan_promised": _one(N_("%(device)s: ещё %(promised_bytes)s обещаны моделям, которые загружаются.")),
+    "plan_stuck_holds": _one(N_("Модель %(model)s не завершается и держит %(held_bytes)s: эта память не вернётся.")),
+    "context_capped": _one(N_("Модель рассчитана на %(max_tokens)s токенов, поэтому вместо %(asked)s будет столько.")),
+    "way_out_unload_others": _one(N_("Выгрузить остальные")),
+    "way_out_other_device": _one(N_("Другое устройство")),
+    "way_out_batch": _one(N_("Батч %(batch_size)s")),
+    "way_out_tokens": _many(*NN_("%(max_tokens)s токен", "%(max_tokens)s токенов"), "max_tokens"),
+    "way_out_precision": _one(N_("Точность %(precision)s")),
+    "way_out_smallest": _one(N_("%(precision)s, токенов %(max_tokens)s, батч %(batch_size)s")),
+    "advice_free": _one(N_("доступно %(free_bytes)s")),
+    "advice_vllm_unavailable": _one(N_("при такой памяти подошёл бы vLLM")),
+}
+
+STEPS: Final[Mapping[str, Sentence]] = {
+    "planned": _one(N_("нужно %(needed_bytes)s")),
+    "stopped": _one(N_("%(models)s")),
+    "stop_ask": _one(N_("прошу %(model)s завершиться")),
+    "stop_terminate": _one(N_("%(model)s не уходит: SIGTERM")),
+    "stop_kill": _one(N_("%(model)s не уходит: SIGKILL")),
+    "stop_verify": _one(N_("проверяю, что от %(model)s ничего не осталось")),
+    "stop_unproved": _one(N_("нет доказательства, что процесс завершён; нажмите «Экстренная очистка»")),
+    "rollback_settling": _one(N_("жду возврата памяти")),
+    "settle_slow": _one(N_("память возвращается медленнее обычного")),
+    "settled": _one(N_("+%(freed_bytes)s")),
+    "settle_unknown": _one(N_("устройство не читается")),
+    "settle_late": _one(N_("только +%(freed_bytes)s из %(expected_bytes)s")),
+    "reaped": _many(*NN_("%(count)s остаток", "%(count)s остатков")),
+    "checked": _one(N_("%(free_bytes)s ≥ %(needed_bytes)s")),
+    "launch_starting": _one(N_("процесс запускается")),
+    "launch_loading": _one(N_("веса загружаются")),
+    "launched": _one(N_("веса загружены")),
+    "ready_after": _one(N_("отвечает")),
+    "measured": _one(N_("занято %(measured_bytes)s")),
+    "measured_unknown": _one(N_("измерить не удалось, ожидалось %(predicted_bytes)s")),
+    "cleaned": _many(*NN_("%(count)s запись", "записей: %(count)s")),
+    "cleaned_free": _one(N_("доступно %(free_bytes)s")),
+    "ended": _many(*NN_("завершён %(count)s", "завершено: %(count)s")),
+    "ended_late": _many(*NN_("догнан ещё %(count)s", "догнано ещё: %(count)s")),
+    "demo_made": _one(N_("файлы записаны")),
+    "vllm_creating": _one(N_("контейнер создаётся")),
+    "vllm_starting": _one(N_("контейнер работает, vLLM запускается")),
+    "vllm_weights": _one(N_("веса загружаются")),
+    "vllm_weights_percent": _one(N_("веса загружаются: %(percent)s %%")),
+    "vllm_profiling": _one(N_("vLLM прогревается и измеряет память")),
+    "vllm_kv_cache": _one(N_("кеш KV готов")),
+    "vllm_kv_cache_sized": _one(N_("кеш KV: токенов %(tokens)s, %(kv_cache_bytes)s")),
+    "vllm_graphs": _one(N_("записываются графы CUDA")),
+    "vllm_graphs_percent": _one(N_("записываются графы CUDA: %(percent)s %%")),
+    "vllm_serving": _one(N_("сервер поднят, жду ответа модели")),
+}
+"""What a step has to say, short: it stands under the step's name."""
+
+OUTCOMES: Final[Mapping[str, Sentence]] = {
+    "switch_done": _one(N_("Модель %(model)s готова отвечать: %(mode)s, %(seconds)s.")),
+    "unload_done": _one(N_("Модель %(model)s выгружена: вернулось %(freed_bytes)s за %(seconds)s.")),
+    "unload_unknown": _one(
+        N_(
+            "Модель %(model)s завершена. Сколько памяти вернулось, неизвестно: устройство не читается. Проверьте "
+            "драйвер, цифры "
+            "появятся сами."
+        )
+    ),
+    "unload_held": _one(
+        N_(
+            "Модель %(model)s завершена, но вернулось только %(freed_bytes)s из %(expected_bytes)s за %(seconds)s. Кто "
+            "держит "
+            "остальное, видно на карточке памяти."
+        )
+    ),
+    "clean_done": _one(N_("Память очищена: вернулось %(freed_bytes)s, доступно %(free_bytes)s.")),
+    "emergency_done": _many(
+        *NN_(
+            "Экстренная очистка закончена: завершён %(count)s процесс, вернулось %(freed_bytes)s.",
+            "Экстренная очистка закончена: завершено процессов: %(count)s, вернулось %(freed_bytes)s.",
+        )
+    ),
+    "emergency_incomplete": _one(
+        N_(
+            "Экстренная очистка закончена не до конца: завершено %(count)s, вернулось %(freed_bytes)s из "
+            "%(expected_bytes)s. "
+            "Что осталось, перечислено ниже."
+        )
+    ),
+    "demo_done": _one(N_("Демонстрационная модель %(model)s лежит в кеше. Выберите её и примените изменения.")),
+    "nothing_changed": _one(N_("На сервере всё осталось как было.")),
+    "rolled_back": _one(N_("Прежние модели загружены снова: %(models)s.")),
+    "restore_failed": _one(N_("Прежние модели вернуть не удалось: %(models)s. Загрузите их вручную.")),
+    "not_restored_by_choice": _one(N_("Прежние модели не возвращены, как и было выбрано: %(models)s.")),
+    "switch_done_memory_held": _one(
+        N_(
+            "Модель %(model)s готова отвечать: %(mode)s, %(seconds)s. От прежней вернулось только %(freed_bytes)s из "
+            "%(expected_bytes)s."
+        )
+    ),
+    "ended_early": _one(N_("Операция остановлена на полпути. Проверьте, что загружено.")),
+    "taken_over": _one(N_("Остальное сделала экстренная очистка.")),
+    "rollback_cancelled": _one(N_("Возврат прежних моделей прерван. Проверьте, что загружено.")),
+    "undo_failed": _one(N_("Вернуть всё как было не удалось (%(detail)s). Нажмите «Очистить память».")),
+    "unloaded_not_waited": _one(N_("Модель %(model)s завершена; возврата памяти не дождались.")),
+    "abandoned": _one(N_("Программа остановилась посреди операции; при запуске остатки убраны.")),
+    "adopted": _one(N_("%(model)s: работала без нас и принята обратно")),
+    "removed_half_started": _one(N_("%(model)s: не успела запуститься, остатки убраны")),
+    "removal_failed": _one(N_("%(model)s: остатки убрать не удалось; нажмите «Экстренная очистка»")),
+    "restored": _one(N_("%(model)s: загружена снова")),
+    "restore_model_gone": _one(N_("%(model)s: не вернуть, её больше нет в кеше")),
+    "restore_no_memory": _one(N_("%(model)s: не вернуть, не хватает %(missing_bytes)s")),
+    "restore_failed_because": _one(N_("%(model)s: не вернуть, %(code)s")),
+    "dead_removed": _one(N_("%(model)s: завершилась раньше, запись убрана")),
+    "dead_not_removed": _one(N_("%(model)s: завершилась раньше, но остатки убрать не удалось")),
+    "clean_worker": _one(N_("%(model)s: вернула %(freed_bytes)s")),
+    "clean_failed": _one(N_("%(model)s: не очищена, %(code)s")),
+    "stays_foreign": _one(
+        N_("%(device)s: остаётся чужой процесс %(pid)s (%(user)s, %(command)s), держит %(used_bytes)s")
+    ),
+    "stays_unattributed": _one(N_("%(device)s: %(used_bytes)s заняты, но не принадлежат ни одному видимому процессу")),
+    "leftover_process": _one(N_("%(instance)s: процесс %(pid)s без модели")),
+    "leftover_folder": _one(N_("%(instance)s: папка без модели")),
+    "ended_instance": _one(N_("%(name)s: завершена")),
+    "ended_unlisted": _one(N_("%(name)s: процесс без записи завершён")),
+    "end_failed": _one(N_("%(name)s: завершить не удалось (%(detail)s); завершите процесс вручную")),
+    "runtime_unreachable": _one(N_("режим %(mode)s не отвечает: что в нём осталось, неизвестно")),
+    "instance_vanished": _one(N_("процесс модели %(model)s исчез: его завершил кто-то другой или система")),
+    "container_ended": _one(N_("Контейнер %(name)s остановлен. Памяти устройств он не держал.")),
+    "container_ended_freed": _one(N_("Контейнер %(name)s остановлен: вернулось %(freed_bytes)s за %(seconds)s.")),
+    "container_ended_held": _one(
+        N_(
+            "Контейнер %(name)s остановлен, но вернулось только %(freed_bytes)s из %(expected_bytes)s за %(seconds)s. "
+            "Кто держит остальное, видно на карточке памяти."
+        )
+    ),
+    "container_not_waited": _one(N_("Контейнер %(name)s остановлен; возврата памяти не дождались.")),
+    "launch_again_disturbed": _one(
+        N_(
+            "%(model)s: измерению памяти помешал сосед (было доступно %(before_bytes)s, стало %(after_bytes)s), запускаю "
+            "ещё раз"
+        )
+    ),
+    "leftover_container": _one(N_("%(name)s: контейнер без модели")),
+    "stays_container": _one(N_("остаётся чужой контейнер %(name)s (владелец %(user)s, образ %(image)s)")),
+    "not_reached": _one(N_("%(name)s: режим %(mode)s не отвечает, завершить не удалось; повторите, когда он ответит")),
+}
+"""How an operation ended, and the lines of its result."""
+
+WEB: Final[Mapping[str, Sentence]] = {
+    "bad_request": _one(N_("Запрос не разобрать. Вернитесь на главную страницу и повторите.")),
+    "bad_json": _one(N_("Тело запроса не JSON (%(detail)s). Пришлите объект JSON.")),
+    "forbidden": _one(N_("Это действие не разрешено.")),
+    "untrusted_host": _one(
+        N_(
+            "Страницу открыли под именем, которое не указано в WARDEN_TRUSTED_HOSTS. Откройте её как http://127.0.0.1 "
+            "или добавьте имя."
+        )
+    ),
+    "cross_site": _one(N_("Запрос пришёл со страницы другого сайта и отклонён. Откройте панель напрямую и повторите.")),
+    "form_for_json": _one(
+        N_(
+            "Сюда принимается только JSON: укажите Content-Type: application/json. Тип формы отклонён, его шлют чужие "
+            "сайты."
+        )
+    ),
+    "csrf": _one(N_("Защитная метка формы не подошла. Обновите страницу (cookie должны быть включены) и повторите.")),
+    "method_not_allowed": _one(N_("Этот адрес не принимает такой метод запроса.")),
+    "too_large": _one(N_("Запрос слишком велик: принимается до 256 KiB. Сократите его.")),
+    "unsupported_type": _one(N_("Такой тип данных здесь не принимается. Пришлите application/json.")),
+}
+"""What the web layer itself refuses."""
+
+FULLER: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "busy": ("busy_model", ("model", "step")),
+    "unexpected": ("unexpected_named", ("detail",)),
+    "device_unreadable": ("device_unreadable_named", ("device",)),
+    "kv_cache_too_small": ("kv_cache_too_small_fits", ("fits_tokens",)),
+    "vllm_weights": ("vllm_weights_percent", ("percent",)),
+    "vllm_kv_cache": ("vllm_kv_cache_sized", ("tokens", "kv_cache_bytes")),
+    "vllm_graphs": ("vllm_graphs_percent", ("percent",)),
+}
+"""A fuller sentence for a code, and the values that it needs."""
+
+SENTENCES: Final[Mapping[str, Sentence]] = {**REASONS, **STEPS, **OUTCOMES, **PLANS, **MODELS, **WEB, **ERRORS}
+
+LEVELS: Final[Mapping[str, str]] = {
+    Level.GOOD: N_("Достаточно"),
+    Level.LOW: N_("Мало памяти"),
+    Level.CRITICAL: N_("Критически мало"),
+}
+MODES: Final[Mapping[str, str]] = {Mode.TRANSFORMERS: "Transformers", Mode.VLLM: "vLLM"}
+PRECISIONS: Final[Mapping[str, str]] = {
+    Precision.AUTO: N_("Как в файлах"),
+    Precision.FP16: "FP16",
+    Precision.BF16: "BF16",
+    Precision.FP32: "FP32",
+    Precision.INT8: "INT8",
+    Precision.INT4: N_("4 бита NF4"),
+}
+INSTANCE_STATES: Final[Mapping[str, str]] = {
+    InstanceState.STARTING: N_("запускается"),
+    InstanceState.LOADING: N_("загружается"),
+    InstanceState.READY: N_("готова"),
+    InstanceState.SILENT: N_("не отвечает"),
+    InstanceState.STOPPING: N_("завершается"),
+    InstanceState.STUCK: N_("не завершается"),
+    InstanceState.DEAD: N_("завершилась сама"),
+}
+KINDS: Final[Mapping[str, str]] = {
+    OperationKind.SWITCH: N_("Переключение"),
+    OperationKind.UNLOAD: N_("Выгрузка"),
+    OperationKind.CLEAN: N_("Очистка памяти"),
+    OperationKind.EMERGENCY: N_("Экстренная очистка"),
+    OperationKind.DEMO: N_("Создание демонстрационной модели"),
+    OperationKind.STOP_CONTAINER: N_("Остановка контейнера"),
+}
+OPERATION_STATES: Final[Mapping[str, str]] = {
+    OperationState.RUNNING: N_("выполняется"),
+    OperationState.SUCCEEDED: N_("успех"),
+    OperationState.WARNING: N_("предупреждение"),
+    OperationState.FAILED: N_("ошибка"),
+    OperationState.CANCELLED: N_("отменена"),
+    OperationState.ABANDONED: N_("оборвана"),
+}
+STEP_NAMES: Final[Mapping[str, str]] = {
+    StepName.PLAN: N_("План"),
+    StepName.UNLOAD: N_("Выгрузка"),
+    StepName.SETTLE: N_("Ожидание памяти"),
+    StepName.CLEAN: N_("Уборка"),
+    StepName.CHECK: N_("Проверка"),
+    StepName.LAUNCH: N_("Запуск"),
+    StepName.READY: N_("Готовность"),
+    StepName.MEASURE: N_("Измерение"),
+    StepName.CREATE: N_("Запись файлов"),
+    StepName.END: N_("Завершение"),
+    StepName.ROLLBACK: N_("Возврат прежнего"),
+}
+STEP_STATES: Final[Mapping[str, str]] = {
+    StepState.WAITING: N_("ждёт"),
+    StepState.RUNNING: N_("идёт"),
+    StepState.DONE: N_("сделано"),
+    StepState.WARNING: N_("с замечанием"),
+    StepState.FAILED: N_("не удалось"),
+    StepState.SKIPPED: N_("пропущено"),
+}
+VERDICTS: Final[Mapping[str, str]] = {
+    Verdict.FITS: N_("Поместится"),
+    Verdict.TIGHT: N_("Впритык"),
+    Verdict.REFUSED: N_("Нельзя"),
+}
+MARKS: Final[Mapping[str, str]] = {Mark.OK: N_("без ограничений"), Mark.LIMITED: N_("с ограничениями")}
+LEDGER: Final[Mapping[str, str]] = {
+    LedgerKind.DRIVER: N_("драйвер"),
+    LedgerKind.CONTAINER: N_("контейнер"),
+    LedgerKind.WORKER: N_("запасной процесс"),
+    LedgerKind.FOREIGN: N_("чужой процесс"),
+    LedgerKind.UNATTRIBUTED: N_("не установлено"),
+    LedgerKind.FREE: N_("свободно"),
+}
+PARTS: Final[Mapping[str, str]] = {
+    PartName.WEIGHTS: N_("веса"),
+    PartName.KV_CACHE: N_("кеш KV"),
+    PartName.MARGIN: N_("запас на расчёты"),
+    PartName.CONTEXT: N_("среда выполнения"),
+    PartName.ENGINE: N_("движок vLLM"),
+}
+STAGES: Final[Mapping[str, str]] = {
+    "ask": N_("по просьбе"),
+    "terminate": "SIGTERM",
+    "kill": "SIGKILL",
+    "verify": N_("проверка"),
+}
+FIELDS: Final[Mapping[str, str]] = {
+    "mode": N_("Режим"),
+    "model": N_("Модель"),
+    "precision": N_("Точность"),
+    "dtype": N_("Точность"),
+    "quantization": N_("Квантизация"),
+    "max_tokens": N_("Токены"),
+    "batch_size": N_("Батч"),
+    "device": N_("Где"),
+    "devices": N_("Где"),
+    "prompt": N_("Вопрос"),
+}
+"""The form's names of the fields that an ``invalid`` can name."""
+
+
+def word(table: Mapping[str, str], key: str | None) -> str:
+    """Return the word for a member of a closed set; one that is not in ``table`` stands as it is."""
+    if key is None:
+        return formats.unknown()
+    text = table.get(key)
+    return key if text is None else gettext(text)
+
+
+def say(message: Message) -> str:
+    """Return ``message`` as a sentence of the language in force."""
+    return capital(clause(message))
+
+
+def clause(message: Message) -> str:
+    """Return ``message`` as it stands inside a sentence or under a step's name: no capital made of its first letter."""
+    code, needed = FULLER.get(message.code, (message.code, ()))
+    if not all(message.params.get(name) for name in needed):
+        code = message.code
+    sentence = SENTENCES.get(code)
+    return _unknown(message) if sentence is None else sentence.say(message.params)
+
+
+def problem(message: Message) -> str:
+    """Return why something cannot be chosen, as it stands after a colon: the full stop is the caller's."""
+    return clause(message).removesuffix(".")
+
+
+def _unknown(message: Message) -> str:
+    values = ", ".join(f"{name}={value}" for name, value in message.params.items() if value is not None)
+    return f"{message.code} ({values})" if values else message.code
+
+
+def capital(text: str) -> str:
+    """Return ``text`` with its first letter as a capital, unless that begins a name (``Qwen/…``, ``vLLM``)."""
+    first = text.partition(" ")[0]
+    return text[:1].upper() + text[1:] if first.islower() and not set("/._") & set(first) else text
+
+
+def device_label(device_id: str | None) -> str:
+    """Return a device's name for people: ``GPU 0``, or the host's RAM."""
+    if device_id is None:
+        return gettext("устройство")
+    if device_id == "host":
+        return gettext("оперативная память")
+    kind, _, index = device_id.partition("-")
+    return f"GPU {index}" if kind == "gpu" and index.isdigit() else device_id
+
+
+def _devices(value: str) -> str:
+    return ", ".join(device_label(part.strip()) for part in value.split(","))
+
+
+def _reason(value: str) -> str:
+    return gettext(REASONS[value].one) if value in REASONS else value
+
+
+def _state(value: str) -> str:
+    return word({**OPERATION_STATES, **INSTANCE_STATES}, value)
+
+
+_BY_NAME: Final[Mapping[str, Callable[[str], str]]] = {
+    "device": device_label,
+    "devices": _devices,
+    "known": _devices,
+    "mode": lambda value: word(MODES, value),
+    "kind": lambda value: word(KINDS, value),
+    "step": lambda value: word(STEP_NAMES, value),
+    "stage": lambda value: word(STAGES, value),
+    "precision": lambda value: word(PRECISIONS, value),
+    "field": lambda value: word(FIELDS, value),
+    "reason": _reason,
+    "code": _reason,
+    "state": _state,
+    "container": lambda value: value[:SHORT_ID],
+}
+_LONGEST: Final = 300
+SHORT_ID: Final = 12
+"""Digits of a container's id that people are shown, as Docker does."""
+
+
+def shown_param(name: str, value: Param) -> str:
+    """Return one value of a message as the reader's language writes it."""
+    if value is None:
+        return formats.unknown()
+    if isinstance(value, bool):
+        return gettext("да") if value else gettext("нет")
+    if isinstance(value, int | float):
+        return _shown_number(name, value)
+    text = value if len(value) <= _LONGEST else value[: _LONGEST - 1] + "…"
+    shown = _BY_NAME.get(name)
+    return text if shown is None else shown(text)
+
+
+def _shown_number(name: str, value: float) -> str:
+    if name.endswith("_bytes"):
+        return formats.size(value)
+    if name == "seconds" or name.endswith("_s"):
+        return formats.duration(value)
+    if name == "since":
+        return formats.moment(value, value)
+    if name == "pid":
+        return str(int(value))
+    return formats.number(value) if isinstance(value, int) else formats.number(value, 1)
