@@ -1,0 +1,126 @@
+"""What vLLM mode adds to Docker's own time, and whether anything stays: Warden against a plain ``docker run`` of the same command."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+import psutil
+
+from tests.engine import images
+from tests.engine.dockerd import PrivateEngine, private_engine
+from tests.engine.engine_fixtures import engine_settings
+from tests.engine.models import make_model
+from tests.engine.server import WardenServer, running
+
+MODEL = "lab/one"
+ROUNDS = 7
+REAL_CYCLES = 3
+OPTIONS = {"max_tokens": 256, "batch_size": 1}
+POLL_S = 0.1
+
+
+def main() -> None:
+    """Print the overhead with the stand-in, then cycles of the real vLLM."""
+    with private_engine("docker-bench", gpu_hook=True) as engine, tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder) / "cache"
+        make_model(cache, MODEL, hidden=256, heads=4, kv_heads=2, intermediate=256)
+        images.load_standin(engine)
+        with running(WardenServer(Path(folder) / "state", cache, **engine_settings(engine))) as server:
+            _overhead(server, engine, "stand-in", ROUNDS)
+        real = engine_settings(
+            engine,
+            vllm_image=images.load_real(engine),
+            vllm_mounts=f'["{images.SITE_MOUNT}"]',
+            vllm_args="--enforce-eager",
+        )
+        with running(WardenServer(Path(folder) / "state-real", cache, **real)) as server:
+            _overhead(server, engine, "real vLLM", REAL_CYCLES)
+
+
+def _overhead(server: WardenServer, engine: PrivateEngine, what: str, rounds: int) -> None:
+    """Take turns: Warden, then Docker alone with the command that Warden used."""
+    server.models(1)
+    _cycle(server, engine)  # the first start of each image reads it from the disk
+    before = _left(server, engine)
+    times: dict[str, list[float]] = {"apply": [], "run": [], "unload": [], "stop": []}
+    for _ in range(rounds):
+        command, apply_s, unload_s = _cycle(server, engine)
+        run_s, stop_s = _plain(engine, command)
+        for name, seconds in zip(times, (apply_s, run_s, unload_s, stop_s), strict=True):
+            times[name].append(seconds)
+    after = _left(server, engine)
+    line = ", ".join(f"{name} {median(values):.2f} s" for name, values in times.items())
+    more = median(a - r for a, r in zip(times["apply"], times["run"], strict=True))
+    longer = median(u - s for u, s in zip(times["unload"], times["stop"], strict=True))
+    sys.stdout.write(f"{what}, {rounds} cycles, medians: {line}; start {more:+.2f} s, stop {longer:+.2f} s\n")
+    sys.stdout.write(f"  before {before}\n  after  {after}\n")
+
+
+def _cycle(server: WardenServer, engine: PrivateEngine) -> tuple[list[str], float, float]:
+    """Load and unload once; return what ``docker run`` takes for the same container, and both times in seconds."""
+    loaded = server.finished(server.switch(MODEL, mode="vllm", options=OPTIONS)["id"], 180)
+    assert loaded["state"] == "succeeded", loaded
+    (container,) = engine.containers()
+    command = _as_run(engine, container)
+    instance = server.instance_of(MODEL)["id"]
+    ended = server.finished(server.post(f"/api/v1/instances/{instance}/unload").json()["id"])
+    assert ended["state"] == "succeeded", ended
+    return command, _seconds(loaded), _seconds(ended)
+
+
+def _as_run(engine: PrivateEngine, container: str) -> list[str]:
+    """The arguments that make ``docker run`` start the same container."""
+    form = "{{range .Config.Env}}--env={{.}}\n{{end}}"
+    form += "{{range .HostConfig.Mounts}}--mount=type={{.Type}},source={{.Source}},target={{.Target}}"
+    form += "{{if .ReadOnly}},readonly{{end}}\n{{end}}"
+    options = engine.cli("inspect", "--format", form, container).splitlines()
+    words = engine.cli("inspect", "--format", "{{.Config.Image}}\n{{range .Config.Cmd}}{{.}}\n{{end}}", container)
+    key = next(o for o in options if o.startswith("--env=VLLM_API_KEY=")).rpartition("=")[2]
+    return [key, "--init", "--ipc=host", "--publish=127.0.0.1:18299:8000", *filter(None, options), *words.splitlines()]
+
+
+def _plain(engine: PrivateEngine, command: list[str]) -> tuple[float, float]:
+    """Run it by Docker alone; return the seconds until it answers, looked at every 100 ms, and until it is stopped and removed."""
+    key, *arguments = command
+    began = time.monotonic()
+    container = engine.cli("run", "--detach", *arguments)
+    while not _answers(key):
+        time.sleep(POLL_S)
+    ready = time.monotonic()
+    engine.cli("stop", container)
+    engine.cli("rm", container)
+    return ready - began, time.monotonic() - ready
+
+
+def _answers(key: str) -> bool:
+    try:
+        answer = httpx.get("http://127.0.0.1:18299/v1/models", headers={"Authorization": f"Bearer {key}"}, timeout=1)
+    except httpx.HTTPError:
+        return False
+    return answer.status_code == httpx.codes.OK
+
+
+def _left(server: WardenServer, engine: PrivateEngine) -> dict[str, int]:
+    """Count what a cycle could leave."""
+    (web,) = server.web_processes()
+    counts: dict[str, Callable[[], int]] = {
+        "containers": lambda: len(engine.containers()),
+        "volumes": lambda: len(engine.volumes()),
+        "threads": web.num_threads,
+        "open files": web.num_fds,
+        "listening ports": lambda: len([c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]),
+    }
+    return {name: count() for name, count in counts.items()}
+
+
+def _seconds(operation: dict[str, Any]) -> float:
+    began, ended = (datetime.fromisoformat(operation[key]) for key in ("started_at", "ended_at"))
+    return (ended - began).total_seconds()

@@ -1,0 +1,484 @@
+"""The runtime over real workers on the CPU: launch, questions, the stop ladder, adoption, leftovers, every fault."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.models import make_model
+from webapp.domain.footprint import Footprint, Part, PartName
+from webapp.domain.memory import DeviceKind
+from webapp.domain.modes import LaunchOptions
+from webapp.errors import (
+    GenerationFailed,
+    LaunchFailed,
+    NotReady,
+    OutOfMemory,
+    UnknownInstance,
+    WardenError,
+    WorkerDied,
+    WorkerGarbled,
+    WorkerSilent,
+)
+from webapp.runtimes.base import LaunchDevice, LaunchSpec, Probe, ProbeState, StopStage
+from webapp.runtimes.chat import stream_chat
+from webapp.runtimes.processes import find_marked
+from webapp.runtimes.protocol import process_start_time
+from webapp.runtimes.transformers import TransformersRuntime
+from webapp.runtimes.worker_folder import InstanceRecord, WorkerFolder
+from webapp.settings import Settings
+
+MODEL = "tests/tiny"
+LARGE = "tests/large"
+HOST = LaunchDevice("host", DeviceKind.HOST, None, None)
+FAULTY = Path(__file__).parents[1] / "engine" / "workers" / "faulty_worker.py"
+STUB = FAULTY.with_name("stub_gpu_worker.py")
+REAL = f"{shlex.quote(sys.executable)} -m webapp.worker --torch-device cpu"
+PATIENCE_S = 90.0
+
+RuntimeMaker = Callable[..., TransformersRuntime]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def model(cache: Path) -> Path:
+    return make_model(cache, MODEL)
+
+
+@pytest.fixture(scope="module")
+def large(cache: Path) -> Path:
+    return make_model(cache, LARGE, hidden=1024, intermediate=4096, layers=2, dtype="float16")
+
+
+@pytest.fixture
+def make_runtime(tmp_path: Path) -> Iterator[RuntimeMaker]:
+    """Make runtimes over one state folder; what they started is ended with the test."""
+    made: list[TransformersRuntime] = []
+
+    def make(command: str = REAL, **settings: Any) -> TransformersRuntime:
+        values: dict[str, Any] = {"worker_ask_s": 3.0, "worker_term_s": 1.0, "worker_kill_s": 3.0} | settings
+        runtime = TransformersRuntime(Settings(state_dir=tmp_path / "state", worker_command=command, **values))
+        made.append(runtime)
+        runtime.start()
+        return runtime
+
+    yield make
+    for runtime in made:
+        runtime.stop()
+        for instance_id in {*runtime.processes().values(), *runtime._started}:
+            runtime.terminate(instance_id, ask=False)
+        runtime.reap(frozenset)
+
+
+def faulty(fault: str, *more: str) -> str:
+    return shlex.join([sys.executable, str(FAULTY), "--fault", fault, *more])
+
+
+def spec(snapshot: Path, instance_id: str = "one", **options: Any) -> LaunchSpec:
+    return LaunchSpec(
+        instance_id=instance_id,
+        operation_id="operation",
+        model_id=LARGE if "large" in str(snapshot) else MODEL,
+        revision=snapshot.name,
+        snapshot=snapshot,
+        options=LaunchOptions(**{"max_tokens": 128, **options}),
+        devices=(HOST,),
+        owner="ann",
+        footprints=(Footprint("host", (Part(PartName.WEIGHTS, 12345),)),),
+    )
+
+
+def wait_for(
+    runtime: TransformersRuntime, instance_id: str, state: ProbeState, also: Callable[[Probe], bool] = lambda _: True
+) -> Probe:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            probe = runtime.probe(instance_id)
+        except WorkerSilent:
+            continue
+        if probe.state is state and also(probe):
+            return probe
+        time.sleep(0.02)
+    raise AssertionError("\n".join(runtime.log_tail(instance_id, 50)))
+
+
+def wait_for_error(runtime: TransformersRuntime, instance_id: str) -> Exception:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            assert runtime.probe(instance_id).state is not ProbeState.READY
+        except WardenError as exc:
+            return exc
+        time.sleep(0.02)
+    raise AssertionError("\n".join(runtime.log_tail(instance_id, 50)))
+
+
+def workers(runtime: TransformersRuntime) -> Path:
+    return runtime._root
+
+
+def is_alive(pid: int | None) -> bool:
+    return pid is not None and process_start_time(pid) is not None
+
+
+def ask(runtime: TransformersRuntime, instance_id: str, prompt: str = "hello", **changes: Any) -> list[str]:
+    values = {"max_tokens": 8, "temperature": 0.7, "has_chat_template": True} | changes
+    return list(stream_chat(runtime.endpoint(instance_id), prompt, **values))
+
+
+def test_a_launched_model_loads_and_answers_and_an_unload_leaves_nothing(
+    make_runtime: RuntimeMaker, model: Path, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    runtime = make_runtime(faulty("slow_load", "--gate", str(gate)))
+    assert runtime.unavailable() is None
+    began = time.monotonic()
+    runtime.launch(spec(model))
+    assert time.monotonic() - began < 0.5, "a launch does not wait"
+    assert runtime.probe("one").state is ProbeState.STARTING
+    wait_for(runtime, "one", ProbeState.LOADING)
+    with pytest.raises(NotReady):
+        ask(runtime, "one")
+    gate.touch()
+    ready = wait_for(runtime, "one", ProbeState.READY)
+
+    folder = workers(runtime) / "one"
+    assert (folder.stat().st_mode & 0o777, (folder / "spec.json").stat().st_mode & 0o777) == (0o700, 0o600)
+    assert (folder / "log").stat().st_mode & 0o777 == 0o600
+    assert runtime.processes() == {ready.pid: "one"}
+    assert os.getsid(ready.pid or 0) == ready.pid, "a session of its own"
+    assert ready.has_chat_template
+    assert ready.memory is not None
+    assert ready.memory.base_bytes
+    assert "".join(ask(runtime, "one"))
+    with pytest.raises(GenerationFailed) as refused:
+        ask(runtime, "one", "word " * 300)
+    assert refused.value.params["reason"] == "context_length_exceeded"
+    answer = stream_chat(runtime.endpoint("one"), "hello", max_tokens=100, temperature=1.0, has_chat_template=False)
+    next(answer)
+    answer.close()
+    assert list(answer) == []
+    assert runtime.clean("one").freed_bytes is not None
+    assert any("ready" in line for line in runtime.log_tail("one", 10))
+    assert len(runtime.log_tail("one", 2)) == 2
+
+    stages: list[StopStage] = []
+    result = runtime.terminate("one", on_stage=stages.append)
+
+    assert (result.stage, result.survivors, stages) == (StopStage.ASK, (), [StopStage.ASK, StopStage.VERIFY])
+    assert result.seconds < 1.5
+    assert not is_alive(ready.pid)
+    assert not folder.exists()
+    assert runtime.processes() == {}
+    assert runtime.terminate("one").survivors == (), "again is no error"
+    for call in (runtime.probe, runtime.clean, runtime.endpoint):
+        with pytest.raises(UnknownInstance):
+            call("one")
+    assert runtime.log_tail("one", 10) == ()
+
+
+def test_a_second_runtime_adopts_what_the_first_left_and_ends_it_with_its_children(
+    make_runtime: RuntimeMaker, model: Path
+) -> None:
+    first = make_runtime(faulty("leaves_child"))
+    first.launch(spec(model))
+    ready = wait_for(first, "one", ProbeState.READY)
+    first.stop()
+    (workers(first) / "broken").mkdir()
+    (workers(first) / "broken" / "spec.json").write_text("{", encoding="utf-8")
+
+    second = make_runtime()
+    (found,) = second.discover()
+
+    assert found.adoptable
+    instance = found.instance
+    assert (instance.id, instance.model_id, instance.owner, instance.pid) == ("one", MODEL, "ann", ready.pid)
+    assert (instance.options.max_tokens, instance.devices, instance.predicted_bytes) == (
+        128,
+        ("host",),
+        {"host": 12345},
+    )
+    assert instance.has_chat_template
+    left = second.reap(lambda: frozenset({"one"}))
+    assert [(one.message.code, one.message.params["instance"], one.ok) for one in left] == [
+        ("leftover_folder", "broken", True)
+    ]
+    assert "".join(ask(second, "one"))
+    members = find_marked(str(workers(second)))
+    assert len(members) == 2
+
+    result = second.terminate("one")
+
+    assert (result.stage, result.survivors) == (StopStage.TERMINATE, ())
+    assert result.seconds < 2.5, "the child is not waited for as if it had been asked"
+    assert not any(process.is_alive for process in members)
+
+
+def test_a_half_started_worker_is_found_and_not_adopted(make_runtime: RuntimeMaker, model: Path) -> None:
+    first = make_runtime()
+    first.launch(spec(model))
+    pid = wait_for(first, "one", ProbeState.STARTING, lambda probe: probe.pid is not None).pid
+    first.stop()
+
+    second = make_runtime()
+    (found,) = second.discover()
+
+    assert not found.adoptable
+    assert found.reason is not None
+    assert second.terminate("one", ask=False).survivors == ()
+    assert not is_alive(pid)
+
+
+def test_a_dead_worker_is_found_with_the_reason_and_a_process_without_folder_is_reaped(
+    make_runtime: RuntimeMaker, model: Path
+) -> None:
+    first = make_runtime(faulty("leaves_child"))
+    first.launch(spec(model))
+    pid = wait_for(first, "one", ProbeState.STARTING, lambda probe: probe.pid is not None).pid
+    assert pid is not None
+    wait_for(first, "one", ProbeState.STARTING, lambda _: len(find_marked(str(workers(first)))) == 2)
+    os.kill(pid, signal.SIGKILL)
+    error = wait_for_error(first, "one")
+    assert isinstance(error, WorkerDied)
+    assert error.params["exit"] == "SIGKILL"
+
+    second = make_runtime()
+    (found,) = second.discover()
+    assert not found.adoptable
+    assert found.reason is not None
+    assert found.reason.code == "worker_died"
+    subprocess.run(["rm", "-rf", str(workers(second) / "one")], check=True)
+    left = second.reap(frozenset)
+
+    assert [one.message.code for one in left] == ["leftover_process"]
+    assert find_marked(str(workers(second))) == {}
+
+
+def test_a_worker_that_does_not_listen_is_killed(make_runtime: RuntimeMaker, model: Path) -> None:
+    runtime = make_runtime(faulty("ignores_sigterm,hangs_in_load"), worker_ask_s=1.0, worker_term_s=0.5)
+    runtime.launch(spec(model))
+    pid = wait_for(runtime, "one", ProbeState.LOADING).pid
+    stages: list[StopStage] = []
+
+    result = runtime.terminate("one", on_stage=stages.append)
+
+    assert stages == [StopStage.ASK, StopStage.TERMINATE, StopStage.KILL, StopStage.VERIFY]
+    assert (result.stage, result.survivors) == (StopStage.KILL, ())
+    assert not is_alive(pid)
+    assert not (workers(runtime) / "one").exists()
+
+
+def test_a_frozen_worker_is_silent_and_is_ended_all_the_same(make_runtime: RuntimeMaker, model: Path) -> None:
+    runtime = make_runtime(faulty("hangs_in_load"), worker_ask_s=1.0)
+    runtime.launch(spec(model))
+    pid = wait_for(runtime, "one", ProbeState.LOADING).pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(WorkerSilent):
+        runtime.probe("one")
+
+    result = runtime.terminate("one")
+
+    assert (result.stage, result.survivors) == (StopStage.TERMINATE, ())
+    assert not is_alive(pid)
+
+
+def test_an_emergency_begins_with_sigkill(make_runtime: RuntimeMaker, model: Path) -> None:
+    runtime = make_runtime(faulty("hangs_in_load"))
+    runtime.launch(spec(model))
+    loading = wait_for(runtime, "one", ProbeState.LOADING)
+    time.sleep(0.2)
+    assert runtime.probe("one").activity[:2] == loading.activity[:2], "nothing moves"
+    stages: list[StopStage] = []
+
+    result = runtime.terminate("one", on_stage=stages.append, ask=False)
+
+    assert stages == [StopStage.KILL, StopStage.VERIFY]
+    assert result.seconds < 1.0
+    assert not is_alive(loading.pid)
+
+
+def test_a_load_without_room_ends_as_out_of_memory(make_runtime: RuntimeMaker, large: Path) -> None:
+    runtime = make_runtime(faulty("out_of_memory"))
+    runtime.launch(spec(large))
+
+    error = wait_for_error(runtime, "one")
+
+    assert isinstance(error, OutOfMemory), repr(error)
+    assert error.params["model"] == LARGE
+    assert "MemoryError" in str(error.params["log"])
+    assert runtime.terminate("one").stage is StopStage.ASK
+    assert find_marked(str(workers(runtime))) == {}
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "exit_code"),
+    [
+        ("dies_at_start", WorkerDied, 7),
+        ("dies_in_load", WorkerDied, "SIGKILL"),
+        ("answers_rubbish", WorkerGarbled, None),
+    ],
+)
+def test_each_death_has_its_error(
+    make_runtime: RuntimeMaker, model: Path, fault: str, kind: type[LaunchFailed], exit_code: object
+) -> None:
+    runtime = make_runtime(faulty(fault))
+    runtime.launch(spec(model))
+
+    error = wait_for_error(runtime, "one")
+
+    assert type(error) is kind
+    assert error.params.get("exit") == exit_code
+    assert error.params["model"] == MODEL
+    assert runtime.terminate("one", ask=False).survivors == ()
+
+
+def test_a_silent_worker_is_called_silent_and_its_stop_does_not_wait_for_its_answer(
+    make_runtime: RuntimeMaker, model: Path
+) -> None:
+    runtime = make_runtime(faulty("silent"), worker_ask_s=30.0)
+    runtime.launch(spec(model))
+    socket = workers(runtime) / "one" / "s"
+    while not socket.exists():
+        time.sleep(0.01)
+    with pytest.raises(WorkerSilent):
+        runtime.probe("one")
+
+    result = runtime.terminate("one")
+
+    assert result.stage is StopStage.TERMINATE
+    assert result.seconds < 4.0
+
+
+def test_a_gpu_that_is_not_there_is_no_silent_move_to_the_cpu(make_runtime: RuntimeMaker, model: Path) -> None:
+    runtime = make_runtime(f"{shlex.quote(sys.executable)} -m webapp.worker")
+    runtime.launch(replace(spec(model), devices=(LaunchDevice("gpu-99", DeviceKind.GPU, 99, None),)))
+
+    error = wait_for_error(runtime, "one")
+
+    assert type(error) is LaunchFailed
+    assert "sees 0 of the GPUs 99" in str(error.params["detail"])
+    assert "the load failed" in str(error.params["log"])
+
+
+def test_a_program_that_is_not_there_is_said_and_leaves_no_folder(make_runtime: RuntimeMaker, model: Path) -> None:
+    runtime = make_runtime("/nonexistent/program")
+
+    unavailable = runtime.unavailable()
+    with pytest.raises(LaunchFailed):
+        runtime.launch(spec(model))
+
+    assert unavailable is not None
+    assert unavailable.code == "worker_command_missing"
+    assert list(workers(runtime).iterdir()) == []
+
+
+def test_a_spare_takes_the_model_and_is_replaced_after_the_load(make_runtime: RuntimeMaker, model: Path) -> None:
+    runtime = make_runtime(prewarm=1)
+    (spare,) = wait_for_spares(runtime)
+    (pid,) = runtime.processes()
+    wait_for(runtime, spare, ProbeState.STARTING, lambda _: "imported" in "".join(runtime.log_tail(spare, 5)))
+
+    began = time.monotonic()
+    runtime.launch(spec(model))
+    ready = wait_for(runtime, "one", ProbeState.READY)
+
+    assert time.monotonic() - began < 3.0
+    assert ready.pid == pid
+    (other,) = wait_for_spares(runtime)
+    assert other != spare
+    assert set(runtime.processes().values()) == {"one", other}
+    assert runtime.reap(lambda: frozenset({"one"})) == (), "a spare is no leftover"
+
+    runtime.stop()
+    assert runtime.processes() == {pid: "one"}
+    second = make_runtime()
+    assert [(found.instance.id, found.adoptable) for found in second.discover()] == [("one", True)]
+    assert second.reap(lambda: frozenset({"one"})) == ()
+    assert second.terminate("one").survivors == ()
+    assert find_marked(str(workers(second))) == {}
+
+
+def test_spares_of_an_earlier_run_are_used_or_ended(make_runtime: RuntimeMaker, model: Path) -> None:
+    first = make_runtime(prewarm=1)
+    wait_for_spares(first)
+    (pid,) = first.processes()
+
+    second = make_runtime(prewarm=1)
+    assert wait_for_spares(second) == list(first.processes().values())
+    assert second.reap(frozenset) == ()
+    assert is_alive(pid)
+
+    third = make_runtime(prewarm=0)
+    assert third.discover() == ()
+    assert [left.message.code for left in third.reap(frozenset)] == ["leftover_process"]
+    assert not is_alive(pid)
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_spare_that_was_half_handed_over_is_no_instance_and_no_spare(
+    make_runtime: RuntimeMaker, model: Path, renamed: bool
+) -> None:
+    """As Warden leaves it when it is killed between the record, the new name and the question."""
+    first = make_runtime(prewarm=1)
+    (spare,) = wait_for_spares(first)
+    (pid,) = first.processes()
+    folder = WorkerFolder(workers(first) / spare)
+    folder.write_record(InstanceRecord.of(spec(model), started_at=1.0))
+    if renamed:
+        folder.path.rename(workers(first) / "one")
+
+    second = make_runtime()
+    found = second.discover()
+
+    assert [(one.instance.id, one.adoptable) for one in found] == ([("one", False)] if renamed else [])
+    if renamed:
+        assert second.terminate("one", ask=False).survivors == ()
+    else:
+        assert [left.message.code for left in second.reap(frozenset)] == ["leftover_process"]
+    assert not is_alive(pid)
+    assert find_marked(str(workers(second))) == {}
+
+
+def wait_for_spares(runtime: TransformersRuntime) -> Sequence[str]:
+    """Wait until a spare has written down which process it is."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        names = [name for name in runtime.processes().values() if name.startswith("spare-")]
+        if names and all((workers(runtime) / name / "process.json").exists() for name in names):
+            return names
+        time.sleep(0.02)
+    raise AssertionError("no spare")
+
+
+def test_a_worker_on_a_stubbed_gpu_files_its_bytes(
+    make_runtime: RuntimeMaker, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = tmp_path / "stub"
+    for index in range(2):
+        (stub / f"gpu-{index}").mkdir(parents=True)
+        (stub / f"gpu-{index}" / "uuid").write_text(f"GPU-{index}", encoding="ascii")
+    monkeypatch.setenv("NVML_STUB_DIR", str(stub))
+    runtime = make_runtime(shlex.join([sys.executable, str(STUB)]))
+    runtime.launch(replace(spec(large), devices=(LaunchDevice("gpu-1", DeviceKind.GPU, 1, "GPU-1"),)))
+    ready = wait_for(runtime, "one", ProbeState.READY)
+
+    filed = stub / "gpu-1" / "processes" / str(ready.pid)
+    time.sleep(0.2)
+    assert int(filed.read_text(encoding="ascii")) > (large / "model.safetensors").stat().st_size
+    assert not (stub / "gpu-0" / "processes").exists()
