@@ -2,6 +2,7 @@
 # make test    ruff, mypy and every test                  (PYTEST_ARGS="-k name" for some of them)
 # make images  what the Docker tests' images need          (some minutes and 3 GB, once)
 # make check   ruff and mypy alone
+# make words   bring the two catalogues up to date with the texts of the program
 # make bench   the measurements that bench/RESULTS.md records
 # make clean   remove the environment and what the tools left
 #
@@ -19,7 +20,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test check images bench clean
+.PHONY: run test check images words bench clean
 
 run: $(VENV)/.installed $(COMPILED)
 	@exec $(BIN)/python -m gunicorn -c webapp/gunicorn_conf.py wsgi:app
@@ -34,6 +35,9 @@ check: $(VENV)/.installed-test
 
 images: $(VENV)/.installed-test
 	@$(BIN)/python -m tests.engine.images
+
+words: $(VENV)/.installed
+	@$(BIN)/python scripts/words.py
 
 bench: $(VENV)/.installed-test $(COMPILED)
 	@$(BIN)/python -m bench
