@@ -47,6 +47,8 @@ def _find(lines: Sequence[str], cursor: str) -> int | None:
     count, found, _ = cursor.partition("-")
     if not found or not count.isdecimal() or len(count) > 2:
         return None
+    if not int(count):  # nothing to recognise the place by: what came may have pushed its first lines out already
+        return None if lines else 0
     if int(count) < WITNESSES:  # it was the whole log then, so it is the beginning now
         end = int(count)
         return end if end <= len(lines) and _cursor(lines, end) == cursor else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from webapp.web.presenters.logs import log_view
 
 
 @given(st.integers(0, 200), st.integers(0, 60), st.integers(10, 120))
+@example(before=0, come=11, kept=10)
 def test_lines_follow_without_a_gap_as_long_as_the_place_is_kept(before: int, come: int, kept: int) -> None:
     whole = [f"line {number}" for number in range(before + come)]
     known = whole[:before][-kept:]
