@@ -26,7 +26,9 @@ LOOKED_AT = (390, 1440)
 def test_state_is_whole_everywhere(state: str, language: str, open_page: Open, tmp_path: Path) -> None:
     need(axe.why_missing())
     with served(STATES[state](), tmp_path) as url:
-        page = open_page(url, language=language, reduced_motion="reduce")  # a colour on its way has no contrast of its own
+        page = open_page(
+            url, language=language, reduced_motion="reduce"
+        )  # a colour on its way has no contrast of its own
         expect(page.locator("#live")).to_be_visible()
         problems = [line for scheme in ("light", "dark") for line in look(page, state, language, scheme)]
         page.goto("about:blank")
