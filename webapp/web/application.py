@@ -36,6 +36,9 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
         static_folder=str(ROOT / "static"),
         static_url_path="/static",
     )
+    app.jinja_options = {
+        "cache_size": -1
+    }  # all templates, for good: a bounded cache has a lock that every include waits for
     app.extensions[EXTENSION] = services
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from flask import Blueprint, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 
-from webapp.web.board import asked_form, board, form_token, with_clock
+from webapp.web.board import asked_form, board, with_clock
 from webapp.web.ports import controller
 from webapp.web.presenters.emergency import emergency_view
 from webapp.web.presenters.live import LiveView
-from webapp.web.presenters.operations import OperationView
 
 blueprint = Blueprint("fragments", __name__, url_prefix="/fragments")
 
@@ -22,33 +21,33 @@ def live() -> ResponseReturnValue:
     shown = board().live()
     if request.args.get("version") == shown.token:
         return with_clock(make_response("", 204))
-    body = render_template(
-        "fragments/live.html", live=shown.view, version=shown.token, outcome=_just_ended(shown.view, request.args)
-    )
-    return with_clock(make_response(body))
+    body = board().live_body(shown).for_session()
+    return with_clock(make_response(body + _announcement(shown.view, request.args)))
 
 
-def _just_ended(view: LiveView, seen: Mapping[str, str]) -> OperationView | None:
-    if "seen" not in seen or seen["seen"] == view.newest_ended or not view.recent:
-        return None
-    return view.recent[0]
+def _announcement(view: LiveView, asked: Mapping[str, str]) -> str:
+    """How the latest operation ended, for a page that has not seen it end: the one part that is not the same for everybody."""
+    if "seen" not in asked or asked["seen"] == view.newest_ended or not view.recent:
+        return ""
+    ended = view.recent[0]
+    text = f"{ended.title}. {ended.sentence}"
+    return render_template("fragments/say_partial.html", sign=ended.state_sign, text=text, tone=ended.tone)
 
 
 @blueprint.get("/plan")
 def plan() -> ResponseReturnValue:
     """Return the plan for the form's values, and the parts of the form that follow from the state of the server."""
-    form = asked_form(board().live().snapshot)
-    token = form_token(form)
-    if request.args.get("plan_version") == token:
+    form = asked_form(board().live())
+    if request.args.get("plan_version") == form.token:
         return "", 204
-    return render_template("fragments/plan_answer.html", form=form, form_version=token)
+    return board().form_body(form).for_session()
 
 
 @blueprint.get("/advice")
 def advice() -> ResponseReturnValue:
     """Return the advice for the form's values."""
-    form = asked_form(board().live().snapshot)
-    return render_template("fragments/advice.html", form=form)
+    form = asked_form(board().live())
+    return render_template("fragments/advice.html", form=form.view)
 
 
 @blueprint.get("/emergency")
