@@ -96,13 +96,18 @@ def test_a_change_is_drawn_once_more(app: Flask, controller: FakeController, dra
 
 
 @pytest.mark.usefixtures("frozen")
-@pytest.mark.parametrize("state", ["a model and an operation", "an empty cache"])
-def test_each_session_gets_its_own_token_in_every_form(app: Flask, controller: FakeController, state: str) -> None:
-    if state == "an empty cache":
-        controller.changed(models=())
-    else:
-        controller.changed(instances=(instance("i1"),), running=(RUNNING,))
-    shown = [(visitor, visitor.get("/fragments/live").text) for visitor in visitors(app, 3)]
+@pytest.mark.parametrize(
+    ("path", "state"),
+    [
+        ("/fragments/live", {"instances": (instance("i1"),), "running": (RUNNING,)}),
+        ("/fragments/models", {"models": ()}),
+    ],
+)
+def test_each_session_gets_its_own_token_in_every_form(
+    app: Flask, controller: FakeController, path: str, state: dict[str, object]
+) -> None:
+    controller.changed(**state)
+    shown = [(visitor, visitor.get(path).text) for visitor in visitors(app, 3)]
 
     own = [tokens(text) for _, text in shown]
 

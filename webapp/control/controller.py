@@ -23,7 +23,7 @@ from webapp.domain.memory import HistoryPoint, Holder, HolderKind, Reading
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName, StepState
 from webapp.domain.plan import Plan, SwitchRequest
-from webapp.domain.planner import plan_switch, refusal_of
+from webapp.domain.planner import Room, plan_switch, refusal_of, rooms
 from webapp.domain.recommend import Advice, recommend
 from webapp.errors import (
     EngineMissing,
@@ -137,6 +137,10 @@ class Controller:
     def plan(self, request: SwitchRequest) -> Plan:
         """See ``ControllerApi``."""
         return plan_switch(request, self._parts.world())
+
+    def rooms(self, device_id: str | None = None) -> tuple[Room, ...]:
+        """See ``ControllerApi``."""
+        return rooms(self._parts.world(), device_id)
 
     def recommend(self, device_id: str | None = None, model_id: str | None = None) -> Advice | None:
         """See ``ControllerApi``."""

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, cast
 
-from flask import Flask, Response, current_app, render_template, request
-from markupsafe import Markup
+from flask import Flask, Response, current_app, request
 
 from webapp.control.contract import Snapshot
 from webapp.web.drawn import Drawn, Kept, draw
-from webapp.web.forms import LaunchForm
+from webapp.web.forms import AUTO, LaunchForm
 from webapp.web.ports import services
 from webapp.web.presenters.form import FormView, form_view
 from webapp.web.presenters.live import TOKEN_BYTES, LiveView, live_view
-from webapp.web.presenters.models import ModelList, ModelLists
+from webapp.web.presenters.models import ModelList, ModelLists, ModelSearch
 from webapp.web.presenters.operations import EndedViews
 from webapp.web.translate import language
 
@@ -55,7 +54,8 @@ class Board:
         self._clock = clock
         self._lists = ModelLists()
         self._ended = EndedViews()
-        self._rows: dict[str, tuple[str, Markup]] = {}
+        self._models: Kept[tuple[str, str, int, LaunchForm, ModelSearch], ModelList] = Kept(FORMS_KEPT)
+        self._model_bodies: Kept[str, Drawn] = Kept(FORMS_KEPT)
         self._live: Kept[tuple[str, str, int], Shown] = Kept(LIVE_KEPT)
         self._live_bodies: Kept[tuple[str, str, int], Drawn] = Kept(LIVE_KEPT)
         self._forms: Kept[tuple[str, str, int, LaunchForm], ShownForm] = Kept(FORMS_KEPT)
@@ -70,7 +70,7 @@ class Board:
     def _show(self, snapshot: Snapshot, moment: tuple[str, str, int], now: float) -> Shown:
         warden, spoken = services(), moment[0]
         window_s = warden.settings.history_minutes * 60
-        view = live_view(snapshot, warden.controller, self._lists, self._ended, spoken, window_s, now)
+        view = live_view(snapshot, warden.controller, self._ended, spoken, window_s, now)
         return Shown(snapshot, view, view.token(spoken), moment)
 
     def live_body(self, shown: Shown) -> Drawn:
@@ -89,21 +89,23 @@ class Board:
             form.token, lambda: draw("fragments/plan_answer.html", form=form.view, form_version=form.token)
         )
 
-    def model_rows(self, models: ModelList) -> Markup:
-        """Return the drawn rows of the cached models: they change rarely and can be hundreds."""
-        spoken = language()
-        kept = self._rows.get(spoken)
-        if kept is not None and kept[0] == models.digest:
-            return kept[1]
-        drawn = Markup(render_template("fragments/model_rows.html", models=models))
-        self._rows[spoken] = (models.digest, drawn)
-        return drawn
+    def models(self, form: LaunchForm, search: ModelSearch, shown: Shown) -> ModelList:
+        """Return the cached models for a page with this form and this search."""
+        return self._models.of((*shown.moment, form, search), lambda: self._list(form, search, shown))
+
+    def _list(self, form: LaunchForm, search: ModelSearch, shown: Shown) -> ModelList:
+        rooms = services().controller.rooms(None if form.device == AUTO else form.device)
+        return self._lists.of(shown.snapshot, form, search, rooms, shown.moment[0])
+
+    def models_body(self, models: ModelList) -> Drawn:
+        """Return the list as drawn: it changes rarely and can be long."""
+        return self._model_bodies.of(models.digest, lambda: draw("fragments/model_list.html", models=models))
 
 
 def init_board(app: Flask) -> None:
     """Give ``app`` its board."""
     app.extensions[EXTENSION] = Board()
-    app.jinja_env.globals.update(host_name=platform.node(), model_rows=lambda models: board().model_rows(models))
+    app.jinja_env.globals.update(host_name=platform.node())
 
 
 def board() -> Board:
@@ -113,8 +115,16 @@ def board() -> Board:
 
 def asked_form(shown: Shown) -> ShownForm:
     """Return the form with the values that the request carries."""
-    values = request.form if request.method == "POST" else request.args
-    return board().form(LaunchForm.read(values.to_dict(), shown.snapshot), shown)
+    return board().form(LaunchForm.read(_sent(), shown.snapshot), shown)
+
+
+def asked_models(form: LaunchForm, shown: Shown) -> ModelList:
+    """Return the cached models that the request looks for, beside a form with these values."""
+    return board().models(form, ModelSearch.read(_sent()), shown)
+
+
+def _sent() -> dict[str, str]:
+    return (request.form if request.method == "POST" else request.args).to_dict()
 
 
 def _show_form(form: LaunchForm, snapshot: Snapshot) -> ShownForm:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from flask import Blueprint, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 
-from webapp.web.board import asked_form, board, with_clock
+from webapp.web.board import Shown, ShownForm, asked_form, asked_models, board, with_clock
 from webapp.web.ports import controller
 from webapp.web.presenters.emergency import emergency_view
 from webapp.web.presenters.live import LiveView
@@ -37,10 +37,35 @@ def _announcement(view: LiveView, asked: Mapping[str, str]) -> str:
 @blueprint.get("/plan")
 def plan() -> ResponseReturnValue:
     """Return the plan for the form's values, and the parts of the form that follow from the state of the server."""
-    form = asked_form(board().live())
-    if request.args.get("plan_version") == form.token:
+    shown = board().live()
+    form = asked_form(shown)
+    news = _models_news(form, shown)
+    if request.args.get("plan_version") == form.token and not news:
         return "", 204
-    return board().form_body(form).for_session()
+    return board().form_body(form).for_session() + news
+
+
+def _models_news(form: ShownForm, shown: Shown) -> str:
+    """The list of cached models, for a page that shows another one: how they fit follows from the form and the memory."""
+    version = request.args.get("models_version")
+    models = asked_models(form.view.values, shown)
+    if version in (None, models.digest):
+        return ""
+    return _in_place("#model-list", board().models_body(models).for_session())
+
+
+def _in_place(target: str, body: str) -> str:
+    return f'<hx-partial hx-target="{target}" hx-swap="innerMorph">{body}</hx-partial>'
+
+
+@blueprint.get("/models")
+def models() -> ResponseReturnValue:
+    """Return the cached models that are looked for."""
+    shown = board().live()
+    found = asked_models(asked_form(shown).view.values, shown)
+    if request.args.get("models_version") == found.digest:
+        return "", 204
+    return board().models_body(found).for_session()
 
 
 @blueprint.get("/advice")
