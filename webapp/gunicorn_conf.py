@@ -6,6 +6,7 @@ Kept-alive connections wait in the worker's poller and take no thread, so open t
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -84,6 +85,11 @@ def nworkers_changed(server: Any, new_value: int, old_value: int | None) -> None
         server.num_workers = 1
 
 
+def post_fork(server: Any, worker: Any) -> None:
+    """Collect no garbage while the process imports: there is next to none, and looking for it takes a tenth of the start."""
+    gc.disable()
+
+
 def post_worker_init(worker: Any) -> None:
     """Start the services in the worker process and say where the page is; a refused start ends gunicorn with one sentence."""
     _leave_interrupts_to_the_master()
@@ -96,6 +102,8 @@ def post_worker_init(worker: Any) -> None:
         sys.stderr.write(f"{explain(exc)}\n")
         sys.exit(BOOT_ERROR)
     worker.services = services
+    gc.freeze()  # what was imported stays for good: no later collection stops an answer to walk through it
+    gc.enable()
     say(f"Warden: {_url_of(worker)}")
 
 
