@@ -191,7 +191,7 @@ def _object(data: bytes | str) -> dict[str, Any]:
 
 
 def _build(cls: type[T], raw: Mapping[str, Any]) -> T:
-    hints = _hints(cls)  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
+    hints = _hints(cls)  # type: ignore[arg-type]
     known = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}  # type: ignore[arg-type]
     for name, value in known.items():
         allowed = hints[name]
