@@ -21,6 +21,8 @@ from typing import Any
 import docker
 import requests
 from docker.errors import APIError, DockerException, NotFound
+from docker.transport import UnixHTTPAdapter
+from docker.transport.unixconn import UnixHTTPConnection, UnixHTTPConnectionPool
 from docker.types import DeviceRequest, LogConfig
 from docker.types import Mount as DockerMount
 
@@ -253,18 +255,11 @@ class Engine:
 
     def _connect(self) -> docker.APIClient:
         with self._translating():
-            self._knock()
             if self._version is None:
-                with_version = docker.APIClient(self._url, version="auto", timeout=self._timeout_s)
+                with_version = _Client(self._url, version="auto", timeout=self._timeout_s)
                 self._version = with_version.api_version
                 return with_version
-            return docker.APIClient(self._url, version=self._version, timeout=self._timeout_s)
-
-    def _knock(self) -> None:
-        """Connect and hang up: the library leaves its descriptor open where that fails. Raises OSError."""
-        with socket.socket(socket.AF_UNIX) as visitor:
-            visitor.settimeout(self._timeout_s)
-            visitor.connect(str(self._socket))
+            return _Client(self._url, version=self._version, timeout=self._timeout_s)
 
     @property
     def _url(self) -> str:
@@ -291,6 +286,42 @@ class Engine:
         if number in (errno.EACCES, errno.EPERM):
             return EngineForbidden(socket=self.socket, user=_user())
         return EngineUnreachable(socket=self.socket, detail=_why(exc, self._timeout_s))
+
+
+class _Client(docker.APIClient):
+    """docker's client on connections that hang up when they cannot be made; its own leave the descriptor open."""
+
+    def mount(self, prefix: Any, adapter: Any) -> None:
+        """Take the place of docker's adapter for unix sockets, which it mounts by itself."""
+        if isinstance(adapter, UnixHTTPAdapter):
+            adapter = _Adapter(adapter.socket_path, adapter.timeout)
+        super().mount(prefix, adapter)
+
+
+class _Adapter(UnixHTTPAdapter):
+    def get_connection(self, url: Any, proxies: Any = None) -> UnixHTTPConnectionPool:
+        with self.pools.lock:
+            if (pool := self.pools.get(url)) is None:
+                pool = self.pools[url] = _Pool(url, self.socket_path, self.timeout, maxsize=self.max_pool_size)
+            return pool
+
+
+class _Pool(UnixHTTPConnectionPool):
+    def _new_conn(self) -> Any:
+        timeout: Any = self.timeout  # whole seconds, whatever the library's types say
+        return _Connection(self.base_url, self.socket_path, timeout)
+
+
+class _Connection(UnixHTTPConnection):
+    def connect(self) -> None:
+        visitor = socket.socket(socket.AF_UNIX)
+        try:
+            visitor.settimeout(self.timeout)
+            visitor.connect(self.unix_socket)
+        except BaseException:
+            visitor.close()
+            raise
+        self.sock = visitor
 
 
 def pull_command(image: str) -> str:
