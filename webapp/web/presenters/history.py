@@ -92,7 +92,7 @@ def _choices(chosen: str, values: Sequence[str], label: Callable[[str], str]) ->
     if chosen and chosen not in listed:
         listed.append(chosen)
     return (
-        Choice("", _("любые"), not chosen),
+        Choice("", _("все"), not chosen),
         *(Choice(value, label(value), value == chosen) for value in listed),
     )
 
