@@ -1,21 +1,24 @@
-"""``python -m bench`` lists the measurements, ``python -m bench NAME`` runs one."""
+"""``python -m bench`` runs all measurements, ``python -m bench NAME`` one; what follows from the first option on is its own."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 
 def main() -> int:
     """Run the measurement that was named, or all of them."""
     known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
-    names = sys.argv[1:] or known
+    names = list(takewhile(lambda word: not word.startswith("-"), sys.argv[1:])) or known
+    options = list(dropwhile(lambda word: not word.startswith("-"), sys.argv[1:]))
     if unknown := [name for name in names if name not in known]:
         sys.stderr.write(f"There is no measurement {', '.join(unknown)}; there are: {', '.join(known)}.\n")
         return 2
     for name in names:
-        importlib.import_module(f"bench.{name}").main()
+        measure = importlib.import_module(f"bench.{name}").main
+        measure(options) if options else measure()
     return 0
 
 

@@ -1,21 +1,44 @@
-"""How long the steps of a switch take, from the operations' own times; with and without a spare worker."""
+"""How long a switch takes, and what of that is Warden's.
+
+First the steps of a switch from one tiny model to another. Then, for a tiny model and one of about 1 GB, in turns: Apply on an empty
+device with and without a spare worker, the worker alone (started directly, without Warden), and ``transformers serve`` of the same
+version (installed under ``build/`` when it is not there). Steps are the operations' own times; the rest is a client's clock.
+"""
 
 from __future__ import annotations
 
+import os
+import socket
+import statistics
+import subprocess
 import sys
+import sysconfig
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.engine.models import make_model
-from tests.engine.server import WardenServer, running, wait_for
+import httpx
+
+from tests.engine.models import BIG_MODEL, make_big_model, make_model
+from tests.engine.server import ROOT, WardenServer, running, wait_for
+from tests.engine.workers.direct import DirectWorker, load_spec
 
 ROUNDS = 4
+TURNS = 5
+TOKENS = 128
+POLL_S = 0.01
+SERVE = ROOT / "build" / "serve"
+SERVE_PROGRAM = "from transformers.cli.transformers import main; main()"
+DEADLINE_S = 120.0
 
 
 def main() -> None:
-    """Switch to and fro and print the steps' medians."""
+    """Print the steps' medians, then Warden beside the worker alone and beside transformers serve."""
     for prewarm in (0, 1):
         with tempfile.TemporaryDirectory() as folder:
             cache = Path(folder) / "cache"
@@ -23,10 +46,21 @@ def main() -> None:
             make_model(cache, "lab/two", seed=2)
             with running(WardenServer(Path(folder) / "state", cache, prewarm=prewarm)) as server:
                 server.models(2)
-                _measure(server, prewarm)
+                _measure_steps(server, prewarm)
+    missing = _install_serve()
+    if missing:
+        _say(f"transformers serve is left out: {missing}")
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder) / "cache"
+        models = {"lab/one": make_model(cache, "lab/one"), BIG_MODEL: make_big_model(cache)}
+        for model, snapshot in models.items():
+            _compare(Path(folder), cache, model, snapshot, with_serve=not missing)
 
 
-def _measure(server: WardenServer, prewarm: int) -> None:
+# The steps
+
+
+def _measure_steps(server: WardenServer, prewarm: int) -> None:
     times: dict[str, list[float]] = {}
     for number in range(ROUNDS + 1):
         if prewarm:
@@ -38,7 +72,7 @@ def _measure(server: WardenServer, prewarm: int) -> None:
                 times.setdefault(step["name"], []).append(_seconds(step))
             times.setdefault("whole", []).append(_seconds(operation))
     line = ", ".join(f"{name} {sorted(values)[len(values) // 2]:.3f} s" for name, values in times.items())
-    sys.stdout.write(f"prewarm {prewarm}, median of {ROUNDS}: {line}\n")
+    _say(f"prewarm {prewarm}, median of {ROUNDS}: {line}")
 
 
 def _has_spare(server: WardenServer) -> bool:
@@ -50,3 +84,148 @@ def _seconds(span: dict[str, Any]) -> float:
     if not span["started_at"] or not span["ended_at"]:
         return 0.0
     return (datetime.fromisoformat(span["ended_at"]) - datetime.fromisoformat(span["started_at"])).total_seconds()
+
+
+# In turns
+
+
+def _compare(folder: Path, cache: Path, model: str, snapshot: Path, *, with_serve: bool) -> None:
+    times: dict[str, list[float]] = {}
+
+    def note(name: str, seconds: float) -> None:
+        times.setdefault(name, []).append(seconds)
+
+    with (
+        running(WardenServer(folder / f"plain-{snapshot.name}", cache)) as plain,
+        running(WardenServer(folder / f"warm-{snapshot.name}", cache, prewarm=1)) as warm,
+    ):
+        for server in (plain, warm):
+            server.models(2)
+        for turn in range(TURNS + 1):
+            wait_for(lambda: _has_spare(warm), 60, lambda: "no spare")
+            found = [
+                ("worker alone, spawn to ready", _alone(folder / f"alone-{snapshot.name}-{turn}", model, snapshot))
+            ]
+            for name, server in (("Warden", plain), ("Warden with a spare", warm)):
+                ready_s, token_s = _apply(server, model)
+                found += [(f"{name}, Apply to ready", ready_s), (f"{name}, Apply to first token", token_s)]
+                wait_for(lambda: _has_spare(warm), 60, lambda: "no spare")
+            if with_serve:
+                start_s, token_s = _serve_once(snapshot)
+                found += [
+                    ("transformers serve, request to first token", token_s),
+                    ("transformers serve, start to first token", start_s + token_s),
+                ]
+            for name, seconds in found if turn else ():  # the first turn fills the page cache
+                note(name, seconds)
+    _say(f"{model}, median of {TURNS} (shortest to longest), load average {os.getloadavg()[0]:.2f}")
+    for name, values in times.items():
+        _say(f"  {name}: {statistics.median(values):.3f} s ({min(values):.3f} to {max(values):.3f})")
+    alone, whole = times["worker alone, spawn to ready"], times["Warden, Apply to ready"]
+    _say(
+        f"  Warden's own, median of the differences: {statistics.median(w - a for w, a in zip(whole, alone, strict=True)):.3f} s"
+    )
+
+
+def _alone(folder: Path, model: str, snapshot: Path) -> float:
+    with DirectWorker(folder, load_spec(model, snapshot, max_tokens=TOKENS, batch_size=1)) as worker:
+        worker.wait_for("ready")
+        return time.monotonic() - worker.started_at
+
+
+def _apply(server: WardenServer, model: str) -> tuple[float, float]:
+    """Load the model, ask it for one token, unload it; return the seconds from Apply to ready and to the token."""
+    body = {"mode": "transformers", "model": model, "options": {"max_tokens": TOKENS, "batch_size": 1}}
+    with httpx.Client(base_url=server.url, timeout=DEADLINE_S) as client:
+        client.get("/healthz")  # the connection is there before the clock starts
+        began = time.monotonic()
+        operation = client.post("/api/v1/switch", json=body).raise_for_status().json()
+        operation = _ended(client, operation["id"])
+        ready_s = time.monotonic() - began
+        assert operation["state"] == "succeeded", operation
+        instance = server.instance_of(model)["id"]
+        before_s = time.monotonic()
+        client.post(f"/api/v1/instances/{instance}/ask", json={"prompt": "a", "max_tokens": 1}).raise_for_status()
+        token_s = time.monotonic() - before_s
+        _ended(client, client.post(f"/api/v1/instances/{instance}/unload", json={}).raise_for_status().json()["id"])
+    return ready_s, ready_s + token_s
+
+
+def _ended(client: httpx.Client, operation_id: str) -> Any:
+    while True:
+        operation = client.get(f"/api/v1/operations/{operation_id}").json()
+        if operation["state"] != "running":
+            return operation
+        time.sleep(POLL_S)
+
+
+# transformers serve
+
+
+def _install_serve() -> str | None:
+    """Make an environment with the server's own packages over this one's; return why there is none, or ``None``."""
+    if (SERVE / "bin" / "python").exists():
+        return None
+    wanted = f"transformers[serving]=={version('transformers')}"
+    try:
+        _run([sys.executable, "-m", "venv", str(SERVE)])
+        (path,) = (SERVE / "lib").glob("python*/site-packages")
+        (path / "warden.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        _run([str(SERVE / "bin" / "python"), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), wanted])
+    except (OSError, subprocess.CalledProcessError) as exc:
+        return f"{wanted} cannot be installed ({exc})"
+    return None
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+
+
+def _serve_once(snapshot: Path) -> tuple[float, float]:
+    """Return the seconds until the server answers, and from a request for the model to its first token."""
+    began = time.monotonic()
+    with _serving() as client:
+        _until(lambda: client.get("/health").is_success)
+        start_s = time.monotonic() - began
+        began = time.monotonic()
+        body = {"model": str(snapshot), "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+        client.post("/v1/chat/completions", json=body).raise_for_status()
+        return start_s, time.monotonic() - began
+
+
+@contextmanager
+def _serving() -> Iterator[httpx.Client]:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    command = [str(SERVE / "bin" / "python"), "-c", SERVE_PROGRAM, "serve", "--host", "127.0.0.1", "--port", str(port)]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as client:
+                yield client
+        finally:
+            process.kill()
+            process.wait(10)
+
+
+def _until(look: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        try:
+            if look():
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(POLL_S)
+    raise AssertionError("transformers serve does not answer")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

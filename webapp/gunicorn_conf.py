@@ -6,6 +6,8 @@ Kept-alive connections wait in the worker's poller and take no thread, so open t
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import signal
 import socket
@@ -22,6 +24,9 @@ BOOT_ERROR = 3
 """A worker that ends with this code ends gunicorn too, instead of being started again for ever."""
 REQUESTS_GRACE_S = 3
 """How long a stop waits for answers under way; the rest of ``graceful_timeout`` is the services'."""
+M_ARENA_MAX = -8
+"""malloc.h."""
+HEAPS = 2
 STOP_S = 15
 """How long a stop may take that leaves the models loaded."""
 
@@ -84,6 +89,12 @@ def nworkers_changed(server: Any, new_value: int, old_value: int | None) -> None
         server.num_workers = 1
 
 
+def post_fork(server: Any, worker: Any) -> None:
+    """Make the process ready to import and to have threads."""
+    gc.disable()  # imports leave next to no garbage, and looking for it takes a tenth of the start
+    _share_heaps()
+
+
 def post_worker_init(worker: Any) -> None:
     """Start the services in the worker process and say where the page is; a refused start ends gunicorn with one sentence."""
     _leave_interrupts_to_the_master()
@@ -96,6 +107,8 @@ def post_worker_init(worker: Any) -> None:
         sys.stderr.write(f"{explain(exc)}\n")
         sys.exit(BOOT_ERROR)
     worker.services = services
+    gc.freeze()  # what was imported stays for good: no later collection stops an answer to walk through it
+    gc.enable()
     say(f"Warden: {_url_of(worker)}")
 
 
@@ -122,6 +135,16 @@ def _refuse_a_taken_port(settings: Settings) -> None:
         sys.exit(
             f"Warden cannot start at {where} ({exc.strerror}). Is it running already? WARDEN_PORT chooses another port."
         )
+
+
+def _share_heaps() -> None:
+    """Let glibc keep few heaps instead of one a thread, where freed memory stays unused: 5 MB less with 100 open pages.
+
+    By a call, not by MALLOC_ARENA_MAX: the environment would reach the models' workers. Other C libraries have no such heaps.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(M_ARENA_MAX, HEAPS)
 
 
 def _leave_interrupts_to_the_master() -> None:

@@ -168,6 +168,16 @@
     document.getElementById("switch").scrollIntoView({block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth"});
   });
 
+  // Shows all models again without loading the page anew, so that the form keeps what was chosen.
+  document.addEventListener("click", (event) => {
+    const search = document.getElementById("models-q");
+    if (!event.target.closest("[data-clear-search]") || !search) return;
+    event.preventDefault();
+    search.value = "";
+    search.dispatchEvent(new Event("input", {bubbles: true}));
+    search.focus();
+  });
+
   // --- Asking a model: the answer is shown as it comes ---
 
   async function stream(form, box, signal) {

@@ -117,7 +117,7 @@ def test_emergency_lists_what_it_ends_and_ends_it(start_server: Start, open_page
     dialog = page.locator("#dialog")
     expect(dialog.locator("[data-list=instances]")).to_contain_text("lab/one")
     dialog.locator("[data-action=confirm-emergency]").click()
-    expect(page.locator("#operations [data-kind=emergency]")).to_be_visible()
+    expect_outcome(page, "succeeded", "emergency")
     expect(row(page, "lab/one")).to_have_count(0, timeout=30_000)
     assert server.worker_pids() == []
 

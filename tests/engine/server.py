@@ -43,6 +43,14 @@ class WardenServer:
 
     def start(self) -> WardenServer:
         """Start it and wait until it says its address."""
+        self.begin()
+        self.url = wait_for(
+            self._address, START_DEADLINE_S, lambda: "the server did not start:\n" + "\n".join(self.output)
+        )
+        return self
+
+    def begin(self) -> None:
+        """Start it and wait for nothing."""
         self.output = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", "-c", "webapp/gunicorn_conf.py", self._app],
@@ -56,10 +64,6 @@ class WardenServer:
         )
         self._reader = threading.Thread(target=self._read, args=(self.process,), name="server-output")
         self._reader.start()
-        self.url = wait_for(
-            self._address, START_DEADLINE_S, lambda: "the server did not start:\n" + "\n".join(self.output)
-        )
-        return self
 
     def stop(self) -> list[str]:
         """Stop it as Ctrl+C does; return what it said."""

@@ -26,7 +26,7 @@ from webapp.domain.operation import (
     StepName,
 )
 from webapp.domain.plan import Plan, SwitchRequest
-from webapp.domain.planner import World, plan_switch, refusal_of
+from webapp.domain.planner import Room, World, plan_switch, refusal_of, rooms
 from webapp.domain.recommend import Advice, recommend
 from webapp.domain.units import gib
 from webapp.errors import (
@@ -224,6 +224,9 @@ class FakeController:
         if self.defect is not None:
             raise self.defect
         return plan_switch(request, self._world())
+
+    def rooms(self, device_id: str | None = None) -> tuple[Room, ...]:
+        return rooms(self._world(), device_id)
 
     def recommend(self, device_id: str | None = None, model_id: str | None = None) -> Advice | None:
         known = {r.device_id: r.free_bytes for r in self.readings}

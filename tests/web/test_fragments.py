@@ -22,7 +22,7 @@ def test_the_page_polls_one_region_and_only_that(visitor: Visitor) -> None:
     page = visitor.get("/").text
 
     assert page.count("every 2000ms") == 1
-    assert re.search(r'<main id="live"[^>]*hx-get="/fragments/live"[^>]*hx-swap="innerMorph"[^>]*this:drop', page)
+    assert re.search(r'<div id="live"[^>]*hx-get="/fragments/live"[^>]*hx-swap="innerMorph"[^>]*this:drop', page)
 
 
 def test_unchanged_content_is_answered_with_204_and_a_fresh_age(visitor: Visitor, controller: FakeController) -> None:

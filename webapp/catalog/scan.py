@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -42,7 +43,8 @@ class _Known:
 
     signature: Signature | None
     """``None`` when the files were still changing; they are read again then."""
-    watched: tuple[Path, ...]
+    watched: tuple[str, ...]
+    """Paths as text: a look asks the kernel for thousands of them, and making names of paths would cost as much again."""
     model: CachedModel | None
 
 
@@ -159,7 +161,7 @@ def _read(repository: Path, policy: Policy, now: float) -> _Known:
 
     Each part of the signature is taken before that part is read, so that a change in between is seen by the next look.
     """
-    watched = [repository / part for part in ("refs/main", "blobs", "snapshots")]
+    watched = [f"{repository}/{part}" for part in ("refs/main", "blobs", "snapshots")]
     signature = _signature(watched)
     try:
         entry = find_entry(repository)
@@ -168,7 +170,7 @@ def _read(repository: Path, policy: Policy, now: float) -> _Known:
     if entry is None:
         return _Known(_settled(signature, now), tuple(watched), None)
     if entry.revision:
-        snapshot = [entry.snapshot]
+        snapshot = [str(entry.snapshot)]
         signature += _signature(snapshot)
         # What was read, too: a download goes through new names, but somebody may cut or edit a file in place.
         files = _files(entry.snapshot)
@@ -177,21 +179,22 @@ def _read(repository: Path, policy: Policy, now: float) -> _Known:
     return _Known(_settled(signature, now), tuple(watched), describe(entry, policy))
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path) -> list[str]:
     try:
-        return [path for path in folder.iterdir() if path.name in FACT_FILES or path.suffix == ".safetensors"]
+        names = os.listdir(folder)  # noqa: PTH208
     except OSError:
         return []
+    return [f"{folder}/{name}" for name in names if name in FACT_FILES or name.endswith(".safetensors")]
 
 
-def _signature(paths: Iterable[Path]) -> Signature:
+def _signature(paths: Iterable[str]) -> Signature:
     """Return time, size and number of each of ``paths``, ``None`` for what is not there; a change of mode changes the time too."""
     return tuple([_look_of(path) for path in paths])
 
 
-def _look_of(path: Path) -> tuple[int, int, int] | None:
+def _look_of(path: str) -> tuple[int, int, int] | None:
     try:
-        info = path.stat()
+        info = os.stat(path)  # noqa: PTH116  a Path for each of thousands of files costs as much as the call
     except OSError:
         return None
     return (info.st_ctime_ns, info.st_size, info.st_ino)

@@ -12,6 +12,7 @@ from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
 from webapp.domain.operation import ANY_OPERATION, Operation, OperationFilter, OperationValues
 from webapp.domain.plan import Plan, SwitchRequest
+from webapp.domain.planner import Room
 from webapp.domain.recommend import Advice
 from webapp.message import Message
 from webapp.runtimes.base import ForeignContainer
@@ -111,6 +112,9 @@ class ControllerApi(Protocol):
 
     def plan(self, request: SwitchRequest) -> Plan:
         """Return what ``request`` would do now. Raises UnknownModel, UnknownDevice, InvalidRequest; a refusal is in the plan."""
+
+    def rooms(self, device_id: str | None = None) -> tuple[Room, ...]:
+        """Return how much a launch may take on each device, or on the one named; empty where that does not exist."""
 
     def recommend(self, device_id: str | None = None, model_id: str | None = None) -> Advice | None:
         """Return the advice for a device's free memory; ``None`` when that is unknown. Raises UnknownDevice, UnknownModel."""

@@ -7,6 +7,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from webapp.control import cleaning, containers, demo, emergency, switching, unloading
 from webapp.control.board import State, busy_with
@@ -33,7 +34,7 @@ from webapp.domain.operation import (
     StepState,
 )
 from webapp.domain.plan import Plan, SwitchRequest
-from webapp.domain.planner import plan_switch, refusal_of
+from webapp.domain.planner import Room, plan_switch, refusal_of, rooms
 from webapp.domain.recommend import Advice, recommend
 from webapp.errors import (
     EngineMissing,
@@ -49,7 +50,9 @@ from webapp.errors import (
 )
 from webapp.message import Message
 from webapp.runtimes.base import Runtime, StopResult
-from webapp.runtimes.chat import Answer, stream_chat
+
+if TYPE_CHECKING:
+    from webapp.runtimes.chat import Answer
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +150,10 @@ class Controller:
     def plan(self, request: SwitchRequest) -> Plan:
         """See ``ControllerApi``."""
         return plan_switch(request, self._parts.world())
+
+    def rooms(self, device_id: str | None = None) -> tuple[Room, ...]:
+        """See ``ControllerApi``."""
+        return rooms(self._parts.world(), device_id)
 
     def recommend(self, device_id: str | None = None, model_id: str | None = None) -> Advice | None:
         """See ``ControllerApi``."""
@@ -302,6 +309,8 @@ class Controller:
 
     def ask(self, instance_id: str, question: Question) -> Iterator[str]:
         """See ``ControllerApi``."""
+        from webapp.runtimes.chat import stream_chat  # noqa: PLC0415  httpx: 0.1 s and 5 MB that no start needs
+
         instance = self._instance(instance_id)
         if instance.state is not InstanceState.READY:
             raise NotReady(model=instance.model_id, instance=instance_id, state=instance.state.value)

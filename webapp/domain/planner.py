@@ -93,6 +93,44 @@ def plan_switch(request: SwitchRequest, world: World) -> Plan:
     )
 
 
+@dataclass(frozen=True)
+class Room:
+    """The most that a launch may take on one device, in bytes; ``None`` where the device's memory is unknown."""
+
+    device_id: str
+    kind: DeviceKind
+    usable_bytes: int
+    """Total less the driver's reserve, as CUDA counts."""
+    beside_bytes: int | None
+    """Beside everything that is loaded."""
+    alone_bytes: int | None
+    """Once all that Warden has loaded there is unloaded."""
+
+
+def rooms(world: World, device_id: str | None = None) -> tuple[Room, ...]:
+    """Return the room on every device, or on the one named; none where that does not exist."""
+    return tuple(_room(_reading(world, known), world) for known in world.device_ids if device_id in (None, known))
+
+
+def _room(reading: Reading, world: World) -> Room:
+    nothing = Footprint(reading.device_id, ())
+    evictions = _evictions((reading.device_id,), world)
+    beside, alone = (_on_device(reading, nothing, unload, world) for unload in ((), evictions))
+    return Room(reading.device_id, reading.kind, _usable(reading), _most(beside), _most(alone))
+
+
+def _most(device: DevicePlan) -> int | None:
+    """What ``judge`` does not refuse."""
+    return None if device.available_bytes is None else device.available_bytes - device.reserve_bytes
+
+
+def needed_bytes(request: SwitchRequest, model: CachedModel, room: Room) -> int:
+    """Return what ``request`` would take of ``model`` on the device of ``room``, as a plan counts it."""
+    capped, _ = _cap_context(request, model)
+    (footprint,) = _footprints(capped, model, [(room.device_id, room.kind)], [room.usable_bytes])
+    return footprint.total_bytes
+
+
 def refusal_of(plan: Plan, world: World) -> WardenError | None:
     """Return the error that ``plan.refusal`` states, to be raised by who was about to carry the plan out."""
     if plan.refusal is None:
@@ -163,13 +201,24 @@ def _rank(placement: _Placement, world: World) -> tuple[bool, bool, bool, bool, 
 def _place(request: SwitchRequest, device_ids: Sequence[str], model: CachedModel, world: World) -> _Placement:
     readings = [_reading(world, device_id) for device_id in device_ids]
     unload = () if request.keep_others else _evictions(device_ids, world)
-    footprints = estimate(model, request.options, [(r.device_id, r.kind) for r in readings], request.mode)
-    totals = [(reading.total_bytes or 0) - (reading.reserved_bytes or 0) for reading in readings]
-    if request.mode is Mode.VLLM and all(r.kind is DeviceKind.GPU for r in readings) and min(totals, default=0) > 0:
-        footprints = in_whole_shares(footprints, totals)
-    devices = tuple(_on_device(r, f, unload, world) for r, f in zip(readings, footprints, strict=True))
+    devices = [(reading.device_id, reading.kind) for reading in readings]
+    footprints = _footprints(request, model, devices, [_usable(reading) for reading in readings])
+    plans = tuple(_on_device(r, f, unload, world) for r, f in zip(readings, footprints, strict=True))
     placed = replace(request, devices=tuple(device_ids))
-    return _Placement(placed, devices, unload, anywhere=request.devices is None)
+    return _Placement(placed, plans, unload, anywhere=request.devices is None)
+
+
+def _footprints(
+    request: SwitchRequest, model: CachedModel, devices: Sequence[tuple[str, DeviceKind]], usable: Sequence[int]
+) -> tuple[Footprint, ...]:
+    """What the launch takes on each device; vLLM takes whole shares of GPUs."""
+    footprints = estimate(model, request.options, devices, request.mode)
+    on_gpus = all(kind is DeviceKind.GPU for _, kind in devices) and min(usable, default=0) > 0
+    return in_whole_shares(footprints, usable) if request.mode is Mode.VLLM and on_gpus else footprints
+
+
+def _usable(reading: Reading) -> int:
+    return (reading.total_bytes or 0) - (reading.reserved_bytes or 0)
 
 
 def _reading(world: World, device_id: str) -> Reading:
@@ -222,8 +271,7 @@ def _on_device(reading: Reading, footprint: Footprint, unload: Sequence[Eviction
     own = sum(_held(i, device_id, world) for i in world.instances)
     promised = sum(_promised(i, device_id, world) for i in world.instances if i.id not in going)
     before = within_limit(reading.free_bytes, own, policy.memory_limit_bytes)
-    room = (reading.total_bytes or 0) - (reading.reserved_bytes or 0)
-    free_then = min(reading.free_bytes + freed, max(room, reading.free_bytes))
+    free_then = min(reading.free_bytes + freed, max(_usable(reading), reading.free_bytes))
     available = within_limit(free_then, own - freed, policy.memory_limit_bytes) - promised
     return DevicePlan(
         device_id=device_id,

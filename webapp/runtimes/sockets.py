@@ -9,8 +9,10 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
 
-import httpx
+if TYPE_CHECKING:
+    import httpx
 
 # httpx logs every request with its address, at a level that is meant for people.
 logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -66,6 +68,8 @@ def unix_client(path: str, *, timeout: httpx.Timeout, headers: Mapping[str, str]
     Raises:
         OSError: nobody takes connections there. It is tried first, because httpcore forgets to close a socket that was refused.
     """
+    import httpx  # noqa: PLC0415  0.1 s of every start that only an answer in pieces needs
+
     connect(path, timeout.connect or _CONNECT_S).close()
     with (
         short_path(path) as uds,

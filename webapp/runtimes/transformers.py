@@ -72,6 +72,8 @@ ASK_S = 2.0
 """How long a worker may take to say that it was told to stop; one that does not answer is not waited for any longer."""
 DEATH_S = 0.3
 """A worker that hung up gets this long to be seen dead before its answer is called garbled."""
+COMMAND_LOOK_S = 2.0
+"""How often the program is looked for: every request asks whether the mode can be chosen."""
 ERROR_LINES = 20
 DISCOVER_THREADS = 8
 _KEPT_FROM_WORKERS = frozenset({"WARDEN_DATABASE_URL", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
@@ -106,10 +108,18 @@ class TransformersRuntime:
         self._lock = threading.Lock()
         self._started: Mapping[str, _Started] = {}
         """By id, what this runtime has launched and not yet ended."""
+        self._command_looked_at = float("-inf")
+        self._command_problem: Message | None = None
         self._spares = Spares(settings.prewarm, self._spawn_spare, self._is_usable_spare, self._end_spare)
 
     def unavailable(self) -> Message | None:
         """See ``Runtime``."""
+        now = time.monotonic()
+        if now - self._command_looked_at >= COMMAND_LOOK_S:
+            self._command_looked_at, self._command_problem = now, self._look_for_command()
+        return self._command_problem
+
+    def _look_for_command(self) -> Message | None:
         command = self._command()
         if not command or shutil.which(command[0]) is None:
             return Message("worker_command_missing", {"command": self._settings.worker_command})

@@ -18,6 +18,7 @@ from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.errors import (
     ContainerExited,
+    EngineMissing,
     EngineUnavailable,
     EngineUnreachable,
     LaunchFailed,
@@ -416,8 +417,13 @@ class VllmRuntime:
         return own
 
     def reap(self, known: Callable[[], frozenset[str]]) -> tuple[Leftover, ...]:
-        """See ``Runtime``."""
-        seen = [s for s in self._engine.containers(f"{LABEL}home={self._home}") if self._is_leftover(s, known)]
+        """See ``Runtime``. A server without Docker has no containers, so nothing is left over there."""
+        try:
+            seen = [s for s in self._engine.containers(f"{LABEL}home={self._home}") if self._is_leftover(s, known)]
+        except EngineMissing:
+            if self.containers():
+                raise  # they may live on without the socket
+            return ()
         return tuple(self._reap(s) for s in seen if self._is_leftover(s, known))
 
     def _is_leftover(self, seen: Seen, known: Callable[[], frozenset[str]]) -> bool:

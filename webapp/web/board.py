@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, cast
 
-from flask import Flask, Response, current_app, render_template, request
-from markupsafe import Markup
+from flask import Flask, Response, current_app, request
 
 from webapp.control.contract import Snapshot
-from webapp.web.forms import LaunchForm
+from webapp.web.drawn import Drawn, Kept, draw
+from webapp.web.forms import AUTO, LaunchForm
 from webapp.web.ports import services
 from webapp.web.presenters.form import FormView, form_view
-from webapp.web.presenters.live import LiveView, live_view
-from webapp.web.presenters.models import ModelList, ModelLists
+from webapp.web.presenters.live import TOKEN_BYTES, LiveView, live_view
+from webapp.web.presenters.models import ModelList, ModelLists, ModelSearch
 from webapp.web.presenters.operations import EndedViews
 from webapp.web.translate import language
 
 EXTENSION: Final = "warden_board"
+LIVE_KEPT: Final = 4
+"""Two languages, and the one before in each: a request that began earlier may still ask for it."""
+FORMS_KEPT: Final = 16
+"""Most pages show the form as it first stands; with hundreds of models one takes some 100 KB."""
 
 
 @dataclass(frozen=True)
@@ -30,46 +35,77 @@ class Shown:
     snapshot: Snapshot
     view: LiveView
     token: str
+    moment: tuple[str, str, int]
+    """Language, version and second: within one, everybody sees the same."""
+
+
+@dataclass(frozen=True)
+class ShownForm:
+    """The form with its plan and advice, and a short name for that content: equal names mean nothing to draw."""
+
+    view: FormView
+    token: str
 
 
 class Board:
-    """Keeps the last view a language. Two threads may make the same one; both are right, so no lock is needed."""
+    """Keeps what was made last, so that a hundred open pages cost no more than one for each language."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._lists = ModelLists()
         self._ended = EndedViews()
-        self._rows: dict[str, tuple[str, Markup]] = {}
-        self._kept: dict[str, tuple[tuple[str, int], Shown]] = {}
+        self._models: Kept[tuple[str, str, int, LaunchForm, ModelSearch], ModelList] = Kept(FORMS_KEPT)
+        self._model_bodies: Kept[str, Drawn] = Kept(FORMS_KEPT)
+        self._live: Kept[tuple[str, str, int], Shown] = Kept(LIVE_KEPT)
+        self._live_bodies: Kept[tuple[str, str, int], Drawn] = Kept(LIVE_KEPT)
+        self._forms: Kept[tuple[str, str, int, LaunchForm], ShownForm] = Kept(FORMS_KEPT)
+        self._form_bodies: Kept[str, Drawn] = Kept(FORMS_KEPT)
 
     def live(self) -> Shown:
         """Return what the polled region shows now."""
-        warden, spoken, now = services(), language(), time.time()
-        snapshot = warden.controller.snapshot()
-        key = (snapshot.version, int(now))
-        kept = self._kept.get(spoken)
-        if kept is not None and kept[0] == key:
-            return kept[1]
-        window_s = warden.settings.history_minutes * 60
-        view = live_view(snapshot, warden.controller, self._lists, self._ended, spoken, window_s, now)
-        shown = Shown(snapshot, view, view.token(spoken))
-        self._kept[spoken] = (key, shown)
-        return shown
+        snapshot, now = services().controller.snapshot(), self._clock()
+        moment = (language(), snapshot.version, int(now))
+        return self._live.of(moment, lambda: self._show(snapshot, moment, now))
 
-    def model_rows(self, models: ModelList) -> Markup:
-        """Return the drawn rows of the cached models: they change rarely and can be hundreds."""
-        spoken = language()
-        kept = self._rows.get(spoken)
-        if kept is not None and kept[0] == models.digest:
-            return kept[1]
-        drawn = Markup(render_template("fragments/model_rows.html", models=models))
-        self._rows[spoken] = (models.digest, drawn)
-        return drawn
+    def _show(self, snapshot: Snapshot, moment: tuple[str, str, int], now: float) -> Shown:
+        warden, spoken = services(), moment[0]
+        window_s = warden.settings.history_minutes * 60
+        view = live_view(snapshot, warden.controller, self._ended, spoken, window_s, now)
+        return Shown(snapshot, view, view.token(spoken), moment)
+
+    def live_body(self, shown: Shown) -> Drawn:
+        """Return the polled region as drawn; the times in it ("5 s ago") are those of its second."""
+        return self._live_bodies.of(
+            shown.moment, lambda: draw("fragments/live.html", live=shown.view, version=shown.token)
+        )
+
+    def form(self, form: LaunchForm, shown: Shown) -> ShownForm:
+        """Return what the form with these values shows now."""
+        return self._forms.of((*shown.moment, form), lambda: _show_form(form, shown.snapshot))
+
+    def form_body(self, form: ShownForm) -> Drawn:
+        """Return the answer to a form that shows something else: its plan, and the parts that follow from the server's state."""
+        return self._form_bodies.of(
+            form.token, lambda: draw("fragments/plan_answer.html", form=form.view, form_version=form.token)
+        )
+
+    def models(self, form: LaunchForm, search: ModelSearch, shown: Shown) -> ModelList:
+        """Return the cached models for a page with this form and this search."""
+        return self._models.of((*shown.moment, form, search), lambda: self._list(form, search, shown))
+
+    def _list(self, form: LaunchForm, search: ModelSearch, shown: Shown) -> ModelList:
+        rooms = services().controller.rooms(None if form.device == AUTO else form.device)
+        return self._lists.of(shown.snapshot, form, search, rooms, shown.moment[0])
+
+    def models_body(self, models: ModelList) -> Drawn:
+        """Return the list as drawn: it changes rarely and can be long."""
+        return self._model_bodies.of(models.digest, lambda: draw("fragments/model_list.html", models=models))
 
 
 def init_board(app: Flask) -> None:
     """Give ``app`` its board."""
     app.extensions[EXTENSION] = Board()
-    app.jinja_env.globals.update(host_name=platform.node(), model_rows=lambda models: board().model_rows(models))
+    app.jinja_env.globals.update(host_name=platform.node())
 
 
 def board() -> Board:
@@ -77,16 +113,23 @@ def board() -> Board:
     return cast(Board, current_app.extensions[EXTENSION])
 
 
-def asked_form(snapshot: Snapshot) -> FormView:
+def asked_form(shown: Shown) -> ShownForm:
     """Return the form with the values that the request carries."""
-    values = request.form if request.method == "POST" else request.args
-    form = LaunchForm.read(values.to_dict(), snapshot)
-    return form_view(form, snapshot, services().controller)
+    return board().form(LaunchForm.read(_sent(), shown.snapshot), shown)
 
 
-def form_token(view: FormView) -> str:
-    """Return a short name for a form's content: equal names mean nothing to draw."""
-    return blake2b(f"{language()}{view!r}".encode(), digest_size=12).hexdigest()
+def asked_models(form: LaunchForm, shown: Shown) -> ModelList:
+    """Return the cached models that the request looks for, beside a form with these values."""
+    return board().models(form, ModelSearch.read(_sent()), shown)
+
+
+def _sent() -> dict[str, str]:
+    return (request.form if request.method == "POST" else request.args).to_dict()
+
+
+def _show_form(form: LaunchForm, snapshot: Snapshot) -> ShownForm:
+    view = form_view(form, snapshot, services().controller)
+    return ShownForm(view, blake2b(f"{language()}{view!r}".encode(), digest_size=TOKEN_BYTES).hexdigest())
 
 
 def reading_age_s() -> float | None:

@@ -48,7 +48,7 @@ def bar(parts: Sequence[tuple[str, int]], total: int) -> tuple[Slice, ...]:
     shrink = min(1.0, room / sum(widths)) if widths else 1.0
     slices, x = [], 0.0
     for (kind, _), width in zip(shown, widths, strict=True):
-        slices.append(Slice(kind, round(x, 1), round(width * shrink, 1)))
+        slices.append(Slice(kind, _calm(x), _calm(width * shrink)))
         x += width * shrink + GAP
     return tuple(slices)
 
@@ -88,7 +88,7 @@ def _runs(values: dict[int, int], step: float, total: int) -> list[tuple[str, fl
     runs: list[tuple[str, float, float]] = []
     path, start, end, height = "", 0, -1, -1.0
     for index in sorted(values):
-        y = round(LINE_HEIGHT - (LINE_HEIGHT - 2) * min(1.0, values[index] / total), 1)
+        y = _calm(LINE_HEIGHT - (LINE_HEIGHT - 2) * min(1.0, values[index] / total))
         if index != end + 1 or not path:
             if path:
                 runs.append((f"{path}H{_n((end + 1) * step)}", start * step, (end + 1) * step))
@@ -98,6 +98,11 @@ def _runs(values: dict[int, int], step: float, total: int) -> list[tuple[str, fl
         end, height = index, y
     runs.append((f"{path}H{_n((end + 1) * step)}", start * step, (end + 1) * step))
     return runs
+
+
+def _calm(units: float) -> float:
+    """Half a unit is less than anybody sees; finer, an idle page would be drawn again each second."""
+    return round(2 * units) / 2
 
 
 def _n(value: float) -> str:

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from flask import Blueprint, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 
-from webapp.web.board import asked_form, board, form_token, with_clock
+from webapp.web.board import Shown, ShownForm, asked_form, asked_models, board, with_clock
 from webapp.web.ports import controller
 from webapp.web.presenters.emergency import emergency_view
 from webapp.web.presenters.live import LiveView
-from webapp.web.presenters.operations import OperationView
 
 blueprint = Blueprint("fragments", __name__, url_prefix="/fragments")
 
@@ -22,33 +21,58 @@ def live() -> ResponseReturnValue:
     shown = board().live()
     if request.args.get("version") == shown.token:
         return with_clock(make_response("", 204))
-    body = render_template(
-        "fragments/live.html", live=shown.view, version=shown.token, outcome=_just_ended(shown.view, request.args)
-    )
-    return with_clock(make_response(body))
+    body = board().live_body(shown).for_session()
+    return with_clock(make_response(body + _announcement(shown.view, request.args)))
 
 
-def _just_ended(view: LiveView, seen: Mapping[str, str]) -> OperationView | None:
-    if "seen" not in seen or seen["seen"] == view.newest_ended or not view.recent:
-        return None
-    return view.recent[0]
+def _announcement(view: LiveView, asked: Mapping[str, str]) -> str:
+    """How the latest operation ended, for a page that has not seen it end: the one part that is not the same for everybody."""
+    if "seen" not in asked or asked["seen"] == view.newest_ended or not view.recent:
+        return ""
+    ended = view.recent[0]
+    text = f"{ended.title}. {ended.sentence}"
+    return render_template("fragments/say_partial.html", sign=ended.state_sign, text=text, tone=ended.tone)
 
 
 @blueprint.get("/plan")
 def plan() -> ResponseReturnValue:
     """Return the plan for the form's values, and the parts of the form that follow from the state of the server."""
-    form = asked_form(board().live().snapshot)
-    token = form_token(form)
-    if request.args.get("plan_version") == token:
+    shown = board().live()
+    form = asked_form(shown)
+    news = _models_news(form, shown)
+    if request.args.get("plan_version") == form.token and not news:
         return "", 204
-    return render_template("fragments/plan_answer.html", form=form, form_version=token)
+    return board().form_body(form).for_session() + news
+
+
+def _models_news(form: ShownForm, shown: Shown) -> str:
+    """The list of cached models, for a page that shows another one: how they fit follows from the form and the memory."""
+    version = request.args.get("models_version")
+    models = asked_models(form.view.values, shown)
+    if version in (None, models.digest):
+        return ""
+    return _in_place("#model-list", board().models_body(models).for_session())
+
+
+def _in_place(target: str, body: str) -> str:
+    return f'<hx-partial hx-target="{target}" hx-swap="innerMorph">{body}</hx-partial>'
+
+
+@blueprint.get("/models")
+def models() -> ResponseReturnValue:
+    """Return the cached models that are looked for."""
+    shown = board().live()
+    found = asked_models(asked_form(shown).view.values, shown)
+    if request.args.get("models_version") == found.digest:
+        return "", 204
+    return board().models_body(found).for_session()
 
 
 @blueprint.get("/advice")
 def advice() -> ResponseReturnValue:
     """Return the advice for the form's values."""
-    form = asked_form(board().live().snapshot)
-    return render_template("fragments/advice.html", form=form)
+    form = asked_form(board().live())
+    return render_template("fragments/advice.html", form=form.view)
 
 
 @blueprint.get("/emergency")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from flask import Blueprint, make_response, render_template, request
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup
 
 from webapp.control.contract import ForeignContainer
 from webapp.domain.instance import Instance
 from webapp.errors import UnknownContainer, UnknownInstance, WardenError
 from webapp.web import words
 from webapp.web.answers import dialog, wants_fragment
-from webapp.web.board import asked_form, board, form_token, with_clock
+from webapp.web.board import asked_form, asked_models, board, with_clock
 from webapp.web.ports import controller, services
 from webapp.web.presenters.containers import container_row
 from webapp.web.presenters.emergency import emergency_view
@@ -30,13 +31,16 @@ def dashboard() -> ResponseReturnValue:
 def dashboard_page(error: WardenError | None = None) -> ResponseReturnValue:
     """Return the whole dashboard, with the reason of a refused form where there is one."""
     shown = board().live()
-    form = asked_form(shown.snapshot)
+    form = asked_form(shown)
+    models = asked_models(form.view.values, shown)
     page = render_template(
         "pages/dashboard.html",
         live=shown.view,
+        models=models,
+        model_list=Markup(board().models_body(models).for_session()),
         version=shown.token,
-        form=form,
-        form_version=form_token(form),
+        form=form.view,
+        form_version=form.token,
         refusal=None if error is None else words.say(error.message),
     )
     return with_clock(make_response(page, 200 if error is None else error.status))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from webapp.domain.fit import Fit
 from webapp.domain.footprint import PartName
 from webapp.domain.instance import InstanceState
 from webapp.domain.memory import LedgerKind, Level
@@ -612,6 +613,13 @@ VERDICTS: Final[Mapping[str, str]] = {
     Verdict.TIGHT: N_("Впритык"),
     Verdict.REFUSED: N_("Нельзя"),
 }
+FITS: Final[Mapping[str, str]] = {
+    Fit.NOW: N_("поместится сейчас"),
+    Fit.AFTER_UNLOADING: N_("поместится после выгрузки"),
+    Fit.TOO_LARGE: N_("слишком большая"),
+    Fit.UNKNOWN: N_("неизвестно"),
+}
+SORTS: Final[Mapping[str, str]] = {"name": N_("по имени"), "size": N_("по размеру"), "fit": N_("что поместится")}
 MARKS: Final[Mapping[str, str]] = {Mark.OK: N_("без ограничений"), Mark.LIMITED: N_("с ограничениями")}
 LEDGER: Final[Mapping[str, str]] = {
     LedgerKind.DRIVER: N_("драйвер"),

@@ -14,7 +14,6 @@ from webapp.web.presenters.common import Reason, reason_of
 from webapp.web.presenters.containers import ContainerRow, container_rows
 from webapp.web.presenters.devices import DeviceCard, device_cards
 from webapp.web.presenters.instances import InstanceRow, instance_row
-from webapp.web.presenters.models import ModelList, ModelLists
 from webapp.web.presenters.operations import EndedViews, OperationView, operation_view
 
 FRESH_S = 90.0
@@ -41,7 +40,6 @@ class LiveView:
     vllm_problem: Reason | None
     foreign: tuple[ContainerRow, ...]
     """Containers of vLLM's image that somebody else started."""
-    models: ModelList
     recent: tuple[OperationView, ...]
     newest_ended: str
     """Id of the operation that ended last; empty when none has."""
@@ -54,7 +52,6 @@ class LiveView:
 def live_view(
     snapshot: Snapshot,
     controller: ControllerApi,
-    lists: ModelLists,
     ended: EndedViews,
     language: str,
     window_s: float,
@@ -78,7 +75,6 @@ def live_view(
         vllm=_rows(snapshot, Mode.VLLM),
         vllm_problem=_mode_problem(snapshot, Mode.VLLM),
         foreign=container_rows(snapshot),
-        models=lists.of(snapshot, language),
         recent=tuple(ended.of(operation, language) for operation in snapshot.recent[:RECENT_SHOWN]),
         newest_ended="" if newest is None else newest.id,
     )

@@ -1,25 +1,74 @@
-"""The list of cached models. It changes rarely and can be long, so its rows are made once for a state of the cache."""
+"""The list of cached models: searched, sorted, and each with how it fits. What changes rarely is made once for a state of the cache."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from hashlib import blake2b
+from typing import Final
 
 from webapp.control.contract import Snapshot
+from webapp.domain.fit import Fit, fit_of, needs_of
 from webapp.domain.instance import InstanceState
 from webapp.domain.model import CachedModel
+from webapp.domain.modes import LaunchOptions, Mode
+from webapp.domain.plan import SwitchRequest
+from webapp.domain.planner import Room
+from webapp.errors import InvalidRequest
 from webapp.web import formats, words
+from webapp.web.drawn import Kept
+from webapp.web.forms import LaunchForm
 from webapp.web.presenters.common import tokens
 from webapp.web.translate import gettext as _
 
 ANSWERING = frozenset({InstanceState.READY, InstanceState.SILENT})
 DTYPES: Mapping[str, str] = {"float16": "FP16", "bfloat16": "BF16", "float32": "FP32"}
+FIT_LOOKS: Final[Mapping[Fit, tuple[str, str]]] = {
+    Fit.NOW: ("good", "✓"),
+    Fit.AFTER_UNLOADING: ("warn", "▲"),
+    Fit.TOO_LARGE: ("bad", "✕"),
+}
+"""Tone and sign; what is unknown says nothing."""
+LONGEST_SEARCH: Final = 200
+LAUNCHES_KEPT: Final = 8
+"""Different launch options that pages ask about at the same time."""
+
+
+class Sort(StrEnum):
+    """What the list is sorted by."""
+
+    NAME = "name"
+    SIZE = "size"
+    FIT = "fit"
+
+
+@dataclass(frozen=True)
+class ModelSearch:
+    """What a person looks for, as typed, and the order that they want."""
+
+    text: str = ""
+    sort: Sort = Sort.NAME
+
+    @classmethod
+    def read(cls, values: Mapping[str, str]) -> ModelSearch:
+        """Return the search as sent in ``q`` and ``sort``; an order that does not exist is the names'."""
+        sort = values.get("sort", "")
+        return cls(values.get("q", "").strip()[:LONGEST_SEARCH], Sort(sort) if sort in set(Sort) else Sort.NAME)
+
+
+@dataclass(frozen=True)
+class FitView:
+    """How a model fits, in words and shape."""
+
+    word: str
+    tone: str
+    sign: str
 
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One cached model. ``problem`` says why it cannot be loaded."""
+    """One cached model. ``problem`` says why it cannot be loaded; ``fit`` is ``None`` where it is unknown."""
 
     id: str
     size: str
@@ -27,55 +76,113 @@ class ModelRow:
     problem: str | None
     is_demo: bool
     is_loaded: bool
+    is_chosen: bool
+    fit: FitView | None
 
 
 @dataclass(frozen=True)
 class ModelList:
-    """All cached models; ``digest`` stands for the rows where two lists are compared."""
+    """The models that were looked for; ``digest`` names the content, so that two lists can be compared."""
 
     rows: tuple[ModelRow, ...] = field(repr=False)
-    digest: str
+    total: int
+    search: ModelSearch
+    sorts: tuple[tuple[str, str, bool], ...]
+    """Value, word, and whether it is chosen."""
     problem: str | None
     is_known: bool
     """False before the cache was first read."""
+    digest: str
 
     @property
     def is_empty(self) -> bool:
         """Whether the cache was read and holds nothing."""
-        return self.is_known and not self.rows and self.problem is None
+        return self.is_known and not self.total and self.problem is None
+
+    @property
+    def count(self) -> str:
+        """How many models there are, and how many of them were found."""
+        if len(self.rows) == self.total:
+            return formats.number(self.total)
+        return _("%(found)s из %(total)s", found=formats.number(len(self.rows)), total=formats.number(self.total))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is said of a model whatever the memory, and the lowered words that it is found by."""
+
+    model: CachedModel
+    size: str
+    facts: str
+    problem: str | None
+    found_by: str
 
 
 class ModelLists:
-    """Keeps the last list a language; whoever comes second makes the same one, so no lock is needed."""
+    """Makes lists; keeps what is known of the models, and what each needs, while the cache stays as it is."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[tuple[CachedModel, ...], frozenset[str], ModelList]] = {}
+        self._known: Kept[tuple[str, int], tuple[tuple[CachedModel, ...], tuple[_Known, ...]]] = Kept(2)
+        self._needs: Kept[tuple[object, ...], tuple[tuple[CachedModel, ...], tuple[tuple[int, ...], ...]]] = Kept(
+            LAUNCHES_KEPT
+        )
 
-    def of(self, snapshot: Snapshot, language: str) -> ModelList:
-        """Return the list for ``snapshot``."""
+    def of(
+        self, snapshot: Snapshot, form: LaunchForm, search: ModelSearch, rooms: Sequence[Room], language: str
+    ) -> ModelList:
+        """Return the list for a page whose form has these values."""
+        known = self._facts(snapshot.models, language)
+        fits = self._fits(snapshot.models, form, rooms)
+        found = [(one, fit) for one, fit in zip(known, fits, strict=True) if _is_found(one, search)]
+        found.sort(key=_ORDERS[search.sort])
         loaded = frozenset(i.model_id for i in snapshot.instances if i.state in ANSWERING)
-        kept = self._kept.get(language)
+        looks = {fit: _look(fit) for fit in Fit}
+        rows = tuple(_row(one, looks[fit], loaded, form.model) for one, fit in found)
         problem = None if snapshot.models_problem is None else words.say(snapshot.models_problem)
-        known = snapshot.models_scanned_at is not None
-        if kept is not None and kept[0] is snapshot.models and kept[1] == loaded:
-            made = kept[2]
-            if (made.problem, made.is_known) == (problem, known):
-                return made
-        rows = tuple(_row(model, loaded) for model in snapshot.models)
-        digest = blake2b(repr(rows).encode(), digest_size=12).hexdigest()
-        made = ModelList(rows, digest, problem, known)
-        self._kept[language] = (snapshot.models, loaded, made)
-        return made
+        sorts = tuple((sort.value, words.word(words.SORTS, sort), sort is search.sort) for sort in Sort)
+        is_known = snapshot.models_scanned_at is not None
+        content = (language, rows, len(known), search, problem, is_known)
+        digest = blake2b(repr(content).encode("utf-8", "replace"), digest_size=12).hexdigest()
+        return ModelList(rows, len(known), search, sorts, problem, is_known, digest)
+
+    def _facts(self, models: tuple[CachedModel, ...], language: str) -> tuple[_Known, ...]:
+        def make() -> tuple[tuple[CachedModel, ...], tuple[_Known, ...]]:
+            return models, tuple(_known(model) for model in models)
+
+        return self._known.of((language, id(models)), make)[
+            1
+        ]  # the kept tuple holds the models, so the id stays theirs
+
+    def _fits(self, models: tuple[CachedModel, ...], form: LaunchForm, rooms: Sequence[Room]) -> list[Fit]:
+        request = _request(form)
+        places = tuple((room.device_id, room.kind, room.usable_bytes) for room in rooms)
+
+        def make() -> tuple[tuple[CachedModel, ...], tuple[tuple[int, ...], ...]]:
+            return models, tuple(needs_of(request, model, rooms) for model in models)
+
+        needs = self._needs.of((id(models), request.mode, request.options, places), make)[1]
+        return [
+            Fit.UNKNOWN if model.problem is not None else fit_of(need, rooms)
+            for model, need in zip(models, needs, strict=True)
+        ]
 
 
-def _row(model: CachedModel, loaded: frozenset[str]) -> ModelRow:
-    return ModelRow(
-        id=model.id,
+def _request(form: LaunchForm) -> SwitchRequest:
+    """What the form asks for; while a field of it is half typed, the usual options."""
+    try:
+        return form.to_request()
+    except InvalidRequest:
+        return SwitchRequest(Mode.TRANSFORMERS, form.model, LaunchOptions())
+
+
+def _known(model: CachedModel) -> _Known:
+    facts = " · ".join(_facts(model))
+    return _Known(
+        model=model,
         size=formats.size(model.size_bytes),
-        facts=" · ".join(_facts(model)),
+        facts=facts,
         problem=None if model.problem is None else words.clause(model.problem),
-        is_demo=model.is_demo,
-        is_loaded=model.id in loaded,
+        found_by=f"{model.id} {facts}".lower(),
     )
 
 
@@ -89,3 +196,37 @@ def _facts(model: CachedModel) -> list[str]:
         facts.append(tokens(model.context_length))
     facts += [model.architecture] if model.architecture else []
     return facts
+
+
+def _is_found(known: _Known, search: ModelSearch) -> bool:
+    """Whether every word that was typed stands somewhere in the name or the facts."""
+    return all(word in known.found_by for word in search.text.lower().split())
+
+
+_FIT_ORDER: Final = {fit: place for place, fit in enumerate(Fit)}
+_ORDERS: Final[Mapping[Sort, Callable[[tuple[_Known, Fit]], tuple[object, ...]]]] = {
+    Sort.NAME: lambda found: (found[0].model.id.lower(),),
+    Sort.SIZE: lambda found: (-found[0].model.size_bytes, found[0].model.id.lower()),
+    Sort.FIT: lambda found: (_FIT_ORDER[found[1]], -found[0].model.size_bytes, found[0].model.id.lower()),
+}
+"""The largest first, except by name; of those that fit, the largest is the most able."""
+
+
+def _look(fit: Fit) -> FitView | None:
+    if fit not in FIT_LOOKS:
+        return None
+    tone, sign = FIT_LOOKS[fit]
+    return FitView(words.word(words.FITS, fit), tone, sign)
+
+
+def _row(known: _Known, fit: FitView | None, loaded: frozenset[str], chosen: str) -> ModelRow:
+    return ModelRow(
+        id=known.model.id,
+        size=known.size,
+        facts=known.facts,
+        problem=known.problem,
+        is_demo=known.model.is_demo,
+        is_loaded=known.model.id in loaded,
+        is_chosen=known.model.id == chosen,
+        fit=fit,
+    )

@@ -1,0 +1,84 @@
+"""How soon after the start of the process the page is there, and how soon its memory figures are complete.
+
+The real server on a port of its own, asked without a pause from the moment of the exec. A first start makes the state folder and the
+database; a later one finds both.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+
+from tests.engine.models import make_model
+from tests.engine.server import WardenServer
+
+ROUNDS = 7
+DEADLINE_S = 30.0
+PAUSE_S = 0.005
+FIGURE = re.compile(r'data-metric="(?:total|used|free|percent)".*?<dd class="number">[\d,.]+<small>', re.S)
+FIGURES = 4
+
+
+def main() -> None:
+    """Start the server seven times of each kind and print the medians."""
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder) / "cache"
+        make_model(cache, "lab/one")
+        _start(Path(folder) / "warm-up", cache)
+        first = [_start(Path(folder) / f"state-{number}", cache) for number in range(ROUNDS)]
+        later = [_start(Path(folder) / "state-0", cache) for _ in range(ROUNDS)]
+    _say(f"load average {os.getloadavg()[0]:.2f}, median of {ROUNDS} and the longest, from the exec")
+    for name, times in (("first start", first), ("later start", later)):
+        pages, figures = zip(*times, strict=True)
+        _say(f"{name}: page {_middle(pages)}, complete memory figures {_middle(figures)}")
+
+
+def _start(state: Path, cache: Path) -> tuple[float, float]:
+    """Return the seconds to the first page and to the first one with all figures."""
+    port = _free_port()
+    began = time.monotonic()
+    server = WardenServer(state, cache, port=port)
+    page_s = None
+    server.begin()
+    try:
+        while time.monotonic() - began < DEADLINE_S:
+            page = _page(port)
+            now_s = time.monotonic() - began
+            if page is not None:
+                page_s = page_s or now_s
+                if len(FIGURE.findall(page)) == FIGURES:
+                    return page_s, now_s
+            time.sleep(PAUSE_S)
+    finally:
+        server.stop()
+    raise AssertionError("no page with figures in time:\n" + "\n".join(server.output))
+
+
+def _page(port: int) -> str | None:
+    try:
+        answer = httpx.get(f"http://127.0.0.1:{port}/", timeout=DEADLINE_S)
+    except httpx.TransportError:
+        return None
+    return answer.text if answer.status_code == 200 else None
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def _middle(seconds: tuple[float, ...]) -> str:
+    return f"{statistics.median(seconds):.2f} s ({max(seconds):.2f})"
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,68 @@
+"""The list of cached models in a real browser: what is typed stays, what is chosen fills the form, what is new shows by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from tests.engine.models import make_model
+from tests.engine.server import WardenServer
+
+Start = Callable[..., WardenServer]
+Open = Callable[..., Page]
+
+
+def names(page: Page) -> list[str]:
+    rows = page.locator("#model-list [data-cached]").all()
+    return [row.get_attribute("data-cached") or "" for row in rows]
+
+
+def test_search_stays_while_polls_come_in_and_a_new_model_shows_by_itself(
+    start_server: Start, open_page: Open, cache: Path
+) -> None:
+    server = start_server(cache)
+    server.models(2)
+    page = open_page(server.url)
+    search = page.locator("#models-q")
+    search.press_sequentially("two", delay=30)
+    expect(page.locator("#model-list [data-cached]")).to_have_count(1)
+    assert names(page) == ["lab/two"]
+    search.press("ArrowLeft")
+    with page.expect_response("**/fragments/live**"), page.expect_response("**/fragments/live**"):
+        pass
+    expect(search).to_have_value("two")
+    expect(search).to_be_focused()
+    assert search.evaluate("box => box.selectionStart") == 2
+    make_model(cache, "lab/twofold", seed=9)
+    expect(page.locator("[data-cached='lab/twofold']")).to_be_visible(timeout=8_000)
+    expect(search).to_be_focused()
+
+
+def test_choosing_fills_the_form_and_an_empty_search_shows_all_again(
+    start_server: Start, open_page: Open, cache: Path
+) -> None:
+    server = start_server(cache)
+    server.models(2)
+    page = open_page(server.url)
+    page.locator("[data-cached='lab/two'] a").click()
+    expect(page.locator("#model")).to_have_value("lab/two")
+    expect(page.locator("[data-cached='lab/two']")).to_have_attribute("aria-current", "true")
+    page.locator("#models-q").fill("nothing like it")
+    expect(page.locator("#models-none")).to_be_visible()
+    page.locator("[data-clear-search]").click()
+    expect(page.locator("#model-list [data-cached]")).to_have_count(2)
+    expect(page.locator("#model")).to_have_value("lab/two")
+
+
+def test_search_works_without_scripts(start_server: Start, open_page: Open, cache: Path) -> None:
+    server = start_server(cache)
+    server.models(2)
+    page = open_page(server.url, java_script_enabled=False)
+    page.locator("#models-q").fill("one")
+    page.locator("#models-q").press("Enter")
+    expect(page.locator("#model-list [data-cached]")).to_have_count(1)
+    assert "#models" in page.url
+    page.locator("[data-cached='lab/one'] a").click()
+    expect(page.locator("#model")).to_have_value("lab/one")

@@ -1,0 +1,113 @@
+"""The worker on CUDA: what NVML says is what the receipts say, and bitsandbytes' kernels answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.engine.server import WardenServer, wait_for
+from webapp.domain.units import MIB
+
+Start = Callable[..., WardenServer]
+Figures = Callable[[str], None]
+Document = dict[str, Any]
+
+NOISE = 32 * MIB
+"""What the driver itself may give or take between two looks at an idle GPU."""
+
+
+def gpu(server: WardenServer, device_id: str = "gpu-0") -> Document:
+    (device,) = [d for d in server.status()["devices"] if d["id"] == device_id]
+    return device
+
+
+def load(server: WardenServer, model: str, **options: object) -> Document:
+    operation = server.load(model, devices=["gpu-0"], options={"max_tokens": 256, **options})
+    assert operation["state"] == "succeeded", operation
+    return server.instance_of(model)
+
+
+def unload(server: WardenServer, instance: Document) -> Document:
+    operation = server.finished(server.post(f"/api/v1/instances/{instance['id']}/unload").json()["id"])
+    assert operation["state"] == "succeeded", operation
+    receipt: Document = operation["receipt"]
+    return receipt
+
+
+def ask(server: WardenServer, instance: Document) -> None:
+    """Fail unless the model answers; random weights may say anything, nothing included."""
+    asked = server.post(f"/api/v1/instances/{instance['id']}/ask", {"prompt": "Hello", "max_tokens": 8})
+    assert asked.status_code == 200, asked.text
+
+
+def weights_of(server: WardenServer, model: str) -> int:
+    (found,) = [m for m in server.models(2) if m["id"] == model]
+    return int(found["size_bytes"])
+
+
+def test_memory_that_a_load_took_is_on_the_receipt_and_back_on_the_gpu(start_server: Start, figures: Figures) -> None:
+    server = start_server()
+    before = gpu(server)["used_bytes"]
+    instance = load(server, "lab/big")
+    taken = gpu(server)["used_bytes"] - before
+    assert taken >= weights_of(server, "lab/big")
+    receipt = unload(server, instance)
+    left = wait_for(lambda: gpu(server), 5, lambda: "no reading")["used_bytes"] - before
+    figures(
+        f"- load of {weights_of(server, 'lab/big') / MIB:.0f} MiB of weights took {taken / MIB:.0f} MiB by NVML; the receipt says "
+        f"{receipt['freed_bytes'] / MIB:.0f} MiB in {receipt['seconds']:.2f} s; {left / MIB:+.0f} MiB against the beginning"
+    )
+    assert receipt["freed_bytes"] == pytest.approx(taken, abs=max(NOISE, taken // 100))
+    assert abs(left) <= NOISE
+    assert server.worker_pids() == []
+
+
+def test_twenty_loads_leave_the_gpu_as_it_was(start_server: Start, figures: Figures) -> None:
+    server = start_server(prewarm=1)
+    before = gpu(server)["used_bytes"]
+    for _ in range(20):
+        unload(server, load(server, "lab/tiny"))
+    left = gpu(server)["used_bytes"] - before
+    figures(f"- 20 loads and unloads of a tiny model: {left / MIB:+.0f} MiB against the beginning")
+    assert abs(left) <= NOISE
+
+
+def test_spare_worker_holds_nothing_of_the_gpu(start_server: Start) -> None:
+    server = start_server(prewarm=1)
+    wait_for(server.worker_pids, 60, lambda: "no spare worker")
+    assert [h for h in gpu(server)["holders"] or () if h["kind"] == "worker"] == []
+
+
+@pytest.mark.parametrize(("quantization", "most"), [("int8", 0.75), ("int4", 0.55)])
+def test_bitsandbytes_kernels_answer_in_less_memory(
+    start_server: Start, figures: Figures, quantization: str, most: float
+) -> None:
+    server = start_server()
+    before = gpu(server)["used_bytes"]
+    plain = load(server, "lab/big")
+    whole = gpu(server)["used_bytes"] - before
+    unload(server, plain)
+    instance = load(server, "lab/big", quantization=quantization)
+    taken = gpu(server)["used_bytes"] - before
+    ask(server, instance)
+    context = whole - weights_of(server, "lab/big")
+    figures(
+        f"- {quantization}: {taken / MIB:.0f} MiB by NVML, against {whole / MIB:.0f} in bfloat16 (context {context / MIB:.0f})"
+    )
+    assert taken - context < most * (whole - context)
+
+
+def test_load_that_the_gpu_has_no_room_for_is_refused_and_the_loaded_model_stays(start_server: Start) -> None:
+    server = start_server(memory_limit_gib=2, reserve_mib=0, reserve_percent=0)
+    instance = load(server, "lab/tiny")
+    body = {
+        "mode": "transformers",
+        "model": "lab/big",
+        "devices": ["gpu-0"],
+        "options": {"max_tokens": 2048, "batch_size": 1024},
+    }
+    refused = server.post("/api/v1/switch", body)
+    assert (refused.status_code, refused.json()["code"]) == (409, "not_enough_memory")
+    ask(server, instance)

@@ -1,0 +1,158 @@
+"""The list of cached models: searched, sorted, each with how it fits, and drawn only when it shows something else."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from flask import Flask
+
+from tests.web.conftest import HTMX, Visitor
+from tests.web.fakes import FakeController, foreign, instance, model, reading, worker
+from tests.web.test_fragments import hidden
+from webapp.domain.units import gib
+from webapp.message import Message
+
+MODELS = (
+    model("Qwen/Qwen3-1.7B", weights_bytes=gib(3.4)),
+    model("lab/Large", weights_bytes=gib(14), architecture="LlamaForCausalLM"),
+    model("lab/huge", weights_bytes=gib(70), quantization="gptq"),
+    model("lab/broken", problem=Message("model_no_weights")),
+)
+FORM = "mode=transformers&precision=auto&max_tokens=512&batch_size=1&device=auto"
+
+
+@pytest.fixture(autouse=True)
+def _machine(controller: FakeController) -> None:
+    """24 GiB of which a model holds 4 and somebody else 4."""
+    controller.changed(
+        models=MODELS,
+        readings=(reading(held=(worker("i1", gib(4)), foreign("alice", "train", gib(4)))),),
+        instances=(instance("i1", "Qwen/Qwen3-1.7B", predicted_bytes={"gpu-0": gib(4)}),),
+    )
+
+
+def listed(html: str) -> list[str]:
+    return re.findall(r'data-cached="([^"]+)"', html)
+
+
+def fits(html: str) -> dict[str, str]:
+    """What the list says of each model, by name."""
+    rows = re.split(r'(?=<div class="model[ "])', html)[1:]
+    found = {listed(row)[0]: re.search(r"data-fit>.*?</span> ([^<]+)<", row) for row in rows if listed(row)}
+    return {name: said[1] if said else "" for name, said in found.items()}
+
+
+def search(visitor: Visitor, **values: str) -> str:
+    return visitor.client.get("/fragments/models", query_string=values, headers=HTMX).text
+
+
+def test_each_model_says_how_it_fits(visitor: Visitor) -> None:
+    assert fits(visitor.get("/").text) == {
+        "lab/broken": "",
+        "lab/huge": "слишком большая",
+        "lab/Large": "поместится после выгрузки",
+        "Qwen/Qwen3-1.7B": "поместится сейчас",
+    }
+
+
+def test_fit_follows_the_options_and_the_device_of_the_form(visitor: Visitor, controller: FakeController) -> None:
+    controller.changed(readings=(*controller.readings, reading("gpu-1", total=gib(96))))
+
+    assert fits(search(visitor, device="gpu-1"))["lab/huge"] == "поместится сейчас"
+    assert fits(search(visitor, device="gpu-0"))["lab/huge"] == "слишком большая"
+    assert fits(search(visitor))["lab/huge"] == "поместится сейчас"
+    many = {"mode": "transformers", "precision": "auto", "max_tokens": "40960", "batch_size": "64", "device": "gpu-0"}
+    assert fits(search(visitor, **many))["Qwen/Qwen3-1.7B"] == "слишком большая"
+
+
+def test_unknown_memory_says_nothing_about_fit(visitor: Visitor, controller: FakeController) -> None:
+    controller.changed(stale=True)
+
+    assert set(fits(visitor.get("/").text).values()) == {""}
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("lab", ["lab/broken", "lab/huge", "lab/Large"]),
+        ("LARGE", ["lab/Large"]),
+        ("llama", ["lab/Large"]),
+        ("gptq", ["lab/huge"]),
+        ("lab qwen3for", ["lab/broken", "lab/huge"]),
+        ("no such model", []),
+        ("", ["lab/broken", "lab/huge", "lab/Large", "Qwen/Qwen3-1.7B"]),
+    ],
+)
+def test_search_finds_every_word_in_names_and_facts(visitor: Visitor, typed: str, found: list[str]) -> None:
+    assert listed(search(visitor, q=typed)) == found
+
+
+@pytest.mark.parametrize(
+    ("sort", "first"), [("name", "lab/broken"), ("size", "lab/huge"), ("fit", "Qwen/Qwen3-1.7B"), ("x", "lab/broken")]
+)
+def test_list_is_sorted(visitor: Visitor, sort: str, first: str) -> None:
+    assert listed(search(visitor, sort=sort))[0] == first
+
+
+def test_search_works_as_a_page_without_scripts_and_keeps_what_was_typed(visitor: Visitor) -> None:
+    page = visitor.get("/?q=large&sort=size").text
+
+    assert listed(page) == ["lab/Large"]
+    assert 'value="large"' in page
+    assert '<option value="size" selected>' in page
+    assert "1 из 4" in page
+
+
+def test_what_is_typed_is_shown_as_text(visitor: Visitor) -> None:
+    found = search(visitor, q="<img src=x onerror=alert(1)>")
+
+    assert "<img" not in found
+    assert "Ничего не нашлось" in found
+
+
+def test_name_of_a_model_is_shown_as_text(visitor: Visitor, controller: FakeController) -> None:
+    controller.changed(models=(model('lab/"><script>alert(1)</script>'),))
+
+    assert "<script>alert" not in visitor.get("/").text
+
+
+def test_unchanged_list_is_not_sent_again(visitor: Visitor) -> None:
+    version = hidden(search(visitor), "models_version")
+
+    again = visitor.get(f"/fragments/models?models_version={version}", headers=HTMX)
+
+    assert (again.status_code, again.text) == (204, "")
+
+
+def test_list_that_has_changed_comes_with_the_answer_to_the_plan(
+    app: Flask, visitor: Visitor, controller: FakeController
+) -> None:
+    page = visitor.get(f"/?{FORM}").text
+    asked = f"/fragments/plan?{FORM}&plan_version={{}}&models_version={{}}"
+    versions = hidden(page, "plan_version"), hidden(page, "models_version")
+    assert visitor.get(asked.format(*versions), headers=HTMX).status_code == 204
+
+    controller.changed(models=(*MODELS, model("lab/new")))
+    news = visitor.get(asked.format(*versions), headers=HTMX).text
+
+    assert '<hx-partial hx-target="#model-list" hx-swap="innerMorph">' in news
+    assert "lab/new" in listed(news)
+    again = asked.format(hidden(news, "plan_version"), hidden(news, "models_version"))
+    assert visitor.get(again, headers=HTMX).status_code == 204
+
+
+def test_the_model_of_the_form_is_marked(visitor: Visitor) -> None:
+    found = search(visitor, mode="transformers", model="lab/Large")
+
+    assert re.findall(r'data-cached="([^"]+)" aria-current="true"', found) == ["lab/Large"]
+
+
+def test_english_page_counts_and_judges_in_english(app: Flask) -> None:
+    client = app.test_client()
+    client.environ_base["HTTP_ACCEPT_LANGUAGE"] = "en"
+
+    found = client.get("/fragments/models?q=lab").text
+
+    assert "3 of 4" in found
+    assert fits(found)["lab/Large"] == "fits after unloading"
