@@ -5,18 +5,71 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, Request, expect
 
+from tests.e2e.states import LONG, served
+from tests.e2e.test_states import look
+from tests.engine import axe
+from tests.engine.engine_fixtures import need
 from tests.engine.server import WardenServer
+from tests.web.fakes import FakeController
+from webapp.domain.operation import (
+    Finding,
+    HeldBy,
+    Operation,
+    OperationKind,
+    OperationState,
+    Receipt,
+    Step,
+    StepName,
+    StepState,
+)
+from webapp.domain.units import gib
+from webapp.message import Message
 
 Start = Callable[..., WardenServer]
 Open = Callable[..., Page]
 
 LOAD_MS = 90_000
+
+
+def told() -> FakeController:
+    """One operation that runs and one of each trouble, with everything in them that a page can show, and names without an end."""
+    now = time.time()
+    steps = tuple(
+        Step(StepName.LAUNCH, state, now - 30, now - 20, Message("settle_slow"), 0.4)
+        for state in StepState
+        if state is not StepState.RUNNING
+    )
+    held = HeldBy(4242, "alice", f"python train.py --config /home/{LONG}.yaml", gib(2.8), "D")
+    receipt = Receipt("gpu-0", gib(4), gib(1.2), None, 30.0, settled=False, still_held_by=(held,), model_id=LONG)
+    ended = Operation(
+        "memory",
+        OperationKind.SWITCH,
+        "maria",
+        OperationState.FAILED,
+        now - 60,
+        steps,
+        now,
+        "vllm",
+        LONG,
+        "i9",
+        ("gpu-0",),
+    )
+    ended = replace(ended, evicted=(LONG,), receipts=(receipt,), findings=(Finding(Message("x"), ok=False),))
+    codes = {"memory": "out_of_memory", "launch": "worker_died", "stop": "stop_failed"}
+    params = {"model": LONG, "log": "INFO a line\n" * 40}
+    failed = (replace(ended, id=name, error=Message(code, params)) for name, code in codes.items())
+    running = replace(
+        ended, id="running", state=OperationState.RUNNING, ended_at=None, steps=(Step(StepName.READY), *steps)
+    )
+    return FakeController(running=(running,), recent=tuple(failed))
 
 
 def faulty(fault: str) -> str:
@@ -122,3 +175,22 @@ def test_what_runs_is_followed_in_the_list_and_cancelled_on_its_page(
     seen = requests_of(history)
     history.wait_for_timeout(3 * 2000)
     assert [request.url for request in seen] == []
+
+
+@pytest.mark.parametrize("language", ["ru-RU", "en-US"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "history",
+        "history?actor=nobody",
+        *(f"operations/{name}" for name in ("running", "memory", "launch", "stop", "no")),
+    ],
+)
+def test_page_is_whole_everywhere(path: str, language: str, open_page: Open, tmp_path: Path) -> None:
+    need(axe.why_missing())
+    name = re.sub(r"\W", "-", path)
+    with served(told(), tmp_path) as url:
+        page = open_page(f"{url.rstrip('/')}/{path}", language=language, reduced_motion="reduce")
+        problems = [line for scheme in ("light", "dark") for line in look(page, name, language, scheme)]
+        page.goto("about:blank")
+    assert problems == []
