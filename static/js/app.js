@@ -62,24 +62,27 @@
 
   // --- The poll ---
 
-  const isPoll = (event) => live !== null && event.detail?.ctx?.sourceElement === live;
+  const isPoll = (event) => {
+    const source = event.detail?.ctx?.sourceElement;
+    return Boolean(source) && (source === live || source.hasAttribute?.("data-poll"));
+  };
 
   // A hidden tab asks for nothing; it catches up by visibilitychange when it is seen again.
   document.addEventListener("htmx:config:request", (event) => {
     if (isPoll(event) && document.hidden) event.preventDefault();
   });
 
-  // Every answer to the poll, 204 too, brings the server's clock and the age of the figures; and it proves that the server is there.
+  // Every answer proves that the server is there; one to the poll, 204 too, brings the server's clock and the age of the figures.
   document.addEventListener("htmx:after:request", (event) => {
     const response = event.detail?.ctx?.response;
-    if (!isPoll(event) || !response) return;
-    if (response.status >= 500) return;
+    if (!response || response.status >= 500) return;
+    if (offline) offline.hidden = true;
+    if (!isPoll(event)) return;
     const now = Number(response.headers.get("Warden-Clock"));
     if (now) {
       clock = {server: now, at: performance.now()};
       takeReadingAge(Number(response.headers.get("Warden-Reading-Age") ?? NaN));
     }
-    offline.hidden = true;
     tick();
   });
 
@@ -88,7 +91,7 @@
     if (!isPoll(event)) return;
     const status = event.detail.ctx.response?.status;
     if (status !== undefined && status < 500) return;
-    offline.hidden = false;
+    if (offline) offline.hidden = false;
     tick();
   };
   document.addEventListener("htmx:error", lost);

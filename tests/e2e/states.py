@@ -140,6 +140,7 @@ def _eight_gpus() -> FakeController:
 STATES: Mapping[str, Callable[[], FakeController]] = {
     "usual": _controller,
     "switching": lambda: _controller(running=(_running(),), claims={"gpu-0": "op-now"}),
+    "just-failed": lambda: _controller(recent=(replace(_ended(OperationState.FAILED), ended_at=time.time()),)),
     "no-model": lambda: _controller(models=(), instances=(), recent=()),
     "cache-unreadable": lambda: _controller(
         models=(), models_problem=Message("cache_unreadable", {"path": "/cache", "detail": "Permission denied"})

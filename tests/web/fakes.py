@@ -15,7 +15,16 @@ from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.memory import DeviceKind, HistoryPoint, Holder, HolderKind, Reading, Sample
 from webapp.domain.model import CachedModel, ModelShape, WeightFacts
 from webapp.domain.modes import LaunchOptions, Mode
-from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName
+from webapp.domain.operation import (
+    ANY_OPERATION,
+    Operation,
+    OperationFilter,
+    OperationKind,
+    OperationState,
+    OperationValues,
+    Step,
+    StepName,
+)
 from webapp.domain.plan import Plan, SwitchRequest
 from webapp.domain.planner import Room, World, plan_switch, refusal_of, rooms
 from webapp.domain.recommend import Advice, recommend
@@ -235,10 +244,25 @@ class FakeController:
             raise UnknownOperation(operation=operation_id)
         return found
 
-    def operations(self, limit: int) -> tuple[Operation, ...]:
+    def operations(
+        self, limit: int, where: OperationFilter = ANY_OPERATION, before: str | None = None
+    ) -> tuple[Operation, ...]:
         if self.refusal is not None:
             raise self.refusal
-        return (*reversed(self.running), *self.recent)[:limit]
+        ordered = (*reversed(self.running), *self.recent)
+        seen = 0 if before is None else ordered.index(self.operation(before)) + 1
+        return tuple([o for o in ordered[seen:] if where.matches(o)][:limit])
+
+    def operation_values(self) -> OperationValues:
+        if self.refusal is not None:
+            raise self.refusal
+        kept = (*self.running, *self.recent)
+        return OperationValues(
+            kinds=tuple(k for k in OperationKind if any(o.kind is k for o in kept)),
+            actors=tuple(sorted({o.actor for o in kept})),
+            models=tuple(sorted({o.model_id for o in kept if o.model_id})),
+            states=tuple(s for s in OperationState if any(o.state is s for o in kept)),
+        )
 
     def log_tail(self, instance_id: str) -> tuple[str, ...]:
         self._instance(instance_id)

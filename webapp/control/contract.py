@@ -10,7 +10,7 @@ from webapp.domain.instance import Instance
 from webapp.domain.memory import HistoryPoint, Holder, Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
-from webapp.domain.operation import Operation
+from webapp.domain.operation import ANY_OPERATION, Operation, OperationFilter, OperationValues
 from webapp.domain.plan import Plan, SwitchRequest
 from webapp.domain.planner import Room
 from webapp.domain.recommend import Advice
@@ -154,8 +154,16 @@ class ControllerApi(Protocol):
     def operation(self, operation_id: str) -> Operation:
         """Return an operation, running or from the store. Raises UnknownOperation, StoreUnavailable."""
 
-    def operations(self, limit: int) -> tuple[Operation, ...]:
-        """Return running and ended operations, newest first. Raises StoreUnavailable."""
+    def operations(
+        self, limit: int, where: OperationFilter = ANY_OPERATION, before: str | None = None
+    ) -> tuple[Operation, ...]:
+        """Return running and ended operations that ``where`` matches, newest first.
+
+        ``before`` is the id of the last one already seen: those after it follow. Raises UnknownOperation for it, StoreUnavailable.
+        """
+
+    def operation_values(self) -> OperationValues:
+        """Return what the kept operations can be filtered by. Raises StoreUnavailable."""
 
     def ask(self, instance_id: str, question: Question) -> Iterator[str]:
         """Yield pieces of the model's answer; the first piece is waited for before this returns.

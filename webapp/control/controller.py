@@ -22,7 +22,17 @@ from webapp.domain.admission import own_bytes, within_limit
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.memory import HistoryPoint, Holder, HolderKind, Reading
 from webapp.domain.modes import Mode
-from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName, StepState
+from webapp.domain.operation import (
+    ANY_OPERATION,
+    Operation,
+    OperationFilter,
+    OperationKind,
+    OperationState,
+    OperationValues,
+    Step,
+    StepName,
+    StepState,
+)
 from webapp.domain.plan import Plan, SwitchRequest
 from webapp.domain.planner import Room, plan_switch, refusal_of, rooms
 from webapp.domain.recommend import Advice, recommend
@@ -168,12 +178,21 @@ class Controller:
             raise UnknownOperation(operation=operation_id)
         return found
 
-    def operations(self, limit: int) -> tuple[Operation, ...]:
+    def operations(
+        self, limit: int, where: OperationFilter = ANY_OPERATION, before: str | None = None
+    ) -> tuple[Operation, ...]:
         """See ``ControllerApi``."""
+        seen = None if before is None else _age(self.operation(before))
+        kept = self._parts.journal.newest(limit, where, before)
         state = self._board.state
-        merged = {o.id: o for o in self._parts.journal.newest(limit)}
-        merged |= {o.id: o for o in (*state.recent, *state.running.values())}
-        return tuple(sorted(merged.values(), key=lambda o: o.started_at, reverse=True)[:limit])
+        present = {o.id: o for o in (*state.recent, *state.running.values())}  # what is stored may be a moment old
+        found = [o for o in kept if o.id not in present]
+        found += [o for o in present.values() if where.matches(o) and (seen is None or _age(o) < seen)]
+        return tuple(sorted(found, key=_age, reverse=True)[:limit])
+
+    def operation_values(self) -> OperationValues:
+        """See ``ControllerApi``."""
+        return self._parts.journal.values()
 
     def log_tail(self, instance_id: str) -> tuple[str, ...]:
         """See ``ControllerApi``."""
@@ -413,6 +432,11 @@ class _Watched:
         """End the answer."""
         self._answer.close()
         self._done()
+
+
+def _age(operation: Operation) -> tuple[float, str]:
+    """What operations are listed by, as the store does."""
+    return operation.started_at, operation.id
 
 
 def _end_all(runtime: Runtime) -> list[str]:

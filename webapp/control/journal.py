@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import Protocol
 
-from webapp.domain.operation import Operation
+from webapp.domain.operation import ANY_OPERATION, Operation, OperationFilter, OperationValues
 from webapp.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -24,8 +24,13 @@ class OperationStore(Protocol):
     def operation(self, operation_id: str) -> Operation | None:
         """Return an operation or ``None``. Raises StoreUnavailable."""
 
-    def operations(self, limit: int) -> tuple[Operation, ...]:
-        """Return the newest operations, newest first. Raises StoreUnavailable."""
+    def operations(
+        self, limit: int, where: OperationFilter = ANY_OPERATION, before: str | None = None
+    ) -> tuple[Operation, ...]:
+        """Return operations that ``where`` matches, newest first, those after ``before`` alone. Raises StoreUnavailable."""
+
+    def values(self) -> OperationValues:
+        """Return what the kept operations can be filtered by. Raises StoreUnavailable."""
 
     def running(self) -> tuple[Operation, ...]:
         """Return those that are stored as running. Raises StoreUnavailable."""
@@ -99,9 +104,15 @@ class Journal:
             newest = writing
         return newest or self._store.operation(operation_id)
 
-    def newest(self, limit: int) -> tuple[Operation, ...]:
-        """Return the newest operations, newest first. Raises StoreUnavailable."""
-        return self._store.operations(limit)
+    def newest(
+        self, limit: int, where: OperationFilter = ANY_OPERATION, before: str | None = None
+    ) -> tuple[Operation, ...]:
+        """Return operations that ``where`` matches, newest first, those after ``before`` alone. Raises StoreUnavailable."""
+        return self._store.operations(limit, where, before)
+
+    def values(self) -> OperationValues:
+        """Return what the kept operations can be filtered by. Raises StoreUnavailable."""
+        return self._store.values()
 
     def _run(self) -> None:
         while True:

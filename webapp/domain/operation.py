@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 from webapp.message import Message
 
@@ -184,3 +185,35 @@ class Operation:
             return replace(self, steps=(*self.steps, replace(Step(name), **changes)))  # type: ignore[arg-type]
         changed = replace(self.steps[index], **changes)  # type: ignore[arg-type]
         return replace(self, steps=(*self.steps[:index], changed, *self.steps[index + 1 :]))
+
+
+@dataclass(frozen=True)
+class OperationFilter:
+    """Which operations are looked for; ``None`` is any."""
+
+    kind: OperationKind | None = None
+    actor: str | None = None
+    model_id: str | None = None
+    state: OperationState | None = None
+
+    def matches(self, operation: Operation) -> bool:
+        """Whether ``operation`` is one of them."""
+        return (
+            self.kind in (None, operation.kind)
+            and self.actor in (None, operation.actor)
+            and self.model_id in (None, operation.model_id)
+            and self.state in (None, operation.state)
+        )
+
+
+ANY_OPERATION: Final = OperationFilter()
+
+
+@dataclass(frozen=True)
+class OperationValues:
+    """What the kept operations can be filtered by, each value once and in order."""
+
+    kinds: tuple[OperationKind, ...] = ()
+    actors: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    states: tuple[OperationState, ...] = ()

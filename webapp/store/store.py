@@ -6,8 +6,9 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -26,7 +27,14 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DatabaseError, NoSuchModuleError, SQLAlchemyError
 
-from webapp.domain.operation import Operation, OperationKind, OperationState
+from webapp.domain.operation import (
+    ANY_OPERATION,
+    Operation,
+    OperationFilter,
+    OperationKind,
+    OperationState,
+    OperationValues,
+)
 from webapp.errors import ConfigurationError, StoreUnavailable
 from webapp.store.documents import DocumentError, dump, load
 from webapp.store.migrate import NewerDatabase, migrate
@@ -36,6 +44,8 @@ log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 5.0
 """How long a write waits for another process's, SQLite only."""
+
+E = TypeVar("E", bound=StrEnum)
 
 _NEWEST_FIRST = (table.c.started_at.desc(), table.c.id.desc())
 
@@ -95,27 +105,32 @@ class Store:
             raise StoreUnavailable(reason=f"operation {row.id} cannot be read: {exc}") from exc
 
     def operations(
-        self,
-        limit: int,
-        before: str | None = None,
-        kind: OperationKind | str | None = None,
-        actor: str | None = None,
-        model_id: str | None = None,
-        state: OperationState | str | None = None,
+        self, limit: int, where: OperationFilter = ANY_OPERATION, before: str | None = None
     ) -> tuple[Operation, ...]:
-        """Return up to ``limit`` operations, newest first, that match every filter given.
+        """Return up to ``limit`` operations, newest first, that ``where`` matches.
 
         ``before`` is the id of the last one already seen: the page after it is returned, and none when it is unknown. A document
         that cannot be read is left out and logged. Raises StoreUnavailable.
         """
-        filters = {"kind": kind, "actor": actor, "model_id": model_id, "state": state}
         conditions: list[ColumnElement[bool]] = [
-            table.c[name] == _text(value) for name, value in filters.items() if value is not None
+            table.c[name] == _text(value) for name, value in vars(where).items() if value is not None
         ]
         if before is not None:
             seen = select(table.c.started_at, table.c.id).where(table.c.id == _text(before)).scalar_subquery()
             conditions.append(tuple_(table.c.started_at, table.c.id) < seen)
         return self._select(_newest(*conditions).limit(limit))
+
+    def values(self) -> OperationValues:
+        """Return what the kept operations can be filtered by. Raises StoreUnavailable."""
+        columns = (table.c.kind, table.c.actor, table.c.model_id, table.c.state)
+        with self._begin() as connection:
+            rows = connection.execute(select(*columns).distinct()).all()
+        return OperationValues(
+            kinds=_members(OperationKind, {row.kind for row in rows}),
+            actors=tuple(sorted({row.actor for row in rows}, key=str.lower)),
+            models=tuple(sorted({row.model_id for row in rows if row.model_id is not None}, key=str.lower)),
+            states=_members(OperationState, {row.state for row in rows}),
+        )
 
     def running(self) -> tuple[Operation, ...]:
         """Return every operation that was kept as running, newest first. Raises StoreUnavailable."""
@@ -141,6 +156,11 @@ class Store:
             raise StoreUnavailable(reason="the database is not open")
         with _translated(_sqlite_file(engine.url)), engine.begin() as connection:
             yield connection
+
+
+def _members(of: type[E], found: set[str]) -> tuple[E, ...]:
+    """The members of a closed set that were found, in its own order; what a later version wrote is left out."""
+    return tuple(member for member in of if member.value in found)
 
 
 def _newest(*conditions: ColumnElement[bool]) -> Select[Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from flask import flash, make_response, redirect, render_template, request, url_for
+from flask import flash, make_response, redirect, render_template, request
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.operation import Operation
 from webapp.web.presenters.common import FAILURE, SUCCESS
 from webapp.web.presenters.operations import operation_view
+from webapp.web.security import same_site_path
 from webapp.web.translate import gettext as _
 
 REFRESH = "warden:refresh"
@@ -34,10 +35,10 @@ def stopping(operation: Operation, *, rollback: bool) -> ResponseReturnValue:
 
 
 def done(text: str) -> ResponseReturnValue:
-    """Answer that an action was accepted, as ``text`` says."""
+    """Answer that an action was accepted, as ``text`` says; a form may name the page in ``next`` that it belongs to."""
     if not wants_fragment():
         flash(text, SUCCESS)
-        return redirect(url_for("pages.dashboard"), 303)
+        return redirect(same_site_path(request.form.get("next")), 303)
     body = render_template("fragments/say_partial.html", sign=SUCCESS, text=text, tone="good")
     return make_response(body, 202, {"HX-Trigger": f"{REFRESH}, {CLOSE_DIALOG}"})
 

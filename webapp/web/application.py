@@ -9,7 +9,7 @@ from flask import Flask
 from jinja2 import FileSystemBytecodeCache
 
 from webapp.settings import Settings
-from webapp.web import actions, formats, fragments, health, pages
+from webapp.web import actions, formats, fragments, health, history, pages
 from webapp.web.actor import current_actor
 from webapp.web.api import views as api
 from webapp.web.asking import init_asking
@@ -18,6 +18,7 @@ from webapp.web.board import init_board, reading_age_s
 from webapp.web.i18n import init_languages
 from webapp.web.ports import EXTENSION, WebServices
 from webapp.web.problems import init_problems
+from webapp.web.sections import sections
 from webapp.web.security import csrf, init_security
 from webapp.web.translate import language
 
@@ -50,6 +51,7 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
     _init_templates(app, settings)
     for blueprint in (pages.blueprint, fragments.blueprint, actions.blueprint, health.blueprint, api.blueprint):
         app.register_blueprint(blueprint)
+    app.register_blueprint(history.blueprint)
     init_asking(app, settings.threads)
     csrf.exempt(api.blueprint)
     return app
@@ -71,6 +73,7 @@ def _init_templates(app: Flask, settings: Settings) -> None:
         poll_ms=round(settings.page_poll_s * 1000),
         language=language,
         actor=current_actor,
+        sections=sections,
         reading_age_s=reading_age_s,
         clock=time.time,
     )

@@ -154,6 +154,18 @@ def moment(epoch_s: float, now_s: float) -> str:
     return str(format_datetime(when, "d MMM, HH:mm", tzinfo=when.tzinfo, locale=language()))
 
 
+def full_moment(epoch_s: float) -> str:
+    """Return a moment in the server's time zone, its date and its seconds with it."""
+    when = datetime.fromtimestamp(epoch_s).astimezone()
+    return str(format_datetime(when, "d MMM y, HH:mm:ss", tzinfo=when.tzinfo, locale=language()))
+
+
+def time_of_day(epoch_s: float) -> str:
+    """Return a moment's time in the server's time zone, its seconds with it."""
+    when = datetime.fromtimestamp(epoch_s).astimezone()
+    return str(format_time(when, "HH:mm:ss", tzinfo=when.tzinfo, locale=language()))
+
+
 def count(value: int | None) -> str:
     """Return a count of things: ``8,0 млрд`` for parameters and the like, plain below a million."""
     if value is None or not _is_meant(value):

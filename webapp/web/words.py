@@ -77,7 +77,7 @@ ERRORS: Final[Mapping[str, Sentence]] = {
         N_("Модели %(model)s нет в кеше. Проверьте имя или скачайте её: список обновится сам за несколько секунд.")
     ),
     "unknown_instance": _one(N_("Модели с номером %(instance)s здесь уже нет: её выгрузили. Обновите страницу.")),
-    "unknown_operation": _one(N_("Операции с номером %(operation)s нет. Обновите страницу.")),
+    "unknown_operation": _one(N_("Операции с номером %(operation)s нет. Проверьте адрес или найдите её в истории.")),
     "unknown_device": _one(N_("Устройства %(device)s на этом сервере нет. Есть: %(known)s.")),
     "refused": _one(N_("Сейчас этого сделать нельзя. Обновите страницу и посмотрите, что изменилось.")),
     "busy": _one(
@@ -653,6 +653,10 @@ FIELDS: Final[Mapping[str, str]] = {
     "device": N_("Где"),
     "devices": N_("Где"),
     "prompt": N_("Вопрос"),
+    "kind": N_("Вид"),
+    "actor": N_("Кто"),
+    "state": N_("Итог"),
+    "before": N_("После операции"),
 }
 """The form's names of the fields that an ``invalid`` can name."""
 

@@ -15,7 +15,14 @@ from webapp.domain.instance import Instance, InstanceState, MemoryReport
 from webapp.domain.memory import DeviceKind, HistoryPoint, Holder, HolderKind, Reading, Sample
 from webapp.domain.model import CachedModel, ModelShape, WeightFacts
 from webapp.domain.modes import Mode
-from webapp.domain.operation import Operation
+from webapp.domain.operation import (
+    ANY_OPERATION,
+    Operation,
+    OperationFilter,
+    OperationKind,
+    OperationState,
+    OperationValues,
+)
 from webapp.domain.units import gib
 from webapp.errors import (
     ContainerExited,
@@ -434,9 +441,24 @@ class FakeStore:
         self._fail()
         return self.saved.get(operation_id)
 
-    def operations(self, limit: int) -> tuple[Operation, ...]:
+    def operations(
+        self, limit: int, where: OperationFilter = ANY_OPERATION, before: str | None = None
+    ) -> tuple[Operation, ...]:
         self._fail()
-        return tuple(sorted(self.saved.values(), key=lambda o: o.started_at, reverse=True)[:limit])
+        ordered = sorted(self.saved.values(), key=lambda o: (o.started_at, o.id), reverse=True)
+        seen = [o.id for o in ordered].index(before) + 1 if before in self.saved else 0 if before is None else None
+        rest = [] if seen is None else ordered[seen:]
+        return tuple([o for o in rest if where.matches(o)][:limit])
+
+    def values(self) -> OperationValues:
+        self._fail()
+        saved = self.saved.values()
+        return OperationValues(
+            kinds=tuple(k for k in OperationKind if any(o.kind is k for o in saved)),
+            actors=tuple(sorted({o.actor for o in saved})),
+            models=tuple(sorted({o.model_id for o in saved if o.model_id})),
+            states=tuple(s for s in OperationState if any(o.state is s for o in saved)),
+        )
 
     def running(self) -> tuple[Operation, ...]:
         self._fail()

@@ -9,10 +9,18 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.control.conftest import Bench
-from tests.unit.control.fakes import loaded, model
+from tests.unit.control.fakes import Gate, loaded, model
 from webapp.domain.instance import InstanceState
 from webapp.domain.modes import LaunchOptions, Mode, Precision
-from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName, StepState
+from webapp.domain.operation import (
+    Operation,
+    OperationFilter,
+    OperationKind,
+    OperationState,
+    Step,
+    StepName,
+    StepState,
+)
 from webapp.domain.plan import Verdict
 from webapp.domain.units import gib
 from webapp.errors import (
@@ -452,3 +460,32 @@ def test_switch_of_the_version_shows_every_change(bench: Bench) -> None:
     bench.load("lab/two")
     assert bench.controller.snapshot().version != before.version
     assert before.mode == "transformers"
+
+
+def test_operations_are_filtered_and_paged_over_what_runs_and_what_is_kept(bench: Bench) -> None:
+    first, second = bench.load("lab/one"), bench.load("lab/two")
+    clean = bench.wait(bench.controller.clean("maria"))
+    bench.runtime.gates["launch"] = Gate()
+    running = bench.controller.switch(bench.request("lab/three"), "maria")
+
+    def listed(limit: int = 10, before: str | None = None, **where: object) -> list[str]:
+        return [o.id for o in bench.controller.operations(limit, OperationFilter(**where), before)]  # type: ignore[arg-type]
+
+    assert listed() == [running.id, clean.id, second.id, first.id]
+    assert listed(2, running.id) == [clean.id, second.id]
+    assert listed(actor="maria", kind=OperationKind.SWITCH) == [running.id]
+    assert listed(model_id="lab/one", before=second.id) == [first.id]
+    assert listed(state=OperationState.RUNNING, before=running.id) == []
+    with pytest.raises(UnknownOperation):
+        listed(before="gone")
+
+
+def test_what_the_store_did_not_take_is_listed_all_the_same(bench: Bench) -> None:
+    bench.load("lab/one")
+    bench.store.saved.clear()
+
+    (found,) = bench.controller.operations(10, OperationFilter(model_id="lab/one"))
+
+    assert found.model_id == "lab/one"
+    assert bench.controller.operations(10, OperationFilter(model_id="lab/two")) == ()
+    assert bench.controller.operation_values().models == ()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.control.fakes import FakeStore, Gate
 from webapp.control.journal import Journal
-from webapp.domain.operation import Operation, OperationKind, OperationState
+from webapp.domain.operation import Operation, OperationFilter, OperationKind, OperationState
 from webapp.errors import StoreUnavailable
 from webapp.message import Message
 
@@ -157,3 +157,15 @@ def test_unreadable_store_is_empty_at_the_start_and_an_error_to_who_asks(store: 
         journal.find("one")
     with pytest.raises(StoreUnavailable):
         journal.newest(5)
+    with pytest.raises(StoreUnavailable):
+        journal.values()
+
+
+def test_a_filter_and_a_place_reach_the_store(store: FakeStore, journal: Journal) -> None:
+    for number, actor in enumerate(("ivan", "maria", "ivan", "ivan")):
+        store.save_operation(replace(ENDED, id=f"op{number}", actor=actor, started_at=float(number)))
+
+    found = journal.newest(5, OperationFilter(actor="ivan"), "op3")
+
+    assert [operation.id for operation in found] == ["op2", "op0"]
+    assert journal.values().actors == ("ivan", "maria")

@@ -19,7 +19,16 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
-from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName, StepState
+from webapp.domain.operation import (
+    Operation,
+    OperationFilter,
+    OperationKind,
+    OperationState,
+    OperationValues,
+    Step,
+    StepName,
+    StepState,
+)
 from webapp.errors import ConfigurationError, StoreUnavailable
 from webapp.store import schema
 from webapp.store.migrate import MIGRATIONS
@@ -109,10 +118,27 @@ def test_filters_hold_together(store: Store) -> None:
     store.save_operation(operation(3, actor="boris", state=OperationState.FAILED))
     store.save_operation(operation(4, actor="boris", model_id="org/large"))
 
-    assert ids(store.operations(10, kind=OperationKind.CLEAN)) == ["op-001"]
-    assert ids(store.operations(10, actor="boris", model_id="org/small")) == ["op-003", "op-002"]
-    assert ids(store.operations(10, actor="boris", state=OperationState.FAILED)) == ["op-003"]
-    assert store.operations(10, actor="boris' OR 1=1 --") == ()
+    assert ids(store.operations(10, OperationFilter(kind=OperationKind.CLEAN))) == ["op-001"]
+    assert ids(store.operations(10, OperationFilter(actor="boris", model_id="org/small"))) == ["op-003", "op-002"]
+    assert ids(store.operations(10, OperationFilter(actor="boris", state=OperationState.FAILED))) == ["op-003"]
+    assert ids(store.operations(1, OperationFilter(actor="boris"), before="op-004")) == ["op-003"]
+    assert store.operations(10, OperationFilter(actor="boris' OR 1=1 --")) == ()
+
+
+def test_what_can_be_filtered_by_is_what_is_kept(store: Store, database: Path) -> None:
+    assert store.values() == OperationValues()
+    store.save_operation(operation(1, kind=OperationKind.CLEAN, model_id=None))
+    store.save_operation(operation(2, actor="Boris", state=OperationState.FAILED))
+    store.save_operation(operation(3, model_id="org/Large"))
+    store.save_operation(operation(4))
+    edit(database, "UPDATE operations SET kind = 'of a later version' WHERE id = 'op-004'")
+
+    assert store.values() == OperationValues(
+        kinds=(OperationKind.SWITCH, OperationKind.CLEAN),
+        actors=("anna", "Boris"),
+        models=("org/Large", "org/small"),
+        states=(OperationState.SUCCEEDED, OperationState.FAILED),
+    )
 
 
 def test_running_lists_every_operation_that_has_not_ended(store: Store) -> None:
@@ -139,7 +165,7 @@ def test_text_that_a_column_cannot_hold_is_kept_in_the_document(store: Store) ->
     store.save_operation(strange)
 
     assert store.operation("op-001") == strange
-    assert store.operations(10, actor="lone \ud800 surrogate", model_id="nul \0 byte") == (strange,)
+    assert store.operations(10, OperationFilter(actor="lone \ud800 surrogate", model_id="nul \0 byte")) == (strange,)
 
 
 def test_an_unreadable_document_does_not_hide_the_others(store: Store, database: Path) -> None:
@@ -222,6 +248,7 @@ def test_a_database_that_breaks_while_in_use_is_unavailable(store: Store, databa
         lambda: store.operations(1),
         lambda: store.save_operation(operation(1)),
         store.running,
+        store.values,
         lambda: store.prune(1),
     ):
         with pytest.raises(StoreUnavailable, match="no such table"):

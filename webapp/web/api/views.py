@@ -8,7 +8,7 @@ from flask import Blueprint, jsonify, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.operation import Operation
-from webapp.errors import DeviceUnreadable
+from webapp.errors import DeviceUnreadable, InvalidRequest, UnknownOperation
 from webapp.web.actor import current_actor
 from webapp.web.api.bodies import ask_question, cancel_rollback, confirmed_name, limit_argument, switch_request
 from webapp.web.api.documents import (
@@ -20,6 +20,7 @@ from webapp.web.api.documents import (
     status_document,
 )
 from webapp.web.asking import Answer
+from webapp.web.filters import SHOWN_LIMIT, OperationsQuery
 from webapp.web.ports import controller
 
 DEFAULT_LIMIT = 50
@@ -108,8 +109,12 @@ def demo() -> ResponseReturnValue:
 
 @blueprint.get("/operations")
 def operations() -> ResponseReturnValue:
-    """Return operations, newest first."""
-    found = controller().operations(limit_argument(DEFAULT_LIMIT, LARGEST_LIMIT))
+    """Return operations, newest first; ``?kind=&actor=&model=&state=&before=`` narrow them, all optional."""
+    asked, limit = OperationsQuery.read(request.args), limit_argument(DEFAULT_LIMIT, LARGEST_LIMIT)
+    try:
+        found = controller().operations(limit, asked.to_filter(), asked.before or None)
+    except UnknownOperation as error:
+        raise InvalidRequest(field="before", value=asked.before[:SHOWN_LIMIT], allowed="ID") from error
     return jsonify([operation_document(operation) for operation in found])
 
 

@@ -20,6 +20,7 @@ from webapp.domain.operation import (
 from webapp.domain.units import MIB
 from webapp.web import formats, words
 from webapp.web.presenters.common import FAILURE, SUCCESS, WARNING, short_name
+from webapp.web.presenters.troubles import TroubleView, operation_trouble
 from webapp.web.translate import gettext as _
 
 KIND_SIGNS = {
@@ -96,6 +97,8 @@ class OperationView:
     log: str | None
     log_of: str | None
     """The instance that it starts, while that one's log can be read."""
+    trouble: TroubleView | None
+    """What can be done about its failure."""
     can_cancel: bool
     can_end_rollback: bool
 
@@ -127,6 +130,7 @@ def operation_view(operation: Operation, listed: Collection[str] = ()) -> Operat
         receipts=tuple(_receipt_line(receipt) for receipt in operation.receipts),
         log=kept_log(operation),
         log_of=operation.instance_id if operation.is_running and operation.instance_id in listed else None,
+        trouble=operation_trouble(operation),
         can_cancel=_can_cancel(operation),
         can_end_rollback=operation.is_running and _is_undoing(operation),
     )

@@ -12,6 +12,7 @@ from webapp.errors import AlreadyLoaded, InvalidRequest, ModelUnsuitable, ModeUn
 from webapp.web import charts, formats, words
 from webapp.web.forms import AUTO, LaunchForm
 from webapp.web.presenters.common import ended, quantizing_note, short_name, where
+from webapp.web.presenters.troubles import TroubleView, plan_trouble
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
 
@@ -69,6 +70,8 @@ class PlanView:
     refusal: str | None
     notes: tuple[str, ...]
     ways_out: tuple[WayOutLink, ...]
+    trouble: TroubleView | None
+    """What helps beside the ways out."""
     offers_interrupt: bool
     interrupt: bool
 
@@ -96,6 +99,7 @@ def _impossible(refusal: str) -> PlanView:
         refusal=refusal,
         notes=(),
         ways_out=(),
+        trouble=None,
         offers_interrupt=False,
         interrupt=False,
     )
@@ -116,6 +120,7 @@ def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot) -> PlanView:
         refusal=_refusal(plan, snapshot),
         notes=tuple(_notes(plan)),
         ways_out=tuple(_ways_out(plan, form)),
+        trouble=plan_trouble(code, form),
         offers_interrupt=not pointless and any(eviction.in_flight for eviction in plan.unload),
         interrupt=form.interrupt_busy,
     )

@@ -1,0 +1,66 @@
+"""What a list of operations is asked for by: the values as an address carries them, and the filter that they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Final, TypeVar
+from urllib.parse import urlencode
+
+from webapp.domain.operation import OperationFilter, OperationKind, OperationState
+from webapp.errors import InvalidRequest
+
+NAME_LIMIT: Final = 200
+SHOWN_LIMIT: Final = 100
+
+E = TypeVar("E", bound=StrEnum)
+
+
+@dataclass(frozen=True)
+class OperationsQuery:
+    """The values as typed; an empty one is any. ``before`` is the id of the last operation already seen."""
+
+    kind: str = ""
+    actor: str = ""
+    model: str = ""
+    state: str = ""
+    before: str = ""
+
+    @classmethod
+    def read(cls, values: Mapping[str, str]) -> OperationsQuery:
+        """Return what an address asks for."""
+        return cls(**{field.name: values.get(field.name, "") for field in fields(cls)})
+
+    def to_filter(self) -> OperationFilter:
+        """Return the filter that is meant. Raises InvalidRequest."""
+        return OperationFilter(
+            kind=_member("kind", self.kind, OperationKind),
+            actor=_name("actor", self.actor),
+            model_id=_name("model", self.model),
+            state=_member("state", self.state, OperationState),
+        )
+
+    @property
+    def is_filter(self) -> bool:
+        """Whether anything is left out but by its age."""
+        return any((self.kind, self.actor, self.model, self.state))
+
+    def address(self, before: str = "") -> str:
+        """Return the query of an address that asks for the same, after the operation ``before``."""
+        values = {**vars(self), "before": before}
+        return urlencode({name: value for name, value in values.items() if value})
+
+
+def _member(field: str, text: str, of: type[E]) -> E | None:
+    if not text:
+        return None
+    if text not in set(of):
+        raise InvalidRequest(field=field, value=text[:SHOWN_LIMIT], allowed=", ".join(of))
+    return of(text)
+
+
+def _name(field: str, text: str) -> str | None:
+    if len(text) > NAME_LIMIT:
+        raise InvalidRequest(field=field, value=text[:SHOWN_LIMIT], allowed=f"≤ {NAME_LIMIT}")
+    return text or None

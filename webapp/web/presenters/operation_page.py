@@ -1,0 +1,170 @@
+"""One operation in full: every step with its times, every receipt with its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from webapp.domain.operation import HeldBy, Operation, Receipt, Step, StepState
+from webapp.web import formats, words
+from webapp.web.presenters.common import where
+from webapp.web.presenters.operations import OperationView, operation_view
+from webapp.web.translate import gettext as _
+
+TOKEN_BYTES = 12
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A figure or a name with what it is."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One step; ``since`` is set while it runs."""
+
+    name: str
+    word: str
+    state: str
+    state_word: str
+    at: str
+    took: str
+    since: float | None
+    message: str
+
+
+@dataclass(frozen=True)
+class HeldRow:
+    """A process that kept memory after all."""
+
+    size: str
+    process: str
+    command: str
+
+
+@dataclass(frozen=True)
+class ReceiptCard:
+    """What came back on one device."""
+
+    title: str
+    ok: bool
+    verdict: str
+    facts: tuple[Fact, ...]
+    held: tuple[HeldRow, ...]
+
+
+@dataclass(frozen=True)
+class OperationPage:
+    """The whole page."""
+
+    operation: OperationView
+    facts: tuple[Fact, ...]
+    steps: tuple[StepRow, ...]
+    receipts: tuple[ReceiptCard, ...]
+
+    def token(self, language: str) -> str:
+        """Return a short name for this content in ``language``: equal names mean nothing to draw."""
+        return blake2b(f"{language}{self!r}".encode(), digest_size=TOKEN_BYTES).hexdigest()
+
+
+def operation_page(operation: Operation, listed: Collection[str] = ()) -> OperationPage:
+    """Return the view of ``operation``; ``listed`` are the instances whose log can be read."""
+    return OperationPage(
+        operation=operation_view(operation, listed),
+        facts=_facts(operation),
+        steps=tuple(_step(step) for step in operation.steps),
+        receipts=tuple(_receipt(receipt) for receipt in operation.receipts),
+    )
+
+
+def _facts(operation: Operation) -> tuple[Fact, ...]:
+    ended = None if operation.ended_at is None else formats.full_moment(operation.ended_at)
+    said = (
+        (_("Кто"), operation.actor),
+        (_("Начата"), formats.full_moment(operation.started_at)),
+        (_("Закончена"), ended),
+        (_("Модель"), operation.model_id),
+        (_("Режим"), None if operation.mode is None else words.word(words.MODES, operation.mode)),
+        (_("Где"), words.capital(where(operation.devices)) if operation.devices else None),
+        (_("Выгружены ради места"), ", ".join(operation.evicted)),
+        (_("Отменил"), operation.cancel_requested_by),
+        (_("Номер"), operation.id),
+    )
+    return tuple(Fact(label, text) for label, text in said if text)
+
+
+def _step(step: Step) -> StepRow:
+    running = step.state is StepState.RUNNING
+    return StepRow(
+        name=step.name.value,
+        word=words.word(words.STEP_NAMES, step.name),
+        state=step.state.value,
+        state_word=words.word(words.STEP_STATES, step.state),
+        at="" if step.started_at is None else formats.time_of_day(step.started_at),
+        took="" if step.started_at is None or step.ended_at is None else _length(step.started_at, step.ended_at),
+        since=step.started_at if running else None,
+        message=_step_message(step),
+    )
+
+
+def _length(started_at: float, ended_at: float) -> str:
+    return formats.duration(ended_at - started_at)
+
+
+def _step_message(step: Step) -> str:
+    said = [] if step.message is None else [words.clause(step.message).removesuffix(".")]
+    says_percent = step.message is not None and step.message.params.get("percent") is not None
+    if step.progress is not None and step.state is StepState.RUNNING and not says_percent:
+        said.append(str(formats.percent(100 * step.progress)))
+    return " · ".join(said)
+
+
+def _receipt(receipt: Receipt) -> ReceiptCard:
+    device = words.capital(words.device_label(receipt.device_id))
+    ok = receipt.settled and receipt.freed_bytes is not None and not receipt.still_held_by
+    return ReceiptCard(
+        title=device if receipt.model_id is None else f"{device} · {receipt.model_id}",
+        ok=ok,
+        verdict=_verdict(receipt, ok=ok),
+        facts=(
+            Fact(_("Ожидалось"), formats.size(receipt.expected_bytes)),
+            Fact(_("Вернулось"), formats.size(receipt.freed_bytes)),
+            Fact(_("Из них — сама модель"), formats.size(receipt.model_freed_bytes)),
+            Fact(_("Соседи за это время"), _others(receipt.others_bytes)),
+            Fact(_("Ушло времени"), formats.duration(receipt.seconds)),
+        ),
+        held=tuple(_held(holder) for holder in receipt.still_held_by),
+    )
+
+
+def _verdict(receipt: Receipt, *, ok: bool) -> str:
+    if receipt.freed_bytes is None:
+        return _("неизвестно: устройство не читается")
+    if ok:
+        return _("память вернулась")
+    return _("вернулась не вся") if receipt.settled is False else _("часть ещё занята")
+
+
+def _others(size: int | None) -> str:
+    """What everybody else took (positive) or gave back (negative) meanwhile."""
+    if size is None:
+        return formats.unknown()
+    if size == 0:
+        return _("ничего не изменили")
+    if size > 0:
+        return _("заняли %(size)s", size=formats.size(size))
+    return _("отдали %(size)s", size=formats.size(-size))
+
+
+def _held(holder: HeldBy) -> HeldRow:
+    user = holder.user or _("пользователь неизвестен")
+    state = "" if holder.state is None else f" · {holder.state}"
+    return HeldRow(
+        size=formats.size(holder.used_bytes),
+        process=_("процесс %(pid)s (%(user)s)", pid=holder.pid, user=user) + state,
+        command=holder.command or formats.unknown(),
+    )

@@ -1,0 +1,164 @@
+"""What a person can try against the three troubles that a memory server has: each step is a button, a link or a command to copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from webapp.domain.modes import Mode
+from webapp.domain.operation import Operation
+from webapp.web.forms import LaunchForm
+from webapp.web.translate import gettext as _
+
+
+class Trouble(StrEnum):
+    """What is wrong, as far as a person can do something against it."""
+
+    MEMORY = "memory"
+    """There is not enough memory."""
+    LAUNCH = "launch"
+    """A model does not load."""
+    STOP = "stop"
+    """A container, or a process, does not end."""
+
+
+TROUBLES: Final[Mapping[str, Trouble]] = {
+    "not_enough_memory": Trouble.MEMORY,
+    "out_of_memory": Trouble.MEMORY,
+    "start_memory_short": Trouble.MEMORY,
+    "kv_cache_too_small": Trouble.MEMORY,
+    "unknown_model": Trouble.LAUNCH,
+    "model_unsuitable": Trouble.LAUNCH,
+    "launch_failed": Trouble.LAUNCH,
+    "launch_blocked": Trouble.LAUNCH,
+    "launch_stalled": Trouble.LAUNCH,
+    "launch_too_slow": Trouble.LAUNCH,
+    "profile_disturbed": Trouble.LAUNCH,
+    "architecture_unsupported": Trouble.LAUNCH,
+    "argument_rejected": Trouble.LAUNCH,
+    "container_exited": Trouble.LAUNCH,
+    "worker_died": Trouble.LAUNCH,
+    "worker_garbled": Trouble.LAUNCH,
+    "worker_silent": Trouble.LAUNCH,
+    "stop_failed": Trouble.STOP,
+    "engine_unavailable": Trouble.STOP,
+    "engine_unreachable": Trouble.STOP,
+}
+"""Error codes and the trouble that each is. The others either name their one remedy themselves or are nothing to be mended."""
+
+DOCKER_LIST: Final = "docker ps --all"
+DOCKER_STATUS: Final = "systemctl status docker"
+DOCKER_RESTART: Final = "sudo systemctl restart docker"
+
+
+class WayKind(StrEnum):
+    """What a step is on the page."""
+
+    SUBMIT = "submit"
+    """A button of the form whose id is ``target``."""
+    PLACE = "place"
+    """A link to the part of the dashboard whose id is ``target``."""
+    FILL = "fill"
+    """A link that fills the form with the query ``target``."""
+    COMMAND = "command"
+    """The command ``target``, ready to copy."""
+    ADVICE = "advice"
+    """Only words."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One step. ``name`` is the same in every language; ``hint`` says what else it does."""
+
+    name: str
+    kind: WayKind
+    text: str
+    target: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class TroubleView:
+    """A trouble and the steps against it, the mildest first."""
+
+    name: str
+    ways: tuple[Way, ...]
+
+
+def operation_trouble(operation: Operation) -> TroubleView | None:
+    """Return the trouble that an operation ended with, or ``None``."""
+    if operation.is_running or operation.error is None:
+        return None
+    trouble = TROUBLES.get(operation.error.code)
+    if trouble is None:
+        return None
+    form = LaunchForm(mode=operation.mode or Mode.TRANSFORMERS.value, model=operation.model_id or "")
+    return TroubleView(trouble.value, tuple(_ways(trouble, form, contained=operation.mode != Mode.TRANSFORMERS)))
+
+
+def plan_trouble(code: str | None, form: LaunchForm) -> TroubleView | None:
+    """Return what helps against the refusal ``code`` of a plan beyond its own ways out: only memory has more."""
+    if code is None or TROUBLES.get(code) is not Trouble.MEMORY:
+        return None
+    return TroubleView(Trouble.MEMORY.value, tuple(_ways(Trouble.MEMORY, form, contained=False)))
+
+
+def _ways(trouble: Trouble, form: LaunchForm, *, contained: bool) -> Iterable[Way]:
+    """``contained`` is whether a container may be meant."""
+    if trouble is Trouble.MEMORY:
+        return (_clean(), _emergency(), _lighter(), *_other_mode(form))
+    if trouble is Trouble.LAUNCH:
+        return (_cached(), _memory(), *_other_mode(form), _emergency(), _restart())
+    return (_emergency(), *(_docker() if contained else (_memory(),)))
+
+
+def _clean() -> Way:
+    return Way("clean", WayKind.SUBMIT, "🧹 " + _("Очистить память"), "clean-form")
+
+
+def _emergency() -> Way:
+    hint = _("сначала покажет, что завершится")
+    return Way("emergency", WayKind.SUBMIT, "🚨 " + _("Экстренная очистка"), "emergency-form", hint)
+
+
+def _lighter() -> Way:
+    return Way("lighter", WayKind.PLACE, _("Взять модель полегче"), "models")
+
+
+def _other_mode(form: LaunchForm) -> tuple[Way, ...]:
+    """The same model in a process of its own, which takes no more than the model needs."""
+    if form.mode != Mode.VLLM or not form.model:
+        return ()
+    filled = replace(form, mode=Mode.TRANSFORMERS.value)
+    return (Way("transformers", WayKind.FILL, _("Та же модель в режиме Transformers"), filled.query),)
+
+
+def _cached() -> Way:
+    return Way(
+        "cached", WayKind.PLACE, _("Найти модель в кеше"), "models", _("там же сказано, если файлы не в порядке")
+    )
+
+
+def _memory() -> Way:
+    return Way("memory", WayKind.PLACE, _("Посмотреть, кто держит память"), "memory")
+
+
+def _restart() -> Way:
+    hint = _("загруженные модели останутся")
+    return Way("restart", WayKind.ADVICE, _("Запустить панель заново"), hint=hint)
+
+
+def _docker() -> tuple[Way, ...]:
+    return (
+        Way("docker-list", WayKind.COMMAND, _("Все контейнеры и их состояние"), DOCKER_LIST),
+        Way("docker-status", WayKind.COMMAND, _("Работает ли служба Docker"), DOCKER_STATUS),
+        Way(
+            "docker-restart",
+            WayKind.COMMAND,
+            _("Перезапуск службы Docker"),
+            DOCKER_RESTART,
+            _("остановит все контейнеры сервера, чужие тоже"),
+        ),
+    )
