@@ -12,11 +12,13 @@ from tests.e2e.conftest import SCREENSHOTS
 from tests.e2e.states import STATES, served
 from tests.engine import axe
 from tests.engine.engine_fixtures import need
+from tests.web.fakes import container
 
 Open = Callable[..., Page]
 
 WIDTHS = (390, 720, 1440, 1920)
 """A phone, a window of 1440 px at a zoom of 200 %, and two screens."""
+STRANGER = container().id
 LOOKED_AT = (390, 1440)
 """Widths at which a picture is kept and axe looks."""
 
@@ -48,3 +50,25 @@ def look(page: Page, state: str, language: str, scheme: str) -> list[str]:
             SCREENSHOTS.mkdir(exist_ok=True)
             page.screenshot(path=SCREENSHOTS / f"state-{state}-{language[:2]}-{scheme}-{width}.png", full_page=True)
     return found
+
+
+@pytest.mark.parametrize("language", ["ru-RU", "en-US"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "instances/i1/ask",
+        "instances/i1/log",
+        "confirm/emergency",
+        "confirm/unload/i1",
+        f"confirm/container/{STRANGER}",
+        "nowhere",
+    ],
+)
+def test_page_is_whole_everywhere(path: str, language: str, open_page: Open, tmp_path: Path) -> None:
+    need(axe.why_missing())
+    with served(STATES["foreign-containers"](), tmp_path) as url:
+        page = open_page(url + path, language=language, reduced_motion="reduce")
+        name = path.replace("/", "-")[:24]
+        problems = [line for scheme in ("light", "dark") for line in look(page, name, language, scheme)]
+        page.goto("about:blank")
+    assert problems == []
