@@ -237,6 +237,12 @@ class FakeController:
             raise self.refusal
         return (*reversed(self.running), *self.recent)[:limit]
 
+    def selftests(self, limit: int) -> tuple[Operation, ...]:
+        kept = (*reversed(self.running), *self.recent)
+        if self.refusal is not None:
+            raise self.refusal
+        return tuple(o for o in kept if o.kind is OperationKind.SELFTEST)[:limit]
+
     def log_tail(self, instance_id: str) -> tuple[str, ...]:
         self._instance(instance_id)
         return self.log
@@ -278,6 +284,9 @@ class FakeController:
 
     def make_demo(self, actor: str) -> Operation:
         return self._begin(OperationKind.DEMO, actor)
+
+    def selftest(self, actor: str) -> Operation:
+        return self._begin(OperationKind.SELFTEST, actor)
 
     def cancel(self, operation_id: str, actor: str, *, rollback: bool = False) -> Operation:
         self.calls.append(("cancel", actor, operation_id, rollback))

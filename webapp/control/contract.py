@@ -140,6 +140,9 @@ class ControllerApi(Protocol):
     def make_demo(self, actor: str) -> Operation:
         """Begin to make the demo model in the cache. Raises Busy."""
 
+    def selftest(self, actor: str) -> Operation:
+        """Begin to check that everything works, beside what is loaded. Raises Busy while another self-test runs."""
+
     def cancel(self, operation_id: str, actor: str, *, rollback: bool = False) -> Operation:
         """Ask an operation to stop; it then puts back what it unloaded. A second cancel changes nothing.
 
@@ -158,6 +161,9 @@ class ControllerApi(Protocol):
 
         Raises (also while iterating): UnknownInstance, NotReady, GenerationFailed, OutOfMemory.
         """
+
+    def selftests(self, limit: int) -> tuple[Operation, ...]:
+        """Return self-tests, running and ended, newest first. Raises StoreUnavailable."""
 
     def log_tail(self, instance_id: str) -> tuple[str, ...]:
         """Return the last lines of an instance's log, oldest first. Raises UnknownInstance."""

@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import Protocol
 
-from webapp.domain.operation import Operation
+from webapp.domain.operation import Operation, OperationKind
 from webapp.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -24,8 +24,8 @@ class OperationStore(Protocol):
     def operation(self, operation_id: str) -> Operation | None:
         """Return an operation or ``None``. Raises StoreUnavailable."""
 
-    def operations(self, limit: int) -> tuple[Operation, ...]:
-        """Return the newest operations, newest first. Raises StoreUnavailable."""
+    def operations(self, limit: int, *, kind: OperationKind | None = None) -> tuple[Operation, ...]:
+        """Return the newest operations, of one kind where it is given, newest first. Raises StoreUnavailable."""
 
     def running(self) -> tuple[Operation, ...]:
         """Return those that are stored as running. Raises StoreUnavailable."""
@@ -99,9 +99,9 @@ class Journal:
             newest = writing
         return newest or self._store.operation(operation_id)
 
-    def newest(self, limit: int) -> tuple[Operation, ...]:
-        """Return the newest operations, newest first. Raises StoreUnavailable."""
-        return self._store.operations(limit)
+    def newest(self, limit: int, kind: OperationKind | None = None) -> tuple[Operation, ...]:
+        """Return the newest operations, of one kind where it is given, newest first. Raises StoreUnavailable."""
+        return self._store.operations(limit, kind=kind)
 
     def _run(self) -> None:
         while True:

@@ -8,7 +8,7 @@ from pathlib import Path
 from flask import Flask
 
 from webapp.settings import Settings
-from webapp.web import actions, formats, fragments, health, pages
+from webapp.web import actions, formats, fragments, health, pages, selftest
 from webapp.web.actor import current_actor
 from webapp.web.api import views as api
 from webapp.web.asking import init_asking
@@ -47,6 +47,7 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
     _init_templates(app, settings)
     for blueprint in (pages.blueprint, fragments.blueprint, actions.blueprint, health.blueprint, api.blueprint):
         app.register_blueprint(blueprint)
+    app.register_blueprint(selftest.blueprint)
     init_asking(app, settings.threads)
     csrf.exempt(api.blueprint)
     return app

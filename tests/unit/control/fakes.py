@@ -15,7 +15,7 @@ from webapp.domain.instance import Instance, InstanceState, MemoryReport
 from webapp.domain.memory import DeviceKind, HistoryPoint, Holder, HolderKind, Reading, Sample
 from webapp.domain.model import CachedModel, ModelShape, WeightFacts
 from webapp.domain.modes import Mode
-from webapp.domain.operation import Operation
+from webapp.domain.operation import Operation, OperationKind
 from webapp.domain.units import gib
 from webapp.errors import (
     ContainerExited,
@@ -434,9 +434,10 @@ class FakeStore:
         self._fail()
         return self.saved.get(operation_id)
 
-    def operations(self, limit: int) -> tuple[Operation, ...]:
+    def operations(self, limit: int, *, kind: OperationKind | None = None) -> tuple[Operation, ...]:
         self._fail()
-        return tuple(sorted(self.saved.values(), key=lambda o: o.started_at, reverse=True)[:limit])
+        wanted = [o for o in self.saved.values() if kind in (None, o.kind)]
+        return tuple(sorted(wanted, key=lambda o: o.started_at, reverse=True)[:limit])
 
     def running(self) -> tuple[Operation, ...]:
         self._fail()
