@@ -1,10 +1,13 @@
-"""The ``warden`` command: run it, ask a running one, end what stayed loaded, and list the settings."""
+"""The ``warden`` command: run it, ask a running one, test it, end what stayed loaded, and list the settings."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -16,9 +19,11 @@ from webapp.errors import AlreadyRunning, WardenError
 from webapp.settings import CONFIG_VARIABLE, DEFAULT_CONFIG, Settings, load_settings
 
 if TYPE_CHECKING:
+    import httpx
     from pydantic.fields import FieldInfo
 
 STATUS_TIMEOUT_S = 5.0
+SELFTEST_POLL_S = 0.3
 UNKNOWN = "n/a"
 SECRET_SETTINGS = frozenset({"database_url"})
 """Settings whose value may hold a password and is not printed."""
@@ -77,6 +82,151 @@ def end(yes: bool) -> None:
         raise Refusal(f"Warden is running: unload its models on the page, {url}") from exc
     for line in lines:
         click.echo(line)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the operation as JSON, nothing else.")
+@click.pass_context
+def selftest(ctx: click.Context, as_json: bool) -> None:
+    """Check on a tiny model that everything works; what is loaded stays as it is.
+
+    Asks the Warden that runs here, or does it alone. Exit code 0: nothing failed; 1: something failed; 2: it could not be run.
+    """
+    try:
+        settings = load_settings()
+        with _warden_to_test(settings, quiet=as_json) as client:
+            operation = _follow(client, _begin_selftest(client), quiet=as_json)
+    except WardenError as exc:
+        raise NotRun(explain(exc)) from exc
+    if as_json:
+        click.echo(json.dumps(operation, ensure_ascii=False, indent=2))
+    elif operation["state"] in ENDED_EARLY or operation["findings"]:
+        click.echo((operation.get("outcome") or {}).get("text") or operation["state"])
+        _print_list("Also", (finding["message"]["text"] for finding in operation["findings"]))
+    else:
+        click.echo(operation["outcome"]["text"])
+    ctx.exit(_exit_code(operation))
+
+
+ENDED_EARLY = frozenset({"cancelled", "abandoned"})
+SIGNS: Mapping[str, str] = {"ok": "✅", "warning": "⚠️", "failed": "❌", "skipped": "➖"}
+
+
+class NotRun(Refusal):
+    """A reason why a self-test could not be run at all."""
+
+    exit_code = 2
+
+
+def _exit_code(operation: Mapping[str, Any]) -> int:
+    if operation["state"] in ENDED_EARLY or not operation["checks"]:
+        return NotRun.exit_code
+    bad = any(check["mark"] == "failed" for check in operation["checks"]) or operation["state"] == "failed"
+    return 1 if bad else 0
+
+
+@contextmanager
+def _warden_to_test(settings: Settings, *, quiet: bool) -> Iterator[httpx.Client]:
+    """Give a client of the Warden that runs here; where none does, of one in this process that serves nobody else."""
+    import httpx  # noqa: PLC0415  0.2 s that no other command needs
+
+    url = page_url(settings.bind, settings.port)
+    say = (lambda line: None) if quiet else click.echo
+    try:
+        httpx.get(f"{url}/healthz", timeout=STATUS_TIMEOUT_S, trust_env=False)
+    except httpx.TransportError:
+        from webapp import create_app  # noqa: PLC0415
+        from webapp.services import services_beside  # noqa: PLC0415
+
+        say(f"No Warden answers at {url}: the self-test runs by itself.")
+        with services_beside(settings) as (services, loaded):
+            if loaded:
+                say(f"Models that stayed loaded, and stay: {', '.join(loaded)}.")
+            app = create_app(services.settings, services)
+            with httpx.Client(
+                transport=httpx.WSGITransport(app=app), base_url="http://localhost", headers=SPOKEN
+            ) as alone:
+                yield alone
+        return
+    say(f"Asking the Warden at {url}.")
+    with httpx.Client(base_url=url, headers=SPOKEN, timeout=STATUS_TIMEOUT_S, trust_env=False) as client:
+        yield client
+
+
+SPOKEN: Mapping[str, str] = {"Accept-Language": "en"}
+
+
+def _begin_selftest(client: httpx.Client) -> str:
+    """Begin a self-test, or join the one that runs; return the operation's id."""
+    document = _document(client, "POST", "/api/v1/selftest", 202, 409)
+    params = document.get("params") or {}
+    if document.get("code") == "busy" and params.get("kind") == "selftest":
+        return str(params["operation"])
+    if "id" not in document:
+        raise NotRun(document.get("detail") or "the self-test was refused")
+    return str(document["id"])
+
+
+def _document(client: httpx.Client, method: str, path: str, *expected: int) -> Mapping[str, Any]:
+    import httpx  # noqa: PLC0415
+
+    try:
+        answer = client.request(method, path, json={} if method == "POST" else None)
+        document = answer.json()
+    except httpx.TransportError as exc:
+        raise NotRun(f"Warden does not answer any more ({exc})") from exc
+    except ValueError as exc:
+        raise NotRun(f"what answers at {client.base_url} is not Warden") from exc
+    if answer.status_code not in expected or not isinstance(document, dict):
+        detail = document.get("detail") if isinstance(document, dict) else None
+        raise NotRun(detail or f"Warden at {client.base_url} answers {answer.status_code}")
+    return document
+
+
+def _follow(client: httpx.Client, operation_id: str, *, quiet: bool) -> Mapping[str, Any]:
+    """Wait for the self-test to end, and show its checks as they come; Ctrl+C cancels it."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.live import Live  # noqa: PLC0415
+
+    console = Console(markup=False, quiet=quiet)
+    pause, shown = threading.Event(), 0
+    path = f"/api/v1/operations/{operation_id}"
+    try:
+        with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+            while True:
+                operation = _document(client, "GET", path, 200)
+                if live is not None:
+                    live.update(_checks_table(operation), refresh=True)
+                elif not quiet:
+                    for check in operation["checks"][shown:]:
+                        click.echo(_check_line(check))
+                shown = len(operation["checks"])
+                if operation["state"] != "running":
+                    return operation
+                pause.wait(SELFTEST_POLL_S)
+    except KeyboardInterrupt:
+        _document(client, "POST", f"{path}/cancel", 202, 409)
+        raise NotRun("cancelled") from None
+
+
+def _checks_table(operation: Mapping[str, Any]) -> Any:
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table("", "Check", "What was seen", "Time")
+    for check in operation["checks"]:
+        table.add_row(SIGNS[check["mark"]], check["title"], _seen(check, "\n"), f"{check['seconds']:.2f} s")
+    if operation["state"] == "running":
+        table.add_row("⏳", "", "…", "")
+    return table
+
+
+def _check_line(check: Mapping[str, Any]) -> str:
+    return f"{check['mark']:<8} {check['title']} ({check['seconds']:.2f} s): {_seen(check, ' ')}"
+
+
+def _seen(check: Mapping[str, Any], joint: str) -> str:
+    advice = check.get("advice")
+    return str(check["seen"]["text"]) + (f"{joint}→ {advice['text']}" if advice else "")
 
 
 @main.command("settings")

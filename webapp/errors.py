@@ -58,6 +58,7 @@
     │   ├── DeviceLost            device_lost               the GPU fell off the bus
     │   └── NotSupported          not_supported             the driver has no such figure for this device
     ├── DemoFailed                demo_failed          500  the demo model could not be made
+    ├── SandboxFailed             sandbox_failed       500  the self-test's own Warden could not be made or removed
     └── ConfigurationError        configuration             Warden cannot start like this
         └── AlreadyRunning        already_running           another Warden holds the state folder
 
@@ -432,6 +433,12 @@ class DemoFailed(WardenError):
     """The demo model could not be made. Params: detail."""
 
     code = "demo_failed"
+
+
+class SandboxFailed(WardenError):
+    """The self-test's own Warden could not be made, or something of it could not be removed. Params: detail."""
+
+    code = "sandbox_failed"
 
 
 class ConfigurationError(WardenError):

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import logging
+import secrets
+import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
 
 from webapp.catalog.scan import Catalog
 from webapp.control.board import Board
@@ -12,9 +19,13 @@ from webapp.control.controller import Controller
 from webapp.control.journal import Journal
 from webapp.control.lock import StateLock
 from webapp.control.parts import Parts
+from webapp.domain.instance import InstanceState
 from webapp.domain.modes import Mode
+from webapp.domain.selftest import Witness
+from webapp.domain.units import GIB
+from webapp.errors import AlreadyRunning, SandboxFailed, WardenError
 from webapp.hardware.holders import Holders
-from webapp.hardware.host import HostProbe
+from webapp.hardware.host import HOST_ID, HostProbe
 from webapp.hardware.monitor import Monitor
 from webapp.hardware.nvml import NvmlProbe
 from webapp.runtimes.demo import DemoProgram
@@ -25,8 +36,140 @@ from webapp.store.store import Store
 
 log = logging.getLogger(__name__)
 
+SANDBOXES = "selftest"
+"""The folder in the state folder that self-tests work in."""
 FIRST_READING_S = 2.0
 """How long a start waits for the first reading; a driver that hangs does not keep the page from coming up."""
+
+
+class _Sandbox:
+    """See ``control.parts.Sandbox``: Transformers mode alone, a cache and a store of its own, the real Warden's readings."""
+
+    def __init__(self, settings: Settings, monitor: Monitor) -> None:
+        self._folder = settings.state_dir
+        self._store = Store(settings.database)
+        self._transformers = TransformersRuntime(settings)
+        self._catalog = Catalog(settings.hf_cache, settings.cache_poll_s)
+        self.controller = Controller(
+            Parts(
+                settings=settings,
+                board=Board(),
+                journal=Journal(self._store),
+                monitor=monitor,
+                catalog=self._catalog,
+                runtimes={Mode.TRANSFORMERS: self._transformers},
+                demo=DemoProgram(settings.hf_cache),
+                clock=time.time,
+                monotonic=time.monotonic,
+            ),
+            StateLock(settings.state_dir),
+        )
+
+    def start(self) -> None:
+        """Start it. Raises ConfigurationError, StoreUnavailable."""
+        self._store.open()
+        self._catalog.start()
+        self.controller.start()
+
+    def stop(self) -> None:
+        """End it and all of its processes."""
+        self.controller.stop()
+        self._catalog.stop()
+        self._store.close()
+
+    def processes(self) -> Mapping[int, str]:
+        """See ``Sandbox``."""
+        return self._transformers.processes()
+
+
+def _start(sandbox: _Sandbox) -> None:
+    """Start it. Raises SandboxFailed."""
+    try:
+        sandbox.start()
+    except WardenError as exc:
+        raise SandboxFailed(detail=str(exc)) from exc
+
+
+class Sandboxes:
+    """See ``SandboxMaker``. One at a time a state folder; what a killed one left is removed before the next, and at every start."""
+
+    def __init__(self, settings: Settings, monitor: Callable[[], Monitor]) -> None:
+        self._settings = settings
+        self._root = settings.state_dir.absolute() / SANDBOXES
+        self._monitor = monitor
+        self._open: _Sandbox | None = None
+
+    @contextmanager
+    def open(self, limit_bytes: int) -> Iterator[_Sandbox]:
+        """See ``SandboxMaker``."""
+        lock = StateLock(self._root)
+        settings = self._settings_in(self._root / secrets.token_hex(6), limit_bytes)
+        try:
+            lock.take()
+            self._remove_all()
+            self._open = sandbox = _Sandbox(settings, self._monitor())
+        except AlreadyRunning:
+            raise
+        except WardenError as exc:
+            lock.release()
+            raise SandboxFailed(detail=str(exc)) from exc
+        try:
+            _start(sandbox)
+            yield sandbox
+        finally:
+            sandbox.stop()
+            self._open = None
+            try:
+                self._remove_all()
+            finally:
+                lock.release()
+
+    def witnesses(self) -> Mapping[str, Witness]:
+        """See ``SandboxMaker``."""
+        memory = psutil.virtual_memory()
+        return {HOST_ID: Witness(memory.total, memory.available)}
+
+    def processes(self) -> Mapping[int, str]:
+        """Pids of the open sandbox's models, with the instance of each. Never waits."""
+        sandbox = self._open
+        return {} if sandbox is None else sandbox.processes()
+
+    def remove_leftovers(self) -> None:
+        """Remove what a self-test that was killed left; one that runs is left alone."""
+        if not self._root.is_dir():
+            return
+        lock = StateLock(self._root)
+        try:
+            lock.take()
+            self._remove_all()
+        except WardenError as exc:
+            log.warning("what a self-test left is not removed: %s", exc)
+        finally:
+            lock.release()
+
+    def _settings_in(self, folder: Path, limit_bytes: int) -> Settings:
+        changes: dict[str, object] = {
+            "state_dir": folder,
+            "hf_cache": folder / "cache",
+            "database_url": None,
+            "memory_limit_gib": limit_bytes / GIB,
+            "prewarm": 0,
+            "on_stop": "unload",
+            "allow_pickle": False,
+            "allow_remote_code": False,
+        }
+        return self._settings.model_copy(update=changes)
+
+    def _remove_all(self) -> None:
+        """Remove every sandbox: first its processes, then its folder. Raises SandboxFailed."""
+        for folder in [path for path in self._root.iterdir() if path.is_dir()]:
+            runtime = TransformersRuntime(self._settings.model_copy(update={"state_dir": folder}))
+            left = runtime.reap(frozenset)
+            if not all(one.ok for one in left):
+                raise SandboxFailed(detail=f"processes of {folder} are still there")
+            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                raise SandboxFailed(detail=f"{folder} cannot be removed")
 
 
 class Services:
@@ -41,7 +184,8 @@ class Services:
         self._catalog = Catalog(
             settings.hf_cache, settings.cache_poll_s, settings.allow_pickle, settings.allow_remote_code
         )
-        holders = Holders(workers=self._transformers.processes, containers=self._vllm.containers)
+        self._sandboxes = Sandboxes(settings, lambda: self._monitor)
+        holders = Holders(workers=self._workers, containers=self._vllm.containers)
         self._monitor = Monitor(
             (NvmlProbe(holders), HostProbe(holders)),
             settings.reading_interval_s,
@@ -49,15 +193,18 @@ class Services:
             settings.history_minutes * 60,
             settings.stale_after_s,
         )
+        self._board = Board()
+        self._journal = make_journal(self._store)
         self.controller = Controller(
             Parts(
                 settings=settings,
-                board=Board(),
-                journal=make_journal(self._store),
+                board=self._board,
+                journal=self._journal,
                 monitor=self._monitor,
                 catalog=self._catalog,
                 runtimes={Mode.TRANSFORMERS: self._transformers, Mode.VLLM: self._vllm},
                 containers=self._vllm,
+                sandboxes=self._sandboxes,
                 demo=DemoProgram(settings.hf_cache),
                 clock=time.time,
                 monotonic=time.monotonic,
@@ -76,6 +223,7 @@ class Services:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self._lock.take()
         self._store.open()
+        self._sandboxes.remove_leftovers()
         self._catalog.start()
         self._monitor.start()
         if self._monitor.fresh(FIRST_READING_S) is None:
@@ -90,6 +238,33 @@ class Services:
         self._store.close()
         return lines
 
+    def _workers(self) -> Mapping[int, str]:
+        return {**self._transformers.processes(), **self._sandboxes.processes()}
+
+    @contextmanager
+    def beside(self) -> Iterator[tuple[str, ...]]:
+        """Let the controller run self-tests while no Warden serves; gives the names of models that stayed loaded.
+
+        Only what a self-test needs is started. The state folder is not locked; its models are only looked at, and count as loaded.
+        """
+        self._store.open()
+        self._monitor.start()
+        self._vllm.start()
+        self._monitor.fresh(FIRST_READING_S)
+        found = [one.instance for one in self._transformers.discover() if one.instance.state is InstanceState.READY]
+        for instance in found:
+            self._board.put(instance)
+        self._journal.start()
+        self._board.accept(True)
+        try:
+            yield tuple(instance.model_id for instance in found)
+        finally:
+            self.controller.end_operations()
+            self._journal.stop()
+            self._vllm.stop()
+            self._monitor.stop()
+            self._store.close()
+
     def end_everything(self) -> tuple[str, ...]:
         """End all models while no Warden runs. Raises AlreadyRunning."""
         return self.controller.end_everything()
@@ -98,3 +273,12 @@ class Services:
 def build_services(settings: Settings) -> Services:
     """Return the parts for ``settings``, none of them started."""
     return Services(settings)
+
+
+@contextmanager
+def services_beside(settings: Settings) -> Iterator[tuple[Services, tuple[str, ...]]]:
+    """Give services that can run a self-test without a server, and the models that stayed loaded; the history is not touched."""
+    with tempfile.TemporaryDirectory(prefix="warden-selftest-") as folder:
+        services = Services(settings.model_copy(update={"database_url": f"sqlite:///{folder}/warden.db"}))
+        with services.beside() as loaded:
+            yield services, loaded

@@ -306,6 +306,9 @@ class FakeController:
     def make_demo(self, actor: str) -> Operation:
         return self._begin(OperationKind.DEMO, actor)
 
+    def selftest(self, actor: str) -> Operation:
+        return self._begin(OperationKind.SELFTEST, actor)
+
     def cancel(self, operation_id: str, actor: str, *, rollback: bool = False) -> Operation:
         self.calls.append(("cancel", actor, operation_id, rollback))
         if self.refusal is not None:

@@ -62,6 +62,16 @@ class Board:
             self._enter(state, operation, names)
             return True
 
+    def claim(self, operation_id: str, claims: Iterable[str]) -> None:
+        """Claim more for a running operation, all or nothing. Raises Busy, Superseded."""
+        names = tuple(claims)
+        with self._lock:
+            state = self._state
+            if operation_id not in state.running:
+                raise Superseded(operation=operation_id)
+            _refuse_claimed(state, tuple(name for name in names if state.claims.get(name) != operation_id))
+            self._set(claims={**state.claims, **dict.fromkeys(names, operation_id)})
+
     def take_over(
         self, operation: Operation, claims: Iterable[str], close: Callable[[Operation], Operation]
     ) -> tuple[Operation, ...]:

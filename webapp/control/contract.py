@@ -144,6 +144,9 @@ class ControllerApi(Protocol):
     def make_demo(self, actor: str) -> Operation:
         """Begin to make the demo model in the cache. Raises Busy."""
 
+    def selftest(self, actor: str) -> Operation:
+        """Begin to check that everything works, beside what is loaded. Raises Busy while another self-test runs."""
+
     def cancel(self, operation_id: str, actor: str, *, rollback: bool = False) -> Operation:
         """Ask an operation to stop; it then puts back what it unloaded. A second cancel changes nothing.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from webapp.control import cleaning, containers, demo, emergency, switching, unloading
+from webapp.control import cleaning, containers, demo, emergency, selftest, switching, unloading
 from webapp.control.board import State, busy_with
 from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
 from webapp.control.lock import StateLock
@@ -93,8 +93,7 @@ class Controller:
 
     def stop(self) -> tuple[str, ...]:
         """End operations and threads; return what the person at the console should know of the models that stay loaded."""
-        self._board.accept(False)
-        self._end_operations()
+        self.end_operations()
         self._watcher.stop()
         self._late.stop()
         for runtime in self._parts.runtimes.values():
@@ -106,6 +105,11 @@ class Controller:
         ):  # else the kernel gives it back with the process: nobody may begin beside a thread that still acts
             self._lock.release()
         return lines
+
+    def end_operations(self) -> None:
+        """Accept no more operations and end those that run."""
+        self._board.accept(False)
+        self._end_operations()
 
     def end_everything(self) -> tuple[str, ...]:
         """End all models while no Warden runs; return a line for each. Raises AlreadyRunning."""
@@ -275,6 +279,11 @@ class Controller:
         """See ``ControllerApi``."""
         operation = self._new(OperationKind.DEMO, actor, demo.STEPS)
         return self._begin(operation, (demo.CLAIM,), demo.make_demo)
+
+    def selftest(self, actor: str) -> Operation:
+        """See ``ControllerApi``."""
+        operation = self._new(OperationKind.SELFTEST, actor, selftest.STEPS)
+        return self._begin(operation, (selftest.CLAIM,), lambda run: selftest.SelfTest(run, self.recommend).carry_out())
 
     def emergency(self, actor: str) -> Operation:
         """See ``ControllerApi``."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from webapp.catalog.scan import CatalogView
 from webapp.control.board import Board
+from webapp.control.contract import ControllerApi
 from webapp.control.journal import Journal
 from webapp.control.settle import DeviceMonitor, SettlePolicy
 from webapp.domain.admission import Policy
@@ -20,6 +22,7 @@ from webapp.domain.memory import DeviceKind, Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
 from webapp.domain.planner import World
+from webapp.domain.selftest import Witness
 from webapp.message import Message
 from webapp.runtimes.base import ContainerHost, ForeignContainer, LaunchDevice, LaunchSpec, Runtime
 from webapp.settings import Settings
@@ -47,6 +50,32 @@ class DemoMaker(Protocol):
         """Return the model's id. ``wait(seconds)`` may raise to end it. Raises DemoFailed."""
 
 
+class Sandbox(Protocol):
+    """A Warden of its own in a folder of its own, beside the real one: the very code, on the same devices."""
+
+    @property
+    def controller(self) -> ControllerApi:
+        """Its controller."""
+
+    def processes(self) -> Mapping[int, str]:
+        """Pids of its models that live, with the instance of each. Never waits."""
+
+
+class SandboxMaker(Protocol):
+    """Makes sandboxes, and knows a second source for the figures."""
+
+    def open(self, limit_bytes: int) -> AbstractContextManager[Sandbox]:
+        """Give a sandbox whose models may take ``limit_bytes`` of a device; all that it made is removed at the end of the block.
+
+        Raises:
+            AlreadyRunning: another self-test runs from the same state folder.
+            SandboxFailed: it cannot be made, or what it made cannot be removed.
+        """
+
+    def witnesses(self) -> Mapping[str, Witness]:
+        """The memory of the devices that another source knows of too, by device."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """The concrete parts, as ``services`` built them. ``clock`` is seconds since the epoch, ``monotonic`` for durations."""
@@ -61,6 +90,8 @@ class Parts:
     clock: Callable[[], float]
     monotonic: Callable[[], float]
     containers: ContainerHost | None = None
+    sandboxes: SandboxMaker | None = None
+    """``None`` in a sandbox: a self-test does not test itself."""
 
     @property
     def policy(self) -> Policy:

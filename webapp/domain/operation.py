@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from webapp.domain.selftest import Check
 from webapp.message import Message
 
 
@@ -20,6 +21,8 @@ class OperationKind(StrEnum):
     """Makes the demo model in the cache."""
     STOP_CONTAINER = "stop_container"
     """Ends a container that Warden did not start."""
+    SELFTEST = "selftest"
+    """Checks on a tiny model of its own that everything works."""
 
 
 class OperationState(StrEnum):
@@ -52,6 +55,8 @@ class StepName(StrEnum):
     """The demo model's files are written."""
     END = "end"
     """Everything of Warden's is ended (emergency), or a container that is not Warden's."""
+    CHECKS = "checks"
+    """The checks of a self-test, one after the other."""
     ROLLBACK = "rollback"
     """What the operation did is undone and what it evicted is launched again."""
 
@@ -143,6 +148,8 @@ class Operation:
     outcome: Message | None = None
     """One sentence on how it ended."""
     cancel_requested_by: str | None = None
+    checks: tuple[Check, ...] = ()
+    """What a self-test has checked so far."""
 
     @property
     def is_running(self) -> bool:

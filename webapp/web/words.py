@@ -18,6 +18,7 @@ from webapp.domain.modes import Mode, Precision
 from webapp.domain.operation import OperationKind, OperationState, StepName, StepState
 from webapp.domain.plan import Verdict
 from webapp.domain.recommend import Mark
+from webapp.domain.selftest import CheckMark, CheckName
 from webapp.message import Message, Param
 from webapp.web import formats
 from webapp.web.translate import gettext, plural
@@ -202,6 +203,9 @@ ERRORS: Final[Mapping[str, Sentence]] = {
     "holders_unknown": _one(N_("Список процессов не прочитан (%(detail)s): кто держит память, неизвестно.")),
     "demo_failed": _one(
         N_("Демонстрационную модель создать не удалось: %(detail)s. Проверьте место и права в папке кеша.")
+    ),
+    "sandbox_failed": _one(
+        N_("Отдельную копию для проверки не удалось создать или убрать: %(detail)s. Посмотрите журнал сервера.")
     ),
     "configuration": _one(N_("Программа не может работать с %(setting)s=%(value)s: %(detail)s. Исправьте настройку.")),
     "already_running": _one(
@@ -535,6 +539,110 @@ WEB: Final[Mapping[str, Sentence]] = {
 }
 """What the web layer itself refuses."""
 
+SELFTEST: Final[Mapping[str, Sentence]] = {
+    "selftest_checking": _one(N_("%(check)s")),
+    "selftest_checked": _many(*NN_("%(count)s пункт", "пунктов: %(count)s")),
+    "selftest_done": _many(
+        *NN_("Всё работает: пройдена %(count)s проверка.", "Всё работает: пройдено проверок: %(count)s.")
+    ),
+    "selftest_done_warnings": _many(
+        *NN_("Работает, но есть %(count)s замечание.", "Работает, но есть замечания: %(count)s.")
+    ),
+    "selftest_done_failed": _many(
+        *NN_(
+            "Не пройдена %(count)s проверка. Рядом с ней написано, что делать.",
+            "Не пройдено проверок: %(count)s. Рядом с каждой написано, что делать.",
+        )
+    ),
+    "selftest_skipped": _one(N_("не проверялось: сначала нужен пункт «%(check)s»")),
+    "selftest_readings_late": _one(
+        N_("пришло показаний: %(count)s из %(asked)s, последнему %(age_s)s: драйвер отвечает слишком медленно")
+    ),
+    "selftest_readings_stuck": _one(N_("показания не обновляются: время у них одно и то же")),
+    "selftest_no_figures": _one(N_("%(device)s: драйвер не сообщил, сколько памяти всего и свободно")),
+    "selftest_ledger_off": _one(N_("%(device)s: части не складываются в целое, расхождение %(off_bytes)s")),
+    "selftest_witness_off": _one(N_("%(device)s: панель видит свободными %(free_bytes)s, система — %(other_bytes)s")),
+    "selftest_memory_ok": _one(
+        N_("%(devices)s: всего %(total_bytes)s, сходится до байта; показаний %(count)s, последнему %(age_s)s")
+    ),
+    "selftest_state_unwritable": _one(N_("в папку %(folder)s нельзя писать: %(detail)s")),
+    "selftest_not_kept": _one(N_("операция записана в базу, но обратно не читается")),
+    "selftest_state_open": _one(N_("папка %(folder)s открыта другим пользователям (права %(bits)s)")),
+    "selftest_files_open": _one(N_("другие пользователи могут прочитать файлы: %(files)s")),
+    "selftest_state_ok": _one(N_("папка %(folder)s доступна для записи и закрыта для других; база отвечает")),
+    "selftest_advice_wrong": _one(N_("для %(free_bytes)s рекомендация не та, что в таблице")),
+    "selftest_advice_unknown": _one(
+        N_("таблица верна (точек: %(count)s), но свободная память сейчас неизвестна, и совета нет")
+    ),
+    "selftest_advice_ok": _one(
+        N_(
+            "таблица верна (точек: %(count)s); для %(free_bytes)s: %(mode)s, %(precision)s, токенов %(max_tokens)s, "
+            "батч %(batch_size)s"
+        )
+    ),
+    "selftest_vllm_ok": _one(N_("режим можно выбрать: Docker отвечает, образ на месте")),
+    "selftest_vllm_unavailable": _one(N_("режим выбрать нельзя: %(reason)s; режим Transformers работает и без него")),
+    "selftest_model_ok": _one(N_("модель %(model)s (%(size_bytes)s) создана и найдена в кеше")),
+    "selftest_model_missing": _one(N_("модель создана, но в списке не появилась")),
+    "selftest_no_room": _one(
+        N_(
+            "рядом с загруженным не поместится (%(device)s): нужно %(needed_bytes)s и запас %(reserve_bytes)s, доступно "
+            "%(free_bytes)s; ничего не тронуто"
+        )
+    ),
+    "selftest_elsewhere": _one(N_("в этой папке состояния уже идёт другая проверка")),
+    "selftest_not_ready": _one(N_("переключение закончилось, но модель не готова")),
+    "selftest_switch_ok": _one(
+        N_("загружена за %(seconds)s; обещано не больше %(predicted_bytes)s, занято %(measured_bytes)s")
+    ),
+    "selftest_not_measured": _one(
+        N_("загружена за %(seconds)s, но сколько заняла, неизвестно (обещано %(predicted_bytes)s)")
+    ),
+    "selftest_over_prediction": _one(
+        N_("загружена за %(seconds)s, но заняла %(measured_bytes)s вместо обещанных %(predicted_bytes)s")
+    ),
+    "selftest_answer_ok": _many(*NN_("ответила: %(count)s кусок текста", "ответила: кусков текста %(count)s")),
+    "selftest_answer_empty": _one(N_("ответ пришёл пустым")),
+    "selftest_replace_ok": _one(
+        N_("прежняя модель выгружена, вернулось %(freed_bytes)s за %(seconds)s; новая загружена на её место")
+    ),
+    "selftest_replace_held": _one(
+        N_("модель заменена, но от прежней вернулось %(freed_bytes)s из %(expected_bytes)s за %(seconds)s")
+    ),
+    "selftest_not_replaced": _one(N_("прежняя модель не ушла или новая не заняла её места")),
+    "selftest_refusal_ok": _one(
+        N_("запрос на %(needed_bytes)s при доступных %(free_bytes)s отклонён, загруженная модель осталась")
+    ),
+    "selftest_not_refused": _one(N_("заведомо слишком большой запрос не отклонён")),
+    "selftest_refused_late": _one(N_("запрос отклонён, но загруженная модель при этом пострадала")),
+    "selftest_clean_ok": _one(N_("закончена без ошибок, вернулось %(freed_bytes)s; строк в отчёте: %(count)s")),
+    "selftest_unload_ok": _one(
+        N_("вернулось %(freed_bytes)s из %(expected_bytes)s за %(seconds)s, процессов не осталось")
+    ),
+    "selftest_unload_held": _one(
+        N_("процессов не осталось, но вернулось %(freed_bytes)s из %(expected_bytes)s за %(seconds)s")
+    ),
+    "selftest_process_left": _one(N_("после выгрузки остались процессы: %(pids)s")),
+    "selftest_advice_driver": _one(N_("Проверьте драйвер (nvidia-smi) и журнал сервера, затем повторите проверку.")),
+    "selftest_advice_state": _one(
+        N_("Проверьте владельца папки %(folder)s и место на диске или укажите другую в WARDEN_STATE_DIR.")
+    ),
+    "selftest_advice_store": _one(
+        N_("Проверьте место на диске и файл базы данных; в журнале сервера сказано, что с ней.")
+    ),
+    "selftest_advice_chmod": _one(N_("Закройте доступ: %(command)s")),
+    "selftest_advice_report": _one(N_("Повторите проверку; если не поможет, посмотрите журнал сервера.")),
+    "selftest_advice_later": _one(N_("Дождитесь конца этой операции и повторите проверку: она занимает около минуты.")),
+    "selftest_advice_room": _one(N_("Выгрузите ненужную модель и повторите проверку: сама она ничего не выгружает.")),
+    "selftest_advice_held": _one(
+        N_("Если память сервера сейчас меняют и другие, повторите, когда станет тише; иначе посмотрите, кто её держит.")
+    ),
+    "selftest_advice_emergency": _one(
+        N_("Завершите эти процессы вручную или перезапустите панель: она уберёт остатки.")
+    ),
+}
+"""What a self-test has seen, and what to do about it."""
+
 FULLER: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "busy": ("busy_model", ("model", "step")),
     "unexpected": ("unexpected_named", ("detail",)),
@@ -546,7 +654,16 @@ FULLER: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 }
 """A fuller sentence for a code, and the values that it needs."""
 
-SENTENCES: Final[Mapping[str, Sentence]] = {**REASONS, **STEPS, **OUTCOMES, **PLANS, **MODELS, **WEB, **ERRORS}
+SENTENCES: Final[Mapping[str, Sentence]] = {
+    **REASONS,
+    **STEPS,
+    **OUTCOMES,
+    **PLANS,
+    **MODELS,
+    **WEB,
+    **SELFTEST,
+    **ERRORS,
+}
 
 LEVELS: Final[Mapping[str, str]] = {
     Level.GOOD: N_("Достаточно"),
@@ -578,6 +695,7 @@ KINDS: Final[Mapping[str, str]] = {
     OperationKind.EMERGENCY: N_("Экстренная очистка"),
     OperationKind.DEMO: N_("Создание демонстрационной модели"),
     OperationKind.STOP_CONTAINER: N_("Остановка контейнера"),
+    OperationKind.SELFTEST: N_("Самопроверка"),
 }
 OPERATION_STATES: Final[Mapping[str, str]] = {
     OperationState.RUNNING: N_("выполняется"),
@@ -598,6 +716,7 @@ STEP_NAMES: Final[Mapping[str, str]] = {
     StepName.MEASURE: N_("Измерение"),
     StepName.CREATE: N_("Запись файлов"),
     StepName.END: N_("Завершение"),
+    StepName.CHECKS: N_("Проверки"),
     StepName.ROLLBACK: N_("Возврат прежнего"),
 }
 STEP_STATES: Final[Mapping[str, str]] = {
@@ -621,6 +740,25 @@ FITS: Final[Mapping[str, str]] = {
 }
 SORTS: Final[Mapping[str, str]] = {"name": N_("по имени"), "size": N_("по размеру"), "fit": N_("что поместится")}
 MARKS: Final[Mapping[str, str]] = {Mark.OK: N_("без ограничений"), Mark.LIMITED: N_("с ограничениями")}
+CHECKS: Final[Mapping[str, str]] = {
+    CheckName.MEMORY: N_("Цифры памяти"),
+    CheckName.STATE: N_("Папка состояния и база"),
+    CheckName.ADVICE: N_("Рекомендации"),
+    CheckName.VLLM: N_("Режим vLLM"),
+    CheckName.MODEL: N_("Крошечная модель"),
+    CheckName.SWITCH: N_("Загрузка"),
+    CheckName.ANSWER: N_("Ответ модели"),
+    CheckName.REPLACE: N_("Переключение"),
+    CheckName.REFUSAL: N_("Отказ при нехватке памяти"),
+    CheckName.CLEAN: N_("Очистка"),
+    CheckName.UNLOAD: N_("Выгрузка и возврат памяти"),
+}
+CHECK_MARKS: Final[Mapping[str, str]] = {
+    CheckMark.OK: N_("в порядке"),
+    CheckMark.WARNING: N_("замечание"),
+    CheckMark.FAILED: N_("не пройдено"),
+    CheckMark.SKIPPED: N_("пропущено"),
+}
 LEDGER: Final[Mapping[str, str]] = {
     LedgerKind.DRIVER: N_("драйвер"),
     LedgerKind.CONTAINER: N_("контейнер"),
@@ -735,6 +873,7 @@ _BY_NAME: Final[Mapping[str, Callable[[str], str]]] = {
     "code": _reason,
     "state": _state,
     "container": lambda value: value[:SHORT_ID],
+    "check": lambda value: word(CHECKS, value),
 }
 _LONGEST: Final = 300
 SHORT_ID: Final = 12

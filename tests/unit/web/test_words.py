@@ -19,6 +19,7 @@ from webapp.domain.modes import Mode, Precision
 from webapp.domain.operation import OperationKind, OperationState, StepName, StepState
 from webapp.domain.plan import Verdict
 from webapp.domain.recommend import Mark
+from webapp.domain.selftest import CheckMark, CheckName
 from webapp.domain.units import gib
 from webapp.errors import WardenError
 from webapp.message import Message
@@ -122,6 +123,8 @@ TABLES = [
     (words.LEDGER, LedgerKind),
     (words.PARTS, PartName),
     (words.STAGES, StopStage),
+    (words.CHECKS, CheckName),
+    (words.CHECK_MARKS, CheckMark),
 ]
 
 

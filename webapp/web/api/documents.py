@@ -15,6 +15,7 @@ from webapp.domain.operation import HeldBy, Operation, Receipt, Step
 from webapp.domain.plan import Eviction, Plan, SwitchRequest
 from webapp.domain.planner import footprint_parts
 from webapp.domain.recommend import Advice
+from webapp.domain.selftest import Check
 from webapp.message import Message
 from webapp.web import words
 
@@ -251,6 +252,18 @@ def operation_document(operation: Operation) -> Document:
         "error": message_document(operation.error),
         "outcome": message_document(operation.outcome),
         "cancel_requested_by": operation.cancel_requested_by,
+        "checks": [_check_document(check) for check in operation.checks],
+    }
+
+
+def _check_document(check: Check) -> Document:
+    return {
+        "name": check.name.value,
+        "title": words.word(words.CHECKS, check.name),
+        "mark": check.mark.value,
+        "seen": message_document(check.seen),
+        "seconds": check.seconds,
+        "advice": message_document(check.advice),
     }
 
 

@@ -107,6 +107,12 @@ def demo() -> ResponseReturnValue:
     return _accepted(controller().make_demo(current_actor()))
 
 
+@blueprint.post("/selftest")
+def selftest() -> ResponseReturnValue:
+    """Begin a self-test; its ``checks`` grow in the operation."""
+    return _accepted(controller().selftest(current_actor()))
+
+
 @blueprint.get("/operations")
 def operations() -> ResponseReturnValue:
     """Return operations, newest first; ``?kind=&actor=&model=&state=&before=`` narrow them, all optional."""

@@ -83,6 +83,7 @@ def device_cards(snapshot: Snapshot, controller: ControllerApi, window_s: float)
     if snapshot.sample is None:
         return ()
     labels = {i.id: f"{short_name(i.model_id)} ({words.word(words.MODES, i.mode)})" for i in snapshot.instances}
+    labels |= {o.instance_id: words.word(words.KINDS, o.kind) for o in snapshot.running if o.checks and o.instance_id}
     return tuple(_card(r, snapshot, labels, controller, window_s) for r in snapshot.sample.readings)
 
 

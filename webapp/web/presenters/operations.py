@@ -30,6 +30,7 @@ KIND_SIGNS = {
     OperationKind.EMERGENCY: "🚨",
     OperationKind.DEMO: "✨",
     OperationKind.STOP_CONTAINER: "🛑",
+    OperationKind.SELFTEST: "🔎",
 }
 STATE_SIGNS = {
     OperationState.RUNNING: "⏳",

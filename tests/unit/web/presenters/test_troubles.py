@@ -66,6 +66,8 @@ NOT_TROUBLES = {
     "driver_missing": "the driver",
     "device_lost": "reboot",
     "not_supported": "never there",
+    # the self-test says itself what to do
+    "sandbox_failed": "space and rights",
 }
 """Error codes that are none of the three, and why."""
 
