@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page, expect
 
-from tests.engine.models import make_model
+from tests.engine.models import make_listed_models, make_model
 from tests.engine.server import WardenServer
 
 Start = Callable[..., WardenServer]
@@ -17,6 +18,10 @@ Open = Callable[..., Page]
 def names(page: Page) -> list[str]:
     rows = page.locator("#model-list [data-cached]").all()
     return [row.get_attribute("data-cached") or "" for row in rows]
+
+
+def page_height(page: Page) -> int:
+    return int(page.evaluate("document.documentElement.scrollHeight"))
 
 
 def test_search_stays_while_polls_come_in_and_a_new_model_shows_by_itself(
@@ -66,3 +71,39 @@ def test_search_works_without_scripts(start_server: Start, open_page: Open, cach
     assert "#models" in page.url
     page.locator("[data-cached='lab/one'] a").click()
     expect(page.locator("#model")).to_have_value("lab/one")
+
+
+def test_new_model_shows_while_nothing_else_changes(start_server: Start, open_page: Open, cache: Path) -> None:
+    """On a quiet machine every poll is answered with 204."""
+    server = start_server(cache)
+    server.models(2)
+    page = open_page(server.url)
+    page.route("**/fragments/live**", lambda route: route.fulfill(status=204))
+    make_model(cache, "lab/three", seed=3)
+    expect(page.locator("[data-cached='lab/three']")).to_be_visible(timeout=8_000)
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_five_hundred_models_are_a_short_page_until_all_are_wanted(
+    start_server: Start, open_page: Open, tmp_path: Path, width: int
+) -> None:
+    make_listed_models(tmp_path / "many", 500)
+    server = start_server(tmp_path / "many")
+    server.models(500)
+    page = open_page(server.url, width=width)
+    rows = page.locator("#model-list [data-cached]")
+    expect(rows).to_have_count(50)
+    more = page.locator("#models-more")
+    more.focus()
+    more.press("Enter")
+    expect(rows).to_have_count(500)
+    expect(more).to_be_focused()
+    assert page_height(page) < 3_000
+    with page.expect_response("**/fragments/live**"), page.expect_response("**/fragments/live**"):
+        pass
+    expect(rows).to_have_count(500)
+    page.locator("#models-sort").select_option("size")
+    expect(rows.first).to_contain_text("GiB")
+    assert len(names(page)) == 500
+    more.press("Enter")
+    expect(rows).to_have_count(50)

@@ -86,6 +86,45 @@ def make_big_model(cache_dir: Path, repo_id: str = BIG_MODEL) -> Path:
     return write_repository(cache_dir, repo_id, files)[0]
 
 
+def make_listed_models(cache_dir: Path, count: int, shape: Shape | None = None) -> list[str]:
+    """Make ``count`` models to be looked at and not loaded, and return their ids: all is real but the values of the weights, which
+    are holes in the files, so that hundreds are made in a moment and take no room on the disk.
+
+    ``shape`` gives all of them the headers of one architecture; else there are some of each usual size.
+    """
+    usual = [shape] if shape is not None else [Shape(*sizes) for sizes in _USUAL_SIZES]
+    common = tokenizer_files(_tokenizer(_MOST_TOKENS), 4096, chat_template=True)
+    ids = [f"lab-{number % 7}/model-{number:03}" for number in range(count)]
+    for number, repo_id in enumerate(ids):
+        own = usual[number % len(usual)]
+        config = llama_config(own, "bfloat16", 4096) | {"_number": number}
+        snapshot = write_repository(cache_dir, repo_id, {"config.json": as_json(config), **common})[0]
+        header, data_bytes = _header(llama_shapes(own))
+        blob = snapshot.parents[1] / "blobs" / hashlib.sha256(repo_id.encode()).hexdigest()
+        with blob.open("wb") as file:
+            file.write(header)
+            file.truncate(len(header) + data_bytes)
+        (snapshot / WEIGHTS).symlink_to(Path("..", "..", "blobs", blob.name))
+    return ids
+
+
+_USUAL_SIZES = (
+    (24, 896, 4864, 14, 2, 151936),
+    (28, 1536, 8960, 12, 2, 151936),
+    (28, 3072, 8192, 24, 8, 128256),
+    (32, 4096, 14336, 32, 8, 128256),
+    (40, 5120, 13824, 40, 8, 32000),
+    (80, 8192, 28672, 64, 8, 128256),
+)
+"""Layers, hidden, intermediate, heads, KV heads and vocabulary of models of 0.5 to 70 billion weights."""
+
+
+def _header(shapes: Mapping[str, tuple[int, ...]]) -> tuple[bytes, int]:
+    """The first bytes of a bfloat16 safetensors file, and the length of the data that follows."""
+    file = safetensors_file(TensorData(name, "bfloat16", size, ()) for name, size in shapes.items())
+    return next(file), sum(2 * int(np.prod(size, dtype=np.int64)) for size in shapes.values())
+
+
 def break_model(snapshot: Path, how: ModelProblem) -> None:
     """Change a made model so that it has the problem ``how``."""
     _BREAKS[how](snapshot)

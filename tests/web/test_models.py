@@ -156,3 +156,72 @@ def test_english_page_counts_and_judges_in_english(app: Flask) -> None:
 
     assert "3 of 4" in found
     assert fits(found)["lab/Large"] == "fits after unloading"
+
+
+# Long lists
+
+
+@pytest.fixture
+def many(controller: FakeController) -> FakeController:
+    """500 models of rising size, of which every tenth cannot be loaded."""
+    broken = Message("model_no_weights")
+    controller.changed(
+        models=tuple(
+            model(f"lab/model-{n:03}", weights_bytes=gib(1 + n / 20), problem=None if n % 10 else broken)
+            for n in range(500)
+        )
+    )
+    return controller
+
+
+@pytest.mark.usefixtures("many")
+def test_a_long_list_begins_with_fifty_and_says_so(visitor: Visitor) -> None:
+    page = visitor.get("/").text
+
+    assert listed(page) == [f"lab/model-{n:03}" for n in range(50)]
+    assert "Показано: 50 из 500" in page
+    assert re.search(r'<a id="models-more" href="/\?all=1#models"', page)
+
+
+@pytest.mark.usefixtures("many")
+def test_all_of_a_long_list_is_shown_as_a_page_without_scripts_and_can_be_shortened(visitor: Visitor) -> None:
+    page = visitor.get("/?sort=size&all=1").text
+
+    assert len(listed(page)) == 500
+    assert re.search(r'<a id="models-more" href="/\?sort=size#models"[^>]*>Свернуть', page)
+
+
+@pytest.mark.usefixtures("many")
+def test_search_and_order_look_at_all_models_whatever_is_shown(visitor: Visitor) -> None:
+    assert listed(search(visitor, sort="size"))[0] == "lab/model-499"
+    assert listed(search(visitor, q="model-49")) == [f"lab/model-{n}" for n in range(490, 500)]
+    assert 'id="models-more"' not in search(visitor, q="model-49")
+
+
+@pytest.mark.usefixtures("many")
+def test_what_was_shown_whole_stays_whole_when_it_changes(visitor: Visitor) -> None:
+    """The page sends the field back with every question, so a poll does not fold the list."""
+    assert hidden(search(visitor, all="1"), "all") == "1"
+    assert 'name="all"' not in search(visitor)
+
+
+def test_memory_that_moves_without_changing_a_word_draws_nothing(visitor: Visitor, many: FakeController) -> None:
+    version = hidden(search(visitor), "models_version")
+    many.changed(readings=(reading(held=(worker("i1", gib(4)), foreign("alice", "train", gib(4) + 4096))),))
+
+    assert visitor.get(f"/fragments/models?models_version={version}", headers=HTMX).status_code == 204
+
+
+@pytest.mark.usefixtures("many")
+def test_models_that_cannot_be_loaded_stand_apart_in_the_form(visitor: Visitor) -> None:
+    select = re.search(r'<select[^>]* id="model".*?</select>', visitor.get("/").text, re.S)
+    assert select is not None
+    usable, apart = select[0].split('<optgroup label="Загрузить нельзя">')
+
+    assert (usable.count("<option"), apart.count("<option"), apart.count("disabled")) == (450, 50, 50)
+
+
+def test_choosing_without_scripts_keeps_what_was_looked_for(visitor: Visitor) -> None:
+    page = visitor.get("/?q=large&sort=size").text
+
+    assert 'href="/?model=lab/Large&amp;q=large&amp;sort=size#switch"' in page

@@ -15,7 +15,7 @@ from webapp.control.contract import Snapshot
 from webapp.web.drawn import Drawn, Kept, draw
 from webapp.web.forms import AUTO, LaunchForm
 from webapp.web.ports import services
-from webapp.web.presenters.form import FormView, form_view
+from webapp.web.presenters.form import FormView, ModelChoices, form_view
 from webapp.web.presenters.live import TOKEN_BYTES, LiveView, live_view
 from webapp.web.presenters.models import ModelList, ModelLists, ModelSearch
 from webapp.web.presenters.operations import EndedViews
@@ -53,6 +53,7 @@ class Board:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lists = ModelLists()
+        self._choices = ModelChoices()
         self._ended = EndedViews()
         self._models: Kept[tuple[str, str, int, LaunchForm, ModelSearch], ModelList] = Kept(FORMS_KEPT)
         self._model_bodies: Kept[str, Drawn] = Kept(FORMS_KEPT)
@@ -81,7 +82,11 @@ class Board:
 
     def form(self, form: LaunchForm, shown: Shown) -> ShownForm:
         """Return what the form with these values shows now."""
-        return self._forms.of((*shown.moment, form), lambda: _show_form(form, shown.snapshot))
+        return self._forms.of((*shown.moment, form), lambda: self._show_form(form, shown.snapshot))
+
+    def _show_form(self, form: LaunchForm, snapshot: Snapshot) -> ShownForm:
+        view = form_view(form, snapshot, services().controller, self._choices)
+        return ShownForm(view, blake2b(f"{language()}{view!r}".encode(), digest_size=TOKEN_BYTES).hexdigest())
 
     def form_body(self, form: ShownForm) -> Drawn:
         """Return the answer to a form that shows something else: its plan, and the parts that follow from the server's state."""
@@ -125,11 +130,6 @@ def asked_models(form: LaunchForm, shown: Shown) -> ModelList:
 
 def _sent() -> dict[str, str]:
     return (request.form if request.method == "POST" else request.args).to_dict()
-
-
-def _show_form(form: LaunchForm, snapshot: Snapshot) -> ShownForm:
-    view = form_view(form, snapshot, services().controller)
-    return ShownForm(view, blake2b(f"{language()}{view!r}".encode(), digest_size=TOKEN_BYTES).hexdigest())
 
 
 def reading_age_s() -> float | None:

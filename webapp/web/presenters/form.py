@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from webapp.control.contract import ControllerApi, Snapshot
+from webapp.domain.model import CachedModel
 from webapp.domain.modes import BATCH_SIZE_LIMIT, MAX_TOKENS_LIMIT, Mode, Precision, Quantization
 from webapp.domain.recommend import Advice, Mark
 from webapp.errors import NotFound
 from webapp.web import formats, words
+from webapp.web.drawn import Kept
 from webapp.web.forms import AUTO, LaunchForm
+from webapp.web.i18n import LANGUAGES
 from webapp.web.presenters.common import Reason, quantizing_note, reason_of, tokens
 from webapp.web.presenters.plan import PlanView, plan_view
 from webapp.web.translate import gettext as _
+from webapp.web.translate import language
 
 REASONS_SHOWN = 2
 """Why a mode cannot be chosen stands under the modes already."""
@@ -59,14 +63,43 @@ class FormView:
     can_apply: bool
 
 
-def form_view(form: LaunchForm, snapshot: Snapshot, controller: ControllerApi) -> FormView:
+class ModelChoices:
+    """Keeps the models as choices while the cache stays as it is: hundreds of sizes in words are most of a form's time."""
+
+    def __init__(self) -> None:
+        self._kept: Kept[tuple[str, int], tuple[tuple[CachedModel, ...], tuple[Choice, ...]]] = Kept(len(LANGUAGES))
+
+    def of(self, models: tuple[CachedModel, ...], chosen: str) -> tuple[Choice, ...]:
+        """Return the choices of ``models``, of which ``chosen`` stands in the form."""
+        # the kept tuple holds the models, so the id stays theirs
+        choices = self._kept.of((language(), id(models)), lambda: (models, _model_choices(models)))[1]
+        place = next((n for n, choice in enumerate(choices) if choice.value == chosen), None)
+        if place is not None:
+            return (*choices[:place], replace(choices[place], chosen=True), *choices[place + 1 :])
+        return (Choice(chosen, chosen, chosen=True, problem=_("нет в кеше")), *choices) if chosen else choices
+
+
+def _model_choices(models: tuple[CachedModel, ...]) -> tuple[Choice, ...]:
+    """Models that can be loaded first; the others stand below with their reason."""
+    return tuple(
+        Choice(
+            value=model.id,
+            label=f"{model.id} · {formats.size(model.size_bytes)}",
+            chosen=False,
+            problem=None if model.problem is None else words.clause(model.problem),
+        )
+        for model in sorted(models, key=lambda m: (m.problem is not None, m.id.lower()))
+    )
+
+
+def form_view(form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, choices: ModelChoices) -> FormView:
     """Return the whole form for its present values."""
     in_container = form.mode == Mode.VLLM
     return FormView(
         values=form,
         modes=_modes(form, snapshot),
         mode_problems=_mode_problems(snapshot),
-        models=_models(form, snapshot),
+        models=choices.of(snapshot.models, form.model),
         precisions=tuple(_precision(p, form, in_container=in_container) for p in Precision),
         precision_note=quantizing_note() if in_container else None,
         devices=_devices(form, snapshot),
@@ -101,24 +134,6 @@ def _precision(precision: Precision, form: LaunchForm, *, in_container: bool) ->
         chosen=precision.value == form.precision,
         problem=_("только Transformers") if impossible else None,
     )
-
-
-def _models(form: LaunchForm, snapshot: Snapshot) -> tuple[Choice, ...]:
-    """Models that can be loaded first; the others stand below with their reason."""
-    ordered = sorted(snapshot.models, key=lambda m: (m.problem is not None, m.id.lower()))
-    choices = tuple(
-        Choice(
-            value=model.id,
-            label=f"{model.id} · {formats.size(model.size_bytes)}",
-            chosen=model.id == form.model,
-            problem=None if model.problem is None else words.clause(model.problem),
-        )
-        for model in ordered
-    )
-    if form.model and not any(choice.chosen for choice in choices):
-        gone = Choice(form.model, form.model, chosen=True, problem=_("нет в кеше"))
-        return (gone, *choices)
-    return choices
 
 
 def _devices(form: LaunchForm, snapshot: Snapshot) -> tuple[Choice, ...]:

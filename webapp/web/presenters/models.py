@@ -18,7 +18,7 @@ from webapp.domain.planner import Room
 from webapp.errors import InvalidRequest
 from webapp.web import formats, words
 from webapp.web.drawn import Kept
-from webapp.web.forms import LaunchForm
+from webapp.web.forms import ON, LaunchForm
 from webapp.web.presenters.common import tokens
 from webapp.web.translate import gettext as _
 
@@ -31,6 +31,8 @@ FIT_LOOKS: Final[Mapping[Fit, tuple[str, str]]] = {
 }
 """Tone and sign; what is unknown says nothing."""
 LONGEST_SEARCH: Final = 200
+SHOWN_AT_FIRST: Final = 50
+"""More are shown when they are asked for: hundreds of rows are a long page, and each change would draw them all."""
 LAUNCHES_KEPT: Final = 8
 """Different launch options that pages ask about at the same time."""
 
@@ -45,16 +47,17 @@ class Sort(StrEnum):
 
 @dataclass(frozen=True)
 class ModelSearch:
-    """What a person looks for, as typed, and the order that they want."""
+    """What a person looks for, as typed, the order that they want, and whether they want to see all of it."""
 
     text: str = ""
     sort: Sort = Sort.NAME
+    shows_all: bool = False
 
     @classmethod
     def read(cls, values: Mapping[str, str]) -> ModelSearch:
-        """Return the search as sent in ``q`` and ``sort``; an order that does not exist is the names'."""
-        sort = values.get("sort", "")
-        return cls(values.get("q", "").strip()[:LONGEST_SEARCH], Sort(sort) if sort in set(Sort) else Sort.NAME)
+        """Return the search as sent in ``q``, ``sort`` and ``all``; an order that does not exist is the names'."""
+        text, sort = values.get("q", "").strip()[:LONGEST_SEARCH], values.get("sort", "")
+        return cls(text, Sort(sort) if sort in set(Sort) else Sort.NAME, values.get("all") == ON)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class ModelList:
     """The models that were looked for; ``digest`` names the content, so that two lists can be compared."""
 
     rows: tuple[ModelRow, ...] = field(repr=False)
+    """The first of those that were found, or all of them."""
+    found: int
     total: int
     search: ModelSearch
     sorts: tuple[tuple[str, str, bool], ...]
@@ -102,9 +107,24 @@ class ModelList:
     @property
     def count(self) -> str:
         """How many models there are, and how many of them were found."""
-        if len(self.rows) == self.total:
+        if self.found == self.total:
             return formats.number(self.total)
-        return _("%(found)s из %(total)s", found=formats.number(len(self.rows)), total=formats.number(self.total))
+        return _("%(found)s из %(total)s", found=formats.number(self.found), total=formats.number(self.total))
+
+    @property
+    def sort_asked(self) -> str | None:
+        """The order for an address; the usual one needs no word there."""
+        return None if self.search.sort is Sort.NAME else self.search.sort.value
+
+    @property
+    def is_long(self) -> bool:
+        """Whether more were found than are shown at first."""
+        return self.found > SHOWN_AT_FIRST
+
+    @property
+    def shown(self) -> str:
+        """How many of those that were found stand in the list."""
+        return _("Показано: %(shown)s из %(found)s", shown=len(self.rows), found=formats.number(self.found))
 
 
 @dataclass(frozen=True)
@@ -137,13 +157,14 @@ class ModelLists:
         found.sort(key=_ORDERS[search.sort])
         loaded = frozenset(i.model_id for i in snapshot.instances if i.state in ANSWERING)
         looks = {fit: _look(fit) for fit in Fit}
-        rows = tuple(_row(one, looks[fit], loaded, form.model) for one, fit in found)
+        shown = found if search.shows_all else found[:SHOWN_AT_FIRST]
+        rows = tuple(_row(one, looks[fit], loaded, form.model) for one, fit in shown)
         problem = None if snapshot.models_problem is None else words.say(snapshot.models_problem)
         sorts = tuple((sort.value, words.word(words.SORTS, sort), sort is search.sort) for sort in Sort)
         is_known = snapshot.models_scanned_at is not None
-        content = (language, rows, len(known), search, problem, is_known)
+        content = (language, rows, len(found), len(known), search, problem, is_known)
         digest = blake2b(repr(content).encode("utf-8", "replace"), digest_size=12).hexdigest()
-        return ModelList(rows, len(known), search, sorts, problem, is_known, digest)
+        return ModelList(rows, len(found), len(known), search, sorts, problem, is_known, digest)
 
     def _facts(self, models: tuple[CachedModel, ...], language: str) -> tuple[_Known, ...]:
         def make() -> tuple[tuple[CachedModel, ...], tuple[_Known, ...]]:
