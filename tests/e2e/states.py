@@ -18,6 +18,7 @@ from webapp.domain.instance import InstanceState
 from webapp.domain.memory import HistoryPoint
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName, StepState
+from webapp.domain.selftest import Check, CheckMark, CheckName
 from webapp.domain.units import gib
 from webapp.message import Message
 from webapp.settings import Settings
@@ -110,6 +111,28 @@ def _driver_lost() -> FakeController:
     )
 
 
+def _tested(state: OperationState = OperationState.FAILED) -> Operation:
+    """A self-test with every mark; its findings are as long as real ones."""
+    checks = (
+        Check(
+            CheckName.MODEL,
+            CheckMark.OK,
+            Message("selftest_model_ok", {"model": "warden/demo", "size_bytes": 2**20}),
+            0.5,
+        ),
+        Check(
+            CheckName.SWITCH, CheckMark.FAILED, Message("selftest_not_ready"), 2.0, Message("selftest_advice_report")
+        ),
+        Check(CheckName.VLLM, CheckMark.WARNING, NO_DOCKER, 0.0),
+        Check(CheckName.ANSWER, CheckMark.SKIPPED, Message("selftest_skipped", {"check": "switch"}), 0.0),
+    )
+    outcome = Message("selftest_done_failed", {"count": 1})
+    ended = replace(
+        _ended(state, "op-test"), kind=OperationKind.SELFTEST, model_id=None, error=None, outcome=outcome, checks=checks
+    )
+    return ended if state is not OperationState.RUNNING else replace(ended, outcome=None, ended_at=None)
+
+
 def _long_names() -> FakeController:
     busy = instance(
         model_id=LONG, owner="a-person-with-a-long-name", in_flight=3, options=LaunchOptions(max_tokens=131072)
@@ -179,6 +202,8 @@ STATES: Mapping[str, Callable[[], FakeController]] = {
     "two-hundred-models": lambda: _controller(
         models=tuple(model(f"lab/model-{n:03d}", weights_bytes=gib(1 + n / 4)) for n in range(200))
     ),
+    "tested": lambda: _controller(recent=(_tested(), _ended(OperationState.SUCCEEDED))),
+    "testing": lambda: _controller(running=(_tested(OperationState.RUNNING),)),
     "foreign-containers": lambda: _controller(
         containers=(container(), container(2, "bob-vllm", owner=None, model=None, state="exited")),
         mode_problems={Mode.TRANSFORMERS: None, Mode.VLLM: None},
