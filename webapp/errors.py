@@ -30,24 +30,29 @@
     │   └── EngineUnavailable                               Docker cannot be asked
     │       ├── EngineMissing     engine_missing            there is no Docker socket
     │       ├── EngineForbidden   engine_forbidden          no rights to the socket
-    │       └── EngineUnreachable engine_unreachable        the socket is there and nobody answers in time
+    │       ├── EngineUnreachable engine_unreachable        the socket is there and nobody answers in time
+    │       └── EngineFailed      engine_failed             Docker answered that it cannot do what was asked
     ├── LaunchFailed              launch_failed        500  a model did not become ready
     │   ├── OutOfMemory           out_of_memory             the load or a request ran out of memory
     │   ├── WorkerDied            worker_died               the process ended by itself
     │   ├── LaunchStalled         launch_stalled            no sign of activity for the allowed time
     │   ├── LaunchTooSlow         launch_too_slow           active all the time and not ready within the total time
     │   ├── WorkerGarbled         worker_garbled            the process answers what is not its protocol
+    │   │   └── ServerGarbled     server_garbled            the container serves what is not vLLM, or another model
     │   ├── LaunchBlocked         launch_blocked            the server was in no state to start it; the model is not to blame
     │   │   ├── ImageMissing      image_missing             the image is not on this server
     │   │   ├── GpuRuntimeMissing gpu_runtime_missing       Docker cannot give a container a GPU
     │   │   ├── PortTaken         port_taken                every port of the range is taken
+    │   │   ├── PortLost          port_lost                 somebody took the port before vLLM listened there
     │   │   ├── NameTaken         name_taken                another container has the name
     │   │   └── ProfileDisturbed  profile_disturbed         a neighbour's memory moved while vLLM measured
     │   ├── StartMemoryShort      start_memory_short        vLLM found less free memory than it was to take
     │   ├── KvCacheTooSmall       kv_cache_too_small        not one request of the context fits the KV cache
     │   ├── ArchitectureUnsupported architecture_unsupported  vLLM does not know the model's architecture
     │   ├── ArgumentRejected      argument_rejected         vLLM does not take an argument of its command line
-    │   └── ContainerExited       container_exited          the container ended by itself, for no reason that is known
+    │   ├── ContextTooLong        context_too_long          the model is not made for a context of this length
+    │   ├── ContainerExited       container_exited          the container ended by itself, for no reason that is known
+    │   └── ContainerRemoved      container_removed         somebody removed the container
     ├── WorkerSilent              worker_silent        504  the process does not answer in time
     ├── GenerationFailed          generation_failed    502  the model could not answer the prompt
     ├── StopFailed                stop_failed          500  a process survived every signal
@@ -266,6 +271,12 @@ class EngineUnreachable(EngineUnavailable):
     code = "engine_unreachable"
 
 
+class EngineFailed(EngineUnavailable):
+    """Docker answered that it cannot do what was asked. Params: socket, detail (its words)."""
+
+    code = "engine_failed"
+
+
 class LaunchFailed(WardenError):
     """A model did not become ready. Params: model, detail, log (last lines)."""
 
@@ -302,6 +313,12 @@ class WorkerGarbled(LaunchFailed):
     code = "worker_garbled"
 
 
+class ServerGarbled(WorkerGarbled):
+    """The container serves what is not vLLM, or another model. Params: model, detail, log."""
+
+    code = "server_garbled"
+
+
 class LaunchBlocked(LaunchFailed):
     """The server was in no state to start it; nothing is known against the model, so it may be tried again at once."""
 
@@ -324,6 +341,12 @@ class PortTaken(LaunchBlocked):
     """Every port of the range is taken. Params: model, ports (``8100-8199``)."""
 
     code = "port_taken"
+
+
+class PortLost(LaunchBlocked):
+    """Somebody took the port before vLLM listened there. Params: model, port, log."""
+
+    code = "port_lost"
 
 
 class NameTaken(LaunchBlocked):
@@ -369,6 +392,18 @@ class ContainerExited(LaunchFailed):
     """The container ended by itself, for no reason that is known. Params: model, exit (code or signal name), log."""
 
     code = "container_exited"
+
+
+class ContainerRemoved(LaunchFailed):
+    """Somebody removed the container. Params: model, log."""
+
+    code = "container_removed"
+
+
+class ContextTooLong(LaunchFailed):
+    """The model is not made for a context of this length. Params: model, max_tokens, limit_tokens (``None`` is unknown), log."""
+
+    code = "context_too_long"
 
 
 class WorkerSilent(WardenError):

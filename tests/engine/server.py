@@ -133,6 +133,15 @@ class WardenServer:
         (instance,) = [i for i in self.status()["instances"] if i["model"] == model]
         return instance
 
+    def becomes(self, instance_id: str, state: str, timeout_s: float = 15) -> Any:
+        """Wait until an instance has a state; return it."""
+
+        def look() -> Any:
+            found = [i for i in self.status()["instances"] if i["id"] == instance_id]
+            return next((i for i in found if i["state"] == state), None)
+
+        return wait_for(look, timeout_s, lambda: f"{instance_id} is not {state}: {self.status()['instances']}")
+
     def models(self, count: int = 1) -> Any:
         """Wait until the catalogue lists ``count`` models; return them."""
 

@@ -7,7 +7,7 @@ import logging
 from webapp.control.parts import Parts, known_instances, side_by_side, total_or_none
 from webapp.control.run import Outcome, Run
 from webapp.control.settle import free_by_device
-from webapp.control.unloading import READING_TIMEOUT_S, note_stop
+from webapp.control.unloading import READING_TIMEOUT_S, not_removed, note_stop
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.memory import HolderKind, Reading, Sample, build_ledger
 from webapp.domain.operation import Finding, OperationState, StepName
@@ -71,10 +71,13 @@ def _remove_dead(parts: Parts) -> list[Finding]:
     results = side_by_side(lambda i: parts.runtime(i).terminate(i.id), dead, "remove")
     for instance, result in zip(dead, results, strict=True):
         note_stop(parts, instance, result)
-    return [_removed(i, isinstance(r, StopResult) and not r.survivors) for i, r in zip(dead, results, strict=True)]
+    return [_removed(instance, result) for instance, result in zip(dead, results, strict=True)]
 
 
-def _removed(instance: Instance, gone: bool) -> Finding:
+def _removed(instance: Instance, result: StopResult | Exception) -> Finding:
+    if isinstance(result, StopResult) and result.not_removed:
+        return not_removed(instance)
+    gone = isinstance(result, StopResult) and not result.survivors
     return Finding(Message("dead_removed" if gone else "dead_not_removed", {"model": instance.model_id}), gone)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from webapp.control.parts import Parts
 from webapp.control.run import Outcome, Run, Undone
 from webapp.control.settle import stock_by_device
-from webapp.control.unloading import READING_TIMEOUT_S, Before, settle_note, settle_receipts, sums
+from webapp.control.unloading import READING_TIMEOUT_S, Before, settle_note, settle_receipts, stop_message, sums
 from webapp.domain.memory import Reading, Sample
 from webapp.domain.operation import OperationState, StepName
 from webapp.errors import StopFailed, UnknownContainer
@@ -54,7 +54,7 @@ def _end(run: Run, container: ForeignContainer) -> StopResult:
         raise UnknownContainer(container=container.id)
 
     def on_stage(stage: StopStage) -> None:
-        run.tell(StepName.END, Message(f"stop_{stage}", {"model": container.name}))
+        run.tell(StepName.END, stop_message(stage, container.name, in_container=True))
 
     result = host.terminate_foreign(container.id, on_stage=on_stage)
     if result.survivors:

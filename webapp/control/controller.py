@@ -468,6 +468,8 @@ def _how_it_ended(result: StopResult | Exception) -> str:
         return f"not ended ({type(result).__name__}: {result})"
     if result.survivors:
         return "still alive: " + ", ".join(f"pid {s.pid} of {s.user} (state {s.state})" for s in result.survivors)
+    if result.not_removed:
+        return "ended; Docker has not removed its container yet"
     return "ended"
 
 

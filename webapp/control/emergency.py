@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,7 +15,7 @@ from webapp.domain.instance import Instance
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Finding, OperationState, StepName, StepState
 from webapp.message import Message, Param
-from webapp.runtimes.base import Runtime, StopResult
+from webapp.runtimes.base import Leftover, Runtime, StopResult
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +29,24 @@ class _Tally:
     """What became of each thing that was to be ended; the last look at it counts."""
 
     findings: dict[str, Finding] = field(default_factory=dict)
+    leftovers: dict[str, Finding] = field(default_factory=dict)
+    """What belonged to nobody: folders, sockets, containers that had ended."""
+
+    def note(self, leftovers: Iterable[Leftover]) -> None:
+        """Enter what a runtime found that belonged to nobody."""
+        self.leftovers |= {str(left.message): Finding(left.message, left.ok) for left in leftovers}
+
+    @property
+    def all(self) -> tuple[Finding, ...]:
+        return (*self.findings.values(), *self.leftovers.values())
 
     @property
     def failed(self) -> int:
-        return sum(not finding.ok for finding in self.findings.values())
+        return sum(not finding.ok for finding in self.all)
 
     @property
     def ended(self) -> int:
-        return len(self.findings) - self.failed
+        return sum(finding.ok for finding in self.findings.values())
 
 
 def emergency(run: Run) -> Outcome:
@@ -55,7 +65,7 @@ def emergency(run: Run) -> Outcome:
     with run.step(StepName.CLEAN) as note:
         first = tally.ended
         _end_everything(run, tally, {})  # a start that was under way may have made one more
-        run.add_findings(*tally.findings.values())
+        run.add_findings(*tally.all)
         run.add_findings(*stays(parts.monitor.fresh(READING_TIMEOUT_S) or parts.monitor.latest()))
         run.add_findings(*_stay_contained(parts))
         note.message = Message("ended_late", {"count": tally.ended - first})
@@ -79,7 +89,7 @@ def _end_runtime(run: Run, runtime: Runtime, tally: _Tally) -> None:
     parts, mode = run.parts, runtime.mode
     results = {i.id: _NOT_REACHED for i in parts.board.state.instances.values() if i.mode is mode}
     done = within(
-        parts.settings.emergency_runtime_s, lambda expired: _terminate_all(run, runtime, expired, results), "end"
+        parts.settings.emergency_runtime_s, lambda expired: _terminate_all(run, runtime, tally, expired, results), "end"
     )
     for instance_id, result in list(results.items()):
         tally.findings[instance_id] = _after(parts, mode, instance_id, result)
@@ -88,7 +98,9 @@ def _end_runtime(run: Run, runtime: Runtime, tally: _Tally) -> None:
         tally.findings[mode.value] = Finding(Message("runtime_unreachable", {"mode": mode.value}), ok=False)
 
 
-def _terminate_all(run: Run, runtime: Runtime, expired: Expired, results: dict[str, StopResult | Exception]) -> bool:
+def _terminate_all(
+    run: Run, runtime: Runtime, tally: _Tally, expired: Expired, results: dict[str, StopResult | Exception]
+) -> bool:
     """End the instances of ``results`` and unlisted processes alike, then remove what belongs to nobody.
 
     Each result is entered as soon as it is there, so that one that hangs does not hide what became of the others.
@@ -107,7 +119,8 @@ def _terminate_all(run: Run, runtime: Runtime, expired: Expired, results: dict[s
 
     side_by_side(end, sorted({*results, *runtime.processes().values()}), "kill")
     if not expired.is_set():
-        runtime.reap(lambda: frozenset() if run.id in parts.board.state.running else known_instances(parts))
+        left = runtime.reap(lambda: frozenset() if run.id in parts.board.state.running else known_instances(parts))
+        tally.note(left)
     return True
 
 
@@ -134,6 +147,8 @@ def _after(parts: Parts, mode: Mode, instance_id: str, result: StopResult | Exce
         first = result.survivors[0]
         alive: dict[str, Param] = {"model": name, "pid": first.pid, "user": first.user, "state": first.state}
         return Finding(Message("stop_failed", alive), ok=False)
+    if result.not_removed:
+        return Finding(Message("ended_not_removed", {"name": name, "mode": mode.value}), ok=False)
     return _ended(name, mode, "ended_unlisted" if instance is None else "ended_instance")
 
 

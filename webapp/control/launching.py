@@ -20,6 +20,7 @@ from webapp.errors import (
     LaunchFailed,
     LaunchStalled,
     LaunchTooSlow,
+    PortLost,
     ProfileDisturbed,
     WorkerGarbled,
     WorkerSilent,
@@ -66,24 +67,31 @@ def launch(run: Run, mode: Mode, spec: LaunchSpec, *, step: StepName = StepName.
 def launch_undisturbed(
     run: Run, mode: Mode, spec: LaunchSpec, again: Callable[[], LaunchSpec], *, step: StepName = StepName.LAUNCH
 ) -> Instance:
-    """Launch as ``launch`` does, and once more when a neighbour's memory moved while the first start measured the device.
+    """Launch as ``launch`` does, and once more when a neighbour spoiled the first start: its memory moved while the device was
+    measured, or it took the port.
 
     ``again`` makes the second start's spec, under another id, once the device has come to rest; it may raise. The operation says
     that there was a second start. A second failure is raised as it is.
     """
     try:
         return launch(run, mode, spec, step=step)
-    except ProfileDisturbed as exc:
+    except (ProfileDisturbed, PortLost) as exc:
         if spec.instance_id in run.parts.board.state.instances:
             raise  # what is left of the first start holds its memory still
         log.warning("the start of %s was disturbed; once more: %s", spec.model_id, exc)
-        figures = {name: exc.params.get(name) for name in ("before_bytes", "after_bytes")}
-        message = Message("launch_again_disturbed", {"model": spec.model_id, **figures})
+        message = _disturbance(spec.model_id, exc)
     run.tell(step, message)
     run.add_findings(Finding(message))
     parts, devices = run.parts, [device.id for device in spec.devices]
     wait_still(parts.monitor, devices, parts.settle_policy, clock=parts.monotonic, wait=run.wait)
     return launch(run, mode, again(), step=step)
+
+
+def _disturbance(model_id: str, exc: ProfileDisturbed | PortLost) -> Message:
+    if isinstance(exc, PortLost):
+        return Message("launch_again_port", {"model": model_id, "port": exc.params["port"]})
+    figures = {name: exc.params.get(name) for name in ("before_bytes", "after_bytes")}
+    return Message("launch_again_disturbed", {"model": model_id, **figures})
 
 
 def measure(run: Run, instance: Instance) -> Instance:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from webapp.control.parts import Expired, Parts, known_instances, side_by_side, within
-from webapp.control.unloading import note_stop
-from webapp.domain.instance import InstanceState
+from webapp.control.unloading import not_removed, note_stop
+from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.operation import Finding, Operation, OperationState
 from webapp.errors import EngineMissing, EngineUnavailable
 from webapp.message import Message, Param
@@ -116,17 +116,25 @@ def _take_in(parts: Parts, runtime: Runtime, discover_s: float) -> Reconciled:
     found = [f for f in answer if f.instance.id not in known]  # late: some may have been started meanwhile
     adopted = [f for f in found if f.adoptable]
     for one in adopted:
-        parts.board.put(replace(one.instance, state=InstanceState.READY, adopted=True))
+        parts.board.put(replace(one.instance, adopted=True))
     broken = [f for f in found if not f.adoptable]
     removed = within(REMOVE_DEADLINE_S, lambda expired: _remove(parts, runtime, broken, expired), "remove")
     leftovers = within(REMOVE_DEADLINE_S, lambda expired: _reap(parts, runtime, expired), "reap")
     unreachable = Finding(Message("runtime_unreachable", {"mode": runtime.mode.value}), ok=False)
     findings = (
-        *(Finding(Message("adopted", {"model": one.instance.model_id})) for one in adopted),
+        *(_adopted(one.instance) for one in adopted),
         *([unreachable] if removed is None else removed),
         *([unreachable] if leftovers is None else (Finding(left.message, left.ok) for left in leftovers)),
     )
     return Reconciled(findings)
+
+
+def _adopted(instance: Instance) -> Finding:
+    """One that ended while no Warden ran stays listed with its reason until somebody takes it away."""
+    if instance.state is InstanceState.DEAD:
+        reason = None if instance.problem is None else instance.problem.code
+        return Finding(Message("found_dead", {"model": instance.model_id, "reason": reason}), ok=False)
+    return Finding(Message("adopted", {"model": instance.model_id}))
 
 
 def _remove(parts: Parts, runtime: Runtime, broken: list[Found], expired: Expired) -> list[Finding]:
@@ -145,6 +153,8 @@ def _removed(parts: Parts, one: Found, result: StopResult | Exception) -> Findin
         "model": one.instance.model_id,
         "reason": None if one.reason is None else one.reason.code,
     }
+    if isinstance(result, StopResult) and result.not_removed:
+        return not_removed(one.instance)
     if isinstance(result, StopResult) and not result.survivors:
         return Finding(Message("removed_half_started", params))
     if isinstance(result, Exception):

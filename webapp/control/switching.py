@@ -11,7 +11,15 @@ from webapp.control.launching import launch_undisturbed, measure
 from webapp.control.parts import Parts, known_instances, launch_devices, side_by_side, spec_again, total_or_none
 from webapp.control.run import Outcome, Run, Undone
 from webapp.control.settle import free_by_device
-from webapp.control.unloading import READING_TIMEOUT_S, Before, end_instances, settle_receipts, sums, take_stock
+from webapp.control.unloading import (
+    READING_TIMEOUT_S,
+    Before,
+    end_instances,
+    removed_outcome,
+    settle_receipts,
+    sums,
+    take_stock,
+)
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.memory import Sample
 from webapp.domain.model import CachedModel
@@ -90,7 +98,7 @@ class Switch:
     def _outcome(self, instance: Instance, seconds: float) -> Outcome:
         params: dict[str, Param] = {"model": instance.model_id, "mode": instance.mode.value, "seconds": seconds}
         if all(receipt.settled for receipt in self.receipts):
-            return Outcome(OperationState.SUCCEEDED, Message("switch_done", params))
+            return removed_outcome(self.run, Outcome(OperationState.SUCCEEDED, Message("switch_done", params)))
         return Outcome(OperationState.WARNING, Message("switch_done_memory_held", {**params, **sums(self.receipts)}))
 
     def _unload(self) -> None:

@@ -11,13 +11,16 @@ from webapp.control.run import Outcome, Run, Undone
 from webapp.control.settle import Settled, Stock, settle, stock_by_device
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.memory import Sample, instance_bytes
-from webapp.domain.operation import HeldBy, OperationState, Receipt, StepName, StepState
+from webapp.domain.modes import Mode
+from webapp.domain.operation import Finding, HeldBy, OperationState, Receipt, StepName, StepState
 from webapp.errors import StopFailed, Superseded, UnknownInstance
 from webapp.message import Message, Param
 from webapp.runtimes.base import StopResult, StopStage
 
 log = logging.getLogger(__name__)
 
+NOT_REMOVED = "container_not_removed"
+"""Code of the finding for a container that has ended and that Docker does not let go; it is removed later."""
 READING_TIMEOUT_S = 3.0
 """How long an operation waits for a reading of its own before it goes on with the latest one."""
 
@@ -53,8 +56,10 @@ def unload(run: Run, instance_id: str) -> Outcome:
     run.undo = lambda: _cut_short(run.parts, instance)
     receipts = end_instances(run, (instance,))
     if not instance.is_live:
-        return Outcome(OperationState.SUCCEEDED, Message("dead_removed", {"model": instance.model_id}))
-    return unload_outcome(instance.model_id, receipts)
+        outcome = Outcome(OperationState.SUCCEEDED, Message("dead_removed", {"model": instance.model_id}))
+    else:
+        outcome = unload_outcome(instance.model_id, receipts)
+    return removed_outcome(run, outcome)
 
 
 def _cut_short(parts: Parts, instance: Instance) -> Undone | None:
@@ -71,6 +76,13 @@ def unload_outcome(model_id: str, receipts: Sequence[Receipt]) -> Outcome:
         return Outcome(OperationState.SUCCEEDED, Message("unload_done", params))
     code = "unload_unknown" if params["freed_bytes"] is None else "unload_held"
     return Outcome(OperationState.WARNING, Message(code, params))
+
+
+def removed_outcome(run: Run, outcome: Outcome) -> Outcome:
+    """Return ``outcome``, as a warning where a container of what was ended is still on Docker's list; a finding names it."""
+    if any(finding.message.code == NOT_REMOVED for finding in run.operation.findings):
+        return replace(outcome, state=OperationState.WARNING)
+    return outcome
 
 
 def sums(receipts: Sequence[Receipt]) -> dict[str, Param]:
@@ -96,6 +108,10 @@ def end_instances(run: Run, instances: Sequence[Instance], before: Before | None
         before = before or take_stock(parts, instances)
         results = _stop(run, before.instances)
         note.message = Message("stopped", {"models": _names(instances), "stage": _hardest(results).value})
+        kept = [not_removed(i) for i, result in zip(before.instances, results, strict=True) if result.not_removed]
+        if kept:
+            run.add_findings(*kept)
+            note.state = StepState.WARNING
     with run.step(StepName.SETTLE) as note:
         receipts = settle_receipts(run, before)
         note.message, note.state = settle_note(receipts)
@@ -146,7 +162,7 @@ def _stop(run: Run, instances: Sequence[Instance]) -> list[StopResult]:
 
     def on_stage(instance: Instance, stage: StopStage) -> None:
         stages[instance.id] = stage
-        run.tell(StepName.UNLOAD, Message(f"stop_{stage}", {"model": instance.model_id}))
+        run.tell(StepName.UNLOAD, stop_message(stage, instance.model_id, in_container=instance.mode is Mode.VLLM))
 
     def stop(instance: Instance) -> StopResult:
         parts.board.change(instance.id, lambda i: i.to(InstanceState.STOPPING))
@@ -161,6 +177,17 @@ def _stop(run: Run, instances: Sequence[Instance]) -> list[StopResult]:
     finished = [result for result in results if isinstance(result, StopResult)]
     _refuse_survivors(instances, finished)
     return finished
+
+
+def stop_message(stage: StopStage, name: str, *, in_container: bool) -> Message:
+    """How far a stop is; a container is asked by the very signal that a process gets only when asking did not help."""
+    asked = in_container and stage is StopStage.TERMINATE
+    return Message("stop_container" if asked else f"stop_{stage}", {"model": name})
+
+
+def not_removed(instance: Instance) -> Finding:
+    """A line for a container that Docker keeps although nothing runs in it."""
+    return Finding(Message(NOT_REMOVED, {"model": instance.model_id, "name": f"warden-{instance.id}"}), ok=False)
 
 
 def note_stop(parts: Parts, instance: Instance, result: StopResult | Exception) -> None:

@@ -259,7 +259,7 @@ def judge_vllm(problem: Message | None) -> Judged:
     if problem is None:
         return ok(Message("selftest_vllm_ok"))
     seen = Message("selftest_vllm_unavailable", {"reason": problem.code})
-    return failed(seen, problem) if problem.code == "engine_unreachable" else warning(seen, problem)
+    return failed(seen, problem) if problem.code in ("engine_unreachable", "engine_failed") else warning(seen, problem)
 
 
 # Models

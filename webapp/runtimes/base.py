@@ -105,6 +105,8 @@ class StopResult:
     stage: StopStage
     seconds: float
     survivors: tuple[Survivor, ...] = ()
+    not_removed: bool = False
+    """Its processes are gone, and with them their memory; the container is still on Docker's list, and the runtime removes it later."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class CleanResult:
 
 @dataclass(frozen=True)
 class Found:
-    """What a runtime found at the start: an instance that lives and is ready, or remains to be removed."""
+    """What a runtime found at the start: an instance to list (ready, silent, or dead with its reason), or remains to be removed."""
 
     instance: Instance
     adoptable: bool

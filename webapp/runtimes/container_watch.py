@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from webapp.errors import EngineUnavailable, EngineUnreachable, ImageMissing
+from webapp.errors import EngineFailed, EngineUnavailable, EngineUnreachable, ImageMissing
 from webapp.message import Message
 from webapp.runtimes import processes
 from webapp.runtimes.base import ForeignContainer
@@ -36,8 +36,10 @@ class View:
 class ContainerWatch:
     """A thread that keeps ``view`` up to date; whoever reads it takes a reference and never waits."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings, each_look: Callable[[Mapping[str, str]], None]) -> None:
+        """``each_look`` gets the own containers of each look that Docker answered, and must not wait."""
         self._engine = engine
+        self._each_look = each_look
         self._image = settings.vllm_image
         self._home = str(settings.state_dir)
         self._poll_s = settings.docker_poll_s
@@ -94,6 +96,7 @@ class ContainerWatch:
             self.view = replace(self.view, problem=exc.message, foreign=())
             return
         self.view = View(problem, own, foreign)
+        self._each_look(own)
 
     def _image_problem(self) -> Message | None:
         if self._engine.has_image(self._image):
@@ -112,8 +115,8 @@ class ContainerWatch:
         """What is known of a container; the list may call its image by a number."""
         try:
             inspected = self._engine.inspect(seen.id)
-        except ContainerGone:
-            return None
+        except (ContainerGone, EngineFailed):
+            return None  # one that Docker cannot tell of hides no other
         labels = inspected.labels
         return ForeignContainer(
             id=seen.id,

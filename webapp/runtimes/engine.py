@@ -27,13 +27,14 @@ from docker.types import DeviceRequest, LogConfig
 from docker.types import Mount as DockerMount
 
 from webapp.errors import (
+    EngineFailed,
     EngineForbidden,
     EngineMissing,
     EngineUnavailable,
     EngineUnreachable,
     GpuRuntimeMissing,
     ImageMissing,
-    LaunchFailed,
+    LaunchBlocked,
     NameTaken,
 )
 from webapp.runtimes.vllm_command import CONTAINER_PORT, ContainerPlan
@@ -48,6 +49,8 @@ _NO_GPU_RUNTIME = re.compile(
     r"could not select device driver|unknown runtime|nvidia-container|no CDI devices|CDI device", re.I
 )
 _PORT_IN_USE = re.compile(r"port is already allocated|address already in use|ports are not available", re.I)
+_NO_CONTAINER = re.compile(r"no such container", re.I)
+"""A start answers 404 for more than that: a network that is not there, for one."""
 
 
 class ContainerGone(Exception):
@@ -119,10 +122,13 @@ class LogStream(Iterator[bytes]):
 class Engine:
     """The engine behind a socket. Every call raises EngineUnavailable (see ``errors``) when it cannot be asked or does not answer."""
 
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        """``timeout_s``: how long the engine may take for one answer; whole seconds, at least one."""
+    def __init__(self, path: Path, timeout_s: float, start_timeout_s: float | None = None) -> None:
+        """``timeout_s``: how long the engine may take for one answer, ``start_timeout_s`` to create and to start a container, which
+        may mean copying a volume or waking a GPU; whole seconds, at least one.
+        """
         self._socket = path
         self._timeout_s = max(1, round(timeout_s))
+        self._start_timeout_s = self._timeout_s if start_timeout_s is None else max(1, round(start_timeout_s))
         self._version: str | None = None
 
     @property
@@ -154,10 +160,10 @@ class Engine:
         """Create a container and return its id (64 hex digits); it does not run yet.
 
         Raises:
-            ImageMissing, NameTaken, LaunchFailed
+            ImageMissing, NameTaken, LaunchBlocked
         """
         model = plan.labels.get("org.warden.model")
-        with self._client() as client:
+        with self._client(self._start_timeout_s) as client:
             try:
                 return str(client.create_container(**_creation(client, plan))["Id"])
             except APIError as exc:
@@ -166,26 +172,26 @@ class Engine:
                     raise ImageMissing(model=model, image=plan.image, command=pull_command(plan.image)) from exc
                 if exc.status_code == 409:
                     raise NameTaken(model=model, name=plan.name) from exc
-                raise LaunchFailed(model=model, detail=detail, log="") from exc
+                raise LaunchBlocked(model=model, detail=detail, log="") from exc
 
     def start(self, container: str, model: str | None) -> None:
         """Start a container that was created; one that could not be started is still there.
 
         Raises:
-            PortInUse, GpuRuntimeMissing, LaunchFailed, ContainerGone
+            PortInUse, GpuRuntimeMissing, LaunchBlocked, ContainerGone
         """
-        with self._client() as client, self._gone():
+        with self._client(self._start_timeout_s) as client, self._gone():
             try:
                 client.start(container)
-            except NotFound:
-                raise
             except APIError as exc:
                 detail = _detail(exc)
+                if isinstance(exc, NotFound) and _NO_CONTAINER.search(detail):
+                    raise
                 if _PORT_IN_USE.search(detail):
                     raise PortInUse(detail) from exc
                 if _NO_GPU_RUNTIME.search(detail):
                     raise GpuRuntimeMissing(model=model, detail=detail) from exc
-                raise LaunchFailed(model=model, detail=detail, log="") from exc
+                raise LaunchBlocked(model=model, detail=detail, log="") from exc
 
     def signal(self, container: str, name: str) -> None:
         """Send a signal to the container's first process; one that does not run, or has gone, is left. A paused one goes on first."""
@@ -235,6 +241,11 @@ class Engine:
             raise
         return LogStream(client, stream)
 
+    def tail(self, container: str, lines: int) -> bytes:
+        """The last lines of the log as they are. Raises ContainerGone."""
+        with self._client() as client, self._gone():
+            return bytes(client.logs(container, tail=lines))
+
     # Inside
 
     @contextmanager
@@ -245,21 +256,21 @@ class Engine:
             raise ContainerGone(str(exc)) from exc
 
     @contextmanager
-    def _client(self) -> Iterator[docker.APIClient]:
-        client = self._connect()
+    def _client(self, timeout_s: int | None = None) -> Iterator[docker.APIClient]:
+        client = self._connect(timeout_s)
         try:
             with self._translating():
                 yield client
         finally:
             client.close()
 
-    def _connect(self) -> docker.APIClient:
+    def _connect(self, timeout_s: int | None = None) -> docker.APIClient:
         with self._translating():
             if self._version is None:
                 with_version = _Client(self._url, version="auto", timeout=self._timeout_s)
                 self._version = with_version.api_version
-                return with_version
-            return _Client(self._url, version=self._version, timeout=self._timeout_s)
+                with_version.close()
+            return _Client(self._url, version=self._version, timeout=timeout_s or self._timeout_s)
 
     @property
     def _url(self) -> str:
@@ -275,7 +286,7 @@ class Engine:
         except APIError as exc:
             if exc.status_code == 400 and "version" in str(exc).lower():
                 self._version = None  # the engine was replaced by one of another version
-            raise self._unreachable(exc) from exc
+            raise EngineFailed(socket=self.socket, detail=_detail(exc)) from exc
         except (DockerException, requests.RequestException, OSError) as exc:
             raise self._unreachable(exc) from exc
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from collections import deque
 
@@ -13,6 +14,7 @@ from webapp.runtimes.vllm_log import LogReader, Stage, clean_line, is_own_questi
 
 log = logging.getLogger(__name__)
 
+KILLED = 128 + signal.SIGKILL
 AGAIN_S = 0.5
 """Pause before an engine that hung up, or cannot be reached, is asked for the log again."""
 
@@ -83,6 +85,10 @@ class FollowedLog:
         """Whether the container runs no longer and its log was read to the end."""
         return self._ended.is_set()
 
+    def wait_ended(self, timeout_s: float) -> bool:
+        """Wait for that; return whether it has come."""
+        return self._ended.wait(timeout_s)
+
     @property
     def exit(self) -> Inspected | None:
         """How it ended; ``None`` while it runs, and when the container was removed."""
@@ -100,9 +106,19 @@ class FollowedLog:
                 log.debug("the log of %s cannot be read: %s", self._container_id[:12], exc)
             else:
                 if not seen.running and seen.status != "created":
-                    self._end(seen)
+                    self._end(None if self._is_being_removed(seen) else seen)
                     return
             self._stopped.wait(AGAIN_S)
+
+    def _is_being_removed(self, seen: Inspected) -> bool:
+        """Whether what ended by SIGKILL was ended by its removal: Docker kills first, and forgets a moment later."""
+        if seen.exit_code != KILLED or seen.oom_killed:
+            return False
+        self._stopped.wait(AGAIN_S)
+        try:
+            return not self._engine.exists(self._container_id)
+        except EngineUnavailable:
+            return False
 
     def _end(self, how: Inspected | None) -> None:
         self._keep([self._rest.decode(errors="replace")])  # a last line without its end
@@ -137,9 +153,10 @@ class FollowedLog:
         self._keep(lines)
 
     def _keep(self, raw_lines: list[str]) -> None:
-        lines = [line for raw in raw_lines if (line := clean_line(raw)) and not is_own_question(line)]
+        lines = [line for raw in raw_lines if (line := clean_line(raw))]
         with self._lock:
             for line in lines:
-                self._lines.append(line)
                 self._reader.feed(line)
-            self._count += len(lines)
+                if not is_own_question(line):
+                    self._lines.append(line)
+                    self._count += 1

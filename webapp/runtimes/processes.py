@@ -22,6 +22,8 @@ from webapp.runtimes.protocol import INSTANCE_VARIABLE, ROOT_VARIABLE, process_s
 
 PROC = Path("/proc")
 COMMAND_LENGTH = 120
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_SHARED_MEMORY = b"/dev/shm/"
 _KILL_ROUND_S = 0.2
 """A kill is repeated this often until its time is over: what is killed may have started something a moment before."""
 
@@ -170,6 +172,54 @@ def anonymous_bytes(pid: int) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), None)
+
+
+def resident_bytes(processes: Iterable[ProcessId]) -> int:
+    """Return the resident memory of processes together, as /proc/PID/statm counts it; what cannot be read counts nothing."""
+    pages = (_read(process.pid, "statm").split() for process in processes)
+    return sum(int(fields[1]) for fields in pages if len(fields) > 1) * _PAGE_BYTES
+
+
+@dataclass(frozen=True)
+class SharedFile:
+    """A file of /dev/shm, by its inode too: in a container the same path may name another one."""
+
+    path: str
+    device: int
+    inode: int
+
+
+def shared_memory(processes: Iterable[ProcessId]) -> frozenset[SharedFile]:
+    """Return the files of the host's /dev/shm that processes have mapped."""
+    mapped = frozenset(file for process in processes for file in _mapped_shared(process.pid))
+    return frozenset(file for file in mapped if _shared_file(file.path) == file)
+
+
+def unlink_unused(files: frozenset[SharedFile]) -> None:
+    """Remove those of ``files`` that no process maps any more; where that cannot be told, they stay."""
+    left = frozenset(file for file in files if _shared_file(file.path) == file)
+    if not left or os.geteuid() != 0:
+        return  # only root sees everybody's maps
+    used = frozenset(file for pid in _pids() for file in _mapped_shared(pid))
+    for file in left - used:
+        with suppress(OSError):
+            Path(file.path).unlink()
+
+
+def _mapped_shared(pid: int) -> Iterator[SharedFile]:
+    for line in _read(pid, "maps").splitlines():
+        fields = line.split(None, 5)
+        if len(fields) == 6 and fields[5].startswith(_SHARED_MEMORY) and not fields[5].endswith(b" (deleted)"):
+            major, _, minor = fields[3].partition(b":")
+            yield SharedFile(os.fsdecode(fields[5]), os.makedev(int(major, 16), int(minor, 16)), int(fields[4]))
+
+
+def _shared_file(path: str) -> SharedFile | None:
+    try:
+        status = Path(path).stat(follow_symlinks=False)
+    except OSError:
+        return None
+    return SharedFile(path, status.st_dev, status.st_ino)
 
 
 def _is_first_inside(pid: int) -> bool:

@@ -9,24 +9,27 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.modes import LaunchOptions, Mode
+from webapp.domain.units import MIB
 from webapp.errors import (
-    ContainerExited,
+    ContainerRemoved,
     EngineMissing,
     EngineUnavailable,
     EngineUnreachable,
     LaunchFailed,
+    PortLost,
     PortTaken,
+    ServerGarbled,
     UnknownContainer,
     UnknownInstance,
     WardenError,
-    WorkerGarbled,
     WorkerSilent,
 )
 from webapp.message import Message
@@ -50,7 +53,7 @@ from webapp.runtimes.followed_log import FollowedLog
 from webapp.runtimes.ladder import Rung, climb, nobody
 from webapp.runtimes.processes import ProcessId
 from webapp.runtimes.vllm_command import LABEL, container_plan, port_range, record_of
-from webapp.runtimes.vllm_log import Stage, cause_of
+from webapp.runtimes.vllm_log import Stage, cause_of, stage_of
 from webapp.runtimes.vllm_server import LOOPBACK, NotServing, Rubbish, VllmServer
 from webapp.runtimes.worker_folder import InstanceRecord
 from webapp.settings import Settings
@@ -68,6 +71,9 @@ EARLY_POLL_S = 1.0
 EXIT_SEEN_S = 1.0
 """How long an answer that failed waits for the news that the container has ended, which explains it."""
 GONE_POLL_S = 0.05
+REMOVE_AGAIN_S = 0.5
+"""Pause before an engine that failed to remove a container is asked again."""
+SWEEP_STOP_S = 2.0
 ERROR_LINES = 20
 LOOK_THREADS = 8
 PORT_LABEL = LABEL + "port"
@@ -92,6 +98,8 @@ class _Own:
     in_flight: int = 0
     served: float | None = None
     last_used_at: float | None = None
+    resident_mib: int = 0
+    """What its processes held when it was last asked: a start that writes nothing but takes memory is alive."""
 
 
 class VllmRuntime:
@@ -102,12 +110,17 @@ class VllmRuntime:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._home = str(settings.state_dir)
-        self._engine = Engine(settings.docker_socket, settings.docker_timeout_s)
+        self._engine = Engine(settings.docker_socket, settings.docker_timeout_s, settings.docker_start_timeout_s)
         self._lock = threading.Lock()
         self._own: Mapping[str, _Own] = {}
         """By instance."""
         self._launching: frozenset[str] = frozenset()
-        self._watch = ContainerWatch(self._engine, settings)
+        self._ports: frozenset[int] = frozenset()
+        """Chosen for containers that are being created."""
+        self._doomed: frozenset[str] = frozenset()
+        """Instances that have ended and whose containers Docker may still have: they are removed as soon as it lets them be."""
+        self._watch = ContainerWatch(self._engine, settings, self._sweep)
+        self._sweeper: threading.Thread | None = None
 
     def unavailable(self) -> Message | None:
         """See ``Runtime``."""
@@ -120,6 +133,8 @@ class VllmRuntime:
     def stop(self) -> None:
         """See ``Runtime``."""
         self._watch.stop()
+        if self._sweeper is not None:
+            self._sweeper.join(SWEEP_STOP_S)
         with self._lock:
             ended, self._own = self._own, {}
         for own in ended.values():
@@ -133,8 +148,6 @@ class VllmRuntime:
             self._launching |= {spec.instance_id}
         try:
             own = self._create_and_start(spec)
-            own.log.start()  # first: an emergency may end it, and its log, as soon as it is kept
-            self._keep(own)
         finally:
             with self._lock:
                 self._launching -= {spec.instance_id}
@@ -143,45 +156,75 @@ class VllmRuntime:
     def _create_and_start(self, spec: LaunchSpec) -> _Own:
         tried: set[int] = set()
         while True:
-            port = self._free_port(spec.model_id, tried)
-            tried.add(port)
-            key, now = secrets.token_urlsafe(32), time.time()
-            plan = container_plan(spec, self._settings, port=port, api_key=key, started_at=now)
+            with self._free_port(spec.model_id, tried) as port:
+                try:
+                    own = self._on_port(spec, port)
+                except PortInUse:
+                    tried.add(port)
+                    if len(tried) < _OTHERS_PORTS:
+                        continue
+                    raise PortTaken(model=spec.model_id, ports=self._settings.vllm_ports, log="") from None
+                own.log.start()  # first: an emergency may end it, and its log, as soon as it is kept
+                self._keep(own)  # before the port is given back: it is this container's from now on
+                return own
+
+    def _on_port(self, spec: LaunchSpec, port: int) -> _Own:
+        """Create and start the container; where that fails nothing of it is left. Raises PortInUse."""
+        key, now = secrets.token_urlsafe(32), time.time()
+        plan = container_plan(spec, self._settings, port=port, api_key=key, started_at=now)
+        try:
             container = self._engine.create(plan)
-            try:
-                self._engine.start(container, spec.model_id)
-                pid = self._engine.inspect(container).pid
-            except PortInUse:
-                self._remove_quietly(container)
-                if len(tried) < _OTHERS_PORTS:
-                    continue
-                raise PortTaken(model=spec.model_id, ports=self._settings.vllm_ports, log="") from None
-            except ContainerGone as exc:
-                raise LaunchFailed(model=spec.model_id, detail="somebody removed the container", log="") from exc
-            except WardenError:
-                self._remove_quietly(container)
+        except EngineUnavailable:
+            self._doom(spec.instance_id)  # it may come into being all the same
+            raise
+        try:
+            pid = self._start(container, spec.model_id)
+        except ContainerGone as exc:
+            raise ContainerRemoved(model=spec.model_id, log="") from exc
+        except (WardenError, PortInUse):
+            self._remove_quietly(container, spec.instance_id)
+            raise
+        return _Own(
+            id=container,
+            record=InstanceRecord.of(spec, now, Mode.VLLM),
+            server=VllmServer(port, key),
+            log=FollowedLog(self._engine, container, spec.instance_id, self._settings.log_lines),
+            process=None if pid is None else processes.identify(pid),
+        )
+
+    def _start(self, container: str, model: str) -> int | None:
+        """Start it and return its first process. One whose start Docker has not confirmed in time may run all the same."""
+        try:
+            self._engine.start(container, model)
+        except EngineUnreachable:
+            seen = self._engine.inspect(container)
+            if not seen.running:
                 raise
-            return _Own(
-                id=container,
-                record=InstanceRecord.of(spec, now, Mode.VLLM),
-                server=VllmServer(port, key),
-                log=FollowedLog(self._engine, container, spec.instance_id, self._settings.log_lines),
-                process=None if pid is None else processes.identify(pid),
-            )
+            return seen.pid
+        return self._engine.inspect(container).pid
 
-    def _free_port(self, model: str, tried: set[int]) -> int:
-        taken = {own.server.port for own in self._own.values()} | tried
-        for port in port_range(self._settings):
-            if port not in taken and _is_free(port):
-                return port
-        raise PortTaken(model=model, ports=self._settings.vllm_ports, log="")
+    @contextmanager
+    def _free_port(self, model: str, tried: set[int]) -> Iterator[int]:
+        """Hold a port that nobody has for the block: two starts at once never choose the same. Raises PortTaken."""
+        with self._lock:
+            taken = {own.server.port for own in self._own.values()} | self._ports | tried
+            port = next((p for p in port_range(self._settings) if p not in taken and _is_free(p)), None)
+            if port is None:
+                raise PortTaken(model=model, ports=self._settings.vllm_ports, log="")
+            self._ports |= {port}
+        try:
+            yield port
+        finally:
+            with self._lock:
+                self._ports -= {port}
 
-    def _remove_quietly(self, container: str) -> None:
-        """Take away what could not be started; an engine that is gone meanwhile leaves it to ``reap``."""
+    def _remove_quietly(self, container: str, instance_id: str) -> None:
+        """Take away what could not be started; where the engine does not let it go, it is removed later."""
         try:
             self._engine.remove(container)
         except EngineUnavailable as exc:
             log.warning("container %s could not be removed: %s", container[:12], exc)
+            self._doom(instance_id)
 
     # Questions
 
@@ -196,21 +239,25 @@ class VllmRuntime:
         now = time.monotonic()
         pause = READY_POLL_S if own.log.stage is Stage.SERVING else EARLY_POLL_S
         if own.is_garbled or now - own.asked_at >= pause:
-            own = self._change(own.record.id, lambda o: replace(o, asked_at=now, is_garbled=False)) or own
+            resident = processes.resident_bytes(processes.in_container(own.id)) // MIB
+            own = (
+                self._change(own.record.id, lambda o: replace(o, asked_at=now, is_garbled=False, resident_mib=resident))
+                or own
+            )
             if self._answers(own, LOADING_HTTP_S):
                 self._change(own.record.id, lambda o: replace(o, is_ready=True))
                 return self._ready_probe(own)
         stage = own.log.stage
         return Probe(
             state=ProbeState.STARTING if stage is Stage.STARTING else ProbeState.LOADING,
-            activity=(own.log.count,),
+            activity=(own.log.count, own.resident_mib),
             progress=own.log.progress,
             message=own.log.message,
             pid=None if own.process is None else own.process.pid,
         )
 
     def _answers(self, own: _Own, timeout_s: float) -> bool:
-        """Whether the model is served. Raises WorkerGarbled when something else is."""
+        """Whether the model is served. Raises ServerGarbled when something else is."""
         try:
             names = own.server.models(timeout_s)
         except NotServing:
@@ -288,6 +335,8 @@ class VllmRuntime:
             if own is None:
                 raise
             result = self._end_without_engine(own, began, tell)
+        if result.not_removed:
+            self._doom(instance_id)
         if not result.survivors:
             self._forget(instance_id)
         log.info("containers of %s ended by %s in %.2f s", instance_id, result.stage, result.seconds)
@@ -297,6 +346,7 @@ class VllmRuntime:
         """End one container and look for what was in it; ``keep`` leaves its log and files."""
         began, settings = time.monotonic(), self._settings
         inside = processes.in_container(container)
+        shared = processes.shared_memory(inside)
         rungs = [Rung(StopStage.KILL, lambda: self._signal(container, signal.SIGKILL, settings.vllm_kill_s))]
         if ask:
             rungs.insert(
@@ -307,14 +357,21 @@ class VllmRuntime:
         left = frozenset(p for p in inside | processes.in_container(container) if p.is_alive)
         processes.wait_gone(left, settings.vllm_kill_s)
         survivors = processes.survivors_of(p for p in left if p.is_alive)
-        if not keep and not survivors:
-            self._remove(container, deadline)
-        return StopResult(stage, time.monotonic() - began, survivors)
+        processes.unlink_unused(
+            shared
+        )  # what was killed leaves its part of the host's /dev/shm behind, and with it memory
+        not_removed = not keep and not survivors and not self._remove(container, deadline)
+        return StopResult(stage, time.monotonic() - began, survivors, not_removed)
 
     def _signal(self, container: str, number: signal.Signals, timeout_s: float) -> None:
         """Send a signal and wait until the container runs no longer, or the time is over."""
         leader = self._leader(container)
         self._engine.signal(container, number.name)
+        if (
+            number is signal.SIGKILL
+        ):  # Docker kills the first process; others outlive it where they share the host's list of processes
+            for process in processes.in_container(container):
+                processes.send(process, number)
         deadline = time.monotonic() + timeout_s
         if leader is not None:
             processes.wait_gone((leader,), timeout_s)
@@ -337,23 +394,53 @@ class VllmRuntime:
         except ContainerGone:
             return False
 
-    def _remove(self, container: str, deadline: float) -> None:
-        """Remove it and wait until its name is free again. Raises EngineUnreachable when it stays."""
+    def _remove(self, container: str, deadline: float) -> bool:
+        """Remove it and wait until its name is free again; False when it is still there at the deadline."""
         while True:
-            self._engine.remove(container)
-            if not self._engine.exists(container):
-                return
+            pause, problem = GONE_POLL_S, ""
+            try:
+                self._engine.remove(container)
+                if not self._engine.exists(container):
+                    return True
+            except EngineUnavailable as exc:
+                pause, problem = REMOVE_AGAIN_S, str(exc)
             if time.monotonic() > deadline:
-                raise EngineUnreachable(socket=self._engine.socket, detail=f"container {container[:12]} is not removed")
-            time.sleep(GONE_POLL_S)
+                log.warning("container %s is not removed: %s", container[:12], problem or "Docker still has it")
+                return False
+            time.sleep(pause)
+
+    def _doom(self, instance_id: str) -> None:
+        with self._lock:
+            self._doomed |= {instance_id}
+
+    def _sweep(self, own: Mapping[str, str]) -> None:
+        """Remove what could not be removed before, in a thread of its own; called after each look at Docker. Never waits."""
+        waiting = [container for container, name in own.items() if name in self._doomed]
+        if waiting and (self._sweeper is None or not self._sweeper.is_alive()):
+            self._sweeper = threading.Thread(
+                target=self._remove_late, args=(waiting,), name="warden-docker-sweep", daemon=True
+            )
+            self._sweeper.start()
+
+    def _remove_late(self, containers: Iterable[str]) -> None:
+        for container in containers:
+            try:
+                result = self._end(container, ask=False, keep=False, on_stage=nobody)
+            except EngineUnavailable as exc:
+                log.warning("container %s cannot be removed yet: %s", container[:12], exc)
+                continue
+            if not result.survivors and not result.not_removed:
+                log.info("container %s, which Docker had kept, is removed", container[:12])
+        self._watch.nudge()
 
     def _end_without_engine(self, own: _Own, began: float, on_stage: StageCallback) -> StopResult:
         """Docker does not answer: end the container's processes themselves, as far as this user may.
 
-        What is left of the container holds no memory; ``reap`` removes it once Docker is back. Raises EngineUnreachable when the
-        processes cannot be told from others'.
+        What is left of the container holds no memory; it is removed once Docker is back. Raises EngineUnreachable when the processes
+        cannot be told from others'.
         """
         inside = processes.in_container(own.id)
+        shared = processes.shared_memory(inside)
         if not inside and own.process is not None and own.process.is_alive:
             raise EngineUnreachable(socket=self._engine.socket, detail="its processes cannot be told from here")
         stage, survivors = processes.end_processes(
@@ -363,7 +450,8 @@ class VllmRuntime:
             leader=own.process,
             on_stage=on_stage,
         )
-        return StopResult(stage, time.monotonic() - began, survivors)
+        processes.unlink_unused(shared)
+        return StopResult(stage, time.monotonic() - began, survivors, not_removed=not survivors)
 
     # What is there
 
@@ -383,26 +471,43 @@ class VllmRuntime:
         instance = record.instance(InstanceState.STARTING)
         try:
             own = self._adopt(self._engine.inspect(seen.id), record)
-            if own is None or not self._answers(own, ADOPT_HTTP_S):
+            if own is None:
                 return Found(instance, adoptable=False, reason=Message("half_started"))
+            return self._found(own, instance)
         except ContainerGone:
             return None
         except EngineUnavailable:
             raise  # nothing is known against the container: it is looked at again when Docker is back
         except WardenError as exc:
             return Found(instance, adoptable=False, reason=exc.message)
-        self._change(name, lambda o: replace(o, is_ready=True))
+
+    def _found(self, own: _Own, instance: Instance) -> Found:
+        """What has become of a container meanwhile. One that has served is kept: as silent while it is too busy, or paused, to answer,
+        as dead when it has ended. Raises WardenError for one that cannot be kept.
+        """
+        answers = own.process is not None and self._answers(own, ADOPT_HTTP_S)
+        stage = Stage.SERVING if answers else stage_of(self._engine.tail(own.id, self._settings.log_lines))
+        has_ended = not answers and own.log.wait_ended(0 if own.process is not None else ADOPT_HTTP_S)
+        if stage is not Stage.SERVING:
+            reason = self._ended(own).message if has_ended else Message("half_started")
+            return Found(instance, adoptable=False, reason=reason)
+        if has_ended or own.process is None:
+            return Found(instance.to(InstanceState.DEAD, problem=self._ended(own).message), adoptable=True)
+        self._change(instance.id, lambda o: replace(o, is_ready=True))
         probe = self._ready_probe(own)
         ready = instance.to(InstanceState.READY, has_chat_template=probe.has_chat_template, pid=probe.pid)
-        return Found(ready, adoptable=True)
+        if answers:
+            return Found(ready, adoptable=True)
+        silent = WorkerSilent(instance=instance.id, seconds=ADOPT_HTTP_S).message
+        return Found(ready.to(InstanceState.SILENT, problem=silent), adoptable=True)
 
     def _adopt(self, inspected: Inspected, record: InstanceRecord) -> _Own | None:
-        """Take a container that an earlier Warden started; ``None`` when it cannot be talked to."""
+        """Take a container that an earlier Warden started; ``None`` when it has never run, or cannot be talked to."""
         known = self._own.get(record.id)
         if known is not None and known.id == inspected.id:
             return known
         key, port = inspected.environment.get("VLLM_API_KEY"), inspected.labels.get(PORT_LABEL, "")
-        if not inspected.running or inspected.pid is None or not key or not port.isdigit():
+        if inspected.status == "created" or not key or not port.isdigit():
             return None
         follower = FollowedLog(self._engine, inspected.id, record.id, self._settings.log_lines)
         own = _Own(
@@ -410,7 +515,7 @@ class VllmRuntime:
             record=record,
             server=VllmServer(int(port), key),
             log=follower,
-            process=processes.identify(inspected.pid),
+            process=None if inspected.pid is None else processes.identify(inspected.pid),
         )
         follower.start()
         self._keep(own)
@@ -436,8 +541,11 @@ class VllmRuntime:
             result = self._end(seen.id, ask=False, keep=False, on_stage=nobody)
         except EngineUnavailable:
             return Leftover(message, ok=False)
-        self._forget(seen.labels.get(LABEL + "instance", ""))
-        return Leftover(message, ok=not result.survivors)
+        name = seen.labels.get(LABEL + "instance", "")
+        if result.not_removed:
+            self._doom(name)
+        self._forget(name)
+        return Leftover(message, ok=not result.survivors and not result.not_removed)
 
     def processes(self) -> Mapping[int, str]:
         """See ``Runtime``. A container's first process stands for it."""
@@ -488,9 +596,9 @@ class VllmRuntime:
         """Why a container is gone, by what it wrote before."""
         how, lines = own.log.exit, own.log.lines
         if how is None:
-            return ContainerExited(model=own.record.model_id, exit=None, log="\n".join(lines[-ERROR_LINES:]))
+            return ContainerRemoved(model=own.record.model_id, log="\n".join(lines[-ERROR_LINES:]))
         code = how.exit_code
-        return cause_of(
+        cause = cause_of(
             lines,
             model=own.record.model_id,
             max_tokens=own.record.options.max_tokens,
@@ -498,10 +606,13 @@ class VllmRuntime:
             exit_signal=_signal_of(code),
             oom_killed=how.oom_killed,
         )
+        if isinstance(cause, PortLost):
+            return PortLost(**{**cause.params, "port": cause.params["port"] or own.server.port})
+        return cause
 
-    def _garbled(self, own: _Own, detail: str) -> WorkerGarbled:
+    def _garbled(self, own: _Own, detail: str) -> ServerGarbled:
         self._change(own.record.id, lambda o: replace(o, is_garbled=True))  # the next probe asks at once, to confirm it
-        return WorkerGarbled(model=own.record.model_id, detail=detail, log="\n".join(own.log.lines[-ERROR_LINES:]))
+        return ServerGarbled(model=own.record.model_id, detail=detail, log="\n".join(own.log.lines[-ERROR_LINES:]))
 
     def _keep(self, own: _Own) -> None:
         with self._lock:
@@ -557,7 +668,8 @@ def _signal_of(code: int | None) -> str | None:
 def _hardest(results: Sequence[StopResult], seconds: float) -> StopResult:
     order = list(StopStage)
     stage = max((r.stage for r in results), key=order.index, default=StopStage.ASK)
-    return StopResult(stage, seconds, tuple(s for r in results for s in r.survivors))
+    survivors = tuple(s for r in results for s in r.survivors)
+    return StopResult(stage, seconds, survivors, any(r.not_removed for r in results))
 
 
 def _unreadable(name: str, seen: Seen) -> Instance:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,8 +181,8 @@ def _arguments(spec: LaunchSpec, settings: Settings, own_port: int | None) -> li
     """The flags; those that the settings name themselves take the place of ours."""
     extra = shlex.split(settings.vllm_args)
     theirs = {_long(word.partition("=")[0]) for word in extra if word.startswith("-")}
-    ours = [(flag, value) for flag, value in _flags(spec, settings, own_port) if flag not in theirs]
-    return [*(word for pair in ours for word in pair), *extra]
+    ours = [(flag, value()) for flag, value in _flags(spec, settings, own_port) if flag not in theirs]
+    return [word for flag, value in ours for word in (flag, *([] if value is None else [value]))] + extra
 
 
 def _long(flag: str) -> str:
@@ -190,21 +190,26 @@ def _long(flag: str) -> str:
     return _SHORT_FLAGS.get(flag, flag.replace("_", "-"))
 
 
-def _flags(spec: LaunchSpec, settings: Settings, own_port: int | None) -> Iterator[tuple[str, str]]:
+def _flags(
+    spec: LaunchSpec, settings: Settings, own_port: int | None
+) -> Iterator[tuple[str, Callable[[], str | None]]]:
+    """Each flag with what works out its value (``None``: it has none): one that the settings replace must not refuse the start."""
     options, gpus = spec.options, [d for d in spec.devices if d.kind is DeviceKind.GPU]
-    yield "--served-model-name", spec.model_id
-    yield "--host", "0.0.0.0" if own_port is None else "127.0.0.1"
-    yield "--port", str(CONTAINER_PORT if own_port is None else own_port)
-    yield "--dtype", options.dtype.value
-    yield "--max-model-len", str(options.max_tokens)
-    yield "--max-num-seqs", str(options.batch_size)
+    yield "--served-model-name", lambda: spec.model_id
+    yield "--host", lambda: "0.0.0.0" if own_port is None else "127.0.0.1"
+    yield "--port", lambda: str(CONTAINER_PORT if own_port is None else own_port)
+    yield "--dtype", lambda: options.dtype.value
+    yield "--max-model-len", lambda: str(options.max_tokens)
+    yield "--max-num-seqs", lambda: str(options.batch_size)
     if gpus:
-        yield "--gpu-memory-utilization", f"{gpu_memory_utilization(spec):.4f}"
+        yield "--gpu-memory-utilization", lambda: f"{gpu_memory_utilization(spec):.4f}"
     else:
-        yield "--kv-cache-memory-bytes", str(kv_cache_argument_bytes(spec))
+        yield "--kv-cache-memory-bytes", lambda: str(kv_cache_argument_bytes(spec))
     if len(gpus) > 1:
-        yield "--tensor-parallel-size", str(len(gpus))
-    yield "--shutdown-timeout", str(round(settings.vllm_drain_s))
+        yield "--tensor-parallel-size", lambda: str(len(gpus))
+    if settings.allow_remote_code:
+        yield "--trust-remote-code", lambda: None
+    yield "--shutdown-timeout", lambda: str(round(settings.vllm_drain_s))
 
 
 def _cuda_total(spec: LaunchSpec, device: LaunchDevice) -> int:

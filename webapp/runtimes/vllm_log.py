@@ -15,11 +15,12 @@ from webapp.errors import (
     ArchitectureUnsupported,
     ArgumentRejected,
     ContainerExited,
+    ContextTooLong,
     GpuRuntimeMissing,
     KvCacheTooSmall,
     LaunchFailed,
     OutOfMemory,
-    PortTaken,
+    PortLost,
     ProfileDisturbed,
     StartMemoryShort,
 )
@@ -59,7 +60,12 @@ _STAGES: tuple[tuple[Stage, re.Pattern[str]], ...] = (
         Stage.GRAPHS,
         re.compile(r"Profiling CUDA graph memory|Capturing CUDA graphs|Capturing cudagraphs|Graph capturing finished"),
     ),
-    (Stage.SERVING, re.compile(r"Starting vLLM (?:API )?server|Application startup complete|Uvicorn running on")),
+    (
+        Stage.SERVING,
+        re.compile(
+            r'Starting vLLM (?:API )?server|Application startup complete|Uvicorn running on|"(?:GET|POST) /\S* HTTP/1\.[01]" 200'
+        ),
+    ),
 )
 _PERCENT = re.compile(r"(?:checkpoint shards|Capturing CUDA ?graphs?[^:]*):?\s+(\d{1,3})%", re.I)
 _FIGURES: tuple[tuple[str, re.Pattern[str], Callable[[str], float | int]], ...] = (
@@ -132,6 +138,14 @@ class LogReader:
                     self._figures[name] = parse(match[1])
                 except (ValueError, OverflowError):
                     continue
+
+
+def stage_of(tail: bytes) -> Stage:
+    """Return how far a start came by the end of its log; an answered request tells it long after the first lines are gone."""
+    reader, (lines, rest) = LogReader(), split_chunks(tail)
+    for line in (*lines, rest.decode(errors="replace")):
+        reader.feed(clean_line(line))
+    return reader.stage
 
 
 def split_chunks(buffer: bytes) -> tuple[list[str], bytes]:
@@ -236,6 +250,16 @@ def _disturbed(match: re.Match[str], line: str, ended: _Ended) -> LaunchFailed:
     )
 
 
+def _context(match: re.Match[str], line: str, ended: _Ended) -> LaunchFailed:
+    limits = re.findall(
+        r"(?:max_position_embeddings|model_max_length|max_model_len|sliding_window)\S*?=(?:None|(\d+))", line
+    )
+    known = [int(limit) for limit in limits if limit]
+    return ContextTooLong(
+        model=ended.model, max_tokens=int(match["tokens"]), limit_tokens=min(known, default=None), log=ended.log
+    )
+
+
 def _architecture(match: re.Match[str], line: str, ended: _Ended) -> LaunchFailed:
     name = (match["name"] or match["old"]).strip("[]").replace("'", "")
     return ArchitectureUnsupported(model=ended.model, architecture=name, log=ended.log)
@@ -251,7 +275,7 @@ def _out_of_memory(match: re.Match[str], line: str, ended: _Ended) -> LaunchFail
 
 def _port(match: re.Match[str], line: str, ended: _Ended) -> LaunchFailed:
     number = re.search(r"', (\d+)\)", line)
-    return PortTaken(model=ended.model, ports=None if number is None else number[1], log=ended.log)
+    return PortLost(model=ended.model, port=None if number is None else int(number[1]), log=ended.log)
 
 
 def _no_gpu(match: re.Match[str], line: str, ended: _Ended) -> LaunchFailed:
@@ -318,12 +342,16 @@ _CAUSES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], str, _Ended], Lau
         _out_of_memory,
     ),
     (re.compile(r"address already in use", re.I), _port),
-    (re.compile(r"User-specified (?P<argument>max_model_len) "), _argument),
+    (
+        re.compile(r"User-specified max_model_len \((?P<tokens>\d+)\) is greater than the derived max_model_len"),
+        _context,
+    ),
     (
         re.compile(
             r"SafetensorError|HeaderTooLarge|MetadataIncompleteBuffer|Error while deserializing header|"
             r"Cannot find any model weights|"
             r"Cannot find an appropriate cached snapshot|does not appear to have a file named|Repo id must be|HFValidationError|"
+            r"contains custom code which must be executed|"
             r"Invalid repository ID or local directory|No such file or directory: '[^']*/hf-cache"
         ),
         _files,

@@ -148,8 +148,8 @@ ERRORS: Final[Mapping[str, Sentence]] = {
     "launch_failed": _one(N_("Модель %(model)s не запустилась: %(detail)s. Посмотрите последние строки её журнала.")),
     "out_of_memory": _one(
         N_(
-            "Модели %(model)s не хватило памяти (%(detail)s). Уменьшите число токенов или батч либо выберите INT8 или 4 "
-            "бита."
+            "Модели %(model)s не хватило памяти (%(detail)s). Уменьшите число токенов или батч, возьмите модель легче "
+            "или, в режиме Transformers, INT8 или 4 бита."
         )
     ),
     "worker_died": _one(
@@ -172,6 +172,12 @@ ERRORS: Final[Mapping[str, Sentence]] = {
         N_(
             "Процесс модели %(model)s отвечает непонятно (%(detail)s) и остановлен. Проверьте настройку "
             "WARDEN_WORKER_COMMAND."
+        )
+    ),
+    "server_garbled": _one(
+        N_(
+            "В контейнере модели %(model)s отвечает не vLLM или не та модель (%(detail)s), он остановлен. Проверьте "
+            "WARDEN_VLLM_IMAGE, WARDEN_VLLM_ENTRYPOINT и WARDEN_VLLM_ARGS."
         )
     ),
     "worker_silent": _one(
@@ -237,6 +243,12 @@ ERRORS: Final[Mapping[str, Sentence]] = {
             "сама."
         )
     ),
+    "engine_failed": _one(
+        N_(
+            "Docker ответил ошибкой (%(socket)s: %(detail)s). Посмотрите журнал службы docker; когда ошибка уйдёт, "
+            "страница узнает сама."
+        )
+    ),
     "launch_blocked": _one(
         N_("Модель %(model)s не запущена: сервер к этому не готов (%(detail)s). Устраните причину и повторите.")
     ),
@@ -251,6 +263,11 @@ ERRORS: Final[Mapping[str, Sentence]] = {
         N_(
             "Модели %(model)s не досталось порта: все порты %(ports)s заняты. Освободите один из них или расширьте "
             "WARDEN_VLLM_PORTS."
+        )
+    ),
+    "port_lost": _one(
+        N_(
+            "Порт %(port)s занял кто-то другой, пока запускалась модель %(model)s. Загрузите её ещё раз: порт будет другим."
         )
     ),
     "name_taken": _one(
@@ -293,6 +310,24 @@ ERRORS: Final[Mapping[str, Sentence]] = {
         N_(
             "vLLM не принял аргумент %(argument)s (%(detail)s), модель %(model)s не запущена. Исправьте WARDEN_VLLM_ARGS "
             "или возьмите другой образ (WARDEN_VLLM_IMAGE)."
+        )
+    ),
+    "context_too_long": _one(
+        N_(
+            "Модель %(model)s не рассчитана на %(max_tokens)s токенов и не запущена. Уменьшите число токенов: предел "
+            "назван в конце её журнала."
+        )
+    ),
+    "context_too_long_limit": _one(
+        N_(
+            "Модель %(model)s не рассчитана на %(max_tokens)s токенов и не запущена. Уменьшите число токенов до "
+            "%(limit_tokens)s."
+        )
+    ),
+    "container_removed": _one(
+        N_(
+            "Контейнер модели %(model)s удалил кто-то другой. Узнайте кто (docker events) и загрузите модель снова, если "
+            "она ещё нужна."
         )
     ),
     "container_exited": _one(
@@ -339,6 +374,7 @@ REASONS: Final[Mapping[str, Sentence]] = {
     "launch_stalled": _one(N_("загрузка замерла")),
     "worker_died": _one(N_("её процесс завершился сам")),
     "worker_garbled": _one(N_("её процесс отвечает непонятно")),
+    "server_garbled": _one(N_("в её контейнере отвечает не vLLM")),
     "worker_silent": _one(N_("её процесс не отвечает")),
     "unknown_instance": _one(N_("её уже нет")),
     "unknown_model": _one(N_("её нет в кеше")),
@@ -349,15 +385,19 @@ REASONS: Final[Mapping[str, Sentence]] = {
     "engine_missing": _one(N_("Docker на этом сервере не найден")),
     "engine_forbidden": _one(N_("нет прав на сокет Docker")),
     "engine_unreachable": _one(N_("Docker не отвечает")),
+    "engine_failed": _one(N_("Docker отвечает ошибкой")),
     "image_missing": _one(N_("образа vLLM на этом сервере нет")),
     "gpu_runtime_missing": _one(N_("Docker не может дать контейнеру видеокарту")),
     "port_taken": _one(N_("все порты для контейнеров заняты")),
+    "port_lost": _one(N_("её порт занял кто-то другой")),
     "name_taken": _one(N_("имя её контейнера занято")),
     "profile_disturbed": _one(N_("измерению памяти помешал соседний процесс")),
     "start_memory_short": _one(N_("при запуске не хватило свободной памяти")),
     "kv_cache_too_small": _one(N_("кеш KV не вмещает и одного запроса")),
     "architecture_unsupported": _one(N_("vLLM не знает её архитектуры")),
     "argument_rejected": _one(N_("vLLM не принял аргумент")),
+    "context_too_long": _one(N_("она не рассчитана на столько токенов")),
+    "container_removed": _one(N_("её контейнер удалил кто-то другой")),
     "container_exited": _one(N_("её контейнер завершился сам")),
 }
 """The same as clauses without values, for a message that carries only another's code."""
@@ -390,6 +430,7 @@ STEPS: Final[Mapping[str, Sentence]] = {
     "stopped": _one(N_("%(models)s")),
     "stop_ask": _one(N_("прошу %(model)s завершиться")),
     "stop_terminate": _one(N_("%(model)s не уходит: SIGTERM")),
+    "stop_container": _one(N_("прошу контейнер %(model)s завершиться (SIGTERM)")),
     "stop_kill": _one(N_("%(model)s не уходит: SIGKILL")),
     "stop_verify": _one(N_("проверяю, что от %(model)s ничего не осталось")),
     "stop_unproved": _one(N_("нет доказательства, что процесс завершён; нажмите «Экстренная очистка»")),
@@ -473,6 +514,7 @@ OUTCOMES: Final[Mapping[str, Sentence]] = {
     "unloaded_not_waited": _one(N_("Модель %(model)s завершена; возврата памяти не дождались.")),
     "abandoned": _one(N_("Программа остановилась посреди операции; при запуске остатки убраны.")),
     "adopted": _one(N_("%(model)s: работала без нас и принята обратно")),
+    "found_dead": _one(N_("%(model)s: завершилась, пока панель не работала: %(reason)s")),
     "removed_half_started": _one(N_("%(model)s: не успела запуститься, остатки убраны")),
     "removal_failed": _one(N_("%(model)s: остатки убрать не удалось; нажмите «Экстренная очистка»")),
     "restored": _one(N_("%(model)s: загружена снова")),
@@ -490,6 +532,9 @@ OUTCOMES: Final[Mapping[str, Sentence]] = {
     "leftover_process": _one(N_("%(instance)s: процесс %(pid)s без модели")),
     "leftover_folder": _one(N_("%(instance)s: папка без модели")),
     "ended_instance": _one(N_("%(name)s: завершена")),
+    "ended_not_removed": _one(
+        N_("%(name)s: завершена, память свободна; контейнер Docker ещё не убрал, он будет убран сам")
+    ),
     "ended_unlisted": _one(N_("%(name)s: процесс без записи завершён")),
     "end_failed": _one(N_("%(name)s: завершить не удалось (%(detail)s); завершите процесс вручную")),
     "runtime_unreachable": _one(N_("режим %(mode)s не отвечает: что в нём осталось, неизвестно")),
@@ -509,6 +554,12 @@ OUTCOMES: Final[Mapping[str, Sentence]] = {
             "ещё раз"
         )
     ),
+    "container_not_removed": _one(
+        N_(
+            "%(model)s: завершена, но контейнер %(name)s Docker ещё не убрал; он будет убран сам, когда Docker это позволит"
+        )
+    ),
+    "launch_again_port": _one(N_("%(model)s: порт %(port)s занял кто-то другой, запускаю ещё раз на другом")),
     "leftover_container": _one(N_("%(name)s: контейнер без модели")),
     "stays_container": _one(N_("остаётся чужой контейнер %(name)s (владелец %(user)s, образ %(image)s)")),
     "not_reached": _one(N_("%(name)s: режим %(mode)s не отвечает, завершить не удалось; повторите, когда он ответит")),
@@ -648,6 +699,7 @@ FULLER: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "unexpected": ("unexpected_named", ("detail",)),
     "device_unreadable": ("device_unreadable_named", ("device",)),
     "kv_cache_too_small": ("kv_cache_too_small_fits", ("fits_tokens",)),
+    "context_too_long": ("context_too_long_limit", ("limit_tokens",)),
     "vllm_weights": ("vllm_weights_percent", ("percent",)),
     "vllm_kv_cache": ("vllm_kv_cache_sized", ("tokens", "kv_cache_bytes")),
     "vllm_graphs": ("vllm_graphs_percent", ("percent",)),

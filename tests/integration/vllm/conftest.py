@@ -33,7 +33,8 @@ PORTS = "18300-18399"
 VOLUME = "warden-vllm-cache"
 QUICK: dict[str, Any] = {
     "docker_poll_s": 0.3,
-    "docker_timeout_s": 2,
+    "docker_timeout_s": 5,
+    "docker_start_timeout_s": 5,
     "reading_interval_s": 0.5,
     "busy_reading_interval_s": 0.1,
     "settle_poll_s": 0.1,
@@ -116,6 +117,14 @@ class Warden:
             return next((i for i in self.instances if i.id == instance.id and i.state is state), None)
 
         return wait_for(look, timeout_s, lambda: f"{instance.id} is not {state}: {self.instances}")
+
+    def free_bytes(self) -> int:
+        """The host's free memory, as a page shows it."""
+        sample = self.controller.snapshot().sample
+        assert sample is not None
+        (reading,) = sample.readings
+        assert reading.free_bytes is not None
+        return reading.free_bytes
 
     def problem(self) -> str | None:
         """Why vLLM mode cannot be chosen, as a code."""
@@ -235,6 +244,8 @@ class Traces:
     volumes: frozenset[str]
     processes: frozenset[int]
     ports: frozenset[int]
+    shared: frozenset[str]
+    """Files of /dev/shm that the stand-in has made."""
 
 
 class Witness:
@@ -263,6 +274,7 @@ class Witness:
             frozenset(self._engine.volumes()) - {VOLUME},
             frozenset(pid for container in self.ids() for pid in processes_of(container)),
             listening(),
+            frozenset(path.name for path in Path("/dev/shm").glob("psm_standin_*")),
         )
 
 

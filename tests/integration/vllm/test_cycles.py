@@ -1,4 +1,6 @@
-"""Twenty starts and stops of a container in one Warden: what there is afterwards is what there was before."""
+"""Starts and stops of containers in one Warden, twenty of the stand-in and three of the real vLLM: what there is afterwards is what
+there was before.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,10 @@ from dataclasses import dataclass
 import pytest
 
 from tests.engine.server import WardenServer, wait_for
-from tests.integration.vllm.conftest import ENDED, MODELS, StartServer, Traces, Witness, load
+from tests.integration.vllm.conftest import ENDED, MODELS, PORTS, StartServer, Traces, Witness, load
 
 CYCLES = 20
+REAL_CYCLES = 3
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,25 @@ def test_twenty_starts_and_stops_leave_everything_as_it_was(server: StartServer,
     for number in range(CYCLES):
         cycle(one, MODELS[number % len(MODELS)])
     assert len(witness.ids()) == len(MODELS) + CYCLES
+    becomes_as_before(one, witness, before)
+
+
+@pytest.mark.slow
+def test_three_starts_and_stops_of_the_real_vllm_leave_everything_as_it_was(
+    server: StartServer, real_vllm: dict[str, object], witness: Witness
+) -> None:
+    real: dict[str, object] = {"vllm_env": "[]", "vllm_term_s": 30, "launch_stall_s": 120, "vllm_ports": PORTS}
+    one = server(**{**real_vllm, **real})
+    cycle(one, MODELS[0])  # the volume for compiled code is made, and everything is imported once
+    before = count(one, witness)
+    for _ in range(REAL_CYCLES):
+        cycle(one, MODELS[0])
+    assert len(witness.ids()) == 1 + REAL_CYCLES
+    becomes_as_before(one, witness, before)
+
+
+def becomes_as_before(one: WardenServer, witness: Witness, before: Count) -> None:
+    """Wait a moment for threads and connections to end."""
     try:
         wait_for(lambda: grown(before, count(one, witness)) == {}, 10, lambda: "")
     except AssertionError:

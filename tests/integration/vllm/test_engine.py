@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ import pytest
 
 from tests.engine import images
 from tests.engine.dockerd import PrivateEngine
-from tests.engine.engine_fixtures import variables
+from tests.engine.engine_fixtures import need, variables
 from tests.engine.server import WardenServer, wait_for
 from tests.integration.vllm.conftest import (
     ACTOR,
@@ -41,8 +41,10 @@ from webapp.runtimes.base import ForeignContainer, StopStage
 ONE, TWO, _ = MODELS
 HELD_MB = 600
 FREEZER = Path("/sys/fs/cgroup/freezer")
-PAGE_S = 1.0
-"""What a page may take at most, whatever the engine does."""
+HUNG_S = 3
+"""How long a hanging engine is waited for…"""
+PAGE_S = 2.5
+"""…which a page never does."""
 
 
 def stage_of(operation: Operation, step: StepName = StepName.UNLOAD) -> object:
@@ -69,12 +71,11 @@ def test_plain_stop_leaves_nothing_and_its_receipt_is_what_the_container_held(
     held = instance.measured_bytes["host"]
     assert held >= HELD_MB * MIB
     operation = one.unload(instance)
-    assert operation.state is OperationState.SUCCEEDED, operation
+    assert operation.state in ENDED, operation
     assert stage_of(operation) == StopStage.TERMINATE
     (receipt,) = operation.receipts
-    assert receipt.settled
     assert receipt.freed_bytes is not None
-    assert abs(receipt.freed_bytes - held) <= held * 0.1, receipt
+    assert abs(receipt.freed_bytes - held) <= held * 0.25, receipt  # the host's RAM has other users too
     assert witness.traces() == before
     assert one.instances == ()
 
@@ -85,19 +86,35 @@ def test_container_that_is_deaf_to_sigterm_is_killed_and_the_operation_says_so(
     one = warden(vllm_env=standin("deaf"))
     before = witness.traces()
     instance = one.load(ONE)
-    began = time.monotonic()
     operation = one.unload(instance)
     assert operation.state in ENDED, operation
     assert stage_of(operation) == StopStage.KILL
-    assert time.monotonic() - began < 6
     assert witness.traces() == before
 
 
-def test_engine_process_that_outlives_its_server_is_ended_too(warden: StartWarden, witness: Witness) -> None:
-    one = warden(vllm_env=standin("leave_engine"))
+def test_engine_process_that_outlives_its_server_is_ended_too(
+    warden: StartWarden, engine: PrivateEngine, witness: Witness
+) -> None:
+    one = warden(vllm_env=standin())
     before = witness.traces()
-    operation = one.unload(one.load(ONE))
+    # among the host's processes the kernel ends none with the first one
+    theirs = engine.cli(
+        "run", "--detach", "--rm", "--pid=host", "--name=alice-vllm", "--env=STANDIN_FAULT=leave_engine", images.STANDIN, "alice/model",
+    )  # fmt: skip
+    wait_for(lambda: one.controller.snapshot().containers, 5, lambda: "it is not listed")
+    left = engine_process(theirs)
+    operation = one.finished(one.controller.stop_container(theirs, "alice-vllm", ACTOR))
     assert operation.state in ENDED, operation
+    assert not Path(f"/proc/{left}").exists()
+    wait_for(lambda: witness.traces() == before, 5, lambda: f"{witness.traces()}")
+
+
+def test_shared_memory_of_a_killed_container_is_given_back(warden: StartWarden, witness: Witness) -> None:
+    one = warden(vllm_env=standin("shm"))
+    before = witness.traces()
+    one.load(ONE)
+    assert len(witness.traces().shared) == len(before.shared) + 1
+    assert one.finished(one.controller.emergency(ACTOR)).state in ENDED
     assert witness.traces() == before
 
 
@@ -115,7 +132,7 @@ def test_process_that_nobody_can_end_is_named_and_the_model_stays_listed_until_i
     warden: StartWarden, engine: PrivateEngine, witness: Witness
 ) -> None:
     if not (FREEZER / "cgroup.procs").exists():
-        pytest.skip("needs the freezer of control groups v1: what is frozen there cannot be killed")
+        need("needs the freezer of control groups v1: what is frozen there cannot be killed")
     one = warden(vllm_env=standin(), vllm_term_s=0.5, vllm_kill_s=1, docker_timeout_s=1)
     before = witness.traces()
     instance = one.load(ONE)
@@ -246,6 +263,51 @@ def test_engine_that_is_killed_is_said_and_works_again_when_it_is_back(
     assert one.load(TWO).state is InstanceState.READY
 
 
+def test_container_that_a_hanging_engine_keeps_is_said_and_removed_when_the_engine_is_back(
+    warden: StartWarden, engine: PrivateEngine, witness: Witness
+) -> None:
+    one = warden(vllm_env=standin(), docker_timeout_s=1)
+    before = witness.traces()
+    instance = one.load(ONE)
+    container = only(engine)
+    engine.pause()
+    operation = one.unload(instance)
+    assert operation.state is OperationState.WARNING
+    assert [f.message.code for f in operation.findings] == ["container_not_removed"]
+    assert processes_of(container) == []
+    assert one.instances == ()
+    engine.resume()
+    wait_for(lambda: witness.traces() == before, 15, lambda: f"{witness.traces()} are left")
+
+
+def test_container_that_the_engine_fails_to_remove_is_said_and_removed_when_it_can(
+    warden: StartWarden, engine: PrivateEngine, witness: Witness
+) -> None:
+    one = warden(vllm_env=standin(), vllm_kill_s=1)
+    before = witness.traces()
+    instance = one.load(ONE)
+    container = only(engine)
+    with immutable(engine.data_root / "containers" / container / "hostname"):
+        operation = one.unload(instance)
+        assert operation.state is OperationState.WARNING
+        (finding,) = operation.findings
+        assert finding.message.code == "container_not_removed"
+        assert finding.message.params["name"] == f"warden-{instance.id}"
+        assert processes_of(container) == []
+    wait_for(lambda: witness.traces() == before, 15, lambda: f"{witness.traces()} are left")
+    assert one.load(TWO).state is InstanceState.READY
+
+
+@contextmanager
+def immutable(path: Path) -> Iterator[None]:
+    """Keep a file from being removed, even by root."""
+    subprocess.run(["chattr", "+i", str(path)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", str(path)], check=True)
+
+
 # The whole server
 
 
@@ -271,7 +333,7 @@ def test_ready_container_is_adopted_after_a_kill_and_a_half_started_one_removed(
     assert engine.containers() == []
 
 
-def test_model_that_is_too_busy_to_answer_at_once_is_adopted_all_the_same(
+def test_model_that_is_too_busy_to_answer_is_adopted_as_silent_and_is_ready_when_it_answers(
     server: StartServer, engine: PrivateEngine
 ) -> None:
     one = server()
@@ -281,21 +343,38 @@ def test_model_that_is_too_busy_to_answer_at_once_is_adopted_all_the_same(
     busy = processes_of(container)
     for pid in busy:
         os.kill(pid, signal.SIGSTOP)
-    again = threading.Timer(2.0, lambda: [os.kill(pid, signal.SIGCONT) for pid in busy])
-    again.start()
     one.start()
-    again.join()
+    one.becomes(before["id"], "silent")
+    for pid in busy:
+        os.kill(pid, signal.SIGCONT)
+    one.becomes(before["id"], "ready")
     assert engine.containers() == [container]
-    assert [(i["id"], i["state"]) for i in one.status()["instances"]] == [(before["id"], "ready")]
     one.finished(one.post(f"/api/v1/instances/{before['id']}/unload").json()["id"])
     assert engine.containers() == []
+
+
+def test_model_that_died_while_no_warden_ran_is_listed_with_its_reason_until_it_is_taken_away(
+    server: StartServer, engine: PrivateEngine
+) -> None:
+    one = server()
+    before = load(one, ONE)
+    one.kill()
+    engine.cli("kill", only(engine))
+    one.start()
+    dead = one.becomes(before["id"], "dead")
+    assert dead["problem"]["code"] == "container_exited"
+    assert dead["problem"]["params"]["exit"] == "SIGKILL"
+    assert "Application startup complete" in dead["problem"]["params"]["log"]
+    one.finished(one.post(f"/api/v1/instances/{before['id']}/unload").json()["id"])
+    assert engine.containers() == []
+    assert one.status()["instances"] == []
 
 
 def test_engine_that_hangs_keeps_no_page_and_no_emergency_waiting(
     server: StartServer, engine: PrivateEngine, witness: Witness
 ) -> None:
     worker = f"{sys.executable} -m webapp.worker --torch-device cpu"
-    one = server(worker_command=worker, launch_stall_s=60, docker_timeout_s=1)
+    one = server(worker_command=worker, launch_stall_s=60, docker_timeout_s=HUNG_S)
     load(one, TWO, "transformers")
     load(one, ONE, keep_others=True)
     container = only(engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -33,13 +34,17 @@ from webapp.domain.instance import InstanceState
 from webapp.domain.memory import DeviceKind
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Operation, OperationState
-from webapp.domain.units import GIB
+from webapp.domain.units import GIB, MIB
 from webapp.errors import GpuRuntimeMissing, ModeUnavailable, NameTaken
 from webapp.runtimes.base import LaunchDevice
 from webapp.runtimes.vllm import VllmRuntime
 
 ONE = MODELS[0]
 StartRuntime = Callable[..., VllmRuntime]
+
+
+HELD_MB = 600
+"""What the stand-in takes with its weights: more than what others take of the host's RAM in the same seconds."""
 
 
 def seconds_of(operation: Operation) -> float:
@@ -71,6 +76,13 @@ IN_THE_CONTAINER: Mapping[str, tuple[str, str, Mapping[str, object], str]] = {
         "are not supported for now",
     ),
     "oom": ("out of memory while the weights load", "out_of_memory", {}, "can't allocate memory"),
+    "oom_warmup": ("out of memory while it warms up", "out_of_memory", {}, "_dummy_sampler_run"),
+    "long_context": (
+        "a context that the model is not made for (the limit is named)",
+        "context_too_long",
+        {"max_tokens": 256, "limit_tokens": 128},
+        "is greater than the derived max_model_len",
+    ),
     "exit_code": ("ends at once with code 3 and not a word", "container_exited", {"exit": 3}, ""),
     "crash": ("an exception nobody caught", "container_exited", {"exit": 1}, "the stand-in was told to crash"),
     "killed": ("killed by SIGKILL while it loads", "container_exited", {"exit": "SIGKILL"}, "checkpoint shards"),
@@ -81,8 +93,8 @@ IN_THE_CONTAINER: Mapping[str, tuple[str, str, Mapping[str, object], str]] = {
         {"before_bytes": round(70.5 * GIB)},
         "Error in memory profiling",
     ),
-    "wrong_model": ("serves another model", "worker_garbled", {}, "Application startup complete"),
-    "garbage_http": ("answers what is no HTTP", "worker_garbled", {}, "Application startup complete"),
+    "wrong_model": ("serves another model", "server_garbled", {}, "Application startup complete"),
+    "garbage_http": ("answers what is no HTTP", "server_garbled", {}, "Application startup complete"),
     "hang_http": (
         "its HTTP server never answers (stall set to 3 s)",
         "launch_stalled",
@@ -98,8 +110,8 @@ IN_THE_CONTAINER: Mapping[str, tuple[str, str, Mapping[str, object], str]] = {
 def test_start_that_fails_ends_in_its_error_with_the_log_and_leaves_nothing(
     warden: StartWarden, witness: Witness, fault_table: FaultTable, fault: str
 ) -> None:
-    one = warden(vllm_env=standin(fault))
-    before = witness.traces()
+    one = warden(vllm_env=standin(fault, mb=HELD_MB))
+    before, free_bytes = witness.traces(), one.free_bytes()
     operation = one.switch(ONE)
     left = witness.traces()
     title, code, params, words = IN_THE_CONTAINER[fault]
@@ -112,6 +124,7 @@ def test_start_that_fails_ends_in_its_error_with_the_log_and_leaves_nothing(
     assert operation.outcome is not None
     assert operation.outcome.code == "nothing_changed"
     assert left == before
+    wait_for(lambda: free_bytes - one.free_bytes() < HELD_MB * MIB / 2, 10, lambda: "the memory does not come back")
     assert len(witness.ids()) == (2 if fault == "disturbed" else 1)
     assert one.instances == ()
     fault_table.add(title, code, seconds_of(operation), left)
@@ -157,7 +170,7 @@ def test_container_that_somebody_removes_while_it_starts_fails_the_switch(
     engine.cli("rm", "--force", *engine.containers())
     operation = one.finished(running)
     assert operation.error is not None
-    assert operation.error.code == "container_exited", operation.error
+    assert operation.error.code == "container_removed", operation.error
     assert witness.traces() == before
     assert one.instances == ()
     fault_table.add(
@@ -184,6 +197,11 @@ def test_model_that_dies_while_it_is_loaded_is_dead_with_its_reason(
     assert witness.traces() == before
     assert one.instances == ()
     fault_table.add("dies 1 s after it was ready (then removed)", dead.problem.code, said_after, witness.traces())
+
+
+def test_start_that_says_nothing_but_takes_memory_is_no_stall(warden: StartWarden) -> None:
+    one = warden(vllm_env=standin("grows", grow_s=5), launch_stall_s=2.5)
+    assert one.switch(ONE).state is OperationState.SUCCEEDED
 
 
 def test_failed_switch_brings_the_transformers_model_back(warden: StartWarden, witness: Witness) -> None:
@@ -239,7 +257,9 @@ def test_engine_that_hangs_is_said_within_its_time(
 def test_engine_that_hangs_in_the_middle_of_a_switch_leaves_something_to_end_later(
     warden: StartWarden, engine: PrivateEngine, witness: Witness, fault_table: FaultTable
 ) -> None:
-    one = warden(docker_poll_s=60)  # the next look comes too late to refuse
+    one = warden(
+        docker_poll_s=60, docker_timeout_s=1, docker_start_timeout_s=1
+    )  # the next look comes too late to refuse
     before = witness.traces()
     engine.pause()
     operation = one.switch(ONE)
@@ -249,11 +269,36 @@ def test_engine_that_hangs_in_the_middle_of_a_switch_leaves_something_to_end_lat
     assert stuck.state is InstanceState.STUCK
     engine.resume()
     assert one.unload(stuck).state in ENDED
-    assert one.finished(one.controller.clean(ACTOR)).state in ENDED
     assert one.instances == ()
-    assert witness.traces() == before
+    one.becomes_possible(None)
+    wait_for(lambda: witness.traces() == before, 10, lambda: f"{witness.traces()} are left")
     seconds = seconds_of(operation)
     fault_table.add("engine hangs after the switch began (then unloaded)", "engine_unreachable", seconds, before)
+
+
+def test_engine_that_is_slow_to_create_a_container_is_waited_for(warden: StartWarden, engine: PrivateEngine) -> None:
+    one = warden(vllm_env=standin(), docker_poll_s=60, docker_timeout_s=1, docker_start_timeout_s=30)
+    engine.pause()
+    running = one.controller.switch(switch_request(ONE), ACTOR)
+    wait_for(lambda: one.instances, 5, lambda: "it does not start")
+    again = threading.Timer(3.0, engine.resume)
+    again.start()
+    assert one.finished(running).state is OperationState.SUCCEEDED
+    again.join()
+
+
+def test_network_that_is_not_there_is_named_and_the_created_container_removed(
+    warden: StartWarden, witness: Witness, fault_table: FaultTable
+) -> None:
+    one = warden(vllm_env=standin(), vllm_network="nowhere")
+    before = witness.traces()
+    operation = one.switch(ONE)
+    assert operation.error is not None
+    assert operation.error.code == "launch_blocked", operation.error
+    assert "network nowhere not found" in str(operation.error.params["detail"])
+    assert len(witness.ids()) == 1
+    assert witness.traces() == before
+    fault_table.add("network that is not there", operation.error.code, seconds_of(operation), before)
 
 
 def test_image_that_is_not_there_is_named_with_what_fetches_it(

@@ -29,6 +29,7 @@ from webapp.errors import (
     EngineUnreachable,
     ImageMissing,
     OutOfMemory,
+    PortLost,
     ProfileDisturbed,
     UnknownContainer,
     UnknownInstance,
@@ -225,6 +226,8 @@ class FakeRuntime:
     """By model: dies, oom, hangs, crawls, garbled, silent, no_image, disturbed, exited, no_engine."""
     disturbed_once: set[str] = field(default_factory=set)
     """Models whose first start finds that a neighbour's memory moves."""
+    disturbance: str = "disturbed"
+    """…or that he has taken its port: ``port_lost``."""
     problem: Message | None = None
     """Why the mode cannot be chosen."""
     message: Message | None = None
@@ -239,6 +242,10 @@ class FakeRuntime:
     """Models whose processes outlive every signal."""
     survives_once: set[str] = field(default_factory=set)
     """Models whose processes are seen to outlive the first stop, and no other."""
+    keeps: set[str] = field(default_factory=set)
+    """Models whose container stays on Docker's list after everything in it has ended."""
+    strays: tuple[Leftover, ...] = ()
+    """What reaping finds beside processes."""
     leaks: set[str] = field(default_factory=set)
     """Models whose memory is not given back at the stop."""
     gate: threading.Event | None = None
@@ -308,10 +315,11 @@ class FakeRuntime:
     def _named(self, spec: LaunchSpec, fault: str | None) -> WardenError | None:
         if spec.model_id in self.disturbed_once:
             self.disturbed_once.discard(spec.model_id)
-            fault = "disturbed"
+            fault = self.disturbance
         named = {
             "no_image": ImageMissing(image="lab/vllm:1", command="docker pull lab/vllm:1"),
             "disturbed": ProfileDisturbed(model=spec.model_id, before_bytes=gib(9), after_bytes=gib(10), log="moved"),
+            "port_lost": PortLost(model=spec.model_id, port=8100, log="Address already in use"),
             "exited": ContainerExited(model=spec.model_id, exit="1", log="line 1\nline 2"),
             "no_engine": EngineUnreachable(socket="/run/docker.sock", detail="timed out"),
         }
@@ -336,7 +344,8 @@ class FakeRuntime:
             if spec.model_id not in self.leaks:
                 for device in spec.devices:
                     self.machine.give_back(device.id, instance_id)
-        return StopResult(StopStage.ASK if ask else StopStage.KILL, 0.1)
+        stage = StopStage.ASK if ask else StopStage.KILL
+        return StopResult(stage, 0.1, not_removed=spec.model_id in self.keeps)
 
     def clean(self, instance_id: str) -> CleanResult:
         self._meet("clean", self.alive[instance_id].model_id)
@@ -346,7 +355,7 @@ class FakeRuntime:
         self._meet("reap")
         candidates = sorted(self.alive.items())
         strays = [i for i, spec in candidates if spec.model_id not in self.survives and self._reap_one(i, known)]
-        return tuple(Leftover(Message("leftover_process", {"id": stray})) for stray in strays)
+        return (*(Leftover(Message("leftover_process", {"id": stray})) for stray in strays), *self.strays)
 
     def _reap_one(self, instance_id: str, known: Callable[[], frozenset[str]]) -> bool:
         if instance_id in known():

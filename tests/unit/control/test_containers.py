@@ -19,7 +19,7 @@ from webapp.domain.operation import Operation, OperationKind, OperationState, St
 from webapp.domain.units import gib
 from webapp.errors import Busy, EngineMissing, EngineUnreachable, NotConfirmed, UnknownContainer, WardenError
 from webapp.message import Message
-from webapp.runtimes.base import Found, Survivor
+from webapp.runtimes.base import Found, Leftover, Survivor
 
 MakeBench = Callable[..., Bench]
 AWAY = EngineUnreachable(socket="/run/docker.sock", detail="timed out")
@@ -126,6 +126,16 @@ def test_disturbed_start_is_made_once_more_under_another_id(bench: Bench) -> Non
     )
 
 
+def test_start_that_lost_its_port_is_made_once_more_and_says_so(bench: Bench) -> None:
+    bench.vllm.disturbed_once.add("lab/one")
+    bench.vllm.disturbance = "port_lost"
+    operation = load_in_container(bench)
+    assert operation.state is OperationState.SUCCEEDED, operation
+    (finding,) = operation.findings
+    assert (finding.message.code, finding.message.params["port"]) == ("launch_again_port", 8100)
+    assert len({spec.instance_id for spec in bench.vllm.launched}) == 2
+
+
 def test_disturbed_start_is_planned_again_on_a_fresh_reading(bench: Bench) -> None:
     bench.runtime.disturbed_once.add("lab/one")
     bench.runtime.gates["kill"] = gate = Gate()
@@ -195,6 +205,69 @@ def test_container_is_evicted_for_a_worker_and_is_not_called_foreign(bench: Benc
     operation = bench.load("lab/two")
     assert (operation.state, operation.evicted) == (OperationState.SUCCEEDED, ("lab/one",))
     assert bench.loaded == ["lab/two"]
+
+
+# Docker keeps what has ended
+
+
+def test_unload_whose_container_stays_with_docker_is_a_warning_that_names_it(bench: Bench) -> None:
+    load_in_container(bench)
+    bench.vllm.keeps.add("lab/one")
+    (instance,) = bench.board.state.instances.values()
+    operation = bench.wait(bench.controller.unload(instance.id, "maria"))
+    assert operation.state is OperationState.WARNING
+    assert operation.receipts[0].settled
+    (finding,) = operation.findings
+    assert (finding.message.code, finding.ok) == ("container_not_removed", False)
+    assert finding.message.params["name"] == f"warden-{instance.id}"
+    assert not bench.board.state.instances
+
+
+def test_switch_away_from_a_container_that_stays_with_docker_is_a_warning(bench: Bench) -> None:
+    load_in_container(bench)
+    bench.vllm.keeps.add("lab/one")
+    operation = bench.load("lab/two")
+    assert operation.state is OperationState.WARNING
+    assert codes(operation) == ["container_not_removed"]
+    assert bench.loaded == ["lab/two"]
+
+
+def test_emergency_says_what_has_ended_and_is_not_removed(bench: Bench) -> None:
+    load_in_container(bench)
+    bench.vllm.keeps.add("lab/one")
+    operation = bench.wait(bench.controller.emergency("maria"))
+    assert operation.state is OperationState.WARNING
+    assert [(f.message.code, f.ok) for f in operation.findings] == [("ended_not_removed", False)]
+
+
+def test_clean_says_what_of_the_dead_docker_keeps(bench: Bench) -> None:
+    load_in_container(bench)
+    bench.vllm.fails["lab/one"] = "exited"
+    bench.until(lambda: [i.state for i in bench.board.state.instances.values()] == [InstanceState.DEAD])
+    bench.vllm.keeps.add("lab/one")
+    operation = bench.wait(bench.controller.clean("maria"))
+    assert operation.state is OperationState.WARNING
+    assert "container_not_removed" in codes(operation)
+
+
+def test_emergency_tells_what_belonged_to_nobody(bench: Bench) -> None:
+    bench.vllm.strays = (Leftover(Message("leftover_container", {"name": "warden-x"}), ok=False),)
+    operation = bench.wait(bench.controller.emergency("maria"))
+    assert operation.state is OperationState.WARNING
+    assert [(f.message.code, f.ok) for f in operation.findings] == [("leftover_container", False)]
+
+
+def test_what_ended_or_fell_silent_while_no_warden_ran_is_listed_as_that(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    why = Message("container_exited", {"model": "lab/one", "exit": "SIGKILL", "log": ""})
+    dead = replace(loaded(model("lab/one"), "dead", mode=Mode.VLLM), state=InstanceState.DEAD, problem=why)
+    silent = replace(loaded(model("lab/two"), "silent", mode=Mode.VLLM), state=InstanceState.SILENT)
+    bench.vllm.found = (Found(dead, adoptable=True), Found(silent, adoptable=True))
+    findings = reconcile(bench.parts).findings
+    assert [(f.message.code, f.ok) for f in findings] == [("found_dead", False), ("adopted", True)]
+    assert findings[0].message.params["reason"] == "container_exited"
+    states = {name: (i.state, i.adopted) for name, i in bench.board.state.instances.items()}
+    assert states == {"dead": (InstanceState.DEAD, True), "silent": (InstanceState.SILENT, True)}
 
 
 # Docker is away

@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import Gate, loaded, model
-from webapp.control.emergency import _terminate_all
+from webapp.control.emergency import _Tally, _terminate_all
 from webapp.control.parts import Expired, within
 from webapp.control.run import Run
 from webapp.domain.instance import InstanceState
@@ -166,7 +166,7 @@ def test_reaping_of_an_ended_emergency_spares_what_is_listed(bench: Bench) -> No
     emergency = bench.wait(bench.controller.emergency("maria"))
     bench.load("lab/one")
     bench.runtime.raises["kill"] = OSError("too late to kill anything")
-    _terminate_all(Run(emergency.id, bench.parts), bench.runtime, Expired(), {})
+    _terminate_all(Run(emergency.id, bench.parts), bench.runtime, _Tally(), Expired(), {})
     assert [spec.model_id for spec in bench.runtime.alive.values()] == ["lab/one"]
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +21,23 @@ from webapp.runtimes.processes import (
     group_members,
     identify,
     reap_child,
+    resident_bytes,
     send,
+    shared_memory,
     survivor,
+    unlink_unused,
     wait_gone,
 )
 from webapp.runtimes.protocol import INSTANCE_VARIABLE, ROOT_VARIABLE
 
+SHARING = """
+import mmap, os, signal, sys
+descriptor = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)
+os.ftruncate(descriptor, 4096)
+mapped = mmap.mmap(descriptor, 4096)
+print("mapped", flush=True)
+signal.pause()
+"""
 QUICK = StopTimes(2.0, 0.2, 2.0)
 DEAF = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
 
@@ -155,3 +166,63 @@ def test_nothing_to_end_needs_no_rung() -> None:
 
     assert result == (StopStage.ASK, ())
     assert stages == []
+
+
+def test_resident_memory_of_what_lives_is_summed_and_what_has_gone_counts_nothing(sleeper: Child) -> None:
+    here = identify(os.getpid())
+    assert here is not None
+    own = resident_bytes([here])
+    assert own > 10 * 2**20
+    assert resident_bytes([here, sleeper.id, ProcessId(2**22 + 1, 0)]) > own
+
+
+@pytest.fixture
+def shared() -> Iterator[tuple[Path, Callable[[], Child]]]:
+    """A file of /dev/shm, and what starts processes that map it."""
+    path = Path("/dev/shm") / f"warden-test-{os.getpid()}"
+    children: list[Child] = []
+
+    def start() -> Child:
+        child = Child(sys.executable, "-c", SHARING, str(path))
+        children.append(child)
+        assert child.popen.stdout is not None
+        assert child.popen.stdout.readline() == b"mapped\n"
+        return child
+
+    yield path, start
+    for child in children:
+        child.close()
+    path.unlink(missing_ok=True)
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root sees everybody's maps")
+
+
+@needs_root
+def test_shared_memory_of_the_killed_goes_when_nobody_maps_it(shared: tuple[Path, Callable[[], Child]]) -> None:
+    path, start = shared
+    one, other = start(), start()
+    files = shared_memory([one.id])
+    assert [file.path for file in files] == [str(path)]
+    one.popen.kill()
+    one.popen.wait()
+    unlink_unused(files)
+    assert path.exists()  # the other maps it still
+    other.popen.kill()
+    other.popen.wait()
+    unlink_unused(files)
+    assert not path.exists()
+
+
+@needs_root
+def test_another_file_of_the_same_name_is_left(shared: tuple[Path, Callable[[], Child]]) -> None:
+    path, start = shared
+    child = start()
+    files = shared_memory([child.id])
+    child.popen.kill()
+    child.popen.wait()
+    path.rename(path.with_suffix(".old"))
+    path.write_bytes(b"somebody else's")
+    path.with_suffix(".old").unlink()
+    unlink_unused(files)
+    assert path.exists()

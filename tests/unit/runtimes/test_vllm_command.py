@@ -267,3 +267,17 @@ def test_the_engine_and_the_context_are_part_of_the_plan() -> None:
     (other,) = estimate(model("lab/one", weights_bytes=GIB), LaunchOptions(), [("gpu-0", DeviceKind.GPU)])
     assert one.part(PartName.ENGINE) > 0 == other.part(PartName.ENGINE)
     assert one.total_bytes > other.total_bytes
+
+
+def test_share_that_the_settings_name_is_not_computed() -> None:
+    short = spec(gpu(free=GIB))
+    with pytest.raises(StartMemoryShort):
+        planned(short)
+    plan = planned(short, vllm_args="--gpu-memory-utilization 0.3")
+    assert plan.command.count("--gpu-memory-utilization") == 1
+    assert value_of(plan, "--gpu-memory-utilization") == "0.3"
+
+
+def test_code_from_a_models_repository_runs_only_where_the_setting_allows_it() -> None:
+    assert "--trust-remote-code" not in planned(spec(gpu())).command
+    assert planned(spec(gpu()), allow_remote_code=True).command.count("--trust-remote-code") == 1

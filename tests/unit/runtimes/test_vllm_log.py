@@ -13,15 +13,16 @@ from webapp.errors import (
     ArchitectureUnsupported,
     ArgumentRejected,
     ContainerExited,
+    ContextTooLong,
     GpuRuntimeMissing,
     KvCacheTooSmall,
     LaunchFailed,
     OutOfMemory,
-    PortTaken,
+    PortLost,
     ProfileDisturbed,
     StartMemoryShort,
 )
-from webapp.runtimes.vllm_log import LogReader, Stage, cause_of, clean_line, is_own_question, split_chunks
+from webapp.runtimes.vllm_log import LogReader, Stage, cause_of, clean_line, is_own_question, split_chunks, stage_of
 
 LOGS = Path(__file__).parents[2] / "data" / "vllm_logs"
 ENGINE = "(EngineCore pid=214) ERROR 11-24 13:53:05 [core.py:1512] "
@@ -88,7 +89,8 @@ def test_a_gpu_start_tells_memory_and_graphs() -> None:
         ("memory_short", StartMemoryShort, {"wanted_bytes": round(93.13 * GIB)}),
         ("missing_model", LaunchFailed, {}),
         ("broken_weights", LaunchFailed, {}),
-        ("port_in_use", PortTaken, {}),
+        ("port_in_use", PortLost, {"port": None}),
+        ("long_context", ContextTooLong, {"max_tokens": 999999, "limit_tokens": 512}),
     ],
 )
 def test_a_recorded_failure_is_named(name: str, error: type[LaunchFailed], params: dict[str, object]) -> None:
@@ -97,6 +99,15 @@ def test_a_recorded_failure_is_named(name: str, error: type[LaunchFailed], param
     assert {key: found.params[key] for key in params} == params
     assert found.params["model"] == "lab/one"
     assert str(found.params["log"]).splitlines() == recorded(name)[-20:]
+
+
+def test_a_container_that_has_answered_served_though_its_first_lines_are_gone() -> None:
+    answered = b'INFO:     172.17.0.1:58340 - "GET /metrics HTTP/1.1" 200 OK\n'
+    assert stage_of(answered * 3) is Stage.SERVING
+    assert stage_of(answered.replace(b"200 OK", b"401 Unauthorized")) is Stage.STARTING
+    assert stage_of("\n".join(recorded("start")).encode()) is Stage.SERVING
+    assert stage_of("\n".join(recorded("broken_weights")).encode()) is Stage.WEIGHTS
+    assert stage_of(b"") is Stage.STARTING
 
 
 def test_files_that_cannot_be_read_are_told_in_vllms_words() -> None:

@@ -178,6 +178,7 @@ CANNOT_BE_CHOSEN = [
     "engine_missing",
     "engine_forbidden",
     "engine_unreachable",
+    "engine_failed",
     "image_missing",
     "gpu_runtime_missing",
 ]

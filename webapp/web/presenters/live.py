@@ -38,6 +38,8 @@ class LiveView:
     transformers_problem: Reason | None
     vllm: tuple[InstanceRow, ...]
     vllm_problem: Reason | None
+    vllm_is_last_seen: bool
+    """Whether Docker cannot be asked, so that what is listed may be so no more."""
     foreign: tuple[ContainerRow, ...]
     """Containers of vLLM's image that somebody else started."""
     recent: tuple[OperationView, ...]
@@ -74,6 +76,7 @@ def live_view(
         transformers_problem=_mode_problem(snapshot, Mode.TRANSFORMERS),
         vllm=_rows(snapshot, Mode.VLLM),
         vllm_problem=_mode_problem(snapshot, Mode.VLLM),
+        vllm_is_last_seen=_is_last_seen(snapshot),
         foreign=container_rows(snapshot),
         recent=tuple(ended.of(operation, language) for operation in snapshot.recent[:RECENT_SHOWN]),
         newest_ended="" if newest is None else newest.id,
@@ -86,6 +89,11 @@ def _is_fresh(operation: Operation, snapshot: Snapshot, now: float) -> bool:
 
 def _rows(snapshot: Snapshot, mode: Mode) -> tuple[InstanceRow, ...]:
     return tuple(instance_row(instance) for instance in snapshot.instances if instance.mode is mode)
+
+
+def _is_last_seen(snapshot: Snapshot) -> bool:
+    problem = snapshot.mode_problems.get(Mode.VLLM)
+    return problem is not None and problem.code.startswith("engine_")
 
 
 def _mode_problem(snapshot: Snapshot, mode: Mode) -> Reason | None:

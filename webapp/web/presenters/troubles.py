@@ -38,13 +38,17 @@ TROUBLES: Final[Mapping[str, Trouble]] = {
     "profile_disturbed": Trouble.LAUNCH,
     "architecture_unsupported": Trouble.LAUNCH,
     "argument_rejected": Trouble.LAUNCH,
+    "context_too_long": Trouble.LAUNCH,
     "container_exited": Trouble.LAUNCH,
+    "container_removed": Trouble.LAUNCH,
     "worker_died": Trouble.LAUNCH,
     "worker_garbled": Trouble.LAUNCH,
+    "server_garbled": Trouble.LAUNCH,
     "worker_silent": Trouble.LAUNCH,
     "stop_failed": Trouble.STOP,
     "engine_unavailable": Trouble.STOP,
     "engine_unreachable": Trouble.STOP,
+    "engine_failed": Trouble.STOP,
 }
 """Error codes and the trouble that each is. The others either name their one remedy themselves or are nothing to be mended."""
 

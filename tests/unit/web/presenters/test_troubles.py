@@ -57,6 +57,7 @@ NOT_TROUBLES = {
     "image_missing": "names the command",
     "gpu_runtime_missing": "names what to install",
     "port_taken": "names the setting",
+    "port_lost": "load again",
     "name_taken": "names the command",
     "engine_missing": "install Docker",
     "engine_forbidden": "the docker group",
