@@ -1,5 +1,5 @@
 # make run     start Warden on http://127.0.0.1:8000     (settings: WARDEN_*, see README.md)
-# make test    ruff, mypy and every test                  (PYTEST_ARGS="-k name" for some of them)
+# make test    ruff, mypy and every test                  (PYTEST_ARGS="-k name" for some of them, JOBS=0 for one after the other)
 # make images  what the Docker tests' images need          (some minutes and 3 GB, once)
 # make check   ruff and mypy alone
 # make words   bring the two catalogues up to date with the texts of the program
@@ -11,6 +11,7 @@
 VENV        ?= .venv
 BIN         := $(VENV)/bin
 PYTEST_ARGS ?=
+JOBS        ?= 2
 
 CATALOGUES  := $(wildcard webapp/translations/*/LC_MESSAGES/*.po)
 COMPILED    := $(CATALOGUES:.po=.mo)
@@ -26,7 +27,7 @@ run: $(VENV)/.installed $(COMPILED)
 	@exec $(BIN)/python -m gunicorn -c webapp/gunicorn_conf.py wsgi:app
 
 test: check $(COMPILED)
-	@chromium=$$(BIN=$(BIN) scripts/ensure_chromium.sh) && CHROMIUM=$$chromium exec $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@chromium=$$(BIN=$(BIN) scripts/ensure_chromium.sh) && CHROMIUM=$$chromium exec $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-test
 	@$(BIN)/ruff check .

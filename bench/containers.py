@@ -1,4 +1,7 @@
-"""What vLLM mode adds to Docker's own time, and whether anything stays: Warden against a plain ``docker run`` of the same command."""
+"""What vLLM mode adds to Docker's own time, and whether anything stays: Warden against a plain ``docker run`` of the same command.
+
+Ends with exit code 1 where Warden adds more than ``MORE_S``, or something stays.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,8 @@ ROUNDS = 7
 REAL_CYCLES = 3
 OPTIONS = {"max_tokens": 256, "batch_size": 1}
 POLL_S = 0.1
+MORE_S = {"start": 1.0, "stop": 0.5}
+"""What Warden may add at most, in seconds."""
 
 
 def main() -> None:
@@ -34,7 +39,7 @@ def main() -> None:
         make_model(cache, MODEL, hidden=256, heads=4, kv_heads=2, intermediate=256)
         images.load_standin(engine)
         with running(WardenServer(Path(folder) / "state", cache, **engine_settings(engine))) as server:
-            _overhead(server, engine, "stand-in", ROUNDS)
+            kept = _overhead(server, engine, "stand-in", ROUNDS)
         real = engine_settings(
             engine,
             vllm_image=images.load_real(engine),
@@ -42,11 +47,13 @@ def main() -> None:
             vllm_args="--enforce-eager",
         )
         with running(WardenServer(Path(folder) / "state-real", cache, **real)) as server:
-            _overhead(server, engine, "real vLLM", REAL_CYCLES)
+            kept = _overhead(server, engine, "real vLLM", REAL_CYCLES) and kept
+    if not kept:
+        sys.exit(1)
 
 
-def _overhead(server: WardenServer, engine: PrivateEngine, what: str, rounds: int) -> None:
-    """Take turns: Warden, then Docker alone with the command that Warden used."""
+def _overhead(server: WardenServer, engine: PrivateEngine, what: str, rounds: int) -> bool:
+    """Take turns: Warden, then Docker alone with the command that Warden used. Return whether Warden kept to its limits."""
     server.models(1)
     _cycle(server, engine)  # the first start of each image reads it from the disk
     before = _left(server, engine)
@@ -62,6 +69,11 @@ def _overhead(server: WardenServer, engine: PrivateEngine, what: str, rounds: in
     longer = median(u - s for u, s in zip(times["unload"], times["stop"], strict=True))
     sys.stdout.write(f"{what}, {rounds} cycles, medians: {line}; start {more:+.2f} s, stop {longer:+.2f} s\n")
     sys.stdout.write(f"  before {before}\n  after  {after}\n")
+    over = [name for name, seconds in (("start", more), ("stop", longer)) if seconds > MORE_S[name]]
+    grown = [name for name in ("containers", "volumes", "listening ports") if after[name] > before[name]]
+    if over or grown:
+        sys.stdout.write(f"  NOT KEPT: {', '.join([*over, *grown])}\n")
+    return not over and not grown
 
 
 def _cycle(server: WardenServer, engine: PrivateEngine) -> tuple[list[str], float, float]:

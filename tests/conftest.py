@@ -16,6 +16,8 @@ from tests.engine.engine_fixtures import bare_engine, docker_engine, engine, rea
 
 MARK = "WARDEN_TEST_RUN"
 """Set in the environment of the test run, so that a process is known as ours after its parent has died."""
+ENGINES = frozenset({"docker_engine", "bare_engine"})
+"""Fixtures that start a Docker engine."""
 PATIENCE_S = 3.0
 """A thread or a process that was told to end may take this long."""
 KEPT_THREADS = (
@@ -28,6 +30,14 @@ KEPT_THREADS = (
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "leaves(reason): starts what another test or fixture ends; no leak check")
     os.environ[MARK] = uuid.uuid4().hex
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist writes the groups into the names
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run side by side, those of the Docker engines stay in one process: they share a data root, ports and images."""
+    for item in items:
+        if ENGINES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("docker"))
 
 
 @pytest.fixture(autouse=True)
