@@ -94,6 +94,8 @@ def failed(seen: Message, advice: Message | None = None) -> Judged:
 
 # Memory figures
 
+STATED_OFF_BYTES = MIB
+"""By how much a driver's own reserved + used + free may miss its total: it rounds each."""
 WITNESS_SHARE = 1 / 8
 """How far the other source may be off, as a share of the total: the kernel's own lists of free pages may hold so much."""
 USUAL_PROBLEMS = frozenset({"driver_missing"})
@@ -135,7 +137,7 @@ def _wrong_figure(sample: Sample, witnesses: Mapping[str, Witness]) -> Judged | 
         parts = sum(part.used_bytes for part in ledger.parts)
         stated = (reading.reserved_bytes or 0) + (reading.used_bytes or 0) + (reading.free_bytes or 0)
         off = max(abs(parts - ledger.total_bytes), abs(stated - ledger.total_bytes))
-        if off:
+        if parts != ledger.total_bytes or off > STATED_OFF_BYTES:
             return failed(_about("selftest_ledger_off", reading.device_id, off_bytes=off), DRIVER_ADVICE)
         witness = witnesses.get(reading.device_id)
         if witness is not None and not _agrees(ledger.total_bytes, reading.free_bytes or 0, witness):

@@ -28,7 +28,7 @@ from webapp.domain.selftest import (
     judge_vllm,
     worst_of,
 )
-from webapp.domain.units import gib
+from webapp.domain.units import MIB, gib
 from webapp.message import Message
 
 READING = Reading(
@@ -52,11 +52,15 @@ def test_figures_that_are_fresh_and_add_up_are_good() -> None:
     assert (judged.mark, judged.seen.code) == (CheckMark.OK, "selftest_memory_ok")
 
 
+def test_a_driver_that_rounds_its_figures_is_no_fault() -> None:
+    assert memory(sample(1), sample(2, replace(READING, used_bytes=gib(7) - 4096))).mark is CheckMark.OK
+
+
 @pytest.mark.parametrize(
     ("reading", "code"),
     [
-        (replace(READING, used_bytes=gib(7) - 1), "selftest_ledger_off"),
-        (replace(READING, free_bytes=gib(40) + 1), "selftest_ledger_off"),
+        (replace(READING, used_bytes=gib(7) - 2 * MIB), "selftest_ledger_off"),
+        (replace(READING, free_bytes=gib(40) + 2 * MIB), "selftest_ledger_off"),
         (replace(READING, total_bytes=None), "selftest_no_figures"),
         (replace(READING, free_bytes=None, problem=Message("device_lost")), "device_lost"),
     ],
