@@ -127,7 +127,7 @@ class Settings(BaseSettings):
     docker_socket: Path = Field(Path("/var/run/docker.sock"), description="The Docker engine's socket.")
     docker_timeout_s: float = Field(10.0, gt=0, description="How long Docker may take for one answer.")
     docker_start_timeout_s: float = Field(
-        120.0, gt=0, description="How long Docker may take to create a container, and to start it."
+        60.0, gt=0, description="How long Docker may take to create a container, and to start it."
     )
     docker_poll_s: float = Field(2.0, gt=0, description="How often Docker is asked for its containers.")
     vllm_image: str = Field("vllm/vllm-openai:latest", description="Image of vLLM mode.")

@@ -120,7 +120,8 @@ def _terminate_all(
     side_by_side(end, sorted({*results, *runtime.processes().values()}), "kill")
     if not expired.is_set():
         left = runtime.reap(lambda: frozenset() if run.id in parts.board.state.running else known_instances(parts))
-        tally.note(left)
+        if not expired.is_set():
+            tally.note(left)
     return True
 
 

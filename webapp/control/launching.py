@@ -9,7 +9,7 @@ from dataclasses import replace
 from webapp.control.parts import Parts, held_by
 from webapp.control.run import Run
 from webapp.control.settle import wait_still
-from webapp.control.unloading import READING_TIMEOUT_S, note_stop
+from webapp.control.unloading import READING_TIMEOUT_S, not_removed, note_stop
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Finding, StepName
@@ -50,6 +50,7 @@ def launch(run: Run, mode: Mode, spec: LaunchSpec, *, step: StepName = StepName.
     runtime = run.parts.runtimes[mode]
     starting = _starting(run.parts, mode, spec)
     run.parts.board.put(starting, operation_id=run.id)
+    run.tell(step, Message(f"creating_{mode}", {"model": spec.model_id}))
     try:
         runtime.launch(spec)
         probe = _wait_until_ready(run, runtime, spec, step)
@@ -57,7 +58,7 @@ def launch(run: Run, mode: Mode, spec: LaunchSpec, *, step: StepName = StepName.
         run.parts.board.put(ready, operation_id=run.id)
     except Exception as exc:
         _remember_failure(run.parts, spec.model_id, exc)
-        _discard(run.parts, runtime, starting)
+        _discard(run, runtime, starting)
         raise
     if step is StepName.LAUNCH:  # a rollback says nothing of the options that failed
         run.parts.board.set_cooldown(spec.model_id, None)
@@ -194,14 +195,16 @@ def _show(run: Run, spec: LaunchSpec, probe: Probe, step: StepName) -> None:
         run.tell(step, message, progress)
 
 
-def _discard(parts: Parts, runtime: Runtime, instance: Instance) -> None:
+def _discard(run: Run, runtime: Runtime, instance: Instance) -> None:
     """Take away what a failed launch left; what is not proved to be gone stays listed as stuck."""
     try:
         result: StopResult | Exception = runtime.terminate(instance.id, ask=False)
     except Exception as exc:
         log.exception("what a failed launch of %s left could not be removed", instance.model_id)
         result = exc
-    note_stop(parts, instance, result)
+    note_stop(run.parts, instance, result)
+    if isinstance(result, StopResult) and result.not_removed:
+        run.add_findings(not_removed(instance))
 
 
 def _remember_failure(parts: Parts, model_id: str, exc: Exception) -> None:

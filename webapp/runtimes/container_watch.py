@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 FIRST_LOOK_S = 2.0
 """How long ``start`` waits for the first look."""
-_ALIVE = ("running", "paused", "restarting")
+ALIVE = ("running", "paused", "restarting")
+"""Docker's words for containers with processes."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class ContainerWatch:
 
     def _foreign(self, others: Sequence[Seen]) -> tuple[ForeignContainer, ...]:
         family = image_family(self._image)
-        alive = {(s.id, s.state): s for s in others if s.state in _ALIVE}
+        alive = {(s.id, s.state): s for s in others if s.state in ALIVE}
         described = {key: self._described.get(key) or self._describe(seen) for key, seen in alive.items()}
         self._described = {key: found for key, found in described.items() if found is not None}
         shown = [f for f in self._described.values() if image_family(f.image) == family or f.of_warden is not None]

@@ -259,7 +259,7 @@ class Engine:
     def _client(self, timeout_s: int | None = None) -> Iterator[docker.APIClient]:
         client = self._connect(timeout_s)
         try:
-            with self._translating():
+            with self._translating(timeout_s):
                 yield client
         finally:
             client.close()
@@ -277,7 +277,7 @@ class Engine:
         return f"unix://{self._socket}"
 
     @contextmanager
-    def _translating(self) -> Iterator[None]:
+    def _translating(self, timeout_s: int | None = None) -> Iterator[None]:
         """Turn whatever keeps the engine from answering into one of Warden's errors."""
         try:
             yield
@@ -288,15 +288,15 @@ class Engine:
                 self._version = None  # the engine was replaced by one of another version
             raise EngineFailed(socket=self.socket, detail=_detail(exc)) from exc
         except (DockerException, requests.RequestException, OSError) as exc:
-            raise self._unreachable(exc) from exc
+            raise self._unreachable(exc, timeout_s or self._timeout_s) from exc
 
-    def _unreachable(self, exc: Exception) -> EngineUnavailable:
+    def _unreachable(self, exc: Exception, timeout_s: int) -> EngineUnavailable:
         number = _errno(exc)
         if number in (errno.ENOENT, errno.ENOTDIR):
             return EngineMissing(socket=self.socket)
         if number in (errno.EACCES, errno.EPERM):
             return EngineForbidden(socket=self.socket, user=_user())
-        return EngineUnreachable(socket=self.socket, detail=_why(exc, self._timeout_s))
+        return EngineUnreachable(socket=self.socket, detail=_why(exc, timeout_s))
 
 
 class _Client(docker.APIClient):

@@ -112,6 +112,8 @@ class FollowedLog:
 
     def _is_being_removed(self, seen: Inspected) -> bool:
         """Whether what ended by SIGKILL was ended by its removal: Docker kills first, and forgets a moment later."""
+        if seen.status == "removing":
+            return True
         if seen.exit_code != KILLED or seen.oom_killed:
             return False
         self._stopped.wait(AGAIN_S)

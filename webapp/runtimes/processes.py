@@ -24,6 +24,7 @@ PROC = Path("/proc")
 COMMAND_LENGTH = 120
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _SHARED_MEMORY = b"/dev/shm/"
+_CAP_SYS_PTRACE = 19
 _KILL_ROUND_S = 0.2
 """A kill is repeated this often until its time is over: what is killed may have started something a moment before."""
 
@@ -196,22 +197,56 @@ def shared_memory(processes: Iterable[ProcessId]) -> frozenset[SharedFile]:
 
 
 def unlink_unused(files: frozenset[SharedFile]) -> None:
-    """Remove those of ``files`` that no process maps any more; where that cannot be told, they stay."""
+    """Remove those of ``files`` that no process has mapped or open, under whatever path; where that cannot be told, they stay."""
     left = frozenset(file for file in files if _shared_file(file.path) == file)
-    if not left or os.geteuid() != 0:
-        return  # only root sees everybody's maps
-    used = frozenset(file for pid in _pids() for file in _mapped_shared(pid))
-    for file in left - used:
-        with suppress(OSError):
-            Path(file.path).unlink()
+    if not left or not _sees_all():
+        return
+    inodes = {(file.device, file.inode) for file in left}
+    used = {inode for pid in _pids() for inode in (*_mapped_inodes(pid, inodes), *_open_inodes(pid, inodes))}
+    for file in left:
+        if (file.device, file.inode) not in used:
+            with suppress(OSError):
+                Path(file.path).unlink()
+
+
+def _sees_all() -> bool:
+    """Whether this program may look into everybody's processes (CAP_SYS_PTRACE, capabilities(7))."""
+    lines = _read(os.getpid(), "status").splitlines()
+    effective = next((int(line.split()[1], 16) for line in lines if line.startswith(b"CapEff:")), 0)
+    return bool(effective >> _CAP_SYS_PTRACE & 1)
 
 
 def _mapped_shared(pid: int) -> Iterator[SharedFile]:
+    for path, device, inode in _maps(pid):
+        if path.startswith(_SHARED_MEMORY) and not path.endswith(b" (deleted)"):
+            yield SharedFile(os.fsdecode(path), device, inode)
+
+
+def _mapped_inodes(pid: int, wanted: set[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    return ((device, inode) for _, device, inode in _maps(pid) if (device, inode) in wanted)
+
+
+def _maps(pid: int) -> Iterator[tuple[bytes, int, int]]:
+    """The files that a process has mapped: path, device, inode (proc_pid_maps(5))."""
     for line in _read(pid, "maps").splitlines():
         fields = line.split(None, 5)
-        if len(fields) == 6 and fields[5].startswith(_SHARED_MEMORY) and not fields[5].endswith(b" (deleted)"):
+        if len(fields) == 6 and fields[4] != b"0":
             major, _, minor = fields[3].partition(b":")
-            yield SharedFile(os.fsdecode(fields[5]), os.makedev(int(major, 16), int(minor, 16)), int(fields[4]))
+            yield fields[5], os.makedev(int(major, 16), int(minor, 16)), int(fields[4])
+
+
+def _open_inodes(pid: int, wanted: set[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    try:
+        descriptors = list((PROC / str(pid) / "fd").iterdir())
+    except OSError:
+        return
+    for descriptor in descriptors:
+        try:
+            status = descriptor.stat()
+        except OSError:
+            continue
+        if (status.st_dev, status.st_ino) in wanted:
+            yield status.st_dev, status.st_ino
 
 
 def _shared_file(path: str) -> SharedFile | None:

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,10 +19,13 @@ from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.units import MIB
 from webapp.errors import (
+    ContainerExited,
     ContainerRemoved,
+    EngineFailed,
     EngineMissing,
     EngineUnavailable,
     EngineUnreachable,
+    LaunchBlocked,
     LaunchFailed,
     PortLost,
     PortTaken,
@@ -47,12 +50,13 @@ from webapp.runtimes.base import (
     StopResult,
     StopStage,
 )
-from webapp.runtimes.container_watch import ContainerWatch
+from webapp.runtimes.container_watch import ALIVE, ContainerWatch
 from webapp.runtimes.engine import ContainerGone, Engine, Inspected, PortInUse, Seen
 from webapp.runtimes.followed_log import FollowedLog
+from webapp.runtimes.kept_containers import KeptContainers
 from webapp.runtimes.ladder import Rung, climb, nobody
-from webapp.runtimes.processes import ProcessId
-from webapp.runtimes.vllm_command import LABEL, container_plan, port_range, record_of
+from webapp.runtimes.processes import ProcessId, SharedFile
+from webapp.runtimes.vllm_command import HOST_NETWORK, LABEL, container_plan, port_range, record_of
 from webapp.runtimes.vllm_log import Stage, cause_of, stage_of
 from webapp.runtimes.vllm_server import LOOPBACK, NotServing, Rubbish, VllmServer
 from webapp.runtimes.worker_folder import InstanceRecord
@@ -73,7 +77,7 @@ EXIT_SEEN_S = 1.0
 GONE_POLL_S = 0.05
 REMOVE_AGAIN_S = 0.5
 """Pause before an engine that failed to remove a container is asked again."""
-SWEEP_STOP_S = 2.0
+SHARED_S = 2.0
 ERROR_LINES = 20
 LOOK_THREADS = 8
 PORT_LABEL = LABEL + "port"
@@ -98,6 +102,8 @@ class _Own:
     in_flight: int = 0
     served: float | None = None
     last_used_at: float | None = None
+    shared: frozenset[SharedFile] = frozenset()
+    """Its files in the host's /dev/shm."""
     resident_mib: int = 0
     """What its processes held when it was last asked: a start that writes nothing but takes memory is alive."""
 
@@ -107,20 +113,23 @@ class VllmRuntime:
 
     mode = Mode.VLLM
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
+        """``engine`` is the one that the settings name where it is not given."""
         self._settings = settings
         self._home = str(settings.state_dir)
-        self._engine = Engine(settings.docker_socket, settings.docker_timeout_s, settings.docker_start_timeout_s)
+        self._engine = engine or Engine(
+            settings.docker_socket, settings.docker_timeout_s, settings.docker_start_timeout_s
+        )
         self._lock = threading.Lock()
         self._own: Mapping[str, _Own] = {}
         """By instance."""
         self._launching: frozenset[str] = frozenset()
         self._ports: frozenset[int] = frozenset()
         """Chosen for containers that are being created."""
-        self._doomed: frozenset[str] = frozenset()
-        """Instances that have ended and whose containers Docker may still have: they are removed as soon as it lets them be."""
-        self._watch = ContainerWatch(self._engine, settings, self._sweep)
-        self._sweeper: threading.Thread | None = None
+        self._kept = KeptContainers(settings.state_dir / "kept_containers.json", self._remove_kept)
+        self._watch = ContainerWatch(self._engine, settings, self._kept.look)
+        self._has_looked = False
+        """Whether ``discover`` has told once what an earlier Warden left: until then a container that runs is nobody's leftover."""
 
     def unavailable(self) -> Message | None:
         """See ``Runtime``."""
@@ -128,13 +137,13 @@ class VllmRuntime:
 
     def start(self) -> None:
         """See ``Runtime``."""
+        self._kept.start()
         self._watch.start()
 
     def stop(self) -> None:
         """See ``Runtime``."""
         self._watch.stop()
-        if self._sweeper is not None:
-            self._sweeper.join(SWEEP_STOP_S)
+        self._kept.stop()
         with self._lock:
             ended, self._own = self._own, {}
         for own in ended.values():
@@ -175,14 +184,18 @@ class VllmRuntime:
         try:
             container = self._engine.create(plan)
         except EngineUnavailable:
-            self._doom(spec.instance_id)  # it may come into being all the same
+            self._kept.add(spec.instance_id)  # it may come into being all the same
             raise
         try:
             pid = self._start(container, spec.model_id)
         except ContainerGone as exc:
             raise ContainerRemoved(model=spec.model_id, log="") from exc
-        except (WardenError, PortInUse):
-            self._remove_quietly(container, spec.instance_id)
+        except PortInUse:
+            if not self._remove_quietly(container):
+                raise LaunchBlocked(model=spec.model_id, detail=f"Docker keeps {plan.name}", log="") from None
+            raise
+        except WardenError:
+            self._remove_quietly(container)
             raise
         return _Own(
             id=container,
@@ -218,13 +231,15 @@ class VllmRuntime:
             with self._lock:
                 self._ports -= {port}
 
-    def _remove_quietly(self, container: str, instance_id: str) -> None:
-        """Take away what could not be started; where the engine does not let it go, it is removed later."""
+    def _remove_quietly(self, container: str) -> bool:
+        """Take away what could not be started; where the engine does not let it go, it is removed later. Return whether it is gone."""
         try:
             self._engine.remove(container)
         except EngineUnavailable as exc:
             log.warning("container %s could not be removed: %s", container[:12], exc)
-            self._doom(instance_id)
+            self._kept.add(container)
+            return False
+        return True
 
     # Questions
 
@@ -239,13 +254,17 @@ class VllmRuntime:
         now = time.monotonic()
         pause = READY_POLL_S if own.log.stage is Stage.SERVING else EARLY_POLL_S
         if own.is_garbled or now - own.asked_at >= pause:
-            resident = processes.resident_bytes(processes.in_container(own.id)) // MIB
+            inside = processes.in_container(own.id)
+            resident, shared = processes.resident_bytes(inside) // MIB, own.shared | processes.shared_memory(inside)
             own = (
-                self._change(own.record.id, lambda o: replace(o, asked_at=now, is_garbled=False, resident_mib=resident))
+                self._change(
+                    own.record.id,
+                    lambda o: replace(o, asked_at=now, is_garbled=False, resident_mib=resident, shared=shared),
+                )
                 or own
             )
             if self._answers(own, LOADING_HTTP_S):
-                self._change(own.record.id, lambda o: replace(o, is_ready=True))
+                self._mark_ready(own)
                 return self._ready_probe(own)
         stage = own.log.stage
         return Probe(
@@ -255,6 +274,11 @@ class VllmRuntime:
             message=own.log.message,
             pid=None if own.process is None else own.process.pid,
         )
+
+    def _mark_ready(self, own: _Own) -> None:
+        """Note that it answers, and what it shares between its processes, all of which exists by now."""
+        shared = processes.shared_memory(processes.in_container(own.id))
+        self._change(own.record.id, lambda o: replace(o, is_ready=True, shared=shared))
 
     def _answers(self, own: _Own, timeout_s: float) -> bool:
         """Whether the model is served. Raises ServerGarbled when something else is."""
@@ -335,8 +359,6 @@ class VllmRuntime:
             if own is None:
                 raise
             result = self._end_without_engine(own, began, tell)
-        if result.not_removed:
-            self._doom(instance_id)
         if not result.survivors:
             self._forget(instance_id)
         log.info("containers of %s ended by %s in %.2f s", instance_id, result.stage, result.seconds)
@@ -346,7 +368,6 @@ class VllmRuntime:
         """End one container and look for what was in it; ``keep`` leaves its log and files."""
         began, settings = time.monotonic(), self._settings
         inside = processes.in_container(container)
-        shared = processes.shared_memory(inside)
         rungs = [Rung(StopStage.KILL, lambda: self._signal(container, signal.SIGKILL, settings.vllm_kill_s))]
         if ask:
             rungs.insert(
@@ -357,9 +378,8 @@ class VllmRuntime:
         left = frozenset(p for p in inside | processes.in_container(container) if p.is_alive)
         processes.wait_gone(left, settings.vllm_kill_s)
         survivors = processes.survivors_of(p for p in left if p.is_alive)
-        processes.unlink_unused(
-            shared
-        )  # what was killed leaves its part of the host's /dev/shm behind, and with it memory
+        if not survivors:
+            self._give_back_shared(container)
         not_removed = not keep and not survivors and not self._remove(container, deadline)
         return StopResult(stage, time.monotonic() - began, survivors, not_removed)
 
@@ -406,32 +426,30 @@ class VllmRuntime:
                 pause, problem = REMOVE_AGAIN_S, str(exc)
             if time.monotonic() > deadline:
                 log.warning("container %s is not removed: %s", container[:12], problem or "Docker still has it")
+                self._kept.add(container)
                 return False
             time.sleep(pause)
 
-    def _doom(self, instance_id: str) -> None:
-        with self._lock:
-            self._doomed |= {instance_id}
-
-    def _sweep(self, own: Mapping[str, str]) -> None:
-        """Remove what could not be removed before, in a thread of its own; called after each look at Docker. Never waits."""
-        waiting = [container for container, name in own.items() if name in self._doomed]
-        if waiting and (self._sweeper is None or not self._sweeper.is_alive()):
-            self._sweeper = threading.Thread(
-                target=self._remove_late, args=(waiting,), name="warden-docker-sweep", daemon=True
-            )
-            self._sweeper.start()
-
-    def _remove_late(self, containers: Iterable[str]) -> None:
-        for container in containers:
-            try:
-                result = self._end(container, ask=False, keep=False, on_stage=nobody)
-            except EngineUnavailable as exc:
-                log.warning("container %s cannot be removed yet: %s", container[:12], exc)
-                continue
-            if not result.survivors and not result.not_removed:
-                log.info("container %s, which Docker had kept, is removed", container[:12])
+    def _remove_kept(self, container: str) -> bool:
+        """End and remove a container that should be gone; return whether it is."""
+        try:
+            result = self._end(container, ask=False, keep=False, on_stage=nobody)
+        except EngineUnavailable:
+            return False
+        if result.survivors or result.not_removed:
+            return False
         self._watch.nudge()
+        return True
+
+    def _give_back_shared(self, container: str) -> None:
+        """Unlink what the killed have left in the host's /dev/shm, and with it memory. A process that the kernel holds can keep its maps
+        from being read, so this is waited for a moment only.
+        """
+        files = frozenset(file for own in self._own.values() if own.id == container for file in own.shared)
+        if files:
+            thread = threading.Thread(target=processes.unlink_unused, args=(files,), name="warden-shm", daemon=True)
+            thread.start()
+            thread.join(SHARED_S)
 
     def _end_without_engine(self, own: _Own, began: float, on_stage: StageCallback) -> StopResult:
         """Docker does not answer: end the container's processes themselves, as far as this user may.
@@ -440,7 +458,6 @@ class VllmRuntime:
         cannot be told from others'.
         """
         inside = processes.in_container(own.id)
-        shared = processes.shared_memory(inside)
         if not inside and own.process is not None and own.process.is_alive:
             raise EngineUnreachable(socket=self._engine.socket, detail="its processes cannot be told from here")
         stage, survivors = processes.end_processes(
@@ -450,18 +467,21 @@ class VllmRuntime:
             leader=own.process,
             on_stage=on_stage,
         )
-        processes.unlink_unused(shared)
+        if not survivors:
+            self._give_back_shared(own.id)
+            self._kept.add(own.id)
         return StopResult(stage, time.monotonic() - began, survivors, not_removed=not survivors)
 
     # What is there
 
     def discover(self) -> tuple[Found, ...]:
         """See ``Runtime``."""
-        seen = [s for s in self._engine.containers(f"{LABEL}home={self._home}") if self._watch.is_own(s)]
-        if not seen:
-            return ()
-        with ThreadPoolExecutor(min(LOOK_THREADS, len(seen)), "warden-discover") as pool:
-            return tuple(found for found in pool.map(self._look_at, seen) if found is not None)
+        own = [s for s in self._engine.containers(f"{LABEL}home={self._home}") if self._watch.is_own(s)]
+        seen = [s for s in own if not self._is_kept(s)]
+        with ThreadPoolExecutor(LOOK_THREADS, "warden-discover") as pool:
+            found = tuple(one for one in pool.map(self._look_at, seen) if one is not None)
+        self._has_looked = True
+        return found
 
     def _look_at(self, seen: Seen) -> Found | None:
         name = seen.labels[LABEL + "instance"]
@@ -470,30 +490,34 @@ class VllmRuntime:
             return Found(_unreadable(name, seen), adoptable=False, reason=Message("folder_broken"))
         instance = record.instance(InstanceState.STARTING)
         try:
-            own = self._adopt(self._engine.inspect(seen.id), record)
+            inspected = self._engine.inspect(seen.id)
+            own = self._adopt(inspected, record)
             if own is None:
                 return Found(instance, adoptable=False, reason=Message("half_started"))
-            return self._found(own, instance)
+            return self._found(own, instance, runs=inspected.running)
         except ContainerGone:
             return None
+        except EngineFailed as exc:
+            log.warning("nothing can be told of container %s: %s", seen.name, exc)
+            return None  # one that Docker cannot tell of hides no other
         except EngineUnavailable:
             raise  # nothing is known against the container: it is looked at again when Docker is back
         except WardenError as exc:
             return Found(instance, adoptable=False, reason=exc.message)
 
-    def _found(self, own: _Own, instance: Instance) -> Found:
+    def _found(self, own: _Own, instance: Instance, *, runs: bool) -> Found:
         """What has become of a container meanwhile. One that has served is kept: as silent while it is too busy, or paused, to answer,
         as dead when it has ended. Raises WardenError for one that cannot be kept.
         """
-        answers = own.process is not None and self._answers(own, ADOPT_HTTP_S)
+        answers = runs and self._answers(own, ADOPT_HTTP_S)
         stage = Stage.SERVING if answers else stage_of(self._engine.tail(own.id, self._settings.log_lines))
-        has_ended = not answers and own.log.wait_ended(0 if own.process is not None else ADOPT_HTTP_S)
+        has_ended = not answers and own.log.wait_ended(0 if runs else ADOPT_HTTP_S)
         if stage is not Stage.SERVING:
             reason = self._ended(own).message if has_ended else Message("half_started")
             return Found(instance, adoptable=False, reason=reason)
-        if has_ended or own.process is None:
+        if has_ended or not runs:
             return Found(instance.to(InstanceState.DEAD, problem=self._ended(own).message), adoptable=True)
-        self._change(instance.id, lambda o: replace(o, is_ready=True))
+        self._mark_ready(own)
         probe = self._ready_probe(own)
         ready = instance.to(InstanceState.READY, has_chat_template=probe.has_chat_template, pid=probe.pid)
         if answers:
@@ -517,8 +541,11 @@ class VllmRuntime:
             log=follower,
             process=None if inspected.pid is None else processes.identify(inspected.pid),
         )
-        follower.start()
-        self._keep(own)
+        with self._lock:
+            if (first := self._own.get(record.id)) is not None and first.id == inspected.id:
+                return first  # another thread was quicker
+            self._own = {**self._own, record.id: own}
+            follower.start()
         return own
 
     def reap(self, known: Callable[[], frozenset[str]]) -> tuple[Leftover, ...]:
@@ -533,7 +560,12 @@ class VllmRuntime:
 
     def _is_leftover(self, seen: Seen, known: Callable[[], frozenset[str]]) -> bool:
         name = seen.labels.get(LABEL + "instance", "")
-        return name not in known() and name not in self._launching
+        is_new = not self._has_looked and seen.state in ALIVE
+        return name not in known() and name not in self._launching and not is_new and not self._is_kept(seen)
+
+    def _is_kept(self, seen: Seen) -> bool:
+        """Whether it should be gone already; it is removed as soon as Docker lets it go."""
+        return seen.id in self._kept or seen.labels.get(LABEL + "instance") in self._kept
 
     def _reap(self, seen: Seen) -> Leftover:
         message = Message("leftover_container", {"name": seen.name})
@@ -541,10 +573,7 @@ class VllmRuntime:
             result = self._end(seen.id, ask=False, keep=False, on_stage=nobody)
         except EngineUnavailable:
             return Leftover(message, ok=False)
-        name = seen.labels.get(LABEL + "instance", "")
-        if result.not_removed:
-            self._doom(name)
-        self._forget(name)
+        self._forget(seen.labels.get(LABEL + "instance", ""))
         return Leftover(message, ok=not result.survivors and not result.not_removed)
 
     def processes(self) -> Mapping[int, str]:
@@ -583,7 +612,7 @@ class VllmRuntime:
             return own
         if instance_id:
             for seen in self._engine.containers(f"{LABEL}instance={instance_id}"):
-                record = record_of(seen.labels) if self._watch.is_own(seen) else None
+                record = record_of(seen.labels) if self._watch.is_own(seen) and not self._is_kept(seen) else None
                 try:
                     adopted = None if record is None else self._adopt(self._engine.inspect(seen.id), record)
                 except ContainerGone:
@@ -606,9 +635,12 @@ class VllmRuntime:
             exit_signal=_signal_of(code),
             oom_killed=how.oom_killed,
         )
-        if isinstance(cause, PortLost):
-            return PortLost(**{**cause.params, "port": cause.params["port"] or own.server.port})
-        return cause
+        if not isinstance(cause, PortLost):
+            return cause
+        if self._settings.vllm_network != HOST_NETWORK:  # a port of the container's own, which nobody else can take
+            exit_code = _signal_of(code) or code
+            return ContainerExited(model=own.record.model_id, exit=exit_code, log=cause.params["log"])
+        return PortLost(**{**cause.params, "port": cause.params["port"] or own.server.port})
 
     def _garbled(self, own: _Own, detail: str) -> ServerGarbled:
         self._change(own.record.id, lambda o: replace(o, is_garbled=True))  # the next probe asks at once, to confirm it

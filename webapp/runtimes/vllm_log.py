@@ -63,7 +63,8 @@ _STAGES: tuple[tuple[Stage, re.Pattern[str]], ...] = (
     (
         Stage.SERVING,
         re.compile(
-            r'Starting vLLM (?:API )?server|Application startup complete|Uvicorn running on|"(?:GET|POST) /\S* HTTP/1\.[01]" 200'
+            r"Starting vLLM (?:API )?server|Application startup complete|Uvicorn running on|Avg prompt throughput|"
+            r'"(?:GET|POST) /\S* HTTP/1\.[01]" 200'
         ),
     ),
 )

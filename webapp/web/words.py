@@ -430,6 +430,8 @@ STEPS: Final[Mapping[str, Sentence]] = {
     "stopped": _one(N_("%(models)s")),
     "stop_ask": _one(N_("прошу %(model)s завершиться")),
     "stop_terminate": _one(N_("%(model)s не уходит: SIGTERM")),
+    "creating_vllm": _one(N_("образ на месте, создаю контейнер")),
+    "creating_transformers": _one(N_("запускаю процесс")),
     "stop_container": _one(N_("прошу контейнер %(model)s завершиться (SIGTERM)")),
     "stop_kill": _one(N_("%(model)s не уходит: SIGKILL")),
     "stop_verify": _one(N_("проверяю, что от %(model)s ничего не осталось")),

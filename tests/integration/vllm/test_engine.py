@@ -39,7 +39,7 @@ from webapp.errors import NotConfirmed, UnknownContainer
 from webapp.runtimes.base import ForeignContainer, StopStage
 
 ONE, TWO, _ = MODELS
-HELD_MB = 600
+HELD_MB = 1500
 FREEZER = Path("/sys/fs/cgroup/freezer")
 HUNG_S = 3
 """How long a hanging engine is waited for…"""

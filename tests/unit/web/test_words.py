@@ -30,6 +30,7 @@ from webapp.web import problems, words
 ROOT = Path(__file__).parents[3]
 COMPOSED = {
     "plan_": [Verdict.FITS, Verdict.TIGHT],
+    "creating_": list(Mode),
     "launch_": [InstanceState.STARTING, InstanceState.LOADING],
     "stop_": list(StopStage),
     "vllm_": list(Stage),
