@@ -370,6 +370,40 @@ def test_a_container_that_does_not_stop_meets_commands_to_copy(visitor: Visitor,
     assert "чужие тоже" in page
 
 
+def test_memory_that_is_still_held_meets_its_steps_on_its_card_and_on_its_page(
+    visitor: Visitor, controller: FakeController
+) -> None:
+    params = {"model": "Qwen/Qwen3-1.7B", "freed_bytes": gib(1), "expected_bytes": gib(3), "seconds": 30.0}
+    held = Message("unload_held", params)
+    warning = {"kind": OperationKind.UNLOAD, "state": OperationState.WARNING, "ended_at": time.time()}
+    controller.recent = (ended(7, outcome=held, **warning),)
+
+    card, page = visitor.get("/").text, visitor.get("/operations/op7").text
+
+    for place in (card, page):
+        assert ways(place) == ["memory", "clean", "emergency"]
+    assert 'href="#memory"' in card
+    assert 'href="/#memory"' in page
+
+
+def test_an_incomplete_emergency_meets_its_steps_in_both_languages(
+    visitor: Visitor, controller: FakeController
+) -> None:
+    params = {"count": 1, "freed_bytes": gib(1), "expected_bytes": gib(3)}
+    left = Finding(Message("not_reached", {"name": "Qwen/Qwen3-1.7B", "mode": "vllm"}), ok=False)
+    made = {"kind": OperationKind.EMERGENCY, "state": OperationState.WARNING, "mode": None, "model_id": None}
+    outcome = Message("emergency_incomplete", params)
+    controller.recent = (ended(7, outcome=outcome, findings=(left,), **made),)
+
+    russian = visitor.get("/operations/op7").text
+    english = visitor.get("/operations/op7", headers=ENGLISH).text
+
+    for page in (russian, english):
+        assert ways(page) == ["memory", "clean", "emergency", "docker-list", "docker-status", "docker-restart"]
+    assert "Что можно сделать" in russian
+    assert "What you can do" in english
+
+
 def test_what_went_well_or_was_wanted_offers_nothing(visitor: Visitor, controller: FakeController) -> None:
     controller.recent = (ended(1), failed("cancelled", id="op2", state=OperationState.CANCELLED))
 

@@ -84,6 +84,11 @@ class Entry:
         """Folder of the revision."""
         return self.repository / "snapshots" / self.revision
 
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether ``../../blobs`` of the snapshot is the repository's own: no folder on the way is a link."""
+        return not self.snapshot.is_symlink() and not self.snapshot.parent.is_symlink()
+
 
 @dataclass(frozen=True)
 class _Listing:

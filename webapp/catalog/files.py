@@ -51,7 +51,11 @@ def parse_object(data: bytes) -> dict[str, object]:
 def read_object(path: Path) -> dict[str, object]:
     """Return the JSON object in a file. Raises BadFile, OSError."""
     with open_regular(path) as file:
-        data = file.read(MAX_JSON_BYTES + 1)
+        # Asked for the most at once, Python would take that much memory for every small file, which costs more than its reading.
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(min(size, MAX_JSON_BYTES) + 1)
+        if len(data) > size:
+            data += file.read(MAX_JSON_BYTES + 1 - len(data))
     if len(data) > MAX_JSON_BYTES:
         raise BadFile(f"larger than {MAX_JSON_BYTES} bytes")
     return parse_object(data)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from webapp.catalog.entry import FACT_FILES, PREFIX, Policy, describe, find_entry, unreadable
+from webapp.catalog.entry import FACT_FILES, PREFIX, Entry, Policy, describe, find_entry, unreadable
 from webapp.catalog.files import printable
 from webapp.domain.model import CachedModel
 from webapp.message import Message
@@ -21,6 +21,9 @@ Signature = tuple[tuple[int, int, int] | None, ...]
 
 _STOP_WAIT_S = 10.0
 _TICK_S = 0.1
+_WEIGHTS_A_LOOK = 500
+"""About how many files of whole models' weights a look asks for; a cache with more of them is gone through in turns."""
+_BLOBS = "../../blobs/"
 
 
 @dataclass(frozen=True)
@@ -38,21 +41,42 @@ class CatalogView:
 
 
 @dataclass(frozen=True)
+class _Watched:
+    """Paths, and how they looked; as bytes, since a look asks the kernel for thousands and making names of paths costs as much again."""
+
+    paths: tuple[bytes, ...]
+    signature: Signature
+
+    def is_unchanged(self) -> bool:
+        """Whether all of them look as they did."""
+        return _signature(self.paths) == self.signature
+
+
+@dataclass(frozen=True)
 class _Known:
     """What was read of one repository's folder, and how its files looked then."""
 
-    signature: Signature | None
-    """``None`` when the files were still changing; they are read again then."""
-    watched: tuple[str, ...]
-    """Paths as text: a look asks the kernel for thousands of them, and making names of paths would cost as much again."""
+    places: _Watched
+    """The folders, where each new, removed or renamed file shows, and the small files, which are written in place."""
+    weights: _Watched
+    """The files of weights: nobody but a copy that has not ended, or a failing disk, changes one in its place."""
+    is_settled: bool
+    """False while the files were still changing; they are read again then."""
     model: CachedModel | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing that may come at any moment."""
+        return self.model is not None and self.model.problem is None
 
 
 class Catalog:
     """Keeps the list of cached models up to date.
 
     Each look compares the times and sizes of an entry's folders and files with those of the last one and reads only what has
-    changed. ``latest`` takes a reference and never waits.
+    changed. Where there are thousands of files, those of whole models' weights are compared in turns, over the next few looks: a
+    download never changes them in their place, and what it adds or takes away shows in the folders. ``latest`` takes a reference and
+    never waits.
     """
 
     def __init__(
@@ -69,6 +93,7 @@ class Catalog:
         self._clock = clock
         self._view = CatalogView()
         self._known: dict[str, _Known] = {}
+        self._looks = 0
         self._looking = threading.Lock()
         self._news = threading.Condition()
         self._asked = 0
@@ -106,10 +131,10 @@ class Catalog:
             self._news.wait_for(lambda: self._answered >= mine or self._stopping, timeout_s)
             return self._answered >= mine
 
-    def look(self) -> CatalogView:
-        """Look at the cache once, in the calling thread, and return the list."""
+    def look(self, *, in_turns: bool = False) -> CatalogView:
+        """Look at the cache once, in the calling thread, and return the list; at every file, or at some weights ``in_turns``."""
         with self._looking:
-            models, problem = self._models()
+            models, problem = self._models(in_turns)
             old = self._view
             changed = old.scanned_at is None or (models, problem) != (old.models, old.problem)
             self._view = CatalogView(models, problem, self._clock(), old.version + changed)
@@ -120,39 +145,48 @@ class Catalog:
             with self._news:
                 if self._stopping:
                     return
-                asked = self._asked
-            self._look_safely()
+                asked, in_turns = self._asked, self._asked == self._answered
+            self._look_safely(in_turns)
             with self._news:
                 self._answered = max(self._answered, asked)
                 self._news.notify_all()
                 if not self._stopping and self._asked == asked:
                     self._news.wait(self._poll_s)
 
-    def _look_safely(self) -> None:
+    def _look_safely(self, in_turns: bool) -> None:
         try:
-            self.look()
+            self.look(in_turns=in_turns)
         except Exception as exc:  # the top of the thread: the list must not stop at one surprise
             log.exception("The model cache could not be read")
             old = self._view
             problem = _unreadable(self._cache_dir, f"{type(exc).__name__}: {exc}")
             self._view = CatalogView(old.models, problem, self._clock(), old.version + (problem != old.problem))
 
-    def _models(self) -> tuple[tuple[CachedModel, ...], Message | None]:
+    def _models(self, in_turns: bool) -> tuple[tuple[CachedModel, ...], Message | None]:
         try:
-            names = [path.name for path in self._cache_dir.iterdir() if path.name.startswith(PREFIX)]
+            names = [name for name in os.listdir(self._cache_dir) if name.startswith(PREFIX)]  # noqa: PTH208
         except FileNotFoundError:
             names = []
         except OSError as exc:
             self._known = {}
             return (), _unreadable(self._cache_dir, exc.strerror or str(exc))
-        self._known = {name: self._look_at(name) for name in names}
+        turns = self._turns() if in_turns else 1
+        self._looks += 1
+        self._known = {name: self._look_at(name, turns) for name in names}
         models = (known.model for known in self._known.values() if known.model is not None)
         return tuple(sorted(models, key=lambda model: model.id)), None
 
-    def _look_at(self, name: str) -> _Known:
+    def _turns(self) -> int:
+        """Return in how many looks each file is asked for once."""
+        files = sum(len(known.weights.paths) for known in self._known.values() if known.is_whole)
+        return -(-files // _WEIGHTS_A_LOOK) or 1
+
+    def _look_at(self, name: str, turns: int) -> _Known:
         known = self._known.get(name)
-        if known is not None and _signature(known.watched) == known.signature:
-            return known
+        if known is not None and known.is_settled and known.places.is_unchanged():
+            is_its_turn = not known.is_whole or (hash(name) + self._looks) % turns == 0
+            if not is_its_turn or known.weights.is_unchanged():
+                return known
         return _read(self._cache_dir / name, self._policy, self._clock())
 
 
@@ -161,38 +195,64 @@ def _read(repository: Path, policy: Policy, now: float) -> _Known:
 
     Each part of the signature is taken before that part is read, so that a change in between is seen by the next look.
     """
-    watched = [f"{repository}/{part}" for part in ("refs/main", "blobs", "snapshots")]
-    signature = _signature(watched)
+    places = _watched([f"{repository}/{part}" for part in ("refs/main", "blobs", "snapshots")])
+    weights = _watched([])
     try:
         entry = find_entry(repository)
     except OSError as exc:
-        return _Known(signature, tuple(watched), unreadable(repository, exc))
+        return _Known(places, weights, True, unreadable(repository, exc))
     if entry is None:
-        return _Known(_settled(signature, now), tuple(watched), None)
+        return _Known(places, weights, _is_settled(places.signature, now), None)
     if entry.revision:
-        snapshot = [str(entry.snapshot)]
-        signature += _signature(snapshot)
+        snapshot = _watched([str(entry.snapshot)])
         # What was read, too: a download goes through new names, but somebody may cut or edit a file in place.
-        files = _files(entry.snapshot)
-        signature += _signature(files)
-        watched += snapshot + files
-    return _Known(_settled(signature, now), tuple(watched), describe(entry, policy))
+        names = _names(entry.snapshot)
+        facts = _watched([_data_of(entry, name) for name in names if name in FACT_FILES])
+        weights = _watched([_data_of(entry, name) for name in names if name.endswith(".safetensors")])
+        places = _joined(places, snapshot, facts)
+    is_settled = _is_settled(places.signature + weights.signature, now)
+    return _Known(places, weights, is_settled, describe(entry, policy))
 
 
-def _files(folder: Path) -> list[str]:
+def _names(folder: Path) -> list[str]:
     try:
-        names = os.listdir(folder)  # noqa: PTH208
+        return os.listdir(folder)  # noqa: PTH208
     except OSError:
         return []
-    return [f"{folder}/{name}" for name in names if name in FACT_FILES or name.endswith(".safetensors")]
 
 
-def _signature(paths: Iterable[str]) -> Signature:
+def _data_of(entry: Entry, name: str) -> str:
+    """Return the path at which a snapshot's file is asked for: its blob's, which saves the kernel the way through the link.
+
+    A link that is put in the place of another changes its folder, which is watched.
+    """
+    link = f"{entry.snapshot}/{name}"
+    try:
+        target = os.readlink(link)  # noqa: PTH115
+    except OSError:
+        return link
+    blob = target.removeprefix(_BLOBS)
+    is_usual = blob != target and "/" not in blob and entry.is_plain
+    return f"{entry.repository}/blobs/{blob}" if is_usual else link
+
+
+def _watched(paths: Iterable[str]) -> _Watched:
+    names = tuple(os.fsencode(path) for path in paths)
+    return _Watched(names, _signature(names))
+
+
+def _joined(*parts: _Watched) -> _Watched:
+    return _Watched(
+        tuple(path for part in parts for path in part.paths), tuple(look for part in parts for look in part.signature)
+    )
+
+
+def _signature(paths: Iterable[bytes]) -> Signature:
     """Return time, size and number of each of ``paths``, ``None`` for what is not there; a change of mode changes the time too."""
     return tuple([_look_of(path) for path in paths])
 
 
-def _look_of(path: str) -> tuple[int, int, int] | None:
+def _look_of(path: bytes) -> tuple[int, int, int] | None:
     try:
         info = os.stat(path)  # noqa: PTH116  a Path for each of thousands of files costs as much as the call
     except OSError:
@@ -200,13 +260,13 @@ def _look_of(path: str) -> tuple[int, int, int] | None:
     return (info.st_ctime_ns, info.st_size, info.st_ino)
 
 
-def _settled(signature: Signature, now: float) -> Signature | None:
-    """Return the signature, or ``None`` when something changed just now.
+def _is_settled(signature: Signature, now: float) -> bool:
+    """Return False when something changed just now.
 
     A file system's clock ticks every few milliseconds, and a second change within the same tick would leave no trace.
     """
     newest = max((look[0] for look in signature if look is not None), default=0)
-    return signature if newest / 1e9 < now - _TICK_S else None
+    return newest / 1e9 < now - _TICK_S
 
 
 def _unreadable(cache_dir: Path, detail: str) -> Message:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, Index, MetaData, Table, Text
+from sqlalchemy import Column, Float, Index, MetaData, PrimaryKeyConstraint, String, Table, Text
 
 HEAD = "0001"
 """The newest revision in ``migrations/versions``; a test compares. Kept here so that a start need not import Alembic to ask."""
@@ -25,3 +25,11 @@ operations = Table(
     Index("operations_by_state", "state"),
 )
 """One row an operation. ``document`` is the whole value; the other columns repeat what is searched by."""
+
+revisions = Table(
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+"""Alembic's own table, as it would make it: an empty database is made without Alembic. It is none of Warden's ``metadata``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from webapp.domain.model import ModelProblem
 from webapp.worker.demo import DEMO_ID, make_demo
 
 LONG_S = 3600.0
+MANY, SHARDS = 70, 16
+TURNS = 3
+"""So many looks go over the weights of all of them, some 500 files each."""
 
 
 def a_minute_later() -> float:
@@ -33,6 +37,16 @@ def seen(catalog: Catalog) -> CatalogView:
     """What the thread sees when it is asked to look."""
     assert catalog.rescan(10)
     return catalog.latest()
+
+
+def make_sharded_models(cache: Path, count: int) -> list[Path]:
+    """A real model in shards, and copies of it under other names, in their order."""
+    first = make_model(cache, "tests/model-000", shards=SHARDS)
+    repository = first.parents[1]
+    copies = [cache / f"models--tests--model-{number:03d}" for number in range(1, count)]
+    for copy in copies:
+        shutil.copytree(repository, copy, symlinks=True)
+    return [first, *(copy / "snapshots" / first.name for copy in copies)]
 
 
 def ids(view: CatalogView) -> list[str]:
@@ -112,6 +126,106 @@ def test_a_file_that_changed_a_moment_ago_is_read_again(tmp_path: Path) -> None:
 
     assert first.models[0] is not second.models[0]
     assert first.version == second.version
+
+
+def test_weights_changed_in_their_place_are_seen_within_the_turns(tmp_path: Path, catalog: Catalog) -> None:
+    snapshots = make_sharded_models(tmp_path, MANY)
+    assert all(model.problem is None for model in catalog.look().models)
+    for snapshot in snapshots:
+        break_model(snapshot, ModelProblem.BROKEN_WEIGHTS)
+
+    broken = [sum(model.problem is not None for model in catalog.look(in_turns=True).models) for _ in range(TURNS)]
+
+    assert 0 < broken[0] < MANY
+    assert broken[-1] == MANY
+
+
+def test_a_look_at_everything_sees_weights_changed_in_their_place_at_once(tmp_path: Path, catalog: Catalog) -> None:
+    snapshots = make_sharded_models(tmp_path, MANY)
+    catalog.start()
+    seen(catalog)
+    for snapshot in snapshots:
+        break_model(snapshot, ModelProblem.BROKEN_WEIGHTS)
+
+    assert all(model.problem is not None for model in seen(catalog).models)
+
+
+def test_what_shows_in_a_folder_or_a_small_file_waits_for_no_turn(tmp_path: Path, catalog: Catalog) -> None:
+    kinds = [kind for kind in ModelProblem if kind is not ModelProblem.BROKEN_WEIGHTS]
+    snapshots = make_sharded_models(tmp_path, MANY)
+    catalog.look()
+    for snapshot, how in zip(snapshots, kinds, strict=False):
+        break_model(snapshot, how)
+
+    problems = [model.problem for model in catalog.look(in_turns=True).models]
+
+    assert [problem and problem.code for problem in problems] == kinds + [None] * (MANY - len(kinds))
+
+
+def test_a_copy_that_grows_in_its_place_is_whole_at_the_next_look(tmp_path: Path, catalog: Catalog) -> None:
+    """Unlike a download, a copy writes under the last name; what is not whole is asked for at every look."""
+    snapshots = make_sharded_models(tmp_path, MANY)
+    for snapshot in snapshots:
+        break_model(snapshot, ModelProblem.BROKEN_WEIGHTS)
+    assert all(model.problem is not None for model in catalog.look().models)
+
+    for snapshot in snapshots:
+        with sorted(snapshot.glob("*.safetensors"))[-1].open("ab") as file:
+            file.write(b"\0")
+
+    assert all(model.problem is None for model in catalog.look(in_turns=True).models)
+
+
+def test_a_config_edited_in_its_place_is_seen_at_the_next_look(tmp_path: Path, catalog: Catalog) -> None:
+    snapshots = make_sharded_models(tmp_path, MANY)
+    catalog.look()
+    for snapshot in snapshots:
+        config = snapshot / "config.json"
+        config.write_text(config.read_text().replace('"max_position_embeddings": 512', '"max_position_embeddings": 77'))
+
+    assert {model.context_length for model in catalog.look(in_turns=True).models} == {77}
+
+
+@pytest.mark.parametrize("name", ["config.json", WEIGHTS])
+def test_a_link_that_is_turned_to_another_blob_is_seen(tmp_path: Path, catalog: Catalog, name: str) -> None:
+    snapshot = make_model(tmp_path)
+    catalog.look()
+
+    put_file(snapshot, name, b"nothing of use")
+
+    assert catalog.look().models[0].problem is not None
+
+
+@pytest.mark.parametrize("folder", ["blobs", "snapshots"])
+def test_a_folder_that_is_a_link_is_watched_like_any_other(tmp_path: Path, catalog: Catalog, folder: str) -> None:
+    cache = tmp_path / "elsewhere"
+    snapshot = make_model(tmp_path)
+    repository = snapshot.parents[1]
+    catalog.look()
+    cache.mkdir()
+    (repository / folder).rename(cache / folder)
+    (repository / folder).symlink_to(cache / folder)
+    (moved,) = catalog.look().models
+    assert (moved.problem is None) == (folder == "blobs")
+
+    if folder == "snapshots":
+        (cache / "blobs").symlink_to(repository / "blobs")
+        assert catalog.look().models[0].problem is None
+    break_model(snapshot, ModelProblem.BROKEN_WEIGHTS)
+    assert catalog.look().models[0].problem is not None
+
+
+def test_files_that_are_no_links_are_watched_where_they_are(tmp_path: Path, catalog: Catalog) -> None:
+    snapshot = make_model(tmp_path)
+    for link in list(snapshot.iterdir()):
+        content = link.read_bytes()
+        link.unlink()
+        link.write_bytes(content)
+    assert catalog.look().models[0].problem is None
+
+    break_model(snapshot, ModelProblem.BROKEN_WEIGHTS)
+
+    assert catalog.look().models[0].problem is not None
 
 
 @pytest.mark.parametrize("how", list(ModelProblem))

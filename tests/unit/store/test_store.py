@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, inspect
 
 from webapp.domain.operation import (
     Operation,
@@ -35,6 +38,20 @@ from webapp.store.migrate import MIGRATIONS
 from webapp.store.store import Store
 
 REPOSITORY = Path(__file__).parents[3]
+
+SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
+
+NEXT_REVISION = f"""
+import sqlalchemy as sa
+from alembic import op
+
+revision = "next"
+down_revision = "{schema.HEAD}"
+
+
+def upgrade():
+    op.add_column("operations", sa.Column("note", sa.Text))
+"""
 
 
 def operation(number: int, **changes: object) -> Operation:
@@ -311,28 +328,54 @@ def test_the_known_head_is_the_newest_revision() -> None:
     assert ScriptDirectory.from_config(config).get_current_head() == schema.HEAD
 
 
-def test_the_revisions_make_the_tables_that_the_code_knows(store: Store, database: Path) -> None:
-    engine = create_engine(url(database))
+def test_the_revisions_make_the_tables_that_the_code_knows(migrated: Path) -> None:
+    engine = create_engine(url(migrated))
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
     engine.dispose()
 
 
-def test_a_migration_that_is_cut_off_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_an_empty_database_gets_the_very_tables_that_the_revisions_make(
+    store: Store, database: Path, migrated: Path
+) -> None:
+    made = rows(database, SCHEMA)
+
+    assert {"operations", "operations_by_time", "operations_by_state", "alembic_version"} <= {row[1] for row in made}
+    assert made == rows(migrated, SCHEMA)
+    assert inspected(database) == inspected(migrated)
+    assert rows(database, "SELECT * FROM alembic_version") == rows(migrated, "SELECT * FROM alembic_version")
+
+
+def test_a_database_that_was_made_at_once_takes_the_next_revision(store: Store, database: Path, tmp_path: Path) -> None:
+    store.save_operation(operation(1))
+    folder = tmp_path / "migrations"
+    shutil.copytree(MIGRATIONS, folder)
+    (folder / "versions" / "next.py").write_text(NEXT_REVISION)
+
+    upgrade(database, folder)
+
+    assert rows(database, "SELECT version_num FROM alembic_version") == [("next",)]
+    assert rows(database, "SELECT id, note FROM operations") == [("op-001", None)]
+
+
+@pytest.mark.parametrize("taken", ["TABLE operations (id TEXT)", "VIEW alembic_version AS SELECT 1"])
+def test_tables_that_cannot_all_be_made_leave_nothing_behind(tmp_path: Path, taken: str) -> None:
+    """By the revisions, where a table is there; at once, where none is."""
     database = tmp_path / "warden.db"
-    edit(
-        database, "CREATE TABLE operations (id TEXT)"
-    )  # the first revision fails on it, after Alembic made its own table
+    edit(database, f"CREATE {taken}")
 
     with pytest.raises(StoreUnavailable, match="already exists"):
         Store(url(database)).open()
 
-    edit(database, "DROP TABLE operations")
+    assert len(rows(database, SCHEMA)) == 1
+    edit(database, f"DROP {' '.join(taken.split()[:2])}")
     reopened(database).close()
 
 
-def test_an_up_to_date_database_opens_without_alembic(store: Store, database: Path) -> None:
-    store.close()
+@pytest.mark.parametrize("start", ["first", "later"])
+def test_a_start_without_an_update_needs_no_alembic(database: Path, start: str) -> None:
+    if start == "later":
+        reopened(database).close()
     program = f"""
 import sys
 from webapp.store.store import Store
@@ -344,6 +387,41 @@ print(sorted(name for name in sys.modules if name in ("alembic", "mako", "sqlalc
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPOSITORY)
 
     assert ast.literal_eval(done.stdout) == []
+
+
+@pytest.fixture
+def migrated(tmp_path: Path) -> Path:
+    """A database that all revisions were run on, one by one."""
+    database = tmp_path / "migrated.db"
+    upgrade(database, MIGRATIONS)
+    return database
+
+
+def upgrade(database: Path, migrations: Path) -> None:
+    """Run the revisions of a folder as an update does."""
+    engine = create_engine(url(database))
+    with engine.begin() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(migrations))
+        command.upgrade(config, "head")
+    engine.dispose()
+
+
+def inspected(database: Path) -> dict[str, str]:
+    """What SQLAlchemy finds in each table, in words that can be compared."""
+    engine = create_engine(url(database))
+    found = inspect(engine)
+    tables = {
+        name: repr((found.get_columns(name), found.get_pk_constraint(name), found.get_indexes(name)))
+        for name in found.get_table_names()
+    }
+    engine.dispose()
+    return tables
+
+
+def rows(database: Path, query: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(database)) as connection:
+        return connection.execute(query).fetchall()
 
 
 def edit(database: Path, statement: str) -> None:

@@ -99,7 +99,7 @@ class OperationView:
     log_of: str | None
     """The instance that it starts, while that one's log can be read."""
     trouble: TroubleView | None
-    """What can be done about its failure."""
+    """What can be done about its failure, or about what it left undone."""
     can_cancel: bool
     can_end_rollback: bool
 

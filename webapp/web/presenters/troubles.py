@@ -1,4 +1,4 @@
-"""What a person can try against the three troubles that a memory server has: each step is a button, a link or a command to copy."""
+"""What a person can try against the troubles that a memory server has: each step is a button, a link or a command to copy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from webapp.domain.modes import Mode
-from webapp.domain.operation import Operation
+from webapp.domain.operation import Operation, OperationKind
 from webapp.web.forms import LaunchForm
 from webapp.web.translate import gettext as _
 
@@ -22,6 +22,10 @@ class Trouble(StrEnum):
     """A model does not load."""
     STOP = "stop"
     """A container, or a process, does not end."""
+    HELD = "held"
+    """What ended has not given its memory back."""
+    LEFT = "left"
+    """An emergency could not end everything, or the memory has not come back after it."""
 
 
 TROUBLES: Final[Mapping[str, Trouble]] = {
@@ -51,6 +55,14 @@ TROUBLES: Final[Mapping[str, Trouble]] = {
     "engine_failed": Trouble.STOP,
 }
 """Error codes and the trouble that each is. The others either name their one remedy themselves or are nothing to be mended."""
+
+OUTCOME_TROUBLES: Final[Mapping[str, Trouble]] = {
+    "unload_held": Trouble.HELD,
+    "container_ended_held": Trouble.HELD,
+    "switch_done_memory_held": Trouble.HELD,
+    "emergency_incomplete": Trouble.LEFT,
+}
+"""Outcomes that are a warning, and the trouble that each is; as with the errors, the others have no step that is worth a button."""
 
 DOCKER_LIST: Final = "docker ps --all"
 DOCKER_STATUS: Final = "systemctl status docker"
@@ -93,13 +105,23 @@ class TroubleView:
 
 def operation_trouble(operation: Operation) -> TroubleView | None:
     """Return the trouble that an operation ended with, or ``None``."""
-    if operation.is_running or operation.error is None:
+    if operation.is_running:
         return None
+    if operation.error is None:
+        return _outcome_trouble(operation)
     trouble = TROUBLES.get(operation.error.code)
     if trouble is None:
         return None
     form = LaunchForm(mode=operation.mode or Mode.TRANSFORMERS.value, model=operation.model_id or "")
     return TroubleView(trouble.value, tuple(_ways(trouble, form, contained=operation.mode != Mode.TRANSFORMERS)))
+
+
+def _outcome_trouble(operation: Operation) -> TroubleView | None:
+    trouble = None if operation.outcome is None else OUTCOME_TROUBLES.get(operation.outcome.code)
+    if trouble is None:
+        return None
+    ways = _ways_to_leftovers(operation) if trouble is Trouble.LEFT else _ways_to_memory(operation)
+    return TroubleView(trouble.value, tuple(ways))
 
 
 def plan_trouble(code: str | None, form: LaunchForm) -> TroubleView | None:
@@ -116,6 +138,19 @@ def _ways(trouble: Trouble, form: LaunchForm, *, contained: bool) -> Iterable[Wa
     if trouble is Trouble.LAUNCH:
         return (_cached(), _memory(), *_other_mode(form), _emergency(), _restart())
     return (_emergency(), *(_docker() if contained else (_memory(),)))
+
+
+def _ways_to_memory(operation: Operation) -> Iterable[Way]:
+    if operation.kind is OperationKind.SWITCH:
+        return (_memory(), _clean())  # an emergency would end the very model that has just been loaded
+    contained = operation.kind is OperationKind.STOP_CONTAINER or operation.mode == Mode.VLLM
+    return (_memory(), _clean(), _emergency(), *((_docker_list(),) if contained else ()))
+
+
+def _ways_to_leftovers(operation: Operation) -> Iterable[Way]:
+    """Docker's commands only where the result names a container that is left."""
+    contained = any(not one.ok and one.message.params.get("mode") == Mode.VLLM for one in operation.findings)
+    return (_memory(), _clean(), _emergency(), *(_docker() if contained else ()))
 
 
 def _clean() -> Way:
@@ -154,9 +189,13 @@ def _restart() -> Way:
     return Way("restart", WayKind.ADVICE, _("Запустить панель заново"), hint=hint)
 
 
+def _docker_list() -> Way:
+    return Way("docker-list", WayKind.COMMAND, _("Все контейнеры и их состояние"), DOCKER_LIST)
+
+
 def _docker() -> tuple[Way, ...]:
     return (
-        Way("docker-list", WayKind.COMMAND, _("Все контейнеры и их состояние"), DOCKER_LIST),
+        _docker_list(),
         Way("docker-status", WayKind.COMMAND, _("Работает ли служба Docker"), DOCKER_STATUS),
         Way(
             "docker-restart",

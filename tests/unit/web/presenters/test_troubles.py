@@ -1,20 +1,23 @@
-"""Which errors are one of the three troubles, and what each offers."""
+"""Which errors and outcomes are one of the troubles, and what each offers."""
 
 from __future__ import annotations
 
+import ast
 import inspect
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from webapp import errors
 from webapp.domain.modes import Mode
-from webapp.domain.operation import Operation, OperationKind, OperationState
+from webapp.domain.operation import Finding, Operation, OperationKind, OperationState
 from webapp.errors import WardenError
 from webapp.message import Message
 from webapp.web import words
 from webapp.web.forms import LaunchForm
 from webapp.web.presenters.troubles import (
+    OUTCOME_TROUBLES,
     TROUBLES,
     Trouble,
     TroubleView,
@@ -22,6 +25,8 @@ from webapp.web.presenters.troubles import (
     operation_trouble,
     plan_trouble,
 )
+
+REPOSITORY = Path(__file__).parents[4]
 
 NOT_TROUBLES = {
     # nothing went wrong with memory, a model or a container
@@ -70,7 +75,62 @@ NOT_TROUBLES = {
     # the self-test says itself what to do
     "sandbox_failed": "space and rights",
 }
-"""Error codes that are none of the three, and why."""
+"""Error codes that are none of the troubles, and why."""
+
+WENT_WELL = {
+    "switch_done",
+    "unload_done",
+    "clean_done",  # a warning, too, where a line of it is one: the line names what to do
+    "emergency_done",
+    "demo_done",
+    "dead_removed",
+    "container_ended",
+    "container_ended_freed",
+}
+"""Outcomes with nothing to be mended."""
+
+SAY_THEMSELVES = {
+    "unload_unknown": "the driver",
+    "nothing_changed": "nothing to do",
+    "rolled_back": "nothing to do; the error has the steps",
+    "restore_failed": "load them; the error has the steps",
+    "not_restored_by_choice": "was wanted",
+    "ended_early": "look at what is loaded",
+    "taken_over": "the emergency has its own result",
+    "rollback_cancelled": "was wanted",
+    "undo_failed": "names the button",
+    "unloaded_not_waited": "was wanted",
+    "container_not_waited": "was wanted",
+    "abandoned": "the start has cleaned up",
+    "instance_vanished": "somebody else's doing",
+}
+"""Outcomes that are no success and none of the troubles, and why."""
+
+LINES = {
+    "adopted",
+    "removed_half_started",
+    "removal_failed",
+    "restored",
+    "restore_model_gone",
+    "restore_no_memory",
+    "restore_failed_because",
+    "dead_not_removed",
+    "clean_worker",
+    "clean_failed",
+    "stays_foreign",
+    "stays_unattributed",
+    "stays_container",
+    "leftover_process",
+    "leftover_folder",
+    "leftover_container",
+    "ended_instance",
+    "ended_unlisted",
+    "end_failed",
+    "runtime_unreachable",
+    "not_reached",
+    "launch_again_disturbed",
+}
+"""Lines of a result, which are the outcome of nothing by themselves."""
 
 FAILED = Operation(
     "op1",
@@ -93,6 +153,35 @@ def ended_with(code: str, **changes: object) -> Operation:
     return replace(FAILED, error=Message(code), **changes)  # type: ignore[arg-type]
 
 
+def warned(code: str, **changes: object) -> Operation:
+    return replace(FAILED, state=OperationState.WARNING, outcome=Message(code), **changes)  # type: ignore[arg-type]
+
+
+def warning_codes() -> set[str]:
+    """The codes in each statement of the controller that ends an operation with a warning, and of its ``code``."""
+    found: set[str] = set()
+    for file in (REPOSITORY / "webapp" / "control").glob("*.py"):
+        for function in ast.walk(ast.parse(file.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                found |= _warned_in(function)
+    return found
+
+
+def _warned_in(function: ast.FunctionDef) -> set[str]:
+    ends = [node for node in ast.walk(function) if isinstance(node, ast.Return) and _is_warning(node)]
+    if not ends:
+        return set()
+    stated = [
+        node for node in ast.walk(function) if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "code"
+    ]
+    constants = [each for node in [*ends, *stated] for each in ast.walk(node) if isinstance(each, ast.Constant)]
+    return {each.value for each in constants if isinstance(each.value, str) and each.value in words.OUTCOMES}
+
+
+def _is_warning(node: ast.Return) -> bool:
+    return "Outcome(OperationState.WARNING" in ast.unparse(node)
+
+
 def names(view: TroubleView | None) -> list[str]:
     return [] if view is None else [way.name for way in view.ways]
 
@@ -104,6 +193,64 @@ def test_every_error_is_a_trouble_or_deliberately_none() -> None:
 
 def test_a_trouble_is_a_code_that_has_words() -> None:
     assert set(TROUBLES) <= set(words.ERRORS)
+
+
+def test_every_outcome_is_a_trouble_or_deliberately_none() -> None:
+    judged = [*OUTCOME_TROUBLES, *WENT_WELL, *SAY_THEMSELVES, *LINES]
+
+    assert sorted(judged) == sorted(words.OUTCOMES)
+
+
+def test_every_outcome_that_is_a_warning_in_every_case_is_judged() -> None:
+    assert warning_codes() == {*OUTCOME_TROUBLES, "unload_unknown"}
+
+
+@pytest.mark.parametrize("code", ["unload_held", "container_ended_held"])
+def test_memory_that_did_not_come_back_offers_to_look_and_to_clean_before_the_emergency(
+    russian: None, code: str
+) -> None:
+    kind = OperationKind.UNLOAD if code == "unload_held" else OperationKind.STOP_CONTAINER
+
+    view = operation_trouble(warned(code, kind=kind, mode="transformers"))
+
+    assert names(view)[:3] == ["memory", "clean", "emergency"]
+    assert names(view)[3:] == ([] if code == "unload_held" else ["docker-list"])
+
+
+def test_memory_of_an_unloaded_container_offers_to_look_for_the_container(russian: None) -> None:
+    view = operation_trouble(warned("unload_held", kind=OperationKind.UNLOAD, mode="vllm"))
+
+    assert names(view) == ["memory", "clean", "emergency", "docker-list"]
+
+
+def test_memory_held_after_a_switch_offers_nothing_that_ends_the_new_model(russian: None) -> None:
+    assert names(operation_trouble(warned("switch_done_memory_held"))) == ["memory", "clean"]
+
+
+@pytest.mark.parametrize(
+    ("finding", "dockers"),
+    [
+        (Finding(Message("not_reached", {"name": "m", "mode": "vllm"}), ok=False), True),
+        (Finding(Message("runtime_unreachable", {"mode": "vllm"}), ok=False), True),
+        (Finding(Message("ended_instance", {"name": "m", "mode": "vllm"})), False),
+        (Finding(Message("end_failed", {"name": "m", "mode": "transformers", "detail": "OSError"}), ok=False), False),
+        (Finding(Message("stays_container", {"name": "c", "user": "oleg", "image": "vllm"})), False),
+    ],
+)
+def test_an_incomplete_emergency_offers_dockers_commands_where_a_container_is_left(
+    russian: None, finding: Finding, dockers: bool
+) -> None:
+    view = operation_trouble(
+        warned("emergency_incomplete", kind=OperationKind.EMERGENCY, mode=None, model_id=None, findings=(finding,))
+    )
+
+    commands = ["docker-list", "docker-status", "docker-restart"] if dockers else []
+    assert names(view) == ["memory", "clean", "emergency", *commands]
+
+
+@pytest.mark.parametrize("code", sorted({*WENT_WELL, *SAY_THEMSELVES}))
+def test_other_outcomes_offer_nothing(russian: None, code: str) -> None:
+    assert operation_trouble(warned(code)) is None
 
 
 @pytest.mark.parametrize("code", [code for code, trouble in TROUBLES.items() if trouble is Trouble.MEMORY])
