@@ -27,7 +27,7 @@ run: $(VENV)/.installed $(COMPILED)
 	@exec $(BIN)/python -m gunicorn -c webapp/gunicorn_conf.py wsgi:app
 
 test: check $(COMPILED)
-	@chromium=$$(BIN=$(BIN) scripts/ensure_chromium.sh) && CHROMIUM=$$chromium exec $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	@chromium=$$(BIN=$(BIN) scripts/ensure_chromium.sh) && CHROMIUM=$$chromium exec $(BIN)/python -m pytest --numprocesses $(JOBS) $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-test
 	@$(BIN)/ruff check .

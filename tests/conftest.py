@@ -8,16 +8,20 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.engine.engine_fixtures import bare_engine, docker_engine, engine, real_vllm  # noqa: F401  fixtures of all tests
 
 MARK = "WARDEN_TEST_RUN"
 """Set in the environment of the test run, so that a process is known as ours after its parent has died."""
 ENGINES = frozenset({"docker_engine", "bare_engine"})
-"""Fixtures that start a Docker engine."""
+"""Fixtures that start a Docker engine…"""
+OF_DOCKER = ("tests/integration/vllm/", "tests/e2e/test_vllm.py")
+"""…and where their tests are."""
 PATIENCE_S = 3.0
 """A thread or a process that was told to end may take this long."""
 KEPT_THREADS = (
@@ -32,12 +36,24 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[MARK] = uuid.uuid4().hex
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist writes the groups into the names
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """Where tests run side by side, those of the Docker engines stay in one process: they share a data root, ports and images."""
-    for item in items:
-        if ENGINES.intersection(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group("docker"))
+    return Scheduling(config, log)
+
+
+class Scheduling(LoadScopeScheduling):
+    """Gives each test to the process that is free, and the tests of the Docker engines to one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "docker" if nodeid.startswith(OF_DOCKER) else nodeid
+
+
+@pytest.fixture(autouse=True)
+def of_docker_by_its_place(request: pytest.FixtureRequest) -> None:
+    """Fail a test of a Docker engine that ``OF_DOCKER`` does not know."""
+    if ENGINES.intersection(request.fixturenames) and not request.node.nodeid.startswith(OF_DOCKER):
+        pytest.fail(f"{request.node.nodeid} uses a Docker engine: put it under one of {OF_DOCKER}", pytrace=False)
 
 
 @pytest.fixture(autouse=True)

@@ -439,7 +439,7 @@ def test_a_spare_that_was_half_handed_over_is_no_instance_and_no_spare(
     (spare,) = wait_for_spares(first)
     (pid,) = first.processes()
     folder = WorkerFolder(workers(first) / spare)
-    folder.write_record(InstanceRecord.of(spec(model), started_at=1.0))
+    folder.write_record(InstanceRecord.of(spec(model)))
     if renamed:
         folder.path.rename(workers(first) / "one")
 

@@ -47,7 +47,7 @@ def launch(run: Run, mode: Mode, spec: LaunchSpec, *, step: StepName = StepName.
         LaunchFailed: with its kinds, see ``errors``.
         Cancelled, Superseded: see ``Run.wait``.
     """
-    runtime = run.parts.runtimes[mode]
+    runtime, spec = run.parts.runtimes[mode], replace(spec, started_at=run.parts.clock())
     starting = _starting(run.parts, mode, spec)
     run.parts.board.put(starting, operation_id=run.id)
     run.tell(step, Message(f"creating_{mode}", {"model": spec.model_id}))
@@ -112,7 +112,7 @@ def _starting(parts: Parts, mode: Mode, spec: LaunchSpec) -> Instance:
         devices=tuple(device.id for device in spec.devices),
         owner=spec.owner,
         state=InstanceState.STARTING,
-        started_at=parts.clock(),
+        started_at=spec.started_at,
         predicted_bytes=spec.predicted_bytes,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -44,6 +45,8 @@ class LaunchSpec:
     owner: str
     footprints: tuple[Footprint, ...] = ()
     """What the plan counts with, a device each."""
+    started_at: float = field(default_factory=time.time)
+    """Seconds since the epoch; an instance that is adopted later keeps it."""
 
     @property
     def predicted_bytes(self) -> Mapping[str, int]:

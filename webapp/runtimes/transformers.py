@@ -141,7 +141,7 @@ class TransformersRuntime:
 
     def launch(self, spec: LaunchSpec) -> None:
         """See ``Runtime``."""
-        record = InstanceRecord.of(spec, time.time())
+        record = InstanceRecord.of(spec)
         load = self._load_spec(spec)
         self._note(spec.instance_id, _Started(None, loading=True))
         try:

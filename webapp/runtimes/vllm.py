@@ -179,8 +179,8 @@ class VllmRuntime:
 
     def _on_port(self, spec: LaunchSpec, port: int) -> _Own:
         """Create and start the container; where that fails nothing of it is left. Raises PortInUse."""
-        key, now = secrets.token_urlsafe(32), time.time()
-        plan = container_plan(spec, self._settings, port=port, api_key=key, started_at=now)
+        key = secrets.token_urlsafe(32)
+        plan = container_plan(spec, self._settings, port=port, api_key=key)
         try:
             container = self._engine.create(plan)
         except EngineUnavailable:
@@ -199,7 +199,7 @@ class VllmRuntime:
             raise
         return _Own(
             id=container,
-            record=InstanceRecord.of(spec, now, Mode.VLLM),
+            record=InstanceRecord.of(spec, Mode.VLLM),
             server=VllmServer(port, key),
             log=FollowedLog(self._engine, container, spec.instance_id, self._settings.log_lines),
             process=None if pid is None else processes.identify(pid),

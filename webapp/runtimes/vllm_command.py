@@ -70,9 +70,7 @@ class ContainerPlan:
     labels: Mapping[str, str]
 
 
-def container_plan(
-    spec: LaunchSpec, settings: Settings, *, port: int, api_key: str, started_at: float
-) -> ContainerPlan:
+def container_plan(spec: LaunchSpec, settings: Settings, *, port: int, api_key: str) -> ContainerPlan:
     """Return the container that runs ``spec``.
 
     Raises:
@@ -94,7 +92,7 @@ def container_plan(
         network=settings.vllm_network,
         port=port,
         published=not on_host_network,
-        labels=_labels(spec, settings, port, started_at),
+        labels=_labels(spec, settings, port),
     )
 
 
@@ -236,8 +234,8 @@ def _gpu_id(device: LaunchDevice) -> str:
     return device.uuid or str(device.index)
 
 
-def _labels(spec: LaunchSpec, settings: Settings, port: int, started_at: float) -> Mapping[str, str]:
-    record = InstanceRecord.of(spec, started_at, Mode.VLLM)
+def _labels(spec: LaunchSpec, settings: Settings, port: int) -> Mapping[str, str]:
+    record = InstanceRecord.of(spec, Mode.VLLM)
     values = {
         "home": str(settings.state_dir),
         "instance": spec.instance_id,

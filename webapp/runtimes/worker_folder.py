@@ -57,7 +57,7 @@ class InstanceRecord:
     mode: Mode = Mode.TRANSFORMERS
 
     @classmethod
-    def of(cls, spec: LaunchSpec, started_at: float, mode: Mode = Mode.TRANSFORMERS) -> InstanceRecord:
+    def of(cls, spec: LaunchSpec, mode: Mode = Mode.TRANSFORMERS) -> InstanceRecord:
         """Return the record of a launch."""
         return cls(
             id=spec.instance_id,
@@ -67,7 +67,7 @@ class InstanceRecord:
             options=spec.options,
             devices=tuple(device.id for device in spec.devices),
             owner=spec.owner,
-            started_at=started_at,
+            started_at=spec.started_at,
             predicted_bytes=dict(spec.predicted_bytes),
             mode=mode,
         )

@@ -60,6 +60,7 @@ def spec(*devices: LaunchDevice, options: LaunchOptions | None = None, **changes
         "options": options or LaunchOptions(max_tokens=2048, batch_size=4),
         "devices": devices,
         "owner": "ivan",
+        "started_at": 12.5,
         "footprints": tuple(footprint(device.id) for device in devices),
         **changes,
     }
@@ -71,7 +72,7 @@ def on_host(**changes: object) -> LaunchSpec:
 
 
 def planned(one: LaunchSpec, **changes: object) -> ContainerPlan:
-    return container_plan(one, settings(**changes), port=8123, api_key="secret", started_at=12.5)
+    return container_plan(one, settings(**changes), port=8123, api_key="secret")
 
 
 def value_of(plan: ContainerPlan, flag: str) -> str:

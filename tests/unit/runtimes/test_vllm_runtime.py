@@ -74,7 +74,7 @@ def start(tmp_path: Path, engine: FakeEngine) -> Iterator[StartRuntime]:
 def left_by_an_earlier_warden(
     engine: FakeEngine, folder: Path, port: int = 8100, instance_id: str = "1a2b3c4d5e6f", **fields: object
 ) -> FakeContainer:
-    plan = container_plan(spec(folder, instance_id), settings_in(folder), port=port, api_key="key", started_at=1.0)
+    plan = container_plan(spec(folder, instance_id), settings_in(folder), port=port, api_key="key")
     about: dict[str, object] = {"state": "running", "log": SERVED, "pid": os.getpid(), **fields}
     return engine.put(plan.name, labels=plan.labels, environment=plan.environment, **about)
 

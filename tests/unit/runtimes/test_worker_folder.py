@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def folder(tmp_path: Path) -> WorkerFolder:
 
 
 def test_a_record_comes_back_as_the_instance_that_it_was(folder: WorkerFolder) -> None:
-    record = InstanceRecord.of(SPEC, started_at=12.5)
+    record = InstanceRecord.of(replace(SPEC, started_at=12.5))
     folder.write_record(record)
 
     assert folder.record() == record

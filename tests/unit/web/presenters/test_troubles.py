@@ -129,6 +129,10 @@ LINES = {
     "runtime_unreachable",
     "not_reached",
     "launch_again_disturbed",
+    "launch_again_port",
+    "found_dead",
+    "container_not_removed",
+    "ended_not_removed",
 }
 """Lines of a result, which are the outcome of nothing by themselves."""
 
