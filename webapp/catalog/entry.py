@@ -164,6 +164,9 @@ def _with_config(
         quantization=config.quantization_method,
         context_length=config.context_length,
         shape=config.shape,
+        attention=config.attention,
+        stated_dtype=config.dtype,
+        has_vision=config.has_vision,
         has_chat_template=_has_chat_template(entry.snapshot, listing),
     )
     weights, weights_problem = _weights(entry, listing, config, policy)

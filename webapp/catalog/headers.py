@@ -45,6 +45,8 @@ _EMBEDDINGS = frozenset(
 _HEADS = frozenset({"lm_head", "embed_out", "output"})
 _ROUTERS = frozenset({"gate", "router"})
 _NOT_CONVERTED = _EMBEDDINGS | _HEADS | _ROUTERS
+_KEY_VALUE = frozenset({"k_proj", "v_proj"})
+_REPLICATED = frozenset({"q_a_proj", "kv_a_proj_with_mqa", "shared_expert_gate"})
 _INPUT_EMBEDDINGS = _EMBEDDINGS - {"wpe", "embed_positions"}
 
 _TRANSPOSED_TYPES = frozenset({"gpt2", "openai-gpt"})
@@ -80,11 +82,12 @@ class Tensor(NamedTuple):
         return self.name.rpartition(".")[0].rpartition(".")[2]
 
 
-def read_tensors(path: Path) -> tuple[Tensor, ...]:
+def read_tensors(path: Path, *, headers_only: bool = False) -> tuple[Tensor, ...]:
     """Return the tensors of a safetensors file in the order of their data.
 
     Reads the header alone: a u64 length in little-endian order, then that many bytes of JSON. As in the safetensors library,
-    the data must follow without holes and end where the file ends, so a file that was cut off is found out.
+    the data must follow without holes and end where the file ends, so a file that was cut off is found out. ``headers_only`` is for
+    files that are meant to end after the header: the data may then be missing.
 
     Raises:
         BadHeader: the header or the length is wrong.
@@ -96,7 +99,7 @@ def read_tensors(path: Path) -> tuple[Tensor, ...]:
         entries = parse_header(file.read(header_bytes))
     base = _LENGTH_BYTES + header_bytes
     tensors = sorted([_tensor(name, entry, base, path) for name, entry in entries.items()], key=_START_AND_END)
-    _check_coverage(tensors, base, size)
+    _check_coverage(tensors, base, None if headers_only else size)
     return tuple(tensors)
 
 
@@ -137,13 +140,13 @@ def _tensor(name: str, entry: Any, base: int, path: Path) -> Tensor:
     return Tensor(name, dtype, shape, elements, base + start, base + end, path)
 
 
-def _check_coverage(tensors: list[Tensor], base: int, size: int) -> None:
+def _check_coverage(tensors: list[Tensor], base: int, size: int | None) -> None:
     end = base
     for tensor in tensors:
         if tensor.start != end:
             raise BadHeader(f"data of tensor {tensor.name[:80]} is out of place")
         end = tensor.end
-    if end != size:
+    if size is not None and end != size:
         raise BadHeader(f"{size} bytes instead of {end}")
 
 
@@ -153,19 +156,37 @@ def weight_facts(loaded: Iterable[Tensor], *, model_type: str | None = None, qua
     ``quantized`` says that the files are quantized already, so bitsandbytes converts nothing.
     """
     by_dtype: Counter[str] = Counter()
-    total_bytes = linear_elements = linear_rows = 0
+    total_bytes = linear_elements = linear_rows = largest_linear = largest_bytes = 0
+    expert_elements = key_value_bytes = replicated_bytes = 0
     for tensor in loaded:
-        by_dtype[tensor.dtype] += tensor.elements
-        total_bytes += tensor.end - tensor.start
-        if len(tensor.shape) == 2 and not quantized and _is_linear(tensor):
-            linear_elements += tensor.elements
-            linear_rows += tensor.shape[1 if _is_transposed(tensor, model_type) else 0]
+        elements, size, shape = tensor.elements, tensor.end - tensor.start, tensor.shape
+        by_dtype[tensor.dtype] += elements
+        total_bytes += size
+        largest_bytes = max(largest_bytes, size)
+        layer = tensor.layer
+        if len(shape) == 1 or layer in _ROUTERS or layer in _REPLICATED:
+            replicated_bytes += size
+        elif layer in _KEY_VALUE:
+            key_value_bytes += size
+        if quantized:
+            continue
+        if _is_expert(tensor):
+            expert_elements += elements
+        elif len(shape) == 2 and _is_linear(tensor):
+            linear_elements += elements
+            largest_linear = max(largest_linear, elements)
+            linear_rows += shape[1 if _is_transposed(tensor, model_type) else 0]
     return WeightFacts(
         bytes=total_bytes,
         elements=by_dtype.total(),
         linear_elements=linear_elements,
         linear_rows=linear_rows,
         dtypes=tuple(sorted(by_dtype.items(), key=lambda item: (-item[1], item[0]))),
+        largest_linear=largest_linear,
+        largest_bytes=largest_bytes,
+        expert_elements=expert_elements,
+        key_value_bytes=key_value_bytes,
+        replicated_bytes=replicated_bytes,
     )
 
 
@@ -174,7 +195,7 @@ def loaded_tensors(tensors: Iterable[Tensor], *, tied: bool) -> tuple[Tensor, ..
 
     Old attention masks and rotary frequencies, which no loader keeps, are left out. ``tied`` says that the output head is the input
     embedding. Tied weights that were saved twice are one parameter, but only when their values are the same: transformers compares them
-    and leaves them apart otherwise. A few samples of the data stand for the comparison here.
+    and leaves them apart otherwise. A few samples of the data stand for the comparison here; data that is not there counts as the same.
     """
     by_name = {tensor.name: tensor for tensor in tensors if not _is_buffer(tensor)}
     if tied:
@@ -259,6 +280,13 @@ def _is_linear(tensor: Tensor) -> bool:
     return layer not in _NOT_CONVERTED and ".experts." not in tensor.name and "norm" not in layer
 
 
+def _is_expert(tensor: Tensor) -> bool:
+    """Experts one by one (``mlp.experts.7.up_proj.weight``) or fused in one tensor of three dimensions."""
+    return tensor.dtype in _CONVERTIBLE and (
+        ".experts." in tensor.name or (len(tensor.shape) == 3 and "expert" in tensor.name)
+    )
+
+
 def _is_transposed(tensor: Tensor, model_type: str | None) -> bool:
     return model_type in _TRANSPOSED_TYPES and tensor.layer in _TRANSPOSED_LAYERS
 
@@ -267,7 +295,13 @@ def _same_data(one: Tensor, other: Tensor) -> bool:
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     last = max(one.bytes - _SAMPLE_BYTES, 0)
-    return all(_sample(one, offset) == _sample(other, offset) for offset in (0, last // 2, last))
+    return all(_agree(_sample(one, offset), _sample(other, offset)) for offset in (0, last // 2, last))
+
+
+def _agree(one: bytes, other: bytes) -> bool:
+    """Whether two samples are the same as far as both are there: a file may end after its header."""
+    length = min(len(one), len(other))
+    return one[:length] == other[:length]
 
 
 def _sample(tensor: Tensor, offset: int) -> bytes:
