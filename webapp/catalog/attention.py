@@ -14,14 +14,16 @@ from webapp.domain.model import AttentionDoubt, AttentionFacts, CacheKind, Cache
 
 Config = Mapping[str, object]
 
-FULL, WINDOW, CHUNK, STATE, HYBRID, NOTHING = "full", "window", "chunk", "state", "hybrid", "nothing"
+FULL, WINDOW, CHUNK, STATE, NOTHING = "full", "window", "chunk", "state", "nothing"
+HYBRID, HYBRID_WINDOW = "hybrid", "hybrid_window"
+"""A layer with a state beside its attention."""
 
 _KINDS = {
     "full_attention": FULL, "attention": FULL, "global_attention": FULL, "indexed_attention": FULL,
     "sliding_attention": WINDOW, "local_attention": WINDOW, "sliding_window": WINDOW,
     "chunked_attention": CHUNK,
     "linear_attention": STATE, "mamba": STATE, "mamba2": STATE, "conv": STATE, "recurrent": STATE, "kda": STATE,
-    "hybrid": HYBRID, "moe": NOTHING, "mlp": NOTHING,
+    "hybrid": HYBRID, "hybrid_sliding": HYBRID_WINDOW, "moe": NOTHING, "mlp": NOTHING,
 }  # fmt: skip
 """Names of ``layer_types`` and of its older forms."""
 _NEMOTRON = {"M": STATE, "*": FULL, "-": NOTHING, "E": NOTHING}
@@ -38,7 +40,9 @@ _WINDOWS = {
 _CHUNKED = frozenset({"llama4"})
 _ONE_FULL_IN = {"qwen3_next": 4, "qwen3_5": 4, "qwen3_5_moe": 4}
 """The last of so many layers has attention, the others are linear."""
-_STATES_ONLY = frozenset({"mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"})
+_STATES_ONLY = frozenset({"bamba", "mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"})
+_ATTENTIONS = {"longcat_flash": 2}
+"""Attentions in one layer, where there are several."""
 _WINDOW_BY_FLAG = ("qwen", "smollm3")
 """Families that use their window only where ``use_sliding_window`` says so."""
 
@@ -103,7 +107,10 @@ def attention_facts(
     return AttentionFacts(
         layers=_with_cross_attention(layers) if is_encoded else layers,
         doubt=_doubt(
-            layers, {kind, model_type, outer_type}, is_encoded=is_encoded, complete=bool(types) and sizes.known
+            layers,
+            {kind, model_type, outer_type},
+            is_encoded=is_encoded,
+            complete=bool(types) and sizes.known and _are_known(config),
         ),
         expanded_values=_expanded_values(config, sizes),
         is_eager=kind in _EAGER,
@@ -166,7 +173,7 @@ class _Sizes:
 
 def _layer_types(config: Config, layers: int, kind: str) -> Sequence[str]:
     """The kind of every layer, in order: as the configuration lists them, else by the family's rule."""
-    types = _listed(config, layers) or _by_rule(config, layers, kind)
+    types = _listed(config, layers) or _by_rule(config, layers * _ATTENTIONS.get(kind, 1), kind)
     shared = _int(config, "num_kv_shared_layers") or 0
     return [NOTHING if n >= len(types) - shared else name for n, name in enumerate(types)] if shared else types
 
@@ -183,6 +190,12 @@ def _listed(config: Config, layers: int) -> list[str]:
         return [WINDOW if blocks[n % len(blocks)] == "attention" else STATE for n in range(layers)]
     full = _full_numbers(config)
     return [] if full is None else [FULL if n in full else STATE for n in range(layers)]
+
+
+def _are_known(config: Config) -> bool:
+    """Whether the kinds that the configuration lists have names that are known here."""
+    names = config.get("layer_types")
+    return not isinstance(names, list) or all(str(name) in _KINDS for name in names)
 
 
 def _full_numbers(config: Config) -> frozenset[object] | None:
@@ -242,14 +255,15 @@ def _windowed(config: Config, layers: int, kind: str) -> list[str]:
 
 def _cache_layers(types: Sequence[str], config: Config, sizes: _Sizes, kind: str) -> Iterator[CacheLayers]:
     counts = Counter(types)
-    full, states = counts[FULL] + counts[HYBRID], counts[STATE] + counts[HYBRID]
+    full, windows = counts[FULL] + counts[HYBRID], counts[WINDOW] + counts[HYBRID_WINDOW]
+    states = counts[STATE] + counts[HYBRID] + counts[HYBRID_WINDOW]
     if full and sizes.known:
         yield from _full_layers(full, config, sizes, kind)
     window = _first(config, "sliding_window", "attention_window_size") or _WINDOWS.get(kind)
     values = sizes.head_dim + sizes.value_dim
-    if counts[WINDOW] and sizes.known:
+    if windows and sizes.known:
         name = CacheKind.WINDOW if window else CacheKind.FULL
-        yield CacheLayers(name, counts[WINDOW], sizes.kv_heads, values, window)
+        yield CacheLayers(name, windows, sizes.kv_heads, values, window)
     if counts[CHUNK] and sizes.known:
         chunk = _int(config, "attention_chunk_size") or 8192
         yield CacheLayers(CacheKind.CHUNK, counts[CHUNK], sizes.kv_heads, values, chunk)
@@ -319,8 +333,10 @@ def _doubt(
     layers: Sequence[CacheLayers], kinds: set[str | None], *, is_encoded: bool, complete: bool
 ) -> AttentionDoubt | None:
     has_states = any(each.kind is CacheKind.STATE for each in layers)
-    if not layers or (not complete and not has_states):
+    if not layers:
         return AttentionDoubt.UNSTATED_SIZES
+    if not complete and not has_states:
+        return AttentionDoubt.UNKNOWN_ARCHITECTURE
     if not kinds & (BUILT_IN | _TEXT_IN_MORE | _ENCODER_DECODERS):
         return AttentionDoubt.UNKNOWN_ARCHITECTURE
     if is_encoded:
