@@ -10,7 +10,7 @@ from pathlib import Path
 from webapp.catalog.config import ConfigFacts, config_facts
 from webapp.catalog.entry import find_entry
 from webapp.catalog.files import BadFile, printable, read_object
-from webapp.catalog.headers import Tensor, loaded_tensors, main_dtype, parameter_count, read_tensors, weight_facts
+from webapp.catalog.headers import Tensor, facts_of, main_dtype, read_tensors
 from webapp.catalog.sizes import tensors_of_sizes
 from webapp.domain.model import CachedModel, WeightFacts, WeightsSource
 
@@ -99,9 +99,7 @@ def _weights(path: Path, raw: Mapping[str, object], config: ConfigFacts) -> tupl
 
 
 def _facts(tensors: Sequence[Tensor], config: ConfigFacts) -> tuple[WeightFacts, int | None]:
-    loaded = loaded_tensors(tensors, tied=config.tied)
-    facts = weight_facts(loaded, model_type=config.model_type, quantized=config.quantization is not None)
-    return facts, parameter_count(loaded, config.quantization)
+    return facts_of(tensors, tied=config.tied, model_type=config.model_type, quantization=config.quantization)
 
 
 def _stored_tensors(path: Path, index: _Index | None) -> tuple[Tensor, ...]:

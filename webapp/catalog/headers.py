@@ -6,6 +6,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -150,10 +151,24 @@ def _check_coverage(tensors: list[Tensor], base: int, size: int | None) -> None:
         raise BadHeader(f"{size} bytes instead of {end}")
 
 
-def weight_facts(loaded: Iterable[Tensor], *, model_type: str | None = None, quantized: bool = False) -> WeightFacts:
+def facts_of(
+    tensors: Iterable[Tensor], *, tied: bool, model_type: str | None, quantization: Mapping[str, object] | None
+) -> tuple[WeightFacts, int | None]:
+    """Return what all tensors of the files come to once they are loaded, and how many weights the model has (``parameter_count``)."""
+    stored = tuple(tensors)
+    loaded = loaded_tensors(stored, tied=tied)
+    bits = None if quantization is None else _packed_bits(quantization)
+    facts = weight_facts(loaded, model_type=model_type, quantized=quantization is not None, bits=bits)
+    twice = sum(tensor.end - tensor.start for tensor in stored) - facts.bytes
+    return replace(facts, twice_bytes=twice), parameter_count(loaded, quantization)
+
+
+def weight_facts(
+    loaded: Iterable[Tensor], *, model_type: str | None = None, quantized: bool = False, bits: int | None = None
+) -> WeightFacts:
     """Sum up the tensors that stay in memory (``loaded_tensors``).
 
-    ``quantized`` says that the files are quantized already, so bitsandbytes converts nothing.
+    ``quantized`` says that the files are quantized already, so bitsandbytes converts nothing; ``bits`` are those of a packed weight.
     """
     by_dtype: Counter[str] = Counter()
     total_bytes = linear_elements = linear_rows = largest_linear = largest_bytes = 0
@@ -169,6 +184,8 @@ def weight_facts(loaded: Iterable[Tensor], *, model_type: str | None = None, qua
         elif layer in _KEY_VALUE:
             key_value_bytes += size
         if quantized:
+            if len(shape) == 2 and tensor.dtype not in _CONVERTIBLE and layer not in _NOT_CONVERTED:
+                largest_linear = max(largest_linear, _weights_in(tensor, bits) or 0)
             continue
         if _is_expert(tensor):
             expert_elements += elements

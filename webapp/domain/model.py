@@ -153,7 +153,7 @@ class WeightFacts:
     dtypes: tuple[tuple[str, int], ...]
     """(safetensors dtype, elements), most elements first."""
     largest_linear: int = 0
-    """Elements of the largest of the linear weights."""
+    """Weights in the largest linear layer, unpacked where the files are quantized."""
     largest_bytes: int = 0
     """Bytes of the largest tensor in the files."""
     expert_elements: int = 0
@@ -162,6 +162,8 @@ class WeightFacts:
     """Bytes in the files of the projections to keys and values: tensor parallel divides them by KV heads at the most."""
     replicated_bytes: int = 0
     """Bytes in the files of what every device of a tensor parallel group holds whole: norms, routers, MLA's projections down."""
+    twice_bytes: int = 0
+    """Bytes in the files beyond ``bytes``: tied weights that were saved twice. transformers loads them to compare them."""
     source: WeightsSource = WeightsSource.HEADERS
 
 

@@ -80,11 +80,15 @@ def prefill_bytes(model: CachedModel, prompt: int, requests: int, value: int) ->
 
 
 def quantization_bytes(model: CachedModel, quantization: Quantization) -> int:
-    """Return the working space of bitsandbytes; see ``INT8_WORKSPACE``.
+    """Return the working space of quantized layers in transformers.
 
-    It is never more than what the conversion saves, so that of a model of one layer a lower precision does not seem to need more.
+    The kernels of GPTQ keep a buffer for the largest layer in 16 bits (Qwen's published tables lie that much above weights and KV cache).
+    For bitsandbytes see ``INT8_WORKSPACE``. It is never more than what the conversion saves, so that of a model of one layer a lower
+    precision does not seem to need more.
     """
     facts = model.weights
+    if facts is not None and model.quantization == "gptq":
+        return 2 * facts.largest_linear
     if quantization is Quantization.NONE or facts is None or model.quantization is not None:
         return 0
     largest = 2 * (facts.largest_linear or facts.linear_elements // 200)

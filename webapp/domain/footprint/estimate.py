@@ -170,12 +170,14 @@ def _loading_bytes(launch: _Launch) -> int:
     """What is held beside the finished weights while they load.
 
     transformers 5 asks a GPU for one block of the finished size and fills it. A tensor that changes its type or is quantized is there in
-    both forms for a moment, one at a time; experts that are stored one by one are gathered, a layer at a time. vLLM that quantizes to FP8
-    loads in 16 bits first.
+    both forms for a moment, one at a time; experts that are stored one by one are gathered, a layer at a time; tied weights that were
+    saved twice are there twice until they were compared. vLLM that quantizes to FP8 loads in 16 bits first.
     """
     model, facts = launch.model, launch.model.weights
-    if facts is None or model.quantization is not None:
+    if facts is None:
         return 0
+    if model.quantization is not None:
+        return facts.twice_bytes if launch.mode is Mode.TRANSFORMERS else 0
     if launch.mode is Mode.VLLM:
         whole = weights.in_one_type(facts, launch.value)
         return max(0, whole - launch.weights.bytes) // launch.count if launch.conditions.quantizes_to_fp8 else 0
@@ -184,7 +186,7 @@ def _loading_bytes(launch: _Launch) -> int:
     )
     layers = (model.shape.layers if model.shape else None) or 1
     experts = launch.value * facts.expert_elements // layers
-    return max(facts.largest_bytes if changes else 0, experts)
+    return facts.twice_bytes + max(facts.largest_bytes if changes else 0, experts)
 
 
 def _notes(*several: tuple[Note, ...]) -> tuple[Note, ...]:
