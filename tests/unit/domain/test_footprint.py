@@ -262,6 +262,16 @@ def test_each_part_says_where_it_comes_from() -> None:
     assert in_vllm(rough, options()).parts[0].source is Source.SIZES
 
 
+def test_quantizing_on_the_host_holds_more_than_what_is_left_of_it() -> None:
+    host = [("host", DeviceKind.HOST)]
+    plain, int8, nf4 = (
+        estimate(LLAMA_8B, options(p), host)[0] for p in (Precision.FP16, Precision.INT8, Precision.INT4)
+    )
+    assert plain.load_peak_bytes < plain.total_bytes
+    assert int8.load_peak_bytes - int8.part(PartName.WEIGHTS) > plain.load_peak_bytes - plain.part(PartName.WEIGHTS)
+    assert nf4.load_peak_bytes - nf4.part(PartName.WEIGHTS) > int8.load_peak_bytes - int8.part(PartName.WEIGHTS)
+
+
 def test_quantizing_holds_one_tensor_in_both_forms_while_it_loads() -> None:
     assert LLAMA_8B.weights is not None
     cached = replace(LLAMA_8B, weights=replace(LLAMA_8B.weights, largest_bytes=gib(1)))
@@ -370,8 +380,10 @@ def test_more_precision_never_takes_less(
     cached: CachedModel, asked: LaunchOptions, conditions: Conditions, kind: DeviceKind
 ) -> None:
     def total(precision: Precision) -> int:
+        """Without the context, which bitsandbytes is a part of on the host."""
         chosen = options(precision, max_tokens=asked.max_tokens, batch_size=asked.batch_size)
-        return estimate(cached, chosen, [("one", kind)], Mode.TRANSFORMERS, conditions)[0].total_bytes
+        (footprint,) = estimate(cached, chosen, [("one", kind)], Mode.TRANSFORMERS, conditions)
+        return footprint.total_bytes - footprint.part(PartName.CONTEXT)
 
     sizes = [total(p) for p in (Precision.INT4, Precision.INT8, Precision.FP16, Precision.FP32)]
     assert sizes == sorted(sizes)

@@ -8,15 +8,27 @@ from dataclasses import dataclass
 from webapp.domain.footprint.conditions import Conditions, Limits
 from webapp.domain.footprint.parts import Confidence, Note
 from webapp.domain.footprint.weights import INT8_ROW_BYTES, NF4_BYTES
-from webapp.domain.model import CachedModel, CacheKind
+from webapp.domain.model import CachedModel, CacheKind, WeightFacts
 from webapp.domain.modes import Quantization
-from webapp.domain.units import gib
+from webapp.domain.units import MIB, gib
 
 CUDA_WORKSPACE_BYTES = gib(0.035)
 """cuBLAS's workspace and the smallest blocks of torch's allocator: published rows lie this much above weights and KV cache."""
+HOST_WORKSPACE_BYTES = gib(0.03)
+"""What a first answer leaves allocated on the CPU beside cache and activations: 0.01 to 0.05 GiB measured with torch 2.13."""
 INT8_WORKSPACE = 1.5
 NF4_WORKSPACE = 3.3
 """Working space of bitsandbytes, in 16-bit copies of the largest linear layer: a 15.5B model (24576 x 6144) took 0.44 and 0.94 GiB."""
+HOST_INT8_WORKSPACE = 3.5
+HOST_NF4_WORKSPACE = 2.05
+"""The same on the CPU, where layers are unpacked to FP32 and to 16 bits: 278 and 165 MiB measured for a layer of 80 (bitsandbytes 0.50)."""
+HOST_HEAP_BYTES = gib(0.3)
+"""What layers up to ``MAPPED_BYTES`` leave in the heap while an answer is made: 0.28 and 0.35 GiB measured for layers of 22 MiB."""
+MAPPED_BYTES = 32 * MIB
+"""glibc gives larger blocks back at once (``M_MMAP_THRESHOLD``)."""
+HOST_INT8_LOADING_BYTES = gib(0.34)
+HOST_NF4_LOADING_BYTES = gib(0.63)
+"""What quantizing on the CPU holds beside the finished weights: 0.30 to 0.38 and 0.59 to 0.69 GiB measured for models of 1 GiB."""
 SAMPLER_FLOOR_BYTES = gib(0.18)
 SAMPLER_LOGIT_BYTES = 14.2
 OLD_SAMPLER_LOGIT_BYTES = 39.6
@@ -79,25 +91,43 @@ def prefill_bytes(model: CachedModel, prompt: int, requests: int, value: int) ->
     return Activation(requests * body, confidence, notes)
 
 
-def quantization_bytes(model: CachedModel, quantization: Quantization) -> int:
+def quantization_bytes(model: CachedModel, quantization: Quantization, *, on_host: bool) -> int:
     """Return the working space of quantized layers in transformers.
 
     The kernels of GPTQ keep a buffer for the largest layer in 16 bits (Qwen's published tables lie that much above weights and KV cache).
-    For bitsandbytes see ``INT8_WORKSPACE``. It is never more than what the conversion saves, so that of a model of one layer a lower
-    precision does not seem to need more.
+    For bitsandbytes see ``INT8_WORKSPACE`` and ``HOST_HEAP_BYTES``. It is never more than what the conversion saves, so that of a model
+    of one layer a lower precision does not seem to need more.
     """
     facts = model.weights
     if facts is not None and model.quantization == "gptq":
         return 2 * facts.largest_linear
     if quantization is Quantization.NONE or facts is None or model.quantization is not None:
         return 0
-    largest = 2 * (facts.largest_linear or facts.linear_elements // 200)
     in_int8 = facts.linear_elements + INT8_ROW_BYTES * facts.linear_rows
-    for_int8 = min(round(INT8_WORKSPACE * largest), max(0, 2 * facts.linear_elements - in_int8))
+    for_int8 = min(_for_layer(facts, Quantization.INT8, on_host=on_host), max(0, 2 * facts.linear_elements - in_int8))
     if quantization is Quantization.INT8:
         return for_int8
     in_nf4 = math.ceil(NF4_BYTES * facts.linear_elements)
-    return min(round(NF4_WORKSPACE * largest), for_int8 + max(0, in_int8 - in_nf4))
+    return min(_for_layer(facts, Quantization.INT4, on_host=on_host), for_int8 + max(0, in_int8 - in_nf4))
+
+
+def _for_layer(facts: WeightFacts, quantization: Quantization, *, on_host: bool) -> int:
+    """Working space for the largest layer."""
+    layer = 2 * (facts.largest_linear or facts.linear_elements // 200)
+    is_int8 = quantization is Quantization.INT8
+    if not on_host:
+        return round(layer * (INT8_WORKSPACE if is_int8 else NF4_WORKSPACE))
+    if layer <= MAPPED_BYTES:
+        return HOST_HEAP_BYTES
+    return round(layer * (HOST_INT8_WORKSPACE if is_int8 else HOST_NF4_WORKSPACE))
+
+
+def quantizing_bytes(facts: WeightFacts, quantization: Quantization) -> int:
+    """Return what bitsandbytes holds on the CPU beside the finished weights while it quantizes; no more than the layers."""
+    if quantization is Quantization.NONE:
+        return 0
+    held = HOST_INT8_LOADING_BYTES if quantization is Quantization.INT8 else HOST_NF4_LOADING_BYTES
+    return min(held, 2 * facts.linear_elements)
 
 
 def vllm_bytes(model: CachedModel, limits: Limits, devices: int, value: int, conditions: Conditions) -> Activation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from webapp.domain.footprint import activation, kv_cache, weights
 from webapp.domain.footprint.activation import Activation
@@ -33,7 +34,8 @@ VLLM_LARGE_GRAPHS_BYTES = gib(0.91)
 LARGE_DEVICE_BYTES = gib(70)
 VLLM_HOST_CONTEXT_BYTES = gib(1.4)
 """Anonymous memory of vLLM's processes on the CPU without weights and KV cache: 1.27 GiB measured with vLLM 0.32."""
-HOST_CONTEXT_BYTES = gib(0.30)
+HOST_CONTEXT_BYTES = gib(0.25)
+QUANTIZING_HOST_CONTEXT_BYTES = gib(0.30)
 """Anonymous memory of a worker that has imported everything: 0.25 GiB measured with torch 2.13 on the CPU, 0.29 with bitsandbytes."""
 
 
@@ -66,12 +68,12 @@ class _Launch:
     count: int
     on_host: bool
 
-    @property
+    @cached_property
     def value(self) -> int:
         keeps_float32 = self.on_host and self.mode is Mode.TRANSFORMERS
         return weights.value_bytes(self.model, self.options, keeps_float32=keeps_float32)
 
-    @property
+    @cached_property
     def weights(self) -> LoadedWeights:
         return weights.loaded_weights(self.model, self.options, self.mode, self.conditions, on_host=self.on_host)
 
@@ -99,15 +101,17 @@ def _in_transformers(launch: _Launch, device_id: str, kind: DeviceKind) -> Footp
     taken_in = kv_cache.in_transformers(rule, launch.prompt, requests, prefill=True)
     prefill = activation.prefill_bytes(model, launch.prompt, requests, launch.value)
     beyond = max(0, weights.by_layers(taken_in, layers, launch.count) + prefill.bytes - ended)
-    working = activation.quantization_bytes(model, launch.options.quantization)
-    fixed = working if kind is DeviceKind.HOST else working + activation.CUDA_WORKSPACE_BYTES
-    context = HOST_CONTEXT_BYTES if kind is DeviceKind.HOST else GPU_CONTEXT_BYTES
+    on_host, quantizes = kind is DeviceKind.HOST, launch.options.quantization is not Quantization.NONE
+    working = activation.quantization_bytes(model, launch.options.quantization, on_host=on_host)
+    fixed = working + (activation.HOST_WORKSPACE_BYTES if on_host else activation.CUDA_WORKSPACE_BYTES)
+    host_context = QUANTIZING_HOST_CONTEXT_BYTES if quantizes else HOST_CONTEXT_BYTES
+    context = host_context if on_host else GPU_CONTEXT_BYTES
     parts = (
         *_model_parts(loaded, held, rule, ended),
         _activation_part(Activation(beyond + fixed, prefill.confidence)),
         _nothing(PartName.GRAPHS),
         _nothing(PartName.NON_TORCH),
-        Part(PartName.CONTEXT, context, Source.MEASURED if kind is DeviceKind.HOST else Source.PUBLISHED),
+        Part(PartName.CONTEXT, context, Source.MEASURED if on_host else Source.PUBLISHED),
     )
     load_peak = held + context + _loading_bytes(launch)
     return Footprint(device_id, parts, load_peak, _notes(loaded.notes, rule.notes, prefill.notes))
@@ -186,7 +190,8 @@ def _loading_bytes(launch: _Launch) -> int:
     )
     layers = (model.shape.layers if model.shape else None) or 1
     experts = launch.value * facts.expert_elements // layers
-    return facts.twice_bytes + max(facts.largest_bytes if changes else 0, experts)
+    quantizing = activation.quantizing_bytes(facts, launch.options.quantization) if launch.on_host else 0
+    return facts.twice_bytes + max(facts.largest_bytes if changes else 0, experts, quantizing)
 
 
 def _notes(*several: tuple[Note, ...]) -> tuple[Note, ...]:
