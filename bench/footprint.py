@@ -53,12 +53,13 @@ class Compared:
 
     @property
     def error(self) -> float:
+        """What ours says too much, as a share of what was measured."""
         return self.ours / self.measured - 1
 
 
 def main() -> None:
     """Print the tables."""
-    models = _models()
+    models = known_models()
     _say("| Mode, what | Rows | Warden: mean error | most under | most over | accelerate | hf-mem | GPUStack |")
     _say("| --- | --- | --- | --- | --- | --- | --- | --- |")
     rows = [*transformers_rows(models), *vllm_rows(models)]
@@ -75,12 +76,12 @@ def main() -> None:
     for name, model in models.items():
         made = model(None)
         rule = cache_rule(made, 0, 2)
-        off = (made.parameters or 0) / _stated(name) - 1
-        _say(f"| {name} | {_stated(name) / 1e9:.3f} bn | {off:+.2%} | {token_bytes(rule)} |")
+        off = (made.parameters or 0) / stated_parameters(name) - 1
+        _say(f"| {name} | {stated_parameters(name) / 1e9:.3f} bn | {off:+.2%} | {token_bytes(rule)} |")
 
 
 def transformers_rows(models: Mapping[str, Callable[[str | None], CachedModel]]) -> Iterator[Compared]:
-    """The published rows of transformers; those of several GPUs are a group of their own."""
+    """Give the published rows of transformers; those of several GPUs are a group of their own."""
     for row in _table("transformers_memory.csv"):
         model, count, prompt = models[row["model"]](row["quant"]), int(row["gpus"]), int(row["input_len"])
         options = LaunchOptions(Dtype.AUTO, max_tokens=prompt + OUTPUT_TOKENS)
@@ -92,7 +93,7 @@ def transformers_rows(models: Mapping[str, Callable[[str | None], CachedModel]])
 
 
 def vllm_rows(models: Mapping[str, Callable[[str | None], CachedModel]]) -> Iterator[Compared]:
-    """The published rows of vLLM without pipeline parallel, which Warden does not use: weights and KV pool."""
+    """Give the published rows of vLLM without pipeline parallel, which Warden does not use: weights and KV pool."""
     for row in _vllm_table():
         footprint, model = _in_vllm(row, models), models[row["model"]](None)
         measured = float(row["weights_GiB"]) * GIB
@@ -109,7 +110,7 @@ def vllm_rows(models: Mapping[str, Callable[[str | None], CachedModel]]) -> Iter
 
 
 def activation_rows(models: Mapping[str, Callable[[str | None], CachedModel]]) -> Iterator[Compared]:
-    """The published activations of vLLM."""
+    """Give the published activations of vLLM."""
     for row in _vllm_table():
         if row["activation_GiB"]:
             name = f"{row['model']}, {row['tp']} GPU ({row['note']})"
@@ -164,8 +165,8 @@ def _summary(group: str, rows: Sequence[Compared]) -> str:
     return f"| {group} | {len(rows)} | {mean:.2%} | {min(0.0, *errors):.2%} | {max(0.0, *errors):+.2%} | {' | '.join(others)} |"
 
 
-def _models() -> dict[str, Callable[[str | None], CachedModel]]:
-    """By name, what makes the model's facts in a quantization of the table."""
+def known_models() -> dict[str, Callable[[str | None], CachedModel]]:
+    """Return by name what makes the model's facts in a quantization of the table."""
     known = json.loads((DATA / "models.json").read_text(encoding="utf-8"))
     return {name: _maker(name, each["config"]) for name, each in known.items()}
 
@@ -191,7 +192,8 @@ def _described(name: str, config: Mapping[str, Any], quantization: Mapping[str, 
         return describe_folder(Path(folder), name)
 
 
-def _stated(name: str) -> int:
+def stated_parameters(name: str) -> int:
+    """Return the number of parameters that the model's own pages state."""
     return int(json.loads((DATA / "models.json").read_text(encoding="utf-8"))[name]["parameters"])
 
 
