@@ -159,3 +159,15 @@ def test_an_unknown_architecture_is_estimated_with_low_confidence(tmp_path: Path
 
 def test_every_note_has_a_sentence() -> None:
     assert set(NOTES) == set(Note)
+
+
+@pytest.mark.parametrize("method", [None, "fp8", "gptq", "mxfp4"])
+def test_two_gpus_halve_the_weights_whatever_the_files_form(tmp_path: Path, method: str | None) -> None:
+    config = {**LLAMA, "num_local_experts": 8, "num_experts_per_tok": 2}
+    stored = config if method is None else {**config, "quantization_config": {"quant_method": method, "bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(stored), encoding="utf-8")
+    one, two = (
+        document(str(tmp_path), "--mode", "vllm", "--devices", count)["per_device"][0]["parts"]["weights"]
+        for count in ("1", "2")
+    )
+    assert two == pytest.approx(one / 2, rel=0.01)

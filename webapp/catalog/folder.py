@@ -108,7 +108,9 @@ def _stored_tensors(path: Path, index: _Index | None) -> tuple[Tensor, ...]:
         return _headers(path, [_WEIGHTS])
     if index is not None:
         return _headers(path, index.shards) if all((path / name).exists() for name in index.shards) else ()
-    return _headers(path, sorted(file.name for file in path.glob("*.safetensors")))
+    names = sorted(file.name for file in path.glob("*.safetensors"))
+    # Mistral's repositories hold the same weights once more in a form of their own.
+    return _headers(path, [name for name in names if not name.startswith("consolidated")] or names)
 
 
 def _headers(path: Path, names: Sequence[str]) -> tuple[Tensor, ...]:

@@ -179,7 +179,7 @@ def weight_facts(
         total_bytes += size
         largest_bytes = max(largest_bytes, size)
         layer = tensor.layer
-        if len(shape) == 1 or layer in _ROUTERS or layer in _REPLICATED:
+        if layer in _ROUTERS or layer in _REPLICATED or (len(shape) == 1 and _is_vector(tensor)):
             replicated_bytes += size
         elif layer in _KEY_VALUE:
             key_value_bytes += size
@@ -295,6 +295,11 @@ def _is_linear(tensor: Tensor) -> bool:
     layer = tensor.layer
     # transformers 5 fuses experts into one parameter, which bitsandbytes passes over, and keeps routers as parameters.
     return layer not in _NOT_CONVERTED and ".experts." not in tensor.name and "norm" not in layer
+
+
+def _is_vector(tensor: Tensor) -> bool:
+    """A norm or a bias, and not the scales of a packed weight, which are divided like it."""
+    return tensor.dtype in _CONVERTIBLE and not tensor.name.endswith(_SCALE_ENDINGS)
 
 
 def _is_expert(tensor: Tensor) -> bool:

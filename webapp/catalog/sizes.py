@@ -152,8 +152,8 @@ def _stored(
     elements = matrix.elements
     if method == "mxfp4":
         return [
-            _plain(f"{path}_blocks", (elements // 2,), ("U8", 1)),
-            _plain(f"{path}_scales", (elements // 32,), ("U8", 1)),
+            _plain(f"{path}_blocks", (matrix.experts, matrix.rows, matrix.columns // 2), ("U8", 1)),
+            _plain(f"{path}_scales", (matrix.experts, matrix.rows, matrix.columns // 32), ("U8", 1)),
         ]
     if method == "bitsandbytes" and quantization.get("load_in_4bit") is True:
         return [

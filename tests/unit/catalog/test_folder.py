@@ -81,6 +81,14 @@ def test_only_the_shards_that_the_index_names_count(tmp_path: Path) -> None:
     assert weights(describe_folder(snapshot, "m")).bytes == before
 
 
+def test_shards_without_an_index_are_read_and_the_same_weights_in_another_form_are_not(tmp_path: Path) -> None:
+    one, other = (header({f"model.layers.{n}.mlp.up_proj.weight": ("BF16", (4, 8), 64)}) for n in (0, 1))
+    folder = folder_of(
+        tmp_path, QWEN, **{"model-1__safetensors": one, "model-2__safetensors": other, "consolidated__safetensors": one}
+    )
+    assert weights(describe_folder(folder, "q")).bytes == 128
+
+
 def test_an_index_alone_states_the_total(tmp_path: Path) -> None:
     index = {
         "metadata": {"total_size": 1_503_300_328},
