@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from webapp.console import explain, page_url
+from webapp.domain.modes import Mode
 from webapp.domain.units import GIB
 from webapp.errors import AlreadyRunning, WardenError
 from webapp.settings import CONFIG_VARIABLE, DEFAULT_CONFIG, Settings, load_settings
@@ -21,6 +22,8 @@ from webapp.settings import CONFIG_VARIABLE, DEFAULT_CONFIG, Settings, load_sett
 if TYPE_CHECKING:
     import httpx
     from pydantic.fields import FieldInfo
+
+    from webapp.estimating import Estimate
 
 STATUS_TIMEOUT_S = 5.0
 SELFTEST_POLL_S = 0.3
@@ -106,6 +109,64 @@ def selftest(ctx: click.Context, as_json: bool) -> None:
     else:
         click.echo(operation["outcome"]["text"])
     ctx.exit(_exit_code(operation))
+
+
+@main.command()
+@click.argument("model_or_folder")
+@click.option(
+    "--mode", type=click.Choice([mode.value for mode in Mode], case_sensitive=False), default=Mode.TRANSFORMERS.value
+)
+@click.option(
+    "--max-tokens", type=click.IntRange(1, 2**40), default=2048, help="Prompt and output together, of one request."
+)
+@click.option("--batch", type=click.IntRange(1, 2**20), default=1, help="Requests at once.")
+@click.option("--prompt-tokens", type=click.IntRange(1), help="Of them, the prompt's. Default: all.")
+@click.option("--dtype", default="auto", help="auto, float16, bfloat16 or float32.")
+@click.option("--quantization", default="none", help="none, int8 or int4 (bitsandbytes), or fp8 (vLLM).")
+@click.option("--devices", type=click.IntRange(1, 1024), default=1, help="GPUs that share the model.")
+@click.option("--device-memory", type=float, help="GiB of one GPU; vLLM's own limits follow from it.")
+@click.option("--device-name", default="", help="The GPU's name; an A100 has smaller limits.")
+@click.option("--cpu", is_flag=True, help="In the host's RAM instead of a GPU's.")
+@click.option("--vllm-version", help="For example 0.19.0. Default: the newest that is known.")
+@click.option(
+    "--max-num-seqs",
+    type=click.IntRange(1),
+    help="Requests that vLLM warms up for. Default: vLLM's own, at least --batch.",
+)
+@click.option("--kv-cache-dtype", type=click.Choice(["auto", "fp8"]), default="auto")
+@click.option("--json", "as_json", is_flag=True, help="Print the estimate as JSON, in bytes, nothing else.")
+def estimate(**asked: Any) -> None:
+    """Estimate the memory that a model will take, part by part and device by device.
+
+    MODEL_OR_FOLDER is a cached model (owner/name) or a folder with a config.json and safetensors files, of which the headers are enough.
+    Exit code 2: no estimate could be made.
+    """
+    from webapp import estimating  # noqa: PLC0415  the catalogue is of use to this command only
+
+    try:
+        made = estimating.make(estimating.Question(**asked))
+    except (estimating.CannotEstimate, WardenError) as exc:
+        raise NotRun(str(exc) if isinstance(exc, estimating.CannotEstimate) else explain(exc)) from exc
+    if asked["as_json"]:
+        click.echo(json.dumps(made.document, indent=2))
+    else:
+        _print_estimate(made)
+
+
+def _print_estimate(made: Estimate) -> None:
+    console, table = _table(made.title, *(f"{row.device_id}" for row in made.footprints), "Source", "Confidence")
+    for number, part in enumerate(made.footprints[0].parts):
+        sizes = (_gib(row.parts[number].bytes) for row in made.footprints)
+        table.add_row(part.name.value, *sizes, part.source.value, part.confidence.value)
+    peaks = (
+        ("at its peak", [row.total_bytes for row in made.footprints]),
+        ("while it loads", [row.load_peak_bytes for row in made.footprints]),
+    )
+    for title, sums in peaks:
+        table.add_row(title, *map(_gib, sums), "", "", style="bold")
+    console.print(table)
+    click.echo(f"Confidence: {made.document['confidence']}")
+    _print_list("Notes", made.document["notes"])
 
 
 ENDED_EARLY = frozenset({"cancelled", "abandoned"})

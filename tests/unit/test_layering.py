@@ -43,7 +43,8 @@ ALLOWED = {
     "webapp.web": DOMAIN | {"webapp.settings", "webapp.control", "webapp.web"},
     "webapp.services": CONTROL | {"webapp.control", "webapp.runtimes", "webapp.hardware", "webapp.console"},
     "webapp.gunicorn_conf": DOMAIN | {"webapp.settings", "webapp.console"},
-    "webapp.cli": DOMAIN | {"webapp", "webapp.settings", "webapp.console", "webapp.services"},
+    "webapp.estimating": DOMAIN | {"webapp.settings", "webapp.catalog"},
+    "webapp.cli": DOMAIN | {"webapp", "webapp.settings", "webapp.console", "webapp.services", "webapp.estimating"},
     "webapp": DOMAIN | {"webapp.settings", "webapp.services", "webapp.web"},
     "wsgi": frozenset({"webapp"}),
 }

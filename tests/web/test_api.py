@@ -141,7 +141,14 @@ def test_a_plan_shows_its_arithmetic_by_part_and_device(client: FlaskClient, con
     assert plan is not None
     assert plan["verdict"] == "fits"
     assert plan["unload"][0]["instance_id"] == "i1"
-    assert set(plan["needed_bytes"]["gpu-0"]) == {"weights", "kv_cache", "margin", "context"}
+    assert set(plan["needed_bytes"]["gpu-0"]) == {
+        "weights",
+        "kv_cache",
+        "activation",
+        "graphs",
+        "non_torch",
+        "context",
+    }
     assert plan["free_before_bytes"]["gpu-0"] == reading().free_bytes
     assert isinstance(plan["free_after_bytes"]["gpu-0"], int)
     assert controller.calls == []

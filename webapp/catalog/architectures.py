@@ -6,11 +6,12 @@ The tables are those of transformers 5.23 (``AutoModelForCausalLM``); a test hol
 from __future__ import annotations
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """Return the words of a text as a set."""
     return frozenset(text.split())
 
 
-BUILT_IN = _words(
+BUILT_IN = words(
     """
     afmoe apertus arcee aria_text axk1 axk2 bailing_hybrid bamba bart beam bert bert-generation big_bird
     bigbird_pegasus biogpt bitnet blenderbot blenderbot-small bloom blt camembert codegen cohere cohere2 cohere2_moe
@@ -33,7 +34,7 @@ BUILT_IN = _words(
 )
 """Model types that ``AutoModelForCausalLM`` loads without code from the model's repository."""
 
-TIED_BY_DEFAULT = _words(
+TIED_BY_DEFAULT = words(
     """
     bart bert bert-generation big_bird bigbird_pegasus biogpt blenderbot blenderbot-small bloom camembert cohere
     cohere2 cohere2_moe cohere_compass_text cpmant ctrl data2vec-text electra ernie ernie4_5 ernie4_5_moe falcon
@@ -48,14 +49,14 @@ TIED_BY_DEFAULT = _words(
 
 _SUFFIXES = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead")
 
-_TEXT_AND_IMAGES = _words(
+_TEXT_AND_IMAGES = words(
     """
     gemma3 gemma3n gemma4 gemma4_unified llama4 mllama qwen3_5 qwen3_5_moe qwen4_exp
     """
 )
 """Model types of ``…ForConditionalGeneration`` that ``AutoModelForCausalLM`` loads as a decoder that answers text."""
 
-_NOT_DECODERS = _words(
+_NOT_DECODERS = words(
     """
     bart bert big_bird bigbird_pegasus blenderbot blenderbot-small camembert data2vec-text electra ernie marian
     mbart megatron-bert moshi musicgen musicgen_melody mvp pegasus plbart prophetnet rembert roberta

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from webapp.catalog.architectures import TIED_BY_DEFAULT
+from webapp.catalog.attention import attention_facts, expert_facts
 from webapp.catalog.files import printable
-from webapp.domain.model import ModelShape
+from webapp.domain.model import AttentionFacts, ModelShape
 
 _TEXT_CONFIGS = ("text_config", "language_config", "llm_config")
+_OTHER_SENSES = ("vision_config", "audio_config", "visual")
 
 _CONTEXT = (
     "max_position_embeddings",
@@ -22,9 +24,9 @@ _CONTEXT = (
     "context_length",
 )
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
-_HIDDEN = ("hidden_size", "n_embd", "d_model")
+_HIDDEN = ("hidden_size", "n_embd", "d_model", "dim", "emb_dim")
 _INTERMEDIATE = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "decoder_ffn_dim")
-_HEADS = ("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads")
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads", "attention_heads")
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
 _HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels")
 _VOCABULARY = ("vocab_size", "n_words")
@@ -43,6 +45,8 @@ class ConfigFacts:
     shape: ModelShape
     tied: bool
     """The output head is the input embedding."""
+    attention: AttentionFacts
+    has_vision: bool
     auto_map: object = None
 
     @property
@@ -57,19 +61,30 @@ def config_facts(raw: Mapping[str, object]) -> ConfigFacts:
     Models of text and images keep the language model's sizes in ``text_config``; its values come first there. Values of the wrong
     type count as not stated. A longer context by rope scaling is not multiplied in: the length that is stated is.
     """
-    text = next((value for key in _TEXT_CONFIGS if isinstance(value := raw.get(key), dict)), {})
-    merged = {**raw, **{key: value for key, value in text.items() if value is not None}}
+    text, merged = _text_part(raw), text_values(raw)
     quantization = raw.get("quantization_config") or text.get("quantization_config")
+    shape, model_type = _shape(merged), _text(raw.get("model_type"))
     return ConfigFacts(
         architecture=_first(raw.get("architectures")),
-        model_type=_text(raw.get("model_type")),
+        model_type=model_type,
         dtype=_dtype(merged),
         context_length=_size(merged, _CONTEXT),
         quantization=quantization if isinstance(quantization, dict) else None,
-        shape=_shape(merged),
+        shape=shape,
         tied=_tied(raw, text),
+        attention=attention_facts(merged, shape, _text(merged.get("model_type")), model_type),
+        has_vision=any(isinstance(raw.get(key), dict) for key in _OTHER_SENSES),
         auto_map=raw.get("auto_map"),
     )
+
+
+def text_values(raw: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the values of config.json with those of the language model in it put first."""
+    return {**raw, **{key: value for key, value in _text_part(raw).items() if value is not None}}
+
+
+def _text_part(raw: Mapping[str, object]) -> Mapping[str, object]:
+    return next((value for key in _TEXT_CONFIGS if isinstance(value := raw.get(key), dict)), {})
 
 
 def _shape(config: Mapping[str, object]) -> ModelShape:
@@ -81,6 +96,7 @@ def _shape(config: Mapping[str, object]) -> ModelShape:
         kv_heads=_kv_heads(config),
         head_dim=_size(config, _HEAD_DIM),
         vocabulary=_size(config, _VOCABULARY),
+        experts=expert_facts(config),
     )
 
 

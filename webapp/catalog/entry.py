@@ -13,15 +13,7 @@ from pathlib import Path
 from webapp.catalog.architectures import generates_text, needs_remote_code
 from webapp.catalog.config import ConfigFacts, config_facts
 from webapp.catalog.files import BadFile, open_regular, printable, read_object
-from webapp.catalog.headers import (
-    BadHeader,
-    Tensor,
-    loaded_tensors,
-    main_dtype,
-    parameter_count,
-    read_tensors,
-    weight_facts,
-)
+from webapp.catalog.headers import BadHeader, Tensor, facts_of, main_dtype, read_tensors
 from webapp.domain.model import CachedModel, ModelProblem, WeightFacts
 from webapp.message import Message
 
@@ -169,6 +161,9 @@ def _with_config(
         quantization=config.quantization_method,
         context_length=config.context_length,
         shape=config.shape,
+        attention=config.attention,
+        stated_dtype=config.dtype,
+        has_vision=config.has_vision,
         has_chat_template=_has_chat_template(entry.snapshot, listing),
     )
     weights, weights_problem = _weights(entry, listing, config, policy)
@@ -296,9 +291,8 @@ def _weights(
         return None, problem.message
     if tensors is None:
         return None, None
-    loaded = loaded_tensors(tensors, tied=config.tied)
-    facts = weight_facts(loaded, model_type=config.model_type, quantized=config.quantization is not None)
-    return (facts, parameter_count(loaded, config.quantization)), None
+    facts = facts_of(tensors, tied=config.tied, model_type=config.model_type, quantization=config.quantization)
+    return facts, None
 
 
 def _tensors(snapshot: Path, listing: _Listing, policy: Policy) -> tuple[Tensor, ...] | None:

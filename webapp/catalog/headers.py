@@ -6,6 +6,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -45,6 +46,8 @@ _EMBEDDINGS = frozenset(
 _HEADS = frozenset({"lm_head", "embed_out", "output"})
 _ROUTERS = frozenset({"gate", "router"})
 _NOT_CONVERTED = _EMBEDDINGS | _HEADS | _ROUTERS
+_KEY_VALUE = frozenset({"k_proj", "v_proj"})
+_REPLICATED = frozenset({"q_a_proj", "kv_a_proj_with_mqa", "shared_expert_gate"})
 _INPUT_EMBEDDINGS = _EMBEDDINGS - {"wpe", "embed_positions"}
 
 _TRANSPOSED_TYPES = frozenset({"gpt2", "openai-gpt"})
@@ -80,11 +83,12 @@ class Tensor(NamedTuple):
         return self.name.rpartition(".")[0].rpartition(".")[2]
 
 
-def read_tensors(path: Path) -> tuple[Tensor, ...]:
+def read_tensors(path: Path, *, headers_only: bool = False) -> tuple[Tensor, ...]:
     """Return the tensors of a safetensors file in the order of their data.
 
     Reads the header alone: a u64 length in little-endian order, then that many bytes of JSON. As in the safetensors library,
-    the data must follow without holes and end where the file ends, so a file that was cut off is found out.
+    the data must follow without holes and end where the file ends, so a file that was cut off is found out. ``headers_only`` is for
+    files that are meant to end after the header: the data may then be missing.
 
     Raises:
         BadHeader: the header or the length is wrong.
@@ -96,7 +100,7 @@ def read_tensors(path: Path) -> tuple[Tensor, ...]:
         entries = parse_header(file.read(header_bytes))
     base = _LENGTH_BYTES + header_bytes
     tensors = sorted([_tensor(name, entry, base, path) for name, entry in entries.items()], key=_START_AND_END)
-    _check_coverage(tensors, base, size)
+    _check_coverage(tensors, base, None if headers_only else size)
     return tuple(tensors)
 
 
@@ -137,35 +141,69 @@ def _tensor(name: str, entry: Any, base: int, path: Path) -> Tensor:
     return Tensor(name, dtype, shape, elements, base + start, base + end, path)
 
 
-def _check_coverage(tensors: list[Tensor], base: int, size: int) -> None:
+def _check_coverage(tensors: list[Tensor], base: int, size: int | None) -> None:
     end = base
     for tensor in tensors:
         if tensor.start != end:
             raise BadHeader(f"data of tensor {tensor.name[:80]} is out of place")
         end = tensor.end
-    if end != size:
+    if size is not None and end != size:
         raise BadHeader(f"{size} bytes instead of {end}")
 
 
-def weight_facts(loaded: Iterable[Tensor], *, model_type: str | None = None, quantized: bool = False) -> WeightFacts:
+def facts_of(
+    tensors: Iterable[Tensor], *, tied: bool, model_type: str | None, quantization: Mapping[str, object] | None
+) -> tuple[WeightFacts, int | None]:
+    """Return what all tensors of the files come to once they are loaded, and how many weights the model has (``parameter_count``)."""
+    stored = tuple(tensors)
+    loaded = loaded_tensors(stored, tied=tied)
+    bits = None if quantization is None else _packed_bits(quantization)
+    facts = weight_facts(loaded, model_type=model_type, quantized=quantization is not None, bits=bits)
+    twice = sum(tensor.end - tensor.start for tensor in stored) - facts.bytes
+    return replace(facts, twice_bytes=twice), parameter_count(loaded, quantization)
+
+
+def weight_facts(
+    loaded: Iterable[Tensor], *, model_type: str | None = None, quantized: bool = False, bits: int | None = None
+) -> WeightFacts:
     """Sum up the tensors that stay in memory (``loaded_tensors``).
 
-    ``quantized`` says that the files are quantized already, so bitsandbytes converts nothing.
+    ``quantized`` says that the files are quantized already, so bitsandbytes converts nothing; ``bits`` are those of a packed weight.
     """
     by_dtype: Counter[str] = Counter()
-    total_bytes = linear_elements = linear_rows = 0
+    total_bytes = linear_elements = linear_rows = largest_linear = largest_bytes = 0
+    expert_elements = key_value_bytes = replicated_bytes = 0
     for tensor in loaded:
-        by_dtype[tensor.dtype] += tensor.elements
-        total_bytes += tensor.end - tensor.start
-        if len(tensor.shape) == 2 and not quantized and _is_linear(tensor):
-            linear_elements += tensor.elements
-            linear_rows += tensor.shape[1 if _is_transposed(tensor, model_type) else 0]
+        elements, size, shape = tensor.elements, tensor.end - tensor.start, tensor.shape
+        by_dtype[tensor.dtype] += elements
+        total_bytes += size
+        largest_bytes = max(largest_bytes, size)
+        layer = tensor.layer
+        if layer in _ROUTERS or layer in _REPLICATED or (len(shape) == 1 and _is_vector(tensor)):
+            replicated_bytes += size
+        elif layer in _KEY_VALUE:
+            key_value_bytes += size
+        if quantized:
+            if len(shape) == 2 and tensor.dtype not in _CONVERTIBLE and layer not in _NOT_CONVERTED:
+                largest_linear = max(largest_linear, _weights_in(tensor, bits) or 0)
+            continue
+        if _is_expert(tensor):
+            expert_elements += elements
+        elif len(shape) == 2 and _is_linear(tensor):
+            linear_elements += elements
+            largest_linear = max(largest_linear, elements)
+            linear_rows += shape[1 if _is_transposed(tensor, model_type) else 0]
     return WeightFacts(
         bytes=total_bytes,
         elements=by_dtype.total(),
         linear_elements=linear_elements,
         linear_rows=linear_rows,
         dtypes=tuple(sorted(by_dtype.items(), key=lambda item: (-item[1], item[0]))),
+        largest_linear=largest_linear,
+        largest_bytes=largest_bytes,
+        expert_elements=expert_elements,
+        key_value_bytes=key_value_bytes,
+        replicated_bytes=replicated_bytes,
     )
 
 
@@ -174,7 +212,7 @@ def loaded_tensors(tensors: Iterable[Tensor], *, tied: bool) -> tuple[Tensor, ..
 
     Old attention masks and rotary frequencies, which no loader keeps, are left out. ``tied`` says that the output head is the input
     embedding. Tied weights that were saved twice are one parameter, but only when their values are the same: transformers compares them
-    and leaves them apart otherwise. A few samples of the data stand for the comparison here.
+    and leaves them apart otherwise. A few samples of the data stand for the comparison here; data that is not there counts as the same.
     """
     by_name = {tensor.name: tensor for tensor in tensors if not _is_buffer(tensor)}
     if tied:
@@ -259,6 +297,18 @@ def _is_linear(tensor: Tensor) -> bool:
     return layer not in _NOT_CONVERTED and ".experts." not in tensor.name and "norm" not in layer
 
 
+def _is_vector(tensor: Tensor) -> bool:
+    """A norm or a bias, and not the scales of a packed weight, which are divided like it."""
+    return tensor.dtype in _CONVERTIBLE and not tensor.name.endswith(_SCALE_ENDINGS)
+
+
+def _is_expert(tensor: Tensor) -> bool:
+    """Experts one by one (``mlp.experts.7.up_proj.weight``) or fused in one tensor of three dimensions."""
+    return tensor.dtype in _CONVERTIBLE and (
+        ".experts." in tensor.name or (len(tensor.shape) == 3 and "expert" in tensor.name)
+    )
+
+
 def _is_transposed(tensor: Tensor, model_type: str | None) -> bool:
     return model_type in _TRANSPOSED_TYPES and tensor.layer in _TRANSPOSED_LAYERS
 
@@ -267,7 +317,13 @@ def _same_data(one: Tensor, other: Tensor) -> bool:
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     last = max(one.bytes - _SAMPLE_BYTES, 0)
-    return all(_sample(one, offset) == _sample(other, offset) for offset in (0, last // 2, last))
+    return all(_agree(_sample(one, offset), _sample(other, offset)) for offset in (0, last // 2, last))
+
+
+def _agree(one: bytes, other: bytes) -> bool:
+    """Whether two samples are the same as far as both are there: a file may end after its header."""
+    length = min(len(one), len(other))
+    return one[:length] == other[:length]
 
 
 def _sample(tensor: Tensor, offset: int) -> bytes:

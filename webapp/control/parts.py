@@ -16,7 +16,7 @@ from webapp.control.contract import ControllerApi
 from webapp.control.journal import Journal
 from webapp.control.settle import DeviceMonitor, SettlePolicy
 from webapp.domain.admission import Policy
-from webapp.domain.footprint import estimate
+from webapp.domain.footprint import Conditions, estimate
 from webapp.domain.instance import Instance
 from webapp.domain.memory import DeviceKind, Sample
 from webapp.domain.model import CachedModel
@@ -170,6 +170,8 @@ def spec_again(
     same_revision = model.snapshot.parent / instance.revision
     snapshot: Path = same_revision if same_revision.is_dir() else model.snapshot
     devices = launch_devices(sample, instance.devices)
+    totals = [d.total_bytes - (d.reserved_bytes or 0) for d in devices if d.total_bytes and d.kind is DeviceKind.GPU]
+    conditions = Conditions(device_memory_bytes=min(totals, default=None))
     return LaunchSpec(
         instance_id=new_id,
         operation_id=operation_id,
@@ -179,7 +181,7 @@ def spec_again(
         options=instance.options,
         devices=devices,
         owner=instance.owner,
-        footprints=estimate(model, instance.options, [(d.id, d.kind) for d in devices], mode=instance.mode),
+        footprints=estimate(model, instance.options, [(d.id, d.kind) for d in devices], instance.mode, conditions),
     )
 
 

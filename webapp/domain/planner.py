@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from webapp.domain.admission import Policy, judge, within_limit
-from webapp.domain.footprint import Footprint, PartName, estimate, in_whole_shares
+from webapp.domain.footprint import Conditions, Footprint, PartName, estimate, in_whole_shares
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.memory import DeviceKind, Reading, Sample, instance_bytes
 from webapp.domain.model import CachedModel
@@ -128,7 +128,7 @@ def needed_bytes(request: SwitchRequest, model: CachedModel, room: Room) -> int:
     """Return what ``request`` would take of ``model`` on the device of ``room``, as a plan counts it."""
     capped, _ = _cap_context(request, model)
     (footprint,) = _footprints(capped, model, [(room.device_id, room.kind)], [room.usable_bytes])
-    return footprint.total_bytes
+    return footprint.gate_bytes
 
 
 def refusal_of(plan: Plan, world: World) -> WardenError | None:
@@ -212,8 +212,9 @@ def _footprints(
     request: SwitchRequest, model: CachedModel, devices: Sequence[tuple[str, DeviceKind]], usable: Sequence[int]
 ) -> tuple[Footprint, ...]:
     """What the launch takes on each device; vLLM takes whole shares of GPUs."""
-    footprints = estimate(model, request.options, devices, request.mode)
     on_gpus = all(kind is DeviceKind.GPU for _, kind in devices) and min(usable, default=0) > 0
+    conditions = Conditions(device_memory_bytes=min(usable) if on_gpus else None)
+    footprints = estimate(model, request.options, devices, request.mode, conditions)
     return in_whole_shares(footprints, usable) if request.mode is Mode.VLLM and on_gpus else footprints
 
 
@@ -281,7 +282,7 @@ def _on_device(reading: Reading, footprint: Footprint, unload: Sequence[Eviction
         freed_bytes=available + promised - before,
         free_after_bytes=available - footprint.total_bytes,
         reserve_bytes=reserve,
-        verdict=judge(footprint.total_bytes, available, reserve, policy.fits_percent),
+        verdict=judge(footprint.gate_bytes, available, reserve, policy.fits_percent),
         promised_bytes=promised,
     )
 
@@ -357,7 +358,7 @@ def _unreadable(placed: _Placement, world: World) -> WardenError | None:
 def _too_large(placed: _Placement, model: CachedModel) -> WardenError | None:
     for device in placed.devices:
         if device.verdict is Verdict.REFUSED and device.available_bytes is not None:
-            needed = device.footprint.total_bytes
+            needed = device.footprint.gate_bytes
             return NotEnoughMemory(
                 model=model.id,
                 device=device.device_id,

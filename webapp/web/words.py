@@ -824,9 +824,10 @@ LEDGER: Final[Mapping[str, str]] = {
 PARTS: Final[Mapping[str, str]] = {
     PartName.WEIGHTS: N_("веса"),
     PartName.KV_CACHE: N_("кеш KV"),
-    PartName.MARGIN: N_("запас на расчёты"),
+    PartName.ACTIVATION: N_("вычисления"),
+    PartName.GRAPHS: N_("графы CUDA"),
+    PartName.NON_TORCH: N_("библиотеки вне torch"),
     PartName.CONTEXT: N_("среда выполнения"),
-    PartName.ENGINE: N_("движок vLLM"),
 }
 STAGES: Final[Mapping[str, str]] = {
     "ask": N_("по просьбе"),

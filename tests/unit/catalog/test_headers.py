@@ -222,3 +222,26 @@ def test_parameters_of_packed_weights_follow_from_the_packing_or_are_unknown(
     tensors: list[Tensor], quantization: dict[str, object] | None, parameters: int | None
 ) -> None:
     assert parameter_count(tensors, quantization) == parameters
+
+
+def test_tensor_parallel_can_tell_what_it_divides() -> None:
+    facts = weight_facts(
+        [
+            tensor("model.layers.0.input_layernorm.weight", "BF16", 64),
+            tensor("model.layers.0.mlp.gate.weight", "BF16", 8, 64),
+            tensor("model.layers.0.self_attn.k_proj.weight", "BF16", 16, 64),
+            tensor("model.layers.0.mlp.experts.3.up_proj.weight", "BF16", 32, 64),
+            tensor("model.layers.0.mlp.down_proj.weight", "BF16", 64, 128),
+            tensor("model.layers.0.mlp.down_proj.weight.absmax", "F32", 128),
+        ]
+    )
+    assert facts.replicated_bytes == 2 * (64 + 8 * 64)
+    assert facts.key_value_bytes == 2 * 16 * 64
+    assert facts.expert_elements == 32 * 64
+    assert facts.largest_linear == 64 * 128
+
+
+def test_the_largest_layer_of_packed_files_is_counted_in_weights() -> None:
+    packed = tensor("model.layers.0.mlp.down_proj.qweight", "I32", 16, 64)
+    embedding = tensor(EMBEDDING, "F16", 1000, 64)
+    assert weight_facts([packed, embedding], quantized=True, bits=4).largest_linear == 128 * 64

@@ -266,7 +266,8 @@ def test_a_gpu_whose_memory_is_not_known_is_refused() -> None:
 def test_the_engine_and_the_context_are_part_of_the_plan() -> None:
     (one,) = estimate(model("lab/one", weights_bytes=GIB), LaunchOptions(), [("gpu-0", DeviceKind.GPU)], Mode.VLLM)
     (other,) = estimate(model("lab/one", weights_bytes=GIB), LaunchOptions(), [("gpu-0", DeviceKind.GPU)])
-    assert one.part(PartName.ENGINE) > 0 == other.part(PartName.ENGINE)
+    assert one.part(PartName.GRAPHS) > 0 == other.part(PartName.GRAPHS)
+    assert one.part(PartName.NON_TORCH) > 0 == other.part(PartName.NON_TORCH)
     assert one.total_bytes > other.total_bytes
 
 

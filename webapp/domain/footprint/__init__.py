@@ -1,0 +1,35 @@
+"""The memory that a launch will take on each device, by part. Pure; FOOTPRINT.md beside it has the rules and their sources."""
+
+from webapp.domain.footprint.conditions import Conditions, default_limits
+from webapp.domain.footprint.estimate import (
+    GPU_CONTEXT_BYTES,
+    HOST_CONTEXT_BYTES,
+    VLLM_CONTEXT_BYTES,
+    VLLM_HOST_CONTEXT_BYTES,
+    VLLM_SHARED_CONTEXT_BYTES,
+    estimate,
+)
+from webapp.domain.footprint.parts import Confidence, Footprint, Note, Part, PartName, Source, lowest
+from webapp.domain.footprint.shares import UTILIZATION_SCALE, budget_bytes, in_whole_shares, share_of
+
+__all__ = [
+    "GPU_CONTEXT_BYTES",
+    "HOST_CONTEXT_BYTES",
+    "UTILIZATION_SCALE",
+    "VLLM_CONTEXT_BYTES",
+    "VLLM_HOST_CONTEXT_BYTES",
+    "VLLM_SHARED_CONTEXT_BYTES",
+    "Conditions",
+    "Confidence",
+    "Footprint",
+    "Note",
+    "Part",
+    "PartName",
+    "Source",
+    "budget_bytes",
+    "default_limits",
+    "estimate",
+    "in_whole_shares",
+    "lowest",
+    "share_of",
+]

@@ -1,0 +1,198 @@
+"""Puts the parts of a footprint together, for each mode and device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from webapp.domain.footprint import activation, kv_cache, weights
+from webapp.domain.footprint.activation import Activation
+from webapp.domain.footprint.conditions import Conditions, limits_of
+from webapp.domain.footprint.kv_cache import CacheRule
+from webapp.domain.footprint.parts import Confidence, Footprint, Note, Part, PartName, Source
+from webapp.domain.footprint.weights import LoadedWeights
+from webapp.domain.memory import DeviceKind
+from webapp.domain.model import CachedModel
+from webapp.domain.modes import LaunchOptions, Mode, Quantization
+from webapp.domain.units import gib
+
+GPU_CONTEXT_BYTES = gib(0.45)
+"""A CUDA context with torch's libraries: 0.28-0.45 GiB are reported; the larger is taken."""
+VLLM_CONTEXT_BYTES = gib(0.6)
+"""The context of a vLLM process before it measures the GPU: 0.3-0.6 GiB are reported; the larger is taken."""
+VLLM_SHARED_CONTEXT_BYTES = gib(2.1)
+"""The same for several GPUs, where NCCL exists already: about 2 GiB are reported."""
+VLLM_NON_TORCH_BYTES = gib(0.25)
+"""What torch does not count, on one GPU: 0.13-0.25 GiB are published."""
+VLLM_SHARED_NON_TORCH_BYTES = gib(2.13)
+"""The same at 2 to 4 GPUs: 2.06-2.13 GiB are published for vLLM 0.19."""
+VLLM_GRAPHS_BYTES = gib(0.4)
+"""CUDA graphs on 24 GiB cards: 0.1-0.4 GiB are published. vLLM counts them in its budget since 0.21; they are on the device before too."""
+VLLM_LARGE_GRAPHS_BYTES = gib(0.91)
+"""The same on an H100: 0.91 GiB for Llama-3.1-8B, 0.5-1.9 altogether."""
+LARGE_DEVICE_BYTES = gib(70)
+VLLM_HOST_CONTEXT_BYTES = gib(1.4)
+"""Anonymous memory of vLLM's processes on the CPU without weights and KV cache: 1.27 GiB measured with vLLM 0.32."""
+HOST_CONTEXT_BYTES = gib(0.25)
+QUANTIZING_HOST_CONTEXT_BYTES = gib(0.30)
+"""Anonymous memory of a worker that has imported everything: 0.25 GiB measured with torch 2.13 on the CPU, 0.29 with bitsandbytes."""
+
+
+def estimate(
+    model: CachedModel,
+    options: LaunchOptions,
+    devices: Sequence[tuple[str, DeviceKind]],
+    mode: Mode = Mode.TRANSFORMERS,
+    conditions: Conditions | None = None,
+) -> tuple[Footprint, ...]:
+    """Return what running ``model`` with ``options`` in ``mode`` takes on each of ``devices`` (id, kind), in bytes.
+
+    Transformers mode: ``weights + max(KV(prompt + output), KV(prompt) + prefill) + context``. vLLM mode: ``weights + KV(context x
+    requests) + activation + graphs + non-torch + context``. What a model's files do not state is guessed and marked so; the sum is never 0.
+    """
+    known = conditions or Conditions()
+    launch = _Launch(model, options, mode, known, len(devices), any(kind is DeviceKind.HOST for _, kind in devices))
+    in_mode = _in_vllm if mode is Mode.VLLM else _in_transformers
+    return tuple(in_mode(launch, device_id, kind) for device_id, kind in devices)
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """What all devices of a launch have in common."""
+
+    model: CachedModel
+    options: LaunchOptions
+    mode: Mode
+    conditions: Conditions
+    count: int
+    on_host: bool
+
+    @cached_property
+    def value(self) -> int:
+        keeps_float32 = self.on_host and self.mode is Mode.TRANSFORMERS
+        return weights.value_bytes(self.model, self.options, keeps_float32=keeps_float32)
+
+    @cached_property
+    def weights(self) -> LoadedWeights:
+        return weights.loaded_weights(self.model, self.options, self.mode, self.conditions, on_host=self.on_host)
+
+    def cache(self, loaded: int) -> CacheRule:
+        return kv_cache.cache_rule(self.model, loaded, self.conditions.kv_value_bytes or self.value)
+
+    @property
+    def prompt(self) -> int:
+        tokens = self.options.max_tokens
+        asked = self.conditions.prompt_tokens
+        return tokens if asked is None else min(asked, tokens)
+
+    @property
+    def kv_heads(self) -> int | None:
+        heads = [each.heads for each in self.model.attention.layers] if self.model.attention else []
+        return min(heads) if heads else self.model.shape.kv_heads if self.model.shape else None
+
+
+def _in_transformers(launch: _Launch, device_id: str, kind: DeviceKind) -> Footprint:
+    model, requests, loaded = launch.model, launch.options.batch_size, launch.weights
+    layers = model.shape.layers if model.shape else None
+    held = weights.by_layers(loaded.bytes, layers, launch.count)
+    rule = launch.cache(loaded.bytes)
+    ended = weights.by_layers(kv_cache.in_transformers(rule, launch.options.max_tokens, requests), layers, launch.count)
+    taken_in = kv_cache.in_transformers(rule, launch.prompt, requests, prefill=True)
+    prefill = activation.prefill_bytes(model, launch.prompt, requests, launch.value)
+    beyond = max(0, weights.by_layers(taken_in, layers, launch.count) + prefill.bytes - ended)
+    on_host, quantizes = kind is DeviceKind.HOST, launch.options.quantization is not Quantization.NONE
+    working = activation.quantization_bytes(model, launch.options.quantization, on_host=on_host)
+    fixed = working + (activation.HOST_WORKSPACE_BYTES if on_host else activation.CUDA_WORKSPACE_BYTES)
+    host_context = QUANTIZING_HOST_CONTEXT_BYTES if quantizes else HOST_CONTEXT_BYTES
+    context = host_context if on_host else GPU_CONTEXT_BYTES
+    parts = (
+        *_model_parts(loaded, held, rule, ended),
+        _activation_part(Activation(beyond + fixed, prefill.confidence)),
+        _nothing(PartName.GRAPHS),
+        _nothing(PartName.NON_TORCH),
+        Part(PartName.CONTEXT, context, Source.MEASURED if on_host else Source.PUBLISHED),
+    )
+    load_peak = held + context + _loading_bytes(launch)
+    return Footprint(device_id, parts, load_peak, _notes(loaded.notes, rule.notes, prefill.notes))
+
+
+def _in_vllm(launch: _Launch, device_id: str, kind: DeviceKind) -> Footprint:
+    model, options, conditions, count = launch.model, launch.options, launch.conditions, launch.count
+    limits, loaded, on_host = limits_of(options, conditions), launch.weights, kind is DeviceKind.HOST
+    table = weights.rotary_table_bytes(model, launch.value)
+    held = weights.divided(loaded.bytes, model, count, launch.kv_heads) + table
+    rule = launch.cache(loaded.bytes)
+    block = 1 if on_host else kv_cache.BLOCK_TOKENS
+    cached = kv_cache.in_vllm(rule, options.max_tokens, options.batch_size, limits, count, block=block)
+    warm_up = activation.vllm_bytes(model, limits, count, launch.value, conditions)
+    second = kv_cache.second_batch_bytes(rule, options.max_tokens, limits, count, conditions)
+    parts = (
+        *_model_parts(loaded, held, rule, cached),
+        _activation_part(Activation(warm_up.bytes + second, warm_up.confidence)),
+        *_surroundings(conditions, count, on_host=on_host),
+    )
+    unknown = () if on_host or conditions.device_memory_bytes else (Note.DEVICE_MEMORY_UNKNOWN,)
+    context = next(part.bytes for part in parts if part.name is PartName.CONTEXT)
+    notes = _notes(loaded.notes, rule.notes, warm_up.notes, unknown)
+    return Footprint(device_id, parts, held + context + _loading_bytes(launch), notes)
+
+
+def _model_parts(loaded: LoadedWeights, held: int, rule: CacheRule, cached: int) -> tuple[Part, ...]:
+    return (
+        Part(PartName.WEIGHTS, held, loaded.source, loaded.confidence),
+        Part(PartName.KV_CACHE, cached, rule.source, rule.confidence),
+    )
+
+
+def _activation_part(needed: Activation) -> Part:
+    source = Source.GUESS if needed.confidence is Confidence.LOW else Source.RULE
+    return Part(PartName.ACTIVATION, needed.bytes, source, needed.confidence)
+
+
+def _nothing(name: PartName) -> Part:
+    return Part(name, 0, Source.NOTHING)
+
+
+def _surroundings(conditions: Conditions, count: int, *, on_host: bool) -> tuple[Part, ...]:
+    """What vLLM takes whatever the model."""
+    if on_host:
+        context = Part(PartName.CONTEXT, VLLM_HOST_CONTEXT_BYTES, Source.MEASURED)
+        return _nothing(PartName.GRAPHS), _nothing(PartName.NON_TORCH), context
+    is_large = (conditions.device_memory_bytes or 0) >= LARGE_DEVICE_BYTES
+    graphs = VLLM_LARGE_GRAPHS_BYTES if is_large else VLLM_GRAPHS_BYTES
+    others = VLLM_NON_TORCH_BYTES if count == 1 else VLLM_SHARED_NON_TORCH_BYTES
+    context_bytes = VLLM_CONTEXT_BYTES if count == 1 else VLLM_SHARED_CONTEXT_BYTES
+    return (
+        Part(PartName.GRAPHS, graphs, Source.PUBLISHED, Confidence.MEDIUM),
+        Part(PartName.NON_TORCH, others, Source.PUBLISHED, Confidence.MEDIUM),
+        Part(PartName.CONTEXT, context_bytes, Source.PUBLISHED, Confidence.MEDIUM),
+    )
+
+
+def _loading_bytes(launch: _Launch) -> int:
+    """What is held beside the finished weights while they load.
+
+    transformers 5 asks a GPU for one block of the finished size and fills it. A tensor that changes its type or is quantized is there in
+    both forms for a moment, one at a time; experts that are stored one by one are gathered, a layer at a time; tied weights that were
+    saved twice are there twice until they were compared. vLLM that quantizes to FP8 loads in 16 bits first.
+    """
+    model, facts = launch.model, launch.model.weights
+    if facts is None:
+        return 0
+    if model.quantization is not None:
+        return facts.twice_bytes if launch.mode is Mode.TRANSFORMERS else 0
+    if launch.mode is Mode.VLLM:
+        whole = weights.in_one_type(facts, launch.value)
+        return max(0, whole - launch.weights.bytes) // launch.count if launch.conditions.quantizes_to_fp8 else 0
+    changes = (
+        launch.options.quantization is not Quantization.NONE or weights.in_one_type(facts, launch.value) != facts.bytes
+    )
+    layers = (model.shape.layers if model.shape else None) or 1
+    experts = launch.value * facts.expert_elements // layers
+    quantizing = activation.quantizing_bytes(facts, launch.options.quantization) if launch.on_host else 0
+    return facts.twice_bytes + max(facts.largest_bytes if changes else 0, experts, quantizing)
+
+
+def _notes(*several: tuple[Note, ...]) -> tuple[Note, ...]:
+    return tuple(dict.fromkeys(note for notes in several for note in notes))
