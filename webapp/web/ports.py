@@ -7,6 +7,7 @@ from typing import Protocol, cast
 from flask import current_app
 
 from webapp.control.contract import ControllerApi
+from webapp.control.recorder import TimelineApi
 from webapp.settings import Settings
 
 EXTENSION = "warden"
@@ -23,6 +24,10 @@ class WebServices(Protocol):
     @property
     def controller(self) -> ControllerApi:
         """The one controller of this machine."""
+
+    @property
+    def timeline(self) -> TimelineApi:
+        """What was recorded of the devices' memory."""
 
 
 def services() -> WebServices:
