@@ -356,9 +356,10 @@ class FakeController:
 
 @dataclass
 class FakeTimeline:
-    """Points and events by device, as a test sets them; ``now`` is the end of what is shown."""
+    """Points of the hour and of the week by device, as a test sets them; ``now`` is the end of what is shown."""
 
     points: dict[str, tuple[Point, ...]] = field(default_factory=dict)
+    buckets: dict[str, tuple[Point, ...]] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
     now: float = field(default_factory=time.time)
     refusal: WardenError | None = None
@@ -372,7 +373,8 @@ class FakeTimeline:
         if self.refusal is not None:
             raise self.refusal
         begun_at, ended_at = SCALES[span].window(self.now)
-        points = tuple(p for p in self.points[device_id] if begun_at <= p.taken_at < ended_at)
+        kept = self.points if span is Span.HOUR else self.buckets
+        points = tuple(p for p in kept.get(device_id, ()) if begun_at <= p.taken_at < ended_at)
         events = tuple(e for e in self.events if begun_at <= e.ended_at < ended_at and e.touches(device_id))
         return Track(device_id, span, begun_at, ended_at, points, events)
 

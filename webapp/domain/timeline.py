@@ -112,6 +112,35 @@ class Point:
         return round(self.free_sum_bytes / self.readings) if self.readings else None
 
 
+class EventMark(StrEnum):
+    """What a mark on the timeline says of an operation, before anything else that could be said of it."""
+
+    FAILURE = "failure"
+    """It failed, or was cut off, whatever it was."""
+    CANCELLED = "cancelled"
+    EMERGENCY = "emergency"
+    SWITCH = "switch"
+    """A model was loaded in the place of others."""
+    LOAD = "load"
+    """A model was loaded beside what there was."""
+    UNLOAD = "unload"
+    CLEAN = "clean"
+    CONTAINER = "container"
+    """A container that Warden did not start was ended."""
+    SELFTEST = "selftest"
+
+
+_FAILED: Final = frozenset({OperationState.FAILED, OperationState.ABANDONED})
+_MARKS: Final[Mapping[OperationKind, EventMark]] = {
+    OperationKind.SWITCH: EventMark.SWITCH,
+    OperationKind.UNLOAD: EventMark.UNLOAD,
+    OperationKind.CLEAN: EventMark.CLEAN,
+    OperationKind.EMERGENCY: EventMark.EMERGENCY,
+    OperationKind.STOP_CONTAINER: EventMark.CONTAINER,
+    OperationKind.SELFTEST: EventMark.SELFTEST,
+}
+
+
 @dataclass(frozen=True)
 class Event:
     """An operation that ended, as a mark needs it."""
@@ -126,6 +155,18 @@ class Event:
     evicted: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     """Those that it claimed or unloaded from; empty where it was for all."""
+
+    @property
+    def mark(self) -> EventMark | None:
+        """What is to be marked; ``None`` where it touches no device's memory."""
+        usual = _MARKS.get(self.kind)
+        if usual is None:
+            return None
+        if self.state in _FAILED:
+            return EventMark.FAILURE
+        if self.state is OperationState.CANCELLED:
+            return EventMark.CANCELLED
+        return EventMark.LOAD if usual is EventMark.SWITCH and not self.evicted else usual
 
     def touches(self, device_id: str) -> bool:
         """Whether it was for this device."""

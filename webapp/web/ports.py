@@ -38,3 +38,8 @@ def services() -> WebServices:
 def controller() -> ControllerApi:
     """Return the controller of the current application."""
     return services().controller
+
+
+def timeline() -> TimelineApi:
+    """Return the timeline of the current application."""
+    return services().timeline

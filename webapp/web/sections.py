@@ -12,6 +12,7 @@ from webapp.web.words import N_
 
 SECTIONS: Final = (
     ("pages.dashboard", N_("Память")),
+    ("timeline.page", N_("График")),
     ("history.history", N_("История")),
     ("selftest.page", N_("Проверка")),
 )

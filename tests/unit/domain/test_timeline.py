@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.web.fakes import foreign, instance, reading, worker
@@ -77,6 +77,7 @@ def test_unknown_points_alone_stay_unknown() -> None:
     assert fold([], 7.0) == unknown(7.0)
 
 
+@settings(deadline=None)
 @given(POINTS)
 def test_the_parts_of_every_fold_add_up_and_nobody_s_peak_is_lost(points: list[Point]) -> None:
     made = fold(points, 0.0)
@@ -91,11 +92,13 @@ def test_the_parts_of_every_fold_add_up_and_nobody_s_peak_is_lost(points: list[P
             assert held.most_bytes <= next(h.most_bytes for h in made.held if h.who == held.who)
 
 
+@settings(deadline=None)
 @given(POINTS, st.integers(0, 40))
 def test_folding_in_two_steps_is_folding_at_once(points: list[Point], cut: int) -> None:
     assert fold([fold(points[:cut], 0.0), fold(points[cut:], 5.0)], 0.0) == fold(points, 0.0)
 
 
+@settings(deadline=None)
 @given(POINTS)
 def test_folding_by_stretches_loses_no_reading_and_is_in_order(points: list[Point]) -> None:
     made = folded(points, 60)
