@@ -367,7 +367,7 @@ class FakeTimeline:
     def devices(self) -> tuple[str, ...]:
         return tuple(self.points)
 
-    def track(self, device_id: str, span: Span) -> Track:
+    def track(self, device_id: str, span: Span, *, drawn: bool = False) -> Track:
         if device_id not in self.points:
             raise UnknownDevice(device=device_id, known=", ".join(self.points))
         if self.refusal is not None:

@@ -1,7 +1,8 @@
 """Keeps the timeline: a thread that writes the latest reading down every ten seconds, and what was read of it for a page.
 
-Everything rests on what the store has, so that a restart changes nothing. Readings are kept for seventy minutes, in whole buckets; each
-bucket is folded into one point when it is over, and those are kept for a week. A round that the store fails is lost and shown as a gap.
+Everything rests on what the store has, so that a restart changes nothing. Single readings are kept for seventy minutes; each bucket of them
+is folded into one point when it is over, each column of buckets too, and those are kept for a week. A round that the store fails is lost
+and shown as a gap.
 """
 
 from __future__ import annotations
@@ -11,20 +12,21 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from webapp.domain.instance import Instance
 from webapp.domain.memory import Sample
-from webapp.domain.timeline import BUCKET_S, POINT_S, SCALES, Event, Point, Span, Track, folded, point_of
+from webapp.domain.timeline import BUCKET_S, COLUMN_S, POINT_S, SCALES, Event, Point, Span, Track, folded, point_of
 from webapp.errors import StoreUnavailable, UnknownDevice
 
 log = logging.getLogger(__name__)
 
-BUCKETS_OF_READINGS: Final = 7
-"""Buckets whose single readings are kept beside the one under way: an hour, the column that it begins in, and some to spare."""
+READINGS_KEPT_S: Final = 4200
+"""How long single readings are kept: an hour, the column that it begins in, and some to spare until the next tidying."""
 EVENTS_LIMIT: Final = 300
 """Operations that a span shows at most, the newest; a person presses no more buttons in a week."""
+EVENTS_KEPT: Final = 2 * EVENTS_LIMIT
 STOP_S: Final = 2.0
 """How long a stop waits for a write under way; one that hangs is left behind and is a gap."""
 
@@ -51,11 +53,17 @@ class PointStore(Protocol):
     def drop_points(self, step_s: int, before: float) -> int:
         """Drop the points that are older than ``before`` and return how many went."""
 
-    def recorded(self) -> tuple[str, ...]:
-        """Return the devices that there are points of."""
+    def recorded(self, step_s: int) -> tuple[str, ...]:
+        """Return the devices that there are points of, ``step_s`` apart."""
 
-    def events(self, since: float, limit: int) -> tuple[Event, ...]:
-        """Return the newest ``limit`` operations that ended at ``since`` or later, oldest first."""
+    def newest(self, device_id: str, step_s: int) -> float | None:
+        """Return the moment of a device's newest point, ``None`` where there is none."""
+
+    def ended(self, since: float, limit: int) -> tuple[str, ...]:
+        """Return the ids of the newest ``limit`` operations that ended at ``since`` or later, oldest first."""
+
+    def events(self, ids: Collection[str]) -> tuple[Event, ...]:
+        """Return those of the operations that can be read, in any order."""
 
 
 class Recorder:
@@ -70,7 +78,7 @@ class Recorder:
         self._written = 0
         """The number of the sample that was written last."""
         self._tidied: int | None = None
-        """The bucket that was under way when the older ones were folded."""
+        """The bucket that was under way when everything before was folded."""
         self._failing = False
 
     def start(self) -> None:
@@ -99,7 +107,7 @@ class Recorder:
             return
         try:
             self._write(sample)
-            self._tidy(math.floor(sample.taken_at / BUCKET_S))
+            self._tidy(sample.taken_at)
         except StoreUnavailable as exc:
             if not self._failing:
                 log.warning("the timeline cannot be written and has a gap until it can: %s", exc)
@@ -113,21 +121,26 @@ class Recorder:
         self._store.save_points(POINT_S, points)
         self._written = sample.number
 
-    def _tidy(self, bucket: int) -> None:
-        """Fold the buckets that are over and drop what is too old, once a bucket. What an earlier Warden left is folded too."""
+    def _tidy(self, now: float) -> None:
+        """Fold what is over and drop what is too old, once a bucket."""
+        bucket = math.floor(now / BUCKET_S)
         if bucket == self._tidied:
             return
-        oldest = bucket - BUCKETS_OF_READINGS
-        first = oldest if self._tidied is None else max(self._tidied, oldest)
-        self._store.save_points(BUCKET_S, {d: self._folded(d, first, bucket) for d in self._store.recorded()})
-        # Whole buckets go: one that had lost its begin would be folded wrong after a restart.
-        self._store.drop_points(POINT_S, oldest * BUCKET_S)
-        self._store.drop_points(BUCKET_S, SCALES[Span.WEEK].window(bucket * BUCKET_S)[0])
+        for device_id in self._store.recorded(POINT_S):
+            self._fold(device_id, POINT_S, BUCKET_S, now)
+            self._fold(device_id, BUCKET_S, COLUMN_S, now)
+        self._store.drop_points(POINT_S, now - READINGS_KEPT_S)
+        for step_s in (BUCKET_S, COLUMN_S):
+            self._store.drop_points(step_s, SCALES[Span.WEEK].window(now)[0])
         self._tidied = bucket
 
-    def _folded(self, device_id: str, first: int, until: int) -> tuple[Point, ...]:
-        readings = self._store.points(device_id, POINT_S, first * BUCKET_S)
-        return folded((point for point in readings if point.taken_at < until * BUCKET_S), BUCKET_S)
+    def _fold(self, device_id: str, fine_s: int, coarse_s: int, now: float) -> None:
+        """Make points of all stretches that are over and were not folded yet, by this Warden or an earlier one."""
+        newest = self._store.newest(device_id, coarse_s)
+        begin = 0.0 if newest is None else newest + coarse_s
+        end = math.floor(now / coarse_s) * coarse_s
+        over = [point for point in self._store.points(device_id, fine_s, begin) if point.taken_at < end]
+        self._store.save_points(coarse_s, {device_id: folded(over, coarse_s)})
 
 
 class TimelineApi(Protocol):
@@ -136,8 +149,11 @@ class TimelineApi(Protocol):
     def devices(self) -> tuple[str, ...]:
         """Return the devices that there are now or were in the last week, in the order of their numbers."""
 
-    def track(self, device_id: str, span: Span) -> Track:
-        """Return a device's memory over a span. Raises UnknownDevice, StoreUnavailable."""
+    def track(self, device_id: str, span: Span, *, drawn: bool = False) -> Track:
+        """Return a device's memory over a span; where it is only ``drawn``, no finer than that needs.
+
+        Raises UnknownDevice, StoreUnavailable.
+        """
 
 
 class Timeline:
@@ -147,29 +163,45 @@ class Timeline:
         self._readings = readings
         self._store = store
         self._clock = clock
+        self._events: Mapping[str, Event] = {}
+        """Operations that were read; replaced, never changed."""
 
     def devices(self) -> tuple[str, ...]:
         """See ``TimelineApi``; without the store those of the latest reading."""
         sample = self._readings.latest()
         present = set() if sample is None else {reading.device_id for reading in sample.readings}
         try:
-            present |= set(self._store.recorded())
+            present |= set(self._store.recorded(COLUMN_S))
         except StoreUnavailable as exc:
             log.info("devices of the past are not known: %s", exc)
         return tuple(sorted(present, key=_by_number))
 
-    def track(self, device_id: str, span: Span) -> Track:
+    def track(self, device_id: str, span: Span, *, drawn: bool = False) -> Track:
         """See ``TimelineApi``."""
         known = self.devices()
         if device_id not in known:
             raise UnknownDevice(device=device_id, known=", ".join(known))
         begun_at, ended_at = SCALES[span].window(self._clock())
-        points = self._store.points(device_id, SCALES[span].step_s, begun_at)
-        if span is Span.WEEK:  # the bucket under way is not written yet
-            since = points[-1].taken_at + BUCKET_S if points else begun_at
-            points = (*points, *folded(self._store.points(device_id, POINT_S, since), BUCKET_S))
-        events = (event for event in self._store.events(begun_at, EVENTS_LIMIT) if event.touches(device_id))
-        return Track(device_id, span, begun_at, ended_at, points, tuple(events))
+        points = self._points(device_id, SCALES[span].drawn if drawn else SCALES[span].steps, begun_at)
+        events = tuple(event for event in self._since(begun_at) if event.touches(device_id))
+        return Track(device_id, span, begun_at, ended_at, points, events)
+
+    def _points(self, device_id: str, steps: Sequence[int], since: float) -> tuple[Point, ...]:
+        """Points of the first step, the newest made of finer ones: what is under way is folded when it is over."""
+        found: list[Point] = []
+        for step_s in steps:
+            found += self._store.points(device_id, step_s, since)
+            since = found[-1].taken_at + step_s if found else since
+        return folded(found, steps[0]) if len(steps) > 1 else tuple(found)
+
+    def _since(self, moment: float) -> tuple[Event, ...]:
+        """What ended since; an operation that has ended changes no more, so each is read once."""
+        ids, known = self._store.ended(moment, EVENTS_LIMIT), self._events
+        if missing := [one for one in ids if one not in known]:
+            self._events = known = {**known, **{event.id: event for event in self._store.events(missing)}}
+        if len(known) > EVENTS_KEPT:
+            self._events = {one: known[one] for one in ids if one in known}
+        return tuple(known[one] for one in ids if one in known)
 
 
 def _by_number(device_id: str) -> tuple[str, int]:

@@ -22,6 +22,8 @@ POINT_S: Final = 10
 """Seconds from one reading that is kept to the next."""
 BUCKET_S: Final = 600
 """Seconds of readings that become one for the week: 1008 a device."""
+COLUMN_S: Final = 2400
+"""Seconds of buckets that become one column of the week's drawing: kept too, since a page that had to fold them would be slow."""
 
 
 class Span(StrEnum):
@@ -35,11 +37,21 @@ class Span(StrEnum):
 
 @dataclass(frozen=True)
 class Scale:
-    """A span's length, the distance of its points, and the time that one column of its drawing stands for, in seconds."""
+    """A span's length, and the time that one column of its drawing stands for, in seconds.
+
+    ``steps`` are the distances of the points that it is read from: first of those that it is made of, then finer ones for the stretch under
+    way. ``drawn`` are the same for a drawing.
+    """
 
     span_s: int
-    step_s: int
     column_s: int
+    steps: tuple[int, ...]
+    drawn: tuple[int, ...]
+
+    @property
+    def step_s(self) -> int:
+        """The distance of its points."""
+        return self.steps[0]
 
     @property
     def columns(self) -> int:
@@ -53,8 +65,8 @@ class Scale:
 
 
 SCALES: Final[Mapping[Span, Scale]] = {
-    Span.HOUR: Scale(3600, POINT_S, 20),
-    Span.WEEK: Scale(7 * 86400, BUCKET_S, 2400),
+    Span.HOUR: Scale(3600, 20, (POINT_S,), (POINT_S,)),
+    Span.WEEK: Scale(7 * 86400, COLUMN_S, (BUCKET_S, POINT_S), (COLUMN_S, BUCKET_S, POINT_S)),
 }
 """180 and 252 columns: a screen shows no more."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +20,7 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    func,
     insert,
     select,
     tuple_,
@@ -179,17 +180,29 @@ class Store:
         with self._begin() as connection:
             return connection.execute(delete(timeline).where(*old)).rowcount
 
-    def recorded(self) -> tuple[str, ...]:
-        """Return the devices that there are points of. Raises StoreUnavailable."""
+    def recorded(self, step_s: int) -> tuple[str, ...]:
+        """Return the devices that there are points of, ``step_s`` apart. Raises StoreUnavailable."""
+        query = select(timeline.c.device_id).where(timeline.c.step_s == step_s).distinct()
         with self._begin() as connection:
-            return tuple(connection.execute(select(timeline.c.device_id).distinct()).scalars())
+            return tuple(connection.execute(query).scalars())
 
-    def events(self, since: float, limit: int) -> tuple[Event, ...]:
-        """Return the newest ``limit`` operations that ended at ``since`` or later, oldest first. Raises StoreUnavailable."""
-        query = select(table).where(table.c.ended_at >= since).order_by(table.c.ended_at.desc()).limit(limit)
+    def newest(self, device_id: str, step_s: int) -> float | None:
+        """Return the moment of a device's newest point, ``None`` where there is none. Raises StoreUnavailable."""
+        where = (timeline.c.step_s == step_s, timeline.c.device_id == _text(device_id))
         with self._begin() as connection:
-            rows = connection.execute(query).all()
-        return tuple(reversed([event for row in rows if (event := _event(row)) is not None]))
+            return connection.execute(select(func.max(timeline.c.taken_at)).where(*where)).scalar()
+
+    def ended(self, since: float, limit: int) -> tuple[str, ...]:
+        """Return the ids of the newest ``limit`` operations that ended at ``since`` or later, oldest first. Raises StoreUnavailable."""
+        query = select(table.c.id).where(table.c.ended_at >= since).order_by(table.c.ended_at.desc()).limit(limit)
+        with self._begin() as connection:
+            return tuple(reversed(connection.execute(query).scalars().all()))
+
+    def events(self, ids: Collection[str]) -> tuple[Event, ...]:
+        """Return those of the operations that can be read, in any order. Raises StoreUnavailable."""
+        with self._begin() as connection:
+            rows = connection.execute(select(table).where(table.c.id.in_(ids))).all()
+        return tuple(event for row in rows if (event := _event(row)) is not None)
 
     def _select(self, query: Select[Any]) -> tuple[Operation, ...]:
         with self._begin() as connection:

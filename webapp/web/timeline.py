@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final, cast
 
 from flask import Blueprint, Flask, Response, current_app, make_response, render_template, request
@@ -73,20 +73,18 @@ def table() -> ResponseReturnValue:
         return render_template(
             "pages/timeline_table.html", view=empty_view(None, span), table=None, **_choices(None, span)
         )
-    track = timeline().track(device_id, span)
+    track = timeline().track(device_id, span, drawn=True)
     view = empty_view(device_id, span)
     return render_template("pages/timeline_table.html", view=view, table=table_view(track), **_choices(device_id, span))
 
 
 @blueprint.get("/timeline.csv")
 def as_csv() -> ResponseReturnValue:
-    """Return every point that is kept, a line for each holder; of all devices where none is named."""
+    """Return every point that is kept, a line for each holder."""
     device_id, span = asked_track()
-    devices = [device_id] if request.args.get("device") and device_id else timeline().devices()
-    tracks = [timeline().track(device, span) for device in devices]
-    name = f"warden-{device_id if len(devices) == 1 else 'all'}-{span}.csv"
-    answer = Response(to_csv(HEAD, _lines(tracks)), content_type=MEDIA_TYPE)
-    answer.headers.set("Content-Disposition", "attachment", filename=name)
+    lines = [] if device_id is None else _lines(timeline().track(device_id, span))
+    answer = Response(to_csv(HEAD, lines), content_type=MEDIA_TYPE)
+    answer.headers.set("Content-Disposition", "attachment", filename=f"warden-{device_id or 'none'}-{span}.csv")
     return answer
 
 
@@ -97,7 +95,7 @@ def _view(device_id: str | None, span: Span) -> TimelineView:
     newest = next((operation.id for operation in controller().snapshot().recent), None)
     kept = cast("Kept[Key, TimelineView]", current_app.extensions[EXTENSION])
     key = (language(), device_id, span, int(time.time() // POINT_S), newest)
-    return kept.of(key, lambda: timeline_view(timeline().track(device_id, span)))
+    return kept.of(key, lambda: timeline_view(timeline().track(device_id, span, drawn=True)))
 
 
 def _choices(device_id: str | None, span: Span) -> dict[str, object]:
@@ -108,10 +106,9 @@ def _choices(device_id: str | None, span: Span) -> dict[str, object]:
     }
 
 
-def _lines(tracks: Iterable[Track]) -> Iterator[tuple[Cell, ...]]:
-    for track in tracks:
-        for point in track.points:
-            yield from _lines_of(track.device_id, point)
+def _lines(track: Track) -> Iterator[tuple[Cell, ...]]:
+    for point in track.points:
+        yield from _lines_of(track.device_id, point)
 
 
 def _lines_of(device_id: str, point: Point) -> Iterator[tuple[Cell, ...]]:

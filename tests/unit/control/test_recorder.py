@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from tests.web.fakes import foreign, instance, reading, worker
 from webapp.control.recorder import Recorder, Timeline
 from webapp.domain.instance import Instance
 from webapp.domain.memory import Reading, Sample
-from webapp.domain.timeline import BUCKET_S, POINT_S, SCALES, Event, Point, Span
+from webapp.domain.operation import Operation, OperationKind, OperationState
+from webapp.domain.timeline import BUCKET_S, COLUMN_S, POINT_S, SCALES, Event, Point, Span
 from webapp.domain.units import gib
 from webapp.errors import StoreUnavailable, UnknownDevice
 from webapp.store.store import Store
@@ -69,13 +71,21 @@ class FailingStore:
         self._meet()
         return self.store.drop_points(step_s, before)
 
-    def recorded(self) -> tuple[str, ...]:
+    def recorded(self, step_s: int) -> tuple[str, ...]:
         self._meet()
-        return self.store.recorded()
+        return self.store.recorded(step_s)
 
-    def events(self, since: float, limit: int) -> tuple[Event, ...]:
+    def newest(self, device_id: str, step_s: int) -> float | None:
         self._meet()
-        return self.store.events(since, limit)
+        return self.store.newest(device_id, step_s)
+
+    def ended(self, since: float, limit: int) -> tuple[str, ...]:
+        self._meet()
+        return self.store.ended(since, limit)
+
+    def events(self, ids: Collection[str]) -> tuple[Event, ...]:
+        self._meet()
+        return self.store.events(ids)
 
 
 @pytest.fixture
@@ -161,12 +171,14 @@ def test_what_is_older_than_its_span_goes(clock: Clock, store: Store) -> None:
     clock.read(at=BEGIN + 4 * 3600)
     made.look()
     assert len(store.points("gpu-0", POINT_S, 0.0)) == 1
-    assert len(store.points("gpu-0", BUCKET_S, 0.0)) == 1
+    assert len(store.points("gpu-0", BUCKET_S, 0.0)) == 2
+    assert len(store.points("gpu-0", COLUMN_S, 0.0)) == 1
 
     clock.read(at=BEGIN + 8 * 86400)
     made.look()
 
-    assert store.points("gpu-0", BUCKET_S, 0.0) == ()
+    assert [p.readings for p in store.points("gpu-0", BUCKET_S, 0.0)] == []
+    assert [p.readings for p in store.points("gpu-0", COLUMN_S, 0.0)] == []
 
 
 def test_folding_again_after_a_restart_never_makes_a_bucket_poorer(clock: Clock, store: Store) -> None:
@@ -193,6 +205,39 @@ def test_the_week_has_the_bucket_under_way(clock: Clock, store: Store) -> None:
 
     assert [point.readings for point in track.points] == [59, 31]
     assert (track.begun_at, track.ended_at) == SCALES[Span.WEEK].window(clock.now)
+
+
+def test_what_is_drawn_of_a_week_is_what_was_recorded(clock: Clock, store: Store) -> None:
+    """By its kept columns, the buckets since, and the readings since those: as if all had been folded for the page."""
+    for rounds, pause_s in ((130, 3000), (300, 0), (1, 5 * COLUMN_S), (77, 0)):
+        made = recorder(clock, store)
+        for n in range(rounds):
+            clock.read(reading(held=(foreign("alice", "python", gib(1 + (n * 7) % 11)),)))
+            made.look()
+        clock.now += pause_s
+
+    whole = timeline(clock, store).track("gpu-0", Span.WEEK)
+    drawn = timeline(clock, store).track("gpu-0", Span.WEEK, drawn=True)
+
+    assert len(drawn.points) < len(whole.points)
+    assert drawn.columns() == whole.columns()
+    assert sum(point.readings for point in drawn.points) == 130 + 300 + 1 + 77
+
+
+def test_an_operation_is_read_once_however_often_it_is_shown(clock: Clock, store: Store) -> None:
+    record(recorder(clock, store), clock, 1)
+    ended = Operation("op-1", OperationKind.CLEAN, "anna", OperationState.SUCCEEDED, BEGIN, ended_at=BEGIN + 1)
+    store.save_operation(ended)
+    shown = timeline(clock, store)
+    first = shown.track("gpu-0", Span.HOUR).events
+    store.save_operation(replace(ended, actor="changed behind its back"))
+    store.save_operation(replace(ended, id="op-2"))
+
+    assert [(event.id, event.actor) for event in first] == [("op-1", "anna")]
+    assert [(event.id, event.actor) for event in shown.track("gpu-0", Span.WEEK).events] == [
+        ("op-1", "anna"),
+        ("op-2", "anna"),
+    ]
 
 
 def test_a_store_that_fails_costs_its_points_alone_and_is_told_once(
@@ -231,10 +276,11 @@ def test_stopping_does_not_wait_for_the_next_round(clock: Clock, store: Store) -
 
 
 def test_devices_of_the_past_are_listed_and_numbers_are_in_order(clock: Clock, store: Store) -> None:
-    store.save_points(POINT_S, {"gpu-10": (), "gpu-2": ()})
+    made = recorder(clock, store)
     clock.read(reading("gpu-10"), reading("gpu-9"))
-    recorder(clock, store).look()
-    clock.read(reading("gpu-2"))
+    made.look()
+    clock.read(reading("gpu-2"), at=BEGIN + COLUMN_S)
+    made.look()
 
     assert timeline(clock, store).devices() == ("gpu-2", "gpu-9", "gpu-10")
 

@@ -65,7 +65,8 @@ def test_points_are_found_by_device_distance_and_time_oldest_first(store: Store)
     assert [p.taken_at for p in store.points("gpu-0", POINT_S, 20.0)] == [20.0, 30.0]
     assert [p.taken_at for p in store.points("gpu-0", BUCKET_S, 0.0)] == [0.0]
     assert store.points("gpu-9", POINT_S, 0.0) == ()
-    assert sorted(store.recorded()) == ["gpu-0", "gpu-1"]
+    assert sorted(store.recorded(POINT_S)) == ["gpu-0", "gpu-1"]
+    assert store.recorded(BUCKET_S) == ("gpu-0",)
 
 
 def test_saving_a_moment_again_replaces_it(store: Store) -> None:
@@ -74,6 +75,13 @@ def test_saving_a_moment_again_replaces_it(store: Store) -> None:
     store.save_points(POINT_S, {})
 
     assert store.points("gpu-0", POINT_S, 0.0) == (point(10.0, 2), point(20.0, 1))
+
+
+def test_the_newest_moment_of_a_device_is_known(store: Store) -> None:
+    store.save_points(POINT_S, {"gpu-0": (point(30.0), point(10.0)), "gpu-1": (point(40.0),)})
+
+    assert store.newest("gpu-0", POINT_S) == 30.0
+    assert store.newest("gpu-0", BUCKET_S) is None
 
 
 def test_old_points_are_dropped_of_one_distance_alone(store: Store) -> None:
@@ -92,11 +100,14 @@ def test_events_are_what_ended_in_the_span_with_the_devices_that_it_touched(stor
     store.save_operation(operation(3, state=OperationState.RUNNING, ended_at=None))
     store.save_operation(operation(4, kind=OperationKind.CLEAN, mode=None, model_id=None))
 
-    found = store.events(2002.0, 10)
+    ids = store.ended(2002.0, 10)
+    found = {event.id: event for event in store.events(ids)}
 
-    assert [event.id for event in found] == ["op-002", "op-004"]
-    assert (found[0].devices, found[0].evicted, found[0].actor) == (("gpu-0", "gpu-1"), ("org/old",), "anna")
-    assert [event.id for event in store.events(0.0, 1)] == ["op-004"]
+    assert ids == ("op-002", "op-004")
+    event = found["op-002"]
+    assert (event.devices, event.evicted, event.actor) == (("gpu-0", "gpu-1"), ("org/old",), "anna")
+    assert store.ended(0.0, 1) == ("op-004",)
+    assert store.events(()) == ()
 
 
 def test_an_unreadable_operation_is_no_event(store: Store, database: Path) -> None:
@@ -104,7 +115,7 @@ def test_an_unreadable_operation_is_no_event(store: Store, database: Path) -> No
     store.save_operation(operation(2))
     edit(database, "UPDATE operations SET document = '[]' WHERE id = 'op-002'")
 
-    assert [event.id for event in store.events(0.0, 10)] == ["op-001"]
+    assert [event.id for event in store.events(store.ended(0.0, 10))] == ["op-001"]
 
 
 def test_a_broken_table_is_unavailable(store: Store, database: Path) -> None:
@@ -114,7 +125,8 @@ def test_a_broken_table_is_unavailable(store: Store, database: Path) -> None:
         lambda: store.save_points(POINT_S, {"gpu-0": (point(1.0),)}),
         lambda: store.points("gpu-0", POINT_S, 0.0),
         lambda: store.drop_points(POINT_S, 1.0),
-        store.recorded,
+        lambda: store.newest("gpu-0", POINT_S),
+        lambda: store.recorded(POINT_S),
     ):
         with pytest.raises(StoreUnavailable, match="no such table"):
             call()
@@ -156,6 +168,6 @@ def test_an_earlier_database_keeps_its_operations_and_gets_the_timeline(store: S
     again.save_operation(replace(operation(1), ended_at=5.0))
     again.save_points(POINT_S, {"gpu-0": (point(1.0, 2),)})
 
-    assert [event.id for event in again.events(5.0, 10)] == ["op-001"]
+    assert again.ended(5.0, 10) == ("op-001",)
     assert again.points("gpu-0", POINT_S, 0.0) == (point(1.0, 2),)
     again.close()

@@ -208,47 +208,93 @@ def empty_view(device_id: str | None, span: Span, problem: Message | None = None
 def table_view(track: Track) -> TableView:
     """Return the drawing in figures, in GiB."""
     columns = track.columns()
-    layers = _layers(columns)
-    keep = set(layers)
-    heads = (*(_name(layer) for layer in layers), words.word(words.LEDGER, LedgerKind.FREE), _("всего"))
-    rows = (TableRow(_row_time(column.taken_at, track), _row(column, layers, keep)) for column in reversed(columns))
-    return TableView(heads, tuple(rows))
+    holdings = _holdings(columns)
+    heads = (*(_name(layer) for layer in holdings.layers), words.word(words.LEDGER, LedgerKind.FREE), _("всего"))
+    pairs = zip(reversed(columns), reversed(holdings.sizes), strict=True)
+    return TableView(heads, tuple(TableRow(_row_time(c.taken_at, track), _row(c, sizes)) for c, sizes in pairs))
 
 
 def _row_time(moment: float, track: Track) -> str:
     return formats.time_of_day(moment) if track.span is Span.HOUR else formats.moment(moment, track.ended_at)
 
 
-def _row(column: Point, layers: Sequence[Layer], keep: set[Layer]) -> tuple[str, ...]:
-    if column.total_bytes is None:
+def _row(column: Point, sizes: Sequence[int] | None) -> tuple[str, ...]:
+    if sizes is None or column.total_bytes is None:
         return ()
-    sizes = _sizes(column, keep)
-    shown = (*(sizes.get(layer, 0) for layer in layers), sizes.get(FREE, 0), column.total_bytes)
-    return tuple(formats.number(size / GIB, 2 if size else 0) for size in shown)
+    return tuple(formats.number(size / GIB, 2 if size else 0) for size in (*sizes, column.total_bytes))
 
 
 def _chart(track: Track, columns: Sequence[Point], events: Sequence[Event]) -> ChartView:
-    layers = _layers(columns)
-    keep = set(layers)
-    by_column = [_sizes(column, keep) if column.is_known else None for column in columns]
-    order = (*layers, FREE)
-    stacked = [None if sizes is None else [sizes.get(layer, 0) for layer in order] for sizes in by_column]
+    holdings = _holdings(columns)
     capacity = max(column.total_bytes or 0 for column in columns)
     top = max(round(capacity * HEADROOM), 1)
-    *drawn, free = stack.stack(stacked, top)
-    most = _most(columns, by_column, keep)
-    patterns = _patterns(layers)
-    shown = zip(layers, drawn, strict=True)
+    *drawn, free = stack.stack(holdings.sizes, top)
+    patterns = _patterns(holdings.layers)
+    shown = zip(holdings.layers, drawn, strict=True)
     return ChartView(
-        layers=tuple(_layer_view(n, layer, d, patterns, most[layer]) for n, (layer, d) in enumerate(shown)),
+        layers=tuple(_layer_view(n, layer, d, patterns, holdings.most[layer]) for n, (layer, d) in enumerate(shown)),
         free=free.path,
-        gaps=tuple(GapView(gap.x, gap.width, _fits(gap.width, formats.unknown())) for gap in stack.gaps(stacked)),
+        gaps=tuple(
+            GapView(gap.x, gap.width, _fits(gap.width, formats.unknown())) for gap in stack.gaps(holdings.sizes)
+        ),
         capacity_y=round(100 * (1 - capacity / top), 2),
         capacity=_("всего %(size)s", size=formats.size(capacity)),
         hours=_hours(track),
         sizes=_size_ticks(capacity, top),
         marks=_marks(track, events),
     )
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """The columns of a drawing by its layers."""
+
+    layers: tuple[Layer, ...]
+    """From the ground up, without the free memory; in an order that no newcomer changes."""
+    sizes: tuple[tuple[int, ...] | None, ...]
+    """What each layer holds in each column, the free memory last; ``None`` where nothing is known."""
+    most: Mapping[Layer, int]
+    """The most that each layer is known to have held at once: as drawn, or one of its holders at any moment."""
+
+
+def _holdings(columns: Iterable[Point]) -> Holdings:
+    by_column: list[dict[Layer, int] | None] = []
+    most: dict[Layer, int] = {}
+    layers: dict[Who, Layer] = {}  # a week has few holders and thousands of figures
+    for column in columns:
+        sizes: dict[Layer, int] = {}
+        for who, used, most_bytes in column.held:
+            layer = layers.get(who) or layers.setdefault(who, _layer_of(who))
+            sizes[layer] = held = sizes.get(layer, 0) + used
+            most[layer] = max(held, most_bytes, most.get(layer, 0))
+        by_column.append(sizes if column.is_known else None)
+    shown_as = _shown_as(most)
+    if any(layer != shown for layer, shown in shown_as.items()):
+        by_column = [None if sizes is None else _summed(sizes, shown_as) for sizes in by_column]
+        most = _most_of_rests(most, shown_as, by_column)
+    order = tuple(sorted({*shown_as.values()} - {FREE}, key=_place))
+    known = (None if s is None else tuple(s.get(layer, 0) for layer in (*order, FREE)) for s in by_column)
+    return Holdings(order, tuple(known), most)
+
+
+def _summed(sizes: Mapping[Layer, int], shown_as: Mapping[Layer, Layer]) -> dict[Layer, int]:
+    summed: dict[Layer, int] = {}
+    for layer, size in sizes.items():
+        shown = shown_as[layer]
+        summed[shown] = summed.get(shown, 0) + size
+    return summed
+
+
+def _most_of_rests(
+    most: Mapping[Layer, int], shown_as: Mapping[Layer, Layer], by_column: Iterable[Mapping[Layer, int] | None]
+) -> dict[Layer, int]:
+    found: dict[Layer, int] = {}
+    for layer, size in most.items():
+        found[shown_as[layer]] = max(size, found.get(shown_as[layer], 0))
+    for sizes in by_column:
+        for layer, size in (sizes or {}).items():
+            found[layer] = max(size, found[layer])
+    return found
 
 
 def _layer_of(who: Who) -> Layer:
@@ -263,22 +309,16 @@ def _rest(layer: Layer) -> Layer:
     return Layer(kind, is_rest=True)
 
 
-def _layers(columns: Iterable[Point]) -> tuple[Layer, ...]:
-    """The layers from the ground up, the free memory left out: in an order that no newcomer changes."""
-    peaks: dict[Layer, int] = {}
-    for column in columns:
-        for who, used, _most_bytes in column.held:
-            layer = _layer_of(who)
-            peaks[layer] = max(used, peaks.get(layer, 0))
-    peaks.pop(FREE, None)
-    named = [layer for layer in peaks if layer.kind not in FIXED]
+def _shown_as(most: Mapping[Layer, int]) -> dict[Layer, Layer]:
+    """What each layer is drawn as: itself, or the rest of its like where there are more than patterns."""
+    named = [layer for layer in most if layer.kind not in FIXED and layer != FREE]
     own = [layer for layer in named if layer.kind is not LedgerKind.FOREIGN]
     people = [layer for layer in named if layer.kind is LedgerKind.FOREIGN]
-    shown = {layer for layer in peaks if layer.kind in FIXED}
+    shown = {layer: layer for layer in most}
     for some, limit in ((own, OWN_SHOWN), (people, PEOPLE_SHOWN)):
-        largest = sorted(some, key=lambda layer: (-peaks[layer], _place(layer)))
-        shown |= {*largest[:limit], *(_rest(layer) for layer in largest[limit:])}
-    return tuple(sorted(shown, key=_place))
+        largest = sorted(some, key=lambda layer: (-most[layer], _place(layer)))
+        shown |= {layer: _rest(layer) for layer in largest[limit:]}
+    return shown
 
 
 _ORDER: Final = {kind: place for place, kind in enumerate(LedgerKind)}
@@ -286,34 +326,6 @@ _ORDER: Final = {kind: place for place, kind in enumerate(LedgerKind)}
 
 def _place(layer: Layer) -> tuple[object, ...]:
     return (_ORDER[layer.kind], layer.is_rest, layer.name or "", layer.mode or "")
-
-
-def _sizes(column: Point, keep: set[Layer]) -> dict[Layer, int]:
-    """What each layer holds; those without a pattern of their own are put together."""
-    sizes: dict[Layer, int] = {}
-    for who, used, _most_bytes in column.held:
-        layer = _shown_as(_layer_of(who), keep)
-        sizes[layer] = sizes.get(layer, 0) + used
-    return sizes
-
-
-def _shown_as(layer: Layer, keep: set[Layer]) -> Layer:
-    return layer if layer in keep or layer == FREE else _rest(layer)
-
-
-def _most(
-    columns: Sequence[Point], by_column: Sequence[Mapping[Layer, int] | None], keep: set[Layer]
-) -> dict[Layer, int]:
-    """The most that each layer is known to have held at once: as drawn, or one of its holders at any moment."""
-    most: dict[Layer, int] = {}
-    for sizes in by_column:
-        for layer, size in (sizes or {}).items():
-            most[layer] = max(size, most.get(layer, 0))
-    for column in columns:
-        for who, _used, most_bytes in column.held:
-            layer = _shown_as(_layer_of(who), keep)
-            most[layer] = max(most_bytes, most.get(layer, 0))
-    return most
 
 
 def _patterns(layers: Iterable[Layer]) -> dict[Layer, str]:
