@@ -88,3 +88,15 @@ def test_page_is_whole_everywhere(state: str, path: str, language: str, open_pag
         problems = [line for scheme in ("light", "dark") for line in look(page, name, language, scheme)]
         page.goto("about:blank")
     assert problems == []
+
+
+def test_marks_and_the_drawing_have_names_for_a_screen_reader(open_page: Open, tmp_path: Path) -> None:
+    with served(STATES["usual"](), tmp_path, timelines.usual()) as url:
+        page = open_page(f"{url}timeline?span=week", language="en-US")
+        expect(page.get_by_role("link", name=re.compile("^38 operations, "))).to_have_attribute(
+            "href", "#timeline-events"
+        )
+        expect(page.get_by_role("img", name="Memory by holder")).to_be_visible()
+        page.goto(f"{url}timeline")
+        expect(page.get_by_role("link", name=re.compile("^Switch: .*, error, ivan, "))).to_be_visible()
+        page.goto("about:blank")
