@@ -12,8 +12,8 @@ from webapp.web.words import N_
 
 SECTIONS: Final = (
     ("pages.dashboard", N_("Память")),
-    ("timeline.page", N_("График")),
     ("history.history", N_("История")),
+    ("timeline.page", N_("График")),
     ("selftest.page", N_("Проверка")),
 )
 

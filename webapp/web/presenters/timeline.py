@@ -34,7 +34,6 @@ WIDE_PX: Final = 820
 LETTER_PX: Final = 7.2
 LABEL_EDGE_PX: Final = 12
 HOUR_TICK_S: Final = 600
-EDGE_PERCENT: Final = 3
 TOKEN_BYTES: Final = 8
 SEVERITY: Final = tuple(EventMark)
 """A mark that stands for several shows the first of these."""
@@ -72,11 +71,10 @@ class LayerView:
 
 @dataclass(frozen=True)
 class Tick:
-    """A line of an axis with its text; ``place`` in percent, ``anchor`` as in SVG."""
+    """A line of an axis with its text; ``place`` in percent."""
 
     place: float
     text: str
-    anchor: str = "middle"
 
 
 @dataclass(frozen=True)
@@ -234,9 +232,7 @@ def _chart(track: Track, columns: Sequence[Point], events: Sequence[Event]) -> C
     return ChartView(
         layers=tuple(_layer_view(n, layer, d, patterns, holdings.most[layer]) for n, (layer, d) in enumerate(shown)),
         free=free.path,
-        gaps=tuple(
-            GapView(gap.x, gap.width, _fits(gap.width, formats.unknown())) for gap in stack.gaps(holdings.sizes)
-        ),
+        gaps=tuple(GapView(gap.x, gap.width, _fits(gap.width, _("данных нет"))) for gap in stack.gaps(holdings.sizes)),
         capacity_y=round(100 * (1 - capacity / top), 2),
         capacity=_("всего %(size)s", size=formats.size(capacity)),
         hours=_hours(track),
@@ -396,12 +392,7 @@ def _hours(track: Track) -> tuple[Tick, ...]:
         moments, text = stack.round_minutes(track.begun_at, track.ended_at, HOUR_TICK_S), formats.clock
     else:
         moments, text = stack.midnights(track.begun_at, track.ended_at), formats.weekday
-    return tuple(_hour(_share(track, moment), text(moment)) for moment in moments)
-
-
-def _hour(share: float, text: str) -> Tick:
-    anchor = "start" if share < EDGE_PERCENT else "end" if share > 100 - EDGE_PERCENT else "middle"
-    return Tick(round(share, 2), text, anchor)
+    return tuple(Tick(round(_share(track, moment), 2), text(moment)) for moment in moments)
 
 
 def _size_ticks(capacity: int, top: int) -> tuple[Tick, ...]:
