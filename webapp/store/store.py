@@ -17,6 +17,7 @@ from sqlalchemy import (
     Engine,
     Row,
     Select,
+    bindparam,
     create_engine,
     delete,
     event,
@@ -157,10 +158,10 @@ class Store:
         ]
         if not rows:
             return
-        keys = [(row["step_s"], row["device_id"], row["taken_at"]) for row in rows]
+        same = [column == bindparam(f"of_{column.name}") for column in timeline.primary_key.columns]
+        keys = [{f"of_{name}": value for name, value in row.items() if name != "document"} for row in rows]
         with self._begin() as connection:
-            key = tuple_(timeline.c.step_s, timeline.c.device_id, timeline.c.taken_at)
-            connection.execute(delete(timeline).where(key.in_(keys)))
+            connection.execute(delete(timeline).where(*same), keys)
             connection.execute(insert(timeline), rows)
 
     def points(self, device_id: str, step_s: int, since: float) -> tuple[Point, ...]:

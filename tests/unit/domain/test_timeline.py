@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +11,20 @@ from hypothesis import strategies as st
 from tests.web.fakes import foreign, instance, reading, worker
 from webapp.domain.memory import LedgerKind
 from webapp.domain.operation import OperationKind, OperationState
-from webapp.domain.timeline import BUCKET_S, SCALES, Event, Held, Point, Span, Track, Who, fold, folded, point_of
+from webapp.domain.timeline import (
+    BUCKET_S,
+    SCALES,
+    Event,
+    EventMark,
+    Held,
+    Point,
+    Span,
+    Track,
+    Who,
+    fold,
+    folded,
+    point_of,
+)
 from webapp.domain.units import gib
 from webapp.message import Message
 
@@ -136,6 +151,30 @@ def test_a_week_is_drawn_by_the_fullest_of_its_buckets() -> None:
     columns = Track("gpu-0", Span.WEEK, begin, end, tuple(buckets)).columns()
 
     assert [used(column).get("alice") for column in columns[:3]] == [4, 8, None]
+
+
+@pytest.mark.parametrize("state", OperationState)
+@pytest.mark.parametrize("kind", OperationKind)
+def test_every_operation_has_one_mark_but_those_that_touch_no_memory(
+    kind: OperationKind, state: OperationState
+) -> None:
+    mark = Event("1", kind, state, "anna", 1.0, evicted=("lab/old",)).mark
+
+    if kind is OperationKind.DEMO:
+        assert mark is None
+    elif state in (OperationState.FAILED, OperationState.ABANDONED):
+        assert mark is EventMark.FAILURE
+    elif state is OperationState.CANCELLED:
+        assert mark is EventMark.CANCELLED
+    else:
+        assert mark is not None
+        assert mark.value in (kind.value, "container")
+
+
+def test_a_switch_that_unloaded_nothing_is_a_load() -> None:
+    switch = Event("1", OperationKind.SWITCH, OperationState.WARNING, "anna", 1.0)
+
+    assert (switch.mark, replace(switch, evicted=("lab/old",)).mark) == (EventMark.LOAD, EventMark.SWITCH)
 
 
 def test_an_operation_is_for_the_devices_that_it_names_else_for_all() -> None:

@@ -9,8 +9,9 @@ import pytest
 from tests.web import timelines
 from tests.web.fakes import FakeTimeline
 from tests.web.timelines import at, event, model, user
+from webapp.domain.memory import LedgerKind
 from webapp.domain.operation import OperationKind, OperationState
-from webapp.domain.timeline import Point, Span, Track
+from webapp.domain.timeline import Point, Span, Track, Who
 from webapp.web.presenters.timeline import TimelineView, table_view, timeline_view
 
 pytestmark = pytest.mark.usefixtures("russian")
@@ -58,6 +59,13 @@ def test_instances_of_one_model_are_one_layer_and_modes_are_two() -> None:
         "one · Transformers": "3,0\u00a0GiB",
         "one · vLLM": "3,0\u00a0GiB",
     }
+
+
+def test_a_process_of_ours_without_a_model_is_not_called_one() -> None:
+    view = timeline_view(of(at(1e6, {Who(LedgerKind.WORKER, "spare"): 1})))
+
+    assert view.chart is not None
+    assert "служебные процессы панели" in {layer.name for layer in view.chart.layers}
 
 
 def test_a_peak_inside_a_bucket_is_in_the_legend() -> None:
