@@ -27,6 +27,7 @@ READINGS_KEPT_S: Final = 4200
 EVENTS_LIMIT: Final = 300
 """Operations that a span shows at most, the newest; a person presses no more buttons in a week."""
 EVENTS_KEPT: Final = 2 * EVENTS_LIMIT
+"""Operations that are remembered before those that no span shows any more are forgotten."""
 STOP_S: Final = 2.0
 """How long a stop waits for a write under way; one that hangs is left behind and is a gap."""
 
