@@ -19,6 +19,7 @@ from webapp.control.controller import Controller
 from webapp.control.journal import Journal
 from webapp.control.lock import StateLock
 from webapp.control.parts import Parts
+from webapp.control.recorder import Recorder, Timeline
 from webapp.domain.instance import InstanceState
 from webapp.domain.modes import Mode
 from webapp.domain.selftest import Witness
@@ -211,6 +212,8 @@ class Services:
             ),
             self._lock,
         )
+        self._recorder = Recorder(self._monitor, lambda: self._board.state.instances, self._store)
+        self.timeline = Timeline(self._monitor, self._store)
 
     def start(self) -> None:
         """Start everything.
@@ -229,9 +232,11 @@ class Services:
         if self._monitor.fresh(FIRST_READING_S) is None:
             log.warning("the devices did not answer within %s s; the page says so until they do", FIRST_READING_S)
         self.controller.start()
+        self._recorder.start()
 
     def stop(self) -> tuple[str, ...]:
         """Stop everything; return what the person at the console should know of the models that stay loaded."""
+        self._recorder.stop()
         lines = self.controller.stop()
         self._monitor.stop()
         self._catalog.stop()

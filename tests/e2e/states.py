@@ -12,7 +12,17 @@ from pathlib import Path
 from werkzeug.serving import make_server
 
 from tests.web.catalogues import compile_catalogues
-from tests.web.fakes import FakeController, FakeServices, container, foreign, instance, model, reading, worker
+from tests.web.fakes import (
+    FakeController,
+    FakeServices,
+    FakeTimeline,
+    container,
+    foreign,
+    instance,
+    model,
+    reading,
+    worker,
+)
 from webapp import create_app
 from webapp.domain.instance import InstanceState
 from webapp.domain.memory import HistoryPoint
@@ -213,12 +223,11 @@ STATES: Mapping[str, Callable[[], FakeController]] = {
 
 
 @contextmanager
-def served(controller: FakeController, folder: Path) -> Iterator[str]:
+def served(controller: FakeController, folder: Path, timeline: FakeTimeline | None = None) -> Iterator[str]:
     """Serve the application over ``controller`` and give its address."""
     compile_catalogues()
-    app = create_app(
-        Settings(state_dir=folder / "state", hf_cache=folder / "cache"), FakeServices(_settings(folder), controller)
-    )
+    services = FakeServices(_settings(folder), controller, timeline or FakeTimeline())
+    app = create_app(Settings(state_dir=folder / "state", hf_cache=folder / "cache"), services)
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, name="states-server")
     thread.start()

@@ -28,6 +28,7 @@ from webapp.domain.operation import (
 from webapp.domain.plan import Plan, SwitchRequest
 from webapp.domain.planner import Room, World, plan_switch, refusal_of, rooms
 from webapp.domain.recommend import Advice, recommend
+from webapp.domain.timeline import SCALES, Event, Point, Span, Track
 from webapp.domain.units import gib
 from webapp.errors import (
     NotConfirmed,
@@ -354,8 +355,34 @@ class FakeController:
 
 
 @dataclass
+class FakeTimeline:
+    """Points of the hour and of the week by device, as a test sets them; ``now`` is the end of what is shown."""
+
+    points: dict[str, tuple[Point, ...]] = field(default_factory=dict)
+    buckets: dict[str, tuple[Point, ...]] = field(default_factory=dict)
+    events: tuple[Event, ...] = ()
+    now: float = field(default_factory=time.time)
+    refusal: WardenError | None = None
+
+    def devices(self) -> tuple[str, ...]:
+        return tuple(self.points)
+
+    def track(self, device_id: str, span: Span, *, drawn: bool = False) -> Track:
+        if device_id not in self.points:
+            raise UnknownDevice(device=device_id, known=", ".join(self.points))
+        if self.refusal is not None:
+            raise self.refusal
+        begun_at, ended_at = SCALES[span].window(self.now)
+        kept = self.points if span is Span.HOUR else self.buckets
+        points = tuple(p for p in kept.get(device_id, ()) if begun_at <= p.taken_at < ended_at)
+        events = tuple(e for e in self.events if begun_at <= e.ended_at < ended_at and e.touches(device_id))
+        return Track(device_id, span, begun_at, ended_at, points, events)
+
+
+@dataclass
 class FakeServices:
-    """What the application is given: settings and a controller."""
+    """What the application is given: settings, a controller and a timeline."""
 
     settings: Settings
     controller: FakeController
+    timeline: FakeTimeline = field(default_factory=FakeTimeline)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, Index, MetaData, PrimaryKeyConstraint, String, Table, Text
+from sqlalchemy import Column, Float, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in ``migrations/versions``; a test compares. Kept here so that a start need not import Alembic to ask."""
 
 metadata = MetaData()
@@ -23,6 +23,7 @@ operations = Table(
     Column("document", Text, nullable=False),
     Index("operations_by_time", "started_at", "id"),
     Index("operations_by_state", "state"),
+    Index("operations_by_end", "ended_at"),
 )
 """One row an operation. ``document`` is the whole value; the other columns repeat what is searched by."""
 
@@ -33,3 +34,15 @@ revisions = Table(
     PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
 """Alembic's own table, as it would make it: an empty database is made without Alembic. It is none of Warden's ``metadata``."""
+
+timeline = Table(
+    "timeline",
+    metadata,
+    Column("step_s", Integer, primary_key=True, autoincrement=False),
+    Column("device_id", Text, primary_key=True),
+    Column("taken_at", Float(53), primary_key=True),
+    Column("document", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""One row a device and point, of single readings and of buckets (``step_s``). The key is the order of the rows on the disk, so that a
+device's span is read in one piece."""

@@ -1,10 +1,11 @@
-"""The store: operations kept in SQLite, or in PostgreSQL by URL. Only this package imports SQLAlchemy."""
+"""The store: operations and the timeline kept in SQLite, or in PostgreSQL by URL. Only this package imports SQLAlchemy."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -16,9 +17,11 @@ from sqlalchemy import (
     Engine,
     Row,
     Select,
+    bindparam,
     create_engine,
     delete,
     event,
+    func,
     insert,
     select,
     tuple_,
@@ -35,10 +38,13 @@ from webapp.domain.operation import (
     OperationState,
     OperationValues,
 )
+from webapp.domain.timeline import Event, Point
 from webapp.errors import ConfigurationError, StoreUnavailable
 from webapp.store.documents import DocumentError, dump, load
 from webapp.store.migrate import NewerDatabase, migrate
+from webapp.store.points import dump_point, load_point
 from webapp.store.schema import operations as table
+from webapp.store.schema import timeline
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +149,62 @@ class Store:
         with self._begin() as connection:
             return connection.execute(delete(table).where(ended, table.c.id.not_in(kept))).rowcount
 
+    def save_points(self, step_s: int, points: Mapping[str, Sequence[Point]]) -> None:
+        """Keep points by device, ``step_s`` apart, replacing those of the same moments. Raises StoreUnavailable."""
+        rows = [
+            {"step_s": step_s, "device_id": device_id, "taken_at": point.taken_at, "document": dump_point(point)}
+            for device_id, of_device in points.items()
+            for point in of_device
+        ]
+        if not rows:
+            return
+        same = [column == bindparam(f"of_{column.name}") for column in timeline.primary_key.columns]
+        keys = [{f"of_{name}": value for name, value in row.items() if name != "document"} for row in rows]
+        with self._begin() as connection:
+            connection.execute(delete(timeline).where(*same), keys)
+            connection.execute(insert(timeline), rows)
+
+    def points(self, device_id: str, step_s: int, since: float) -> tuple[Point, ...]:
+        """Return a device's points from ``since`` on, oldest first.
+
+        A document that cannot be read is left out and logged. Raises StoreUnavailable.
+        """
+        where = (timeline.c.step_s == step_s, timeline.c.device_id == _text(device_id), timeline.c.taken_at >= since)
+        query: Select[Any] = select(timeline.c.taken_at, timeline.c.document).where(*where)
+        with self._begin() as connection:
+            rows = connection.execute(query.order_by(timeline.c.taken_at)).all()
+        return tuple(_readable_points(rows))
+
+    def drop_points(self, step_s: int, before: float) -> int:
+        """Drop the points that are older than ``before`` and return how many went. Raises StoreUnavailable."""
+        old = (timeline.c.step_s == step_s, timeline.c.taken_at < before)
+        with self._begin() as connection:
+            return connection.execute(delete(timeline).where(*old)).rowcount
+
+    def recorded(self, step_s: int) -> tuple[str, ...]:
+        """Return the devices that there are points of, ``step_s`` apart. Raises StoreUnavailable."""
+        query = select(timeline.c.device_id).where(timeline.c.step_s == step_s).distinct()
+        with self._begin() as connection:
+            return tuple(connection.execute(query).scalars())
+
+    def newest(self, device_id: str, step_s: int) -> float | None:
+        """Return the moment of a device's newest point, ``None`` where there is none. Raises StoreUnavailable."""
+        where = (timeline.c.step_s == step_s, timeline.c.device_id == _text(device_id))
+        with self._begin() as connection:
+            return connection.execute(select(func.max(timeline.c.taken_at)).where(*where)).scalar()
+
+    def ended(self, since: float, limit: int) -> tuple[str, ...]:
+        """Return the ids of the newest ``limit`` operations that ended at ``since`` or later, oldest first. Raises StoreUnavailable."""
+        query = select(table.c.id).where(table.c.ended_at >= since).order_by(table.c.ended_at.desc()).limit(limit)
+        with self._begin() as connection:
+            return tuple(reversed(connection.execute(query).scalars().all()))
+
+    def events(self, ids: Collection[str]) -> tuple[Event, ...]:
+        """Return those of the operations that can be read, in any order. Raises StoreUnavailable."""
+        with self._begin() as connection:
+            rows = connection.execute(select(table).where(table.c.id.in_(ids))).all()
+        return tuple(event for row in rows if (event := _event(row)) is not None)
+
     def _select(self, query: Select[Any]) -> tuple[Operation, ...]:
         with self._begin() as connection:
             rows = connection.execute(query).all()
@@ -192,6 +254,35 @@ def _readable(rows: Iterable[Row[Any]]) -> Iterator[Operation]:
             yield load(Operation, row.document)
         except DocumentError as exc:
             log.warning("operation %s cannot be read and is left out: %s", row.id, exc)
+
+
+def _readable_points(rows: Iterable[Row[Any]]) -> Iterator[Point]:
+    for row in rows:
+        try:
+            yield load_point(row.taken_at, row.document)
+        except DocumentError as exc:
+            log.warning("a point of the timeline cannot be read and is left out: %s", exc)
+
+
+def _event(row: Row[Any]) -> Event | None:
+    """What a mark needs of an operation. The document is not built up as a whole: that costs ten times as much."""
+    try:
+        document = json.loads(row.document)
+        unloaded = [receipt["device_id"] for receipt in document.get("receipts", ())]
+        return Event(
+            id=row.id,
+            kind=OperationKind(row.kind),
+            state=OperationState(row.state),
+            actor=row.actor,
+            ended_at=row.ended_at,
+            mode=row.mode,
+            model_id=row.model_id,
+            evicted=tuple(document.get("evicted", ())),
+            devices=tuple(dict.fromkeys((*document.get("devices", ()), *unloaded))),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        log.warning("operation %s cannot be read and is left out: %s", row.id, exc)
+        return None
 
 
 def _usable(text: str) -> URL:

@@ -20,6 +20,7 @@ from webapp.web.ports import EXTENSION, WebServices
 from webapp.web.problems import init_problems
 from webapp.web.sections import sections
 from webapp.web.security import csrf, init_security
+from webapp.web.timeline import init_timeline
 from webapp.web.translate import language
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +52,7 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
     _init_templates(app, settings)
     for blueprint in (pages.blueprint, fragments.blueprint, actions.blueprint, health.blueprint, api.blueprint):
         app.register_blueprint(blueprint)
+    init_timeline(app)
     app.register_blueprint(history.blueprint)
     app.register_blueprint(selftest.blueprint)
     init_asking(app, settings.threads)

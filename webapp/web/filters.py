@@ -1,4 +1,4 @@
-"""What a list of operations is asked for by: the values as an address carries them, and the filter that they mean."""
+"""What a list of operations and a timeline are asked for by: the values as an address carries them, and what they mean."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from enum import StrEnum
 from typing import Final, TypeVar
 from urllib.parse import urlencode
 
+from flask import request
+
 from webapp.domain.operation import OperationFilter, OperationKind, OperationState
+from webapp.domain.timeline import Span
 from webapp.errors import InvalidRequest
+from webapp.web.ports import timeline
 
 NAME_LIMIT: Final = 200
 SHOWN_LIMIT: Final = 100
@@ -50,6 +54,12 @@ class OperationsQuery:
         """Return the query of an address that asks for the same, after the operation ``before``."""
         values = {**vars(self), "before": before}
         return urlencode({name: value for name, value in values.items() if value})
+
+
+def asked_track() -> tuple[str | None, Span]:
+    """Return the device that ``?device=&span=`` mean, else the first, and the span, else the hour. Raises InvalidRequest."""
+    span = _member("span", request.args.get("span", ""), Span) or Span.HOUR
+    return request.args.get("device") or next(iter(timeline().devices()), None), span
 
 
 def _member(field: str, text: str, of: type[E]) -> E | None:

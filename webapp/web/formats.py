@@ -166,6 +166,18 @@ def time_of_day(epoch_s: float) -> str:
     return str(format_time(when, "HH:mm:ss", tzinfo=when.tzinfo, locale=language()))
 
 
+def clock(epoch_s: float) -> str:
+    """Return a moment's time in the server's time zone, without seconds."""
+    when = datetime.fromtimestamp(epoch_s).astimezone()
+    return str(format_time(when, "HH:mm", tzinfo=when.tzinfo, locale=language()))
+
+
+def weekday(epoch_s: float) -> str:
+    """Return a moment's day in the server's time zone, short: ``ср 25``."""
+    when = datetime.fromtimestamp(epoch_s).astimezone()
+    return str(format_datetime(when, "ccc d", tzinfo=when.tzinfo, locale=language()))
+
+
 def count(value: int | None) -> str:
     """Return a count of things: ``8,0 млрд`` for parameters and the like, plain below a million."""
     if value is None or not _is_meant(value):

@@ -7,6 +7,7 @@ from typing import Protocol, cast
 from flask import current_app
 
 from webapp.control.contract import ControllerApi
+from webapp.control.recorder import TimelineApi
 from webapp.settings import Settings
 
 EXTENSION = "warden"
@@ -24,6 +25,10 @@ class WebServices(Protocol):
     def controller(self) -> ControllerApi:
         """The one controller of this machine."""
 
+    @property
+    def timeline(self) -> TimelineApi:
+        """What was recorded of the devices' memory."""
+
 
 def services() -> WebServices:
     """Return the services of the current application."""
@@ -33,3 +38,8 @@ def services() -> WebServices:
 def controller() -> ControllerApi:
     """Return the controller of the current application."""
     return services().controller
+
+
+def timeline() -> TimelineApi:
+    """Return the timeline of the current application."""
+    return services().timeline

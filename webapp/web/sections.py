@@ -13,6 +13,7 @@ from webapp.web.words import N_
 SECTIONS: Final = (
     ("pages.dashboard", N_("Память")),
     ("history.history", N_("История")),
+    ("timeline.page", N_("График")),
     ("selftest.page", N_("Проверка")),
 )
 

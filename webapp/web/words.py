@@ -19,6 +19,7 @@ from webapp.domain.operation import OperationKind, OperationState, StepName, Ste
 from webapp.domain.plan import Verdict
 from webapp.domain.recommend import Mark
 from webapp.domain.selftest import CheckMark, CheckName
+from webapp.domain.timeline import EventMark, Span
 from webapp.message import Message, Param
 from webapp.web import formats
 from webapp.web.translate import gettext, plural
@@ -821,6 +822,18 @@ LEDGER: Final[Mapping[str, str]] = {
     LedgerKind.UNATTRIBUTED: N_("не установлено"),
     LedgerKind.FREE: N_("свободно"),
 }
+SPANS: Final[Mapping[str, str]] = {Span.HOUR: N_("Час"), Span.WEEK: N_("Неделя")}
+EVENT_MARKS: Final[Mapping[str, str]] = {
+    EventMark.LOAD: N_("Загрузка"),
+    EventMark.UNLOAD: N_("Выгрузка"),
+    EventMark.SWITCH: N_("Переключение"),
+    EventMark.CLEAN: N_("Очистка памяти"),
+    EventMark.FAILURE: N_("Ошибка"),
+    EventMark.CANCELLED: N_("Отмена"),
+    EventMark.EMERGENCY: N_("Экстренная очистка"),
+    EventMark.CONTAINER: N_("Остановка контейнера"),
+    EventMark.SELFTEST: N_("Самопроверка"),
+}
 PARTS: Final[Mapping[str, str]] = {
     PartName.WEIGHTS: N_("веса"),
     PartName.KV_CACHE: N_("кеш KV"),
@@ -850,6 +863,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "actor": N_("Кто"),
     "state": N_("Итог"),
     "before": N_("После операции"),
+    "span": N_("Период"),
 }
 """The form's names of the fields that an ``invalid`` can name."""
 

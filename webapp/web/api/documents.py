@@ -8,7 +8,7 @@ from typing import Any
 
 from webapp.control.contract import ForeignContainer, Snapshot
 from webapp.domain.instance import Instance
-from webapp.domain.memory import Holder, Reading, build_ledger, level_of, used_percent
+from webapp.domain.memory import Holder, LedgerKind, Reading, build_ledger, level_of, used_percent
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions
 from webapp.domain.operation import HeldBy, Operation, Receipt, Step
@@ -16,6 +16,7 @@ from webapp.domain.plan import Eviction, Plan, SwitchRequest
 from webapp.domain.planner import footprint_parts
 from webapp.domain.recommend import Advice
 from webapp.domain.selftest import Check
+from webapp.domain.timeline import Event, Held, Point, Track
 from webapp.message import Message
 from webapp.web import words
 
@@ -319,4 +320,56 @@ def _held_document(holder: HeldBy) -> Mapping[str, object]:
         "command": holder.command,
         "bytes": holder.used_bytes,
         "state": holder.state,
+    }
+
+
+def track_document(track: Track) -> Document:
+    """Return a device's memory over a span, with the operations that ended in it."""
+    return {
+        "device": track.device_id,
+        "span": track.span.value,
+        "step_seconds": track.scale.step_s,
+        "begun_at": when(track.begun_at),
+        "ended_at": when(track.ended_at),
+        "points": [point_document(point) for point in track.points],
+        "operations": [event_document(event) for event in track.events],
+    }
+
+
+def point_document(point: Point) -> Document:
+    """Return one moment; its holders' ``bytes`` and ``free_bytes`` add up to ``total_bytes``."""
+    return {
+        "taken_at": when(point.taken_at),
+        "total_bytes": point.total_bytes,
+        "free_bytes": point.free_bytes,
+        "mean_free_bytes": point.mean_free_bytes,
+        "holders": [holding_document(held) for held in point.held if held.who.kind is not LedgerKind.FREE],
+    }
+
+
+def holding_document(held: Held) -> Document:
+    """Return what one holder had at a moment, and at most since the one before."""
+    return {
+        "kind": held.who.kind.value,
+        "instance_id": held.who.instance_id,
+        "model": held.who.model_id,
+        "mode": held.who.mode,
+        "user": held.who.user,
+        "bytes": held.used_bytes,
+        "most_bytes": held.most_bytes,
+    }
+
+
+def event_document(event: Event) -> Document:
+    """Return an operation as the timeline marks it; the whole of it has an address of its own."""
+    return {
+        "id": event.id,
+        "kind": event.kind.value,
+        "state": event.state.value,
+        "mark": event.mark,
+        "actor": event.actor,
+        "model": event.model_id,
+        "mode": event.mode,
+        "evicted": list(event.evicted),
+        "ended_at": when(event.ended_at),
     }

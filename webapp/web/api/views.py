@@ -8,7 +8,7 @@ from flask import Blueprint, jsonify, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.operation import Operation
-from webapp.errors import DeviceUnreadable, InvalidRequest, UnknownOperation
+from webapp.errors import DeviceUnreadable, InvalidRequest, UnknownDevice, UnknownOperation
 from webapp.web.actor import current_actor
 from webapp.web.api.bodies import ask_question, cancel_rollback, confirmed_name, limit_argument, switch_request
 from webapp.web.api.documents import (
@@ -18,10 +18,11 @@ from webapp.web.api.documents import (
     operation_document,
     plan_document,
     status_document,
+    track_document,
 )
 from webapp.web.asking import Answer
-from webapp.web.filters import SHOWN_LIMIT, OperationsQuery
-from webapp.web.ports import controller
+from webapp.web.filters import SHOWN_LIMIT, OperationsQuery, asked_track
+from webapp.web.ports import controller, timeline
 
 DEFAULT_LIMIT = 50
 LARGEST_LIMIT = 500
@@ -122,6 +123,15 @@ def operations() -> ResponseReturnValue:
     except UnknownOperation as error:
         raise InvalidRequest(field="before", value=asked.before[:SHOWN_LIMIT], allowed="ID") from error
     return jsonify([operation_document(operation) for operation in found])
+
+
+@blueprint.get("/timeline")
+def track() -> ResponseReturnValue:
+    """Return a device's memory by holder over ``?device=&span=``: the first device and the last hour unless named."""
+    device_id, span = asked_track()
+    if device_id is None:
+        raise UnknownDevice(device="", known="")
+    return jsonify(track_document(timeline().track(device_id, span)))
 
 
 @blueprint.get("/operations/<operation_id>")

@@ -1,0 +1,211 @@
+"""Keeps the timeline: a thread that writes the latest reading down every ten seconds, and what was read of it for a page.
+
+Everything rests on what the store has, so that a restart changes nothing. Single readings are kept for seventy minutes; each bucket of them
+is folded into one point when it is over, each column of buckets too, and those are kept for a week. A round that the store fails is lost
+and shown as a gap.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final, Protocol
+
+from webapp.domain.instance import Instance
+from webapp.domain.memory import Sample
+from webapp.domain.timeline import BUCKET_S, COLUMN_S, POINT_S, SCALES, Event, Point, Span, Track, folded, point_of
+from webapp.errors import StoreUnavailable, UnknownDevice
+
+log = logging.getLogger(__name__)
+
+READINGS_KEPT_S: Final = 4200
+"""How long single readings are kept: an hour, the column that it begins in, and some to spare until the next tidying."""
+EVENTS_LIMIT: Final = 300
+"""Operations that a span shows at most, the newest; a person presses no more buttons in a week."""
+EVENTS_KEPT: Final = 2 * EVENTS_LIMIT
+"""Operations that are remembered before those that no span shows any more are forgotten."""
+STOP_S: Final = 2.0
+"""How long a stop waits for a write under way; one that hangs is left behind and is a gap."""
+
+
+class Readings(Protocol):
+    """What the recorder needs of the monitor."""
+
+    def latest(self) -> Sample | None:
+        """The latest sample; never waits."""
+
+    def is_stale(self) -> bool:
+        """Whether the latest sample is too old to decide on."""
+
+
+class PointStore(Protocol):
+    """What the timeline needs of the store. Every call raises StoreUnavailable."""
+
+    def save_points(self, step_s: int, points: Mapping[str, Sequence[Point]]) -> None:
+        """Keep points by device, ``step_s`` apart, replacing those of the same moments."""
+
+    def points(self, device_id: str, step_s: int, since: float) -> tuple[Point, ...]:
+        """Return a device's points from ``since`` on, oldest first."""
+
+    def drop_points(self, step_s: int, before: float) -> int:
+        """Drop the points that are older than ``before`` and return how many went."""
+
+    def recorded(self, step_s: int) -> tuple[str, ...]:
+        """Return the devices that there are points of, ``step_s`` apart."""
+
+    def newest(self, device_id: str, step_s: int) -> float | None:
+        """Return the moment of a device's newest point, ``None`` where there is none."""
+
+    def ended(self, since: float, limit: int) -> tuple[str, ...]:
+        """Return the ids of the newest ``limit`` operations that ended at ``since`` or later, oldest first."""
+
+    def events(self, ids: Collection[str]) -> tuple[Event, ...]:
+        """Return those of the operations that can be read, in any order."""
+
+
+class Recorder:
+    """The thread that writes. ``instances`` gives the running models by id, now."""
+
+    def __init__(self, readings: Readings, instances: Callable[[], Mapping[str, Instance]], store: PointStore) -> None:
+        self._readings = readings
+        self._instances = instances
+        self._store = store
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._written = 0
+        """The number of the sample that was written last."""
+        self._tidied: int | None = None
+        """The bucket that was under way when everything before was folded."""
+        self._failing = False
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread = threading.Thread(target=self._run, name="warden-recorder", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; waits for a write under way at most some seconds."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(STOP_S)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.look()
+            except Exception:  # the top of the thread: the next round may go well
+                log.exception("a round of the recorder failed")
+            self._stop.wait(POINT_S)
+
+    def look(self) -> None:
+        """Write the latest sample down, unless it is old or was written already; a store that fails costs this point alone."""
+        sample = self._readings.latest()
+        if sample is None or sample.number == self._written or self._readings.is_stale():
+            return
+        try:
+            self._write(sample)
+            self._tidy(sample.taken_at)
+        except StoreUnavailable as exc:
+            if not self._failing:
+                log.warning("the timeline cannot be written and has a gap until it can: %s", exc)
+            self._failing = True
+        else:
+            self._failing = False
+
+    def _write(self, sample: Sample) -> None:
+        instances = self._instances()
+        points = {r.device_id: (point_of(r, sample.taken_at, instances),) for r in sample.readings}
+        self._store.save_points(POINT_S, points)
+        self._written = sample.number
+
+    def _tidy(self, now: float) -> None:
+        """Fold what is over and drop what is too old, once a bucket."""
+        bucket = math.floor(now / BUCKET_S)
+        if bucket == self._tidied:
+            return
+        for device_id in self._store.recorded(POINT_S):
+            self._fold(device_id, POINT_S, BUCKET_S, now)
+            self._fold(device_id, BUCKET_S, COLUMN_S, now)
+        self._store.drop_points(POINT_S, now - READINGS_KEPT_S)
+        for step_s in (BUCKET_S, COLUMN_S):
+            self._store.drop_points(step_s, SCALES[Span.WEEK].window(now)[0])
+        self._tidied = bucket
+
+    def _fold(self, device_id: str, fine_s: int, coarse_s: int, now: float) -> None:
+        """Make points of all stretches that are over and were not folded yet, by this Warden or an earlier one."""
+        newest = self._store.newest(device_id, coarse_s)
+        begin = 0.0 if newest is None else newest + coarse_s
+        end = math.floor(now / coarse_s) * coarse_s
+        over = [point for point in self._store.points(device_id, fine_s, begin) if point.taken_at < end]
+        self._store.save_points(coarse_s, {device_id: folded(over, coarse_s)})
+
+
+class TimelineApi(Protocol):
+    """What the web layer may ask of the timeline; every call reads the store and waits for nothing else."""
+
+    def devices(self) -> tuple[str, ...]:
+        """Return the devices that there are now or were in the last week, in the order of their numbers."""
+
+    def track(self, device_id: str, span: Span, *, drawn: bool = False) -> Track:
+        """Return a device's memory over a span; where it is only ``drawn``, no finer than that needs.
+
+        Raises UnknownDevice, StoreUnavailable.
+        """
+
+
+class Timeline:
+    """Reads what the recorder wrote. ``clock`` is seconds since the epoch."""
+
+    def __init__(self, readings: Readings, store: PointStore, clock: Callable[[], float] = time.time) -> None:
+        self._readings = readings
+        self._store = store
+        self._clock = clock
+        self._events: Mapping[str, Event] = {}
+        """Operations that were read; replaced, never changed."""
+
+    def devices(self) -> tuple[str, ...]:
+        """See ``TimelineApi``; without the store those of the latest reading."""
+        sample = self._readings.latest()
+        present = set() if sample is None else {reading.device_id for reading in sample.readings}
+        try:
+            present |= set(self._store.recorded(COLUMN_S))
+        except StoreUnavailable as exc:
+            log.info("devices of the past are not known: %s", exc)
+        return tuple(sorted(present, key=_by_number))
+
+    def track(self, device_id: str, span: Span, *, drawn: bool = False) -> Track:
+        """See ``TimelineApi``."""
+        known = self.devices()
+        if device_id not in known:
+            raise UnknownDevice(device=device_id, known=", ".join(known))
+        begun_at, ended_at = SCALES[span].window(self._clock())
+        points = self._points(device_id, SCALES[span].drawn if drawn else SCALES[span].steps, begun_at)
+        events = tuple(event for event in self._since(begun_at) if event.touches(device_id))
+        return Track(device_id, span, begun_at, ended_at, points, events)
+
+    def _points(self, device_id: str, steps: Sequence[int], since: float) -> tuple[Point, ...]:
+        """Points of the first step, the newest made of finer ones: what is under way is folded when it is over."""
+        found: list[Point] = []
+        for step_s in steps:
+            found += self._store.points(device_id, step_s, since)
+            since = found[-1].taken_at + step_s if found else since
+        return folded(found, steps[0]) if len(steps) > 1 else tuple(found)
+
+    def _since(self, moment: float) -> tuple[Event, ...]:
+        """What ended since; an operation that has ended changes no more, so each is read once."""
+        ids, known = self._store.ended(moment, EVENTS_LIMIT), self._events
+        if missing := [one for one in ids if one not in known]:
+            self._events = known = {**known, **{event.id: event for event in self._store.events(missing)}}
+        if len(known) > EVENTS_KEPT:
+            self._events = {one: known[one] for one in ids if one in known}
+        return tuple(known[one] for one in ids if one in known)
+
+
+def _by_number(device_id: str) -> tuple[str, int]:
+    """``gpu-2`` before ``gpu-10``."""
+    name, number = re.fullmatch(r"(.*?)(\d*)", device_id, re.DOTALL).groups()  # type: ignore[union-attr]
+    return name, int(number or 0)
