@@ -120,7 +120,7 @@ def test_the_table_names_source_and_confidence_of_every_part(llama: str) -> None
     ("arguments", "sentence"),
     [
         (("nobody/nothing",), "neither a folder nor a model in the cache"),
-        (("../../etc",), "neither a folder nor a model in the cache"),
+        (("no/such/folder",), "neither a folder nor a model in the cache"),
         (("{llama}", "--dtype", "int3"), "Give one of: auto, float16, bfloat16, float32"),
         (("{llama}", "--quantization", "magic"), "none, int8, int4, fp8"),
         (("{llama}", "--device-memory", "nan"), "no GPU's memory"),
