@@ -97,13 +97,15 @@ class WardenServer:
 
     def get(self, path: str) -> Any:
         """GET a JSON path; fails the test on anything but 200."""
-        response = httpx.get(self.url + path, timeout=10)
+        response = httpx.get(
+            self.url + path, timeout=10, verify=False
+        )  # plain HTTP: no certificates to read, which takes 20 ms
         response.raise_for_status()
         return response.json()
 
     def post(self, path: str, body: Mapping[str, object] | None = None) -> httpx.Response:
         """POST JSON and return the answer whatever it is."""
-        return httpx.post(self.url + path, json=body or {}, timeout=10)
+        return httpx.post(self.url + path, json=body or {}, timeout=10, verify=False)
 
     def status(self) -> Any:
         """The status document."""
