@@ -1,0 +1,223 @@
+"""What our own launches taught: what was measured, by all that it depends on, and how it corrects the next estimate. Pure.
+
+A measurement is taken when a model has just become ready and has answered nobody. What it says depends on the mode:
+
+- **Transformers mode**: the device's own figure for the processes. At that moment they hold the weights and the context; the KV cache
+  and the activations come with the first answers. So the figure is held against these two parts and corrects the *context*, the less
+  certain of them: ``context = largest measured - weights``. KV cache and activations stay as they were estimated, on top of it. Weights
+  and context do not depend on the context length or the batch size, so what was measured with others counts as well; as that rests on
+  this rule, it may lower the estimate by a quarter at the most.
+- **vLLM mode**: the device's figure is the share that Warden gave it and says nothing. vLLM's log does: weights, what libraries took
+  past torch, the peak of its warm-up, CUDA graphs. With the same options they take the place of these parts; warm-up and graphs follow
+  the options, so with others only weights and libraries do, and only upwards.
+
+What is learned never makes the admission less safe: the largest of the newest figures counts, not their mean; the weights, which follow
+from the files, are never lowered; a figure below the weights saw only part of the model and teaches nothing; the load peak stays the
+estimate's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from statistics import fmean
+
+from webapp.domain.footprint import Confidence, Footprint, Part, PartName, Seen, Source
+from webapp.domain.instance import MemoryReport
+from webapp.domain.modes import LaunchOptions, Mode
+from webapp.domain.units import GIB
+
+NEWEST = 5
+"""Measurements that count; older ones may be of other libraries or another driver."""
+KEPT = 20
+"""Measurements of one kind of launch that are kept, to be looked at."""
+LOWERED_PERCENT = 25
+"""By how much of weights and context a launch with other options may lower an estimate."""
+PRINTED_BYTES = GIB // 200 + 1
+"""vLLM prints GiB with two decimals: what it holds may be half of the last one above what it prints."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the memory of a launch depends on besides context length and batch size."""
+
+    model_id: str
+    revision: str
+    mode: Mode
+    engine: str
+    """Name and version of what runs the model."""
+    device: str
+    """The name of the devices' kind; of several kinds all of them, in order."""
+    device_count: int
+    dtype: str
+    quantization: str
+
+
+@dataclass(frozen=True)
+class LaunchKind:
+    """What launches have in common that should take the same memory."""
+
+    setup: Setup
+    max_tokens: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one launch held as soon as it was ready. Of several devices the fullest counts: the estimate gives each what that one takes."""
+
+    kind: LaunchKind
+    taken_at: float
+    """Seconds since the epoch."""
+    predicted_bytes: int
+    """What the plan expected at that moment."""
+    measured_bytes: int | None
+    """As the device says."""
+    told: MemoryReport = field(default_factory=MemoryReport)
+    """The engine's own words."""
+
+    @property
+    def teaches(self) -> bool:
+        """Whether it holds a figure that the next estimate can use."""
+        return self.figure is not None
+
+    @property
+    def figure(self) -> int | None:
+        """The one figure that spread is told of: the device's, or the sum of what vLLM said."""
+        if self.kind.setup.mode is Mode.TRANSFORMERS:
+            return self.measured_bytes
+        told, base = self.told, self.told.consumed_bytes or self.told.weights_bytes
+        return None if base is None else base + (told.activation_bytes or 0) + (told.graphs_bytes or 0)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """All that was learned, ready to be looked up. ``version`` rises with every measurement."""
+
+    engines: Mapping[Mode, str] = field(default_factory=dict)
+    """What would run a model now, by mode."""
+    kept: Mapping[Setup, tuple[Measurement, ...]] = field(default_factory=dict)
+    """Newest first."""
+    version: int = 0
+
+    def kind_of(
+        self, model_id: str, revision: str, mode: Mode, options: LaunchOptions, names: Sequence[str | None]
+    ) -> LaunchKind:
+        """Return the kind of a launch, now, on devices of these ``names``."""
+        device = " + ".join(dict.fromkeys(name or "" for name in names))
+        setup = Setup(
+            model_id=model_id,
+            revision=revision,
+            mode=mode,
+            engine=self.engines.get(mode, ""),
+            device=device,
+            device_count=len(names),
+            dtype=options.dtype.value,
+            quantization=options.quantization.value,
+        )
+        return LaunchKind(setup, options.max_tokens, options.batch_size)
+
+    def including(self, measurements: Iterable[Measurement]) -> Lessons:
+        """Return these with more; of each kind of launch the newest are kept."""
+        kept = dict(self.kept)
+        for new in measurements:
+            setup = new.kind.setup
+            same = [m for m in kept.get(setup, ()) if m.kind == new.kind]
+            others = [m for m in kept.get(setup, ()) if m.kind != new.kind]
+            newest = sorted([new, *same], key=_age)[:KEPT]
+            kept[setup] = tuple(sorted([*newest, *others], key=_age))
+        return replace(self, kept=kept, version=self.version + 1)
+
+    def about(self, kind: LaunchKind) -> _Lesson | None:
+        """Return what is known of launches of this kind, else of the same setup with other options."""
+        of_setup = [m for m in self.kept.get(kind.setup, ()) if m.teaches]
+        same = [m for m in of_setup if m.kind == kind]
+        found = (same or of_setup)[:NEWEST]
+        return _Lesson(tuple(found), same_options=bool(same)) if found else None
+
+
+def _age(measurement: Measurement) -> float:
+    return -measurement.taken_at
+
+
+NOTHING_LEARNED = Lessons()
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """The newest measurements of one kind of launch."""
+
+    measurements: tuple[Measurement, ...]
+    same_options: bool
+
+    @property
+    def mode(self) -> Mode:
+        return self.measurements[0].kind.setup.mode
+
+    @cached_property
+    def seen(self) -> Seen:
+        figures = [m.figure for m in self.measurements if m.figure is not None]
+        spread = 50 * (max(figures) - min(figures)) / (fmean(figures) or 1)
+        return Seen(len(figures), round(spread, 1), self.same_options)
+
+    def told(self, name: str) -> int | None:
+        """The largest that the engine said, with what its rounding may have taken away; ``None`` where it said nothing."""
+        said = [value for m in self.measurements if (value := getattr(m.told, name)) is not None]
+        return max(said) + PRINTED_BYTES if said else None
+
+    def of_whole(self, weights_bytes: int) -> _Lesson | None:
+        """Without figures that are less than the weights."""
+        whole = tuple(m for m in self.measurements if (m.figure or 0) >= weights_bytes)
+        return replace(self, measurements=whole) if whole else None
+
+
+def resting_bytes(footprint: Footprint, mode: Mode) -> int:
+    """Return what of a footprint is held as soon as the model is ready: vLLM takes all at once, transformers weights and context."""
+    if mode is Mode.VLLM:
+        return footprint.total_bytes
+    return footprint.part(PartName.WEIGHTS) + footprint.part(PartName.CONTEXT)
+
+
+def corrected(footprints: tuple[Footprint, ...], kind: LaunchKind, lessons: Lessons) -> tuple[Footprint, ...]:
+    """Return the footprints of a launch as what was measured here corrects them (see above); as they are where nothing was."""
+    lesson = lessons.about(kind)
+    if lesson is None:
+        return footprints
+    correct = _by_the_log if lesson.mode is Mode.VLLM else _by_the_device
+    return tuple(correct(footprint, lesson) for footprint in footprints)
+
+
+def _by_the_device(footprint: Footprint, lesson: _Lesson) -> Footprint:
+    weights, context = footprint.part(PartName.WEIGHTS), footprint.part(PartName.CONTEXT)
+    usable = lesson.of_whole(weights)
+    if usable is None:
+        return footprint
+    measured = max(m.measured_bytes or 0 for m in usable.measurements) - weights
+    lowest = 0 if usable.same_options else context - (weights + context) * LOWERED_PERCENT // 100
+    return _with(footprint, {PartName.CONTEXT: max(measured, lowest)}, usable.seen)
+
+
+def _by_the_log(footprint: Footprint, lesson: _Lesson) -> Footprint:
+    before = {part.name: part.bytes for part in footprint.parts}
+    weights = max(before.get(PartName.WEIGHTS, 0), lesson.told("weights_bytes") or 0)
+    learned = {PartName.WEIGHTS: weights}
+    if (consumed := lesson.told("consumed_bytes")) is not None:
+        learned[PartName.NON_TORCH] = max(consumed - weights, 0)
+    for name, field_name in ((PartName.ACTIVATION, "activation_bytes"), (PartName.GRAPHS, "graphs_bytes")):
+        if lesson.same_options and (told := lesson.told(field_name)) is not None:
+            learned[name] = told
+    if not lesson.same_options:
+        learned = {name: max(size, before.get(name, 0)) for name, size in learned.items()}
+    return _with(footprint, learned, lesson.seen)
+
+
+def _with(footprint: Footprint, learned: Mapping[PartName, int], seen: Seen) -> Footprint:
+    """The footprint with these sizes; a part that stays as it was keeps its source."""
+    parts = tuple(
+        Part(part.name, size, Source.LEARNED, Confidence.HIGH)
+        if (size := learned.get(part.name, part.bytes)) != part.bytes
+        else part
+        for part in footprint.parts
+    )
+    return replace(footprint, parts=parts, seen=seen)
