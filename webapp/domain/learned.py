@@ -31,7 +31,7 @@ from webapp.domain.units import GIB
 NEWEST = 5
 """Measurements that count; older ones may be of other libraries or another driver."""
 KEPT = 20
-"""Measurements of one kind of launch that are kept, to be looked at."""
+"""Measurements of one kind of launch that the store keeps, to be looked at."""
 LOWERED_PERCENT = 25
 """By how much of weights and context a launch with other options may lower an estimate."""
 PRINTED_BYTES = GIB // 200 + 1
@@ -92,13 +92,43 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """The newest measurements of like launches, newest first; there is at least one."""
+
+    measurements: tuple[Measurement, ...]
+
+    @cached_property
+    def seen(self) -> Seen:
+        """How many there are and how far their figures lie apart."""
+        figures = [m.figure for m in self.measurements if m.figure is not None]
+        spread = 50 * (max(figures) - min(figures)) / (fmean(figures) or 1)
+        return Seen(len(figures), round(spread, 1))
+
+    def told(self, name: str) -> int | None:
+        """The largest that the engine said, with what its rounding may have taken away; ``None`` where it said nothing."""
+        said = [value for m in self.measurements if (value := getattr(m.told, name)) is not None]
+        return max(said) + PRINTED_BYTES if said else None
+
+    def of_whole(self, weights_bytes: int) -> Lesson | None:
+        """Without figures that are less than the weights; ``None`` where none is left."""
+        whole = tuple(m for m in self.measurements if (m.figure or 0) >= weights_bytes)
+        return self if whole == self.measurements else Lesson(whole) if whole else None
+
+
+def _with_newest(lesson: Lesson | None, new: Measurement) -> Lesson:
+    known = () if lesson is None else lesson.measurements
+    return Lesson(tuple(sorted((new, *known), key=lambda m: -m.taken_at)[:NEWEST]))
+
+
+@dataclass(frozen=True)
 class Lessons:
     """All that was learned, ready to be looked up. ``version`` rises with every measurement."""
 
     engines: Mapping[Mode, str] = field(default_factory=dict)
     """What would run a model now, by mode."""
-    kept: Mapping[Setup, tuple[Measurement, ...]] = field(default_factory=dict)
-    """Newest first."""
+    by_kind: Mapping[LaunchKind, Lesson] = field(default_factory=dict)
+    by_setup: Mapping[Setup, Lesson] = field(default_factory=dict)
+    """Whatever the options were."""
     version: int = 0
 
     def kind_of(
@@ -119,57 +149,23 @@ class Lessons:
         return LaunchKind(setup, options.max_tokens, options.batch_size)
 
     def including(self, measurements: Iterable[Measurement]) -> Lessons:
-        """Return these with more; of each kind of launch the newest are kept."""
-        kept = dict(self.kept)
+        """Return these with more; what teaches nothing is left out."""
+        by_kind, by_setup = dict(self.by_kind), dict(self.by_setup)
         for new in measurements:
-            setup = new.kind.setup
-            same = [m for m in kept.get(setup, ()) if m.kind == new.kind]
-            others = [m for m in kept.get(setup, ()) if m.kind != new.kind]
-            newest = sorted([new, *same], key=_age)[:KEPT]
-            kept[setup] = tuple(sorted([*newest, *others], key=_age))
-        return replace(self, kept=kept, version=self.version + 1)
+            if new.teaches:
+                by_kind[new.kind] = _with_newest(by_kind.get(new.kind), new)
+                by_setup[new.kind.setup] = _with_newest(by_setup.get(new.kind.setup), new)
+        return replace(self, by_kind=by_kind, by_setup=by_setup, version=self.version + 1)
 
-    def about(self, kind: LaunchKind) -> _Lesson | None:
-        """Return what is known of launches of this kind, else of the same setup with other options."""
-        of_setup = [m for m in self.kept.get(kind.setup, ()) if m.teaches]
-        same = [m for m in of_setup if m.kind == kind]
-        found = (same or of_setup)[:NEWEST]
-        return _Lesson(tuple(found), same_options=bool(same)) if found else None
-
-
-def _age(measurement: Measurement) -> float:
-    return -measurement.taken_at
+    def about(self, kind: LaunchKind) -> tuple[Lesson, bool] | None:
+        """Return what is known of launches of this kind, else of those with other options; and whether the options were the same."""
+        if (same := self.by_kind.get(kind)) is not None:
+            return same, True
+        other = self.by_setup.get(kind.setup)
+        return None if other is None else (other, False)
 
 
 NOTHING_LEARNED = Lessons()
-
-
-@dataclass(frozen=True)
-class _Lesson:
-    """The newest measurements of one kind of launch."""
-
-    measurements: tuple[Measurement, ...]
-    same_options: bool
-
-    @property
-    def mode(self) -> Mode:
-        return self.measurements[0].kind.setup.mode
-
-    @cached_property
-    def seen(self) -> Seen:
-        figures = [m.figure for m in self.measurements if m.figure is not None]
-        spread = 50 * (max(figures) - min(figures)) / (fmean(figures) or 1)
-        return Seen(len(figures), round(spread, 1), self.same_options)
-
-    def told(self, name: str) -> int | None:
-        """The largest that the engine said, with what its rounding may have taken away; ``None`` where it said nothing."""
-        said = [value for m in self.measurements if (value := getattr(m.told, name)) is not None]
-        return max(said) + PRINTED_BYTES if said else None
-
-    def of_whole(self, weights_bytes: int) -> _Lesson | None:
-        """Without figures that are less than the weights."""
-        whole = tuple(m for m in self.measurements if (m.figure or 0) >= weights_bytes)
-        return replace(self, measurements=whole) if whole else None
 
 
 def resting_bytes(footprint: Footprint, mode: Mode) -> int:
@@ -181,38 +177,39 @@ def resting_bytes(footprint: Footprint, mode: Mode) -> int:
 
 def corrected(footprints: tuple[Footprint, ...], kind: LaunchKind, lessons: Lessons) -> tuple[Footprint, ...]:
     """Return the footprints of a launch as what was measured here corrects them (see above); as they are where nothing was."""
-    lesson = lessons.about(kind)
-    if lesson is None:
+    found = lessons.about(kind)
+    if found is None:
         return footprints
-    correct = _by_the_log if lesson.mode is Mode.VLLM else _by_the_device
-    return tuple(correct(footprint, lesson) for footprint in footprints)
+    lesson, same_options = found
+    correct = _by_the_log if kind.setup.mode is Mode.VLLM else _by_the_device
+    return tuple(correct(footprint, lesson, same_options=same_options) for footprint in footprints)
 
 
-def _by_the_device(footprint: Footprint, lesson: _Lesson) -> Footprint:
+def _by_the_device(footprint: Footprint, lesson: Lesson, *, same_options: bool) -> Footprint:
     weights, context = footprint.part(PartName.WEIGHTS), footprint.part(PartName.CONTEXT)
     usable = lesson.of_whole(weights)
     if usable is None:
         return footprint
     measured = max(m.measured_bytes or 0 for m in usable.measurements) - weights
-    lowest = 0 if usable.same_options else context - (weights + context) * LOWERED_PERCENT // 100
-    return _with(footprint, {PartName.CONTEXT: max(measured, lowest)}, usable.seen)
+    lowest = 0 if same_options else context - (weights + context) * LOWERED_PERCENT // 100
+    return _with(footprint, {PartName.CONTEXT: max(measured, lowest)}, usable, same_options=same_options)
 
 
-def _by_the_log(footprint: Footprint, lesson: _Lesson) -> Footprint:
+def _by_the_log(footprint: Footprint, lesson: Lesson, *, same_options: bool) -> Footprint:
     before = {part.name: part.bytes for part in footprint.parts}
     weights = max(before.get(PartName.WEIGHTS, 0), lesson.told("weights_bytes") or 0)
     learned = {PartName.WEIGHTS: weights}
     if (consumed := lesson.told("consumed_bytes")) is not None:
         learned[PartName.NON_TORCH] = max(consumed - weights, 0)
-    for name, field_name in ((PartName.ACTIVATION, "activation_bytes"), (PartName.GRAPHS, "graphs_bytes")):
-        if lesson.same_options and (told := lesson.told(field_name)) is not None:
-            learned[name] = told
-    if not lesson.same_options:
+    if same_options:
+        told = {PartName.ACTIVATION: lesson.told("activation_bytes"), PartName.GRAPHS: lesson.told("graphs_bytes")}
+        learned |= {name: size for name, size in told.items() if size is not None}
+    else:
         learned = {name: max(size, before.get(name, 0)) for name, size in learned.items()}
-    return _with(footprint, learned, lesson.seen)
+    return _with(footprint, learned, lesson, same_options=same_options)
 
 
-def _with(footprint: Footprint, learned: Mapping[PartName, int], seen: Seen) -> Footprint:
+def _with(footprint: Footprint, learned: Mapping[PartName, int], lesson: Lesson, *, same_options: bool) -> Footprint:
     """The footprint with these sizes; a part that stays as it was keeps its source."""
     parts = tuple(
         Part(part.name, size, Source.LEARNED, Confidence.HIGH)
@@ -220,4 +217,4 @@ def _with(footprint: Footprint, learned: Mapping[PartName, int], seen: Seen) -> 
         else part
         for part in footprint.parts
     )
-    return replace(footprint, parts=parts, seen=seen)
+    return replace(footprint, parts=parts, seen=replace(lesson.seen, same_options=same_options))

@@ -406,6 +406,8 @@ def _in_use(placed: _Placement) -> WardenError | None:
 
 def _reasons(placed: _Placement) -> Iterator[Message]:
     for device in placed.devices:
+        if device.footprint.seen is not None:
+            yield _seen(device.device_id, device.footprint.seen)
         if device.verdict is Verdict.REFUSED or device.available_bytes is None:
             continue
         params: dict[str, Param] = {
@@ -415,8 +417,6 @@ def _reasons(placed: _Placement) -> Iterator[Message]:
             "reserve_bytes": device.reserve_bytes,
         }
         yield Message(f"plan_{device.verdict}", params)
-        if device.footprint.seen is not None:
-            yield _seen(device.device_id, device.footprint.seen)
         if not device.footprint.exact:
             yield Message("plan_estimate_rough", {"device": device.device_id})
         if device.promised_bytes:

@@ -11,7 +11,6 @@ from tests.unit.control.fakes import model
 from webapp.domain.footprint import Conditions, Footprint, PartName, Seen, Source, estimate
 from webapp.domain.instance import MemoryReport
 from webapp.domain.learned import (
-    KEPT,
     LOWERED_PERCENT,
     NEWEST,
     PRINTED_BYTES,
@@ -96,8 +95,8 @@ def test_other_context_or_batch_is_corrected_too_and_lowered_by_a_quarter_at_mos
 
 
 def test_own_options_go_before_others() -> None:
-    other = lesson(WEIGHTS + 900 * MIB, options=LaunchOptions(max_tokens=512))
-    both = replace(other, kept={k: (*m, *lesson(WEIGHTS + 300 * MIB).kept[k]) for k, m in other.kept.items()})
+    other, own = lesson(WEIGHTS + 900 * MIB, options=LaunchOptions(max_tokens=512)), lesson(WEIGHTS + 300 * MIB)
+    both = replace(other, by_kind={**other.by_kind, **own.by_kind})
     assert learned(both).part(PartName.CONTEXT) == 300 * MIB
 
 
@@ -127,11 +126,13 @@ def test_vllm_that_said_nothing_teaches_nothing() -> None:
     assert learned(lesson(gib(20), mode=Mode.VLLM), Mode.VLLM) == estimated(Mode.VLLM)
 
 
-def test_only_the_newest_of_a_kind_are_kept_whatever_their_order() -> None:
-    lessons = lesson(*range(KEPT + 5))
-    (kept,) = lessons.kept.values()
-    assert [m.measured_bytes for m in kept] == list(reversed(range(5, KEPT + 5)))
-    assert lessons.including(()).version > lessons.version > NO_LESSONS.version
+def test_only_the_newest_are_at_hand_whatever_the_order_they_came_in() -> None:
+    lessons = lesson(*range(NEWEST + 3))
+    older = Measurement(next(iter(lessons.by_kind)), -1.0, 0, gib(9))
+    after = lessons.including((older,))
+    (at_hand,) = after.by_kind.values()
+    assert [m.measured_bytes for m in at_hand.measurements] == list(reversed(range(3, NEWEST + 3)))
+    assert after.version > lessons.version > NO_LESSONS.version
 
 
 sizes = st.lists(st.integers(0, gib(40)), min_size=1, max_size=8)
