@@ -43,20 +43,20 @@ def _said(app: Flask, controller: FakeController) -> Callable[[Lessons, str], li
 def test_plan_says_how_often_it_was_measured_and_how_far_apart(said: Callable[[Lessons, str], list[str]]) -> None:
     assert said(NOTHING_LEARNED, "ru") == []
     assert said(taught(3.7), "ru") == ["GPU 0: измерено здесь 1 раз."]
-    assert said(taught(3.7, 3.75, 3.85), "ru") == ["GPU 0: измерено здесь 3 раза, ±2,0 %."]
-    assert said(taught(*[3.7] * 5), "ru") == ["GPU 0: измерено здесь 5 раз, ±0,0 %."]
+    assert said(taught(3.7, 3.75, 3.85), "ru") == ["GPU 0: измерено здесь 3 раза, ±2,0\u00a0%."]
+    assert said(taught(*[3.7] * 5), "ru") == ["GPU 0: измерено здесь 5 раз, ±0,0\u00a0%."]
     assert said(taught(3.7), "en") == ["GPU 0: measured here once."]
-    assert said(taught(3.7, 3.75, 3.85), "en") == ["GPU 0: measured here 3 times, ±2.0 %."]
+    assert said(taught(3.7, 3.75, 3.85), "en") == ["GPU 0: measured here 3 times, ±2.0\u00a0%."]
 
 
 def test_other_options_are_said_to_be_others(said: Callable[[Lessons, str], list[str]]) -> None:
     other = LaunchOptions(max_tokens=512)
     assert said(taught(3.7, options=other), "ru") == ["GPU 0: уточнено по 1 загрузке с другим контекстом или батчем."]
     assert said(taught(3.7, 3.7, options=other), "ru") == [
-        "GPU 0: уточнено по 2 загрузкам с другим контекстом или батчем, ±0,0 %."
+        "GPU 0: уточнено по 2 загрузкам с другим контекстом или батчем, ±0,0\u00a0%."
     ]
     assert said(taught(3.7, 3.7, options=other), "en") == [
-        "GPU 0: corrected by 2 loads with another context or batch, ±0.0 %."
+        "GPU 0: corrected by 2 loads with another context or batch, ±0.0\u00a0%."
     ]
 
 

@@ -414,15 +414,15 @@ PLANS: Final[Mapping[str, Sentence]] = {
     "plan_estimate_rough": _one(N_("%(device)s: оценка грубая, файлы модели говорят не обо всём.")),
     "plan_measured": _many(
         *NN_(
-            "%(device)s: измерено здесь %(count)s раз, ±%(spread_percent)s %%.",
-            "%(device)s: измерено здесь %(count)s раза, ±%(spread_percent)s %%.",
+            "%(device)s: измерено здесь %(count)s раз, ±%(spread_percent)s\u00a0%%.",
+            "%(device)s: измерено здесь %(count)s раза, ±%(spread_percent)s\u00a0%%.",
         )
     ),
     "plan_measured_once": _one(N_("%(device)s: измерено здесь 1 раз.")),
     "plan_measured_otherwise": _many(
         *NN_(
-            "%(device)s: уточнено по %(count)s загрузке с другим контекстом или батчем, ±%(spread_percent)s %%.",
-            "%(device)s: уточнено по %(count)s загрузкам с другим контекстом или батчем, ±%(spread_percent)s %%.",
+            "%(device)s: уточнено по %(count)s загрузке с другим контекстом или батчем, ±%(spread_percent)s\u00a0%%.",
+            "%(device)s: уточнено по %(count)s загрузкам с другим контекстом или батчем, ±%(spread_percent)s\u00a0%%.",
         )
     ),
     "plan_measured_otherwise_once": _one(N_("%(device)s: уточнено по 1 загрузке с другим контекстом или батчем.")),
@@ -463,7 +463,7 @@ STEPS: Final[Mapping[str, Sentence]] = {
     "launched": _one(N_("веса загружены")),
     "ready_after": _one(N_("отвечает")),
     "measured": _one(N_("занято %(measured_bytes)s")),
-    "measured_as_expected": _one(N_("занято %(measured_bytes)s, ожидалось %(expected_bytes)s")),
+    "measured_as_expected": _one(N_("занято %(measured_bytes)s, на старте ожидалось %(expected_bytes)s")),
     "measured_unknown": _one(N_("измерить не удалось, ожидалось %(predicted_bytes)s")),
     "cleaned": _many(*NN_("%(count)s запись", "записей: %(count)s")),
     "cleaned_free": _one(N_("доступно %(free_bytes)s")),
