@@ -60,7 +60,9 @@ class MemoryReport:
     consumed_bytes: int | None = None
     """Weights, and what libraries took past torch, on one device, as vLLM's log says."""
     activation_bytes: int | None = None
-    """The peak of vLLM's warm-up on one device, as its log says."""
+    """The peak of vLLM's warm-up on one device, with what it set aside for CUDA graphs, as its log says."""
+    graphs_reserved_bytes: int | None = None
+    """What vLLM set aside for CUDA graphs on one device before it captured them (since 0.21), as its log says."""
     graphs_bytes: int | None = None
     """CUDA graphs on one device, as vLLM's log says."""
 

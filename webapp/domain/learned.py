@@ -87,8 +87,35 @@ class Measurement:
         """The one figure that spread is told of: the device's, or the sum of what vLLM said."""
         if self.kind.setup.mode is Mode.TRANSFORMERS:
             return self.measured_bytes
-        told, base = self.told, self.told.consumed_bytes or self.told.weights_bytes
-        return None if base is None else base + (told.activation_bytes or 0) + (told.graphs_bytes or 0)
+        told = self.told
+        base = told.weights_bytes if told.consumed_bytes is None else told.consumed_bytes
+        return None if base is None else base + (self.activation_bytes or 0) + (self.graphs_bytes or 0)
+
+    @property
+    def weights_bytes(self) -> int | None:
+        """The weights in vLLM, at the most: its figures are rounded."""
+        return _most(self.told.weights_bytes)
+
+    @property
+    def consumed_bytes(self) -> int | None:
+        """Weights and libraries in vLLM, at the most."""
+        return _most(self.told.consumed_bytes)
+
+    @property
+    def activation_bytes(self) -> int | None:
+        """The peak of vLLM's warm-up alone, at the most: since 0.21 the figure has what was set aside for graphs in it (gpu_worker.py)."""
+        peak, reserved = self.told.activation_bytes, self.told.graphs_reserved_bytes or 0
+        return None if peak is None else max(peak - reserved, 0) + 2 * PRINTED_BYTES
+
+    @property
+    def graphs_bytes(self) -> int | None:
+        """CUDA graphs in vLLM, at the most; what was set aside is needed at its start, whatever they take."""
+        return _most(self.told.graphs_bytes, self.told.graphs_reserved_bytes)
+
+
+def _most(*printed: int | None) -> int | None:
+    known = [size for size in printed if size is not None]
+    return max(known) + PRINTED_BYTES if known else None
 
 
 @dataclass(frozen=True)
@@ -104,15 +131,34 @@ class Lesson:
         spread = 50 * (max(figures) - min(figures)) / (fmean(figures) or 1)
         return Seen(len(figures), round(spread, 1))
 
-    def told(self, name: str) -> int | None:
-        """The largest that the engine said, with what its rounding may have taken away; ``None`` where it said nothing."""
-        said = [value for m in self.measurements if (value := getattr(m.told, name)) is not None]
-        return max(said) + PRINTED_BYTES if said else None
+    @property
+    def weights_bytes(self) -> int | None:
+        """The largest of the measurements, as of the others; ``None`` where vLLM said nothing of it."""
+        return _largest(m.weights_bytes for m in self.measurements)
+
+    @property
+    def consumed_bytes(self) -> int | None:
+        """See ``Measurement``."""
+        return _largest(m.consumed_bytes for m in self.measurements)
+
+    @property
+    def activation_bytes(self) -> int | None:
+        """See ``Measurement``."""
+        return _largest(m.activation_bytes for m in self.measurements)
+
+    @property
+    def graphs_bytes(self) -> int | None:
+        """See ``Measurement``."""
+        return _largest(m.graphs_bytes for m in self.measurements)
 
     def of_whole(self, weights_bytes: int) -> Lesson | None:
         """Without figures that are less than the weights; ``None`` where none is left."""
         whole = tuple(m for m in self.measurements if (m.figure or 0) >= weights_bytes)
         return self if whole == self.measurements else Lesson(whole) if whole else None
+
+
+def _largest(sizes: Iterable[int | None]) -> int | None:
+    return max((size for size in sizes if size is not None), default=None)
 
 
 def _with_newest(lesson: Lesson | None, new: Measurement) -> Lesson:
@@ -197,12 +243,12 @@ def _by_the_device(footprint: Footprint, lesson: Lesson, *, same_options: bool) 
 
 def _by_the_log(footprint: Footprint, lesson: Lesson, *, same_options: bool) -> Footprint:
     before = {part.name: part.bytes for part in footprint.parts}
-    weights = max(before.get(PartName.WEIGHTS, 0), lesson.told("weights_bytes") or 0)
+    weights = max(before.get(PartName.WEIGHTS, 0), lesson.weights_bytes or 0)
     learned = {PartName.WEIGHTS: weights}
-    if (consumed := lesson.told("consumed_bytes")) is not None:
+    if (consumed := lesson.consumed_bytes) is not None:
         learned[PartName.NON_TORCH] = max(consumed - weights, 0)
     if same_options:
-        told = {PartName.ACTIVATION: lesson.told("activation_bytes"), PartName.GRAPHS: lesson.told("graphs_bytes")}
+        told = {PartName.ACTIVATION: lesson.activation_bytes, PartName.GRAPHS: lesson.graphs_bytes}
         learned |= {name: size for name, size in told.items() if size is not None}
     else:
         learned = {name: max(size, before.get(name, 0)) for name, size in learned.items()}

@@ -86,6 +86,11 @@ _FIGURES: tuple[tuple[str, re.Pattern[str], Callable[[str], float | int]], ...] 
         lambda t: round(float(t) * GIB),
     ),
     ("activation_bytes", re.compile(r"(\d+(?:\.\d+)?) GiB for peak activation"), lambda t: round(float(t) * GIB)),
+    (
+        "graphs_reserved_bytes",
+        re.compile(r"Estimated CUDA graph memory: (\d+(?:\.\d+)?) GiB total"),
+        lambda t: round(float(t) * GIB),
+    ),
     ("concurrency", re.compile(r"Maximum concurrency for [\d,]+ tokens per request: (\d+(?:\.\d+)?)x"), float),
     (
         "graphs_bytes",
@@ -94,7 +99,7 @@ _FIGURES: tuple[tuple[str, re.Pattern[str], Callable[[str], float | int]], ...] 
     ),
     ("init_seconds", re.compile(r"init engine \(.*\) took (\d+(?:\.\d+)?) s"), float),
 )
-_REPORTED = ("weights_bytes", "consumed_bytes", "activation_bytes", "graphs_bytes")
+_REPORTED = ("weights_bytes", "consumed_bytes", "activation_bytes", "graphs_reserved_bytes", "graphs_bytes")
 _OWN_QUESTION = re.compile(r'"GET /(?:metrics|health|v1/models) HTTP/1\.[01]" 200')
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -114,12 +115,28 @@ def test_vllm_teaches_what_its_log_says_and_not_the_share_it_was_given() -> None
         weights_bytes=gib(2.03), consumed_bytes=gib(2.2), activation_bytes=gib(1.1), graphs_bytes=gib(0.2)
     )
     footprint = learned(lesson(gib(20), mode=Mode.VLLM, told=told), Mode.VLLM)
-    figures = {part.name: part.bytes - PRINTED_BYTES for part in footprint.parts if part.source is Source.LEARNED}
-    assert figures[PartName.WEIGHTS] == gib(2.03)
-    assert figures[PartName.ACTIVATION] == gib(1.1)
-    assert figures[PartName.GRAPHS] == gib(0.2)
+    assert footprint.part(PartName.WEIGHTS) == gib(2.03) + PRINTED_BYTES
     assert footprint.part(PartName.WEIGHTS) + footprint.part(PartName.NON_TORCH) == gib(2.2) + PRINTED_BYTES
+    assert footprint.part(PartName.ACTIVATION) == gib(1.1) + 2 * PRINTED_BYTES
+    assert footprint.part(PartName.GRAPHS) == gib(0.2) + PRINTED_BYTES
     assert footprint.part(PartName.KV_CACHE) == estimated(Mode.VLLM).part(PartName.KV_CACHE)
+    assert {part.name for part in footprint.parts if part.source is not Source.LEARNED} == {
+        PartName.KV_CACHE,
+        PartName.CONTEXT,
+    }
+
+
+@pytest.mark.parametrize(("reserved", "captured", "counted"), [(0.6, 0.4, 0.6), (0.3, 0.5, 0.5)])
+def test_what_vllm_set_aside_for_graphs_is_counted_once(reserved: float, captured: float, counted: float) -> None:
+    told = MemoryReport(
+        weights_bytes=gib(2),
+        activation_bytes=gib(1.5),
+        graphs_reserved_bytes=gib(reserved),
+        graphs_bytes=gib(captured),
+    )
+    footprint = learned(lesson(gib(20), mode=Mode.VLLM, told=told), Mode.VLLM)
+    assert footprint.part(PartName.GRAPHS) == gib(counted) + PRINTED_BYTES
+    assert footprint.part(PartName.ACTIVATION) == gib(1.5) - gib(reserved) + 2 * PRINTED_BYTES
 
 
 def test_vllm_that_said_nothing_teaches_nothing() -> None:
@@ -157,6 +174,7 @@ reports = st.builds(
     weights_bytes=st.none() | st.integers(0, gib(40)),
     consumed_bytes=st.none() | st.integers(0, gib(40)),
     activation_bytes=st.none() | st.integers(0, gib(4)),
+    graphs_reserved_bytes=st.none() | st.integers(0, gib(2)),
     graphs_bytes=st.none() | st.integers(0, gib(2)),
 )
 
@@ -173,7 +191,7 @@ def test_corrected_share_of_vllm_holds_what_the_log_said_and_never_less_than_wei
         assert after.part(PartName.WEIGHTS) >= (told.weights_bytes or 0)
         assert after.part(PartName.WEIGHTS) + after.part(PartName.NON_TORCH) >= (told.consumed_bytes or 0)
     if after.seen is not None and after.seen.same_options:
-        assert after.part(PartName.ACTIVATION) >= (told.activation_bytes or 0)
+        assert after.part(PartName.ACTIVATION) + after.part(PartName.GRAPHS) >= (told.activation_bytes or 0)
         assert after.part(PartName.GRAPHS) >= (told.graphs_bytes or 0)
     if asked != launched:
         assert all(after.part(part.name) >= part.bytes for part in before.parts)
