@@ -18,10 +18,10 @@ from tests.engine.engine_fixtures import bare_engine, docker_engine, engine, rea
 
 MARK = "WARDEN_TEST_RUN"
 """Set in the environment of the test run, so that a process is known as ours after its parent has died."""
-ENGINES = frozenset({"docker_engine", "bare_engine"})
-"""Fixtures that start a Docker engine…"""
-OF_DOCKER = ("tests/integration/vllm/", "tests/e2e/test_vllm.py")
-"""…and where their tests are."""
+ALONE = frozenset({"docker_engine", "bare_engine", "browser"})
+"""Fixtures whose tests do not run beside each other…"""
+ONE_BY_ONE = ("tests/integration/vllm/", "tests/e2e/")
+"""…and where these are."""
 PATIENCE_S = 3.0
 """A thread or a process that was told to end may take this long."""
 KEPT_THREADS = (
@@ -38,22 +38,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Where tests run side by side, those of the Docker engines stay in one process: they share a data root, ports and images."""
+    """Where tests run side by side, those of the Docker engines and of the browser stay in one process.
+
+    The engines share a data root, ports and images; and each container's network makes Chromium give up what it loads just then.
+    """
     return Scheduling(config, log)
 
 
 class Scheduling(LoadScopeScheduling):
-    """Gives each test to the process that is free, and the tests of the Docker engines to one."""
+    """Gives each test to the process that is free, and those that get in each other's way to one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "docker" if nodeid.startswith(OF_DOCKER) else nodeid
+        return "one by one" if nodeid.startswith(ONE_BY_ONE) else nodeid
 
 
 @pytest.fixture(autouse=True)
-def of_docker_by_its_place(request: pytest.FixtureRequest) -> None:
-    """Fail a test of a Docker engine that ``OF_DOCKER`` does not know."""
-    if ENGINES.intersection(request.fixturenames) and not request.node.nodeid.startswith(OF_DOCKER):
-        pytest.fail(f"{request.node.nodeid} uses a Docker engine: put it under one of {OF_DOCKER}", pytrace=False)
+def one_by_one_by_its_place(request: pytest.FixtureRequest) -> None:
+    """Fail a test of a Docker engine or a browser that ``ONE_BY_ONE`` does not know."""
+    if ALONE.intersection(request.fixturenames) and not request.node.nodeid.startswith(ONE_BY_ONE):
+        pytest.fail(f"{request.node.nodeid} uses Docker or a browser: put it under one of {ONE_BY_ONE}", pytrace=False)
 
 
 @pytest.fixture(autouse=True)
