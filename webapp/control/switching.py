@@ -253,8 +253,12 @@ def _measured(instance: Instance) -> Message:
     predicted = sum(instance.predicted_bytes.values())
     if not instance.measured_bytes:
         return Message("measured_unknown", {"predicted_bytes": predicted})
-    measured = sum(instance.measured_bytes.values())
-    return Message("measured", {"predicted_bytes": predicted, "measured_bytes": measured})
+    figures: dict[str, Param] = {
+        "predicted_bytes": predicted,
+        "expected_bytes": sum(instance.resting_bytes.values()),
+        "measured_bytes": sum(instance.measured_bytes.values()),
+    }
+    return Message("measured", figures)
 
 
 def _names(instances: Sequence[Instance]) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from webapp.domain.admission import Policy, judge, within_limit
-from webapp.domain.footprint import Conditions, Footprint, PartName, estimate, in_whole_shares
+from webapp.domain.footprint import Conditions, Footprint, PartName, Seen, estimate, in_whole_shares
 from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.learned import NOTHING_LEARNED, Lessons, corrected
 from webapp.domain.memory import DeviceKind, Reading, Sample, instance_bytes
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode, Precision, Quantization
@@ -53,6 +54,7 @@ class World:
     mode_problems: Mapping[Mode, Message | None] = field(default_factory=dict)
     cooldowns: Mapping[str, Cooldown] = field(default_factory=dict)
     claims: Mapping[str, str] = field(default_factory=dict)
+    lessons: Lessons = NOTHING_LEARNED
 
     @property
     def device_ids(self) -> tuple[str, ...]:
@@ -105,6 +107,8 @@ class Room:
     """Beside everything that is loaded."""
     alone_bytes: int | None
     """Once all that Warden has loaded there is unloaded."""
+    device_name: str | None = None
+    lessons: Lessons = NOTHING_LEARNED
 
 
 def rooms(world: World, device_id: str | None = None) -> tuple[Room, ...]:
@@ -116,7 +120,9 @@ def _room(reading: Reading, world: World) -> Room:
     nothing = Footprint(reading.device_id, ())
     evictions = _evictions((reading.device_id,), world)
     beside, alone = (_on_device(reading, nothing, unload, world) for unload in ((), evictions))
-    return Room(reading.device_id, reading.kind, _usable(reading), _most(beside), _most(alone))
+    return Room(
+        reading.device_id, reading.kind, _usable(reading), _most(beside), _most(alone), reading.name, world.lessons
+    )
 
 
 def _most(device: DevicePlan) -> int | None:
@@ -127,7 +133,8 @@ def _most(device: DevicePlan) -> int | None:
 def needed_bytes(request: SwitchRequest, model: CachedModel, room: Room) -> int:
     """Return what ``request`` would take of ``model`` on the device of ``room``, as a plan counts it."""
     capped, _ = _cap_context(request, model)
-    (footprint,) = _footprints(capped, model, [(room.device_id, room.kind)], [room.usable_bytes])
+    place = _Place(room.device_id, room.kind, room.usable_bytes, room.device_name)
+    (footprint,) = _footprints(capped, model, [place], room.lessons)
     return footprint.gate_bytes
 
 
@@ -201,21 +208,34 @@ def _rank(placement: _Placement, world: World) -> tuple[bool, bool, bool, bool, 
 def _place(request: SwitchRequest, device_ids: Sequence[str], model: CachedModel, world: World) -> _Placement:
     readings = [_reading(world, device_id) for device_id in device_ids]
     unload = () if request.keep_others else _evictions(device_ids, world)
-    devices = [(reading.device_id, reading.kind) for reading in readings]
-    footprints = _footprints(request, model, devices, [_usable(reading) for reading in readings])
+    places = [_Place(reading.device_id, reading.kind, _usable(reading), reading.name) for reading in readings]
+    footprints = _footprints(request, model, places, world.lessons)
     plans = tuple(_on_device(r, f, unload, world) for r, f in zip(readings, footprints, strict=True))
     placed = replace(request, devices=tuple(device_ids))
     return _Placement(placed, plans, unload, anywhere=request.devices is None)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """What a footprint depends on of a device."""
+
+    device_id: str
+    kind: DeviceKind
+    usable_bytes: int
+    name: str | None
+
+
 def _footprints(
-    request: SwitchRequest, model: CachedModel, devices: Sequence[tuple[str, DeviceKind]], usable: Sequence[int]
+    request: SwitchRequest, model: CachedModel, places: Sequence[_Place], lessons: Lessons
 ) -> tuple[Footprint, ...]:
-    """What the launch takes on each device; vLLM takes whole shares of GPUs."""
-    on_gpus = all(kind is DeviceKind.GPU for _, kind in devices) and min(usable, default=0) > 0
+    """What the launch takes on each device, as earlier launches correct it; vLLM takes whole shares of GPUs."""
+    usable, mode, options = [place.usable_bytes for place in places], request.mode, request.options
+    on_gpus = all(place.kind is DeviceKind.GPU for place in places) and min(usable, default=0) > 0
     conditions = Conditions(device_memory_bytes=min(usable) if on_gpus else None)
-    footprints = estimate(model, request.options, devices, request.mode, conditions)
-    return in_whole_shares(footprints, usable) if request.mode is Mode.VLLM and on_gpus else footprints
+    estimated = estimate(model, options, [(place.device_id, place.kind) for place in places], mode, conditions)
+    kind = lessons.kind_of(model.id, model.revision, mode, options, [place.name for place in places])
+    footprints = corrected(estimated, kind, lessons)
+    return in_whole_shares(footprints, usable) if mode is Mode.VLLM and on_gpus else footprints
 
 
 def _usable(reading: Reading) -> int:
@@ -386,6 +406,8 @@ def _in_use(placed: _Placement) -> WardenError | None:
 
 def _reasons(placed: _Placement) -> Iterator[Message]:
     for device in placed.devices:
+        if device.footprint.seen is not None:
+            yield _seen(device.device_id, device.footprint.seen)
         if device.verdict is Verdict.REFUSED or device.available_bytes is None:
             continue
         params: dict[str, Param] = {
@@ -399,6 +421,14 @@ def _reasons(placed: _Placement) -> Iterator[Message]:
             yield Message("plan_estimate_rough", {"device": device.device_id})
         if device.promised_bytes:
             yield Message("plan_promised", {"device": device.device_id, "promised_bytes": device.promised_bytes})
+
+
+def _seen(device_id: str, seen: Seen) -> Message:
+    """How often the like was measured here; how far the figures lie apart is known from two on."""
+    params: dict[str, Param] = {"device": device_id, "count": seen.count, "spread_percent": seen.spread_percent}
+    if seen.same_options:
+        return Message("plan_measured_once" if seen.count == 1 else "plan_measured", params)
+    return Message("plan_measured_otherwise_once" if seen.count == 1 else "plan_measured_otherwise", params)
 
 
 def _stuck(placed: _Placement, world: World) -> Iterator[Message]:

@@ -412,6 +412,20 @@ PLANS: Final[Mapping[str, Sentence]] = {
         )
     ),
     "plan_estimate_rough": _one(N_("%(device)s: оценка грубая, файлы модели говорят не обо всём.")),
+    "plan_measured": _many(
+        *NN_(
+            "%(device)s: измерено здесь %(count)s раз, ±%(spread_percent)s\u00a0%%.",
+            "%(device)s: измерено здесь %(count)s раза, ±%(spread_percent)s\u00a0%%.",
+        )
+    ),
+    "plan_measured_once": _one(N_("%(device)s: измерено здесь 1 раз.")),
+    "plan_measured_otherwise": _many(
+        *NN_(
+            "%(device)s: уточнено по %(count)s загрузке с другим контекстом или батчем, ±%(spread_percent)s\u00a0%%.",
+            "%(device)s: уточнено по %(count)s загрузкам с другим контекстом или батчем, ±%(spread_percent)s\u00a0%%.",
+        )
+    ),
+    "plan_measured_otherwise_once": _one(N_("%(device)s: уточнено по 1 загрузке с другим контекстом или батчем.")),
     "plan_device_claimed": _one(N_("%(device)s: сейчас идёт операция, применить можно будет после неё.")),
     "plan_promised": _one(N_("%(device)s: ещё %(promised_bytes)s обещаны моделям, которые загружаются.")),
     "plan_stuck_holds": _one(N_("Модель %(model)s не завершается и держит %(held_bytes)s: эта память не вернётся.")),
@@ -449,6 +463,7 @@ STEPS: Final[Mapping[str, Sentence]] = {
     "launched": _one(N_("веса загружены")),
     "ready_after": _one(N_("отвечает")),
     "measured": _one(N_("занято %(measured_bytes)s")),
+    "measured_as_expected": _one(N_("занято %(measured_bytes)s, на старте ожидалось %(expected_bytes)s")),
     "measured_unknown": _one(N_("измерить не удалось, ожидалось %(predicted_bytes)s")),
     "cleaned": _many(*NN_("%(count)s запись", "записей: %(count)s")),
     "cleaned_free": _one(N_("доступно %(free_bytes)s")),
@@ -703,6 +718,7 @@ FULLER: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "device_unreadable": ("device_unreadable_named", ("device",)),
     "kv_cache_too_small": ("kv_cache_too_small_fits", ("fits_tokens",)),
     "context_too_long": ("context_too_long_limit", ("limit_tokens",)),
+    "measured": ("measured_as_expected", ("measured_bytes", "expected_bytes")),
     "vllm_weights": ("vllm_weights_percent", ("percent",)),
     "vllm_kv_cache": ("vllm_kv_cache_sized", ("tokens", "kv_cache_bytes")),
     "vllm_graphs": ("vllm_graphs_percent", ("percent",)),

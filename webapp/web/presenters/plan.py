@@ -22,6 +22,10 @@ VISIBLE_PARTS = (PartName.WEIGHTS, PartName.KV_CACHE)
 WITHOUT_FIGURES = frozenset({AlreadyLoaded.code, InvalidRequest.code, ModeUnavailable.code, ModelUnsuitable.code})
 """Refusals that no amount of memory would change: figures, and models that would go, would only mislead."""
 SAID_BY_THE_FIGURES = frozenset({"plan_fits", "plan_tight"})
+SAID_OF_THE_FIGURES = frozenset(
+    {"plan_measured", "plan_measured_once", "plan_measured_otherwise", "plan_measured_otherwise_once"}
+)
+"""Where no figures are shown there is nothing to say of them."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,9 @@ def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot) -> PlanView:
 
 def _notes(plan: Plan) -> list[str]:
     """The reasons that the figures do not say themselves."""
-    hidden = SAID_BY_THE_FIGURES | ({plan.refusal.code} if plan.refusal else set())
+    hidden = SAID_BY_THE_FIGURES
+    if plan.refusal is not None:
+        hidden |= {plan.refusal.code} | (SAID_OF_THE_FIGURES if plan.refusal.code in WITHOUT_FIGURES else set())
     return [words.say(reason) for reason in plan.reasons if reason.code not in hidden]
 
 
