@@ -224,10 +224,10 @@ class FakeController:
             lessons=self.lessons,
         )
 
-    def plan(self, request: SwitchRequest) -> Plan:
+    def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
         if self.defect is not None:
             raise self.defect
-        return plan_switch(request, self._world())
+        return plan_switch(request, self._world(), actor)
 
     def rooms(self, device_id: str | None = None) -> tuple[Room, ...]:
         return rooms(self._world(), device_id)

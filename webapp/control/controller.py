@@ -155,9 +155,9 @@ class Controller:
         """See ``ControllerApi``."""
         return self._parts.monitor.history(device_id)
 
-    def plan(self, request: SwitchRequest) -> Plan:
+    def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
         """See ``ControllerApi``."""
-        return plan_switch(request, self._parts.world())
+        return plan_switch(request, self._parts.world(), actor)
 
     def rooms(self, device_id: str | None = None) -> tuple[Room, ...]:
         """See ``ControllerApi``."""

@@ -144,7 +144,7 @@ class Switch:
         if sample is None:
             raise DeviceUnreadable(device=self.plan.devices[0].device_id, age_s=parts.monitor.age_s())
         world = parts.world(sample)
-        again = plan_switch(replace(self.plan.request, keep_others=True), world)
+        again = plan_switch(replace(self.plan.request, keep_others=True, unload=()), world)
         if (error := refusal_of(again, world)) is not None:
             raise error
         return again, self._spec(again, world.models[again.request.model_id], sample)

@@ -432,8 +432,27 @@ PLANS: Final[Mapping[str, Sentence]] = {
     "context_capped": _one(N_("Модель рассчитана на %(max_tokens)s токенов, поэтому вместо %(asked)s будет столько.")),
     "way_out_unload_others": _one(N_("Выгрузить остальные")),
     "way_out_other_device": _one(N_("Другое устройство")),
+    "way_out_devices": _one(N_("Разделить между %(devices)s")),
+    "way_out_mode": _one(N_("Режим %(mode)s")),
     "way_out_batch": _one(N_("Батч %(batch_size)s")),
     "way_out_tokens": _many(*NN_("%(max_tokens)s токен", "%(max_tokens)s токенов"), "max_tokens"),
+    "way_out_tokens_batch": _many(
+        *NN_("%(max_tokens)s токен, батч %(batch_size)s", "%(max_tokens)s токенов, батч %(batch_size)s"), "max_tokens"
+    ),
+    "way_out_unload": _one(N_("Выгрузить %(model)s (%(owner)s, простаивает %(idle_s)s)")),
+    "way_out_unload_busy": _many(
+        *NN_(
+            "Выгрузить %(model)s (%(owner)s, прервав %(in_flight)s ответ)",
+            "Выгрузить %(model)s (%(owner)s, прервав %(in_flight)s ответов)",
+        ),
+        "in_flight",
+    ),
+    "way_out_unload_two": _one(
+        N_(
+            "Выгрузить %(model)s (%(owner)s, простаивает %(idle_s)s) и %(other_model)s (%(other_owner)s, простаивает "
+            "%(other_idle_s)s)"
+        )
+    ),
     "way_out_precision": _one(N_("Точность %(precision)s")),
     "way_out_smallest": _one(N_("%(precision)s, токенов %(max_tokens)s, батч %(batch_size)s")),
     "advice_free": _one(N_("доступно %(free_bytes)s")),
@@ -874,6 +893,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "batch_size": N_("Батч"),
     "device": N_("Где"),
     "devices": N_("Где"),
+    "unload": N_("Выгрузить"),
     "prompt": N_("Вопрос"),
     "kind": N_("Вид"),
     "actor": N_("Кто"),
@@ -981,6 +1001,8 @@ def shown_param(name: str, value: Param) -> str:
 def _shown_number(name: str, value: float) -> str:
     if name.endswith("_bytes"):
         return formats.size(value)
+    if name.endswith("idle_s"):
+        return formats.rough_duration(value)
     if name == "seconds" or name.endswith("_s"):
         return formats.duration(value)
     if name == "since":

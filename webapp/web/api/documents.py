@@ -238,6 +238,7 @@ def request_document(request: SwitchRequest) -> Document:
         "keep_others": request.keep_others,
         "restore_on_failure": request.restore_on_failure,
         "interrupt_busy": request.interrupt_busy,
+        "unload": list(request.unload),
     }
 
 
