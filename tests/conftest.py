@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.engine.engine_fixtures import bare_engine, docker_engine, engine, real_vllm  # noqa: F401  fixtures of all tests
@@ -29,6 +30,12 @@ KEPT_THREADS = (
     "tqdm",
 )
 """Threads that libraries keep for the whole run, by the start of their names."""
+
+
+settings.register_profile("warden", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(
+    "warden"
+)  # how long a drawn example takes says how busy the machine is, and nothing of the program
 
 
 def pytest_configure(config: pytest.Config) -> None:
