@@ -17,6 +17,7 @@ from webapp.catalog.scan import Catalog
 from webapp.control.board import Board
 from webapp.control.controller import Controller
 from webapp.control.journal import Journal
+from webapp.control.learning import Learning
 from webapp.control.lock import StateLock
 from webapp.control.parts import Parts
 from webapp.control.recorder import Recorder, Timeline
@@ -206,6 +207,7 @@ class Services:
                 runtimes={Mode.TRANSFORMERS: self._transformers, Mode.VLLM: self._vllm},
                 containers=self._vllm,
                 sandboxes=self._sandboxes,
+                learning=Learning(self._store),
                 demo=DemoProgram(settings.hf_cache),
                 clock=time.time,
                 monotonic=time.monotonic,

@@ -12,6 +12,7 @@ from pathlib import Path
 from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
 from webapp.domain.admission import Policy
 from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.learned import NOTHING_LEARNED, Lessons
 from webapp.domain.memory import DeviceKind, HistoryPoint, Holder, HolderKind, Reading, Sample
 from webapp.domain.model import CachedModel, ModelShape, WeightFacts
 from webapp.domain.modes import LaunchOptions, Mode
@@ -177,6 +178,7 @@ class FakeController:
     mode_problems: dict[Mode, Message | None] = field(
         default_factory=lambda: {Mode.TRANSFORMERS: None, Mode.VLLM: NOT_YET}
     )
+    lessons: Lessons = NOTHING_LEARNED
     calls: list[tuple[object, ...]] = field(default_factory=list)
     version: int = 0
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -219,12 +221,13 @@ class FakeController:
             policy=Policy(),
             mode_problems=self.mode_problems,
             claims=self.claims,
+            lessons=self.lessons,
         )
 
-    def plan(self, request: SwitchRequest) -> Plan:
+    def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
         if self.defect is not None:
             raise self.defect
-        return plan_switch(request, self._world())
+        return plan_switch(request, self._world(), actor)
 
     def rooms(self, device_id: str | None = None) -> tuple[Room, ...]:
         return rooms(self._world(), device_id)

@@ -166,6 +166,21 @@ def test_a_refused_plan_has_ways_out_that_can_be_sent_back(client: FlaskClient, 
     assert again["verdict"] != "refused"
 
 
+def test_a_named_model_goes_although_the_others_stay(client: FlaskClient, controller: FakeController) -> None:
+    controller.instances = (instance("i1", "lab/one"), instance("i2", "lab/two"))
+    beside = {**BODY, "keep_others": True}
+
+    plan = client.post("/api/v1/plan", json={**beside, "unload": ["i2"]}).json
+    unknown = client.post("/api/v1/switch", json={**beside, "unload": ["gone"]})
+
+    assert plan is not None
+    assert [each["instance_id"] for each in plan["unload"]] == ["i2"]
+    assert unknown.json is not None
+    assert (unknown.status_code, unknown.json["code"]) == (404, "unknown_instance")
+    assert client.post("/api/v1/switch", json={**beside, "unload": ["i2"]}).status_code == 202
+    assert controller.calls[-1][-1].unload == ("i2",)  # type: ignore[attr-defined]
+
+
 def test_a_switch_is_accepted_with_its_operation(client: FlaskClient) -> None:
     options = {"dtype": "float16", "quantization": "int8", "max_tokens": 512, "batch_size": 1}
     answer = client.post("/api/v1/switch", json={**BODY, "options": options, "devices": ["gpu-0"]})
@@ -249,6 +264,9 @@ def test_operations_are_listed_up_to_a_limit(client: FlaskClient, controller: Fa
         ({"devices": []}, "devices"),
         ({"devices": "gpu-0"}, "devices"),
         ({"keep_others": 1}, "keep_others"),
+        ({"unload": "i1"}, "unload"),
+        ({"unload": None}, "unload"),
+        ({"keep_others": True, "unload": ["i1", "i1"]}, "unload"),
         ({"restore_on_failure": "yes"}, "restore_on_failure"),
     ],
 )

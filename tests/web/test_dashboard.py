@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -17,9 +19,9 @@ from webapp.domain.units import gib
 from webapp.message import Message
 
 
-def text_of(html: str) -> str:
+def text_of(piece: str) -> str:
     """The words of a piece of HTML, blanks made single."""
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html)).replace("\u00a0", " ")
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", piece)).replace("\u00a0", " ")
 
 
 def test_the_page_shows_the_four_figures_of_the_guide_in_the_readers_numbers(visitor: Visitor) -> None:
@@ -256,6 +258,45 @@ def test_a_way_out_is_one_click_that_fills_the_form(visitor: Visitor, controller
     link = re.search(r'href="/\?([^"]+)#switch" data-fill data-way-out', page)
     assert link is not None
     assert 'data-verdict="refused"' not in visitor.get("/?" + link[1].replace("&amp;", "&")).text
+
+
+def way_out(page: str, text: str) -> str:
+    """The address of the way out that says ``text``."""
+    links = re.findall(r'href="/\?([^"]+)#switch" data-fill data-way-out>([^<]+)', page)
+    return next("/?" + html.unescape(query) for query, said in links if text in said)
+
+
+def test_a_model_is_unloaded_by_name_from_a_plan_that_keeps_the_others(
+    visitor: Visitor, controller: FakeController
+) -> None:
+    idle = {"owner": "maria", "last_used_at": time.time() - 1230, "measured_bytes": {"gpu-0": gib(6)}}
+    controller.readings = (replace(reading(), free_bytes=gib(2)),)
+    controller.instances = (instance("i1", "lab/one", **idle), instance("i2", "lab/two"))
+    asked = "/?mode=transformers&model=Qwen/Qwen3-1.7B&max_tokens=2048&batch_size=1&keep_others=1"
+
+    filled = visitor.get(way_out(visitor.get(asked).text, "Выгрузить lab/one (maria, простаивает 20\u00a0мин)")).text
+
+    assert 'data-verdict="refused"' not in filled
+    assert 'name="unload" id="unload" value="i1"' in filled
+    assert 'id="keep_others" value="1" checked' in filled
+    unload = filled.partition("data-unload")[2].partition("</ul>")[0]
+    assert ("one" in unload, "two" in unload) == (True, False)
+    back = re.search(r'href="(/\?[^"]+)#switch" data-fill data-keep-all', filled)
+    assert back is not None
+    assert 'data-verdict="refused"' in visitor.get(html.unescape(back[1])).text
+
+
+def test_several_devices_are_one_choice_of_the_field(visitor: Visitor, controller: FakeController) -> None:
+    controller.readings = tuple(reading(f"gpu-{n}", total=gib(24)) for n in range(2))
+    controller.readings = tuple(replace(each, free_bytes=gib(4)) for each in controller.readings)
+    page = visitor.get("/?mode=transformers&model=Qwen/Qwen3-1.7B&max_tokens=2048&batch_size=1").text
+    assert '<option value="gpu-0,gpu-1">GPU 0 + GPU 1</option>' in page
+
+    filled = visitor.get(way_out(page, "Разделить между GPU 0, GPU 1")).text
+
+    assert '<option value="gpu-0,gpu-1" selected>GPU 0 + GPU 1</option>' in filled
+    assert filled.count("data-plan-device=") == 2
+    assert 'data-verdict="refused"' not in filled
 
 
 def test_interrupting_is_offered_only_where_somebody_would_be_interrupted(

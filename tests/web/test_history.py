@@ -420,7 +420,7 @@ def test_a_plan_refused_for_memory_offers_what_its_ways_out_do_not(
     page = visitor.get("/?mode=vllm&model=Qwen/Qwen3-1.7B&max_tokens=2048&batch_size=4").text
 
     assert 'data-verdict="refused"' in page
-    assert ways(page) == ["clean", "emergency", "lighter", "transformers"]
+    assert ways(page) == ["clean", "emergency", "lighter"]
     assert ways(visitor.get("/?mode=tgi").text) == []
 
 

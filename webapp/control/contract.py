@@ -110,8 +110,8 @@ class ControllerApi(Protocol):
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
         """Return the short history of a device, oldest first; empty when it is unknown."""
 
-    def plan(self, request: SwitchRequest) -> Plan:
-        """Return what ``request`` would do now. Raises UnknownModel, UnknownDevice, InvalidRequest; a refusal is in the plan."""
+    def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
+        """Return what ``request`` of ``actor`` would do now. Raises NotFound, InvalidRequest; a refusal is in the plan."""
 
     def rooms(self, device_id: str | None = None) -> tuple[Room, ...]:
         """Return how much a launch may take on each device, or on the one named; empty where that does not exist."""

@@ -87,6 +87,8 @@ class Controller:
         self._parts.journal.start()
         for runtime in self._parts.runtimes.values():
             runtime.start()
+        if (learning := self._parts.learning) is not None:
+            learning.start({mode: runtime.engine() for mode, runtime in self._parts.runtimes.items()})
         self._late.expect(reconcile(self._parts).unanswered)
         self._watcher.start()
         self._board.accept(True)
@@ -100,6 +102,8 @@ class Controller:
             runtime.stop()
         lines = self._leave_models()
         self._parts.journal.stop()
+        if self._parts.learning is not None:
+            self._parts.learning.stop()
         if (
             not self._threads
         ):  # else the kernel gives it back with the process: nobody may begin beside a thread that still acts
@@ -151,9 +155,9 @@ class Controller:
         """See ``ControllerApi``."""
         return self._parts.monitor.history(device_id)
 
-    def plan(self, request: SwitchRequest) -> Plan:
+    def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
         """See ``ControllerApi``."""
-        return plan_switch(request, self._parts.world())
+        return plan_switch(request, self._parts.world(), actor)
 
     def rooms(self, device_id: str | None = None) -> tuple[Room, ...]:
         """See ``ControllerApi``."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from webapp.control.learning import Learning
 from webapp.control.parts import Parts, held_by
 from webapp.control.run import Run
 from webapp.control.settle import wait_still
 from webapp.control.unloading import READING_TIMEOUT_S, not_removed, note_stop
-from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.instance import Instance, InstanceState, MemoryReport
+from webapp.domain.learned import Measurement, resting_bytes
+from webapp.domain.memory import Sample
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Finding, StepName
 from webapp.domain.planner import Cooldown
@@ -22,6 +25,7 @@ from webapp.errors import (
     LaunchTooSlow,
     PortLost,
     ProfileDisturbed,
+    WardenError,
     WorkerGarbled,
     WorkerSilent,
 )
@@ -96,10 +100,38 @@ def _disturbance(model_id: str, exc: ProfileDisturbed | PortLost) -> Message:
 
 
 def measure(run: Run, instance: Instance) -> Instance:
-    """Read what the instance's processes hold on its devices and keep it as measured."""
+    """Read what the instance's processes hold on its devices, keep it as measured, and learn from it."""
     sample = run.parts.monitor.fresh(READING_TIMEOUT_S)
     measured = held_by(sample, instance)
+    if run.parts.learning is not None and sample is not None:
+        _learn(run.parts, run.parts.learning, instance, sample, measured)
     return run.parts.board.change(instance.id, lambda i: replace(i, measured_bytes={**i.measured_bytes, **measured}))
+
+
+def _learn(parts: Parts, learning: Learning, instance: Instance, sample: Sample, measured: Mapping[str, int]) -> None:
+    """Keep a measurement, where it tells something and nobody has used the model yet: an answer takes memory of its own."""
+    names = [reading.name for d in instance.devices if (reading := sample.reading(d)) is not None]
+    is_whole = len(measured) == len(instance.devices) == len(names)
+    options = instance.options
+    measurement = Measurement(
+        kind=parts.lessons.kind_of(instance.model_id, instance.revision, instance.mode, options, names),
+        taken_at=parts.clock(),
+        predicted_bytes=max(instance.resting_bytes.values(), default=0),
+        measured_bytes=max(measured.values()) if is_whole else None,
+        told=instance.memory or MemoryReport(),
+    )
+    if len(names) == len(instance.devices) and measurement.teaches and _is_unused(parts, instance):
+        learning.record(measurement)
+
+
+def _is_unused(parts: Parts, instance: Instance) -> bool:
+    """Whether the model has answered nobody; one that cannot be asked may have."""
+    try:
+        probe = parts.runtime(instance).probe(instance.id)
+    except WardenError as exc:
+        log.debug("%s cannot be asked whether it was used: %s", instance.id, exc)
+        return False
+    return not probe.in_flight and probe.last_used_at is None
 
 
 def _starting(parts: Parts, mode: Mode, spec: LaunchSpec) -> Instance:
@@ -114,6 +146,7 @@ def _starting(parts: Parts, mode: Mode, spec: LaunchSpec) -> Instance:
         state=InstanceState.STARTING,
         started_at=spec.started_at,
         predicted_bytes=spec.predicted_bytes,
+        resting_bytes={footprint.device_id: resting_bytes(footprint, mode) for footprint in spec.footprints},
     )
 
 

@@ -14,10 +14,12 @@ from webapp.catalog.scan import CatalogView
 from webapp.control.board import Board
 from webapp.control.contract import ControllerApi
 from webapp.control.journal import Journal
+from webapp.control.learning import Learning
 from webapp.control.settle import DeviceMonitor, SettlePolicy
 from webapp.domain.admission import Policy
 from webapp.domain.footprint import Conditions, estimate
 from webapp.domain.instance import Instance
+from webapp.domain.learned import NOTHING_LEARNED, Lessons
 from webapp.domain.memory import DeviceKind, Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
@@ -92,6 +94,8 @@ class Parts:
     containers: ContainerHost | None = None
     sandboxes: SandboxMaker | None = None
     """``None`` in a sandbox: a self-test does not test itself."""
+    learning: Learning | None = None
+    """``None`` in a sandbox: nothing is learned of models that are there for a test."""
 
     @property
     def policy(self) -> Policy:
@@ -134,7 +138,13 @@ class Parts:
             mode_problems=self.mode_problems(),
             cooldowns=state.cooldowns,
             claims=state.claims,
+            lessons=self.lessons,
         )
+
+    @property
+    def lessons(self) -> Lessons:
+        """What was learned of earlier launches."""
+        return NOTHING_LEARNED if self.learning is None else self.learning.lessons
 
 
 def launch_devices(sample: Sample | None, device_ids: Iterable[str]) -> tuple[LaunchDevice, ...]:

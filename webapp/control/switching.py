@@ -144,7 +144,7 @@ class Switch:
         if sample is None:
             raise DeviceUnreadable(device=self.plan.devices[0].device_id, age_s=parts.monitor.age_s())
         world = parts.world(sample)
-        again = plan_switch(replace(self.plan.request, keep_others=True), world)
+        again = plan_switch(replace(self.plan.request, keep_others=True, unload=()), world)
         if (error := refusal_of(again, world)) is not None:
             raise error
         return again, self._spec(again, world.models[again.request.model_id], sample)
@@ -253,8 +253,12 @@ def _measured(instance: Instance) -> Message:
     predicted = sum(instance.predicted_bytes.values())
     if not instance.measured_bytes:
         return Message("measured_unknown", {"predicted_bytes": predicted})
-    measured = sum(instance.measured_bytes.values())
-    return Message("measured", {"predicted_bytes": predicted, "measured_bytes": measured})
+    figures: dict[str, Param] = {
+        "predicted_bytes": predicted,
+        "expected_bytes": sum(instance.resting_bytes.values()),
+        "measured_bytes": sum(instance.measured_bytes.values()),
+    }
+    return Message("measured", figures)
 
 
 def _names(instances: Sequence[Instance]) -> str:

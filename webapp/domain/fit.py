@@ -25,7 +25,7 @@ class Fit(StrEnum):
 def needs_of(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) -> tuple[int, ...]:
     """Return what ``request`` would take of ``model`` on each device alone, in bytes, in the order of ``rooms``.
 
-    It depends on the devices' kinds and sizes only, so it can be kept while the memory changes.
+    It depends on the devices' kinds and sizes only, and on what was learned, so it can be kept while the memory changes.
     """
     return tuple(needed_bytes(request, model, room) for room in rooms)
 

@@ -55,6 +55,16 @@ class MemoryReport:
     """What the allocator took from the device (torch ``memory_reserved``)."""
     process_bytes: int | None = None
     """The process's own anonymous memory in the host's RAM."""
+    weights_bytes: int | None = None
+    """The loaded weights on one device, as vLLM's log says."""
+    consumed_bytes: int | None = None
+    """Weights, and what libraries took past torch, on one device, as vLLM's log says."""
+    activation_bytes: int | None = None
+    """The peak of vLLM's warm-up on one device, with what it set aside for CUDA graphs, as its log says."""
+    graphs_reserved_bytes: int | None = None
+    """What vLLM set aside for CUDA graphs on one device before it captured them (since 0.21), as its log says."""
+    graphs_bytes: int | None = None
+    """CUDA graphs on one device, as vLLM's log says."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,8 @@ class Instance:
     started_at: float
     predicted_bytes: Mapping[str, int] = field(default_factory=dict)
     """Footprint by device, as planned."""
+    resting_bytes: Mapping[str, int] = field(default_factory=dict)
+    """What of that it was expected to hold as soon as it was ready, before it had answered anybody."""
     measured_bytes: Mapping[str, int] = field(default_factory=dict)
     """Footprint by device, as the device reported after the start."""
     last_used_at: float | None = None

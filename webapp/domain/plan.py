@@ -31,10 +31,12 @@ class SwitchRequest:
     options: LaunchOptions = field(default_factory=LaunchOptions)
     devices: tuple[str, ...] | None = None
     keep_others: bool = False
-    """Load beside what is loaded, unload nothing."""
+    """Load beside what is loaded, unload nothing but ``unload``."""
     restore_on_failure: bool = True
     interrupt_busy: bool = False
     """Unload also models that answer requests right now."""
+    unload: tuple[str, ...] = ()
+    """With ``keep_others``: instances that go all the same, where the launch takes a device of theirs. Without it all go there."""
 
 
 @dataclass(frozen=True)

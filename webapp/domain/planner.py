@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from webapp.domain.admission import Policy, judge, within_limit
-from webapp.domain.footprint import Conditions, Footprint, PartName, estimate, in_whole_shares
+from webapp.domain.footprint import Conditions, Footprint, PartName, Seen, estimate, in_whole_shares
 from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.learned import NOTHING_LEARNED, Lessons, corrected
 from webapp.domain.memory import DeviceKind, Reading, Sample, instance_bytes
 from webapp.domain.model import CachedModel
-from webapp.domain.modes import LaunchOptions, Mode, Precision, Quantization
+from webapp.domain.modes import Mode, Quantization
 from webapp.domain.plan import DevicePlan, Eviction, Plan, SwitchRequest, Verdict, WayOut
+from webapp.domain.ways import Fits, Resting, find_ways
 from webapp.errors import (
     AlreadyLoaded,
     CoolingDown,
@@ -22,13 +25,14 @@ from webapp.errors import (
     ModeUnavailable,
     NotEnoughMemory,
     UnknownDevice,
+    UnknownInstance,
     UnknownModel,
     WardenError,
 )
 from webapp.message import Message, Param
 
-SMALLEST_TOKENS = 256
-"""The shortest context that is offered as a way out."""
+ANSWERING = (InstanceState.READY, InstanceState.SILENT)
+"""Models that somebody may be asked to give up: the others are on their way already, in one direction or the other."""
 
 
 @dataclass(frozen=True)
@@ -53,32 +57,47 @@ class World:
     mode_problems: Mapping[Mode, Message | None] = field(default_factory=dict)
     cooldowns: Mapping[str, Cooldown] = field(default_factory=dict)
     claims: Mapping[str, str] = field(default_factory=dict)
+    lessons: Lessons = NOTHING_LEARNED
 
     @property
     def device_ids(self) -> tuple[str, ...]:
         """The devices that exist, read or not."""
         return () if self.sample is None else tuple(r.device_id for r in self.sample.readings)
 
+    @cached_property
+    def held_bytes(self) -> Mapping[tuple[str, str], int]:
+        """What an instance holds on a device now, by both ids: as the device says, else as measured or predicted."""
+        readings = () if self.sample is None else self.sample.readings
+        return {
+            (instance.id, reading.device_id): instance_bytes(reading, instance.id)
+            or instance.held_bytes(reading.device_id)
+            for reading in readings
+            for instance in self.instances
+        }
 
-def plan_switch(request: SwitchRequest, world: World) -> Plan:
-    """Return what ``request`` would do in ``world``.
+
+def plan_switch(request: SwitchRequest, world: World, actor: str | None = None) -> Plan:
+    """Return what ``request`` of ``actor`` would do in ``world``.
 
     What forbids it stands in ``Plan.refusal``; the rest of the plan is filled in all the same, so that a person sees the arithmetic.
 
     Raises:
         UnknownModel: the model is not in the cache.
         UnknownDevice: a named device does not exist.
-        InvalidRequest: no device was named in a list of devices, or one twice.
+        UnknownInstance: a model that is to go does not run.
+        InvalidRequest: no device was named in a list of devices, or one twice; or a model that is to go twice.
     """
     model = world.models.get(request.model_id)
     if model is None:
         raise UnknownModel(model=request.model_id)
     _check_devices(request, world)
+    _check_unload(request, world)
     capped, notes = _cap_context(request, model)
-    placed = _best_placement(capped, model, world)
+    sites = _Sites(model, world)
+    placed = sites.best(capped)
     refusal = _refusal(placed, model, world)
     reasons = (*notes, *_reasons(placed), *_stuck(placed, world), *_claimed(placed, world))
-    ways_out = tuple(_ways_out(capped, model, world)) if isinstance(refusal, NotEnoughMemory) else ()
+    ways_out = _ways_out(capped, placed, sites, actor) if isinstance(refusal, NotEnoughMemory) else ()
     verdict = Verdict.REFUSED if refusal is not None else placed.verdict
     message = None if refusal is None else refusal.message
     return Plan(
@@ -105,6 +124,8 @@ class Room:
     """Beside everything that is loaded."""
     alone_bytes: int | None
     """Once all that Warden has loaded there is unloaded."""
+    device_name: str | None = None
+    lessons: Lessons = NOTHING_LEARNED
 
 
 def rooms(world: World, device_id: str | None = None) -> tuple[Room, ...]:
@@ -113,10 +134,11 @@ def rooms(world: World, device_id: str | None = None) -> tuple[Room, ...]:
 
 
 def _room(reading: Reading, world: World) -> Room:
-    nothing = Footprint(reading.device_id, ())
     evictions = _evictions((reading.device_id,), world)
-    beside, alone = (_on_device(reading, nothing, unload, world) for unload in ((), evictions))
-    return Room(reading.device_id, reading.kind, _usable(reading), _most(beside), _most(alone))
+    beside, alone = (_on_device(reading, unload, world) for unload in ((), evictions))
+    return Room(
+        reading.device_id, reading.kind, _usable(reading), _most(beside), _most(alone), reading.name, world.lessons
+    )
 
 
 def _most(device: DevicePlan) -> int | None:
@@ -127,7 +149,8 @@ def _most(device: DevicePlan) -> int | None:
 def needed_bytes(request: SwitchRequest, model: CachedModel, room: Room) -> int:
     """Return what ``request`` would take of ``model`` on the device of ``room``, as a plan counts it."""
     capped, _ = _cap_context(request, model)
-    (footprint,) = _footprints(capped, model, [(room.device_id, room.kind)], [room.usable_bytes])
+    place = _Place(room.device_id, room.kind, room.usable_bytes, room.device_name)
+    (footprint,) = _footprints(capped, model, [place], room.lessons)
     return footprint.gate_bytes
 
 
@@ -179,15 +202,112 @@ def _cap_context(request: SwitchRequest, model: CachedModel) -> tuple[SwitchRequ
     return replace(request, options=replace(request.options, max_tokens=limit)), (note,)
 
 
-def _best_placement(request: SwitchRequest, model: CachedModel, world: World) -> _Placement:
-    """Place on the named devices, or on the one that fits best.
+def _check_unload(request: SwitchRequest, world: World) -> None:
+    if len(set(request.unload)) != len(request.unload):
+        raise InvalidRequest(field="unload", value=",".join(request.unload), allowed="each model once")
+    running = {instance.id for instance in world.instances}
+    for instance_id in request.unload:
+        if instance_id not in running:
+            raise UnknownInstance(instance=instance_id)
 
-    Not refused comes first, then a device that nobody has claimed and no model in use, then the verdict, fewest unloads, most left.
-    """
-    if request.devices is not None:
-        return _place(request, request.devices, model, world)
-    candidates = [_place(request, (device_id,), model, world) for device_id in world.device_ids]
-    return min(candidates, key=lambda c: _rank(c, world), default=_Placement(request, (), (), anywhere=True))
+
+@dataclass(frozen=True)
+class _Site:
+    """One choice of devices as a launch finds it, once what goes there is gone."""
+
+    devices: tuple[DevicePlan, ...]
+    """Their arithmetic before anything is launched."""
+    kinds: tuple[DeviceKind, ...]
+    usable: tuple[int, ...]
+    names: tuple[str | None, ...]
+    unload: tuple[Eviction, ...]
+
+    @property
+    def device_ids(self) -> tuple[str, ...]:
+        return tuple(device.device_id for device in self.devices)
+
+
+class _Sites:
+    """The choices of devices that a request and its changed forms may mean, each worked out once."""
+
+    def __init__(self, model: CachedModel, world: World) -> None:
+        self.model, self.world = model, world
+        self._known: dict[tuple[object, ...], tuple[_Site, ...]] = {}
+        self._footprints: dict[tuple[object, ...], tuple[Footprint, ...]] = {}
+
+    def best(self, request: SwitchRequest) -> _Placement:
+        """Place on the named devices, or on the one that fits best.
+
+        Not refused comes first, then a device that nobody has claimed and no model in use, then the verdict, fewest unloads, most left.
+        """
+        placements = [self._place(request, site) for site in self.of(request)]
+        nowhere = _Placement(request, (), (), anywhere=True)
+        return min(placements, key=lambda p: _rank(p, self.world), default=nowhere)
+
+    def of(self, request: SwitchRequest) -> tuple[_Site, ...]:
+        """Return the named devices as one choice, or each of all devices."""
+        key = (request.devices, request.keep_others, request.unload)
+        if key not in self._known:
+            ids = self.world.device_ids
+            choices = [(device_id,) for device_id in ids] if request.devices is None else [request.devices]
+            self._known[key] = tuple(_site(choice, request, self.world) for choice in choices)
+        return self._known[key]
+
+    def open_to(self, request: SwitchRequest) -> tuple[_Site, ...]:
+        """Return the choices that can be read and where no model is in use that must not be interrupted, the most room first.
+
+        Of devices that differ in nothing but their room, the one with the most stands for all.
+        """
+        best: dict[tuple[object, ...], _Site] = {}
+        for site in self.of(request):
+            in_use = not request.interrupt_busy and any(eviction.in_flight for eviction in site.unload)
+            if in_use or any(device.available_bytes is None for device in site.devices):
+                continue
+            key = (site.kinds, site.names, self._sizes(request, site))
+            if key not in best or _narrowest(site) > _narrowest(best[key]):
+                best[key] = site
+        return tuple(sorted(best.values(), key=_narrowest, reverse=True))
+
+    def holds(self, request: SwitchRequest, site: _Site) -> bool:
+        """Return whether the memory of a choice would do."""
+        pairs = zip(self.footprints(request, site), site.devices, strict=True)
+        return all(footprint.gate_bytes <= (_most(device) or 0) for footprint, device in pairs)
+
+    def _place(self, request: SwitchRequest, site: _Site) -> _Placement:
+        footprints = self.footprints(request, site)
+        percent = self.world.policy.fits_percent
+        plans = tuple(_launched(d, f, percent) for d, f in zip(site.devices, footprints, strict=True))
+        placed = replace(request, devices=site.device_ids)
+        return _Placement(placed, plans, site.unload, anywhere=request.devices is None)
+
+    def footprints(self, request: SwitchRequest, site: _Site) -> tuple[Footprint, ...]:
+        """Return what the launch takes there, under the name of any equal device; only vLLM asks how large they are."""
+        key = (request.mode, request.options, site.kinds, site.names, self._sizes(request, site))
+        if key not in self._footprints:
+            places = [_Place(*each) for each in zip(site.device_ids, site.kinds, site.usable, site.names, strict=True)]
+            self._footprints[key] = _footprints(request, self.model, places, self.world.lessons)
+        return self._footprints[key]
+
+    def _sizes(self, request: SwitchRequest, site: _Site) -> tuple[int, ...]:
+        return site.usable if request.mode is Mode.VLLM else ()
+
+
+def _narrowest(site: _Site) -> int:
+    return min(_most(device) or 0 for device in site.devices)
+
+
+def _site(device_ids: Sequence[str], request: SwitchRequest, world: World) -> _Site:
+    readings = [_reading(world, device_id) for device_id in device_ids]
+    unload = _evictions(device_ids, world)
+    if request.keep_others:
+        unload = tuple(eviction for eviction in unload if eviction.instance_id in request.unload)
+    return _Site(
+        devices=tuple(_on_device(reading, unload, world) for reading in readings),
+        kinds=tuple(reading.kind for reading in readings),
+        usable=tuple(_usable(reading) for reading in readings),
+        names=tuple(reading.name for reading in readings),
+        unload=unload,
+    )
 
 
 def _rank(placement: _Placement, world: World) -> tuple[bool, bool, bool, bool, int, int]:
@@ -198,24 +318,27 @@ def _rank(placement: _Placement, world: World) -> tuple[bool, bool, bool, bool, 
     return refused, claimed, in_use, tight, len(placement.unload), -min(after, default=-(2**62))
 
 
-def _place(request: SwitchRequest, device_ids: Sequence[str], model: CachedModel, world: World) -> _Placement:
-    readings = [_reading(world, device_id) for device_id in device_ids]
-    unload = () if request.keep_others else _evictions(device_ids, world)
-    devices = [(reading.device_id, reading.kind) for reading in readings]
-    footprints = _footprints(request, model, devices, [_usable(reading) for reading in readings])
-    plans = tuple(_on_device(r, f, unload, world) for r, f in zip(readings, footprints, strict=True))
-    placed = replace(request, devices=tuple(device_ids))
-    return _Placement(placed, plans, unload, anywhere=request.devices is None)
+@dataclass(frozen=True)
+class _Place:
+    """What a footprint depends on of a device."""
+
+    device_id: str
+    kind: DeviceKind
+    usable_bytes: int
+    name: str | None
 
 
 def _footprints(
-    request: SwitchRequest, model: CachedModel, devices: Sequence[tuple[str, DeviceKind]], usable: Sequence[int]
+    request: SwitchRequest, model: CachedModel, places: Sequence[_Place], lessons: Lessons
 ) -> tuple[Footprint, ...]:
-    """What the launch takes on each device; vLLM takes whole shares of GPUs."""
-    on_gpus = all(kind is DeviceKind.GPU for _, kind in devices) and min(usable, default=0) > 0
+    """What the launch takes on each device, as earlier launches correct it; vLLM takes whole shares of GPUs."""
+    usable, mode, options = [place.usable_bytes for place in places], request.mode, request.options
+    on_gpus = all(place.kind is DeviceKind.GPU for place in places) and min(usable, default=0) > 0
     conditions = Conditions(device_memory_bytes=min(usable) if on_gpus else None)
-    footprints = estimate(model, request.options, devices, request.mode, conditions)
-    return in_whole_shares(footprints, usable) if request.mode is Mode.VLLM and on_gpus else footprints
+    estimated = estimate(model, options, [(place.device_id, place.kind) for place in places], mode, conditions)
+    kind = lessons.kind_of(model.id, model.revision, mode, options, [place.name for place in places])
+    footprints = corrected(estimated, kind, lessons)
+    return in_whole_shares(footprints, usable) if mode is Mode.VLLM and on_gpus else footprints
 
 
 def _usable(reading: Reading) -> int:
@@ -249,10 +372,9 @@ def _evictions(device_ids: Sequence[str], world: World) -> tuple[Eviction, ...]:
 
 
 def _held(instance: Instance, device_id: str, world: World) -> int:
-    """What an instance holds now: as the device says, else as measured or predicted."""
-    reading = None if world.sample is None else world.sample.reading(device_id)
-    now = None if reading is None else instance_bytes(reading, instance.id)
-    return now or instance.held_bytes(device_id)
+    """What an instance holds now; of a device that is not there only what is known of the instance."""
+    held = world.held_bytes.get((instance.id, device_id))
+    return instance.held_bytes(device_id) if held is None else held
 
 
 def _promised(instance: Instance, device_id: str, world: World) -> int:
@@ -262,12 +384,13 @@ def _promised(instance: Instance, device_id: str, world: World) -> int:
     return max(0, instance.predicted_bytes.get(device_id, 0) - _held(instance, device_id, world))
 
 
-def _on_device(reading: Reading, footprint: Footprint, unload: Sequence[Eviction], world: World) -> DevicePlan:
-    device_id, policy = reading.device_id, world.policy
+def _on_device(reading: Reading, unload: Sequence[Eviction], world: World) -> DevicePlan:
+    """What a launch finds on a device once ``unload`` is gone."""
+    device_id, policy, nothing = reading.device_id, world.policy, Footprint(reading.device_id, ())
     freed = sum(eviction.freed_bytes.get(device_id, 0) for eviction in unload)
     reserve = policy.reserve_on(reading.total_bytes or 0)
     if reading.free_bytes is None or world.sample_is_stale:
-        return DevicePlan(device_id, footprint, reading.total_bytes, None, freed, None, reserve, Verdict.REFUSED)
+        return DevicePlan(device_id, nothing, reading.total_bytes, None, freed, None, reserve, Verdict.REFUSED)
     going = {eviction.instance_id for eviction in unload}
     own = sum(_held(i, device_id, world) for i in world.instances)
     promised = sum(_promised(i, device_id, world) for i in world.instances if i.id not in going)
@@ -276,14 +399,29 @@ def _on_device(reading: Reading, footprint: Footprint, unload: Sequence[Eviction
     available = within_limit(free_then, own - freed, policy.memory_limit_bytes) - promised
     return DevicePlan(
         device_id=device_id,
-        footprint=footprint,
+        footprint=nothing,
         total_bytes=reading.total_bytes,
         free_before_bytes=before,
         freed_bytes=available + promised - before,
-        free_after_bytes=available - footprint.total_bytes,
+        free_after_bytes=available,
         reserve_bytes=reserve,
-        verdict=judge(footprint.gate_bytes, available, reserve, policy.fits_percent),
+        verdict=judge(0, available, reserve, policy.fits_percent),
         promised_bytes=promised,
+    )
+
+
+def _launched(device: DevicePlan, footprint: Footprint, fits_percent: float) -> DevicePlan:
+    """The device with ``footprint`` on it; equal devices share a footprint, which is then told its own."""
+    if footprint.device_id != device.device_id:
+        footprint = replace(footprint, device_id=device.device_id)
+    available = device.available_bytes
+    if available is None:
+        return replace(device, footprint=footprint)
+    return replace(
+        device,
+        footprint=footprint,
+        free_after_bytes=available - footprint.total_bytes,
+        verdict=judge(footprint.gate_bytes, available, device.reserve_bytes, fits_percent),
     )
 
 
@@ -386,6 +524,8 @@ def _in_use(placed: _Placement) -> WardenError | None:
 
 def _reasons(placed: _Placement) -> Iterator[Message]:
     for device in placed.devices:
+        if device.footprint.seen is not None:
+            yield _seen(device.device_id, device.footprint.seen)
         if device.verdict is Verdict.REFUSED or device.available_bytes is None:
             continue
         params: dict[str, Param] = {
@@ -399,6 +539,14 @@ def _reasons(placed: _Placement) -> Iterator[Message]:
             yield Message("plan_estimate_rough", {"device": device.device_id})
         if device.promised_bytes:
             yield Message("plan_promised", {"device": device.device_id, "promised_bytes": device.promised_bytes})
+
+
+def _seen(device_id: str, seen: Seen) -> Message:
+    """How often the like was measured here; how far the figures lie apart is known from two on."""
+    params: dict[str, Param] = {"device": device_id, "count": seen.count, "spread_percent": seen.spread_percent}
+    if seen.same_options:
+        return Message("plan_measured_once" if seen.count == 1 else "plan_measured", params)
+    return Message("plan_measured_otherwise_once" if seen.count == 1 else "plan_measured_otherwise", params)
 
 
 def _stuck(placed: _Placement, world: World) -> Iterator[Message]:
@@ -416,61 +564,74 @@ def _claimed(placed: _Placement, world: World) -> Iterator[Message]:
             yield Message("plan_device_claimed", {"device": device_id, "operation": operation})
 
 
-def _ways_out(request: SwitchRequest, model: CachedModel, world: World) -> Iterator[WayOut]:
-    """Changes that make it fit, cheapest for the person first; of one kind only the mildest."""
-    offered: set[tuple[str, object]] = set()
-    for message, changed in _changes(request, model):
-        kind = (message.code, message.params.get("precision"))
-        if kind in offered:
-            continue
-        placed = _best_placement(changed, model, world)
-        if placed.verdict is not Verdict.REFUSED and _refusal(placed, model, world) is None:
-            offered.add(kind)
-            yield WayOut(message, changed)
+def _ways_out(request: SwitchRequest, refused: _Placement, sites: _Sites, actor: str | None) -> tuple[WayOut, ...]:
+    return find_ways(request, sites.model, _Trials(refused, sites), actor)
 
 
-def _changes(request: SwitchRequest, model: CachedModel) -> Iterator[tuple[Message, SwitchRequest]]:
-    options = request.options
-    if request.keep_others:
-        yield Message("way_out_unload_others"), replace(request, keep_others=False)
-    if request.devices is not None:
-        yield Message("way_out_other_device"), replace(request, devices=None)
-    if options.batch_size > 1:
-        yield Message("way_out_batch", {"batch_size": 1}), _with(request, batch_size=1)
-    for tokens in _shorter(options.max_tokens):
-        yield Message("way_out_tokens", {"max_tokens": tokens}), _with(request, max_tokens=tokens)
-    for precision in _lighter(request, model):
-        lighter = {"dtype": precision.dtype, "quantization": precision.quantization}
-        yield Message("way_out_precision", {"precision": precision.value}), _with(request, **lighter)
-        smallest = min(SMALLEST_TOKENS * 2, options.max_tokens)
-        if precision is Precision.INT4 and (options.batch_size > 1 or options.max_tokens > smallest):
-            params: dict[str, Param] = {"precision": precision.value, "max_tokens": smallest, "batch_size": 1}
-            yield (
-                Message("way_out_smallest", params),
-                _with(request, **lighter, max_tokens=smallest, batch_size=1),
-            )
+class _Trials:
+    """Asks the plan's own arithmetic about changed requests; see ``ways.Trials``."""
+
+    def __init__(self, refused: _Placement, sites: _Sites) -> None:
+        self._refused, self._sites, self._world = refused, sites, sites.world
+
+    @property
+    def unload(self) -> tuple[Eviction, ...]:
+        """See ``Trials``."""
+        return self._refused.unload
+
+    def rooms(self, request: SwitchRequest) -> Sequence[Fits]:
+        """See ``Trials``."""
+
+        def asking(site: _Site) -> Fits:
+            return lambda options: self._sites.holds(replace(request, options=options), site)
+
+        return [asking(site) for site in self._sites.open_to(request)]
+
+    def unloads(self, request: SwitchRequest) -> tuple[Eviction, ...] | None:
+        """See ``Trials``."""
+        if not any(self._sites.holds(request, site) for site in self._sites.open_to(request)):
+            return None
+        placed = self._sites.best(request)
+        return placed.unload if _refusal(placed, self._sites.model, self._world) is None else None
+
+    def gpus(self, request: SwitchRequest) -> tuple[str, ...]:
+        """See ``Trials``."""
+        sites = [s for s in self._sites.of(replace(request, devices=None)) if s.kinds == (DeviceKind.GPU,)]
+        readable = [site for site in sites if site.devices[0].available_bytes is not None]
+        return tuple(site.device_ids[0] for site in sorted(readable, key=self._reluctance))
+
+    def _reluctance(self, site: _Site) -> tuple[bool, bool, int]:
+        in_use = any(eviction.in_flight for eviction in site.unload)
+        return site.device_ids[0] in self._world.claims, in_use, -(_most(site.devices[0]) or 0)
+
+    def resting(self, request: SwitchRequest) -> tuple[Resting, ...]:
+        """See ``Trials``."""
+        asked = self._world.device_ids if request.devices is None else request.devices
+        return tuple(
+            _resting(instance, self._world)
+            for instance in self._world.instances
+            if instance.state in ANSWERING and instance.id not in request.unload and set(instance.devices) & set(asked)
+        )
+
+    def missing(self, request: SwitchRequest) -> Iterable[Mapping[str, int]]:
+        """See ``Trials``."""
+        for site in self._sites.of(request):
+            footprints = self._sites.footprints(request, site)
+            pairs = [(d, f, _most(d)) for d, f in zip(site.devices, footprints, strict=True)]
+            if not any(room is None for _, _, room in pairs):
+                yield {d.device_id: f.gate_bytes - (room or 0) for d, f, room in pairs}
 
 
-def _shorter(max_tokens: int) -> Iterator[int]:
-    tokens = max_tokens // 2
-    while tokens >= SMALLEST_TOKENS:
-        yield tokens
-        tokens //= 2
-
-
-def _lighter(request: SwitchRequest, model: CachedModel) -> tuple[Precision, ...]:
-    if request.mode is not Mode.TRANSFORMERS or model.quantization is not None:
-        return ()
-    choices = (Precision.FP16, Precision.INT8, Precision.INT4)
-    current = request.options.precision
-    if current in choices:
-        return choices[choices.index(current) + 1 :]
-    return choices if current is Precision.FP32 or model.dtype == "float32" else choices[1:]
-
-
-def _with(request: SwitchRequest, **changes: object) -> SwitchRequest:
-    options: LaunchOptions = replace(request.options, **changes)  # type: ignore[arg-type]
-    return replace(request, options=options)
+def _resting(instance: Instance, world: World) -> Resting:
+    used_at = max(instance.started_at, instance.last_used_at or 0)
+    return Resting(
+        instance_id=instance.id,
+        model_id=instance.model_id,
+        owner=instance.owner,
+        idle_s=max(0.0, world.now - used_at),
+        in_flight=instance.in_flight,
+        gives_bytes={d: _held(instance, d, world) + _promised(instance, d, world) for d in instance.devices},
+    )
 
 
 def footprint_parts(plan: Plan) -> Mapping[str, Mapping[PartName, int]]:

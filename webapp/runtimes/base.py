@@ -184,6 +184,9 @@ class Runtime(Protocol):
 
     mode: Mode
 
+    def engine(self) -> str:
+        """Name and version of what would run a model now; measurements are kept by it. Never waits."""
+
     def unavailable(self) -> Message | None:
         """Why the mode cannot be chosen now, or ``None``. Never waits."""
 

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections import deque
 
+from webapp.domain.instance import MemoryReport
 from webapp.errors import EngineUnavailable
 from webapp.message import Message
 from webapp.runtimes.engine import ContainerGone, Engine, Inspected, LogStream, moment
@@ -73,6 +74,12 @@ class FollowedLog:
         """The stage in words."""
         with self._lock:
             return self._reader.message
+
+    @property
+    def memory(self) -> MemoryReport | None:
+        """The memory in vLLM's own words; ``None`` where it said nothing of it."""
+        with self._lock:
+            return self._reader.memory
 
     @property
     def progress(self) -> float | None:

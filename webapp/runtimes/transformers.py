@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 from webapp.domain.instance import InstanceState, MemoryReport
@@ -85,6 +87,7 @@ _STATES = {
     WorkerState.READY: ProbeState.READY,
     WorkerState.STOPPING: ProbeState.STARTING,  # whatever it was, it is not ready
 }
+_LIBRARIES = ("transformers", "torch", "bitsandbytes")
 _OUT_OF_MEMORY_TEXTS = ("memory allocation of", "out of memory", "memoryerror", "can't allocate memory")
 
 
@@ -111,6 +114,10 @@ class TransformersRuntime:
         self._command_looked_at = float("-inf")
         self._command_problem: Message | None = None
         self._spares = Spares(settings.prewarm, self._spawn_spare, self._is_usable_spare, self._end_spare)
+
+    def engine(self) -> str:
+        """See ``Runtime``. The worker has the libraries that are installed here."""
+        return _engine()
 
     def unavailable(self) -> Message | None:
         """See ``Runtime``."""
@@ -568,6 +575,19 @@ class TransformersRuntime:
         if started is not None and started.loading:
             self._note(name, replace(started, loading=False))
             self._spares.refill()
+
+
+@cache
+def _engine() -> str:
+    """The libraries that the memory depends on, with their versions, without importing them."""
+    return " ".join(f"{name} {version}" for name in _LIBRARIES if (version := _version(name)) is not None)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 class _Detached(subprocess.Popen[bytes]):

@@ -131,6 +131,10 @@ class VllmRuntime:
         self._has_looked = False
         """Whether ``discover`` has told once what an earlier Warden left: until then a container that runs is nobody's leftover."""
 
+    def engine(self) -> str:
+        """See ``Runtime``. The image's name: which version is in it is known only once it runs."""
+        return self._settings.vllm_image
+
     def unavailable(self) -> Message | None:
         """See ``Runtime``."""
         return self._watch.view.problem
@@ -312,6 +316,7 @@ class VllmRuntime:
             activity=(own.log.count,),
             in_flight=own.in_flight,
             last_used_at=own.last_used_at,
+            memory=own.log.memory,
             has_chat_template=_has_chat_template(self._settings.hf_cache, own.record),
             pid=None if own.process is None else own.process.pid,
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from webapp.domain.instance import MemoryReport
 from webapp.domain.units import GIB
 from webapp.errors import (
     ArchitectureUnsupported,
@@ -79,7 +80,17 @@ _FIGURES: tuple[tuple[str, re.Pattern[str], Callable[[str], float | int]], ...] 
         lambda t: round(float(t) * GIB),
     ),
     ("kv_cache_tokens", re.compile(r"KV cache size: ([\d,]+) tokens"), lambda t: int(t.replace(",", ""))),
+    (
+        "consumed_bytes",
+        re.compile(r"Actual usage is (\d+(?:\.\d+)?) GiB for consumed memory"),
+        lambda t: round(float(t) * GIB),
+    ),
     ("activation_bytes", re.compile(r"(\d+(?:\.\d+)?) GiB for peak activation"), lambda t: round(float(t) * GIB)),
+    (
+        "graphs_reserved_bytes",
+        re.compile(r"Estimated CUDA graph memory: (\d+(?:\.\d+)?) GiB total"),
+        lambda t: round(float(t) * GIB),
+    ),
     ("concurrency", re.compile(r"Maximum concurrency for [\d,]+ tokens per request: (\d+(?:\.\d+)?)x"), float),
     (
         "graphs_bytes",
@@ -88,6 +99,7 @@ _FIGURES: tuple[tuple[str, re.Pattern[str], Callable[[str], float | int]], ...] 
     ),
     ("init_seconds", re.compile(r"init engine \(.*\) took (\d+(?:\.\d+)?) s"), float),
 )
+_REPORTED = ("weights_bytes", "consumed_bytes", "activation_bytes", "graphs_reserved_bytes", "graphs_bytes")
 _OWN_QUESTION = re.compile(r'"GET /(?:metrics|health|v1/models) HTTP/1\.[01]" 200')
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -116,6 +128,12 @@ class LogReader:
         return self._figures
 
     @property
+    def memory(self) -> MemoryReport | None:
+        """What of that is memory for an instance's report; ``None`` where there is none."""
+        told = {name: int(self._figures[name]) for name in _REPORTED if name in self._figures}
+        return MemoryReport(**told) if told else None
+
+    @property
     def message(self) -> Message:
         """The stage with its figures: ``vllm_weights``, ``vllm_kv_cache``…"""
         params: dict[str, Param] = {}
@@ -136,9 +154,13 @@ class LogReader:
         for name, pattern, parse in _FIGURES:
             if match := pattern.search(line):
                 try:
-                    self._figures[name] = parse(match[1])
+                    self._figures[name] = self._largest(name, parse(match[1]))
                 except (ValueError, OverflowError):
                     continue
+
+    def _largest(self, name: str, figure: float) -> float | int:
+        """Of what each of several GPUs tells of its own memory the largest counts; of everything else the last word."""
+        return max(figure, self._figures.get(name, 0)) if name in _REPORTED else figure
 
 
 def stage_of(tail: bytes) -> Stage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Float, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision in ``migrations/versions``; a test compares. Kept here so that a start need not import Alembic to ask."""
 
 metadata = MetaData()
@@ -46,3 +46,13 @@ timeline = Table(
 )
 """One row a device and point, of single readings and of buckets (``step_s``). The key is the order of the rows on the disk, so that a
 device's span is read in one piece."""
+
+measurements = Table(
+    "measurements",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("taken_at", Float(53), primary_key=True),
+    Column("document", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""One row a launch that was measured. ``kind`` is the document of what it has in common with others (``LaunchKind``)."""

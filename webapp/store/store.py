@@ -1,4 +1,4 @@
-"""The store: operations and the timeline kept in SQLite, or in PostgreSQL by URL. Only this package imports SQLAlchemy."""
+"""The store: operations, the timeline and measurements kept in SQLite, or in PostgreSQL by URL. Only this package imports SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DatabaseError, NoSuchModuleError, SQLAlchemyError
 
+from webapp.domain.learned import Measurement
 from webapp.domain.operation import (
     ANY_OPERATION,
     Operation,
@@ -43,8 +44,8 @@ from webapp.errors import ConfigurationError, StoreUnavailable
 from webapp.store.documents import DocumentError, dump, load
 from webapp.store.migrate import NewerDatabase, migrate
 from webapp.store.points import dump_point, load_point
+from webapp.store.schema import measurements, timeline
 from webapp.store.schema import operations as table
-from webapp.store.schema import timeline
 
 log = logging.getLogger(__name__)
 
@@ -205,6 +206,26 @@ class Store:
             rows = connection.execute(select(table).where(table.c.id.in_(ids))).all()
         return tuple(event for row in rows if (event := _event(row)) is not None)
 
+    def save_measurement(self, measurement: Measurement, keep: int) -> None:
+        """Keep a measurement, and of its kind of launch only the newest ``keep``. Raises StoreUnavailable."""
+        kind, same = dump(measurement.kind), measurements.c.kind == dump(measurement.kind)
+        moments = select(measurements.c.taken_at).where(same).order_by(measurements.c.taken_at.desc())
+        row = {"kind": kind, "taken_at": measurement.taken_at, "document": dump(measurement)}
+        with self._begin() as connection:
+            connection.execute(delete(measurements).where(same, measurements.c.taken_at == measurement.taken_at))
+            connection.execute(insert(measurements).values(row))
+            connection.execute(delete(measurements).where(same, measurements.c.taken_at.not_in(moments.limit(keep))))
+
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Return all kept measurements, oldest first.
+
+        A document that cannot be read is left out and logged. Raises StoreUnavailable.
+        """
+        query = select(measurements.c.document).order_by(measurements.c.taken_at)
+        with self._begin() as connection:
+            documents = connection.execute(query).scalars().all()
+        return tuple(_readable_measurements(documents))
+
     def _select(self, query: Select[Any]) -> tuple[Operation, ...]:
         with self._begin() as connection:
             rows = connection.execute(query).all()
@@ -262,6 +283,14 @@ def _readable_points(rows: Iterable[Row[Any]]) -> Iterator[Point]:
             yield load_point(row.taken_at, row.document)
         except DocumentError as exc:
             log.warning("a point of the timeline cannot be read and is left out: %s", exc)
+
+
+def _readable_measurements(documents: Iterable[str]) -> Iterator[Measurement]:
+    for document in documents:
+        try:
+            yield load(Measurement, document)
+        except DocumentError as exc:
+            log.warning("a measurement cannot be read and is left out: %s", exc)
 
 
 def _event(row: Row[Any]) -> Event | None:

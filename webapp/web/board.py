@@ -12,8 +12,9 @@ from typing import Final, cast
 from flask import Flask, Response, current_app, request
 
 from webapp.control.contract import Snapshot
+from webapp.web.actor import current_actor
 from webapp.web.drawn import Drawn, Kept, draw
-from webapp.web.forms import AUTO, LaunchForm
+from webapp.web.forms import LaunchForm
 from webapp.web.ports import services
 from webapp.web.presenters.form import FormView, ModelChoices, form_view
 from webapp.web.presenters.live import TOKEN_BYTES, LiveView, live_view
@@ -59,7 +60,7 @@ class Board:
         self._model_bodies: Kept[str, Drawn] = Kept(FORMS_KEPT)
         self._live: Kept[tuple[str, str, int], Shown] = Kept(LIVE_KEPT)
         self._live_bodies: Kept[tuple[str, str, int], Drawn] = Kept(LIVE_KEPT)
-        self._forms: Kept[tuple[str, str, int, LaunchForm], ShownForm] = Kept(FORMS_KEPT)
+        self._forms: Kept[tuple[str, str, int, str, LaunchForm], ShownForm] = Kept(FORMS_KEPT)
         self._form_bodies: Kept[str, Drawn] = Kept(FORMS_KEPT)
 
     def live(self) -> Shown:
@@ -82,10 +83,11 @@ class Board:
 
     def form(self, form: LaunchForm, shown: Shown) -> ShownForm:
         """Return what the form with these values shows now."""
-        return self._forms.of((*shown.moment, form), lambda: self._show_form(form, shown.snapshot))
+        actor = current_actor()
+        return self._forms.of((*shown.moment, actor, form), lambda: self._show_form(form, shown.snapshot, actor))
 
-    def _show_form(self, form: LaunchForm, snapshot: Snapshot) -> ShownForm:
-        view = form_view(form, snapshot, services().controller, self._choices)
+    def _show_form(self, form: LaunchForm, snapshot: Snapshot, actor: str) -> ShownForm:
+        view = form_view(form, snapshot, services().controller, self._choices, actor)
         return ShownForm(view, blake2b(f"{language()}{view!r}".encode(), digest_size=TOKEN_BYTES).hexdigest())
 
     def form_body(self, form: ShownForm) -> Drawn:
@@ -99,7 +101,7 @@ class Board:
         return self._models.of((*shown.moment, form, search), lambda: self._list(form, search, shown))
 
     def _list(self, form: LaunchForm, search: ModelSearch, shown: Shown) -> ModelList:
-        rooms = services().controller.rooms(None if form.device == AUTO else form.device)
+        rooms = services().controller.rooms(form.first_device)
         return self._lists.of(shown.snapshot, form, search, rooms, shown.moment[0])
 
     def models_body(self, models: ModelList) -> Drawn:

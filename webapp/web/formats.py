@@ -136,13 +136,22 @@ def _with_unit(shown: str, unit: str) -> str:
     return f"{shown}\u00a0{unit}"
 
 
+def rough_duration(seconds: float) -> str:
+    """Return a length of time in its largest unit, from minutes on: ``20 мин``. What stands for a minute is not drawn every second."""
+    return _in_largest_unit(max(0, int(seconds))) or _("меньше минуты")
+
+
 def short_age(seconds: float) -> str:
     """Return how long ago something was, in its largest unit: ``5 мин назад``."""
     left = max(0, int(seconds))
+    return _("%(time)s назад", time=_in_largest_unit(left) or _with_unit(str(left), _("с")))
+
+
+def _in_largest_unit(seconds: int) -> str | None:
     for unit_s, unit in ((DAY_S, _("д")), (HOUR_S, _("ч")), (MINUTE_S, _("мин"))):
-        if left >= unit_s:
-            return _("%(time)s назад", time=_with_unit(str(left // unit_s), unit))
-    return _("%(time)s назад", time=_with_unit(str(left), _("с")))
+        if seconds >= unit_s:
+            return _with_unit(str(seconds // unit_s), unit)
+    return None
 
 
 def moment(epoch_s: float, now_s: float) -> str:

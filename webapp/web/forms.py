@@ -15,6 +15,8 @@ from webapp.errors import InvalidRequest
 
 AUTO: Final = "auto"
 """The device choice "choose for me"."""
+JOINT: Final = ","
+"""Between several values of one field: devices, models to unload."""
 ON: Final = "1"
 DEFAULT_TOKENS: Final = 2048
 
@@ -29,15 +31,19 @@ class LaunchForm:
     max_tokens: str = str(DEFAULT_TOKENS)
     batch_size: str = "1"
     device: str = AUTO
+    """``AUTO``, a device, or several."""
     keep_others: bool = False
     restore_on_failure: bool = True
     interrupt_busy: bool = False
+    unload: str = ""
+    """Models that go although the others stay, by id."""
 
     @classmethod
     def read(cls, values: Mapping[str, str], snapshot: Snapshot) -> LaunchForm:
         """Return the form as sent, or as first shown where a field was not sent.
 
-        A checkbox that is off is not sent at all: whether the form was sent is told by its other fields.
+        A checkbox that is off is not sent at all: whether the form was sent is told by its other fields. A model to unload that has gone
+        meanwhile is asked for no more.
         """
         sent = "mode" in values
         model = (values.get("model") if snapshot.models else "") or _first_choice(snapshot)
@@ -51,23 +57,24 @@ class LaunchForm:
             keep_others=values.get("keep_others") == ON,
             restore_on_failure=values.get("restore_on_failure") == ON if sent else True,
             interrupt_busy=values.get("interrupt_busy") == ON,
+            unload=JOINT.join(_still_loaded(values.get("unload", ""), snapshot)),
         )
 
     @classmethod
-    def of(cls, request: SwitchRequest, device: str | None = None) -> LaunchForm:
-        """Return the form that says ``request``; several devices are beyond the form and become the first."""
+    def of(cls, request: SwitchRequest) -> LaunchForm:
+        """Return the form that says ``request``."""
         options = request.options
-        chosen = device or (AUTO if request.devices is None else request.devices[0])
         return cls(
             mode=request.mode.value,
             model=request.model_id,
             precision=options.precision.value,
             max_tokens=str(options.max_tokens),
             batch_size=str(options.batch_size),
-            device=chosen,
+            device=AUTO if request.devices is None else JOINT.join(request.devices),
             keep_others=request.keep_others,
             restore_on_failure=request.restore_on_failure,
             interrupt_busy=request.interrupt_busy,
+            unload=JOINT.join(request.unload),
         )
 
     def to_request(self) -> SwitchRequest:
@@ -86,17 +93,37 @@ class LaunchForm:
                 max_tokens=_whole("max_tokens", self.max_tokens, MAX_TOKENS_LIMIT),
                 batch_size=_whole("batch_size", self.batch_size, BATCH_SIZE_LIMIT),
             ),
-            devices=None if self.device == AUTO else (self.device,),
+            devices=self.devices,
             keep_others=self.keep_others,
             restore_on_failure=self.restore_on_failure,
             interrupt_busy=self.interrupt_busy,
+            unload=_parts(self.unload) if self.keep_others else (),
         )
+
+    @property
+    def devices(self) -> tuple[str, ...] | None:
+        """The chosen devices, ``None`` for "choose for me"."""
+        return None if self.device == AUTO else tuple(self.device.split(JOINT))
+
+    @property
+    def first_device(self) -> str | None:
+        """The device that stands for all that are chosen, where one figure is wanted."""
+        return None if self.devices is None else self.devices[0]
 
     @property
     def query(self) -> str:
         """The form as a query, so that a link fills it."""
         values = ((f.name, getattr(self, f.name)) for f in fields(self))
         return urlencode({name: ON if value is True else value for name, value in values if value is not False})
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part for part in text.split(JOINT) if part))
+
+
+def _still_loaded(text: str, snapshot: Snapshot) -> list[str]:
+    loaded = {instance.id for instance in snapshot.instances}
+    return [part for part in _parts(text) if part in loaded]
 
 
 def _choice(field: str, value: str, allowed: list[str]) -> str:

@@ -412,14 +412,47 @@ PLANS: Final[Mapping[str, Sentence]] = {
         )
     ),
     "plan_estimate_rough": _one(N_("%(device)s: оценка грубая, файлы модели говорят не обо всём.")),
+    "plan_measured": _many(
+        *NN_(
+            "%(device)s: измерено здесь %(count)s раз, ±%(spread_percent)s\u00a0%%.",
+            "%(device)s: измерено здесь %(count)s раза, ±%(spread_percent)s\u00a0%%.",
+        )
+    ),
+    "plan_measured_once": _one(N_("%(device)s: измерено здесь 1 раз.")),
+    "plan_measured_otherwise": _many(
+        *NN_(
+            "%(device)s: уточнено по %(count)s загрузке с другим контекстом или батчем, ±%(spread_percent)s\u00a0%%.",
+            "%(device)s: уточнено по %(count)s загрузкам с другим контекстом или батчем, ±%(spread_percent)s\u00a0%%.",
+        )
+    ),
+    "plan_measured_otherwise_once": _one(N_("%(device)s: уточнено по 1 загрузке с другим контекстом или батчем.")),
     "plan_device_claimed": _one(N_("%(device)s: сейчас идёт операция, применить можно будет после неё.")),
     "plan_promised": _one(N_("%(device)s: ещё %(promised_bytes)s обещаны моделям, которые загружаются.")),
     "plan_stuck_holds": _one(N_("Модель %(model)s не завершается и держит %(held_bytes)s: эта память не вернётся.")),
     "context_capped": _one(N_("Модель рассчитана на %(max_tokens)s токенов, поэтому вместо %(asked)s будет столько.")),
     "way_out_unload_others": _one(N_("Выгрузить остальные")),
     "way_out_other_device": _one(N_("Другое устройство")),
+    "way_out_devices": _one(N_("Разделить между %(devices)s")),
+    "way_out_mode": _one(N_("Режим %(mode)s")),
     "way_out_batch": _one(N_("Батч %(batch_size)s")),
     "way_out_tokens": _many(*NN_("%(max_tokens)s токен", "%(max_tokens)s токенов"), "max_tokens"),
+    "way_out_tokens_batch": _many(
+        *NN_("%(max_tokens)s токен, батч %(batch_size)s", "%(max_tokens)s токенов, батч %(batch_size)s"), "max_tokens"
+    ),
+    "way_out_unload": _one(N_("Выгрузить %(model)s (%(owner)s, простаивает %(idle_s)s)")),
+    "way_out_unload_busy": _many(
+        *NN_(
+            "Выгрузить %(model)s (%(owner)s, прервав %(in_flight)s ответ)",
+            "Выгрузить %(model)s (%(owner)s, прервав %(in_flight)s ответов)",
+        ),
+        "in_flight",
+    ),
+    "way_out_unload_two": _one(
+        N_(
+            "Выгрузить %(model)s (%(owner)s, простаивает %(idle_s)s) и %(other_model)s (%(other_owner)s, простаивает "
+            "%(other_idle_s)s)"
+        )
+    ),
     "way_out_precision": _one(N_("Точность %(precision)s")),
     "way_out_smallest": _one(N_("%(precision)s, токенов %(max_tokens)s, батч %(batch_size)s")),
     "advice_free": _one(N_("доступно %(free_bytes)s")),
@@ -449,6 +482,7 @@ STEPS: Final[Mapping[str, Sentence]] = {
     "launched": _one(N_("веса загружены")),
     "ready_after": _one(N_("отвечает")),
     "measured": _one(N_("занято %(measured_bytes)s")),
+    "measured_as_expected": _one(N_("занято %(measured_bytes)s, на старте ожидалось %(expected_bytes)s")),
     "measured_unknown": _one(N_("измерить не удалось, ожидалось %(predicted_bytes)s")),
     "cleaned": _many(*NN_("%(count)s запись", "записей: %(count)s")),
     "cleaned_free": _one(N_("доступно %(free_bytes)s")),
@@ -703,6 +737,7 @@ FULLER: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "device_unreadable": ("device_unreadable_named", ("device",)),
     "kv_cache_too_small": ("kv_cache_too_small_fits", ("fits_tokens",)),
     "context_too_long": ("context_too_long_limit", ("limit_tokens",)),
+    "measured": ("measured_as_expected", ("measured_bytes", "expected_bytes")),
     "vllm_weights": ("vllm_weights_percent", ("percent",)),
     "vllm_kv_cache": ("vllm_kv_cache_sized", ("tokens", "kv_cache_bytes")),
     "vllm_graphs": ("vllm_graphs_percent", ("percent",)),
@@ -858,6 +893,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "batch_size": N_("Батч"),
     "device": N_("Где"),
     "devices": N_("Где"),
+    "unload": N_("Выгрузить"),
     "prompt": N_("Вопрос"),
     "kind": N_("Вид"),
     "actor": N_("Кто"),
@@ -965,6 +1001,8 @@ def shown_param(name: str, value: Param) -> str:
 def _shown_number(name: str, value: float) -> str:
     if name.endswith("_bytes"):
         return formats.size(value)
+    if name.endswith("idle_s"):
+        return formats.rough_duration(value)
     if name == "seconds" or name.endswith("_s"):
         return formats.duration(value)
     if name == "since":

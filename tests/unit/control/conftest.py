@@ -22,6 +22,7 @@ from tests.unit.control.fakes import (
 from webapp.control.board import Board
 from webapp.control.controller import Controller
 from webapp.control.journal import Journal
+from webapp.control.learning import Learning
 from webapp.control.lock import StateLock
 from webapp.control.parts import Parts
 from webapp.domain.modes import LaunchOptions, Mode
@@ -56,6 +57,7 @@ class Bench:
             catalog=self.catalog,
             runtimes={Mode.TRANSFORMERS: self.runtime, Mode.VLLM: self.vllm},
             containers=self.host,
+            learning=Learning(self.store),
             demo=FakeDemo(self.catalog),
             clock=time.time,
             monotonic=lambda: time.monotonic() + self.ahead_s,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from webapp.catalog.scan import CatalogView
 from webapp.domain.instance import Instance, InstanceState, MemoryReport
+from webapp.domain.learned import Measurement
 from webapp.domain.memory import DeviceKind, HistoryPoint, Holder, HolderKind, Reading, Sample
 from webapp.domain.model import CachedModel, ModelShape, WeightFacts
 from webapp.domain.modes import Mode
@@ -232,6 +233,10 @@ class FakeRuntime:
     """Why the mode cannot be chosen."""
     message: Message | None = None
     """What a start that is not ready says of itself."""
+    used_at: float | None = None
+    """When its models answered somebody, from the moment on at which they are ready."""
+    told: MemoryReport | None = None
+    """What they say of their memory, instead of what they take."""
     most_tokens: int | None = None
     """A longer context than this runs out of memory while it loads."""
     raises: dict[str, Exception] = field(default_factory=dict)
@@ -262,6 +267,9 @@ class FakeRuntime:
     _loading: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _moves: Iterator[int] = field(default_factory=itertools.count)
+
+    def engine(self) -> str:
+        return f"fake {self.mode} 1"
 
     def unavailable(self) -> Message | None:
         return self.problem
@@ -309,8 +317,8 @@ class FakeRuntime:
             return Probe(ProbeState.LOADING, activity=(1,), progress=0.5, message=self.message)
         with self._lock:
             self._loading -= {d.id for d in spec.devices}
-        memory = MemoryReport(base_bytes=0, allocated_bytes=self.takes_bytes, reserved_bytes=self.takes_bytes)
-        return Probe(ProbeState.READY, memory=memory, has_chat_template=True, pid=4242)
+        memory = self.told or MemoryReport(0, allocated_bytes=self.takes_bytes, reserved_bytes=self.takes_bytes)
+        return Probe(ProbeState.READY, memory=memory, has_chat_template=True, pid=4242, last_used_at=self.used_at)
 
     def _named(self, spec: LaunchSpec, fault: str | None) -> WardenError | None:
         if spec.model_id in self.disturbed_once:
@@ -438,6 +446,17 @@ class FakeStore:
         """Where a write waits."""
         self.raises: Exception | None = None
         """What every call raises."""
+        self.measured: list[Measurement] = []
+
+    def save_measurement(self, measurement: Measurement, keep: int) -> None:
+        if self.gate is not None:
+            self.gate.pass_through()
+        self._fail()
+        self.measured.append(measurement)
+
+    def measurements(self) -> tuple[Measurement, ...]:
+        self._fail()
+        return tuple(self.measured)
 
     def save_operation(self, operation: Operation) -> None:
         if self.gate is not None:

@@ -74,6 +74,26 @@ def test_keep_others_loads_beside(bench: Bench) -> None:
     assert bench.loaded == ["lab/one", "lab/two"]
 
 
+def test_a_named_model_goes_and_the_others_stay(bench: Bench) -> None:
+    bench.load("lab/one")
+    bench.load("lab/two", keep_others=True)
+    one = next(i.id for i in bench.controller.snapshot().instances if i.model_id == "lab/one")
+    operation = bench.load("lab/three", keep_others=True, unload=(one,))
+    assert operation.state is OperationState.SUCCEEDED
+    assert bench.loaded == ["lab/three", "lab/two"]
+    assert operation.evicted == ("lab/one",)
+
+
+def test_a_named_model_comes_back_when_the_new_one_fails(bench: Bench) -> None:
+    bench.load("lab/one")
+    bench.load("lab/two", keep_others=True)
+    one = next(i.id for i in bench.controller.snapshot().instances if i.model_id == "lab/one")
+    bench.runtime.fails["lab/three"] = "dies"
+    operation = bench.load("lab/three", keep_others=True, unload=(one,))
+    assert operation.state is OperationState.FAILED
+    assert bench.loaded == ["lab/one", "lab/two"]
+
+
 def test_fifty_simultaneous_switches_are_one_operation(bench: Bench) -> None:
     bench.runtime.gate = threading.Event()
     start = threading.Barrier(50)

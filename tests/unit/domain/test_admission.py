@@ -58,4 +58,4 @@ def test_unloading_gives_back_within_the_limit_too() -> None:
     assert plan.verdict is not Verdict.REFUSED
     beside = plan_switch(SwitchRequest(Mode.TRANSFORMERS, cached.id, LaunchOptions(), keep_others=True), world)
     assert beside.verdict is Verdict.REFUSED
-    assert "way_out_unload_others" in [way.message.code for way in beside.ways_out]
+    assert "way_out_unload" in [way.message.code for way in beside.ways_out]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from webapp.domain.instance import MemoryReport
 from webapp.domain.units import GIB, gib
 from webapp.errors import (
     ArchitectureUnsupported,
@@ -55,6 +56,22 @@ def test_the_share_of_the_weights_is_told_while_they_load() -> None:
     assert (reader.message.code, reader.message.params) == ("vllm_weights", {"percent": None})
     reader.feed("Loading safetensors checkpoint shards:  25% Completed | 1/4 [00:01<00:03,  1.00it/s]")
     assert (reader.progress, reader.message.params) == (0.25, {"percent": 25})
+
+
+def test_what_a_gpu_start_took_is_reported_of_the_fullest_gpu() -> None:
+    reader = LogReader()
+    assert reader.memory is None
+    for rank, weights in enumerate((3.77, 3.75)):
+        reader.feed(
+            f"(Worker_TP{rank} pid=9) INFO 11-24 13:52:33 [gpu_model_runner.py:5150] Model loading took {weights} GiB memory and 3 seconds"
+        )
+    assert reader.memory == MemoryReport(weights_bytes=gib(3.77))
+    reader.feed(
+        "INFO 11-24 13:52:41 [gpu_worker.py:1029] Free memory on device (78.6/79.1 GiB) on startup. Desired GPU memory utilization is "
+        "(0.9, 71.2 GiB). Actual usage is 15.31 GiB for consumed memory (weights + non-torch), 1.89 GiB for peak activation, and 0.91 GiB "
+        "for CUDAGraph memory. Replace gpu_memory_utilization config with `--kv-cache-memory=1`."
+    )
+    assert reader.memory == MemoryReport(weights_bytes=gib(3.77), consumed_bytes=gib(15.31), activation_bytes=gib(1.89))
 
 
 def test_a_gpu_start_tells_memory_and_graphs() -> None:

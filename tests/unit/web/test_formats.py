@@ -61,6 +61,13 @@ def test_an_age_is_in_its_largest_unit(english: None, seconds: float, en: str) -
     assert formats.short_age(seconds).replace(SPACE, " ") == en
 
 
+@pytest.mark.parametrize(
+    ("seconds", "en"), [(59.9, "less than a minute"), (60, "1 min"), (1259, "20 min"), (7300, "2 h"), (90000, "1 d")]
+)
+def test_a_rough_length_of_time_changes_once_a_minute_at_most(english: None, seconds: float, en: str) -> None:
+    assert formats.rough_duration(seconds).replace(SPACE, " ") == en
+
+
 def test_large_numbers_are_grouped_and_four_digits_are_not(speak: Callable[[str], None]) -> None:
     speak("en")
     assert (formats.number(2048), formats.number(40960)) == ("2048", "40,960")

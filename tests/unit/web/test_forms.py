@@ -20,7 +20,8 @@ SNAPSHOT = FakeController().snapshot()
 
 @given(
     st.sampled_from(Mode), st.sampled_from(Precision), st.integers(1, MAX_TOKENS_LIMIT), st.integers(1, BATCH_SIZE_LIMIT),
-    st.sampled_from([None, ("gpu-0",)]), st.booleans(), st.booleans(), st.booleans(),
+    st.sampled_from([None, ("gpu-0",), ("gpu-0", "gpu-1")]), st.booleans(), st.booleans(), st.booleans(),
+    st.sampled_from([(), ("i1",), ("i2", "i1")]),
 )  # fmt: skip
 def test_a_request_survives_the_way_through_a_link(
     mode: Mode,
@@ -31,13 +32,27 @@ def test_a_request_survives_the_way_through_a_link(
     keep: bool,
     restore: bool,
     interrupt: bool,
+    unload: tuple[str, ...],
 ) -> None:
+    there = FakeController(instances=(instance("i1"), instance("i2"))).snapshot()
     options = LaunchOptions(precision.dtype, precision.quantization, max_tokens, batch_size)
     request = SwitchRequest(mode, "Qwen/Qwen3-1.7B", options, devices, keep, restore, interrupt)
+    request = replace(request, unload=unload if keep else ())
 
     link = dict(parse_qsl(LaunchForm.of(request).query))
 
-    assert LaunchForm.read(link, SNAPSHOT).to_request() == request
+    assert LaunchForm.read(link, there).to_request() == request
+
+
+def test_a_model_to_unload_that_has_gone_is_asked_for_no_more() -> None:
+    there = FakeController(instances=(instance("i1"),)).snapshot()
+    sent = {"mode": "transformers", "model": "m", "keep_others": "1", "unload": "gone,i1,i1,"}
+
+    assert LaunchForm.read(sent, there).to_request().unload == ("i1",)
+
+
+def test_a_model_is_unloaded_by_name_only_while_the_others_stay() -> None:
+    assert LaunchForm(model="m", unload="i1", keep_others=False).to_request().unload == ()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from webapp.domain.footprint.estimate import (
     VLLM_SHARED_CONTEXT_BYTES,
     estimate,
 )
-from webapp.domain.footprint.parts import Confidence, Footprint, Note, Part, PartName, Source, lowest
+from webapp.domain.footprint.parts import Confidence, Footprint, Note, Part, PartName, Seen, Source, lowest
 from webapp.domain.footprint.shares import UTILIZATION_SCALE, budget_bytes, in_whole_shares, share_of
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Note",
     "Part",
     "PartName",
+    "Seen",
     "Source",
     "budget_bytes",
     "default_limits",

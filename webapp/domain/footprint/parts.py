@@ -40,6 +40,8 @@ class Source(StrEnum):
     """The upper end of what is published for such a device."""
     MEASURED = "measured"
     """Measured on machines of ours."""
+    LEARNED = "learned"
+    """Measured here, when this very model was loaded before."""
     GUESS = "guess"
     """Nothing states it; a model of this weight usually takes as much."""
     NOTHING = "nothing"
@@ -112,6 +114,17 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """How often a launch like this was measured here, and how far the figures lie apart."""
+
+    count: int
+    spread_percent: float
+    """Half of the distance between the largest and the smallest, of their mean."""
+    same_options: bool = True
+    """False where the context length or the batch size was another one each time."""
+
+
+@dataclass(frozen=True)
 class Footprint:
     """A launch's memory on one device; the parts live at the same time, at the moment when most is needed."""
 
@@ -120,6 +133,8 @@ class Footprint:
     load_peak_bytes: int = 0
     """The most that is held while the model loads, the context included; 0 is not known."""
     notes: tuple[Note, ...] = ()
+    seen: Seen | None = None
+    """What was measured here and has corrected the parts that say ``LEARNED``."""
 
     @property
     def total_bytes(self) -> int:

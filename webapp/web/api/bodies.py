@@ -16,6 +16,7 @@ from webapp.web.asking import LONGEST_PROMPT
 
 DEFAULTS = LaunchOptions()
 NAME_LIMIT = 200
+UNLOAD_LIMIT = 100
 SHOWN_LIMIT = 100
 
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_LIMIT)]
@@ -41,7 +42,7 @@ class OptionsBody(_Body):
 
 
 class SwitchBody(_Body):
-    """Body of ``plan`` and ``switch``. ``devices`` left out or ``null`` is "choose for me"."""
+    """Body of ``plan`` and ``switch``. ``devices`` left out or ``null`` is "choose for me"; ``unload`` names instances."""
 
     mode: Mode
     model: Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
@@ -50,6 +51,7 @@ class SwitchBody(_Body):
     keep_others: bool = False
     restore_on_failure: bool = True
     interrupt_busy: bool = False
+    unload: Annotated[tuple[Annotated[str, Field(max_length=NAME_LIMIT)], ...], Field(max_length=UNLOAD_LIMIT)] = ()
 
     def to_request(self) -> SwitchRequest:
         """Return what the body asks for."""
@@ -62,6 +64,7 @@ class SwitchBody(_Body):
             keep_others=self.keep_others,
             restore_on_failure=self.restore_on_failure,
             interrupt_busy=self.interrupt_busy,
+            unload=self.unload,
         )
 
 

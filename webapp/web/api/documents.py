@@ -199,6 +199,7 @@ def plan_document(plan: Plan) -> Document:
         "free_before_bytes": {d.device_id: d.free_before_bytes for d in plan.devices},
         "free_after_bytes": {d.device_id: d.free_after_bytes for d in plan.devices},
         "reserve_bytes": {d.device_id: d.reserve_bytes for d in plan.devices},
+        "measured": _seen_document(plan),
         "reasons": [message_document(reason) for reason in plan.reasons],
         "ways_out": [
             {"message": message_document(way.message), "request": request_document(way.request)}
@@ -206,6 +207,14 @@ def plan_document(plan: Plan) -> Document:
         ],
         "refusal": message_document(plan.refusal),
     }
+
+
+def _seen_document(plan: Plan) -> Document | None:
+    """What was measured here of such launches; one launch has the same on each of its devices."""
+    seen = next((d.footprint.seen for d in plan.devices if d.footprint.seen is not None), None)
+    if seen is None:
+        return None
+    return {"count": seen.count, "spread_percent": seen.spread_percent, "same_options": seen.same_options}
 
 
 def _eviction_document(eviction: Eviction) -> Document:
@@ -229,6 +238,7 @@ def request_document(request: SwitchRequest) -> Document:
         "keep_others": request.keep_others,
         "restore_on_failure": request.restore_on_failure,
         "interrupt_busy": request.interrupt_busy,
+        "unload": list(request.unload),
     }
 
 

@@ -55,7 +55,7 @@ def recommendation() -> ResponseReturnValue:
 @blueprint.post("/plan")
 def plan() -> ResponseReturnValue:
     """Return what a switch would do; nothing is done."""
-    return jsonify(plan_document(controller().plan(switch_request())))
+    return jsonify(plan_document(controller().plan(switch_request(), current_actor())))
 
 
 @blueprint.post("/switch")

@@ -11,7 +11,7 @@ from webapp.domain.recommend import Advice, Mark
 from webapp.errors import NotFound
 from webapp.web import formats, words
 from webapp.web.drawn import Kept
-from webapp.web.forms import AUTO, LaunchForm
+from webapp.web.forms import AUTO, JOINT, LaunchForm
 from webapp.web.i18n import LANGUAGES
 from webapp.web.presenters.common import Reason, quantizing_note, reason_of, tokens
 from webapp.web.presenters.plan import PlanView, plan_view
@@ -92,9 +92,12 @@ def _model_choices(models: tuple[CachedModel, ...]) -> tuple[Choice, ...]:
     )
 
 
-def form_view(form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, choices: ModelChoices) -> FormView:
-    """Return the whole form for its present values."""
+def form_view(
+    form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, choices: ModelChoices, actor: str
+) -> FormView:
+    """Return the whole form for its present values, as ``actor`` sees it."""
     in_container = form.mode == Mode.VLLM
+    plan = plan_view(form, snapshot, controller, actor)
     return FormView(
         values=form,
         modes=_modes(form, snapshot),
@@ -102,10 +105,10 @@ def form_view(form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, c
         models=choices.of(snapshot.models, form.model),
         precisions=tuple(_precision(p, form, in_container=in_container) for p in Precision),
         precision_note=quantizing_note() if in_container else None,
-        devices=_devices(form, snapshot),
+        devices=_devices(form, snapshot, plan),
         tokens_limit=MAX_TOKENS_LIMIT,
         batch_limit=BATCH_SIZE_LIMIT,
-        plan=plan_view(form, snapshot, controller),
+        plan=plan,
         advice=advice_view(form, controller),
         can_apply=any(model.problem is None for model in snapshot.models),
     )
@@ -136,13 +139,20 @@ def _precision(precision: Precision, form: LaunchForm, *, in_container: bool) ->
     )
 
 
-def _devices(form: LaunchForm, snapshot: Snapshot) -> tuple[Choice, ...]:
+def _devices(form: LaunchForm, snapshot: Snapshot, plan: PlanView | None) -> tuple[Choice, ...]:
+    """Each device, and several together where that is chosen or would help."""
     readings = () if snapshot.sample is None else snapshot.sample.readings
     choices = [Choice(AUTO, _("Автоматически"), form.device == AUTO)]
     for reading in readings:
         label = words.capital(words.device_label(reading.device_id))
         free = _("доступно %(size)s", size=formats.size(reading.free_bytes))
         choices.append(Choice(reading.device_id, f"{label} · {free}", reading.device_id == form.device))
+    known = {reading.device_id for reading in readings}
+    offered = (form.device, *(() if plan is None else (way.device for way in plan.ways_out)))
+    for device in dict.fromkeys(offered):
+        parts = device.split(JOINT)
+        if len(parts) > 1 and known.issuperset(parts):
+            choices.append(Choice(device, " + ".join(map(words.device_label, parts)), device == form.device))
     if not any(choice.chosen for choice in choices):
         choices.append(Choice(form.device, form.device, chosen=True, problem=_("такого устройства нет")))
     return tuple(choices)
@@ -150,9 +160,8 @@ def _devices(form: LaunchForm, snapshot: Snapshot) -> tuple[Choice, ...]:
 
 def advice_view(form: LaunchForm, controller: ControllerApi) -> AdviceView | None:
     """Return the advice for the chosen device, or ``None`` when its free memory is unknown."""
-    device = None if form.device == AUTO else form.device
     try:
-        advice = controller.recommend(device, form.model or None)
+        advice = controller.recommend(form.first_device, form.model or None)
     except NotFound:
         return None
     return None if advice is None else _advice(advice, form)

@@ -176,7 +176,9 @@ class ModelLists:
 
     def _fits(self, models: tuple[CachedModel, ...], form: LaunchForm, rooms: Sequence[Room]) -> list[Fit]:
         request = _request(form)
-        places = tuple((room.device_id, room.kind, room.usable_bytes) for room in rooms)
+        places = tuple(
+            (room.device_id, room.kind, room.usable_bytes, room.device_name, room.lessons.version) for room in rooms
+        )
 
         def make() -> tuple[tuple[CachedModel, ...], tuple[tuple[int, ...], ...]]:
             return models, tuple(needs_of(request, model, rooms) for model in models)

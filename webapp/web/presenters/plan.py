@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from webapp.control.contract import ControllerApi, Snapshot
 from webapp.domain.footprint import PartName
@@ -10,7 +11,7 @@ from webapp.domain.modes import Mode, Quantization
 from webapp.domain.plan import DevicePlan, Eviction, Plan, Verdict
 from webapp.errors import AlreadyLoaded, InvalidRequest, ModelUnsuitable, ModeUnavailable, WardenError
 from webapp.web import charts, formats, words
-from webapp.web.forms import AUTO, LaunchForm
+from webapp.web.forms import LaunchForm
 from webapp.web.presenters.common import ended, quantizing_note, short_name, where
 from webapp.web.presenters.troubles import TroubleView, plan_trouble
 from webapp.web.translate import gettext as _
@@ -22,6 +23,10 @@ VISIBLE_PARTS = (PartName.WEIGHTS, PartName.KV_CACHE)
 WITHOUT_FIGURES = frozenset({AlreadyLoaded.code, InvalidRequest.code, ModeUnavailable.code, ModelUnsuitable.code})
 """Refusals that no amount of memory would change: figures, and models that would go, would only mislead."""
 SAID_BY_THE_FIGURES = frozenset({"plan_fits", "plan_tight"})
+SAID_OF_THE_FIGURES = frozenset(
+    {"plan_measured", "plan_measured_once", "plan_measured_otherwise", "plan_measured_otherwise_once"}
+)
+"""Where no figures are shown there is nothing to say of them."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class WayOutLink:
 
     text: str
     query: str
+    device: str
+    """What it says in the field of the devices."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +81,16 @@ class PlanView:
     """What helps beside the ways out."""
     offers_interrupt: bool
     interrupt: bool
+    keep_all: str | None = None
+    """Where single models would go although the others stay: the query that takes that back."""
 
 
-def plan_view(form: LaunchForm, snapshot: Snapshot, controller: ControllerApi) -> PlanView | None:
-    """Return the plan of the form, or ``None`` while the cache has no model to plan with."""
+def plan_view(form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, actor: str) -> PlanView | None:
+    """Return the plan of the form as ``actor`` sees it, or ``None`` while the cache has no model to plan with."""
     if not form.model:
         return None
     try:
-        plan = controller.plan(form.to_request())
+        plan = controller.plan(form.to_request(), actor)
     except WardenError as exc:
         return _impossible(words.say(exc.message))
     return _of_plan(plan, form, snapshot)
@@ -119,16 +128,19 @@ def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot) -> PlanView:
         unload=() if pointless else tuple(_eviction(eviction) for eviction in plan.unload),
         refusal=_refusal(plan, snapshot),
         notes=tuple(_notes(plan)),
-        ways_out=tuple(_ways_out(plan, form)),
-        trouble=plan_trouble(code, form),
+        ways_out=tuple(_ways_out(plan)),
+        trouble=plan_trouble(code),
         offers_interrupt=not pointless and any(eviction.in_flight for eviction in plan.unload),
         interrupt=form.interrupt_busy,
+        keep_all=replace(form, unload="").query if plan.request.unload else None,
     )
 
 
 def _notes(plan: Plan) -> list[str]:
     """The reasons that the figures do not say themselves."""
-    hidden = SAID_BY_THE_FIGURES | ({plan.refusal.code} if plan.refusal else set())
+    hidden = SAID_BY_THE_FIGURES
+    if plan.refusal is not None:
+        hidden |= {plan.refusal.code} | (SAID_OF_THE_FIGURES if plan.refusal.code in WITHOUT_FIGURES else set())
     return [words.say(reason) for reason in plan.reasons if reason.code not in hidden]
 
 
@@ -151,13 +163,10 @@ def _quantizes_in_container(plan: Plan) -> bool:
     return plan.request.mode is Mode.VLLM and plan.request.options.quantization is not Quantization.NONE
 
 
-def _ways_out(plan: Plan, form: LaunchForm) -> list[WayOutLink]:
-    """A way out keeps the person's choice of device, unless the device is what it changes."""
-    links = []
+def _ways_out(plan: Plan) -> Iterator[WayOutLink]:
     for way in plan.ways_out:
-        device = AUTO if form.device == AUTO or way.message.code == "way_out_other_device" else None
-        links.append(WayOutLink(words.say(way.message), LaunchForm.of(way.request, device).query))
-    return links
+        form = LaunchForm.of(way.request)
+        yield WayOutLink(words.say(way.message), form.query, form.device)
 
 
 def _arithmetic(device: DevicePlan) -> DeviceArithmetic:

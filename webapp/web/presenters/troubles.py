@@ -124,11 +124,11 @@ def _outcome_trouble(operation: Operation) -> TroubleView | None:
     return TroubleView(trouble.value, tuple(ways))
 
 
-def plan_trouble(code: str | None, form: LaunchForm) -> TroubleView | None:
-    """Return what helps against the refusal ``code`` of a plan beyond its own ways out: only memory has more."""
+def plan_trouble(code: str | None) -> TroubleView | None:
+    """Return what helps against the refusal ``code`` of a plan beyond its own ways out, which name the other mode where it fits."""
     if code is None or TROUBLES.get(code) is not Trouble.MEMORY:
         return None
-    return TroubleView(Trouble.MEMORY.value, tuple(_ways(Trouble.MEMORY, form, contained=False)))
+    return TroubleView(Trouble.MEMORY.value, (_clean(), _emergency(), _lighter()))
 
 
 def _ways(trouble: Trouble, form: LaunchForm, *, contained: bool) -> Iterable[Way]:

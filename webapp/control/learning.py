@@ -1,0 +1,87 @@
+"""Keeps what launches were measured to take: at hand for every plan, and in the store for the next start."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Mapping
+from typing import Protocol
+
+from webapp.domain.learned import KEPT, Lessons, Measurement
+from webapp.domain.modes import Mode
+from webapp.errors import StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 5.0
+"""How long a stop waits for what is not written yet."""
+
+
+class MeasurementStore(Protocol):
+    """What learning needs of the store."""
+
+    def save_measurement(self, measurement: Measurement, keep: int) -> None:
+        """Keep a measurement, and of its kind of launch only the newest ``keep``. Raises StoreUnavailable."""
+
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Return all kept measurements, oldest first. Raises StoreUnavailable."""
+
+
+class Learning:
+    """Holds the lessons as one frozen value, and writes each new one down by a thread of its own: the store keeps nobody waiting."""
+
+    def __init__(self, store: MeasurementStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._lessons = Lessons()
+        self._pending: queue.SimpleQueue[Measurement | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def lessons(self) -> Lessons:
+        """What is known now; a reference, so reading it never waits."""
+        return self._lessons
+
+    def start(self, engines: Mapping[Mode, str]) -> None:
+        """Read what was kept, and begin to write. ``engines`` says what runs a model in each mode."""
+        lessons = Lessons(engines).including(self._kept())
+        with self._lock:
+            self._lessons = lessons
+        self._thread = threading.Thread(target=self._run, name="warden-learning", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what is left, for some seconds at most, and end."""
+        self._pending.put(None)
+        if self._thread is not None:
+            self._thread.join(DRAIN_S)
+            self._thread = None
+
+    def record(self, measurement: Measurement) -> None:
+        """Take a measurement into the lessons and have it written; never waits."""
+        with self._lock:
+            self._lessons = self._lessons.including((measurement,))
+        self._pending.put(measurement)
+        log.info(
+            "measured %s: %s bytes, %s were expected",
+            measurement.kind.setup.model_id,
+            measurement.figure,
+            measurement.predicted_bytes,
+        )
+
+    def _kept(self) -> tuple[Measurement, ...]:
+        try:
+            return self._store.measurements()
+        except StoreUnavailable as exc:
+            log.warning("earlier measurements cannot be read: %s", exc)
+            return ()
+
+    def _run(self) -> None:
+        while (measurement := self._pending.get()) is not None:
+            try:
+                self._store.save_measurement(measurement, KEPT)
+            except StoreUnavailable as exc:
+                log.warning("a measurement was not written down: %s", exc)
+            except Exception:
+                log.exception("a measurement could not be written down")

@@ -1,0 +1,266 @@
+"""What our own launches taught: what was measured, by all that it depends on, and how it corrects the next estimate. Pure.
+
+A measurement is taken when a model has just become ready and has answered nobody. What it says depends on the mode:
+
+- **Transformers mode**: the device's own figure for the processes. At that moment they hold the weights and the context; the KV cache
+  and the activations come with the first answers. So the figure is held against these two parts and corrects the *context*, the less
+  certain of them: ``context = largest measured - weights``. KV cache and activations stay as they were estimated, on top of it. Weights
+  and context do not depend on the context length or the batch size, so what was measured with others counts as well; as that rests on
+  this rule, it may lower the estimate by a quarter at the most.
+- **vLLM mode**: the device's figure is the share that Warden gave it and says nothing. vLLM's log does: weights, what libraries took
+  past torch, the peak of its warm-up, CUDA graphs. With the same options they take the place of these parts; warm-up and graphs follow
+  the options, so with others only weights and libraries do, and only upwards.
+
+What is learned never makes the admission less safe: the largest of the newest figures counts, not their mean; the weights, which follow
+from the files, are never lowered; a figure below the weights saw only part of the model and teaches nothing; the load peak stays the
+estimate's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from statistics import fmean
+
+from webapp.domain.footprint import Confidence, Footprint, Part, PartName, Seen, Source
+from webapp.domain.instance import MemoryReport
+from webapp.domain.modes import LaunchOptions, Mode
+from webapp.domain.units import GIB
+
+NEWEST = 5
+"""Measurements that count; older ones may be of other libraries or another driver."""
+KEPT = 20
+"""Measurements of one kind of launch that the store keeps, to be looked at."""
+LOWERED_PERCENT = 25
+"""By how much of weights and context a launch with other options may lower an estimate."""
+PRINTED_BYTES = GIB // 200 + 1
+"""vLLM prints GiB with two decimals: what it holds may be half of the last one above what it prints."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the memory of a launch depends on besides context length and batch size."""
+
+    model_id: str
+    revision: str
+    mode: Mode
+    engine: str
+    """Name and version of what runs the model."""
+    device: str
+    """The name of the devices' kind; of several kinds all of them, in order."""
+    device_count: int
+    dtype: str
+    quantization: str
+
+
+@dataclass(frozen=True)
+class LaunchKind:
+    """What launches have in common that should take the same memory."""
+
+    setup: Setup
+    max_tokens: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one launch held as soon as it was ready. Of several devices the fullest counts: the estimate gives each what that one takes."""
+
+    kind: LaunchKind
+    taken_at: float
+    """Seconds since the epoch."""
+    predicted_bytes: int
+    """What the plan expected at that moment."""
+    measured_bytes: int | None
+    """As the device says."""
+    told: MemoryReport = field(default_factory=MemoryReport)
+    """The engine's own words."""
+
+    @property
+    def teaches(self) -> bool:
+        """Whether it holds a figure that the next estimate can use."""
+        return self.figure is not None
+
+    @property
+    def figure(self) -> int | None:
+        """The one figure that spread is told of: the device's, or the sum of what vLLM said."""
+        if self.kind.setup.mode is Mode.TRANSFORMERS:
+            return self.measured_bytes
+        told = self.told
+        base = told.weights_bytes if told.consumed_bytes is None else told.consumed_bytes
+        return None if base is None else base + (self.activation_bytes or 0) + (self.graphs_bytes or 0)
+
+    @property
+    def weights_bytes(self) -> int | None:
+        """The weights in vLLM, at the most: its figures are rounded."""
+        return _most(self.told.weights_bytes)
+
+    @property
+    def consumed_bytes(self) -> int | None:
+        """Weights and libraries in vLLM, at the most."""
+        return _most(self.told.consumed_bytes)
+
+    @property
+    def activation_bytes(self) -> int | None:
+        """The peak of vLLM's warm-up alone, at the most: since 0.21 the figure has what was set aside for graphs in it (gpu_worker.py)."""
+        peak, reserved = self.told.activation_bytes, self.told.graphs_reserved_bytes or 0
+        return None if peak is None else max(peak - reserved, 0) + 2 * PRINTED_BYTES
+
+    @property
+    def graphs_bytes(self) -> int | None:
+        """CUDA graphs in vLLM, at the most; what was set aside is needed at its start, whatever they take."""
+        return _most(self.told.graphs_bytes, self.told.graphs_reserved_bytes)
+
+
+def _most(*printed: int | None) -> int | None:
+    known = [size for size in printed if size is not None]
+    return max(known) + PRINTED_BYTES if known else None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """The newest measurements of like launches, newest first; there is at least one."""
+
+    measurements: tuple[Measurement, ...]
+
+    @cached_property
+    def seen(self) -> Seen:
+        """How many there are and how far their figures lie apart."""
+        figures = [m.figure for m in self.measurements if m.figure is not None]
+        spread = 50 * (max(figures) - min(figures)) / (fmean(figures) or 1)
+        return Seen(len(figures), round(spread, 1))
+
+    @property
+    def weights_bytes(self) -> int | None:
+        """The largest of the measurements, as of the others; ``None`` where vLLM said nothing of it."""
+        return _largest(m.weights_bytes for m in self.measurements)
+
+    @property
+    def consumed_bytes(self) -> int | None:
+        """See ``Measurement``."""
+        return _largest(m.consumed_bytes for m in self.measurements)
+
+    @property
+    def activation_bytes(self) -> int | None:
+        """See ``Measurement``."""
+        return _largest(m.activation_bytes for m in self.measurements)
+
+    @property
+    def graphs_bytes(self) -> int | None:
+        """See ``Measurement``."""
+        return _largest(m.graphs_bytes for m in self.measurements)
+
+    def of_whole(self, weights_bytes: int) -> Lesson | None:
+        """Without figures that are less than the weights; ``None`` where none is left."""
+        whole = tuple(m for m in self.measurements if (m.figure or 0) >= weights_bytes)
+        return self if whole == self.measurements else Lesson(whole) if whole else None
+
+
+def _largest(sizes: Iterable[int | None]) -> int | None:
+    return max((size for size in sizes if size is not None), default=None)
+
+
+def _with_newest(lesson: Lesson | None, new: Measurement) -> Lesson:
+    known = () if lesson is None else lesson.measurements
+    return Lesson(tuple(sorted((new, *known), key=lambda m: -m.taken_at)[:NEWEST]))
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """All that was learned, ready to be looked up. ``version`` rises with every measurement."""
+
+    engines: Mapping[Mode, str] = field(default_factory=dict)
+    """What would run a model now, by mode."""
+    by_kind: Mapping[LaunchKind, Lesson] = field(default_factory=dict)
+    by_setup: Mapping[Setup, Lesson] = field(default_factory=dict)
+    """Whatever the options were."""
+    version: int = 0
+
+    def kind_of(
+        self, model_id: str, revision: str, mode: Mode, options: LaunchOptions, names: Sequence[str | None]
+    ) -> LaunchKind:
+        """Return the kind of a launch, now, on devices of these ``names``."""
+        device = " + ".join(dict.fromkeys(name or "" for name in names))
+        setup = Setup(
+            model_id=model_id,
+            revision=revision,
+            mode=mode,
+            engine=self.engines.get(mode, ""),
+            device=device,
+            device_count=len(names),
+            dtype=options.dtype.value,
+            quantization=options.quantization.value,
+        )
+        return LaunchKind(setup, options.max_tokens, options.batch_size)
+
+    def including(self, measurements: Iterable[Measurement]) -> Lessons:
+        """Return these with more; what teaches nothing is left out."""
+        by_kind, by_setup = dict(self.by_kind), dict(self.by_setup)
+        for new in measurements:
+            if new.teaches:
+                by_kind[new.kind] = _with_newest(by_kind.get(new.kind), new)
+                by_setup[new.kind.setup] = _with_newest(by_setup.get(new.kind.setup), new)
+        return replace(self, by_kind=by_kind, by_setup=by_setup, version=self.version + 1)
+
+    def about(self, kind: LaunchKind) -> tuple[Lesson, bool] | None:
+        """Return what is known of launches of this kind, else of those with other options; and whether the options were the same."""
+        if (same := self.by_kind.get(kind)) is not None:
+            return same, True
+        other = self.by_setup.get(kind.setup)
+        return None if other is None else (other, False)
+
+
+NOTHING_LEARNED = Lessons()
+
+
+def resting_bytes(footprint: Footprint, mode: Mode) -> int:
+    """Return what of a footprint is held as soon as the model is ready: vLLM takes all at once, transformers weights and context."""
+    if mode is Mode.VLLM:
+        return footprint.total_bytes
+    return footprint.part(PartName.WEIGHTS) + footprint.part(PartName.CONTEXT)
+
+
+def corrected(footprints: tuple[Footprint, ...], kind: LaunchKind, lessons: Lessons) -> tuple[Footprint, ...]:
+    """Return the footprints of a launch as what was measured here corrects them (see above); as they are where nothing was."""
+    found = lessons.about(kind)
+    if found is None:
+        return footprints
+    lesson, same_options = found
+    correct = _by_the_log if kind.setup.mode is Mode.VLLM else _by_the_device
+    return tuple(correct(footprint, lesson, same_options=same_options) for footprint in footprints)
+
+
+def _by_the_device(footprint: Footprint, lesson: Lesson, *, same_options: bool) -> Footprint:
+    weights, context = footprint.part(PartName.WEIGHTS), footprint.part(PartName.CONTEXT)
+    usable = lesson.of_whole(weights)
+    if usable is None:
+        return footprint
+    measured = max(m.measured_bytes or 0 for m in usable.measurements) - weights
+    lowest = 0 if same_options else context - (weights + context) * LOWERED_PERCENT // 100
+    return _with(footprint, {PartName.CONTEXT: max(measured, lowest)}, usable, same_options=same_options)
+
+
+def _by_the_log(footprint: Footprint, lesson: Lesson, *, same_options: bool) -> Footprint:
+    before = {part.name: part.bytes for part in footprint.parts}
+    weights = max(before.get(PartName.WEIGHTS, 0), lesson.weights_bytes or 0)
+    learned = {PartName.WEIGHTS: weights}
+    if (consumed := lesson.consumed_bytes) is not None:
+        learned[PartName.NON_TORCH] = max(consumed - weights, 0)
+    if same_options:
+        told = {PartName.ACTIVATION: lesson.activation_bytes, PartName.GRAPHS: lesson.graphs_bytes}
+        learned |= {name: size for name, size in told.items() if size is not None}
+    else:
+        learned = {name: max(size, before.get(name, 0)) for name, size in learned.items()}
+    return _with(footprint, learned, lesson, same_options=same_options)
+
+
+def _with(footprint: Footprint, learned: Mapping[PartName, int], lesson: Lesson, *, same_options: bool) -> Footprint:
+    """The footprint with these sizes; a part that stays as it was keeps its source."""
+    parts = tuple(
+        Part(part.name, size, Source.LEARNED, Confidence.HIGH)
+        if (size := learned.get(part.name, part.bytes)) != part.bytes
+        else part
+        for part in footprint.parts
+    )
+    return replace(footprint, parts=parts, seen=replace(lesson.seen, same_options=same_options))

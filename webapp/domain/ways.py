@@ -1,0 +1,357 @@
+"""Finds what would make a refused launch fit, cheapest for people first. Pure: each way is tried by the plan's own arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from itertools import combinations
+from typing import Protocol
+
+from webapp.domain.model import CachedModel
+from webapp.domain.modes import LaunchOptions, Mode, Precision
+from webapp.domain.plan import Eviction, SwitchRequest, WayOut
+from webapp.message import Message, Param
+
+SMALLEST_TOKENS = 256
+"""The shortest context that is offered."""
+TOKENS_STEP = 64
+"""A context that is offered is a multiple of it."""
+UNLOADS_SHOWN = 3
+"""Models that are offered to be unloaded, each by itself."""
+PAIRS_TRIED = 6
+"""Pairs of models that may give enough, before the search ends: each costs a plan."""
+
+
+@dataclass(frozen=True)
+class Resting:
+    """A loaded model that may be asked to go."""
+
+    instance_id: str
+    model_id: str
+    owner: str
+    idle_s: float
+    in_flight: int
+    gives_bytes: Mapping[str, int]
+    """By device, at the most."""
+
+
+Fits = Callable[[LaunchOptions], bool]
+
+
+class Trials(Protocol):
+    """The plan's arithmetic on changed forms of the request that was refused."""
+
+    @property
+    def unload(self) -> tuple[Eviction, ...]:
+        """What the refused request would unload."""
+
+    def rooms(self, request: SwitchRequest) -> Sequence[Fits]:
+        """Return, for each choice of devices that ``request`` may take, whether the memory would do with other options.
+
+        One call is quick enough to search with. A choice where a model is in use that must not be interrupted is none.
+        """
+
+    def unloads(self, request: SwitchRequest) -> tuple[Eviction, ...] | None:
+        """Return what a plan of ``request`` unloads, ``None`` where it is refused."""
+
+    def gpus(self, request: SwitchRequest) -> tuple[str, ...]:
+        """Return the GPUs, the best to take first."""
+
+    def resting(self, request: SwitchRequest) -> tuple[Resting, ...]:
+        """Return the models that answer on the devices that ``request`` may take and that it does not unload yet."""
+
+    def missing(self, request: SwitchRequest) -> Iterable[Mapping[str, int]]:
+        """Return for each choice of devices the bytes that lack on each; negative where there is room."""
+
+
+class Cost(IntEnum):
+    """What a way costs, from nothing to what others feel."""
+
+    NOTHING = 0
+    """Another device, where nobody has to go."""
+    SEVERAL_DEVICES = 1
+    """The same on more of them than were asked for."""
+    OWN_OPTIONS = 2
+    """A shorter context, fewer requests at once."""
+    OWN_MODEL = 3
+    """An idle model of the person's own goes."""
+    OTHERS_MODEL = 4
+    """An idle model of somebody else goes."""
+    ALL_MODELS = 5
+    """All models go that stand there."""
+    HALF_PRECISION = 6
+    INT8 = 7
+    OTHER_MODE = 8
+    INT4 = 9
+    SMALLEST = 10
+    BUSY_MODEL = 11
+    """Somebody's answer is cut off."""
+
+
+_OF_PRECISION = {Precision.FP16: Cost.HALF_PRECISION, Precision.INT8: Cost.INT8, Precision.INT4: Cost.INT4}
+
+
+@dataclass(frozen=True)
+class Way:
+    """A change that makes the launch fit, with what its price follows from."""
+
+    message: Message
+    request: SwitchRequest
+    cost: Cost
+    """Of the change itself, whoever has to go for it."""
+    lost: float = 0.0
+    """Of equal costs the smaller is offered first: the share of the options that is given up, or how recently a model was used."""
+    victims: tuple[Eviction, ...] = ()
+    """Who goes for it and would not have gone for the request that was refused."""
+
+
+def price(way: Way, actor: str | None) -> tuple[Cost, float]:
+    """Return what a way costs the people of the server, to sort by: the cheapest is the least.
+
+    1. Nothing is lost: another device, then several. Where models have to go for it, it costs what their going costs.
+    2. The person's own options: a shorter context or a smaller batch, whichever gives up the smaller share.
+    3. Models: an own one that is idle, then other people's, the longest idle first; then all of them.
+    4. The quality of the answers and how they come: 16 bits, INT8, the other mode, 4 bits, the smallest of all.
+    5. Last of all what cuts off an answer that somebody is waiting for.
+    """
+    if any(victim.in_flight for victim in way.victims):
+        return Cost.BUSY_MODEL, way.lost
+    if way.victims and way.cost < Cost.ALL_MODELS and way.cost is not Cost.OWN_OPTIONS:
+        own = all(victim.owner == actor for victim in way.victims)
+        return (Cost.OWN_MODEL if own else Cost.OTHERS_MODEL), way.lost
+    return way.cost, way.lost
+
+
+def find_ways(
+    request: SwitchRequest, model: CachedModel, trials: Trials, actor: str | None = None
+) -> tuple[WayOut, ...]:
+    """Return the changes to ``request`` that make it fit; none of them is refused."""
+    search = _Search(request, model, trials, actor)
+    found = sorted(search.ways(), key=lambda way: price(way, actor))
+    return tuple(WayOut(way.message, way.request) for way in found)
+
+
+def largest(choices: Sequence[Callable[[int], bool]], least: int, most: int) -> int | None:
+    """Return the largest of ``least`` to ``most`` that one of ``choices`` takes; ``None`` where none takes even the least.
+
+    Each of them takes all that is smaller than something it takes.
+    """
+    best = None
+    for takes in choices:
+        found = _largest(takes, least if best is None else best + 1, most)
+        best = best if found is None else found
+    return best
+
+
+def _largest(takes: Callable[[int], bool], least: int, most: int) -> int | None:
+    if least > most or not takes(least):
+        return None
+    while least < most:
+        middle = (least + most + 1) // 2
+        least, most = (middle, most) if takes(middle) else (least, middle - 1)
+    return least
+
+
+class _Search:
+    """The search for one refused request."""
+
+    def __init__(self, request: SwitchRequest, model: CachedModel, trials: Trials, actor: str | None) -> None:
+        self._request, self._model, self._trials, self._actor = request, model, trials, actor
+        self._going = {eviction.instance_id for eviction in trials.unload}
+        self._missing = [dict(missing) for missing in trials.missing(request)]
+
+    def ways(self) -> Iterator[Way]:
+        yield from self._other_device()
+        yield from self._several_devices()
+        yield from self._smaller()
+        yield from self._unload()
+        yield from self._precision()
+        yield from self._other_mode()
+
+    def _try(self, message: Message, request: SwitchRequest, cost: Cost, lost: float = 0.0) -> Iterator[Way]:
+        unload = self._trials.unloads(request)
+        if unload is not None:
+            victims = tuple(eviction for eviction in unload if eviction.instance_id not in self._going)
+            yield Way(message, request, cost, lost, victims)
+
+    def _other_device(self) -> Iterator[Way]:
+        if self._request.devices is not None:
+            changed = replace(self._request, devices=None)
+            yield from self._try(Message("way_out_other_device"), changed, Cost.NOTHING)
+
+    def _several_devices(self) -> Iterator[Way]:
+        """Of 2, 4, 8 … GPUs the fewest that do: tensor parallel divides the heads by them."""
+        gpus, count = self._trials.gpus(self._request), 2
+        while count <= len(gpus):
+            if count > len(self._request.devices or ()):
+                chosen = tuple(sorted(gpus[:count], key=_by_number))
+                changed = replace(self._request, devices=chosen)
+                params: dict[str, Param] = {"count": count, "devices": ", ".join(chosen)}
+                way = next(self._try(Message("way_out_devices", params), changed, Cost.SEVERAL_DEVICES), None)
+                if way is not None:
+                    yield way
+                    return
+            count *= 2
+
+    def _smaller(self) -> Iterator[Way]:
+        """A shorter context or a smaller batch; both only where neither does alone."""
+        found = [*self._shorter(self._request), *self._fewer()]
+        if not found and self._request.options.batch_size > 1:
+            found += self._shorter(_with(self._request, batch_size=1))
+        yield from found
+
+    def _shorter(self, request: SwitchRequest) -> Iterator[Way]:
+        asked, batch = self._request.options, request.options.batch_size
+        tokens = self._longest(request)
+        if tokens is None:
+            return
+        params: dict[str, Param] = {"max_tokens": tokens}
+        message = Message("way_out_tokens", params)
+        if batch != asked.batch_size:
+            message = Message("way_out_tokens_batch", {**params, "batch_size": batch})
+        lost = 1 - tokens * batch / (asked.max_tokens * asked.batch_size)
+        yield from self._try(message, _with(request, max_tokens=tokens), Cost.OWN_OPTIONS, lost)
+
+    def _fewer(self) -> Iterator[Way]:
+        asked = self._request.options.batch_size
+        batch = self._most(self._request, lambda n: {"batch_size": n}, 1, asked - 1)
+        if batch is not None:
+            message = Message("way_out_batch", {"batch_size": batch})
+            yield from self._try(message, _with(self._request, batch_size=batch), Cost.OWN_OPTIONS, 1 - batch / asked)
+
+    def _longest(self, request: SwitchRequest) -> int | None:
+        """The longest context that is shorter than the one of ``request`` and fits."""
+        steps = (request.options.max_tokens - 1) // TOKENS_STEP
+        found = self._most(request, lambda n: {"max_tokens": n * TOKENS_STEP}, SMALLEST_TOKENS // TOKENS_STEP, steps)
+        return None if found is None else found * TOKENS_STEP
+
+    def _most(
+        self, request: SwitchRequest, change: Callable[[int], Mapping[str, int]], least: int, most: int
+    ) -> int | None:
+        def taking(fits: Fits) -> Callable[[int], bool]:
+            return lambda n: fits(_changed(request.options, **change(n)))
+
+        return largest([taking(fits) for fits in self._trials.rooms(request)], least, most)
+
+    def _precision(self) -> Iterator[Way]:
+        for precision in _lighter(self._request, self._model):
+            changed = _in(self._request, precision)
+            message = Message("way_out_precision", {"precision": precision.value})
+            found = [*self._try(message, changed, _OF_PRECISION[precision])]
+            if not found and precision is Precision.INT4:
+                found = [*self._smallest(_with(changed, batch_size=1))]
+            yield from found
+
+    def _smallest(self, request: SwitchRequest) -> Iterator[Way]:
+        """The fewest bits for one request at a time, and the longest context that this leaves."""
+        asked = request.options.max_tokens
+        tokens: int | None = asked
+        if not any(fits(request.options) for fits in self._trials.rooms(request)):
+            tokens = self._longest(request)
+        if tokens is not None:
+            precision = request.options.precision.value
+            message = Message("way_out_smallest", {"precision": precision, "max_tokens": tokens, "batch_size": 1})
+            yield from self._try(message, _with(request, max_tokens=tokens), Cost.SMALLEST)
+
+    def _other_mode(self) -> Iterator[Way]:
+        mode = next(mode for mode in Mode if mode is not self._request.mode)
+        changed = replace(self._request, mode=mode)
+        yield from self._try(Message("way_out_mode", {"mode": mode.value}), changed, Cost.OTHER_MODE)
+
+    def _unload(self) -> Iterator[Way]:
+        """Beside others: one model that goes, else two idle ones, else all; one in use only where the person allows that."""
+        if not self._request.keep_others:
+            return
+        found = [*self._unload_one()] or [*self._unload_two()]
+        if not found:
+            changed = replace(self._request, keep_others=False, unload=())
+            found = [*self._try(Message("way_out_unload_others"), changed, Cost.ALL_MODELS)]
+        yield from found
+
+    def _unload_one(self) -> Iterator[Way]:
+        shown = 0
+        for each in self._willing():
+            if shown < UNLOADS_SHOWN and self._may_do((each,)):
+                ways = [*self._without((each,), _message_of(each))]
+                shown += len(ways)
+                yield from ways
+
+    def _unload_two(self) -> Iterator[Way]:
+        idle = [each for each in self._willing() if not each.in_flight]
+        pairs = [pair for pair in combinations(idle, 2) if self._may_do(pair)]
+        for pair in pairs[:PAIRS_TRIED]:
+            ways = [*self._without(pair, _message_of_two(*pair))]
+            if ways:
+                yield from ways
+                return
+
+    def _willing(self) -> list[Resting]:
+        """Who may be asked to go, in the order in which one would ask: the idle first, then own models, the longest idle first."""
+        candidates = [r for r in self._trials.resting(self._request) if self._request.interrupt_busy or not r.in_flight]
+        return sorted(candidates, key=lambda r: (r.in_flight > 0, r.owner != self._actor, -r.idle_s))
+
+    def _may_do(self, going: Sequence[Resting]) -> bool:
+        """Whether what they hold could be enough on one of the choices: far cheaper to say than a plan."""
+        return any(
+            all(sum(r.gives_bytes.get(device, 0) for r in going) >= lacks for device, lacks in missing.items())
+            for missing in self._missing
+        )
+
+    def _without(self, going: Sequence[Resting], message: Message) -> Iterator[Way]:
+        ids = tuple(each.instance_id for each in going)
+        changed = replace(self._request, unload=(*self._request.unload, *ids))
+        for way in self._try(message, changed, Cost.OTHERS_MODEL, -min(each.idle_s for each in going)):
+            if set(ids) <= {victim.instance_id for victim in way.victims}:
+                yield way
+
+
+def _message_of(going: Resting) -> Message:
+    params: dict[str, Param] = {"model": going.model_id, "instance": going.instance_id, "owner": going.owner}
+    if going.in_flight:
+        return Message("way_out_unload_busy", {**params, "in_flight": going.in_flight})
+    return Message("way_out_unload", {**params, "idle_s": round(going.idle_s, 1)})
+
+
+def _message_of_two(one: Resting, other: Resting) -> Message:
+    params: dict[str, Param] = {
+        "model": one.model_id,
+        "instance": one.instance_id,
+        "owner": one.owner,
+        "idle_s": round(one.idle_s, 1),
+        "other_model": other.model_id,
+        "other_instance": other.instance_id,
+        "other_owner": other.owner,
+        "other_idle_s": round(other.idle_s, 1),
+    }
+    return Message("way_out_unload_two", params)
+
+
+def _lighter(request: SwitchRequest, model: CachedModel) -> tuple[Precision, ...]:
+    """Fewer bits than asked for: only transformers quantizes while loading, and files that are quantized stay as they are."""
+    if request.mode is not Mode.TRANSFORMERS or model.quantization is not None:
+        return ()
+    choices = (Precision.FP16, Precision.INT8, Precision.INT4)
+    current = request.options.precision
+    if current in choices:
+        return choices[choices.index(current) + 1 :]
+    return choices if current is Precision.FP32 or model.dtype == "float32" else choices[1:]
+
+
+def _by_number(device_id: str) -> tuple[str, int, str]:
+    """``gpu-10`` stands after ``gpu-9``."""
+    name, _, number = device_id.rpartition("-")
+    return (name, int(number), "") if number.isdigit() else (device_id, 0, number)
+
+
+def _in(request: SwitchRequest, precision: Precision) -> SwitchRequest:
+    return _with(request, dtype=precision.dtype, quantization=precision.quantization)
+
+
+def _with(request: SwitchRequest, **changes: object) -> SwitchRequest:
+    return replace(request, options=_changed(request.options, **changes))
+
+
+def _changed(options: LaunchOptions, **changes: object) -> LaunchOptions:
+    changed: LaunchOptions = replace(options, **changes)  # type: ignore[arg-type]
+    return changed
