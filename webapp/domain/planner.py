@@ -95,8 +95,8 @@ def plan_switch(request: SwitchRequest, world: World, actor: str | None = None) 
     capped, notes = _cap_context(request, model)
     sites = _Sites(model, world)
     placed = sites.best(capped)
-    refusal = _refusal(placed, model, world)
-    reasons = (*notes, *_reasons(placed), *_stuck(placed, world), *_claimed(placed, world))
+    refusal, overruled = _refusal(placed, model, world), _overruled(placed, model)
+    reasons = (*notes, *overruled, *_reasons(placed), *_stuck(placed, world), *_claimed(placed, world))
     ways_out = _ways_out(capped, placed, sites, actor) if isinstance(refusal, NotEnoughMemory) else ()
     verdict = Verdict.REFUSED if refusal is not None else placed.verdict
     message = None if refusal is None else refusal.message
@@ -109,6 +109,7 @@ def plan_switch(request: SwitchRequest, world: World, actor: str | None = None) 
         ways_out=ways_out,
         refusal=message,
         anywhere=placed.anywhere,
+        overruled=next(iter(overruled), None),
     )
 
 
@@ -152,6 +153,13 @@ def needed_bytes(request: SwitchRequest, model: CachedModel, room: Room) -> int:
     place = _Place(room.device_id, room.kind, room.usable_bytes, room.device_name)
     (footprint,) = _footprints(capped, model, [place], room.lessons)
     return footprint.gate_bytes
+
+
+def footprints_on(
+    devices: Sequence[str], request: SwitchRequest, model: CachedModel, sample: Sample | None, lessons: Lessons
+) -> tuple[Footprint, ...]:
+    """Return what ``request`` takes on ``devices``, as a plan counts it; of a device that is not in the sample only the kind is known."""
+    return _footprints(request, model, [_place(device_id, sample) for device_id in devices], lessons)
 
 
 def refusal_of(plan: Plan, world: World) -> WardenError | None:
@@ -328,6 +336,13 @@ class _Place:
     name: str | None
 
 
+def _place(device_id: str, sample: Sample | None) -> _Place:
+    reading = None if sample is None else sample.reading(device_id)
+    if reading is None:
+        return _Place(device_id, DeviceKind(device_id.partition("-")[0]), 0, None)
+    return _Place(device_id, reading.kind, _usable(reading), reading.name)
+
+
 def _footprints(
     request: SwitchRequest, model: CachedModel, places: Sequence[_Place], lessons: Lessons
 ) -> tuple[Footprint, ...]:
@@ -431,9 +446,15 @@ def _refusal(placed: _Placement, model: CachedModel, world: World) -> WardenErro
         _unsuitable(placed.request, model, world)
         or _already_loaded(placed, model, world)
         or _unreadable(placed, world)
-        or _too_large(placed, model)
+        or (None if placed.request.load_anyway else _too_large(placed, model))
         or _in_use(placed)
     )
+
+
+def _overruled(placed: _Placement, model: CachedModel) -> tuple[Message, ...]:
+    """What ``load_anyway`` passes over, said as a reason of its own: nothing where the memory does."""
+    too_large = _too_large(placed, model) if placed.request.load_anyway else None
+    return () if too_large is None else (Message("plan_load_anyway", too_large.message.params),)
 
 
 def _unsuitable(request: SwitchRequest, model: CachedModel, world: World) -> WardenError | None:

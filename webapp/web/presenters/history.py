@@ -14,6 +14,8 @@ from webapp.web.presenters.operations import STATE_SIGNS, Line, OperationView, o
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
 
+AGAINST_THE_ESTIMATE = "loaded_anyway"
+
 
 @dataclass(frozen=True)
 class HistoryRow:
@@ -23,6 +25,8 @@ class HistoryRow:
     when: str
     moment: str
     receipt: Line | None
+    risk: str | None
+    """Who loaded against the estimate, where somebody did."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ def _row(operation: Operation, now: float) -> HistoryRow:
         when=formats.moment(operation.started_at, now),
         moment=formats.full_moment(operation.started_at),
         receipt=None if _says_receipt(operation) else receipt_sum(operation.receipts),
+        risk=next((words.say(f.message) for f in operation.findings if f.message.code == AGAINST_THE_ESTIMATE), None),
     )
 
 
