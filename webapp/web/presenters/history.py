@@ -10,11 +10,9 @@ from webapp.message import Message
 from webapp.web import formats, words
 from webapp.web.filters import OperationsQuery
 from webapp.web.presenters.form import Choice
-from webapp.web.presenters.operations import STATE_SIGNS, Line, OperationView, operation_view
+from webapp.web.presenters.operations import AGAINST_THE_ESTIMATE, STATE_SIGNS, Line, OperationView, operation_view
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
-
-AGAINST_THE_ESTIMATE = "loaded_anyway"
 
 
 @dataclass(frozen=True)
