@@ -143,8 +143,14 @@ class Parts:
 
     @property
     def lessons(self) -> Lessons:
-        """What was learned of earlier launches."""
-        return NOTHING_LEARNED if self.learning is None else self.learning.lessons
+        """What was learned of earlier launches, and what would run a model now: an image may be another one by now."""
+        if self.learning is None:
+            return NOTHING_LEARNED
+        return self.learning.with_engines(self.engines())
+
+    def engines(self) -> Mapping[Mode, str]:
+        """What would run a model in each mode."""
+        return {mode: runtime.engine() for mode, runtime in self.runtimes.items()}
 
 
 def launch_devices(sample: Sample | None, device_ids: Iterable[str]) -> tuple[LaunchDevice, ...]:
