@@ -140,7 +140,7 @@ def _measure(server: WardenServer, model: str, precision: str, prompt: str) -> I
 
 def _row(name: str, turn: str, limit: float, plan: Any, held: Held) -> Iterator[str]:
     parts = plan["needed_bytes"]["host"]
-    load_peak, run_peak = plan["load_peak_bytes"]["host"], plan["total_needed_bytes"]["host"]
+    load_peak, run_peak = (plan["footprints"]["host"][name] for name in ("load_peak_bytes", "run_peak_bytes"))
     resting = parts["weights"] + parts["context"]
     pairs = [(load_peak, held.loading), (resting, held.resting), (run_peak, held.answering)]
     gate = (max(load_peak, run_peak), max(held.loading, held.answering))

@@ -51,7 +51,7 @@ def _plan(server: WardenServer, layers: int) -> Any:
 
 def _left(plan: Any) -> int:
     """What a plan leaves above the reserve at the fullest moment."""
-    needed = max(plan["total_needed_bytes"]["host"], plan["load_peak_bytes"]["host"])
+    needed = max(plan["total_needed_bytes"]["host"], plan["footprints"]["host"]["load_peak_bytes"])
     return int(_room(plan) - needed)
 
 
