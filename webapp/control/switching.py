@@ -167,6 +167,7 @@ class Switch:
             devices=launch_devices(sample, [device.device_id for device in plan.devices]),
             owner=self.run.operation.actor,
             footprints=tuple(device.footprint for device in plan.devices),
+            decided_on=sample,
         )
 
     def undo(self) -> Undone | None:

@@ -253,6 +253,13 @@ ERRORS: Final[Mapping[str, Sentence]] = {
     "launch_blocked": _one(
         N_("Модель %(model)s не запущена: сервер к этому не готов (%(detail)s). Устраните причину и повторите.")
     ),
+    "load_fenced": _one(
+        N_(
+            "Загрузка модели %(model)s остановлена, пока она не кончилась нехваткой памяти (%(device)s): память занял "
+            "сосед — %(who)s, +%(grown_bytes)s. Ей нужно ещё %(needed_bytes)s, доступно %(free_bytes)s. Повторите позже "
+            "или запросите меньше."
+        )
+    ),
     "image_missing": _one(N_("Образа %(image)s на этом сервере нет. Скачайте его командой «%(command)s» и повторите.")),
     "gpu_runtime_missing": _one(
         N_(
@@ -387,6 +394,7 @@ REASONS: Final[Mapping[str, Sentence]] = {
     "engine_forbidden": _one(N_("нет прав на сокет Docker")),
     "engine_unreachable": _one(N_("Docker не отвечает")),
     "engine_failed": _one(N_("Docker отвечает ошибкой")),
+    "load_fenced": _one(N_("её память занял сосед")),
     "image_missing": _one(N_("образа vLLM на этом сервере нет")),
     "gpu_runtime_missing": _one(N_("Docker не может дать контейнеру видеокарту")),
     "port_taken": _one(N_("все порты для контейнеров заняты")),

@@ -179,6 +179,8 @@ class FakeMonitor:
         self.stale = False
         self.gate: Gate | None = None
         """Where somebody waits for a reading of his own."""
+        self.odd = 0
+        """So many of the next readings show a neighbour with all the memory."""
         self._number = 0
         self._missing = 0
         self._old: Sample | None = None
@@ -191,7 +193,25 @@ class FakeMonitor:
         if self._missing:
             return self._old
         self._number += 1
-        return Sample(self._number, time.time(), time.monotonic(), self.machine.readings())
+        return Sample(self._number, time.time(), time.monotonic(), self._readings())
+
+    @property
+    def read(self) -> int:
+        """How many readings there were."""
+        return self._number
+
+    def _readings(self) -> tuple[Reading, ...]:
+        if not self.odd:
+            return self.machine.readings()
+        self.odd -= 1
+        return tuple(
+            replace(
+                reading,
+                free_bytes=0,
+                holders=(*reading.holders, Holder(99, "bob", "burst", reading.total_bytes, HolderKind.FOREIGN)),
+            )
+            for reading in self.machine.readings()
+        )
 
     def fresh(self, timeout_s: float) -> Sample | None:
         if self.gate is not None:
