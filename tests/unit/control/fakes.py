@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -182,6 +183,7 @@ class FakeMonitor:
         self.odd = 0
         """So many of the next readings show a neighbour with all the memory."""
         self._number = 0
+        self._lately: deque[Sample] = deque(maxlen=400)
         self._missing = 0
         self._old: Sample | None = None
 
@@ -193,7 +195,12 @@ class FakeMonitor:
         if self._missing:
             return self._old
         self._number += 1
-        return Sample(self._number, time.time(), time.monotonic(), self._readings())
+        sample = Sample(self._number, time.time(), time.monotonic(), self._readings())
+        self._lately.append(sample)
+        return sample
+
+    def lately(self) -> tuple[Sample, ...]:
+        return tuple(self._lately)
 
     @property
     def read(self) -> int:
