@@ -179,6 +179,14 @@ def test_a_fenced_load_that_nothing_would_have_fitted_offers_a_lighter_model(
     assert "A neighbour took the memory" in page
 
 
+def test_what_would_have_fitted_is_the_first_step_against_the_failure(
+    visitor: Visitor, controller: FakeController
+) -> None:
+    page = shown(visitor, controller)
+
+    assert re.findall(r'<li data-way="([\w-]+)"', page)[:2] == ["smaller", "clean"]
+
+
 # The JSON interface
 
 

@@ -119,7 +119,8 @@ def operation_trouble(operation: Operation) -> TroubleView | None:
     form = LaunchForm(mode=operation.mode or Mode.TRANSFORMERS.value, model=operation.model_id or "")
     if trouble is Trouble.NEIGHBOUR:
         return TroubleView(trouble.value, tuple(_ways_beside(operation, form)))
-    return TroubleView(trouble.value, tuple(_ways(trouble, form, contained=operation.mode != Mode.TRANSFORMERS)))
+    ways = _ways(trouble, form, contained=operation.mode != Mode.TRANSFORMERS)
+    return TroubleView(trouble.value, (*_fitting(operation, _("Загрузить то, что поместилось бы")), *ways))
 
 
 def _outcome_trouble(operation: Operation) -> TroubleView | None:
@@ -150,14 +151,17 @@ def _ways_beside(operation: Operation, form: LaunchForm) -> Iterable[Way]:
     """The same again, once the neighbour has let go; what fits beside him; or room made by unloading something."""
     again = form if operation.request is None else LaunchForm.of(replace(operation.request, unload=()))
     yield Way("again", WayKind.FILL, _("Повторить"), again.query, _("когда сосед отдаст память"))
-    report = operation.post_mortem
-    if report is not None and (fit := fit_link(report)) is not None:
-        yield Way("smaller", WayKind.FILL, _("Что помещается рядом с ним"), fit.query, fit.options)
-    else:
-        yield _lighter()
+    yield from _fitting(operation, _("Загрузить то, что помещается рядом с ним")) or (_lighter(),)
     held = "vllm" if operation.mode == Mode.VLLM else "transformers"
     yield Way("unload", WayKind.PLACE, _("Выгрузить ненужную модель"), held)
     yield _memory()
+
+
+def _fitting(operation: Operation, text: str) -> tuple[Way, ...]:
+    """What the memory that there was would have held."""
+    report = operation.post_mortem
+    fit = None if report is None else fit_link(report)
+    return () if fit is None else (Way("smaller", WayKind.FILL, text, fit.query, fit.options),)
 
 
 def _ways_to_memory(operation: Operation) -> Iterable[Way]:
