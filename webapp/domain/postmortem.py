@@ -95,9 +95,9 @@ class Account:
     @property
     def room_bytes(self) -> int | None:
         """What the model could have had in all, had nobody else moved."""
-        if self.free_before_bytes is None:
+        if self.free_before_bytes is None or self.held_before_bytes is None:
             return None
-        return self.free_before_bytes + (self.held_before_bytes or 0)
+        return self.free_before_bytes + self.held_before_bytes
 
     @property
     def spare_bytes(self) -> int | None:

@@ -285,6 +285,8 @@ class FakeRuntime:
     launching: threading.Event = field(default_factory=threading.Event)
     stop_gate: threading.Event | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
+    answers_at: Endpoint = field(default_factory=lambda: Endpoint("http://worker"))
+    """Where its models answer."""
     found: tuple[Found, ...] = ()
     alive: dict[str, LaunchSpec] = field(default_factory=dict)
     launched: list[LaunchSpec] = field(default_factory=list)
@@ -404,7 +406,7 @@ class FakeRuntime:
         return True
 
     def endpoint(self, instance_id: str) -> Endpoint:
-        return Endpoint("http://worker")
+        return self.answers_at
 
     def log_tail(self, instance_id: str, lines: int) -> tuple[str, ...]:
         return ("last line",)

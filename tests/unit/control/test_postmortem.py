@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import loaded, model
+from tests.unit.runtimes.test_chat import HEAD, Server, piece, refusal
 from webapp.control import postmortem
+from webapp.control.contract import Question
 from webapp.domain.instance import InstanceState
 from webapp.domain.operation import Operation, OperationState
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.planner import plan_switch
 from webapp.domain.postmortem import Cause, Phase, PostMortem
 from webapp.domain.units import gib
-from webapp.errors import OutOfMemory
+from webapp.errors import GenerationFailed, OutOfMemory
+from webapp.runtimes.base import Endpoint
 from webapp.store.documents import dump, load
 
 
@@ -142,16 +149,49 @@ def test_model_that_dies_of_it_is_explained_by_the_operation_that_loaded_it(benc
     assert bench.store.saved[operation.id].post_mortem == kept.post_mortem
 
 
-def test_answer_that_does_not_fit_is_explained_and_the_model_goes_on(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    "script",
+    [
+        [refusal("503 No", "out_of_memory")],
+        [HEAD, piece("so far"), b'data: {"error": {"code": "out_of_memory", "message": "m"}}\n\n'],
+    ],
+    ids=["at once", "on its way"],
+)
+def test_answer_that_does_not_fit_is_explained_and_the_model_goes_on(
+    bench: Bench, tmp_path: Path, script: list[bytes]
+) -> None:
     operation = bench.load("lab/one")
-    (instance,) = bench.board.state.instances.values()
+    (instance_id,) = bench.board.state.instances
+    bench.runtime.answers_at = Endpoint("http://worker", str(tmp_path / "s"))
     bench.monitor.latest()
-    postmortem.explain(bench.parts, instance, OutOfMemory(model="lab/one", detail="CUDA", log=""))
-    assert bench.board.state.instances[instance.id].explained_by == operation.id
+    server = Server(tmp_path / "s")
+    server.scripts.append(script)
+    try:
+        with pytest.raises(OutOfMemory):
+            list(bench.controller.ask(instance_id, Question("why?", max_tokens=5)))
+    finally:
+        server.close()
+    instance = bench.board.state.instances[instance_id]
+    assert (instance.state, instance.explained_by) == (InstanceState.READY, operation.id)
     report = bench.controller.operation(operation.id).post_mortem
     assert report is not None
     assert report.asked is not None
-    assert (report.asked.model_id, report.asked.keep_others) == ("lab/one", True)
+    assert (report.phase, report.asked.model_id, report.asked.keep_others) == (Phase.ANSWERING, "lab/one", True)
+
+
+def test_answer_that_fails_otherwise_is_not_explained(bench: Bench, tmp_path: Path) -> None:
+    bench.load("lab/one")
+    (instance_id,) = bench.board.state.instances
+    bench.runtime.answers_at = Endpoint("http://worker", str(tmp_path / "s"))
+    server = Server(tmp_path / "s")
+    server.scripts += [[refusal("503 No", "overloaded")], [HEAD, piece("well"), b"data: [DONE]\n\n"]]
+    try:
+        with pytest.raises(GenerationFailed):
+            list(bench.controller.ask(instance_id, Question("why?", max_tokens=5)))
+        assert list(bench.controller.ask(instance_id, Question("why?", max_tokens=5))) == ["well"]
+    finally:
+        server.close()
+    assert bench.board.state.instances[instance_id].explained_by is None
 
 
 def test_model_whose_load_nobody_knows_is_left_unexplained(bench: Bench) -> None:

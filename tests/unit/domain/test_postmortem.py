@@ -51,6 +51,7 @@ def cause_of(one: Account, phase: Phase = Phase.LOADING) -> Cause:
         ({"held_bytes": gib(1), "free_after_bytes": gib(20)}, Cause.PROCESS_LIMIT),
         ({"held_bytes": None, "free_after_bytes": gib(3)}, Cause.ESTIMATE_LOW),
         ({"free_before_bytes": None}, Cause.UNKNOWN),
+        ({"held_before_bytes": None}, Cause.UNKNOWN),
         ({"free_after_bytes": None}, Cause.UNKNOWN),
     ],
 )
