@@ -176,7 +176,7 @@ STATES: Mapping[str, Callable[[], FakeController]] = {
     "switching": lambda: _controller(running=(_running(),), claims={"gpu-0": "op-now"}),
     "just-failed": lambda: _controller(recent=(replace(_ended(OperationState.FAILED), ended_at=time.time()),)),
     "out-of-memory": lambda: _controller(
-        recent=(replace(_ended(OperationState.FAILED), ended_at=time.time(), post_mortem=report()),)
+        recent=(replace(_ended(OperationState.FAILED, "op-bad"), ended_at=time.time(), post_mortem=report()),)
     ),
     "no-model": lambda: _controller(models=(), instances=(), recent=()),
     "cache-unreadable": lambda: _controller(
