@@ -32,7 +32,7 @@ FIRST_PERCENT, AGAIN_PERCENT = 5.0, 2.0
 MODELS: Mapping[str, Mapping[str, Any]] = {
     "lab/tenth": {
         "architecture": "llama",
-        "layers": 10,
+        "layers": 12,
         "hidden": 512,
         "intermediate": 1536,
         "heads": 8,

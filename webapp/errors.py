@@ -40,6 +40,7 @@
     │   ├── WorkerGarbled         worker_garbled            the process answers what is not its protocol
     │   │   └── ServerGarbled     server_garbled            the container serves what is not vLLM, or another model
     │   ├── LaunchBlocked         launch_blocked            the server was in no state to start it; the model is not to blame
+    │   │   ├── LoadFenced        load_fenced               somebody else took the memory that the load still needed
     │   │   ├── ImageMissing      image_missing             the image is not on this server
     │   │   ├── GpuRuntimeMissing gpu_runtime_missing       Docker cannot give a container a GPU
     │   │   ├── PortTaken         port_taken                every port of the range is taken
@@ -323,6 +324,16 @@ class LaunchBlocked(LaunchFailed):
     """The server was in no state to start it; nothing is known against the model, so it may be tried again at once."""
 
     code = "launch_blocked"
+
+
+class LoadFenced(LaunchBlocked):
+    """Somebody else took the memory that the load still needed, so it was stopped before it failed.
+
+    Params: model, device, needed_bytes, free_bytes, missing_bytes, grown_bytes, grown_to_bytes; of who grew: who (user, name and pid in one
+    text), pid, user, command, instance (a model of Warden's), container (somebody else's).
+    """
+
+    code = "load_fenced"
 
 
 class ImageMissing(LaunchBlocked):

@@ -23,6 +23,7 @@ from tests.web.fakes import (
     reading,
     worker,
 )
+from tests.web.reports import report
 from webapp import create_app
 from webapp.domain.instance import InstanceState
 from webapp.domain.memory import HistoryPoint
@@ -174,6 +175,9 @@ STATES: Mapping[str, Callable[[], FakeController]] = {
     "usual": _controller,
     "switching": lambda: _controller(running=(_running(),), claims={"gpu-0": "op-now"}),
     "just-failed": lambda: _controller(recent=(replace(_ended(OperationState.FAILED), ended_at=time.time()),)),
+    "out-of-memory": lambda: _controller(
+        recent=(replace(_ended(OperationState.FAILED, "op-bad"), ended_at=time.time(), post_mortem=report()),)
+    ),
     "no-model": lambda: _controller(models=(), instances=(), recent=()),
     "cache-unreadable": lambda: _controller(
         models=(), models_problem=Message("cache_unreadable", {"path": "/cache", "detail": "Permission denied"})

@@ -68,6 +68,7 @@ def look(page: Page, state: str, language: str, scheme: str) -> list[str]:
         ("tested", "selftest"),
         ("testing", "selftest"),
         ("tested", "operations/op-test"),
+        ("out-of-memory", "operations/op-bad"),
     ],
 )
 def test_page_is_whole_everywhere(state: str, path: str, language: str, open_page: Open, tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ def test_failed_load_ends_in_its_error_and_brings_the_old_model_back(
     assert operation["state"] == "failed", operation
     assert operation["error"]["code"] == code, operation["error"]
     assert operation["outcome"]["code"] == "rolled_back"
+    explained = operation["post_mortem"] and operation["post_mortem"]["cause"]
+    assert explained == ("process_limit" if code == "out_of_memory" else None), "the host had memory left"
     assert [i["model"] for i in server.status()["instances"]] == ["lab/one"]
     assert len(server.worker_pids()) == 1
     wait_for(

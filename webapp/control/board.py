@@ -135,6 +135,11 @@ class Board:
             self._set(running={**self._state.running, operation_id: changed})
             return changed
 
+    def amend(self, operation: Operation) -> None:
+        """Replace an operation that has ended, where it is still at hand: something became known of it later."""
+        with self._lock:
+            self._set(recent=tuple(operation if o.id == operation.id else o for o in self._state.recent))
+
     def put(self, instance: Instance, *, operation_id: str | None = None) -> None:
         """Enter an instance, or replace it. With ``operation_id``: raises Superseded when that runs no longer."""
         with self._lock:

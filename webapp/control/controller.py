@@ -6,10 +6,11 @@ import logging
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from webapp.control import cleaning, containers, demo, emergency, selftest, switching, unloading
+from webapp.control import cleaning, containers, demo, emergency, postmortem, selftest, switching, unloading
 from webapp.control.board import State, busy_with
 from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
 from webapp.control.lock import StateLock
@@ -41,6 +42,7 @@ from webapp.errors import (
     EngineUnavailable,
     NotConfirmed,
     NotReady,
+    OutOfMemory,
     Unavailable,
     UnknownContainer,
     UnknownDevice,
@@ -242,7 +244,12 @@ class Controller:
             claims = {*devices, *(d for e in plan.unload for d in e.freed_bytes)}
             operation = self._new(OperationKind.SWITCH, actor, switching.STEPS)
             operation = replace(
-                operation, mode=request.mode.value, model_id=request.model_id, instance_id=new_id(), devices=devices
+                operation,
+                mode=request.mode.value,
+                model_id=request.model_id,
+                instance_id=new_id(),
+                devices=devices,
+                request=request,
             )
             run = Run(operation.id, self._parts)
             if self._board.begin(operation, claims, unchanged_since=state):
@@ -328,17 +335,27 @@ class Controller:
         if instance.state is not InstanceState.READY:
             raise NotReady(model=instance.model_id, instance=instance_id, state=instance.state.value)
         endpoint = self._parts.runtime(instance).endpoint(instance_id)
-        answer = stream_chat(
-            endpoint,
-            question.prompt,
-            max_tokens=question.max_tokens,
-            temperature=question.temperature,
-            has_chat_template=instance.has_chat_template,
-        )
+        with self._explained(instance):
+            answer = stream_chat(
+                endpoint,
+                question.prompt,
+                max_tokens=question.max_tokens,
+                temperature=question.temperature,
+                has_chat_template=instance.has_chat_template,
+            )
         self._watcher.nudge()
-        return _Watched(answer, self._watcher.nudge)
+        return _Watched(answer, self._watcher.nudge, lambda: self._explained(instance))
 
     # Inside
+
+    @contextmanager
+    def _explained(self, instance: Instance) -> Iterator[None]:
+        """Keep how it came about where a model runs out of memory inside the block."""
+        try:
+            yield
+        except OutOfMemory as exc:
+            postmortem.explain(self._parts, instance, exc)
+            raise
 
     def _instance(self, instance_id: str) -> Instance:
         instance = self._board.state.instances.get(instance_id)
@@ -424,9 +441,12 @@ class Controller:
 class _Watched:
     """An answer under way; ``done`` is called when it ends, so that the list soon says that the model is free again."""
 
-    def __init__(self, answer: Answer, done: Callable[[], None]) -> None:
+    def __init__(
+        self, answer: Answer, done: Callable[[], None], explained: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         self._answer = answer
         self._done = done
+        self._explained = explained
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -434,7 +454,8 @@ class _Watched:
     def __next__(self) -> str:
         goes_on = False
         try:
-            piece = next(self._answer)
+            with self._explained():
+                piece = next(self._answer)
             goes_on = True
             return piece
         finally:

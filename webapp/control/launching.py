@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from webapp.control.fencing import LoadWatch
 from webapp.control.learning import Learning
 from webapp.control.parts import Parts, held_by
 from webapp.control.run import Run
@@ -186,7 +187,7 @@ class _Watch:
 
 
 def _wait_until_ready(run: Run, runtime: Runtime, spec: LaunchSpec, step: StepName) -> Probe:
-    watch = _Watch(run.parts, spec)
+    watch, neighbours = _Watch(run.parts, spec), LoadWatch(run.parts, spec)
     garbled = 0
     while True:
         run.check()
@@ -204,6 +205,7 @@ def _wait_until_ready(run: Run, runtime: Runtime, spec: LaunchSpec, step: StepNa
             if probe.state is ProbeState.READY:
                 return probe
             _show(run, spec, probe, step)
+        neighbours.look()
         why = watch.look(None if probe is None else probe.activity)
         if why is not None:
             lines = runtime.log_tail(spec.instance_id, LOG_LINES)

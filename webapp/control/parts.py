@@ -181,7 +181,9 @@ def spec_again(
 ) -> LaunchSpec:
     """Return what launches an instance that was evicted once more, from the same revision where that is still there.
 
-    ``sample`` is a fresh reading: what the runtime computes from the free memory rests on it. ``lessons`` correct the footprint.
+    ``sample`` is a fresh reading: what the runtime computes from the free memory rests on it. ``lessons`` correct the footprint. The launch
+    is ``decided_on`` none: a model that ran a moment ago gets its chance, although nobody has counted whether its context would fit to
+    the last token.
     """
     same_revision = model.snapshot.parent / instance.revision
     snapshot: Path = same_revision if same_revision.is_dir() else model.snapshot

@@ -26,6 +26,9 @@ class DeviceMonitor(Protocol):
     def is_stale(self) -> bool:
         """Whether the latest sample is too old to decide on."""
 
+    def lately(self) -> tuple[Sample, ...]:
+        """The samples of the last minute and a half, oldest first; never waits."""
+
     def fresh(self, timeout_s: float) -> Sample | None:
         """Wait for a sample whose reading began after this call; ``None`` when none came in time."""
 

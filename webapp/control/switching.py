@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from webapp.control import postmortem
 from webapp.control.launching import launch_undisturbed, measure
 from webapp.control.parts import Parts, known_instances, launch_devices, side_by_side, spec_again, total_or_none
 from webapp.control.run import Outcome, Run, Undone
@@ -63,6 +64,8 @@ class Switch:
     before: Before | None = None
     """The memory before the unloading."""
     receipts: tuple[Receipt, ...] = ()
+    _spec_launched: LaunchSpec | None = None
+    """What was launched last."""
 
     def carry_out(self, run: Run) -> Outcome:
         """Do it: the body of a ``switch`` operation. Raises WardenError; ``undo`` then puts things back."""
@@ -74,7 +77,7 @@ class Switch:
         self._clean()
         spec = self._check()
         with run.step(StepName.LAUNCH) as note:
-            instance = launch_undisturbed(run, self.plan.request.mode, spec, self._spec_once_more)
+            instance = self._launch(spec)
             run.commit()
             note.message = Message("launched", {"model": instance.model_id})
         seconds = round(run.parts.monotonic() - began, 2)
@@ -84,6 +87,19 @@ class Switch:
             instance = measure(run, instance)
             note.message = _measured(instance)
         return self._outcome(instance, seconds)
+
+    def _launch(self, spec: LaunchSpec) -> Instance:
+        """Launch; where memory is the reason that it fails, the operation keeps how that came about."""
+        self._spec_launched = spec
+        try:
+            return launch_undisturbed(self.run, self.plan.request.mode, spec, self._spec_once_more)
+        except postmortem.MEMORY_ERRORS as exc:
+            step = self.run.operation.current_step
+            said = None if step is None else step.message
+            assert self._spec_launched is not None
+            report = postmortem.of_launch(self.run.parts, self.plan.request, self._spec_launched, exc, said)
+            self.run.change(post_mortem=report)
+            raise
 
     def _plan_message(self) -> Message:
         needed = sum(device.footprint.total_bytes for device in self.plan.devices)
@@ -160,8 +176,8 @@ class Switch:
         """Return what a second start launches: checked again, on the same devices, under an id of its own."""
         self.instance_id = new_id()
         self.run.change(instance_id=self.instance_id)
-        _, spec = self._plan_again()
-        return spec
+        _, self._spec_launched = self._plan_again()
+        return self._spec_launched
 
     def _spec(self, plan: Plan, model: CachedModel, sample: Sample) -> LaunchSpec:
         return LaunchSpec(
@@ -174,6 +190,7 @@ class Switch:
             devices=launch_devices(sample, [device.device_id for device in plan.devices]),
             owner=self.run.operation.actor,
             footprints=tuple(device.footprint for device in plan.devices),
+            decided_on=sample,
         )
 
     def undo(self) -> Undone | None:

@@ -8,8 +8,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from webapp.control.parts import Parts, held_by, side_by_side
+from webapp.control.postmortem import explain
 from webapp.domain.instance import Instance, InstanceState
-from webapp.errors import EngineUnavailable, LaunchFailed, UnknownInstance, WardenError, WorkerGarbled, WorkerSilent
+from webapp.errors import (
+    EngineUnavailable,
+    LaunchFailed,
+    OutOfMemory,
+    UnknownInstance,
+    WardenError,
+    WorkerGarbled,
+    WorkerSilent,
+)
 from webapp.message import Message
 from webapp.runtimes.base import Probe
 
@@ -89,6 +98,8 @@ class Watcher:
         elif isinstance(result, LaunchFailed | UnknownInstance):
             if self._change(instance, lambda i: i.to(InstanceState.DEAD, problem=_why(i, result), in_flight=0)):
                 log.warning("%s (%s) has died: %s", instance.id, instance.model_id, result)
+                if isinstance(result, OutOfMemory):
+                    explain(self._parts, instance, result)
         elif not isinstance(result, WardenError):
             log.error("looking at %s failed", instance.id, exc_info=result)
 

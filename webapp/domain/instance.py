@@ -97,6 +97,8 @@ class Instance:
     """Found running when Warden started."""
     has_chat_template: bool = False
     pid: int | None = None
+    explained_by: str | None = None
+    """The operation that keeps how it ran out of memory."""
 
     def to(self, state: InstanceState, **changes: object) -> Instance:
         """Return the instance in ``state``.

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from webapp.domain.plan import SwitchRequest
+from webapp.domain.postmortem import PostMortem
 from webapp.domain.selftest import Check
 from webapp.message import Message
 
@@ -150,6 +152,10 @@ class Operation:
     cancel_requested_by: str | None = None
     checks: tuple[Check, ...] = ()
     """What a self-test has checked so far."""
+    request: SwitchRequest | None = None
+    """What a switch was asked for, so that it can be asked for again."""
+    post_mortem: PostMortem | None = None
+    """How its model ran out of memory: while it loaded, or at any time later."""
 
     @property
     def is_running(self) -> bool:

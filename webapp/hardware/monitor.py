@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 HISTORY_POINTS = 600
 """Points of a device's history; readings that come faster than those would reach are left out of it."""
 
+LATELY_S = 90.0
+"""How long whole samples are kept, so that what went before a failure can be read: at the busy interval 360."""
+
 Clock = Callable[[], float]
 
 
@@ -67,6 +70,8 @@ class Monitor:
         self._history = _History(history_s)
         self._changed = threading.Condition()
         self._latest: Sample | None = None
+        self._lately: deque[Sample] = deque()
+        """The samples of the last ``LATELY_S``, oldest first."""
         self._begun = 0
         """Readings begun so far; a sample's number is that of its reading."""
         self._asked_for = 0
@@ -95,6 +100,11 @@ class Monitor:
     def latest(self) -> Sample | None:
         """Return the latest sample, ``None`` before the first; never waits."""
         return self._latest
+
+    def lately(self) -> tuple[Sample, ...]:
+        """Return the samples of the last ``LATELY_S``, oldest first; never waits."""
+        with self._changed:
+            return tuple(self._lately)
 
     def age_s(self) -> float | None:
         """Return how long ago the latest sample's reading began, in seconds; ``None`` before the first."""
@@ -184,9 +194,15 @@ class Monitor:
             if not self._is_current():
                 return False
             self._latest = sample
+            self._keep(sample)
             self._history.add(sample)
             self._changed.notify_all()
             return True
+
+    def _keep(self, sample: Sample) -> None:
+        self._lately.append(sample)
+        while self._lately[0].monotonic_s < sample.monotonic_s - LATELY_S:
+            self._lately.popleft()
 
     def _pause(self, sample: Sample) -> None:
         """Wait until the next reading is due, asked for, or the end has come; entering ``faster`` shortens a pause under way."""

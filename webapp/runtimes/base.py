@@ -12,7 +12,7 @@ from typing import Protocol
 from webapp.domain.footprint import Footprint
 from webapp.domain.instance import Instance, MemoryReport
 from webapp.domain.learned import resting_bytes
-from webapp.domain.memory import DeviceKind
+from webapp.domain.memory import DeviceKind, Sample
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.message import Message
 
@@ -48,6 +48,8 @@ class LaunchSpec:
     """What the plan counts with, a device each."""
     started_at: float = field(default_factory=time.time)
     """Seconds since the epoch; an instance that is adopted later keeps it."""
+    decided_on: Sample | None = field(default=None, repr=False)
+    """The reading that let it through: what moves afterwards is held against it."""
 
     @property
     def predicted_bytes(self) -> Mapping[str, int]:

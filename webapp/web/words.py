@@ -17,6 +17,7 @@ from webapp.domain.memory import LedgerKind, Level
 from webapp.domain.modes import Mode, Precision
 from webapp.domain.operation import OperationKind, OperationState, StepName, StepState
 from webapp.domain.plan import Verdict
+from webapp.domain.postmortem import Cause, Phase
 from webapp.domain.recommend import Mark
 from webapp.domain.selftest import CheckMark, CheckName
 from webapp.domain.timeline import EventMark, Span
@@ -253,6 +254,13 @@ ERRORS: Final[Mapping[str, Sentence]] = {
     "launch_blocked": _one(
         N_("Модель %(model)s не запущена: сервер к этому не готов (%(detail)s). Устраните причину и повторите.")
     ),
+    "load_fenced": _one(
+        N_(
+            "Загрузка модели %(model)s остановлена заранее: ей не хватило бы памяти (%(device)s). Память занял сосед — "
+            "%(who)s, +%(grown_bytes)s. Модели нужно ещё %(needed_bytes)s, доступно %(free_bytes)s. Повторите позже или "
+            "запросите меньше."
+        )
+    ),
     "image_missing": _one(N_("Образа %(image)s на этом сервере нет. Скачайте его командой «%(command)s» и повторите.")),
     "gpu_runtime_missing": _one(
         N_(
@@ -387,6 +395,7 @@ REASONS: Final[Mapping[str, Sentence]] = {
     "engine_forbidden": _one(N_("нет прав на сокет Docker")),
     "engine_unreachable": _one(N_("Docker не отвечает")),
     "engine_failed": _one(N_("Docker отвечает ошибкой")),
+    "load_fenced": _one(N_("её память занял сосед")),
     "image_missing": _one(N_("образа vLLM на этом сервере нет")),
     "gpu_runtime_missing": _one(N_("Docker не может дать контейнеру видеокарту")),
     "port_taken": _one(N_("все порты для контейнеров заняты")),
@@ -744,12 +753,51 @@ SELFTEST: Final[Mapping[str, Sentence]] = {
 }
 """What a self-test has seen, and what to do about it."""
 
+WHY: Final[Mapping[str, Sentence]] = {
+    "why_neighbour_grew": _one(
+        N_(
+            "Память занял сосед: %(who)s. Модели нужно %(gate_bytes)s (%(device)s), а места для неё стало "
+            "%(left_bytes)s вместо %(room_bytes)s."
+        )
+    ),
+    "why_estimate_low": _one(
+        N_(
+            "Оценка оказалась мала: ожидалось %(gate_bytes)s (%(device)s), модель держала %(held_bytes)s и запросила ещё, "
+            "а доступно было %(free_bytes)s. Соседи тут ни при чём."
+        )
+    ),
+    "why_estimate_exceeded": _one(
+        N_(
+            "Оценка оказалась мала: ожидалось %(gate_bytes)s (%(device)s), а модель заняла %(held_bytes)s, на "
+            "%(excess_bytes)s больше. Соседи тут ни при чём."
+        )
+    ),
+    "why_load_peak": _one(
+        N_("Пик загрузки выше того, что было доступно: нужно %(gate_bytes)s, было %(room_bytes)s (%(device)s).")
+    ),
+    "why_kv_cache": _one(
+        N_(
+            "Не хватило места под кеш KV: модель держала %(held_bytes)s из ожидавшихся %(gate_bytes)s (%(device)s). "
+            "Помогут контекст короче и меньший батч."
+        )
+    ),
+    "why_process_limit": _one(
+        N_(
+            "На устройстве оставалось %(free_bytes)s (%(device)s), и этого по оценке хватало: памяти не дал предел самого "
+            "процесса (ulimit, cgroup). Проверьте его."
+        )
+    ),
+    "why_unknown": _one(N_("По показаниям того момента причину назвать нельзя.")),
+}
+"""Why a model ran out of memory, with the figures that say so."""
+
 FULLER: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "busy": ("busy_model", ("model", "step")),
     "unexpected": ("unexpected_named", ("detail",)),
     "device_unreadable": ("device_unreadable_named", ("device",)),
     "kv_cache_too_small": ("kv_cache_too_small_fits", ("fits_tokens",)),
     "context_too_long": ("context_too_long_limit", ("limit_tokens",)),
+    "why_estimate_low": ("why_estimate_exceeded", ("excess_bytes",)),
     "measured": ("measured_as_expected", ("measured_bytes", "expected_bytes")),
     "vllm_weights": ("vllm_weights_percent", ("percent",)),
     "vllm_kv_cache": ("vllm_kv_cache_sized", ("tokens", "kv_cache_bytes")),
@@ -765,6 +813,7 @@ SENTENCES: Final[Mapping[str, Sentence]] = {
     **MODELS,
     **WEB,
     **SELFTEST,
+    **WHY,
     **ERRORS,
 }
 
@@ -861,6 +910,20 @@ CHECK_MARKS: Final[Mapping[str, str]] = {
     CheckMark.WARNING: N_("замечание"),
     CheckMark.FAILED: N_("не пройдено"),
     CheckMark.SKIPPED: N_("пропущено"),
+}
+CAUSES: Final[Mapping[str, str]] = {
+    Cause.NEIGHBOUR_GREW: N_("вырос сосед"),
+    Cause.ESTIMATE_LOW: N_("оценка мала"),
+    Cause.LOAD_PEAK: N_("пик загрузки"),
+    Cause.KV_CACHE: N_("кеш KV"),
+    Cause.PROCESS_LIMIT: N_("предел процесса"),
+    Cause.UNKNOWN: N_("причина неизвестна"),
+}
+PHASES: Final[Mapping[str, str]] = {
+    Phase.STARTING: N_("при запуске"),
+    Phase.LOADING: N_("при загрузке весов"),
+    Phase.KV_CACHE: N_("при выделении кеша KV"),
+    Phase.ANSWERING: N_("при ответе на запросы"),
 }
 LEDGER: Final[Mapping[str, str]] = {
     LedgerKind.DRIVER: N_("драйвер"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -179,7 +180,10 @@ class FakeMonitor:
         self.stale = False
         self.gate: Gate | None = None
         """Where somebody waits for a reading of his own."""
+        self.odd = 0
+        """So many of the next readings show a neighbour with all the memory."""
         self._number = 0
+        self._lately: deque[Sample] = deque(maxlen=400)
         self._missing = 0
         self._old: Sample | None = None
 
@@ -191,7 +195,30 @@ class FakeMonitor:
         if self._missing:
             return self._old
         self._number += 1
-        return Sample(self._number, time.time(), time.monotonic(), self.machine.readings())
+        sample = Sample(self._number, time.time(), time.monotonic(), self._readings())
+        self._lately.append(sample)
+        return sample
+
+    def lately(self) -> tuple[Sample, ...]:
+        return tuple(self._lately)
+
+    @property
+    def read(self) -> int:
+        """How many readings there were."""
+        return self._number
+
+    def _readings(self) -> tuple[Reading, ...]:
+        if not self.odd:
+            return self.machine.readings()
+        self.odd -= 1
+        return tuple(
+            replace(
+                reading,
+                free_bytes=0,
+                holders=(*reading.holders, Holder(99, "bob", "burst", reading.total_bytes, HolderKind.FOREIGN)),
+            )
+            for reading in self.machine.readings()
+        )
 
     def fresh(self, timeout_s: float) -> Sample | None:
         if self.gate is not None:
@@ -260,6 +287,8 @@ class FakeRuntime:
     launching: threading.Event = field(default_factory=threading.Event)
     stop_gate: threading.Event | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
+    answers_at: Endpoint = field(default_factory=lambda: Endpoint("http://worker"))
+    """Where its models answer."""
     found: tuple[Found, ...] = ()
     alive: dict[str, LaunchSpec] = field(default_factory=dict)
     launched: list[LaunchSpec] = field(default_factory=list)
@@ -379,7 +408,7 @@ class FakeRuntime:
         return True
 
     def endpoint(self, instance_id: str) -> Endpoint:
-        return Endpoint("http://worker")
+        return self.answers_at
 
     def log_tail(self, instance_id: str, lines: int) -> tuple[str, ...]:
         return ("last line",)

@@ -340,3 +340,14 @@ def test_the_history_is_bounded_in_time_and_number() -> None:
         clock.now_s += 61.0
         fresh(monitor)
         assert len(monitor.history("gpu-0")) == 1
+
+
+def test_samples_of_the_last_minute_and_a_half_are_at_hand_oldest_first() -> None:
+    clock = FakeClock()
+    with running(quiet(FakeProbe(gpu()), clock=clock)) as monitor:
+        numbers = [fresh(monitor).number]
+        for _ in range(3):
+            clock.now_s += 40.0
+            numbers.append(fresh(monitor).number)
+
+        assert [sample.number for sample in monitor.lately()] == numbers[-3:]

@@ -18,6 +18,7 @@ from webapp.domain.model import ModelProblem
 from webapp.domain.modes import Mode, Precision
 from webapp.domain.operation import OperationKind, OperationState, StepName, StepState
 from webapp.domain.plan import Verdict
+from webapp.domain.postmortem import Cause, Phase
 from webapp.domain.recommend import Mark
 from webapp.domain.selftest import CheckMark, CheckName
 from webapp.domain.units import gib
@@ -34,6 +35,7 @@ COMPOSED = {
     "launch_": [InstanceState.STARTING, InstanceState.LOADING],
     "stop_": list(StopStage),
     "vllm_": list(Stage),
+    "why_": list(Cause),
 }
 """Codes that are put together where they are said, by their beginning."""
 
@@ -129,6 +131,8 @@ TABLES = [
     (words.STAGES, StopStage),
     (words.CHECKS, CheckName),
     (words.CHECK_MARKS, CheckMark),
+    (words.CAUSES, Cause),
+    (words.PHASES, Phase),
 ]
 
 

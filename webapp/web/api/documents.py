@@ -15,11 +15,13 @@ from webapp.domain.modes import LaunchOptions
 from webapp.domain.operation import HeldBy, Operation, Receipt, Step
 from webapp.domain.plan import Eviction, Plan, SwitchRequest
 from webapp.domain.planner import footprint_parts
+from webapp.domain.postmortem import Account, HolderLine, PostMortem
 from webapp.domain.recommend import Advice
 from webapp.domain.selftest import Check
 from webapp.domain.timeline import Event, Held, Point, Track
 from webapp.message import Message
 from webapp.web import words
+from webapp.web.presenters.postmortem import cause_message
 
 Document = dict[str, Any]
 
@@ -134,6 +136,7 @@ def instance_document(instance: Instance) -> Document:
         "adopted": instance.adopted,
         "pid": instance.pid,
         "problem": message_document(instance.problem),
+        "explained_by": instance.explained_by,
     }
 
 
@@ -291,6 +294,58 @@ def operation_document(operation: Operation) -> Document:
         "outcome": message_document(operation.outcome),
         "cancel_requested_by": operation.cancel_requested_by,
         "checks": [_check_document(check) for check in operation.checks],
+        "request": None if operation.request is None else request_document(operation.request),
+        "post_mortem": _post_mortem_document(operation.post_mortem),
+    }
+
+
+def _post_mortem_document(report: PostMortem | None) -> Document | None:
+    """How its model ran out of memory; ``way_out`` is as in a plan."""
+    if report is None:
+        return None
+    way = report.way_out
+    return {
+        "taken_at": when(report.taken_at),
+        "since": when(report.since),
+        "phase": report.phase.value,
+        "cause": report.cause.value,
+        "device": report.device_id,
+        "message": message_document(cause_message(report)),
+        "devices": [_account_document(account) for account in report.accounts],
+        "log": list(report.log),
+        "way_out": None
+        if way is None
+        else {"message": message_document(way.message), "request": request_document(way.request)},
+    }
+
+
+def _account_document(account: Account) -> Document:
+    return {
+        "id": account.device_id,
+        "total_bytes": account.total_bytes,
+        "predicted_bytes": account.gate_bytes,
+        "held_before_bytes": account.held_before_bytes,
+        "held_bytes": account.held_bytes,
+        "free_before_bytes": account.free_before_bytes,
+        "free_bytes": account.free_after_bytes,
+        "others_grown_bytes": account.grown_bytes,
+        "holders": [_line_document(line) for line in account.lines],
+    }
+
+
+def _line_document(line: HolderLine) -> Document:
+    """A holder; all beyond those that are listed are one without a kind."""
+    return {
+        "kind": None if line.kind is None else line.kind.value,
+        "own": line.is_own,
+        "model": line.model_id,
+        "instance_id": line.instance_id,
+        "container_id": line.container_id,
+        "pid": line.pid,
+        "user": line.user,
+        "command": line.command,
+        "before_bytes": line.before_bytes,
+        "bytes": line.after_bytes,
     }
 
 

@@ -45,6 +45,8 @@ class InstanceRow:
     in_flight_words: str
     percent: int | None
     problem: str | None
+    explained_by: str | None
+    """The operation whose page says how it ran out of memory."""
     adopted: bool
     can_ask: bool
     can_unload: bool
@@ -76,6 +78,7 @@ def instance_row(instance: Instance) -> InstanceRow:
         in_flight_words=_in_flight(instance.in_flight),
         percent=None if instance.progress is None else round(100 * instance.progress),
         problem=_problem(instance),
+        explained_by=instance.explained_by,
         adopted=instance.adopted,
         can_ask=instance.state is InstanceState.READY,
         can_unload=instance.state is not InstanceState.STOPPING,

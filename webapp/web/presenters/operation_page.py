@@ -9,7 +9,8 @@ from hashlib import blake2b
 from webapp.domain.operation import HeldBy, Operation, Receipt, Step, StepState
 from webapp.web import formats, words
 from webapp.web.presenters.common import where
-from webapp.web.presenters.operations import OperationView, operation_view
+from webapp.web.presenters.operations import OperationView, kept_log, operation_view
+from webapp.web.presenters.postmortem import PostMortemView, post_mortem_view
 from webapp.web.translate import gettext as _
 
 TOKEN_BYTES = 12
@@ -65,6 +66,7 @@ class OperationPage:
     facts: tuple[Fact, ...]
     steps: tuple[StepRow, ...]
     receipts: tuple[ReceiptCard, ...]
+    post_mortem: PostMortemView | None
 
     def token(self, language: str) -> str:
         """Return a short name for this content in ``language``: equal names mean nothing to draw."""
@@ -78,6 +80,7 @@ def operation_page(operation: Operation, listed: Collection[str] = ()) -> Operat
         facts=_facts(operation),
         steps=tuple(_step(step) for step in operation.steps),
         receipts=tuple(_receipt(receipt) for receipt in operation.receipts),
+        post_mortem=post_mortem_view(operation.post_mortem, log_is_shown=kept_log(operation) is not None),
     )
 
 

@@ -102,6 +102,8 @@ class OperationView:
     """The instance that it starts, while that one's log can be read."""
     trouble: TroubleView | None
     """What can be done about its failure, or about what it left undone."""
+    is_explained: bool
+    """Whether its own page says how its model ran out of memory."""
     can_cancel: bool
     can_end_rollback: bool
 
@@ -134,6 +136,7 @@ def operation_view(operation: Operation, listed: Collection[str] = ()) -> Operat
         log=kept_log(operation),
         log_of=operation.instance_id if operation.is_running and operation.instance_id in listed else None,
         trouble=operation_trouble(operation),
+        is_explained=operation.post_mortem is not None,
         can_cancel=_can_cancel(operation),
         can_end_rollback=operation.is_running and _is_undoing(operation),
     )

@@ -10,6 +10,7 @@ from typing import Final
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Operation, OperationKind
 from webapp.web.forms import LaunchForm
+from webapp.web.presenters.postmortem import fit_link
 from webapp.web.translate import gettext as _
 
 
@@ -18,6 +19,8 @@ class Trouble(StrEnum):
 
     MEMORY = "memory"
     """There is not enough memory."""
+    NEIGHBOUR = "neighbour"
+    """Somebody else took the memory of a load."""
     LAUNCH = "launch"
     """A model does not load."""
     STOP = "stop"
@@ -33,6 +36,7 @@ TROUBLES: Final[Mapping[str, Trouble]] = {
     "out_of_memory": Trouble.MEMORY,
     "start_memory_short": Trouble.MEMORY,
     "kv_cache_too_small": Trouble.MEMORY,
+    "load_fenced": Trouble.NEIGHBOUR,
     "unknown_model": Trouble.LAUNCH,
     "model_unsuitable": Trouble.LAUNCH,
     "launch_failed": Trouble.LAUNCH,
@@ -113,7 +117,10 @@ def operation_trouble(operation: Operation) -> TroubleView | None:
     if trouble is None:
         return None
     form = LaunchForm(mode=operation.mode or Mode.TRANSFORMERS.value, model=operation.model_id or "")
-    return TroubleView(trouble.value, tuple(_ways(trouble, form, contained=operation.mode != Mode.TRANSFORMERS)))
+    if trouble is Trouble.NEIGHBOUR:
+        return TroubleView(trouble.value, tuple(_ways_beside(operation, form)))
+    ways = _ways(trouble, form, contained=operation.mode != Mode.TRANSFORMERS)
+    return TroubleView(trouble.value, (*_fitting(operation, _("Загрузить то, что поместилось бы")), *ways))
 
 
 def _outcome_trouble(operation: Operation) -> TroubleView | None:
@@ -138,6 +145,23 @@ def _ways(trouble: Trouble, form: LaunchForm, *, contained: bool) -> Iterable[Wa
     if trouble is Trouble.LAUNCH:
         return (_cached(), _memory(), *_other_mode(form), _emergency(), _restart())
     return (_emergency(), *(_docker() if contained else (_memory(),)))
+
+
+def _ways_beside(operation: Operation, form: LaunchForm) -> Iterable[Way]:
+    """The same again, once the neighbour has let go; what fits beside him; or room made by unloading something."""
+    again = form if operation.request is None else LaunchForm.of(replace(operation.request, unload=()))
+    yield Way("again", WayKind.FILL, _("Повторить"), again.query, _("когда сосед отдаст память"))
+    yield from _fitting(operation, _("Загрузить то, что помещается рядом с ним")) or (_lighter(),)
+    held = "vllm" if operation.mode == Mode.VLLM else "transformers"
+    yield Way("unload", WayKind.PLACE, _("Выгрузить ненужную модель"), held)
+    yield _memory()
+
+
+def _fitting(operation: Operation, text: str) -> tuple[Way, ...]:
+    """What the memory that there was would have held."""
+    report = operation.post_mortem
+    fit = None if report is None else fit_link(report)
+    return () if fit is None else (Way("smaller", WayKind.FILL, text, fit.query, fit.options),)
 
 
 def _ways_to_memory(operation: Operation) -> Iterable[Way]:

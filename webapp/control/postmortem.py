@@ -1,0 +1,164 @@
+"""Writes down how a model ran out of memory, while the readings of it are still at hand. The rule is ``domain/postmortem.py``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from webapp.control.parts import Parts
+from webapp.domain.instance import Instance
+from webapp.domain.memory import Sample
+from webapp.domain.operation import Operation, OperationFilter, OperationKind
+from webapp.domain.plan import SwitchRequest, WayOut
+from webapp.domain.planner import plan_switch
+from webapp.domain.postmortem import (
+    Cause,
+    Phase,
+    PostMortem,
+    account_of,
+    likely_cause,
+    moment_of,
+    room_for_another,
+)
+from webapp.errors import (
+    KvCacheTooSmall,
+    LaunchFailed,
+    LoadFenced,
+    OutOfMemory,
+    StartMemoryShort,
+    StoreUnavailable,
+    UnknownInstance,
+    WardenError,
+)
+from webapp.message import Message
+from webapp.runtimes.base import LaunchSpec
+
+log = logging.getLogger(__name__)
+
+MEMORY_ERRORS: Final = (OutOfMemory, StartMemoryShort, KvCacheTooSmall, LoadFenced)
+"""Failures of a launch that memory is the reason of."""
+BEFORE_S: Final = 60.0
+"""A model that ran already is compared with a reading so old."""
+KEPT_LINES: Final = 20
+"""Lines of the log that a report keeps."""
+LOADS_SEARCHED: Final = 50
+"""Operations among which the one is looked for that loaded a model."""
+MAKING_CACHE: Final = ("vllm_kv_cache", "vllm_graphs")
+"""What a launch says of itself once it gives its KV cache the memory."""
+
+
+def of_launch(
+    parts: Parts, asked: SwitchRequest, spec: LaunchSpec, error: LaunchFailed, said: Message | None
+) -> PostMortem | None:
+    """Return the report of a launch that failed; ``said`` is what it said of itself last. ``None`` where nothing was read."""
+    if spec.decided_on is None:
+        return None
+    gates = {footprint.device_id: footprint.gate_bytes for footprint in spec.footprints}
+    report = _report(parts, spec.decided_on, spec.instance_id, spec.model_id, gates, _phase(error, said))
+    if report is not None and isinstance(error, LoadFenced):
+        report = replace(report, cause=Cause.NEIGHBOUR_GREW, device_id=str(error.params["device"]))
+    return None if report is None else _finished(parts, report, asked, spec.instance_id, spec.decided_on, error)
+
+
+def of_instance(parts: Parts, instance: Instance, error: WardenError) -> PostMortem | None:
+    """Return the report of a model that ran out of memory after it was ready. ``None`` where nothing was read."""
+    samples = parts.monitor.lately()
+    since = next((s for s in samples if s.taken_at >= parts.clock() - BEFORE_S), None)
+    if since is None:
+        return None
+    gates = {d: instance.predicted_bytes[d] for d in instance.devices if d in instance.predicted_bytes}
+    report = _report(parts, since, instance.id, instance.model_id, gates, Phase.ANSWERING)
+    asked = SwitchRequest(instance.mode, instance.model_id, instance.options, instance.devices, keep_others=True)
+    return None if report is None else _finished(parts, report, asked, instance.id, since, error)
+
+
+def explain(parts: Parts, instance: Instance, error: WardenError) -> None:
+    """Keep how a model that was ready ran out of memory, with the operation that loaded it; nothing where there is none."""
+    loaded = _load_of(parts, instance)
+    report = None if loaded is None else of_instance(parts, instance, error)
+    if loaded is None or report is None:
+        return
+    kept = replace(loaded, post_mortem=report)
+    parts.board.amend(kept)
+    parts.journal.record(kept)
+    try:
+        parts.board.change(instance.id, lambda i: replace(i, explained_by=kept.id))
+    except UnknownInstance:
+        log.debug("%s has left the list meanwhile", instance.id)
+
+
+def _load_of(parts: Parts, instance: Instance) -> Operation | None:
+    """The switch that loaded a model; one that a rollback brought back has none."""
+    where = OperationFilter(kind=OperationKind.SWITCH, model_id=instance.model_id)
+    found = [operation for operation in parts.board.state.recent if where.matches(operation)]
+    try:
+        found += parts.journal.newest(LOADS_SEARCHED, where)
+    except StoreUnavailable as exc:
+        log.warning("the operation that loaded %s cannot be read: %s", instance.id, exc)
+    return next((one for one in found if one.instance_id == instance.id and not one.is_running), None)
+
+
+def _phase(error: LaunchFailed, said: Message | None) -> Phase:
+    if isinstance(error, StartMemoryShort):
+        return Phase.STARTING
+    is_making = said is not None and said.code in MAKING_CACHE
+    return Phase.KV_CACHE if isinstance(error, KvCacheTooSmall) or is_making else Phase.LOADING
+
+
+def _report(
+    parts: Parts, since: Sample, instance_id: str, model_id: str, gates: Mapping[str, int], phase: Phase
+) -> PostMortem | None:
+    samples = [sample for sample in parts.monitor.lately() if sample.number > since.number]
+    moment = moment_of(samples, instance_id, tuple(gates)) or since
+    models = {i.id: i.model_id for i in parts.board.state.instances.values()} | {instance_id: model_id}
+    pairs = [(since.reading(device_id), moment.reading(device_id), gate) for device_id, gate in gates.items()]
+    accounts = tuple(
+        account_of(before, now, gate, instance_id, models) for before, now, gate in pairs if before and now
+    )
+    if not accounts:
+        return None
+    cause, device_id = likely_cause(phase, accounts)
+    return PostMortem(moment.taken_at, since.taken_at, phase, cause, device_id, accounts)
+
+
+def _finished(
+    parts: Parts, report: PostMortem, asked: SwitchRequest, instance_id: str, since: Sample, error: WardenError
+) -> PostMortem:
+    """The report with the last lines of the log and with what would have fitted."""
+    lines = str(error.params.get("log") or "").splitlines()[-KEPT_LINES:]
+    way_out = _way_out(parts, report, asked, instance_id, since)
+    return replace(report, log=tuple(lines), asked=asked, way_out=way_out)
+
+
+def _way_out(parts: Parts, report: PostMortem, asked: SwitchRequest, instance_id: str, since: Sample) -> WayOut | None:
+    """The cheapest change by the planner's own arithmetic, for the memory that there was; ``None`` where nothing would have done.
+
+    Who was to be unloaded is gone already in that reading, so all others stay.
+    """
+    world = replace(
+        parts.world(_with_room(since, report)),
+        instances=tuple(i for i in parts.board.state.instances.values() if i.id != instance_id),
+        cooldowns={},
+        claims={},
+    )
+    beside = replace(asked, keep_others=True, unload=(), load_anyway=False)
+    try:
+        way = next(iter(plan_switch(beside, world).ways_out), None)
+        return None if way is None else _as_asked(way, asked, plan_switch(way.request, world).request)
+    except WardenError as exc:
+        log.info("what would have fitted %s cannot be said: %s", asked.model_id, exc)
+        return None
+
+
+def _as_asked(way: WayOut, asked: SwitchRequest, placed: SwitchRequest) -> WayOut:
+    """The way as a person asks for it: on the devices that it was counted for; where it stays on its own, what was unloaded goes again."""
+    elsewhere = placed.devices != asked.devices
+    return WayOut(way.message, replace(placed, keep_others=asked.keep_others or elsewhere or bool(placed.unload)))
+
+
+def _with_room(since: Sample, report: PostMortem) -> Sample:
+    rooms = {account.device_id: room_for_another(report.cause, account) for account in report.accounts}
+    readings = (replace(r, free_bytes=rooms[r.device_id]) if r.device_id in rooms else r for r in since.readings)
+    return replace(since, readings=tuple(readings))
