@@ -95,7 +95,8 @@ class _Launch:
 def _in_transformers(launch: _Launch, device_id: str, kind: DeviceKind) -> Footprint:
     model, requests, loaded = launch.model, launch.options.batch_size, launch.weights
     layers = model.shape.layers if model.shape else None
-    held = weights.by_layers(loaded.bytes, layers, launch.count)
+    ends = weights.end_bytes(model, loaded.bytes, launch.value)
+    held = weights.by_layers(loaded.bytes, layers, launch.count, ends)
     rule = launch.cache(loaded.bytes)
     ended = weights.by_layers(kv_cache.in_transformers(rule, launch.options.max_tokens, requests), layers, launch.count)
     taken_in = kv_cache.in_transformers(rule, launch.prompt, requests, prefill=True)
