@@ -411,6 +411,15 @@ PLANS: Final[Mapping[str, Sentence]] = {
             "останется цел."
         )
     ),
+    "plan_spread": _one(
+        N_(
+            "На одном устройстве нужно %(needed_bytes)s, а на %(device)s доступно %(free_bytes)s: модель делится между "
+            "%(devices)s."
+        )
+    ),
+    "plan_spread_in_use": _one(
+        N_("На %(device)s сейчас отвечает другая модель, поэтому эта делится между %(devices)s.")
+    ),
     "plan_estimate_rough": _one(N_("%(device)s: оценка грубая, файлы модели говорят не обо всём.")),
     "plan_measured": _many(
         *NN_(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from webapp.domain.footprint import activation, kv_cache, weights
@@ -54,7 +54,8 @@ def estimate(
     known = conditions or Conditions()
     launch = _Launch(model, options, mode, known, len(devices), any(kind is DeviceKind.HOST for _, kind in devices))
     in_mode = _in_vllm if mode is Mode.VLLM else _in_transformers
-    return tuple(in_mode(launch, device_id, kind) for device_id, kind in devices)
+    alike = {kind: in_mode(launch, "", kind) for kind in {kind for _, kind in devices}}
+    return tuple(replace(alike[kind], device_id=device_id) for device_id, kind in devices)
 
 
 @dataclass(frozen=True)
