@@ -448,7 +448,7 @@ def _footprints(
     """What the launch takes on each device, as earlier launches correct it; vLLM takes whole shares of GPUs."""
     usable, mode, options = [place.usable_bytes for place in places], request.mode, request.options
     on_gpus = all(place.kind is DeviceKind.GPU for place in places) and min(usable, default=0) > 0
-    conditions = Conditions(device_memory_bytes=min(usable) if on_gpus else None)
+    conditions = Conditions(min(usable) if on_gpus else None, places[0].name or "")
     estimated = estimate(model, options, [(place.device_id, place.kind) for place in places], mode, conditions)
     kind = lessons.kind_of(model.id, model.revision, mode, options, [place.name for place in places])
     footprints = corrected(estimated, kind, lessons)

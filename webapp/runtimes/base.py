@@ -49,6 +49,11 @@ class LaunchSpec:
     """Seconds since the epoch; an instance that is adopted later keeps it."""
 
     @property
+    def batched_tokens(self) -> int | None:
+        """Tokens at once that the plan counts vLLM with, where it is to be told."""
+        return next((footprint.batched_tokens for footprint in self.footprints), None)
+
+    @property
     def predicted_bytes(self) -> Mapping[str, int]:
         """The footprint's sum by device."""
         return {footprint.device_id: footprint.total_bytes for footprint in self.footprints}

@@ -13,7 +13,7 @@ from webapp.domain.footprint.kv_cache import CacheRule
 from webapp.domain.footprint.parts import Confidence, Footprint, Note, Part, PartName, Source
 from webapp.domain.footprint.weights import LoadedWeights
 from webapp.domain.memory import DeviceKind
-from webapp.domain.model import CachedModel
+from webapp.domain.model import AttentionDoubt, CachedModel
 from webapp.domain.modes import LaunchOptions, Mode, Quantization
 from webapp.domain.units import gib
 
@@ -137,7 +137,14 @@ def _in_vllm(launch: _Launch, device_id: str, kind: DeviceKind) -> Footprint:
     unknown = () if on_host or conditions.device_memory_bytes else (Note.DEVICE_MEMORY_UNKNOWN,)
     context = next(part.bytes for part in parts if part.name is PartName.CONTEXT)
     notes = _notes(loaded.notes, rule.notes, warm_up.notes, unknown)
-    return Footprint(device_id, parts, held + context + _loading_bytes(launch), notes)
+    told = limits.tokens if _takes_any_batch(model) else None
+    return Footprint(device_id, parts, held + context + _loading_bytes(launch), notes, batched_tokens=told)
+
+
+def _takes_any_batch(model: CachedModel) -> bool:
+    """Whether vLLM takes a prompt in by pieces of any size; of images, and of what an encoder reads, it must take one whole (0.32)."""
+    has_encoder = model.attention is not None and model.attention.doubt is AttentionDoubt.ENCODER
+    return not model.has_vision and not has_encoder
 
 
 def _model_parts(loaded: LoadedWeights, held: int, rule: CacheRule, cached: int) -> tuple[Part, ...]:
