@@ -163,6 +163,51 @@ def refusal_of(plan: Plan, world: World) -> WardenError | None:
     return _refusal(placed, world.models[plan.request.model_id], world)
 
 
+class Openings:
+    """Tells of forms of one request, by the plan's own arithmetic, whether they would fit anywhere it may go."""
+
+    def __init__(self, request: SwitchRequest, model: CachedModel, world: World) -> None:
+        """Raise UnknownDevice, UnknownInstance, InvalidRequest."""
+        _check_devices(request, world)
+        _check_unload(request, world)
+        self._model, self._sites = model, _Sites(model, world)
+        self._readable = tuple(site for site in self._sites.of(request) if _is_readable(site))
+        all_in_use = not self._sites.open_to(request)
+        self.request = replace(request, interrupt_busy=True) if all_in_use else request
+        """What is asked about. Where a model is in use everywhere the memory is told of all the same."""
+
+    @property
+    def free_bytes(self) -> int | None:
+        """The most that the launch would find on one device, or on each of those that are named; ``None`` is unknown."""
+        least = [min(device.available_bytes or 0 for device in site.devices) for site in self._readable]
+        return max(least, default=None)
+
+    def fits(self, request: SwitchRequest) -> bool:
+        """Return whether ``request``, another form of the one in question, would not be refused for its memory or its options."""
+        if _unquantizable(request, self._model) or _unshareable(request, self._model):
+            return False
+        return any(self._sites.holds(request, site) for site in self._sites.open_to(request))
+
+    def lacks(self, request: SwitchRequest) -> tuple[int, int, int]:
+        """Return the bytes that ``request`` needs on a device, its reserve, and those that lack there; of the choices where least lacks."""
+        sites = self._sites.open_to(request) or self._readable
+        found = [
+            (_lacking((footprint, device)), footprint.gate_bytes, device.reserve_bytes)
+            for site in sites
+            for footprint, device in [max(self._pairs(request, site), key=_lacking)]
+        ]
+        missing, needed, reserve = min(found)
+        return needed, reserve, missing
+
+    def _pairs(self, request: SwitchRequest, site: _Site) -> Iterator[tuple[Footprint, DevicePlan]]:
+        return zip(self._sites.footprints(request, site), site.devices, strict=True)
+
+
+def _lacking(pair: tuple[Footprint, DevicePlan]) -> int:
+    footprint, device = pair
+    return footprint.gate_bytes - (_most(device) or 0)
+
+
 @dataclass(frozen=True)
 class _Placement:
     """One choice of devices with its arithmetic."""

@@ -13,7 +13,7 @@ def can_share(model: CachedModel, count: int) -> bool:
     (``LlamaAttention`` of vLLM 0.32). A latent cache (MLA) has no heads.
     """
     shape = model.shape
-    if count == 1 or shape is None or not shape.heads:
+    if count <= 1 or shape is None or not shape.heads:
         return True
     latent = model.attention is not None and any(each.kind is CacheKind.LATENT for each in model.attention.layers)
     kv_heads = None if latent else shape.kv_heads

@@ -198,5 +198,12 @@ def test_a_choice_is_made_twice_alike_and_stands_by_its_devices(there: World, re
     )
 
 
-def test_can_share_is_true_of_one_gpu() -> None:
-    assert can_share(replace(NEW, shape=replace(SHAPE, heads=9)), 1)
+@pytest.mark.parametrize("count", [0, 1])
+def test_one_gpu_shares_nothing(count: int) -> None:
+    assert can_share(replace(NEW, shape=replace(SHAPE, heads=9)), count)
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_machine_without_devices_is_refused_as_unreadable(mode: Mode) -> None:
+    there = replace(world(gpus(1)), sample=None)
+    assert isinstance(refusal_of(plan_switch(asked(mode=mode), there), there), DeviceUnreadable)
