@@ -86,25 +86,32 @@ def make_big_model(cache_dir: Path, repo_id: str = BIG_MODEL) -> Path:
     return write_repository(cache_dir, repo_id, files)[0]
 
 
+def make_hollow_model(cache_dir: Path, repo_id: str, shape: Shape, *, number: int = 0) -> Path:
+    """Make a model whose weights are a hole in the file, and return its snapshot: made in a moment, it takes no room on the disk.
+
+    It loads into as much memory as any other, and answers what zeros answer. ``number`` makes configurations differ.
+    """
+    config = llama_config(shape, "bfloat16", 4096) | {"_number": number}
+    tokenizer = tokenizer_files(_tokenizer(_MOST_TOKENS), 4096, chat_template=True)
+    snapshot = write_repository(cache_dir, repo_id, {"config.json": as_json(config), **tokenizer})[0]
+    header, data_bytes = _header(llama_shapes(shape))
+    blob = snapshot.parents[1] / "blobs" / hashlib.sha256(repo_id.encode()).hexdigest()
+    with blob.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + data_bytes)
+    (snapshot / WEIGHTS).symlink_to(Path("..", "..", "blobs", blob.name))
+    return snapshot
+
+
 def make_listed_models(cache_dir: Path, count: int, shape: Shape | None = None) -> list[str]:
-    """Make ``count`` models to be looked at and not loaded, and return their ids: all is real but the values of the weights, which
-    are holes in the files, so that hundreds are made in a moment and take no room on the disk.
+    """Make ``count`` hollow models and return their ids.
 
     ``shape`` gives all of them the headers of one architecture; else there are some of each usual size.
     """
     usual = [shape] if shape is not None else [Shape(*sizes) for sizes in _USUAL_SIZES]
-    common = tokenizer_files(_tokenizer(_MOST_TOKENS), 4096, chat_template=True)
     ids = [f"lab-{number % 7}/model-{number:03}" for number in range(count)]
     for number, repo_id in enumerate(ids):
-        own = usual[number % len(usual)]
-        config = llama_config(own, "bfloat16", 4096) | {"_number": number}
-        snapshot = write_repository(cache_dir, repo_id, {"config.json": as_json(config), **common})[0]
-        header, data_bytes = _header(llama_shapes(own))
-        blob = snapshot.parents[1] / "blobs" / hashlib.sha256(repo_id.encode()).hexdigest()
-        with blob.open("wb") as file:
-            file.write(header)
-            file.truncate(len(header) + data_bytes)
-        (snapshot / WEIGHTS).symlink_to(Path("..", "..", "blobs", blob.name))
+        make_hollow_model(cache_dir, repo_id, usual[number % len(usual)], number=number)
     return ids
 
 

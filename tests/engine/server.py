@@ -36,6 +36,8 @@ class WardenServer:
         self._app = app
         self._settings = {"WARDEN_" + key.upper(): str(value) for key, value in settings.items()}
         self.environment: dict[str, str] = {}
+        self.started_by: Callable[[list[str]], list[str]] = list
+        """Makes the command that starts the server, where it is to run in a place of its own."""
         self.process: subprocess.Popen[str] | None = None
         self.url = ""
         self.output: list[str] = []
@@ -53,7 +55,7 @@ class WardenServer:
         """Start it and wait for nothing."""
         self.output = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "-c", "webapp/gunicorn_conf.py", self._app],
+            self.started_by([sys.executable, "-m", "gunicorn", "-c", "webapp/gunicorn_conf.py", self._app]),
             cwd=ROOT,
             env=self._environment(),
             stdin=subprocess.DEVNULL,

@@ -327,3 +327,18 @@ def test_a_model_that_is_still_loading_does_not_count_as_loaded(visitor: Visitor
 
     controller.changed(instances=(instance("i1"),))
     assert 'pill--good">загружена' in visitor.get("/").text
+
+
+@pytest.mark.parametrize(
+    ("resting", "said"),
+    [
+        ({}, "ожидалось 3,7\u00a0GiB"),
+        ({"gpu-0": gib(3.7)}, "ожидалось 3,7\u00a0GiB"),
+        ({"gpu-0": gib(3.5)}, "ожидалось 3,5\u00a0GiB, пик 3,7\u00a0GiB"),
+    ],
+)
+def test_measured_memory_is_held_against_what_was_expected_at_rest(
+    visitor: Visitor, controller: FakeController, resting: dict[str, int], said: str
+) -> None:
+    controller.instances = (instance("i1", resting_bytes=resting),)
+    assert f"<small>{said}</small>" in visitor.get("/").text

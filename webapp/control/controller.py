@@ -88,7 +88,7 @@ class Controller:
         for runtime in self._parts.runtimes.values():
             runtime.start()
         if (learning := self._parts.learning) is not None:
-            learning.start({mode: runtime.engine() for mode, runtime in self._parts.runtimes.items()})
+            learning.start(self._parts.engines())
         self._late.expect(reconcile(self._parts).unanswered)
         self._watcher.start()
         self._board.accept(True)

@@ -12,7 +12,7 @@ from webapp.control.run import Run
 from webapp.control.settle import wait_still
 from webapp.control.unloading import READING_TIMEOUT_S, not_removed, note_stop
 from webapp.domain.instance import Instance, InstanceState, MemoryReport
-from webapp.domain.learned import Measurement, resting_bytes
+from webapp.domain.learned import Measurement
 from webapp.domain.memory import Sample
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Finding, StepName
@@ -146,7 +146,7 @@ def _starting(parts: Parts, mode: Mode, spec: LaunchSpec) -> Instance:
         state=InstanceState.STARTING,
         started_at=spec.started_at,
         predicted_bytes=spec.predicted_bytes,
-        resting_bytes={footprint.device_id: resting_bytes(footprint, mode) for footprint in spec.footprints},
+        resting_bytes=spec.resting_bytes(mode),
     )
 
 

@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from webapp.domain.learned import KEPT, Lessons, Measurement
@@ -41,6 +42,13 @@ class Learning:
     @property
     def lessons(self) -> Lessons:
         """What is known now; a reference, so reading it never waits."""
+        return self._lessons
+
+    def with_engines(self, engines: Mapping[Mode, str]) -> Lessons:
+        """Return what is known now, to be looked up by these ``engines``: waits only where one has changed, and then for an assignment."""
+        if self._lessons.engines != engines:
+            with self._lock:
+                self._lessons = replace(self._lessons, engines=engines, version=self._lessons.version + 1)
         return self._lessons
 
     def start(self, engines: Mapping[Mode, str]) -> None:

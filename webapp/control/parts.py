@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -17,13 +17,13 @@ from webapp.control.journal import Journal
 from webapp.control.learning import Learning
 from webapp.control.settle import DeviceMonitor, SettlePolicy
 from webapp.domain.admission import Policy
-from webapp.domain.footprint import Conditions, estimate
 from webapp.domain.instance import Instance
 from webapp.domain.learned import NOTHING_LEARNED, Lessons
 from webapp.domain.memory import DeviceKind, Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
-from webapp.domain.planner import World
+from webapp.domain.plan import SwitchRequest
+from webapp.domain.planner import World, footprints_on
 from webapp.domain.selftest import Witness
 from webapp.message import Message
 from webapp.runtimes.base import ContainerHost, ForeignContainer, LaunchDevice, LaunchSpec, Runtime
@@ -143,8 +143,14 @@ class Parts:
 
     @property
     def lessons(self) -> Lessons:
-        """What was learned of earlier launches."""
-        return NOTHING_LEARNED if self.learning is None else self.learning.lessons
+        """What was learned of earlier launches, and what would run a model now: an image may be another one by now."""
+        if self.learning is None:
+            return NOTHING_LEARNED
+        return self.learning.with_engines(self.engines())
+
+    def engines(self) -> Mapping[Mode, str]:
+        """What would run a model in each mode."""
+        return {mode: runtime.engine() for mode, runtime in self.runtimes.items()}
 
 
 def launch_devices(sample: Sample | None, device_ids: Iterable[str]) -> tuple[LaunchDevice, ...]:
@@ -171,17 +177,16 @@ def _launch_device(sample: Sample | None, device_id: str) -> LaunchDevice:
 
 
 def spec_again(
-    instance: Instance, model: CachedModel, sample: Sample | None, *, new_id: str, operation_id: str
+    instance: Instance, model: CachedModel, sample: Sample | None, lessons: Lessons, *, new_id: str, operation_id: str
 ) -> LaunchSpec:
     """Return what launches an instance that was evicted once more, from the same revision where that is still there.
 
-    ``sample`` is a fresh reading: what the runtime computes from the free memory rests on it.
+    ``sample`` is a fresh reading: what the runtime computes from the free memory rests on it. ``lessons`` correct the footprint.
     """
     same_revision = model.snapshot.parent / instance.revision
     snapshot: Path = same_revision if same_revision.is_dir() else model.snapshot
-    devices = launch_devices(sample, instance.devices)
-    totals = [d.total_bytes - (d.reserved_bytes or 0) for d in devices if d.total_bytes and d.kind is DeviceKind.GPU]
-    conditions = Conditions(device_memory_bytes=min(totals, default=None))
+    model = replace(model, revision=snapshot.name)
+    request = SwitchRequest(instance.mode, model.id, instance.options)
     return LaunchSpec(
         instance_id=new_id,
         operation_id=operation_id,
@@ -189,9 +194,9 @@ def spec_again(
         revision=snapshot.name,
         snapshot=snapshot,
         options=instance.options,
-        devices=devices,
+        devices=launch_devices(sample, instance.devices),
         owner=instance.owner,
-        footprints=estimate(model, instance.options, [(d.id, d.kind) for d in devices], instance.mode, conditions),
+        footprints=footprints_on(instance.devices, request, model, sample, lessons),
     )
 
 

@@ -135,7 +135,14 @@ class Switch:
             needed = sum(device.footprint.total_bytes for device in again.devices)
             free = total_or_none(device.available_bytes for device in again.devices)
             note.message = Message("checked", {"needed_bytes": needed, "free_bytes": free})
+            if again.overruled is not None:
+                note.state, note.message = StepState.WARNING, Message("checked_overruled", again.overruled.params)
+                self.run.add_findings(self._against_the_estimate(again.overruled))
             return spec
+
+    def _against_the_estimate(self, overruled: Message) -> Finding:
+        """The line of the journal that says who took the risk, and how large it was."""
+        return Finding(Message("loaded_anyway", {**overruled.params, "actor": self.run.operation.actor}), ok=False)
 
     def _plan_again(self) -> tuple[Plan, LaunchSpec]:
         """Return the plan on a fresh reading and what launches it. Raises DeviceUnreadable, Refused."""
@@ -209,7 +216,7 @@ class Switch:
             return Finding(Message("restore_no_memory", {**name, "missing_bytes": short}), ok=False)
 
         def spec(fresh: Sample | None) -> LaunchSpec:
-            return spec_again(instance, model, fresh, new_id=new_id(), operation_id=self.run.id)
+            return spec_again(instance, model, fresh, parts.lessons, new_id=new_id(), operation_id=self.run.id)
 
         try:
             again = launch_undisturbed(

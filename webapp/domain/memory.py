@@ -193,6 +193,16 @@ def instance_bytes(reading: Reading, instance_id: str) -> int | None:
     return None if None in claims else sum(claim for claim in claims if claim is not None)
 
 
+def instances_bytes(reading: Reading) -> Mapping[str, int]:
+    """Return what the processes of each instance hold on a device; one of which any part is unknown is left out."""
+    claims: dict[str, list[int | None]] = {}
+    for holder in reading.holders if reading.holders_known else ():
+        if holder.instance_id is not None:
+            claims.setdefault(holder.instance_id, []).append(holder.used_bytes)
+    known = {instance_id: [size for size in sizes if size is not None] for instance_id, sizes in claims.items()}
+    return {instance_id: sum(sizes) for instance_id, sizes in known.items() if len(sizes) == len(claims[instance_id])}
+
+
 def build_ledger(reading: Reading, instances: Mapping[str, str]) -> Ledger | None:
     """Return the device's total as a sum, or ``None`` when the total or what is free is unknown.
 

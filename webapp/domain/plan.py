@@ -19,7 +19,7 @@ class Verdict(StrEnum):
     TIGHT = "tight"
     """It fits and leaves at least the safety reserve."""
     REFUSED = "refused"
-    """It does not fit, or something else forbids it; the reasons say which."""
+    """It does not fit, or something else forbids it; the reasons say which. Only ``Plan.overruled`` lets it be done all the same."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class SwitchRequest:
     """Unload also models that answer requests right now."""
     unload: tuple[str, ...] = ()
     """With ``keep_others``: instances that go all the same, where the launch takes a device of theirs. Without it all go there."""
+    load_anyway: bool = False
+    """Load although the estimate says that the memory will not do. It passes over nothing else."""
 
 
 @dataclass(frozen=True)
@@ -102,3 +104,5 @@ class Plan:
     refusal: Message | None = None
     anywhere: bool = False
     """The request left the choice of the device to Warden; ``request`` names the chosen one."""
+    overruled: Message | None = None
+    """The lack of memory that ``load_anyway`` passes over: the verdict stays as it is, and the launch may run out of memory."""

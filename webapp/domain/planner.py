@@ -11,7 +11,7 @@ from webapp.domain.admission import Policy, judge, within_limit
 from webapp.domain.footprint import Conditions, Footprint, PartName, Seen, estimate, in_whole_shares
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.learned import NOTHING_LEARNED, Lessons, corrected
-from webapp.domain.memory import DeviceKind, Reading, Sample, instance_bytes
+from webapp.domain.memory import DeviceKind, Reading, Sample, instances_bytes
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode, Quantization
 from webapp.domain.plan import DevicePlan, Eviction, Plan, SwitchRequest, Verdict, WayOut
@@ -70,12 +70,48 @@ class World:
     def held_bytes(self) -> Mapping[tuple[str, str], int]:
         """What an instance holds on a device now, by both ids: as the device says, else as measured or predicted."""
         readings = () if self.sample is None else self.sample.readings
+        said = {reading.device_id: instances_bytes(reading) for reading in readings}
         return {
-            (instance.id, reading.device_id): instance_bytes(reading, instance.id)
-            or instance.held_bytes(reading.device_id)
-            for reading in readings
+            (instance.id, device_id): by_instance.get(instance.id) or instance.held_bytes(device_id)
+            for device_id, by_instance in said.items()
             for instance in self.instances
         }
+
+    @cached_property
+    def own_bytes(self) -> Mapping[str, int]:
+        """What all instances hold on a device now."""
+        own: dict[str, int] = dict.fromkeys(self.device_ids, 0)
+        for (_, device_id), held in self.held_bytes.items():
+            own[device_id] += held
+        return own
+
+    @cached_property
+    def promised_bytes(self) -> Mapping[str, Mapping[str, int]]:
+        """What instances may still take if they stay, by device and instance; only where that is anything.
+
+        One was admitted for its prediction and begins with an empty KV cache.
+        """
+        promised: dict[str, dict[str, int]] = {device_id: {} for device_id in self.device_ids}
+        for (instance_id, device_id), held in self.held_bytes.items():
+            more = self._still_taking.get(instance_id, {}).get(device_id, 0) - held
+            if more > 0:
+                promised[device_id][instance_id] = more
+        return promised
+
+    @cached_property
+    def evictions(self) -> dict[tuple[str, ...], tuple[Eviction, ...]]:
+        """Who goes from some devices, as ``_evictions`` found it: many plans are tried on one world."""
+        return {}
+
+    @cached_property
+    def found(self) -> dict[tuple[str, frozenset[str]], DevicePlan]:
+        """What there is on a device once some instances have gone, as ``_on_device`` found it."""
+        return {}
+
+    @cached_property
+    def _still_taking(self) -> Mapping[str, Mapping[str, int]]:
+        growing = (i for i in self.instances if i.is_live and i.state is not InstanceState.STUCK)
+        return {instance.id: instance.predicted_bytes for instance in growing}
 
 
 def plan_switch(request: SwitchRequest, world: World, actor: str | None = None) -> Plan:
@@ -97,8 +133,15 @@ def plan_switch(request: SwitchRequest, world: World, actor: str | None = None) 
     capped, notes = _cap_context(request, model)
     sites = _Sites(model, world)
     placed = sites.best(capped)
-    refusal = _refusal(placed, model, world)
-    reasons = (*notes, *_spread(placed), *_reasons(placed), *_stuck(placed, world), *_claimed(placed, world))
+    refusal, overruled = _refusal(placed, model, world), _overruled(placed, model)
+    reasons = (
+        *notes,
+        *overruled,
+        *_spread(placed),
+        *_reasons(placed),
+        *_stuck(placed, world),
+        *_claimed(placed, world),
+    )
     ways_out = _ways_out(capped, placed, sites, actor) if isinstance(refusal, NotEnoughMemory) else ()
     verdict = Verdict.REFUSED if refusal is not None else placed.verdict
     message = None if refusal is None else refusal.message
@@ -111,6 +154,7 @@ def plan_switch(request: SwitchRequest, world: World, actor: str | None = None) 
         ways_out=ways_out,
         refusal=message,
         anywhere=placed.anywhere,
+        overruled=next(iter(overruled), None),
     )
 
 
@@ -153,6 +197,13 @@ def needed_bytes(request: SwitchRequest, model: CachedModel, rooms: Sequence[Roo
     capped, _ = _cap_context(request, model)
     places = [_Place(room.device_id, room.kind, room.usable_bytes, room.device_name) for room in rooms]
     return tuple(footprint.gate_bytes for footprint in _footprints(capped, model, places, rooms[0].lessons))
+
+
+def footprints_on(
+    devices: Sequence[str], request: SwitchRequest, model: CachedModel, sample: Sample | None, lessons: Lessons
+) -> tuple[Footprint, ...]:
+    """Return what ``request`` takes on ``devices``, as a plan counts it; of a device that is not in the sample only the kind is known."""
+    return _footprints(request, model, [_place(device_id, sample) for device_id in devices], lessons)
 
 
 def refusal_of(plan: Plan, world: World) -> WardenError | None:
@@ -283,6 +334,7 @@ class _Sites:
         self._known: dict[tuple[object, ...], tuple[_Site, ...]] = {}
         self._open: dict[tuple[object, ...], tuple[_Site, ...]] = {}
         self._footprints: dict[tuple[object, ...], tuple[Footprint, ...]] = {}
+        self._launches: dict[tuple[int, int], DevicePlan] = {}
 
     def best(self, request: SwitchRequest) -> _Placement:
         """Place on the named devices, or on the one that fits best; over several GPUs where no single one would do.
@@ -303,7 +355,10 @@ class _Sites:
     def together(self, request: SwitchRequest, more_than: int = 1) -> _Placement | None:
         """Place over the several GPUs that cost people least; ``None`` where no several have the room."""
         chosen = min(self._roomy(request, more_than), key=lambda s: self._reluctance(request, s), default=None)
-        return None if chosen is None else self._place(request, _site(chosen.device_ids, request, self.world))
+        if chosen is None:
+            return None
+        (site,) = self.of(replace(request, devices=chosen.device_ids))
+        return self._place(request, site)
 
     def of(self, request: SwitchRequest) -> tuple[_Site, ...]:
         """Return the named devices as one choice, or each of those that are chosen among: never the host beside GPUs."""
@@ -392,11 +447,17 @@ class _Sites:
         return all(footprint.gate_bytes <= (_most(device) or 0) for footprint, device in pairs)
 
     def _place(self, request: SwitchRequest, site: _Site) -> _Placement:
-        footprints = self.footprints(request, site)
-        percent = self.world.policy.fits_percent
-        plans = tuple(_launched(d, f, percent) for d, f in zip(site.devices, footprints, strict=True))
+        pairs = zip(site.devices, self.footprints(request, site), strict=True)
+        plans = tuple(self._launch(device, footprint) for device, footprint in pairs)
         placed = replace(request, devices=site.device_ids)
         return _Placement(placed, plans, site.unload, anywhere=request.devices is None)
+
+    def _launch(self, device: DevicePlan, footprint: Footprint) -> DevicePlan:
+        """Both live as long as this does, so that their ids stay theirs."""
+        key = (id(device), id(footprint))
+        if key not in self._launches:
+            self._launches[key] = _launched(device, footprint, self.world.policy.fits_percent)
+        return self._launches[key]
 
     def footprints(self, request: SwitchRequest, site: _Site) -> tuple[Footprint, ...]:
         """Return what the launch takes there, under the name of any equal device; only vLLM asks how large they are."""
@@ -472,7 +533,8 @@ def _site(device_ids: Sequence[str], request: SwitchRequest, world: World) -> _S
 def _rank(placement: _Placement, world: World) -> tuple[bool, bool, bool, bool, int, int]:
     claimed = any(device in world.claims for device in placement.device_ids)
     in_use = not placement.request.interrupt_busy and any(eviction.in_flight for eviction in placement.unload)
-    refused, tight = placement.verdict is Verdict.REFUSED, placement.verdict is Verdict.TIGHT
+    verdict = placement.verdict
+    refused, tight = verdict is Verdict.REFUSED, verdict is Verdict.TIGHT
     after = [d.free_after_bytes for d in placement.devices if d.free_after_bytes is not None]
     return refused, claimed, in_use, tight, len(placement.unload), -min(after, default=-(2**62))
 
@@ -485,6 +547,13 @@ class _Place:
     kind: DeviceKind
     usable_bytes: int
     name: str | None
+
+
+def _place(device_id: str, sample: Sample | None) -> _Place:
+    reading = None if sample is None else sample.reading(device_id)
+    if reading is None:
+        return _Place(device_id, DeviceKind(device_id.partition("-")[0]), 0, None)
+    return _Place(device_id, reading.kind, _usable(reading), reading.name)
 
 
 def _footprints(
@@ -516,7 +585,14 @@ def _evictions(device_ids: Sequence[str], world: World) -> tuple[Eviction, ...]:
 
     A stuck one stays: it survived every signal, and neighbours must not be unloaded time and again beside it.
     """
-    return tuple(
+    key = tuple(device_ids)
+    if key not in world.evictions:
+        world.evictions[key] = tuple(_evicted(key, world))
+    return world.evictions[key]
+
+
+def _evicted(device_ids: Sequence[str], world: World) -> Iterator[Eviction]:
+    return (
         Eviction(
             instance_id=instance.id,
             model_id=instance.model_id,
@@ -537,22 +613,26 @@ def _held(instance: Instance, device_id: str, world: World) -> int:
 
 
 def _promised(instance: Instance, device_id: str, world: World) -> int:
-    """What an instance that stays may still take: it was admitted for its prediction and begins with an empty KV cache."""
-    if not instance.is_live or instance.state is InstanceState.STUCK:
-        return 0
-    return max(0, instance.predicted_bytes.get(device_id, 0) - _held(instance, device_id, world))
+    return world.promised_bytes.get(device_id, {}).get(instance.id, 0)
 
 
 def _on_device(reading: Reading, unload: Sequence[Eviction], world: World) -> DevicePlan:
     """What a launch finds on a device once ``unload`` is gone."""
+    key = (reading.device_id, frozenset(e.instance_id for e in unload if reading.device_id in e.freed_bytes))
+    if key not in world.found:
+        world.found[key] = _once_gone(reading, unload, world)
+    return world.found[key]
+
+
+def _once_gone(reading: Reading, unload: Sequence[Eviction], world: World) -> DevicePlan:
     device_id, policy, nothing = reading.device_id, world.policy, Footprint(reading.device_id, ())
     freed = sum(eviction.freed_bytes.get(device_id, 0) for eviction in unload)
     reserve = policy.reserve_on(reading.total_bytes or 0)
     if reading.free_bytes is None or world.sample_is_stale:
         return DevicePlan(device_id, nothing, reading.total_bytes, None, freed, None, reserve, Verdict.REFUSED)
     going = {eviction.instance_id for eviction in unload}
-    own = sum(_held(i, device_id, world) for i in world.instances)
-    promised = sum(_promised(i, device_id, world) for i in world.instances if i.id not in going)
+    own = world.own_bytes[device_id]
+    promised = sum(more for instance_id, more in world.promised_bytes[device_id].items() if instance_id not in going)
     before = within_limit(reading.free_bytes, own, policy.memory_limit_bytes)
     free_then = min(reading.free_bytes + freed, max(_usable(reading), reading.free_bytes))
     available = within_limit(free_then, own - freed, policy.memory_limit_bytes) - promised
@@ -590,9 +670,15 @@ def _refusal(placed: _Placement, model: CachedModel, world: World) -> WardenErro
         _unsuitable(placed.request, model, world)
         or _already_loaded(placed, model, world)
         or _unreadable(placed, world)
-        or _too_large(placed, model)
+        or (None if placed.request.load_anyway else _too_large(placed, model))
         or _in_use(placed)
     )
+
+
+def _overruled(placed: _Placement, model: CachedModel) -> tuple[Message, ...]:
+    """What ``load_anyway`` passes over, said as a reason of its own: nothing where the memory does."""
+    too_large = _too_large(placed, model) if placed.request.load_anyway else None
+    return () if too_large is None else (Message("plan_load_anyway", too_large.message.params),)
 
 
 def _unsuitable(request: SwitchRequest, model: CachedModel, world: World) -> WardenError | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Protocol
 
 from webapp.domain.model import CachedModel
@@ -295,8 +295,12 @@ class _Search:
 
     def _unload_two(self) -> Iterator[Way]:
         idle = [each for each in self._willing() if not each.in_flight]
-        pairs = [pair for pair in combinations(idle, 2) if self._may_do(pair)]
-        for pair in pairs[:PAIRS_TRIED]:
+        largest = _largest_on_each(idle)
+        if not self._may_do((largest, largest)):
+            return
+        hopeful = [each for each in idle if self._may_do((each, largest))]
+        pairs = (pair for pair in combinations(hopeful, 2) if self._may_do(pair))
+        for pair in islice(pairs, PAIRS_TRIED):
             ways = [*self._without(pair, _message_of_two(*pair))]
             if ways:
                 yield from ways
@@ -323,6 +327,15 @@ class _Search:
         for way in self._try(message, changed, Cost.OTHERS_MODEL, -min(each.idle_s for each in going)):
             if set(ids) <= {victim.instance_id for victim in way.victims}:
                 yield way
+
+
+def _largest_on_each(resting: Sequence[Resting]) -> Resting:
+    """A model that gives on each device what the largest there gives: who would not do beside it does beside none."""
+    gives: dict[str, int] = {}
+    for each in resting:
+        for device, size in each.gives_bytes.items():
+            gives[device] = max(size, gives.get(device, 0))
+    return Resting("", "", "", 0.0, 0, gives)
 
 
 def _message_of(going: Resting) -> Message:

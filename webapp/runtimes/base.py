@@ -11,6 +11,7 @@ from typing import Protocol
 
 from webapp.domain.footprint import Footprint
 from webapp.domain.instance import Instance, MemoryReport
+from webapp.domain.learned import resting_bytes
 from webapp.domain.memory import DeviceKind
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.message import Message
@@ -57,6 +58,10 @@ class LaunchSpec:
     def predicted_bytes(self) -> Mapping[str, int]:
         """The footprint's sum by device."""
         return {footprint.device_id: footprint.total_bytes for footprint in self.footprints}
+
+    def resting_bytes(self, mode: Mode) -> Mapping[str, int]:
+        """What of that is held as soon as the model is ready, by device."""
+        return {footprint.device_id: resting_bytes(footprint, mode) for footprint in self.footprints}
 
 
 class ProbeState(StrEnum):

@@ -32,6 +32,8 @@ class View:
     own: Mapping[str, str]
     """Ids of this Warden's containers, with the instance of each."""
     foreign: tuple[ForeignContainer, ...]
+    image_id: str | None = None
+    """Of vLLM's image, where that is on this server: its name may mean another one tomorrow."""
 
 
 class ContainerWatch:
@@ -87,7 +89,7 @@ class ContainerWatch:
     def _look(self) -> None:
         """Ask once what there is; of an engine that cannot be asked the own containers stay as they were, and why is said."""
         try:
-            problem = self._image_problem()
+            image_id = self._engine.image_id(self._image)
             seen = self._engine.containers()
             own = {s.id: s.labels[LABEL + "instance"] for s in seen if self.is_own(s)}
             foreign = self._foreign([s for s in seen if not self.is_own(s)])
@@ -96,12 +98,10 @@ class ContainerWatch:
                 log.info("Docker cannot be asked: %s", exc)
             self.view = replace(self.view, problem=exc.message, foreign=())
             return
-        self.view = View(problem, own, foreign)
+        self.view = View(None if image_id else self._missing_image(), own, foreign, image_id)
         self._each_look(own)
 
-    def _image_problem(self) -> Message | None:
-        if self._engine.has_image(self._image):
-            return None
+    def _missing_image(self) -> Message:
         return ImageMissing(image=self._image, command=pull_command(self._image)).message
 
     def _foreign(self, others: Sequence[Seen]) -> tuple[ForeignContainer, ...]:

@@ -136,14 +136,14 @@ class Engine:
         """The socket's path, for messages."""
         return str(self._socket)
 
-    def has_image(self, image: str) -> bool:
-        """Whether the image is on this server."""
+    def image_id(self, image: str) -> str | None:
+        """Return the id of the image's content (``sha256:…``); ``None`` where it is not on this server."""
         with self._client() as client:
             try:
-                client.inspect_image(image)  # type: ignore[no-untyped-call]
+                found = client.inspect_image(image)  # type: ignore[no-untyped-call]
             except NotFound:
-                return False
-            return True
+                return None
+            return str(found["Id"])
 
     def containers(self, label: str | None = None) -> tuple[Seen, ...]:
         """All containers, running or not; with ``label`` (``name=value``) those that carry it."""

@@ -77,6 +77,8 @@ EXIT_SEEN_S = 1.0
 GONE_POLL_S = 0.05
 REMOVE_AGAIN_S = 0.5
 """Pause before an engine that failed to remove a container is asked again."""
+SHORT_ID = 12
+"""Digits of an image's id that name it, as Docker shows it."""
 SHARED_S = 2.0
 ERROR_LINES = 20
 LOOK_THREADS = 8
@@ -132,8 +134,10 @@ class VllmRuntime:
         """Whether ``discover`` has told once what an earlier Warden left: until then a container that runs is nobody's leftover."""
 
     def engine(self) -> str:
-        """See ``Runtime``. The image's name: which version is in it is known only once it runs."""
-        return self._settings.vllm_image
+        """See ``Runtime``. Which version is in the image is known only once it runs, so its content's id stands for that."""
+        image_id = self._watch.view.image_id
+        name = self._settings.vllm_image
+        return name if image_id is None else f"{name} ({image_id.partition(':')[2][:SHORT_ID]})"
 
     def unavailable(self) -> Message | None:
         """See ``Runtime``."""

@@ -55,6 +55,7 @@ class InstanceRecord:
     started_at: float
     predicted_bytes: Mapping[str, int] = field(default_factory=dict)
     mode: Mode = Mode.TRANSFORMERS
+    resting_bytes: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, spec: LaunchSpec, mode: Mode = Mode.TRANSFORMERS) -> InstanceRecord:
@@ -70,6 +71,7 @@ class InstanceRecord:
             started_at=spec.started_at,
             predicted_bytes=dict(spec.predicted_bytes),
             mode=mode,
+            resting_bytes=dict(spec.resting_bytes(mode)),
         )
 
     def instance(self, state: InstanceState) -> Instance:
@@ -85,6 +87,7 @@ class InstanceRecord:
             state=state,
             started_at=self.started_at,
             predicted_bytes=self.predicted_bytes,
+            resting_bytes=self.resting_bytes,
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flask import Blueprint, make_response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
@@ -19,10 +21,13 @@ blueprint = Blueprint("actions", __name__)
 
 @blueprint.post("/switch")
 def switch() -> ResponseReturnValue:
-    """Apply the form; a refusal keeps what was typed."""
+    """Apply the form, against the estimate only when that was confirmed; a refusal keeps what was typed."""
     form = LaunchForm.read(request.form.to_dict(), controller().snapshot())
+    load_anyway = request.form.get("load_anyway") == ON
+    if load_anyway and request.form.get("confirmed") != ON:
+        return redirect(f"{url_for('pages.confirm_load_anyway')}?{form.query}", 303)
     try:
-        operation = controller().switch(form.to_request(), current_actor())
+        operation = controller().switch(replace(form.to_request(), load_anyway=load_anyway), current_actor())
     except WardenError as error:
         if wants_fragment():
             raise

@@ -117,10 +117,15 @@ class LaunchForm:
         return None if self.devices is None else self.devices[0]
 
     @property
+    def sent(self) -> Mapping[str, str]:
+        """The fields as a browser sends them."""
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {name: ON if value is True else value for name, value in values if value is not False}
+
+    @property
     def query(self) -> str:
         """The form as a query, so that a link fills it."""
-        values = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return urlencode({name: ON if value is True else value for name, value in values if value is not False})
+        return urlencode(self.sent)
 
 
 def _parts(text: str) -> tuple[str, ...]:

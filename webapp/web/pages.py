@@ -10,12 +10,15 @@ from webapp.control.contract import ForeignContainer
 from webapp.domain.instance import Instance
 from webapp.errors import UnknownContainer, UnknownInstance, WardenError
 from webapp.web import words
+from webapp.web.actor import current_actor
 from webapp.web.answers import dialog, wants_fragment
 from webapp.web.board import asked_form, asked_models, board, with_clock
+from webapp.web.forms import LaunchForm
 from webapp.web.ports import controller, services
 from webapp.web.presenters.containers import container_row
 from webapp.web.presenters.emergency import emergency_view
 from webapp.web.presenters.instances import instance_row
+from webapp.web.presenters.load_anyway import load_anyway_view
 from webapp.web.presenters.logs import log_view
 from webapp.web.presenters.operations import kept_log
 
@@ -58,6 +61,15 @@ def confirm_unload(instance_id: str) -> ResponseReturnValue:
     """Say who is being answered by the model, and ask."""
     row = instance_row(find_instance(instance_id))
     return dialog("fragments/confirm_unload.html", "pages/confirm.html", row=row)
+
+
+@blueprint.get("/confirm/load-anyway")
+def confirm_load_anyway() -> ResponseReturnValue:
+    """Say what the estimate lacks and whom it may hit, and ask."""
+    snapshot = controller().snapshot()
+    form = LaunchForm.read(request.args.to_dict(), snapshot)
+    view = load_anyway_view(form, snapshot, controller(), current_actor())
+    return dialog("fragments/confirm_load_anyway.html", "pages/confirm.html", view=view)
 
 
 @blueprint.get("/confirm/container/<container_id>")

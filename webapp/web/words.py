@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from webapp.domain.fit import Fit
-from webapp.domain.footprint import PartName
+from webapp.domain.footprint import Confidence, Note, PartName, Source
 from webapp.domain.instance import InstanceState
 from webapp.domain.memory import LedgerKind, Level
 from webapp.domain.modes import Mode, Precision
@@ -436,6 +436,12 @@ PLANS: Final[Mapping[str, Sentence]] = {
     ),
     "plan_measured_otherwise_once": _one(N_("%(device)s: уточнено по 1 загрузке с другим контекстом или батчем.")),
     "plan_device_claimed": _one(N_("%(device)s: сейчас идёт операция, применить можно будет после неё.")),
+    "plan_load_anyway": _one(
+        N_(
+            "%(device)s: по оценке нужно %(needed_bytes)s и запас %(reserve_bytes)s, доступно %(free_bytes)s, недостаёт "
+            "%(missing_bytes)s. Загрузка вопреки оценке может кончиться нехваткой памяти."
+        )
+    ),
     "plan_promised": _one(N_("%(device)s: ещё %(promised_bytes)s обещаны моделям, которые загружаются.")),
     "plan_stuck_holds": _one(N_("Модель %(model)s не завершается и держит %(held_bytes)s: эта память не вернётся.")),
     "context_capped": _one(N_("Модель рассчитана на %(max_tokens)s токенов, поэтому вместо %(asked)s будет столько.")),
@@ -499,6 +505,7 @@ STEPS: Final[Mapping[str, Sentence]] = {
     "settle_late": _one(N_("только +%(freed_bytes)s из %(expected_bytes)s")),
     "reaped": _many(*NN_("%(count)s остаток", "%(count)s остатков")),
     "checked": _one(N_("%(free_bytes)s ≥ %(needed_bytes)s")),
+    "checked_overruled": _one(N_("недостаёт %(missing_bytes)s, загружаю вопреки оценке")),
     "launch_starting": _one(N_("процесс запускается")),
     "launch_loading": _one(N_("веса загружаются")),
     "launched": _one(N_("веса загружены")),
@@ -557,6 +564,12 @@ OUTCOMES: Final[Mapping[str, Sentence]] = {
     ),
     "demo_done": _one(N_("Демонстрационная модель %(model)s лежит в кеше. Выберите её и примените изменения.")),
     "nothing_changed": _one(N_("На сервере всё осталось как было.")),
+    "loaded_anyway": _one(
+        N_(
+            "%(model)s: загрузка вопреки оценке, так решил пользователь %(actor)s (%(device)s, недостаёт "
+            "%(missing_bytes)s)"
+        )
+    ),
     "rolled_back": _one(N_("Прежние модели загружены снова: %(models)s.")),
     "restore_failed": _one(N_("Прежние модели вернуть не удалось: %(models)s. Загрузите их вручную.")),
     "not_restored_by_choice": _one(N_("Прежние модели не возвращены, как и было выбрано: %(models)s.")),
@@ -899,6 +912,51 @@ PARTS: Final[Mapping[str, str]] = {
     PartName.NON_TORCH: N_("библиотеки вне torch"),
     PartName.CONTEXT: N_("среда выполнения"),
 }
+SOURCES: Final[Mapping[str, str]] = {
+    Source.HEADERS: N_("заголовки файлов"),
+    Source.INDEX: N_("индекс файлов"),
+    Source.SIZES: "config.json",
+    Source.FILES: N_("размер файлов"),
+    Source.RULE: N_("расчёт"),
+    Source.PUBLISHED: N_("опубликованные замеры"),
+    Source.MEASURED: N_("замеры на других серверах"),
+    Source.LEARNED: N_("измерено здесь"),
+    Source.GUESS: N_("предположение"),
+    Source.NOTHING: N_("здесь не бывает"),
+}
+CONFIDENCES: Final[Mapping[str, str]] = {
+    Confidence.HIGH: N_("высокая"),
+    Confidence.MEDIUM: N_("средняя"),
+    Confidence.LOW: N_("низкая"),
+}
+NOTES: Final[Mapping[str, str]] = {
+    Note.UNKNOWN_ARCHITECTURE: N_("Архитектура незнакомая: посчитано, как для модели с обычным вниманием."),
+    Note.UNSTATED_SIZES: N_(
+        "В config.json нет размеров, от которых зависят кеш KV и вычисления; они угаданы по весам модели."
+    ),
+    Note.STATE_LAYERS: N_(
+        "Часть слоёв держит для каждого запроса состояние постоянного размера; он посчитан по обычному правилу."
+    ),
+    Note.ENCODER: N_(
+        "Кроме декодера есть кодировщик: его ключи и значения посчитаны для входа длиной во весь контекст."
+    ),
+    Note.NO_KV_CACHE: N_("Это кодировщик: кеша KV у него нет."),
+    Note.WEIGHTS_FROM_INDEX: N_("Заголовков safetensors нет: объём весов взят из индекса."),
+    Note.WEIGHTS_FROM_SIZES: N_("Заголовков safetensors нет: объём весов посчитан по размерам из config.json."),
+    Note.WEIGHTS_FROM_FILES: N_("Веса не в safetensors: взят размер файлов на диске."),
+    Note.DEQUANTIZED: N_("При загрузке transformers разворачивает эти квантованные файлы в 16 бит."),
+    Note.EXPERTS_NOT_QUANTIZED: N_("Слитых экспертов bitsandbytes не квантует, поэтому модель уменьшится ненамного."),
+    Note.EXPERTS: N_("Модель из экспертов: насколько ровно токены распределятся между ними, заранее неизвестно."),
+    Note.EAGER_ATTENTION: N_(
+        "Для этой модели transformers хранит оценки всех пар токенов: память растёт как квадрат длины вопроса."
+    ),
+    Note.MASKED_WINDOW: N_("Вопрос длиннее окна внимания: transformers строит маску для всех пар его токенов."),
+    Note.VISION: N_("Изображения и звук займут больше, чем текст."),
+    Note.DEVICE_MEMORY_UNKNOWN: N_(
+        "Объём памяти видеокарты неизвестен: взяты пределы vLLM для карт с небольшой памятью."
+    ),
+}
+"""What a person has to know about a footprint to judge it: whole sentences."""
 STAGES: Final[Mapping[str, str]] = {
     "ask": N_("по просьбе"),
     "terminate": "SIGTERM",

@@ -235,6 +235,8 @@ class FakeRuntime:
     """What a start that is not ready says of itself."""
     used_at: float | None = None
     """When its models answered somebody, from the moment on at which they are ready."""
+    libraries: str = "1"
+    """The version of what runs its models."""
     told: MemoryReport | None = None
     """What they say of their memory, instead of what they take."""
     most_tokens: int | None = None
@@ -269,7 +271,7 @@ class FakeRuntime:
     _moves: Iterator[int] = field(default_factory=itertools.count)
 
     def engine(self) -> str:
-        return f"fake {self.mode} 1"
+        return f"fake {self.mode} {self.libraries}"
 
     def unavailable(self) -> Message | None:
         return self.problem

@@ -59,12 +59,14 @@ def test_launch_gets_the_plans_footprint_and_the_fresh_figures_of_its_device(ben
 
 def test_model_that_comes_back_is_estimated_and_measured_out_again(bench: Bench) -> None:
     bench.load("lab/one")
+    (planned,) = bench.controller.plan(bench.request("lab/one")).devices
     bench.runtime.fails["lab/two"] = "dies"
     bench.machine.foreign["gpu-0"] = gib(2)
     bench.load("lab/two")
-    first, _, again = bench.runtime.launched
+    _, _, again = bench.runtime.launched
     assert again.model_id == "lab/one"
-    assert again.footprints == first.footprints
+    assert again.footprints == (planned.footprint,)
+    assert planned.footprint.seen is not None
     assert again.devices[0].free_bytes == gib(22)
 
 

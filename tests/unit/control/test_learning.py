@@ -146,6 +146,30 @@ def test_what_was_learned_outlives_a_restart(make_bench: Callable[..., Bench], b
     assert seen(plan(again)) == Seen(1, 0.0)
 
 
+def test_other_libraries_are_not_taken_for_the_same_and_the_list_of_models_hears_of_them(bench: Bench) -> None:
+    bench.runtime.takes_bytes = AT_REST
+    bench.load("lab/one")
+    learned(bench)
+    (before,) = bench.controller.rooms()
+    bench.runtime.libraries = "2"
+    assert seen(plan(bench, "lab/one", devices=("gpu-0",))) is None
+    (after,) = bench.controller.rooms()
+    assert after.lessons.version > before.lessons.version
+    bench.runtime.libraries = "1"
+    assert seen(plan(bench, "lab/one", devices=("gpu-0",))) == Seen(1, 0.0)
+
+
+def test_rollback_counts_with_what_was_learned(bench: Bench) -> None:
+    bench.runtime.takes_bytes = AT_REST
+    bench.load("lab/one")
+    learned(bench)
+    bench.runtime.fails["lab/two"] = "dies"
+    bench.load("lab/two")
+    (again,) = bench.board.state.instances.values()
+    assert again.model_id == "lab/one"
+    assert dict(again.resting_bytes) == {"gpu-0": AT_REST}
+
+
 def test_store_that_is_slow_or_fails_keeps_no_load_waiting() -> None:
     store = FakeStore()
     store.raises = StoreUnavailable(reason="gone")

@@ -12,9 +12,19 @@ from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.model import ModelShape
 from webapp.domain.modes import LaunchOptions, Mode, Quantization
 from webapp.domain.plan import Plan, SwitchRequest, Verdict
-from webapp.domain.planner import World, plan_switch, refusal_of
+from webapp.domain.planner import Cooldown, World, plan_switch, refusal_of
 from webapp.domain.units import gib
-from webapp.errors import AlreadyLoaded, InvalidRequest
+from webapp.errors import (
+    AlreadyLoaded,
+    CoolingDown,
+    DeviceUnreadable,
+    InstanceInUse,
+    InvalidRequest,
+    ModeUnavailable,
+    NotEnoughMemory,
+    WardenError,
+)
+from webapp.message import Message
 
 OLD, NEW = model("lab/old"), model("lab/new", weights_bytes=gib(9))
 
@@ -135,3 +145,60 @@ def test_vllm_shares_a_model_only_where_the_heads_divide(
     refusal = refusal_of(plan_switch(asked, here), here)
     assert (refusal is None) is fits
     assert fits or (isinstance(refusal, InvalidRequest) and refusal.params["field"] == "devices")
+
+
+# Against the estimate
+
+HUGE = model("lab/huge", weights_bytes=gib(40))
+
+
+def with_huge(machine: FakeMachine, *instances: Instance, **changes: object) -> World:
+    there = world(machine, *instances, **changes)
+    return replace(there, models={**there.models, HUGE.id: HUGE})
+
+
+def test_lack_of_memory_is_passed_over_where_that_was_asked_for_and_stays_said() -> None:
+    there = with_huge(FakeMachine())
+    refused, anyway = (plan_switch(request(HUGE.id, load_anyway=each), there) for each in (False, True))
+    assert isinstance(refusal_of(refused, there), NotEnoughMemory)
+    assert (refusal_of(anyway, there), anyway.refusal, anyway.ways_out) == (None, None, ())
+    assert anyway.verdict is Verdict.REFUSED
+    assert anyway.devices == refused.devices
+    assert anyway.overruled is not None
+    assert refused.refusal is not None
+    assert anyway.overruled.params == refused.refusal.params
+    assert anyway.overruled in anyway.reasons
+    assert refused.overruled is None
+
+
+def test_what_fits_has_nothing_to_pass_over() -> None:
+    there = world(FakeMachine())
+    plain, anyway = (plan_switch(request(load_anyway=each), there) for each in (False, True))
+    assert (anyway.overruled, anyway.reasons, anyway.verdict) == (None, plain.reasons, plain.verdict)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"cooldowns": {HUGE.id: Cooldown(1, 60.0)}}, CoolingDown),
+        ({"sample_is_stale": True}, DeviceUnreadable),
+        ({"mode_problems": {Mode.TRANSFORMERS: Message("worker_command_missing")}}, ModeUnavailable),
+    ],
+)
+def test_nothing_but_the_memory_is_passed_over(changes: dict[str, object], error: type[WardenError]) -> None:
+    there = replace(with_huge(FakeMachine()), **changes)  # type: ignore[arg-type]
+    plan = plan_switch(request(HUGE.id, load_anyway=True), there)
+    assert isinstance(refusal_of(plan, there), error)
+
+
+def test_answer_under_way_is_not_cut_off_by_passing_over_the_memory() -> None:
+    machine = FakeMachine(held={("gpu-0", "old"): gib(2)})
+    there = with_huge(machine, loaded(OLD, in_flight=1))
+    plan = plan_switch(request(HUGE.id, load_anyway=True), there)
+    assert isinstance(refusal_of(plan, there), InstanceInUse)
+
+
+def test_device_where_it_fits_comes_before_one_where_it_does_not() -> None:
+    there = with_huge(FakeMachine(totals={"gpu-0": gib(24), "gpu-1": gib(80)}))
+    plan = plan_switch(request(HUGE.id, load_anyway=True), there)
+    assert ([device.device_id for device in plan.devices], plan.overruled) == (["gpu-1"], None)

@@ -39,6 +39,8 @@ class FakeEngine(Engine):
     """Knobs by container name: ``fails`` to be inspected, ``kept`` by a remove that fails; ``ports_in_use`` starts that lose their port."""
 
     containers_by_id: dict[str, FakeContainer] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=lambda: {"vllm/vllm-openai:latest": "sha256:" + "a" * 64})
+    """By name, the ids of their contents."""
     fails: set[str] = field(default_factory=set)
     kept: set[str] = field(default_factory=set)
     ports_in_use: int = 0
@@ -60,8 +62,8 @@ class FakeEngine(Engine):
         self.containers_by_id[container.id] = container
         return container
 
-    def has_image(self, image: str) -> bool:
-        return True
+    def image_id(self, image: str) -> str | None:
+        return self.images.get(image)
 
     def containers(self, label: str | None = None) -> tuple[Seen, ...]:
         self.looks += label is None

@@ -255,3 +255,21 @@ def test_docker_that_does_not_answer_may_hold_leftovers(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EngineUnreachable):
         runtime_on(tmp_path, "file").reap(frozenset)
+
+
+# What runs a model
+
+
+def test_engine_is_named_by_the_content_of_its_image_too(start: StartRuntime, engine: FakeEngine) -> None:
+    one = start()
+    assert one.engine() == f"vllm/vllm-openai:latest ({'a' * 12})"
+    engine.images["vllm/vllm-openai:latest"] = "sha256:" + "b" * 64
+    wait_for(lambda: one.engine().endswith(f"({'b' * 12})"), 5, one.engine)
+
+
+def test_image_that_is_missing_is_said_and_has_no_content(start: StartRuntime, engine: FakeEngine) -> None:
+    engine.images.clear()
+    one = start()
+    problem = one.unavailable()
+    assert problem is not None
+    assert (problem.code, one.engine()) == ("image_missing", "vllm/vllm-openai:latest")

@@ -23,7 +23,7 @@ SPEC = LaunchSpec(
     options=LaunchOptions(Dtype.FLOAT16, Quantization.INT8, 512, 2),
     devices=(LaunchDevice("gpu-0", DeviceKind.GPU, 0, "GPU-x"),),
     owner="анна",
-    footprints=(Footprint("gpu-0", (Part(PartName.WEIGHTS, 7),)),),
+    footprints=(Footprint("gpu-0", (Part(PartName.WEIGHTS, 7), Part(PartName.KV_CACHE, 3))),),
 )
 
 
@@ -40,7 +40,8 @@ def test_a_record_comes_back_as_the_instance_that_it_was(folder: WorkerFolder) -
     assert folder.record() == record
     instance = record.instance(InstanceState.STARTING)
     assert (instance.id, instance.options, instance.devices) == ("one", SPEC.options, ("gpu-0",))
-    assert (instance.owner, instance.started_at, instance.predicted_bytes) == ("анна", 12.5, {"gpu-0": 7})
+    assert (instance.owner, instance.started_at, instance.predicted_bytes) == ("анна", 12.5, {"gpu-0": 10})
+    assert instance.resting_bytes == {"gpu-0": 7}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"id": 1}', b"\xff"])

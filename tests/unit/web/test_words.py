@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from webapp import errors
-from webapp.domain.footprint import PartName
+from webapp.domain.footprint import Confidence, Note, PartName, Source
 from webapp.domain.instance import InstanceState
 from webapp.domain.memory import LedgerKind, Level
 from webapp.domain.model import ModelProblem
@@ -123,6 +123,9 @@ TABLES = [
     (words.MARKS, Mark),
     (words.LEDGER, LedgerKind),
     (words.PARTS, PartName),
+    (words.SOURCES, Source),
+    (words.CONFIDENCES, Confidence),
+    (words.NOTES, Note),
     (words.STAGES, StopStage),
     (words.CHECKS, CheckName),
     (words.CHECK_MARKS, CheckMark),

@@ -52,6 +52,7 @@ class SwitchBody(_Body):
     restore_on_failure: bool = True
     interrupt_busy: bool = False
     unload: Annotated[tuple[Annotated[str, Field(max_length=NAME_LIMIT)], ...], Field(max_length=UNLOAD_LIMIT)] = ()
+    load_anyway: bool = False
 
     def to_request(self) -> SwitchRequest:
         """Return what the body asks for."""
@@ -65,6 +66,7 @@ class SwitchBody(_Body):
             restore_on_failure=self.restore_on_failure,
             interrupt_busy=self.interrupt_busy,
             unload=self.unload,
+            load_anyway=self.load_anyway,
         )
 
 

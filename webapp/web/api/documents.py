@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from webapp.control.contract import ForeignContainer, Snapshot
+from webapp.domain.footprint import Footprint, Seen
 from webapp.domain.instance import Instance
 from webapp.domain.memory import Holder, LedgerKind, Reading, build_ledger, level_of, used_percent
 from webapp.domain.model import CachedModel
@@ -108,7 +109,10 @@ def options_document(options: LaunchOptions) -> Document:
 
 
 def instance_document(instance: Instance) -> Document:
-    """Return a loaded model; its bytes are the sum over its devices, and stand by device beside."""
+    """Return a loaded model; its bytes are the sum over its devices, and stand by device beside.
+
+    Predicted is the peak while it answers; what it was expected to hold at rest, as it is measured, is ``resting``.
+    """
     return {
         "id": instance.id,
         "mode": instance.mode.value,
@@ -124,6 +128,7 @@ def instance_document(instance: Instance) -> Document:
         "predicted_bytes": sum(instance.predicted_bytes.values()) if instance.predicted_bytes else None,
         "measured_bytes": sum(instance.measured_bytes.values()) if instance.measured_bytes else None,
         "predicted_bytes_by_device": dict(instance.predicted_bytes) or None,
+        "resting_bytes_by_device": dict(instance.resting_bytes) or None,
         "measured_bytes_by_device": dict(instance.measured_bytes) or None,
         "progress": instance.progress,
         "adopted": instance.adopted,
@@ -199,19 +204,40 @@ def plan_document(plan: Plan) -> Document:
         "free_before_bytes": {d.device_id: d.free_before_bytes for d in plan.devices},
         "free_after_bytes": {d.device_id: d.free_after_bytes for d in plan.devices},
         "reserve_bytes": {d.device_id: d.reserve_bytes for d in plan.devices},
-        "measured": _seen_document(plan),
+        "footprints": {d.device_id: footprint_document(d.footprint) for d in plan.devices},
+        "measured": _seen_document(next((d.footprint.seen for d in plan.devices if d.footprint.seen), None)),
         "reasons": [message_document(reason) for reason in plan.reasons],
         "ways_out": [
             {"message": message_document(way.message), "request": request_document(way.request)}
             for way in plan.ways_out
         ],
         "refusal": message_document(plan.refusal),
+        "overruled": message_document(plan.overruled),
     }
 
 
-def _seen_document(plan: Plan) -> Document | None:
+def footprint_document(footprint: Footprint) -> Document:
+    """Return what a launch takes on one device, by part; the larger of the two peaks decides whether it fits."""
+    return {
+        "parts": [
+            {
+                "name": part.name.value,
+                "bytes": part.bytes,
+                "source": part.source.value,
+                "confidence": part.confidence.value,
+            }
+            for part in footprint.parts
+        ],
+        "run_peak_bytes": footprint.total_bytes,
+        "load_peak_bytes": footprint.load_peak_bytes,
+        "confidence": footprint.confidence.value,
+        "notes": [{"code": note.value, "text": words.word(words.NOTES, note)} for note in footprint.notes],
+        "seen": _seen_document(footprint.seen),
+    }
+
+
+def _seen_document(seen: Seen | None) -> Document | None:
     """What was measured here of such launches; one launch has the same on each of its devices."""
-    seen = next((d.footprint.seen for d in plan.devices if d.footprint.seen is not None), None)
     if seen is None:
         return None
     return {"count": seen.count, "spread_percent": seen.spread_percent, "same_options": seen.same_options}
@@ -239,6 +265,7 @@ def request_document(request: SwitchRequest) -> Document:
         "restore_on_failure": request.restore_on_failure,
         "interrupt_busy": request.interrupt_busy,
         "unload": list(request.unload),
+        "load_anyway": request.load_anyway,
     }
 
 

@@ -10,7 +10,7 @@ from webapp.message import Message
 from webapp.web import formats, words
 from webapp.web.filters import OperationsQuery
 from webapp.web.presenters.form import Choice
-from webapp.web.presenters.operations import STATE_SIGNS, Line, OperationView, operation_view
+from webapp.web.presenters.operations import AGAINST_THE_ESTIMATE, STATE_SIGNS, Line, OperationView, operation_view
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
 
@@ -23,6 +23,8 @@ class HistoryRow:
     when: str
     moment: str
     receipt: Line | None
+    risk: str | None
+    """Who loaded against the estimate, where somebody did."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def _row(operation: Operation, now: float) -> HistoryRow:
         when=formats.moment(operation.started_at, now),
         moment=formats.full_moment(operation.started_at),
         receipt=None if _says_receipt(operation) else receipt_sum(operation.receipts),
+        risk=next((words.say(f.message) for f in operation.findings if f.message.code == AGAINST_THE_ESTIMATE), None),
     )
 
 

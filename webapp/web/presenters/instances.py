@@ -94,12 +94,20 @@ def _total(sizes: Iterable[int]) -> int | None:
 
 
 def _expected(instance: Instance) -> str:
-    """What stands beside the memory that is held; of a dead model only what it held once is known."""
+    """What stands beside the memory that is held: what a model at rest was expected to hold, and the most while it answers.
+
+    Of a dead model only what it held once is known.
+    """
     if instance.state is InstanceState.DEAD:
         held = _total(instance.measured_bytes.values())
         return "" if held is None else _("занимала %(size)s", size=formats.size(held))
-    predicted = _total(instance.predicted_bytes.values())
-    return "" if predicted is None else _("ожидалось %(size)s", size=formats.size(predicted))
+    resting, peak = _total(instance.resting_bytes.values()), _total(instance.predicted_bytes.values())
+    expected = peak if resting is None else resting  # one that an older Warden started says only the peak
+    if expected is None or peak is None:
+        return ""
+    if expected == peak:
+        return _("ожидалось %(size)s", size=formats.size(peak))
+    return _("ожидалось %(size)s, пик %(peak)s", size=formats.size(expected), peak=formats.size(peak))
 
 
 def _problem(instance: Instance) -> str | None:

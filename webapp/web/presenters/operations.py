@@ -52,6 +52,7 @@ FOREIGN_SHOWN = 6
 WORTH_SAYING_BYTES = 64 * MIB
 """What neighbours took below this is noise."""
 ENDED_KEPT = 64
+AGAINST_THE_ESTIMATE = "loaded_anyway"
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,11 @@ class StepView:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a result."""
+    """One line of a result. ``sign`` is shown where neither success nor failure would say it."""
 
     text: str
     ok: bool
+    sign: str = ""
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,8 @@ def _running_sentence(operation: Operation) -> str:
 
 
 def _finding_line(finding: Finding) -> Line:
-    return Line(words.say(finding.message), finding.ok)
+    sign = WARNING if finding.message.code == AGAINST_THE_ESTIMATE else ""
+    return Line(words.say(finding.message), finding.ok, sign)
 
 
 def _can_cancel(operation: Operation) -> bool:

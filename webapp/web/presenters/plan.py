@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from webapp.control.contract import ControllerApi, Snapshot
-from webapp.domain.footprint import PartName
+from webapp.domain.footprint import Footprint, PartName, Source
 from webapp.domain.modes import Mode, Quantization
 from webapp.domain.plan import DevicePlan, Eviction, Plan, Verdict
-from webapp.errors import AlreadyLoaded, InvalidRequest, ModelUnsuitable, ModeUnavailable, WardenError
+from webapp.errors import AlreadyLoaded, InvalidRequest, ModelUnsuitable, ModeUnavailable, NotEnoughMemory, WardenError
 from webapp.web import charts, formats, words
 from webapp.web.forms import LaunchForm
 from webapp.web.presenters.common import ended, quantizing_note, short_name, where
@@ -30,6 +30,27 @@ SAID_OF_THE_FIGURES = frozenset(
 
 
 @dataclass(frozen=True)
+class PartRow:
+    """One part of what is needed: how much, where the figure comes from, how far it is to be trusted."""
+
+    name: str
+    size: str
+    source: str
+    confidence: str
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """What the need of one device is made of."""
+
+    parts: tuple[PartRow, ...]
+    total: str
+    confidence: str
+    """Of the whole."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class DeviceArithmetic:
     """The figures of one device of the plan."""
 
@@ -41,6 +62,9 @@ class DeviceArithmetic:
     before_after: str
     slices: tuple[charts.Slice, ...]
     bar_text: str
+    breakdown: Breakdown
+    load_peak: str | None
+    """Said where more is needed for loading than for running: it decides then."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +107,8 @@ class PlanView:
     interrupt: bool
     keep_all: str | None = None
     """Where single models would go although the others stay: the query that takes that back."""
+    load_anyway: str | None = None
+    """Where the lack of memory alone refuses: the query of the question whether to load against the estimate."""
 
 
 def plan_view(form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, actor: str) -> PlanView | None:
@@ -133,6 +159,7 @@ def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot) -> PlanView:
         offers_interrupt=not pointless and any(eviction.in_flight for eviction in plan.unload),
         interrupt=form.interrupt_busy,
         keep_all=replace(form, unload="").query if plan.request.unload else None,
+        load_anyway=form.query if code == NotEnoughMemory.code else None,
     )
 
 
@@ -183,6 +210,36 @@ def _arithmetic(device: DevicePlan) -> DeviceArithmetic:
         before_after=_before_after(device),
         slices=_slices(device),
         bar_text=_("Нужно %(needed)s, доступно %(free)s", needed=needed, free=formats.size(device.available_bytes)),
+        breakdown=_breakdown(footprint),
+        load_peak=_load_peak(footprint),
+    )
+
+
+def _breakdown(footprint: Footprint) -> Breakdown:
+    """What is not there for this launch is left out; a part of 0 that might have been there stays."""
+    parts = (part for part in footprint.parts if part.bytes or part.source is not Source.NOTHING)
+    return Breakdown(
+        parts=tuple(
+            PartRow(
+                name=words.word(words.PARTS, part.name),
+                size=formats.size(part.bytes),
+                source=words.word(words.SOURCES, part.source),
+                confidence=words.word(words.CONFIDENCES, part.confidence),
+            )
+            for part in parts
+        ),
+        total=formats.size(footprint.total_bytes),
+        confidence=words.word(words.CONFIDENCES, footprint.confidence),
+        notes=tuple(words.word(words.NOTES, note) for note in footprint.notes),
+    )
+
+
+def _load_peak(footprint: Footprint) -> str | None:
+    if footprint.gate_bytes <= footprint.total_bytes:
+        return None
+    return _(
+        "При загрузке на время понадобится %(peak)s, больше, чем при работе: решает этот пик.",
+        peak=formats.size(footprint.load_peak_bytes),
     )
 
 

@@ -128,6 +128,7 @@ LINES = {
     "end_failed",
     "runtime_unreachable",
     "not_reached",
+    "loaded_anyway",
     "launch_again_disturbed",
     "launch_again_port",
     "found_dead",

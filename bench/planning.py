@@ -1,0 +1,233 @@
+"""How long a plan takes: what every keystroke in the form waits for. Fails above ``LIMIT_MS``.
+
+The model has the shape of Llama-3.1-405B, in a hundred shards whose headers were read once, as the catalogue does. What costs most is a
+refusal on many GPUs that are full: each way out is a search over the same arithmetic. A plan waits for nothing, so the time of the
+processor is what counts: on a machine that is busy otherwise the time on the clock says little.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from webapp.catalog.folder import describe_folder
+from webapp.domain.admission import Policy
+from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.learned import NOTHING_LEARNED, Lessons, Measurement
+from webapp.domain.memory import DeviceKind, Holder, HolderKind, Reading, Sample
+from webapp.domain.model import CachedModel
+from webapp.domain.modes import LaunchOptions, Mode
+from webapp.domain.plan import SwitchRequest, Verdict
+from webapp.domain.planner import World, needed_bytes, plan_switch, rooms
+from webapp.domain.units import gib
+
+LIMIT_MS = 5.0
+ROUNDS = 30
+SHARDS = 100
+LAYERS = 126
+WIDTH, INNER, WORDS = 16384, 53248, 128256
+KEY_VALUE_WIDTH = 1024
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "torch_dtype": "bfloat16",
+    "num_hidden_layers": LAYERS,
+    "hidden_size": WIDTH,
+    "intermediate_size": INNER,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": WORDS,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": False,
+}
+LOADED = 4
+"""Models on each full device."""
+HELD_BYTES, PROMISED_BYTES = gib(10), gib(2)
+"""What each of them holds, and may still take."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One world and what is asked in it."""
+
+    name: str
+    world: World
+    request: SwitchRequest
+    verdict: Verdict
+    ways_out: bool = False
+
+
+def main() -> None:
+    """Print the median of each world in milliseconds, of the processor and on the clock; fail where the first is above the limit."""
+    _say("| World | Verdict | Ways out | Median | On the clock |")
+    _say("| --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        model = _model(Path(folder))
+    slow = [case.name for case in _cases(model) if _measure(case) > LIMIT_MS]
+    if slow:
+        sys.exit(f"Above {LIMIT_MS:g} ms: {', '.join(slow)}.")
+
+
+def _measure(case: Case) -> float:
+    plan = plan_switch(case.request, case.world, "ivan")
+    assert (plan.verdict, bool(plan.ways_out)) == (case.verdict, case.ways_out), (case.name, plan.verdict, plan.reasons)
+    busy, clock = (_median_ms(case, now) for now in (time.thread_time, time.perf_counter))
+    _say(f"| {case.name} | {plan.verdict} | {len(plan.ways_out)} | {busy:.2f} ms | {clock:.2f} ms |")
+    return busy
+
+
+def _median_ms(case: Case, now: Callable[[], float]) -> float:
+    """Each plan is made of a world of its own: what a world works out once counts."""
+    times = []
+    for _ in range(ROUNDS):
+        world = replace(case.world)
+        began = now()
+        plan_switch(case.request, world, "ivan")
+        times.append(1000 * (now() - began))
+    return statistics.median(times)
+
+
+def _cases(model: CachedModel) -> Iterator[Case]:
+    """Devices that are large enough, that are just so, and that are full of other models, which all have to be thought about."""
+    words = {Mode.TRANSFORMERS: "Transformers", Mode.VLLM: "vLLM"}
+    for name, sizes in (
+        ("host", {"host": gib(1600)}),
+        ("1 GPU", {"gpu-0": gib(1600)}),
+        ("2 GPUs", {f"gpu-{n}": gib(1600) for n in range(2)}),
+        ("8 GPUs", {f"gpu-{n}": gib(1600) for n in range(8)}),
+    ):
+        roomy, close = _world(model, sizes), _world(model, dict.fromkeys(sizes, gib(860)))
+        full = _world(model, dict.fromkeys(sizes, gib(900)), loaded_each=LOADED)
+        for mode in _modes(sizes):
+            asked = SwitchRequest(mode, model.id, LaunchOptions(max_tokens=8192))
+            long = replace(asked, options=LaunchOptions(max_tokens=131072, batch_size=8), keep_others=True)
+            short = replace(long, options=LaunchOptions(max_tokens=16384, batch_size=4))
+            here = f"{name}, {words[mode]}"
+            yield Case(here, roomy, asked, Verdict.FITS)
+            yield Case(here, close, asked, Verdict.TIGHT)
+            yield Case(f"{here}, full", full, long, Verdict.REFUSED, ways_out=True)
+            yield Case(f"{here}, one in the way", _crowded(model, full, short), short, Verdict.REFUSED, ways_out=True)
+            yield Case(f"{here}, full, learned", replace(full, lessons=_lessons(model)), long, Verdict.REFUSED, True)
+
+
+def _crowded(model: CachedModel, full: World, request: SwitchRequest) -> World:
+    """Devices that would do if one of the models there went: what they lack is half of it."""
+    needed = max(needed_bytes(request, model, room) for room in rooms(full))
+    held = (HELD_BYTES + PROMISED_BYTES) * LOADED
+    total = round((needed + held - HELD_BYTES // 2) / (1 - full.policy.reserve_percent / 100))
+    return _world(model, dict.fromkeys(full.device_ids, total), loaded_each=LOADED)
+
+
+def _modes(sizes: Mapping[str, int]) -> tuple[Mode, ...]:
+    return (Mode.TRANSFORMERS,) if "host" in sizes else (Mode.TRANSFORMERS, Mode.VLLM)
+
+
+def _world(model: CachedModel, sizes: Mapping[str, int], loaded_each: int = 0) -> World:
+    instances = tuple(_loaded(f"i{n}-{device}", device, n) for device in sizes for n in range(loaded_each))
+    taken = HELD_BYTES * loaded_each
+    readings = tuple(
+        Reading(
+            device_id=device,
+            kind=DeviceKind.HOST if device == "host" else DeviceKind.GPU,
+            name=None if device == "host" else "NVIDIA H100",
+            uuid=None,
+            total_bytes=size,
+            reserved_bytes=0,
+            used_bytes=taken + number * gib(0.1),
+            free_bytes=size - taken - number * gib(0.1),
+            utilization_percent=None,
+            temperature_c=None,
+            power_w=None,
+            holders=tuple(_holder(device, n) for n in range(loaded_each)),
+        )
+        for number, (device, size) in enumerate(sizes.items())
+    )
+    return World(
+        now=10_000.0,
+        sample=Sample(1, 10_000.0, 0.0, readings, None),
+        sample_is_stale=False,
+        instances=instances,
+        models={model.id: model},
+        policy=Policy(),
+    )
+
+
+def _holder(device: str, number: int) -> Holder:
+    return Holder(
+        4000 + number, "ivan", "python -m webapp.worker", HELD_BYTES, HolderKind.WORKER, f"i{number}-{device}"
+    )
+
+
+def _loaded(instance_id: str, device: str, number: int) -> Instance:
+    return Instance(
+        id=instance_id,
+        mode=Mode.TRANSFORMERS,
+        model_id=f"lab/chat-{number}",
+        revision="a" * 40,
+        options=LaunchOptions(),
+        devices=(device,),
+        owner="ivan" if number % 2 else "maria",
+        state=InstanceState.READY,
+        started_at=float(number),
+        predicted_bytes={device: HELD_BYTES + PROMISED_BYTES},
+        measured_bytes={device: HELD_BYTES},
+    )
+
+
+def _lessons(model: CachedModel) -> Lessons:
+    kind = NOTHING_LEARNED.kind_of(model.id, model.revision, Mode.TRANSFORMERS, LaunchOptions(), ["NVIDIA H100"])
+    return NOTHING_LEARNED.including(Measurement(kind, float(n), gib(757), gib(757) + n) for n in range(5))
+
+
+def _model(folder: Path) -> CachedModel:
+    """Headers alone, as a folder without its weights has them: all that a plan rests on."""
+    (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+    tensors = list(_tensors())
+    for number in range(SHARDS):
+        name = f"model-{number + 1:05d}-of-{SHARDS:05d}.safetensors"
+        _write(folder / name, dict(tensors[number::SHARDS]))
+    return describe_folder(folder, "lab/llama-405b")
+
+
+def _tensors() -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield "model.embed_tokens.weight", (WORDS, WIDTH)
+    yield "lm_head.weight", (WORDS, WIDTH)
+    yield "model.norm.weight", (WIDTH,)
+    for layer in range(LAYERS):
+        at = f"model.layers.{layer}."
+        yield at + "self_attn.q_proj.weight", (WIDTH, WIDTH)
+        yield at + "self_attn.k_proj.weight", (KEY_VALUE_WIDTH, WIDTH)
+        yield at + "self_attn.v_proj.weight", (KEY_VALUE_WIDTH, WIDTH)
+        yield at + "self_attn.o_proj.weight", (WIDTH, WIDTH)
+        yield at + "mlp.gate_proj.weight", (INNER, WIDTH)
+        yield at + "mlp.up_proj.weight", (INNER, WIDTH)
+        yield at + "mlp.down_proj.weight", (WIDTH, INNER)
+        yield at + "input_layernorm.weight", (WIDTH,)
+        yield at + "post_attention_layernorm.weight", (WIDTH,)
+
+
+def _write(path: Path, tensors: Mapping[str, tuple[int, ...]]) -> None:
+    begun, header = 0, {}
+    for name, shape in tensors.items():
+        size = 2
+        for length in shape:
+            size *= length
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begun, begun + size]}
+        begun += size
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + begun)  # a hole: no disk is taken
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
