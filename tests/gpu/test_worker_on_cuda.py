@@ -99,6 +99,22 @@ def test_bitsandbytes_kernels_answer_in_less_memory(
     assert taken - context < most * (whole - context)
 
 
+def test_layers_on_two_gpus_take_no_more_on_each_than_planned(start_server: Start, figures: Figures) -> None:
+    server = start_server()
+    devices = [d["id"] for d in server.status()["devices"] if d["id"].startswith("gpu-")][:2]
+    if len(devices) < 2:
+        pytest.skip("there is one GPU")
+    before = [gpu(server, device)["used_bytes"] for device in devices]
+    operation = server.load("lab/big", devices=devices, options={"max_tokens": 256})
+    assert operation["state"] == "succeeded", operation
+    instance = server.instance_of("lab/big")
+    ask(server, instance)
+    for device, free in zip(devices, before, strict=True):
+        taken, planned = gpu(server, device)["used_bytes"] - free, instance["predicted_bytes_by_device"][device]
+        figures(f"- {device}, one of two: {taken / MIB:.0f} MiB by NVML, planned {planned / MIB:.0f} MiB")
+        assert weights_of(server, "lab/big") // 3 < taken <= planned + NOISE
+
+
 def test_load_that_the_gpu_has_no_room_for_is_refused_and_the_loaded_model_stays(start_server: Start) -> None:
     server = start_server(memory_limit_gib=2, reserve_mib=0, reserve_percent=0)
     instance = load(server, "lab/tiny")

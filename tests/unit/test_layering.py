@@ -38,7 +38,7 @@ ALLOWED = {
     "webapp.hardware": DOMAIN | {"webapp.settings", "webapp.hardware"},
     "webapp.runtimes.protocol": frozenset[str](),
     "webapp.runtimes": DOMAIN | {"webapp.settings", "webapp.runtimes"},
-    "webapp.worker": frozenset({"webapp.runtimes.protocol", "webapp.worker"}),
+    "webapp.worker": frozenset({"webapp.domain.layers", "webapp.runtimes.protocol", "webapp.worker"}),
     "webapp.control": CONTROL | {"webapp.control"},
     "webapp.web": DOMAIN | {"webapp.settings", "webapp.control", "webapp.web"},
     "webapp.services": CONTROL | {"webapp.control", "webapp.runtimes", "webapp.hardware", "webapp.console"},

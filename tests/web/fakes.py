@@ -11,6 +11,7 @@ from pathlib import Path
 
 from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
 from webapp.domain.admission import Policy
+from webapp.domain.advise import advise
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.learned import NOTHING_LEARNED, Lessons
 from webapp.domain.memory import DeviceKind, HistoryPoint, Holder, HolderKind, Reading, Sample
@@ -36,7 +37,6 @@ from webapp.errors import (
     UnknownContainer,
     UnknownDevice,
     UnknownInstance,
-    UnknownModel,
     UnknownOperation,
     WardenError,
 )
@@ -236,11 +236,15 @@ class FakeController:
         known = {r.device_id: r.free_bytes for r in self.readings}
         if device_id is not None and device_id not in known:
             raise UnknownDevice(device=device_id, known=", ".join(known))
-        if model_id is not None and self.snapshot().model(model_id) is None:
-            raise UnknownModel(model=model_id)
+        if model_id is not None:
+            devices = None if device_id is None else (device_id,)
+            return self.advise(SwitchRequest(Mode.TRANSFORMERS, model_id, devices=devices))
         free = [f for d, f in known.items() if f is not None and device_id in (None, d)]
         known_free = bool(free) and not self.stale
         return recommend(max(free), vllm_unavailable=self.mode_problems[Mode.VLLM]) if known_free else None
+
+    def advise(self, request: SwitchRequest) -> Advice | None:
+        return advise(request, self._world())
 
     def operation(self, operation_id: str) -> Operation:
         found = next((o for o in (*self.running, *self.recent) if o.id == operation_id), None)

@@ -125,6 +125,38 @@ def test_the_recommendation_is_the_guides(client: FlaskClient, controller: FakeC
     assert client.get("/api/v1/recommendation?model=lab/gone").status_code == 404
 
 
+def test_the_recommendation_for_a_model_is_a_body_that_its_plan_takes(
+    client: FlaskClient, controller: FakeController
+) -> None:
+    controller.readings = (reading(free_bytes=gib(5)),)
+
+    advice = client.get("/api/v1/recommendation?device=gpu-0&model=Qwen/Qwen3-1.7B").json
+    assert advice is not None
+    body = {
+        "mode": advice["usable_mode"],
+        "model": "Qwen/Qwen3-1.7B",
+        "devices": ["gpu-0"],
+        "options": advice["options"],
+    }
+    plan = client.post("/api/v1/plan", json=body).json
+
+    assert plan is not None
+    assert (advice["mark"], plan["verdict"] == "refused") == ("limited", False)
+    assert advice["reasons"][0]["code"] == "advice_free"
+
+
+def test_the_recommendation_for_a_model_that_has_no_room_says_what_lacks(
+    client: FlaskClient, controller: FakeController
+) -> None:
+    controller.readings = (reading(free_bytes=gib(1)),)
+
+    advice = client.get("/api/v1/recommendation?model=Qwen/Qwen3-1.7B").json
+
+    assert advice is not None
+    assert (advice["mark"], advice["precision"], advice["reasons"][0]["code"]) == ("none", "int4", "advice_nothing")
+    assert advice["reasons"][0]["params"]["missing_bytes"] > 0
+
+
 def test_no_recommendation_on_unknown_memory(client: FlaskClient, controller: FakeController) -> None:
     controller.stale = True
 

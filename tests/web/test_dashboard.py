@@ -289,7 +289,7 @@ def test_a_model_is_unloaded_by_name_from_a_plan_that_keeps_the_others(
 def test_several_devices_are_one_choice_of_the_field(visitor: Visitor, controller: FakeController) -> None:
     controller.readings = tuple(reading(f"gpu-{n}", total=gib(24)) for n in range(2))
     controller.readings = tuple(replace(each, free_bytes=gib(4)) for each in controller.readings)
-    page = visitor.get("/?mode=transformers&model=Qwen/Qwen3-1.7B&max_tokens=2048&batch_size=1").text
+    page = visitor.get("/?mode=transformers&model=Qwen/Qwen3-1.7B&max_tokens=2048&batch_size=1&device=gpu-0").text
     assert '<option value="gpu-0,gpu-1">GPU 0 + GPU 1</option>' in page
 
     filled = visitor.get(way_out(page, "Разделить между GPU 0, GPU 1")).text

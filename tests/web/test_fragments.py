@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 
 from tests.web.conftest import HTMX, Visitor
@@ -130,6 +131,32 @@ def test_the_advice_follows_the_guides_table(visitor: Visitor, controller: FakeC
 
     assert "INT8 · 512 токенов · батч 1" in answer.text
     assert "precision=int8" in answer.text
+
+
+def test_the_advice_for_a_chosen_model_fills_the_form_with_what_fits(
+    visitor: Visitor, controller: FakeController
+) -> None:
+    controller.readings = (reading(free_bytes=gib(5)),)
+    fields = "mode=transformers&max_tokens=&batch_size=x"
+
+    answer = visitor.get(f"/fragments/advice?{fields}&model=Qwen/Qwen3-1.7B").text
+
+    (query,) = re.findall(r'href="/\?([^"#]*)#switch"', answer)
+    plan = visitor.get("/fragments/plan?" + html.unescape(query)).text
+    assert 'data-verdict="refused"' not in plan
+    assert "data-verdict" in plan
+
+
+def test_where_nothing_of_a_model_fits_the_advice_says_what_lacks_and_offers_nothing(
+    visitor: Visitor, controller: FakeController
+) -> None:
+    controller.readings = (reading(free_bytes=gib(1)),)
+
+    answer = visitor.get("/fragments/advice?mode=transformers&max_tokens=2048&batch_size=1&model=Qwen/Qwen3-1.7B").text
+
+    assert "· 256 токенов · батч 1" in answer
+    assert "Не поместится даже это" in answer
+    assert "data-fill" not in answer
 
 
 def test_no_advice_is_given_on_unknown_memory(visitor: Visitor, controller: FakeController) -> None:

@@ -156,6 +156,8 @@ def _of_total(total: int, by_sizes: WeightFacts, config: ConfigFacts) -> WeightF
                 "expert_elements",
                 "key_value_bytes",
                 "replicated_bytes",
+                "embedding_elements",
+                "head_elements",
                 "elements",
             )
         }

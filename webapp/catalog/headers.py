@@ -172,7 +172,7 @@ def weight_facts(
     """
     by_dtype: Counter[str] = Counter()
     total_bytes = linear_elements = linear_rows = largest_linear = largest_bytes = 0
-    expert_elements = key_value_bytes = replicated_bytes = 0
+    expert_elements = key_value_bytes = replicated_bytes = embedding_elements = head_elements = 0
     for tensor in loaded:
         elements, size, shape = tensor.elements, tensor.end - tensor.start, tensor.shape
         by_dtype[tensor.dtype] += elements
@@ -183,6 +183,10 @@ def weight_facts(
             replicated_bytes += size
         elif layer in _KEY_VALUE:
             key_value_bytes += size
+        elif layer in _EMBEDDINGS:
+            embedding_elements += elements
+        elif layer in _HEADS:
+            head_elements += elements
         if quantized:
             if len(shape) == 2 and tensor.dtype not in _CONVERTIBLE and layer not in _NOT_CONVERTED:
                 largest_linear = max(largest_linear, _weights_in(tensor, bits) or 0)
@@ -204,6 +208,8 @@ def weight_facts(
         expert_elements=expert_elements,
         key_value_bytes=key_value_bytes,
         replicated_bytes=replicated_bytes,
+        embedding_elements=embedding_elements,
+        head_elements=head_elements,
     )
 
 

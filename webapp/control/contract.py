@@ -117,7 +117,18 @@ class ControllerApi(Protocol):
         """Return how much a launch may take on each device, or on the one named; empty where that does not exist."""
 
     def recommend(self, device_id: str | None = None, model_id: str | None = None) -> Advice | None:
-        """Return the advice for a device's free memory; ``None`` when that is unknown. Raises UnknownDevice, UnknownModel."""
+        """Return the advice for a device's free memory, of a model what fits there; ``None`` when the memory is unknown.
+
+        Raises:
+            UnknownDevice, UnknownModel
+        """
+
+    def advise(self, request: SwitchRequest) -> Advice | None:
+        """Return the largest configuration of a request's model that fits where it would go; ``None`` when the memory is unknown.
+
+        Raises:
+            UnknownDevice, UnknownInstance, UnknownModel, InvalidRequest
+        """
 
     def switch(self, request: SwitchRequest, actor: str) -> Operation:
         """Begin to load a model, unloading what the plan names. Raises NotFound, Refused, InvalidRequest, Unavailable."""

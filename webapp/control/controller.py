@@ -20,6 +20,7 @@ from webapp.control.run import Outcome, Run, carry_out
 from webapp.control.switching import Switch, new_id
 from webapp.control.watcher import Watcher
 from webapp.domain.admission import own_bytes, within_limit
+from webapp.domain.advise import advise
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.memory import HistoryPoint, Holder, HolderKind, Reading
 from webapp.domain.modes import Mode
@@ -47,7 +48,6 @@ from webapp.errors import (
     UnknownContainer,
     UnknownDevice,
     UnknownInstance,
-    UnknownModel,
     UnknownOperation,
 )
 from webapp.message import Message
@@ -167,9 +167,10 @@ class Controller:
 
     def recommend(self, device_id: str | None = None, model_id: str | None = None) -> Advice | None:
         """See ``ControllerApi``."""
+        if model_id is not None:
+            devices = None if device_id is None else (device_id,)
+            return self.advise(SwitchRequest(Mode.TRANSFORMERS, model_id, devices=devices))
         world = self._parts.world()
-        if model_id is not None and model_id not in world.models:
-            raise UnknownModel(model=model_id)
         if device_id is not None and device_id not in world.device_ids:
             raise UnknownDevice(device=device_id, known=", ".join(world.device_ids))
         readings = () if world.sample is None or world.sample_is_stale else world.sample.readings
@@ -178,6 +179,10 @@ class Controller:
         if not known:
             return None
         return recommend(max(known), vllm_unavailable=world.mode_problems.get(Mode.VLLM))
+
+    def advise(self, request: SwitchRequest) -> Advice | None:
+        """See ``ControllerApi``."""
+        return advise(request, self._parts.world())
 
     def operation(self, operation_id: str) -> Operation:
         """See ``ControllerApi``."""

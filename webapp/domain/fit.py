@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice, product
 
+from webapp.domain.memory import DeviceKind
 from webapp.domain.model import CachedModel
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.planner import Room, needed_bytes
+from webapp.domain.sharing import counts
 
 
 class Fit(StrEnum):
@@ -22,19 +26,72 @@ class Fit(StrEnum):
     """No device's memory is known, or the model cannot be loaded at all."""
 
 
-def needs_of(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) -> tuple[int, ...]:
-    """Return what ``request`` would take of ``model`` on each device alone, in bytes, in the order of ``rooms``.
+@dataclass(frozen=True)
+class Share:
+    """What each of ``count`` GPUs, of some that are alike, would take; ``rooms`` are their places in the list of rooms."""
+
+    rooms: tuple[int, ...]
+    count: int
+    needed_bytes: int
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a launch would take on each device alone, and on several GPUs, where a plan may choose them."""
+
+    alone: tuple[int, ...]
+    """In the order of the rooms."""
+    together: tuple[tuple[Share, ...], ...] = ()
+    """For each mixture of like and unlike GPUs the share on each."""
+
+
+def needs_of(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) -> Needs:
+    """Return what ``request`` would take of ``model``, in bytes.
 
     It depends on the devices' kinds and sizes only, and on what was learned, so it can be kept while the memory changes.
     """
-    return tuple(needed_bytes(request, model, room) for room in rooms)
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for place, room in enumerate(rooms):
+        alike.setdefault((room.kind, room.device_name, room.usable_bytes), []).append(place)
+    alone = {
+        p: needed for places in alike.values() for needed in _needed(request, model, rooms, places[:1]) for p in places
+    }
+    gpus = [places for (kind, *_), places in alike.items() if kind is DeviceKind.GPU]
+    together = () if request.devices is not None else _together(request, model, rooms, gpus)
+    return Needs(tuple(alone[place] for place in range(len(rooms))), tuple(together))
 
 
-def fit_of(needs: Sequence[int], rooms: Sequence[Room]) -> Fit:
-    """Return how a model that needs ``needs`` bytes fits into one of ``rooms``."""
-    known = [(need, room) for need, room in zip(needs, rooms, strict=True) if room.alone_bytes is not None]
-    if not known:
+def _together(
+    request: SwitchRequest, model: CachedModel, rooms: Sequence[Room], gpus: Sequence[list[int]]
+) -> Iterator[tuple[Share, ...]]:
+    for count in counts(request.mode, model, sum(map(len, gpus))):
+        for taken in product(*(range(min(len(places), count) + 1) for places in gpus)):
+            if sum(taken) == count:
+                chosen = [(places, n) for places, n in zip(gpus, taken, strict=True) if n]
+                needed = iter(_needed(request, model, rooms, [p for places, n in chosen for p in places[:n]]))
+                yield tuple(Share(tuple(places), n, max(islice(needed, n))) for places, n in chosen)
+
+
+def _needed(
+    request: SwitchRequest, model: CachedModel, rooms: Sequence[Room], places: Sequence[int]
+) -> tuple[int, ...]:
+    return needed_bytes(request, model, [rooms[place] for place in places])
+
+
+def fit_of(needs: Needs, rooms: Sequence[Room]) -> Fit:
+    """Return how a model that needs ``needs`` fits into one of ``rooms``, or into several of them."""
+    if all(room.alone_bytes is None for room in rooms):
         return Fit.UNKNOWN
-    if any(need <= (room.beside_bytes or 0) for need, room in known):
+    if _fits(needs, [room.beside_bytes for room in rooms]):
         return Fit.NOW
-    return Fit.AFTER_UNLOADING if any(need <= (room.alone_bytes or 0) for need, room in known) else Fit.TOO_LARGE
+    return Fit.AFTER_UNLOADING if _fits(needs, [room.alone_bytes for room in rooms]) else Fit.TOO_LARGE
+
+
+def _fits(needs: Needs, free: Sequence[int | None]) -> bool:
+    if any(has is not None and need <= has for need, has in zip(needs.alone, free, strict=True)):
+        return True
+    return any(all(_holds(share, free) for share in mixture) for mixture in needs.together)
+
+
+def _holds(share: Share, free: Sequence[int | None]) -> bool:
+    return sum((has := free[place]) is not None and share.needed_bytes <= has for place in share.rooms) >= share.count

@@ -164,6 +164,10 @@ class WeightFacts:
     """Bytes in the files of what every device of a tensor parallel group holds whole: norms, routers, MLA's projections down."""
     twice_bytes: int = 0
     """Bytes in the files beyond ``bytes``: tied weights that were saved twice. transformers loads them to compare them."""
+    embedding_elements: int = 0
+    """Elements of the input embeddings, before the layers; 0 is not known."""
+    head_elements: int = 0
+    """Elements of an output head that is not tied to them, behind the layers."""
     source: WeightsSource = WeightsSource.HEADERS
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations, product
 
 from webapp.domain.admission import Policy, judge, within_limit
 from webapp.domain.footprint import Conditions, Footprint, PartName, Seen, estimate, in_whole_shares
@@ -14,7 +15,8 @@ from webapp.domain.memory import DeviceKind, Reading, Sample, instances_bytes
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode, Quantization
 from webapp.domain.plan import DevicePlan, Eviction, Plan, SwitchRequest, Verdict, WayOut
-from webapp.domain.ways import Fits, Resting, find_ways
+from webapp.domain.sharing import can_share, counts
+from webapp.domain.ways import Fits, Missing, Resting, find_ways
 from webapp.errors import (
     AlreadyLoaded,
     CoolingDown,
@@ -132,7 +134,14 @@ def plan_switch(request: SwitchRequest, world: World, actor: str | None = None) 
     sites = _Sites(model, world)
     placed = sites.best(capped)
     refusal, overruled = _refusal(placed, model, world), _overruled(placed, model)
-    reasons = (*notes, *overruled, *_reasons(placed), *_stuck(placed, world), *_claimed(placed, world))
+    reasons = (
+        *notes,
+        *overruled,
+        *_spread(placed),
+        *_reasons(placed),
+        *_stuck(placed, world),
+        *_claimed(placed, world),
+    )
     ways_out = _ways_out(capped, placed, sites, actor) if isinstance(refusal, NotEnoughMemory) else ()
     verdict = Verdict.REFUSED if refusal is not None else placed.verdict
     message = None if refusal is None else refusal.message
@@ -183,12 +192,11 @@ def _most(device: DevicePlan) -> int | None:
     return None if device.available_bytes is None else device.available_bytes - device.reserve_bytes
 
 
-def needed_bytes(request: SwitchRequest, model: CachedModel, room: Room) -> int:
-    """Return what ``request`` would take of ``model`` on the device of ``room``, as a plan counts it."""
+def needed_bytes(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) -> tuple[int, ...]:
+    """Return what ``request`` would take of ``model`` on each of the devices of ``rooms`` together, as a plan counts it."""
     capped, _ = _cap_context(request, model)
-    place = _Place(room.device_id, room.kind, room.usable_bytes, room.device_name)
-    (footprint,) = _footprints(capped, model, [place], room.lessons)
-    return footprint.gate_bytes
+    places = [_Place(room.device_id, room.kind, room.usable_bytes, room.device_name) for room in rooms]
+    return tuple(footprint.gate_bytes for footprint in _footprints(capped, model, places, rooms[0].lessons))
 
 
 def footprints_on(
@@ -206,6 +214,51 @@ def refusal_of(plan: Plan, world: World) -> WardenError | None:
     return _refusal(placed, world.models[plan.request.model_id], world)
 
 
+class Openings:
+    """Tells of forms of one request, by the plan's own arithmetic, whether they would fit anywhere it may go."""
+
+    def __init__(self, request: SwitchRequest, model: CachedModel, world: World) -> None:
+        """Raise UnknownDevice, UnknownInstance, InvalidRequest."""
+        _check_devices(request, world)
+        _check_unload(request, world)
+        self._model, self._sites = model, _Sites(model, world)
+        self._readable = tuple(site for site in self._sites.of(request) if _is_readable(site))
+        all_in_use = not self._sites.open_to(request)
+        self.request = replace(request, interrupt_busy=True) if all_in_use else request
+        """What is asked about. Where a model is in use everywhere the memory is told of all the same."""
+
+    @property
+    def free_bytes(self) -> int | None:
+        """The most that the launch would find on one device, or on each of those that are named; ``None`` is unknown."""
+        least = [min(device.available_bytes or 0 for device in site.devices) for site in self._readable]
+        return max(least, default=None)
+
+    def fits(self, request: SwitchRequest) -> bool:
+        """Return whether ``request``, another form of the one in question, would not be refused for its memory or its options."""
+        if _unquantizable(request, self._model) or _unshareable(request, self._model):
+            return False
+        return any(self._sites.holds(request, site) for site in self._sites.open_to(request))
+
+    def lacks(self, request: SwitchRequest) -> tuple[int, int, int]:
+        """Return the bytes that ``request`` needs on a device, its reserve, and those that lack there; of the choices where least lacks."""
+        sites = self._sites.open_to(request) or self._readable
+        found = [
+            (_lacking((footprint, device)), footprint.gate_bytes, device.reserve_bytes)
+            for site in sites
+            for footprint, device in [max(self._pairs(request, site), key=_lacking)]
+        ]
+        missing, needed, reserve = min(found)
+        return needed, reserve, missing
+
+    def _pairs(self, request: SwitchRequest, site: _Site) -> Iterator[tuple[Footprint, DevicePlan]]:
+        return zip(self._sites.footprints(request, site), site.devices, strict=True)
+
+
+def _lacking(pair: tuple[Footprint, DevicePlan]) -> int:
+    footprint, device = pair
+    return footprint.gate_bytes - (_most(device) or 0)
+
+
 @dataclass(frozen=True)
 class _Placement:
     """One choice of devices with its arithmetic."""
@@ -215,6 +268,8 @@ class _Placement:
     unload: tuple[Eviction, ...]
     anywhere: bool
     """The person left the choice of the device to Warden."""
+    instead_of: _Placement | None = None
+    """The best single device, where several were chosen because it would not do."""
 
     @property
     def verdict(self) -> Verdict:
@@ -282,27 +337,47 @@ class _Sites:
         self._launches: dict[tuple[int, int], DevicePlan] = {}
 
     def best(self, request: SwitchRequest) -> _Placement:
-        """Place on the named devices, or on the one that fits best.
+        """Place on the named devices, or on the one that fits best; over several GPUs where no single one would do.
 
         Not refused comes first, then a device that nobody has claimed and no model in use, then the verdict, fewest unloads, most left.
         """
         placements = [self._place(request, site) for site in self.of(request)]
         nowhere = _Placement(request, (), (), anywhere=True)
-        return min(placements, key=lambda p: _rank(p, self.world), default=nowhere)
+        alone = min(placements, key=lambda p: _rank(p, self.world), default=nowhere)
+        refused, _, in_use = standing = _rank(alone, self.world)[:3]
+        if request.devices is not None or not (refused or in_use):
+            return alone
+        together = self.together(request)
+        if together is None or _rank(together, self.world)[:3] >= standing:
+            return alone
+        return replace(together, instead_of=alone)
+
+    def together(self, request: SwitchRequest, more_than: int = 1) -> _Placement | None:
+        """Place over the several GPUs that cost people least; ``None`` where no several have the room."""
+        chosen = min(self._roomy(request, more_than), key=lambda s: self._reluctance(request, s), default=None)
+        if chosen is None:
+            return None
+        (site,) = self.of(replace(request, devices=chosen.device_ids))
+        return self._place(request, site)
 
     def of(self, request: SwitchRequest) -> tuple[_Site, ...]:
-        """Return the named devices as one choice, or each of all devices."""
+        """Return the named devices as one choice, or each of those that are chosen among: never the host beside GPUs."""
         key = (request.devices, request.keep_others, request.unload)
         if key not in self._known:
-            ids = self.world.device_ids
-            choices = [(device_id,) for device_id in ids] if request.devices is None else [request.devices]
+            choices = self._automatic if request.devices is None else [request.devices]
             self._known[key] = tuple(_site(choice, request, self.world) for choice in choices)
         return self._known[key]
+
+    @cached_property
+    def _automatic(self) -> list[tuple[str, ...]]:
+        readings = () if self.world.sample is None else self.world.sample.readings
+        gpus = [r for r in readings if r.kind is DeviceKind.GPU]
+        return [(reading.device_id,) for reading in gpus or readings]
 
     def open_to(self, request: SwitchRequest) -> tuple[_Site, ...]:
         """Return the choices that can be read and where no model is in use that must not be interrupted, the most room first.
 
-        Of devices that differ in nothing but their room, the one with the most stands for all.
+        Of choices that differ in nothing but their room, the one with the most stands for all; several GPUs stand behind single ones.
         """
         key = (request.mode, request.devices, request.keep_others, request.unload, request.interrupt_busy)
         if key not in self._open:
@@ -310,15 +385,61 @@ class _Sites:
         return self._open[key]
 
     def _open_to(self, request: SwitchRequest) -> tuple[_Site, ...]:
+        is_open = [s for s in self.of(request) if _is_readable(s) and not _is_in_use(s, request)]
         best: dict[tuple[object, ...], _Site] = {}
-        for site in self.of(request):
-            in_use = not request.interrupt_busy and any(eviction.in_flight for eviction in site.unload)
-            if in_use or any(device.available_bytes is None for device in site.devices):
-                continue
+        for site in is_open:
             key = (site.kinds, site.names, self._sizes(request, site))
             if key not in best or _narrowest(site) > _narrowest(best[key]):
                 best[key] = site
-        return tuple(sorted(best.values(), key=_narrowest, reverse=True))
+        singles = sorted(best.values(), key=_narrowest, reverse=True)
+        gpus = [] if request.devices is not None else _gpus(is_open)
+        together = [s for n in counts(request.mode, self.model, len(gpus)) for s in _roomiest(gpus, n)]
+        return (*singles, *(s for s in together if not any(_outdoes(other, s) for other in together)))
+
+    def _roomy(self, request: SwitchRequest, more_than: int) -> Iterator[_Site]:
+        """Every several GPUs that have the room; not more of them than do where nobody has to wait or go."""
+        gpus = _gpus(site for site in self.of(replace(request, devices=None)) if _is_readable(site))
+        for count in counts(request.mode, self.model, len(gpus)):
+            if count <= more_than or not any(self.holds(request, site) for site in _roomiest(gpus, count)):
+                continue
+            found = [_joined(sites) for sites in combinations(gpus, count)]
+            found = [site for site in found if self.holds(request, site)]
+            yield from found
+            if any(not site.unload and not self._is_claimed(site) for site in found):
+                return
+
+    def missing(self, request: SwitchRequest) -> Iterator[Missing]:
+        """See ``Trials``; of a mixture of GPUs the one that needs least stands for all."""
+        sites = [site for site in self.of(request) if _is_readable(site)]
+        if request.devices is not None:
+            yield from (Missing(len(s.devices), self._lacks(request, s)) for s in sites)
+            return
+        yield Missing(1, {d: lacks for site in sites for d, lacks in self._lacks(request, site).items()})
+        gpus = _gpus(sites)
+        for count in counts(request.mode, self.model, len(gpus)):
+            needs = min(
+                footprint.gate_bytes
+                for mixture in _roomiest(gpus, count)
+                for footprint in self.footprints(request, mixture)
+            )
+            yield Missing(count, {site.device_ids[0]: needs - _narrowest(site) for site in gpus})
+
+    def _lacks(self, request: SwitchRequest, site: _Site) -> Mapping[str, int]:
+        pairs = zip(self.footprints(request, site), site.devices, strict=True)
+        return {device.device_id: footprint.gate_bytes - (_most(device) or 0) for footprint, device in pairs}
+
+    def _is_claimed(self, site: _Site) -> bool:
+        return any(device_id in self.world.claims for device_id in site.device_ids)
+
+    def _reluctance(self, request: SwitchRequest, site: _Site) -> tuple[object, ...]:
+        """What several GPUs that have the room cost people: who waits, who goes, how many are taken; then how well they suit."""
+        percent = self.world.policy.fits_percent
+        pairs = list(zip(self.footprints(request, site), site.devices, strict=True))
+        tight = any(f.gate_bytes > (d.available_bytes or 0) * percent / 100 for f, d in pairs)
+        mixed = request.mode is Mode.VLLM and len({*zip(site.names, site.usable, strict=True)}) > 1
+        left = min((_most(d) or 0) - f.gate_bytes for f, d in pairs)
+        claimed, in_use = self._is_claimed(site), _is_in_use(site, request)
+        return claimed, in_use, len(site.unload), len(site.devices), tight, mixed, -left
 
     def holds(self, request: SwitchRequest, site: _Site) -> bool:
         """Return whether the memory of a choice would do."""
@@ -352,6 +473,47 @@ class _Sites:
 
 def _narrowest(site: _Site) -> int:
     return min(_most(device) or 0 for device in site.devices)
+
+
+def _is_readable(site: _Site) -> bool:
+    return all(device.available_bytes is not None for device in site.devices)
+
+
+def _is_in_use(site: _Site, request: SwitchRequest) -> bool:
+    return not request.interrupt_busy and any(eviction.in_flight for eviction in site.unload)
+
+
+def _gpus(sites: Iterable[_Site]) -> list[_Site]:
+    return [site for site in sites if site.kinds == (DeviceKind.GPU,)]
+
+
+def _joined(sites: Sequence[_Site]) -> _Site:
+    """Single devices taken together: what each has does not depend on the others, since all that touches it goes from it anyway."""
+    unload = {eviction.instance_id: eviction for site in sites for eviction in site.unload}
+    return _Site(
+        devices=tuple(site.devices[0] for site in sites),
+        kinds=tuple(site.kinds[0] for site in sites),
+        usable=tuple(site.usable[0] for site in sites),
+        names=tuple(site.names[0] for site in sites),
+        unload=tuple(unload.values()),
+    )
+
+
+def _outdoes(other: _Site, site: _Site) -> bool:
+    """More of the same GPUs, each with as much room at the least: a share is never larger there."""
+    alike = len({*other.names, *site.names}) == len({*other.usable, *site.usable}) == 1
+    return alike and len(other.devices) > len(site.devices) and _narrowest(other) >= _narrowest(site)
+
+
+def _roomiest(gpus: Sequence[_Site], count: int) -> Iterator[_Site]:
+    """Of each mixture of ``count`` like and unlike GPUs those with the most room: where they do not do, no others of the kind do."""
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for place, site in sorted(enumerate(gpus), key=lambda each: -_narrowest(each[1])):
+        alike.setdefault((site.names, site.usable), []).append(place)
+    for shares in product(*(range(min(len(places), count) + 1) for places in alike.values())):
+        if sum(shares) == count:
+            chosen = sorted(p for places, n in zip(alike.values(), shares, strict=True) for p in places[:n])
+            yield _joined([gpus[place] for place in chosen])
 
 
 def _site(device_ids: Sequence[str], request: SwitchRequest, world: World) -> _Site:
@@ -400,7 +562,7 @@ def _footprints(
     """What the launch takes on each device, as earlier launches correct it; vLLM takes whole shares of GPUs."""
     usable, mode, options = [place.usable_bytes for place in places], request.mode, request.options
     on_gpus = all(place.kind is DeviceKind.GPU for place in places) and min(usable, default=0) > 0
-    conditions = Conditions(device_memory_bytes=min(usable) if on_gpus else None)
+    conditions = Conditions(min(usable) if on_gpus else None, places[0].name or "")
     estimated = estimate(model, options, [(place.device_id, place.kind) for place in places], mode, conditions)
     kind = lessons.kind_of(model.id, model.revision, mode, options, [place.name for place in places])
     footprints = corrected(estimated, kind, lessons)
@@ -543,11 +705,11 @@ def _unquantizable(request: SwitchRequest, model: CachedModel) -> WardenError | 
 
 def _unshareable(request: SwitchRequest, model: CachedModel) -> WardenError | None:
     """vLLM divides the attention heads evenly over the GPUs."""
-    heads = None if model.shape is None else model.shape.heads
     count = len(request.devices or ())
-    if request.mode is not Mode.VLLM or not heads or count < 2 or heads % count == 0:
+    if request.mode is not Mode.VLLM or can_share(model, count):
         return None
-    numbers = ", ".join(str(n) for n in range(1, count) if heads % n == 0)
+    numbers = ", ".join(str(n) for n in range(1, count) if can_share(model, n))
+    heads = 0 if model.shape is None else model.shape.heads
     return InvalidRequest(field="devices", value=str(count), allowed=f"{numbers} ({heads} / N)")
 
 
@@ -603,6 +765,23 @@ def _in_use(placed: _Placement) -> WardenError | None:
                 owner=eviction.owner,
             )
     return None
+
+
+def _spread(placed: _Placement) -> Iterator[Message]:
+    """Why several devices were chosen: the best single one is too small, or a model is in use there."""
+    if placed.instead_of is None:
+        return
+    (device,) = placed.instead_of.devices
+    params: dict[str, Param] = {
+        "count": len(placed.devices),
+        "devices": ", ".join(placed.device_ids),
+        "device": device.device_id,
+    }
+    if device.verdict is not Verdict.REFUSED:
+        yield Message("plan_spread_in_use", params)
+        return
+    free = device.available_bytes
+    yield Message("plan_spread", {**params, "needed_bytes": device.footprint.gate_bytes, "free_bytes": free})
 
 
 def _reasons(placed: _Placement) -> Iterator[Message]:
@@ -677,15 +856,14 @@ class _Trials:
         placed = self._sites.best(request)
         return placed.unload if _refusal(placed, self._sites.model, self._world) is None else None
 
-    def gpus(self, request: SwitchRequest) -> tuple[str, ...]:
+    def takes(self, request: SwitchRequest) -> int:
         """See ``Trials``."""
-        sites = [s for s in self._sites.of(replace(request, devices=None)) if s.kinds == (DeviceKind.GPU,)]
-        readable = [site for site in sites if site.devices[0].available_bytes is not None]
-        return tuple(site.device_ids[0] for site in sorted(readable, key=self._reluctance))
+        return len(self._sites.best(request).devices)
 
-    def _reluctance(self, site: _Site) -> tuple[bool, bool, int]:
-        in_use = any(eviction.in_flight for eviction in site.unload)
-        return site.device_ids[0] in self._world.claims, in_use, -(_most(site.devices[0]) or 0)
+    def together(self, request: SwitchRequest, more_than: int) -> tuple[str, ...] | None:
+        """See ``Trials``."""
+        placed = self._sites.together(request, more_than)
+        return None if placed is None else placed.device_ids
 
     def resting(self, request: SwitchRequest) -> tuple[Resting, ...]:
         """See ``Trials``."""
@@ -696,13 +874,9 @@ class _Trials:
             if instance.state in ANSWERING and instance.id not in request.unload and set(instance.devices) & set(asked)
         )
 
-    def missing(self, request: SwitchRequest) -> Iterable[Mapping[str, int]]:
+    def missing(self, request: SwitchRequest) -> Iterable[Missing]:
         """See ``Trials``."""
-        for site in self._sites.of(request):
-            footprints = self._sites.footprints(request, site)
-            pairs = [(d, f, _most(d)) for d, f in zip(site.devices, footprints, strict=True)]
-            if not any(room is None for _, _, room in pairs):
-                yield {d.device_id: f.gate_bytes - (room or 0) for d, f, room in pairs}
+        return self._sites.missing(request)
 
 
 def _resting(instance: Instance, world: World) -> Resting:

@@ -17,6 +17,8 @@ class Mark(StrEnum):
     """Nothing is held back."""
     LIMITED = "limited"
     """It works, with less than one would want."""
+    NONE = "none"
+    """Of the chosen model nothing fits; the advice is the least that one could ask for."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class Advice:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
+    """One row of the founding table."""
+
     from_bytes: int
     mode: Mode
     precision: Precision
@@ -46,12 +50,17 @@ class _Row:
 
 
 FOUNDING_TABLE = (
-    _Row(gib(8), Mode.VLLM, Precision.FP16, 2048, 4, Mark.OK),
-    _Row(gib(6), Mode.VLLM, Precision.FP16, 1024, 2, Mark.LIMITED),
-    _Row(gib(4), Mode.TRANSFORMERS, Precision.FP16, 1024, 1, Mark.LIMITED),
-    _Row(0, Mode.TRANSFORMERS, Precision.INT8, 512, 1, Mark.LIMITED),
+    Row(gib(8), Mode.VLLM, Precision.FP16, 2048, 4, Mark.OK),
+    Row(gib(6), Mode.VLLM, Precision.FP16, 1024, 2, Mark.LIMITED),
+    Row(gib(4), Mode.TRANSFORMERS, Precision.FP16, 1024, 1, Mark.LIMITED),
+    Row(0, Mode.TRANSFORMERS, Precision.INT8, 512, 1, Mark.LIMITED),
 )
 """Each row holds from its free memory up to the row above; the lower boundary belongs to the row."""
+
+
+def row_for(free_bytes: int) -> Row:
+    """Return the table's row for ``free_bytes`` of free memory."""
+    return next(row for row in FOUNDING_TABLE if max(free_bytes, 0) >= row.from_bytes)
 
 
 def recommend(free_bytes: int, *, vllm_unavailable: Message | None = None) -> Advice:
@@ -60,7 +69,7 @@ def recommend(free_bytes: int, *, vllm_unavailable: Message | None = None) -> Ad
     Where the row names vLLM mode and it cannot be chosen here, the row's figures hold for Transformers mode, which is then the
     ``usable_mode``, and the reasons say so.
     """
-    row = next(row for row in FOUNDING_TABLE if max(free_bytes, 0) >= row.from_bytes)
+    row = row_for(free_bytes)
     reasons = [Message("advice_free", {"free_bytes": free_bytes, "from_bytes": row.from_bytes})]
     usable = row.mode
     if usable is Mode.VLLM and vllm_unavailable is not None:

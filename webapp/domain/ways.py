@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import cached_property
 from itertools import combinations, islice
 from typing import Protocol
 
@@ -36,6 +38,14 @@ class Resting:
     """By device, at the most."""
 
 
+@dataclass(frozen=True)
+class Missing:
+    """A launch that wants ``count`` of some devices, with the bytes that lack on each; negative where there is room."""
+
+    count: int
+    lacks_bytes: Mapping[str, int]
+
+
 Fits = Callable[[LaunchOptions], bool]
 
 
@@ -55,14 +65,17 @@ class Trials(Protocol):
     def unloads(self, request: SwitchRequest) -> tuple[Eviction, ...] | None:
         """Return what a plan of ``request`` unloads, ``None`` where it is refused."""
 
-    def gpus(self, request: SwitchRequest) -> tuple[str, ...]:
-        """Return the GPUs, the best to take first."""
+    def takes(self, request: SwitchRequest) -> int:
+        """Return how many devices a plan of ``request`` takes."""
+
+    def together(self, request: SwitchRequest, more_than: int) -> tuple[str, ...] | None:
+        """Return the best GPUs to take together, more than ``more_than`` of them; ``None`` where none have the room."""
 
     def resting(self, request: SwitchRequest) -> tuple[Resting, ...]:
         """Return the models that answer on the devices that ``request`` may take and that it does not unload yet."""
 
-    def missing(self, request: SwitchRequest) -> Iterable[Mapping[str, int]]:
-        """Return for each choice of devices the bytes that lack on each; negative where there is room."""
+    def missing(self, request: SwitchRequest) -> Iterable[Missing]:
+        """Return what lacks for each number of devices that ``request`` may take; at the least, where devices differ."""
 
 
 class Cost(IntEnum):
@@ -159,7 +172,10 @@ class _Search:
     def __init__(self, request: SwitchRequest, model: CachedModel, trials: Trials, actor: str | None) -> None:
         self._request, self._model, self._trials, self._actor = request, model, trials, actor
         self._going = {eviction.instance_id for eviction in trials.unload}
-        self._missing = [dict(missing) for missing in trials.missing(request)]
+
+    @cached_property
+    def _missing(self) -> tuple[Missing, ...]:
+        return tuple(self._trials.missing(self._request))
 
     def ways(self) -> Iterator[Way]:
         yield from self._other_device()
@@ -176,23 +192,23 @@ class _Search:
             yield Way(message, request, cost, lost, victims)
 
     def _other_device(self) -> Iterator[Way]:
-        if self._request.devices is not None:
-            changed = replace(self._request, devices=None)
-            yield from self._try(Message("way_out_other_device"), changed, Cost.NOTHING)
+        """As many devices as were asked for, or fewer, and others."""
+        if self._request.devices is None:
+            return
+        changed = replace(self._request, devices=None)
+        ways = [*self._try(Message("way_out_other_device"), changed, Cost.NOTHING)]
+        if ways and self._trials.takes(changed) <= len(self._request.devices):
+            yield from ways
 
     def _several_devices(self) -> Iterator[Way]:
-        """Of 2, 4, 8 … GPUs the fewest that do: tensor parallel divides the heads by them."""
-        gpus, count = self._trials.gpus(self._request), 2
-        while count <= len(gpus):
-            if count > len(self._request.devices or ()):
-                chosen = tuple(sorted(gpus[:count], key=_by_number))
-                changed = replace(self._request, devices=chosen)
-                params: dict[str, Param] = {"count": count, "devices": ", ".join(chosen)}
-                way = next(self._try(Message("way_out_devices", params), changed, Cost.SEVERAL_DEVICES), None)
-                if way is not None:
-                    yield way
-                    return
-            count *= 2
+        """More GPUs than were asked for; where nobody said how many, several have been tried already."""
+        if self._request.devices is None:
+            return
+        chosen = self._trials.together(self._request, len(self._request.devices))
+        if chosen is not None:
+            params: dict[str, Param] = {"count": len(chosen), "devices": ", ".join(chosen)}
+            changed = replace(self._request, devices=chosen)
+            yield from self._try(Message("way_out_devices", params), changed, Cost.SEVERAL_DEVICES)
 
     def _smaller(self) -> Iterator[Way]:
         """A shorter context or a smaller batch; both only where neither does alone."""
@@ -297,8 +313,11 @@ class _Search:
 
     def _may_do(self, going: Sequence[Resting]) -> bool:
         """Whether what they hold could be enough on one of the choices: far cheaper to say than a plan."""
+        gives: Counter[str] = Counter()
+        for each in going:
+            gives.update(each.gives_bytes)
         return any(
-            all(sum(r.gives_bytes.get(device, 0) for r in going) >= lacks for device, lacks in missing.items())
+            sum(gives[device] >= lacks for device, lacks in missing.lacks_bytes.items()) >= missing.count
             for missing in self._missing
         )
 
@@ -349,12 +368,6 @@ def _lighter(request: SwitchRequest, model: CachedModel) -> tuple[Precision, ...
     if current in choices:
         return choices[choices.index(current) + 1 :]
     return choices if current is Precision.FP32 or model.dtype == "float32" else choices[1:]
-
-
-def _by_number(device_id: str) -> tuple[str, int, str]:
-    """``gpu-10`` stands after ``gpu-9``."""
-    name, _, number = device_id.rpartition("-")
-    return (name, int(number), "") if number.isdigit() else (device_id, 0, number)
 
 
 def _in(request: SwitchRequest, precision: Precision) -> SwitchRequest:

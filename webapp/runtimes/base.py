@@ -52,6 +52,11 @@ class LaunchSpec:
     """The reading that let it through: what moves afterwards is held against it."""
 
     @property
+    def batched_tokens(self) -> int | None:
+        """Tokens at once that the plan counts vLLM with, where it is to be told."""
+        return next((footprint.batched_tokens for footprint in self.footprints), None)
+
+    @property
     def predicted_bytes(self) -> Mapping[str, int]:
         """The footprint's sum by device."""
         return {footprint.device_id: footprint.total_bytes for footprint in self.footprints}

@@ -33,6 +33,15 @@ _OFFLINE = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
+BATCHED_TOKENS = "--max-num-batched-tokens"
+_BATCH_FLAGS = {
+    "--max-model-len",
+    "--max-num-seqs",
+    "--enable-chunked-prefill",
+    "--no-enable-chunked-prefill",
+    "--performance-mode",
+}
+"""Where the settings name one of them vLLM chooses its batch by it: a value that the plan counted may then be one that it refuses."""
 _SHORT_FLAGS = {"-tp": "--tensor-parallel-size"}
 _RECORD = TypeAdapter(InstanceRecord)
 
@@ -179,6 +188,8 @@ def _arguments(spec: LaunchSpec, settings: Settings, own_port: int | None) -> li
     """The flags; those that the settings name themselves take the place of ours."""
     extra = shlex.split(settings.vllm_args)
     theirs = {_long(word.partition("=")[0]) for word in extra if word.startswith("-")}
+    if theirs & _BATCH_FLAGS:
+        theirs.add(BATCHED_TOKENS)
     ours = [(flag, value()) for flag, value in _flags(spec, settings, own_port) if flag not in theirs]
     return [word for flag, value in ours for word in (flag, *([] if value is None else [value]))] + extra
 
@@ -199,6 +210,8 @@ def _flags(
     yield "--dtype", lambda: options.dtype.value
     yield "--max-model-len", lambda: str(options.max_tokens)
     yield "--max-num-seqs", lambda: str(options.batch_size)
+    if spec.batched_tokens is not None:
+        yield BATCHED_TOKENS, lambda: str(spec.batched_tokens)
     if gpus:
         yield "--gpu-memory-utilization", lambda: f"{gpu_memory_utilization(spec):.4f}"
     else:

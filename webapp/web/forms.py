@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 from urllib.parse import urlencode
 
@@ -99,6 +99,12 @@ class LaunchForm:
             interrupt_busy=self.interrupt_busy,
             unload=_parts(self.unload) if self.keep_others else (),
         )
+
+    def placed(self) -> SwitchRequest:
+        """Return what the form says of where the model goes and of those that are there, whatever stands in the fields of the launch."""
+        return replace(
+            self, mode=Mode.TRANSFORMERS.value, precision=Precision.AUTO.value, max_tokens="1", batch_size="1"
+        ).to_request()
 
     @property
     def devices(self) -> tuple[str, ...] | None:

@@ -420,6 +420,15 @@ PLANS: Final[Mapping[str, Sentence]] = {
             "останется цел."
         )
     ),
+    "plan_spread": _one(
+        N_(
+            "На одном устройстве нужно %(needed_bytes)s, а на %(device)s доступно %(free_bytes)s: модель делится между "
+            "%(devices)s."
+        )
+    ),
+    "plan_spread_in_use": _one(
+        N_("На %(device)s сейчас отвечает другая модель, поэтому эта делится между %(devices)s.")
+    ),
     "plan_estimate_rough": _one(N_("%(device)s: оценка грубая, файлы модели говорят не обо всём.")),
     "plan_measured": _many(
         *NN_(
@@ -471,6 +480,19 @@ PLANS: Final[Mapping[str, Sentence]] = {
     "way_out_precision": _one(N_("Точность %(precision)s")),
     "way_out_smallest": _one(N_("%(precision)s, токенов %(max_tokens)s, батч %(batch_size)s")),
     "advice_free": _one(N_("доступно %(free_bytes)s")),
+    "advice_mode_short": _one(N_("в режиме %(mode)s не поместится")),
+    "advice_precision_short": _one(N_("в %(precision)s не поместится")),
+    "advice_tokens_short": _many(
+        *NN_("на %(max_tokens)s токен памяти не хватит", "на %(max_tokens)s токенов памяти не хватит"), "max_tokens"
+    ),
+    "advice_batch_short": _one(N_("на батч %(batch_size)s памяти не хватит")),
+    "advice_quantized": _one(N_("файлы уже квантованы (%(method)s)")),
+    "advice_context": _many(
+        *NN_("модель рассчитана на %(max_tokens)s токен", "модель рассчитана на %(max_tokens)s токенов"), "max_tokens"
+    ),
+    "advice_nothing": _one(
+        N_("не поместится даже это: нужно %(needed_bytes)s и запас %(reserve_bytes)s, не хватает %(missing_bytes)s")
+    ),
     "advice_vllm_unavailable": _one(N_("при такой памяти подошёл бы vLLM")),
 }
 

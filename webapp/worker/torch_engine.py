@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from webapp.runtimes.protocol import LoadSpec
 from webapp.worker import memory
+from webapp.worker.device_map import by_layers
 from webapp.worker.engine import DeviceMemory, LoadedModel, LoadFailed, Progress
 from webapp.worker.generation import TorchModel
 from webapp.worker.host_weights import HostWeightsFile, reading_pool
@@ -75,7 +76,7 @@ def load_model(spec: LoadSpec, device: str, progress: Progress) -> LoadedModel:
                 spec.snapshot,
                 config=config,
                 dtype=_dtype(spec, config, device),
-                device_map=_device_map(device),
+                device_map=_device_map(device, config, spec),
                 quantization_config=_quantization(spec),
                 use_safetensors=None if spec.allow_pickle else True,
                 trust_remote_code=spec.allow_remote_code,
@@ -108,10 +109,17 @@ def _file_dtype(snapshot: Path) -> str | None:
     return None
 
 
-def _device_map(device: str) -> Any:
-    if device == CUDA:
-        return "auto" if torch.cuda.device_count() > 1 else {"": 0}
-    return {"": device}
+def _device_map(device: str, config: Any, spec: LoadSpec) -> Any:
+    """The whole model on one device, or its layers over all visible GPUs as the plan counts them.
+
+    accelerate's ``auto`` goes by the free memory that it finds, and keeps room for a layer on the first GPU.
+    """
+    count = torch.cuda.device_count() if device == CUDA else 1
+    if count == 1:
+        return {"": 0 if device == CUDA else device}
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.allow_remote_code)
+    return by_layers(empty, count) or "auto"
 
 
 def _quantization(spec: LoadSpec) -> Any:

@@ -78,7 +78,7 @@ def test_list_of_models_counts_with_it_as_the_plan_does(bench: Bench) -> None:
     bench.load("lab/one")
     bench.load("lab/two")
     (room,) = bench.controller.rooms()
-    needed = needed_bytes(bench.request(), model("lab/one"), room)
+    (needed,) = needed_bytes(bench.request(), model("lab/one"), [room])
     assert needed == plan(bench).devices[0].footprint.gate_bytes
 
 

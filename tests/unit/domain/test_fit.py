@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.unit.control.fakes import FakeMachine, FakeMonitor, loaded, model
 from webapp.domain.admission import Policy
-from webapp.domain.fit import Fit, fit_of, needs_of
+from webapp.domain.fit import Fit, Needs, fit_of, needs_of
 from webapp.domain.memory import DeviceKind
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest, Verdict
@@ -86,12 +86,12 @@ def _fits(request: SwitchRequest, world: World, *, keep_others: bool) -> bool:
     ],
 )
 def test_the_very_byte_decides(beside: int | None, alone: int | None, fit: Fit) -> None:
-    assert fit_of([gib(4)], [room(beside, alone)]) is fit
+    assert fit_of(Needs((gib(4),)), [room(beside, alone)]) is fit
 
 
 def test_the_best_device_counts_and_one_that_is_lost_does_not() -> None:
-    assert fit_of([gib(4), gib(4)], [room(None, None), room(0, gib(5))]) is Fit.AFTER_UNLOADING
+    assert fit_of(Needs((gib(4), gib(4))), [room(None, None), room(0, gib(5))]) is Fit.AFTER_UNLOADING
 
 
 def test_no_device_is_unknown() -> None:
-    assert fit_of([], []) is Fit.UNKNOWN
+    assert fit_of(Needs(()), []) is Fit.UNKNOWN

@@ -287,6 +287,22 @@ def test_two_devices_share_weights_and_cache_and_each_has_a_context() -> None:
     assert [f.part(PartName.CONTEXT) for f in two] == [GPU_CONTEXT_BYTES] * 2
 
 
+def test_the_fullest_of_several_devices_holds_the_embeddings_or_one_layer_more() -> None:
+    """Llama-3.1-8B: 32 layers of 416 MiB, embeddings and a head of 1002 MiB each."""
+    facts = replace(LLAMA_8B.weights, embedding_elements=128256 * 4096, head_elements=128256 * 4096)  # type: ignore[type-var]
+    apart, tied = (replace(LLAMA_8B, weights=replace(facts, head_elements=head)) for head in (facts.head_elements, 0))
+    layer, tied_layer = ((16_060_522_496 - ends * 128256 * 8192) / 32 for ends in (2, 1))
+
+    def fullest(cached: CachedModel, count: int) -> int:
+        return estimate(cached, options(), [(f"gpu-{n}", DeviceKind.GPU) for n in range(count)])[0].part(
+            PartName.WEIGHTS
+        )
+
+    assert fullest(apart, 2) == pytest.approx(16_060_522_496 / 2, abs=1)
+    assert fullest(apart, 3) == pytest.approx(128256 * 8192 + 11 * layer, abs=1)
+    assert fullest(tied, 3) == pytest.approx(128256 * 8192 + 10 * tied_layer, abs=1)
+
+
 def test_the_host_has_a_context_of_its_own() -> None:
     (footprint,) = estimate(LLAMA_8B, options(), [("host", DeviceKind.HOST)])
     assert footprint.part(PartName.CONTEXT) == HOST_CONTEXT_BYTES
@@ -333,6 +349,8 @@ def models(draw: st.DrawFn) -> CachedModel:
     linear = draw(st.integers(0, elements))
     largest = draw(st.integers(0, linear))
     facts = WeightFacts(2 * elements, elements, linear, linear // 4096, (("BF16", elements),), largest, 2 * largest)
+    embedding = draw(st.integers(0, (elements - linear) // 2))
+    facts = replace(facts, embedding_elements=embedding, head_elements=draw(st.sampled_from([0, embedding])))
     attention = st.none() | st.builds(AttentionFacts, LAYERS, is_eager=st.booleans(), heads=st.integers(0, 128))
     return replace(LLAMA_8B, weights=facts, shape=draw(st.none() | SHAPES), attention=draw(attention))
 

@@ -130,9 +130,14 @@ def test_vllm_quantizes_nothing_while_it_loads(quantization: Quantization) -> No
     assert refusal.params["field"] == "quantization"
 
 
-@pytest.mark.parametrize(("heads", "cards", "fits"), [(32, 2, True), (32, 3, False), (30, 3, True), (None, 3, True)])
-def test_vllm_shares_a_model_only_where_the_heads_divide(heads: int | None, cards: int, fits: bool) -> None:
-    shape = ModelShape(2, 64, 128, heads, 2, 16, 512)
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "cards", "fits"),
+    [(32, 2, 2, True), (32, 2, 3, False), (30, 6, 3, True), (None, 2, 3, True), (32, 2, 4, True), (24, 6, 4, False)],
+)
+def test_vllm_shares_a_model_only_where_the_heads_divide(
+    heads: int | None, kv_heads: int, cards: int, fits: bool
+) -> None:
+    shape = ModelShape(2, 64, 128, heads, kv_heads, 16, 512)
     cached = replace(NEW, shape=shape)
     machine = FakeMachine(totals={f"gpu-{n}": gib(24) for n in range(cards)})
     here = replace(world(machine), models={cached.id: cached})

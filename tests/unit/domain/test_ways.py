@@ -242,7 +242,7 @@ def test_as_few_gpus_as_do_are_taken_together_and_those_with_the_most_room(mode:
     machine = FakeMachine(totals={f"gpu-{n}": gib(24) for n in range(4)}, foreign={"gpu-0": gib(12)})
     cached = replace(model(NEW.id, weights_bytes=gib(30), shape=SHAPE), context_length=8192)
 
-    plan = plan_switch(asked(mode=mode), world(machine, cached=cached))
+    plan = plan_switch(asked(mode=mode, devices=("gpu-1",)), world(machine, cached=cached))
 
     request = way(plan, "way_out_devices").request
     assert request.devices is not None
@@ -252,7 +252,22 @@ def test_as_few_gpus_as_do_are_taken_together_and_those_with_the_most_room(mode:
 def test_vllm_takes_only_as_many_gpus_as_divide_the_heads() -> None:
     cached = replace(model(NEW.id, weights_bytes=gib(30)), shape=replace(SHAPE, heads=9))
 
-    assert "way_out_devices" not in codes(plan_switch(asked(mode=Mode.VLLM), world(gpus(4), cached=cached)))
+    for devices in (None, ("gpu-0",)):
+        plan = plan_switch(asked(mode=Mode.VLLM, devices=devices), world(gpus(4), cached=cached))
+        assert plan.verdict is Verdict.REFUSED
+        assert "way_out_devices" not in codes(plan)
+
+
+def test_another_device_is_offered_where_one_is_enough_and_several_where_it_is_not() -> None:
+    machine = FakeMachine(totals={"gpu-0": gib(12), "gpu-1": gib(24), "gpu-2": gib(24)})
+    small, large = (replace(NEW, weights=model(weights_bytes=gib(size)).weights) for size in (16, 30))
+
+    offered = [
+        codes(plan_switch(asked(devices=("gpu-0",)), world(machine, cached=cached))) for cached in (small, large)
+    ]
+
+    assert ["way_out_other_device" in each for each in offered] == [True, False]
+    assert all("way_out_devices" in each for each in offered)
 
 
 def test_the_other_mode_is_offered_where_it_can_be_chosen_and_fits() -> None:

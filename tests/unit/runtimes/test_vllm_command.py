@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from tests.unit.control.fakes import FakeMachine, FakeMonitor, model
 from webapp.control.parts import launch_devices
 from webapp.domain.admission import Policy
-from webapp.domain.footprint import Footprint, Part, PartName, estimate
+from webapp.domain.footprint import (
+    UTILIZATION_SCALE,
+    Conditions,
+    Footprint,
+    Part,
+    PartName,
+    budget_bytes,
+    estimate,
+    share_of,
+)
 from webapp.domain.memory import DeviceKind, Reading, Sample
 from webapp.domain.modes import Dtype, LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest, Verdict
@@ -242,6 +251,86 @@ def test_what_the_plan_admits_vllm_starts(cards: list[tuple[int, int, float]], w
         context = admitted.footprint.part(PartName.CONTEXT)
         taken = math.ceil(((device.total_bytes or 0) - (device.reserved_bytes or 0)) * share)
         assert taken + context <= admitted.footprint.total_bytes
+
+
+PLANS = st.tuples(
+    CARDS, st.integers(MIB, 80 * GIB), st.integers(1, 100_000), st.integers(1, 1024), st.sampled_from([8192, 131_072])
+)
+
+
+def launched(cards: list[tuple[int, int, float]], weights: int, tokens: int, batch: int, length: int) -> LaunchSpec:
+    """What is launched of a plan, refused or not."""
+    cached = model("lab/one", weights_bytes=weights, context_length=length)
+    readings = tuple(reading(n, *card) for n, card in enumerate(cards))
+    sample, ids = Sample(1, 0.0, 0.0, readings), tuple(r.device_id for r in readings)
+    options = LaunchOptions(max_tokens=tokens, batch_size=batch)
+    request = SwitchRequest(Mode.VLLM, cached.id, options, devices=ids)
+    plan = plan_switch(request, World(0.0, sample, False, (), {cached.id: cached}, Policy()))
+    footprints = tuple(d.footprint for d in plan.devices)
+    return spec(*launch_devices(sample, ids), footprints=footprints, options=plan.request.options)
+
+
+@given(PLANS)
+def test_no_smaller_share_holds_the_context_and_the_requests(
+    drawn: tuple[list[tuple[int, int, float]], int, int, int, int],
+) -> None:
+    one = launched(*drawn)
+    totals = [(d.total_bytes or 0) - (d.reserved_bytes or 0) for d in one.devices]
+    cached = model("lab/one", weights_bytes=drawn[1], context_length=drawn[4])
+    ids = [(d.id, d.kind) for d in one.devices]
+    asked = estimate(cached, one.options, ids, Mode.VLLM, Conditions(device_memory_bytes=min(totals)))
+    share = share_of(one.footprints, totals)
+
+    def holds(share: int) -> bool:
+        return all(
+            -(-t * share // UTILIZATION_SCALE) >= budget_bytes(f) - 2 for f, t in zip(asked, totals, strict=True)
+        )
+
+    assert holds(share)
+    assert not holds(share - 1)
+
+
+@given(PLANS)
+def test_vllm_is_told_what_the_plan_counted(drawn: tuple[list[tuple[int, int, float]], int, int, int, int]) -> None:
+    one = launched(*drawn)
+    flags = planned(one, vllm_args="--gpu-memory-utilization 0.5")
+    length, requests, batched = (
+        int(value_of(flags, flag)) for flag in ("--max-model-len", "--max-num-seqs", "--max-num-batched-tokens")
+    )
+    assert (length, requests) == (min(drawn[2], drawn[4]), drawn[3])
+    assert requests <= batched <= length * requests  # else vLLM refuses the first and warns of the second
+    cached = model("lab/one", weights_bytes=drawn[1], context_length=drawn[4])
+    totals = [(d.total_bytes or 0) - (d.reserved_bytes or 0) for d in one.devices]
+    told = Conditions(device_memory_bytes=min(totals), max_num_seqs=requests, max_num_batched_tokens=batched)
+    again = estimate(cached, one.options, [(d.id, d.kind) for d in one.devices], Mode.VLLM, told)
+    assert [f.part(PartName.ACTIVATION) for f in again] == [f.part(PartName.ACTIVATION) for f in one.footprints]
+
+
+@pytest.mark.parametrize(
+    ("name", "memory", "tokens"),
+    [("NVIDIA H100", 80, 8192), ("NVIDIA A100-SXM4-80GB", 80, 2048), ("RTX 4090", 24, 2048)],
+)
+def test_tokens_at_once_are_those_that_vllm_takes_on_such_a_gpu(name: str, memory: int, tokens: int) -> None:
+    cached = model("lab/one", context_length=131_072)
+    sample = Sample(1, 0.0, 0.0, (replace(reading(0, memory * GIB, 0, 1.0), name=name),))
+    request = SwitchRequest(Mode.VLLM, cached.id, LaunchOptions(max_tokens=100_000), devices=("gpu-0",))
+    (device,) = plan_switch(request, World(0.0, sample, False, (), {cached.id: cached}, Policy())).devices
+    assert device.footprint.batched_tokens == tokens
+
+
+@pytest.mark.parametrize(
+    "args", ["--max-num-batched-tokens 4096", "--no-enable-chunked-prefill", "--max-model-len 9000"]
+)
+def test_tokens_at_once_are_left_to_vllm_where_the_settings_decide_on_them(args: str) -> None:
+    told = [replace(f, batched_tokens=512) for f in spec(gpu()).footprints]
+    assert "512" in planned(spec(gpu(), footprints=tuple(told))).command
+    assert "512" not in planned(spec(gpu(), footprints=tuple(told)), vllm_args=args).command
+
+
+def test_tokens_at_once_are_left_to_vllm_where_an_image_must_be_taken_whole() -> None:
+    for cached, told in ((model(), True), (model(has_vision=True), False)):
+        (one,) = estimate(cached, LaunchOptions(), [("gpu-0", DeviceKind.GPU)], Mode.VLLM)
+        assert (one.batched_tokens is not None) is told
 
 
 def reading(number: int, total: int, reserved: int, share: float) -> Reading:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from webapp.domain.footprint import activation, kv_cache, weights
@@ -13,7 +13,7 @@ from webapp.domain.footprint.kv_cache import CacheRule
 from webapp.domain.footprint.parts import Confidence, Footprint, Note, Part, PartName, Source
 from webapp.domain.footprint.weights import LoadedWeights
 from webapp.domain.memory import DeviceKind
-from webapp.domain.model import CachedModel
+from webapp.domain.model import AttentionDoubt, CachedModel
 from webapp.domain.modes import LaunchOptions, Mode, Quantization
 from webapp.domain.units import gib
 
@@ -54,7 +54,8 @@ def estimate(
     known = conditions or Conditions()
     launch = _Launch(model, options, mode, known, len(devices), any(kind is DeviceKind.HOST for _, kind in devices))
     in_mode = _in_vllm if mode is Mode.VLLM else _in_transformers
-    return tuple(in_mode(launch, device_id, kind) for device_id, kind in devices)
+    alike = {kind: in_mode(launch, "", kind) for kind in {kind for _, kind in devices}}
+    return tuple(replace(alike[kind], device_id=device_id) for device_id, kind in devices)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ class _Launch:
 def _in_transformers(launch: _Launch, device_id: str, kind: DeviceKind) -> Footprint:
     model, requests, loaded = launch.model, launch.options.batch_size, launch.weights
     layers = model.shape.layers if model.shape else None
-    held = weights.by_layers(loaded.bytes, layers, launch.count)
+    ends = weights.end_bytes(model, loaded.bytes, launch.value)
+    held = weights.by_layers(loaded.bytes, layers, launch.count, ends)
     rule = launch.cache(loaded.bytes)
     ended = weights.by_layers(kv_cache.in_transformers(rule, launch.options.max_tokens, requests), layers, launch.count)
     taken_in = kv_cache.in_transformers(rule, launch.prompt, requests, prefill=True)
@@ -135,7 +137,14 @@ def _in_vllm(launch: _Launch, device_id: str, kind: DeviceKind) -> Footprint:
     unknown = () if on_host or conditions.device_memory_bytes else (Note.DEVICE_MEMORY_UNKNOWN,)
     context = next(part.bytes for part in parts if part.name is PartName.CONTEXT)
     notes = _notes(loaded.notes, rule.notes, warm_up.notes, unknown)
-    return Footprint(device_id, parts, held + context + _loading_bytes(launch), notes)
+    told = limits.tokens if _takes_any_batch(model) else None
+    return Footprint(device_id, parts, held + context + _loading_bytes(launch), notes, batched_tokens=told)
+
+
+def _takes_any_batch(model: CachedModel) -> bool:
+    """Whether vLLM takes a prompt in by pieces of any size; of images, and of what an encoder reads, it must take one whole (0.32)."""
+    has_encoder = model.attention is not None and model.attention.doubt is AttentionDoubt.ENCODER
+    return not model.has_vision and not has_encoder
 
 
 def _model_parts(loaded: LoadedWeights, held: int, rule: CacheRule, cached: int) -> tuple[Part, ...]:

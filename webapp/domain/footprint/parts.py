@@ -135,6 +135,8 @@ class Footprint:
     notes: tuple[Note, ...] = ()
     seen: Seen | None = None
     """What was measured here and has corrected the parts that say ``LEARNED``."""
+    batched_tokens: int | None = None
+    """Tokens that vLLM was counted to take in at once and is to be told; ``None`` leaves them to the engine."""
 
     @property
     def total_bytes(self) -> int:

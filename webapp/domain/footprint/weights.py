@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from webapp.domain.footprint.conditions import Conditions
 from webapp.domain.footprint.parts import Confidence, Note, Source
+from webapp.domain.layers import layer_counts
 from webapp.domain.model import CachedModel, WeightFacts, WeightsSource
 from webapp.domain.modes import Dtype, LaunchOptions, Mode, Quantization
 
@@ -126,8 +127,22 @@ def divided(loaded: int, model: CachedModel, count: int, kv_heads: int | None) -
     return whole + -(-key_value // min(count, kv_heads or count)) + -(-(loaded - whole - key_value) // count)
 
 
-def by_layers(loaded: int, layers: int | None, count: int) -> int:
-    """Return the weights on the fullest of ``count`` devices that share a model by whole layers (accelerate's ``auto``)."""
+def by_layers(loaded: int, layers: int | None, count: int, ends: tuple[int, int] = (0, 0)) -> int:
+    """Return the share on the fullest of ``count`` devices that hold a model by whole layers (``webapp/worker/device_map.py``).
+
+    Of ``loaded`` bytes those of ``ends`` stand before and behind the layers: the first is on the first device, the other on the last.
+    """
     if count == 1 or not layers:
         return -(-loaded // count)
-    return -(-loaded * -(-layers // count) // layers)
+    before, behind = ends
+    body = loaded - before - behind
+    first, *middle, last = layer_counts(layers, count)
+    shares = ((before, first), (behind, last), *((0, each) for each in middle))
+    return max(end + -(-body * each // layers) for end, each in shares)
+
+
+def end_bytes(model: CachedModel, loaded: int, value: int) -> tuple[int, int]:
+    """Return the bytes of the input embeddings and of an output head of its own, of ``value`` bytes a number."""
+    facts = model.weights
+    ends = (0, 0) if facts is None else (value * facts.embedding_elements, value * facts.head_elements)
+    return ends if sum(ends) < loaded else (0, 0)

@@ -8,7 +8,7 @@ from webapp.control.contract import ControllerApi, Snapshot
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import BATCH_SIZE_LIMIT, MAX_TOKENS_LIMIT, Mode, Precision, Quantization
 from webapp.domain.recommend import Advice, Mark
-from webapp.errors import NotFound
+from webapp.errors import InvalidRequest, NotFound
 from webapp.web import formats, words
 from webapp.web.drawn import Kept
 from webapp.web.forms import AUTO, JOINT, LaunchForm
@@ -20,7 +20,7 @@ from webapp.web.translate import language
 
 REASONS_SHOWN = 2
 """Why a mode cannot be chosen stands under the modes already."""
-TONES = {Mark.OK: "✅", Mark.LIMITED: "⚠️"}
+TONES = {Mark.OK: "✅", Mark.LIMITED: "⚠️", Mark.NONE: "⛔"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class AdviceView:
     reasons: str
     query: str
     is_applied: bool
+    fits: bool = True
+    """False of the least that one could ask for, where even that has no room."""
 
 
 @dataclass(frozen=True)
@@ -159,10 +161,10 @@ def _devices(form: LaunchForm, snapshot: Snapshot, plan: PlanView | None) -> tup
 
 
 def advice_view(form: LaunchForm, controller: ControllerApi) -> AdviceView | None:
-    """Return the advice for the chosen device, or ``None`` when its free memory is unknown."""
+    """Return the advice for the chosen model and devices, or ``None`` when the free memory there is unknown."""
     try:
-        advice = controller.recommend(form.first_device, form.model or None)
-    except NotFound:
+        advice = controller.advise(form.placed()) if form.model else controller.recommend(form.first_device)
+    except (InvalidRequest, NotFound):
         return None
     return None if advice is None else _advice(advice, form)
 
@@ -187,4 +189,5 @@ def _advice(advice: Advice, form: LaunchForm) -> AdviceView:
         reasons=words.capital("; ".join(words.clause(reason) for reason in advice.reasons[:REASONS_SHOWN])),
         query=filled.query,
         is_applied=filled == form,
+        fits=advice.mark is not Mark.NONE,
     )

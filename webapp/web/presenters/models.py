@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Final
 
 from webapp.control.contract import Snapshot
-from webapp.domain.fit import Fit, fit_of, needs_of
+from webapp.domain.fit import Fit, Needs, fit_of, needs_of
 from webapp.domain.instance import InstanceState
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode
@@ -143,9 +143,7 @@ class ModelLists:
 
     def __init__(self) -> None:
         self._known: Kept[tuple[str, int], tuple[tuple[CachedModel, ...], tuple[_Known, ...]]] = Kept(2)
-        self._needs: Kept[tuple[object, ...], tuple[tuple[CachedModel, ...], tuple[tuple[int, ...], ...]]] = Kept(
-            LAUNCHES_KEPT
-        )
+        self._needs: Kept[tuple[object, ...], tuple[tuple[CachedModel, ...], tuple[Needs, ...]]] = Kept(LAUNCHES_KEPT)
 
     def of(
         self, snapshot: Snapshot, form: LaunchForm, search: ModelSearch, rooms: Sequence[Room], language: str
@@ -180,10 +178,10 @@ class ModelLists:
             (room.device_id, room.kind, room.usable_bytes, room.device_name, room.lessons.version) for room in rooms
         )
 
-        def make() -> tuple[tuple[CachedModel, ...], tuple[tuple[int, ...], ...]]:
+        def make() -> tuple[tuple[CachedModel, ...], tuple[Needs, ...]]:
             return models, tuple(needs_of(request, model, rooms) for model in models)
 
-        needs = self._needs.of((id(models), request.mode, request.options, places), make)[1]
+        needs = self._needs.of((id(models), request.mode, request.options, request.devices is None, places), make)[1]
         return [
             Fit.UNKNOWN if model.problem is not None else fit_of(need, rooms)
             for model, need in zip(models, needs, strict=True)
