@@ -33,6 +33,7 @@ from webapp.errors import (
 )
 from webapp.message import Message, Param
 
+_NEARLY = 0.9
 ANSWERING = (InstanceState.READY, InstanceState.SILENT)
 """Models that somebody may be asked to give up: the others are on their way already, in one direction or the other."""
 
@@ -335,6 +336,7 @@ class _Sites:
         self._open: dict[tuple[object, ...], tuple[_Site, ...]] = {}
         self._footprints: dict[tuple[object, ...], tuple[Footprint, ...]] = {}
         self._launches: dict[tuple[int, int], DevicePlan] = {}
+        self._least: dict[tuple[object, ...], int] = {}
 
     def best(self, request: SwitchRequest) -> _Placement:
         """Place on the named devices, or on the one that fits best; over several GPUs where no single one would do.
@@ -377,7 +379,7 @@ class _Sites:
     def open_to(self, request: SwitchRequest) -> tuple[_Site, ...]:
         """Return the choices that can be read and where no model is in use that must not be interrupted, the most room first.
 
-        Of choices that differ in nothing but their room, the one with the most stands for all; several GPUs stand behind single ones.
+        Of choices that differ in nothing but their room, the one with the most stands for all.
         """
         key = (request.mode, request.devices, request.keep_others, request.unload, request.interrupt_busy)
         if key not in self._open:
@@ -391,10 +393,10 @@ class _Sites:
             key = (site.kinds, site.names, self._sizes(request, site))
             if key not in best or _narrowest(site) > _narrowest(best[key]):
                 best[key] = site
-        singles = sorted(best.values(), key=_narrowest, reverse=True)
         gpus = [] if request.devices is not None else _gpus(is_open)
         together = [s for n in counts(request.mode, self.model, len(gpus)) for s in _roomiest(gpus, n)]
-        return (*singles, *(s for s in together if not any(_outdoes(other, s) for other in together)))
+        found = (*best.values(), *(s for s in together if not any(_outdoes(other, s) for other in together)))
+        return tuple(sorted(found, key=lambda site: -_narrowest(site) * len(site.devices)))
 
     def _roomy(self, request: SwitchRequest, more_than: int) -> Iterator[_Site]:
         """Every several GPUs that have the room; not more of them than do where nobody has to wait or go."""
@@ -402,11 +404,25 @@ class _Sites:
         for count in counts(request.mode, self.model, len(gpus)):
             if count <= more_than or not any(self.holds(request, site) for site in _roomiest(gpus, count)):
                 continue
-            found = [_joined(sites) for sites in combinations(gpus, count)]
-            found = [site for site in found if self.holds(request, site)]
+            found = [site for site in self._choices(request, gpus, count) if self.holds(request, site)]
             yield from found
             if any(not site.unload and not self._is_claimed(site) for site in found):
                 return
+
+    def _choices(self, request: SwitchRequest, gpus: Sequence[_Site], count: int) -> Iterator[_Site]:
+        """Every ``count`` of the GPUs; of GPUs that are all alike those only that may cost people least (see ``_reluctance``)."""
+        spanning = any(len(eviction.freed_bytes) > 1 for site in gpus for eviction in site.unload)
+        if spanning or len({(site.names, site.usable) for site in gpus}) > 1:
+            yield from map(_joined, combinations(gpus, count))
+            return
+        share = max(footprint.gate_bytes for footprint in self.footprints(request, _joined(gpus[:count])))
+        roomy = [site for site in gpus if _narrowest(site) >= share]
+        for may_wait, may_disturb in product((False, True), repeat=2):
+            pool = [s for s in roomy if may_wait or not self._is_claimed(s)]
+            pool = [s for s in pool if may_disturb or not _is_in_use(s, request)]
+            easiest = sorted(pool, key=lambda site: (len(site.unload), -_narrowest(site)))[:count]
+            if len(easiest) == count:
+                yield _joined(sorted(easiest, key=gpus.index))
 
     def missing(self, request: SwitchRequest) -> Iterator[Missing]:
         """See ``Trials``; of a mixture of GPUs the one that needs least stands for all."""
@@ -443,8 +459,20 @@ class _Sites:
 
     def holds(self, request: SwitchRequest, site: _Site) -> bool:
         """Return whether the memory of a choice would do."""
+        count = len(site.devices)
+        if count > 1 and self._divisible(request) > count * _narrowest(site):
+            return False
         pairs = zip(self.footprints(request, site), site.devices, strict=True)
         return all(footprint.gate_bytes <= (_most(device) or 0) for footprint, device in pairs)
+
+    def _divisible(self, request: SwitchRequest) -> int:
+        """What several GPUs hold together at the least, which is quicker to say than a share: weights, and what comes with each layer."""
+        key = (request.mode, request.options)
+        if key not in self._least:
+            (whole,) = estimate(self.model, request.options, [("", DeviceKind.GPU)], request.mode)
+            cached = whole.part(PartName.KV_CACHE) if request.mode is Mode.TRANSFORMERS else 0
+            self._least[key] = whole.part(PartName.WEIGHTS) + cached
+        return self._least[key]
 
     def _place(self, request: SwitchRequest, site: _Site) -> _Placement:
         pairs = zip(site.devices, self.footprints(request, site), strict=True)
@@ -500,9 +528,12 @@ def _joined(sites: Sequence[_Site]) -> _Site:
 
 
 def _outdoes(other: _Site, site: _Site) -> bool:
-    """More of the same GPUs, each with as much room at the least: a share is never larger there."""
+    """More of the same GPUs, each with nearly as much room: a share is smaller there by more than that.
+
+    Not so where nearly all of a share is what each GPU takes anyway; a way out over fewer GPUs may then go unseen, never a plan.
+    """
     alike = len({*other.names, *site.names}) == len({*other.usable, *site.usable}) == 1
-    return alike and len(other.devices) > len(site.devices) and _narrowest(other) >= _narrowest(site)
+    return alike and len(other.devices) > len(site.devices) and _narrowest(other) >= _NEARLY * _narrowest(site)
 
 
 def _roomiest(gpus: Sequence[_Site], count: int) -> Iterator[_Site]:
@@ -652,7 +683,7 @@ def _once_gone(reading: Reading, unload: Sequence[Eviction], world: World) -> De
 def _launched(device: DevicePlan, footprint: Footprint, fits_percent: float) -> DevicePlan:
     """The device with ``footprint`` on it; equal devices share a footprint, which is then told its own."""
     if footprint.device_id != device.device_id:
-        footprint = replace(footprint, device_id=device.device_id)
+        footprint = footprint.on(device.device_id)
     available = device.available_bytes
     if available is None:
         return replace(device, footprint=footprint)

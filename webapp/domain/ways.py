@@ -45,6 +45,16 @@ class Missing:
     count: int
     lacks_bytes: Mapping[str, int]
 
+    @cached_property
+    def short(self) -> int:
+        """How many devices still have to get room."""
+        return self.count - sum(lacks <= 0 for lacks in self.lacks_bytes.values())
+
+    def is_met(self, gives_bytes: Mapping[str, int]) -> bool:
+        """Return whether it would do if as much came free on these devices."""
+        lacks = self.lacks_bytes
+        return self.short <= sum(0 < lacks.get(device, 0) <= size for device, size in gives_bytes.items())
+
 
 Fits = Callable[[LaunchOptions], bool]
 
@@ -288,18 +298,18 @@ class _Search:
     def _unload_one(self) -> Iterator[Way]:
         shown = 0
         for each in self._willing():
-            if shown < UNLOADS_SHOWN and self._may_do((each,)):
+            if shown < UNLOADS_SHOWN and self._may_do((each,), len(each.gives_bytes)):
                 ways = [*self._without((each,), _message_of(each))]
                 shown += len(ways)
                 yield from ways
 
     def _unload_two(self) -> Iterator[Way]:
         idle = [each for each in self._willing() if not each.in_flight]
-        largest = _largest_on_each(idle)
-        if not self._may_do((largest, largest)):
+        largest, devices = _largest_on_each(idle), 2 * max((len(each.gives_bytes) for each in idle), default=0)
+        if not self._may_do((largest, largest), devices):
             return
-        hopeful = [each for each in idle if self._may_do((each, largest))]
-        pairs = (pair for pair in combinations(hopeful, 2) if self._may_do(pair))
+        hopeful = [each for each in idle if self._may_do((each, largest), devices)]
+        pairs = (pair for pair in combinations(hopeful, 2) if self._may_do(pair, devices))
         for pair in islice(pairs, PAIRS_TRIED):
             ways = [*self._without(pair, _message_of_two(*pair))]
             if ways:
@@ -311,15 +321,12 @@ class _Search:
         candidates = [r for r in self._trials.resting(self._request) if self._request.interrupt_busy or not r.in_flight]
         return sorted(candidates, key=lambda r: (r.in_flight > 0, r.owner != self._actor, -r.idle_s))
 
-    def _may_do(self, going: Sequence[Resting]) -> bool:
-        """Whether what they hold could be enough on one of the choices: far cheaper to say than a plan."""
+    def _may_do(self, going: Sequence[Resting], devices: int) -> bool:
+        """Whether what they hold, on so many devices at the most, could be enough on one of the choices: far cheaper to say than a plan."""
         gives: Counter[str] = Counter()
         for each in going:
             gives.update(each.gives_bytes)
-        return any(
-            sum(gives[device] >= lacks for device, lacks in missing.lacks_bytes.items()) >= missing.count
-            for missing in self._missing
-        )
+        return any(missing.is_met(gives) for missing in self._missing if missing.short <= devices)
 
     def _without(self, going: Sequence[Resting], message: Message) -> Iterator[Way]:
         ids = tuple(each.instance_id for each in going)

@@ -182,6 +182,20 @@ def test_no_allowed_choice_is_passed_over_for_a_refused_one(there: World, reques
         assert not is_allowed(plan_switch(replace(anywhere, devices=named), there), there)
 
 
+@over_worlds
+@given(there=worlds(alike=True), request=requests())
+def test_no_several_gpus_that_are_allowed_cost_people_less(there: World, request: SwitchRequest) -> None:
+    anywhere = replace(request, devices=None)
+    chosen = plan_switch(anywhere, there)
+    if len(chosen.devices) < 2 or not is_allowed(chosen, there):
+        return
+    sizes = counts(request.mode, model_of(there), len(there.device_ids))
+    for named in (c for n in sizes for c in combinations(there.device_ids, n)):
+        other = plan_switch(replace(anywhere, devices=named), there)
+        if is_allowed(other, there):
+            assert (len(other.unload), len(other.devices)) >= (len(chosen.unload), len(chosen.devices))
+
+
 def refusal_is_of_the_model(plan: Plan) -> bool:
     return plan.refusal is not None and plan.refusal.code not in ("not_enough_memory", "instance_in_use")
 

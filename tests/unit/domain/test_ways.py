@@ -86,9 +86,10 @@ WINDOWS = AttentionFacts(
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> World:
+def worlds(draw: st.DrawFn, *, alike: bool = False) -> World:
     names = [f"gpu-{n}" for n in range(draw(st.integers(1, 4)))]
     total = st.sampled_from([gib(12), gib(24), gib(80)])
+    total = st.just(draw(total)) if alike else total
     machine = FakeMachine(
         totals={name: draw(total) for name in names}, foreign={name: draw(SIZES) // 4 for name in names}
     )

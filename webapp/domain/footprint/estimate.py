@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from webapp.domain.footprint import activation, kv_cache, weights
@@ -55,7 +55,7 @@ def estimate(
     launch = _Launch(model, options, mode, known, len(devices), any(kind is DeviceKind.HOST for _, kind in devices))
     in_mode = _in_vllm if mode is Mode.VLLM else _in_transformers
     alike = {kind: in_mode(launch, "", kind) for kind in {kind for _, kind in devices}}
-    return tuple(replace(alike[kind], device_id=device_id) for device_id, kind in devices)
+    return tuple(alike[kind].on(device_id) for device_id, kind in devices)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 
 class PartName(StrEnum):
@@ -138,12 +139,12 @@ class Footprint:
     batched_tokens: int | None = None
     """Tokens that vLLM was counted to take in at once and is to be told; ``None`` leaves them to the engine."""
 
-    @property
+    @cached_property
     def total_bytes(self) -> int:
         """Sum of the parts: the peak while it runs."""
         return sum(part.bytes for part in self.parts)
 
-    @property
+    @cached_property
     def gate_bytes(self) -> int:
         """What has to be there for the launch to succeed: the larger of the two peaks."""
         return max(self.total_bytes, self.load_peak_bytes)
@@ -158,6 +159,10 @@ class Footprint:
     def exact(self) -> bool:
         """False when a part rests on a guess (no headers, unknown sizes)."""
         return self.confidence is not Confidence.LOW
+
+    def on(self, device_id: str) -> Footprint:
+        """Return the same on another device."""
+        return Footprint(device_id, self.parts, self.load_peak_bytes, self.notes, self.seen, self.batched_tokens)
 
     def part(self, name: PartName) -> int:
         """Bytes of the part ``name``, 0 when there is none."""

@@ -137,7 +137,7 @@ def by_layers(loaded: int, layers: int | None, count: int, ends: tuple[int, int]
     before, behind = ends
     body = loaded - before - behind
     first, *middle, last = layer_counts(layers, count)
-    shares = ((before, first), (behind, last), *((0, each) for each in middle))
+    shares = ((before, first), (behind, last), (0, max(middle, default=0)))
     return max(end + -(-body * each // layers) for end, each in shares)
 
 
