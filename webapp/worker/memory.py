@@ -12,6 +12,9 @@ _STATUS = Path("/proc/self/status")
 _ANONYMOUS = re.compile(r"^RssAnon:\s+(\d+) kB", re.MULTILINE)
 _TYPES = frozenset({"OutOfMemoryError", "MemoryError"})
 _TEXTS = ("out of memory", "can't allocate memory", "cannot allocate memory")
+_FROM_LARGE = -3
+"""M_MMAP_THRESHOLD of glibc's malloc.h."""
+_LARGE_BYTES = 2**20
 _CHAIN = 8
 """How many causes of an error are asked."""
 
@@ -28,6 +31,23 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def give_back_large_blocks() -> None:
+    """From now on have glibc give blocks of a megabyte and more straight back when they are freed.
+
+    By itself it keeps blocks of up to 32 MiB in its heap once some were freed, between others that stay. A load that turns each tensor
+    into another type then held up to a sixth more than it needed, now more and now less (measured: 1024 to 1166 MiB, and 1006 so), and
+    so did answers. A prediction can only be right of a process that holds what it uses.
+    """
+    _set_malloc(_FROM_LARGE, _LARGE_BYTES)
+
+
+def _set_malloc(option: int, value: int) -> None:
+    """Other C libraries have no such options."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(option, value)
 
 
 def is_out_of_memory(error: BaseException, said: str = "") -> bool:

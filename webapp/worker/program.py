@@ -173,6 +173,7 @@ class Program:
         self._engine.prepare(spec)
         gc.collect()
         self._set(state=WorkerState.LOADING, base_bytes=memory.anonymous_bytes())
+        memory.give_back_large_blocks()
         model = self._engine.load(spec, self._progress)
         self._engine.clean()
         self.service.serve(spec, model)
