@@ -136,7 +136,7 @@
 
   // Asks for the right to notify, only when the person wants it.
   document.addEventListener("click", async (event) => {
-    if (!event.target.closest("[data-notify]")) return;
+    if (!event.target.closest("[data-notify-ask]")) return;
     await Notification.requestPermission();
     showNotify();
   });
