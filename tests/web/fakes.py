@@ -283,7 +283,8 @@ class FakeController:
 
     def emergency_preview(self) -> EmergencyPreview:
         others = tuple(h for r in self.readings for h in r.holders if h.kind is HolderKind.FOREIGN)
-        return EmergencyPreview(self.instances, self.spares, self.running, others, self.containers)
+        tickets = len(self.waiting)
+        return EmergencyPreview(self.instances, self.spares, self.running, others, self.containers, tickets)
 
     # Acting
 

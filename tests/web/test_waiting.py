@@ -179,6 +179,14 @@ def test_what_an_emergency_has_paused_says_whose_and_can_go_on(visitor: Visitor,
     assert full.calls[-1][0] == "resume_ticket"
 
 
+@pytest.mark.usefixtures("full")
+def test_emergency_says_beforehand_that_it_pauses_what_waits(visitor: Visitor, controller: FakeController) -> None:
+    assert 'data-list="tickets"' not in visitor.get("/confirm/emergency").text
+    wait_for(controller)
+    wait_for(controller, "ivan")
+    assert "2 заявки, которые ждут места, будут приостановлены" in visitor.get("/confirm/emergency").text
+
+
 def test_one_that_waited_in_vain_stays_for_a_while_with_the_reason(
     visitor: Visitor, controller: FakeController
 ) -> None:

@@ -86,6 +86,8 @@ class EmergencyPreview:
     """Other people's processes that hold memory, which stay."""
     containers: tuple[ForeignContainer, ...] = ()
     """Containers that Warden did not start, which stay."""
+    tickets: int = 0
+    """Requests that wait and would start by themselves, which are paused."""
 
 
 @dataclass(frozen=True)

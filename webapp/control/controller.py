@@ -235,6 +235,7 @@ class Controller:
             operations=tuple(state.running.values()),
             foreign=tuple(_largest(h for h in holders if h.kind is HolderKind.FOREIGN)),
             containers=self._parts.foreign_containers(),
+            tickets=sum(one.ticket.starts_by_itself for one in self._waiting.line.queued),
         )
 
     # Acting

@@ -23,19 +23,19 @@ from webapp.domain.waiting import (
     TicketState,
     came_back,
     check_admissible,
+    check_place,
     counts_as_try,
     in_order,
     judge,
     line_up,
     may_cancel,
     next_to_start,
+    still_asked,
 )
 from webapp.errors import (
     AlreadyLoaded,
-    AlreadyWaiting,
     ForeignTicket,
     NotCancellable,
-    QueueFull,
     Refused,
     StoreUnavailable,
     TicketEnded,
@@ -139,7 +139,7 @@ class Waiting:
 
         Raises:
             NotFound, InvalidRequest, Refused, CannotWait: see ``check_admissible``.
-            QueueFull, AlreadyWaiting: see there.
+            QueueFull, AlreadyWaiting: see ``check_place``.
             StoreUnavailable: it could not be kept, so it was not taken.
         """
         check_admissible(request, self._parts.world())
@@ -187,7 +187,7 @@ class Waiting:
             raise _ended(self._tickets[ticket_id])
         try:
             operation = self._calls.switch(request, ticket.actor)
-        except WardenError:
+        except Exception:
             self._back(ticket_id)
             self._settle_line()
             raise
@@ -208,12 +208,7 @@ class Waiting:
     def _enter(self, request: SwitchRequest, actor: str, starts_by_itself: bool) -> Ticket:
         limit = self._parts.settings.ticket_limit
         with self._lock:
-            waiting = in_order(self._tickets.values())
-            for place, other in enumerate(waiting, 1):
-                if (other.request, other.actor) == (request, actor):
-                    raise AlreadyWaiting(ticket=other.id, model=request.model_id, place=place)
-            if len(waiting) >= limit:
-                raise QueueFull(limit=limit)
+            check_place(self._tickets.values(), request, actor, limit)
             ticket = Ticket(
                 id=new_id(),
                 number=1 + max((ticket.number for ticket in self._tickets.values()), default=0),
@@ -267,7 +262,7 @@ class Waiting:
 
     def look(self) -> None:
         """Settle what has ended, start what fits, and tell whom it concerns; costs nothing while nobody waits."""
-        if in_order(self._tickets.values()):
+        if in_order(self._tickets.values()) or self._line.queued:
             self._settle_starts()
             self._expire()
             while (one := next_to_start(self._look_at_line())) is not None and not self._stop.is_set():
@@ -333,7 +328,8 @@ class Waiting:
     def _request_of(self, ticket: Ticket) -> SwitchRequest:
         """What would be started now: as asked, on the devices that were found for it where that fits."""
         queued = self._queued(ticket.id)
-        return queued.request if queued.fits and queued.request is not None else ticket.request
+        fitting = queued.request if queued.fits else None
+        return fitting or still_asked(ticket.request, self._parts.world())
 
     def _start(self, one: Queued) -> bool:
         """Start the ticket whose turn it is; False when it was not to be."""
@@ -349,6 +345,11 @@ class Waiting:
         except WardenError as exc:
             self._end(ticket.id, TicketState.FAILED, exc.message)
             return False
+        except Exception:
+            self._end(
+                ticket.id, TicketState.FAILED, Message("unexpected")
+            )  # a defect must not start it again and again
+            raise
         return self._began(ticket.id, operation)
 
     def _began(self, ticket_id: str, operation: Operation) -> bool:

@@ -19,12 +19,14 @@ from webapp.domain.plan import DevicePlan, Plan, SwitchRequest
 from webapp.domain.planner import World, needed_bytes, plan_switch, refusal_of, rooms
 from webapp.errors import (
     AlreadyLoaded,
+    AlreadyWaiting,
     CannotWait,
     CoolingDown,
     InstanceInUse,
     InvalidRequest,
     NotEnoughMemory,
     NotFound,
+    QueueFull,
     WardenError,
 )
 from webapp.message import Message, Param
@@ -237,6 +239,16 @@ def counts_as_try(operation: Operation) -> bool:
     return operation.error is not None and operation.error.code in COMES_BACK
 
 
+def check_place(tickets: Iterable[Ticket], request: SwitchRequest, actor: str, limit: int) -> None:
+    """Refuse a ticket more than ``limit``, and a second one of ``actor`` for the same. Raises QueueFull, AlreadyWaiting."""
+    waiting = in_order(tickets)
+    for place, other in enumerate(waiting, 1):
+        if (other.request, other.actor) == (request, actor):
+            raise AlreadyWaiting(ticket=other.id, model=request.model_id, place=place)
+    if len(waiting) >= limit:
+        raise QueueFull(limit=limit)
+
+
 def check_admissible(request: SwitchRequest, world: World) -> None:
     """Refuse what waiting cannot bring about.
 
@@ -247,7 +259,7 @@ def check_admissible(request: SwitchRequest, world: World) -> None:
     """
     if request.load_anyway:
         raise InvalidRequest(field="load_anyway", value="true", allowed="false")
-    plan = plan_switch(request, world)
+    plan = plan_switch(request, world, with_ways_out=False)
     error = refusal_of(plan, world)
     if error is not None and error.code not in _BY_CODE:
         raise error
@@ -261,9 +273,9 @@ def judge(ticket: Ticket, held: frozenset[str], world: World, running: Mapping[s
 
     ``running`` are the operations that run, by id. Never raises for what the world has become: that is a reason to wait, or the end.
     """
-    request = _without_gone(ticket.request, world)
+    request = still_asked(ticket.request, world)
     try:
-        plan = plan_switch(request, world, ticket.actor)
+        plan = plan_switch(request, world, with_ways_out=False)
     except InvalidRequest as exc:
         return Judgement(exc.message, is_over=True)
     except NotFound as exc:  # a catalogue that is not read yet, a driver that is away: it may be there again
@@ -288,8 +300,8 @@ def _judged(
     return Judgement(why, _touched(plan), replace(request, devices=found))
 
 
-def _without_gone(request: SwitchRequest, world: World) -> SwitchRequest:
-    """A model that was to be unloaded and has gone meanwhile is asked for no more."""
+def still_asked(request: SwitchRequest, world: World) -> SwitchRequest:
+    """Return ``request`` without the models that were to be unloaded and have gone meanwhile."""
     running = {instance.id for instance in world.instances}
     kept = tuple(instance_id for instance_id in request.unload if instance_id in running)
     return request if kept == request.unload else replace(request, unload=kept)
@@ -300,7 +312,7 @@ def _elsewhere(plan: Plan, request: SwitchRequest, held: frozenset[str], world: 
     if request.devices is not None or not _touched(plan) & held:
         return plan
     for device_id in world.device_ids:
-        other = plan_switch(replace(request, devices=(device_id,)), world)
+        other = plan_switch(replace(request, devices=(device_id,)), world, with_ways_out=False)
         touched = _touched(other)
         if other.refusal is None and not touched & held and not touched & world.claims.keys():
             return other
@@ -316,13 +328,16 @@ def _candidates(request: SwitchRequest, plan: Plan, world: World) -> frozenset[s
     """The devices that a request waits for: those that it names, or each that would hold it alone; none where it never fits."""
     if request.devices is not None:
         return _touched(plan) if all(_could_hold(device, world) for device in plan.devices) else frozenset()
-    model, policy = world.models[request.model_id], world.policy
-    return frozenset(
-        room.device_id
-        for room in rooms(world)
-        if needed_bytes(request, model, room) + _reserve_on(room.device_id, world)
-        <= within_limit(room.usable_bytes, 0, policy.memory_limit_bytes)
-    )
+    model, needed = world.models[request.model_id], dict[tuple[object, ...], int]()
+    found = []
+    for room in rooms(world):
+        like = (room.kind, room.usable_bytes, room.device_name)  # equal devices need the same
+        if like not in needed:
+            needed[like] = needed_bytes(request, model, room)
+        most = within_limit(room.usable_bytes, 0, world.policy.memory_limit_bytes)
+        if needed[like] + _reserve_on(room.device_id, world) <= most:
+            found.append(room.device_id)
+    return frozenset(found)
 
 
 def _could_hold(device: DevicePlan, world: World) -> bool:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
 from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import Gate, model
-from webapp.domain.operation import OperationKind, OperationState
+from webapp.control.waiting import Calls, Waiting
+from webapp.domain.operation import Operation, OperationKind, OperationState
+from webapp.domain.plan import SwitchRequest
 from webapp.domain.units import gib
 from webapp.domain.waiting import Queued, Ticket, TicketState
 from webapp.errors import (
@@ -113,6 +116,37 @@ def test_two_clicks_are_one_ticket(full: Bench) -> None:
     assert caught.value.params == {"ticket": first.ticket.id, "model": "lab/one", "place": 1}
     take(full, actor="boris")
     assert [one.ticket.actor for one in full.controller.snapshot().waiting] == ["anna", "boris"]
+
+
+def test_many_clicks_at_once_take_no_more_than_may(full: Bench) -> None:
+    barrier = threading.Barrier(24)
+
+    def click(number: int) -> str:
+        barrier.wait(10)
+        try:
+            return take(full, actor=f"person {number % 12}").ticket.id
+        except (AlreadyWaiting, QueueFull) as exc:
+            return exc.code
+
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(click, range(24)))
+    taken = [answer for answer in answers if answer not in (AlreadyWaiting.code, QueueFull.code)]
+    assert len(taken) == 8
+    assert sorted(taken) == sorted(full.store.waiting)
+    assert [one.place for one in full.controller.snapshot().waiting] == list(range(1, 9))
+
+
+def test_defect_in_a_start_ends_the_ticket_instead_of_trying_for_ever(full: Bench) -> None:
+    def defect(request: SwitchRequest, actor: str) -> Operation:
+        raise ValueError("a defect")
+
+    waiting = Waiting(full.parts, Calls(defect, full.controller.cancel, full.controller.operation))
+    waiting.take(full.request(), "anna", starts_by_itself=True)
+    full.machine.foreign.clear()
+    with pytest.raises(ValueError, match="a defect"):
+        waiting.look()
+    waiting.look()
+    assert [(one.state, one.outcome) for one in waiting.line.ended] == [(TicketState.FAILED, Message("unexpected"))]
 
 
 def test_no_more_wait_than_may(make_bench: Callable[..., Bench]) -> None:

@@ -27,13 +27,15 @@ from webapp.domain.waiting import (
     TicketState,
     came_back,
     check_admissible,
+    check_place,
     counts_as_try,
+    in_order,
     judge,
     line_up,
     may_cancel,
     next_to_start,
 )
-from webapp.errors import CannotWait, InvalidRequest, ModeUnavailable
+from webapp.errors import AlreadyWaiting, CannotWait, InvalidRequest, ModeUnavailable, QueueFull
 from webapp.message import Message
 
 SMALL, LARGE, HUGE = (
@@ -287,6 +289,30 @@ def test_after_a_start_that_found_no_room_it_pauses_and_keeps_its_place() -> Non
 
 
 # What may wait, who may take it back
+
+
+@given(
+    clicks=st.lists(
+        st.tuples(st.sampled_from(["anna", "boris"]), st.sampled_from(["a", "b", "c"]), st.booleans()), max_size=30
+    ),
+    limit=st.integers(1, 4),
+)
+def test_there_are_never_more_than_may_wait_and_nobody_waits_for_the_same_twice(
+    clicks: list[tuple[str, str, bool]], limit: int
+) -> None:
+    tickets: list[Ticket] = []
+    for number, (actor, model_id, first_goes) in enumerate(clicks, 1):
+        if first_goes and tickets:
+            tickets[0] = replace(tickets[0], state=TicketState.CANCELLED)
+            tickets = tickets[1:] + tickets[:1]
+        try:
+            check_place(tickets, request(model_id), actor, limit)
+        except (QueueFull, AlreadyWaiting):
+            continue
+        tickets.append(ticket(number, asked=request(model_id), actor=actor))
+    waiting = [(one.actor, one.request) for one in in_order(tickets)]
+    assert len(waiting) <= limit
+    assert len(set(map(str, waiting))) == len(waiting)
 
 
 def test_what_would_not_fit_an_empty_device_may_not_wait() -> None:
