@@ -141,11 +141,24 @@
     showNotify();
   });
 
+  // Says it where results are announced, for whoever looks on or listens.
+  function announce(text) {
+    const note = document.createElement("p");
+    const words = document.createElement("span");
+    note.className = "say say--good";
+    words.className = "say__text";
+    words.textContent = text;
+    note.append(words);
+    say.replaceChildren(note);
+  }
+
   // Tells each piece of news once; one that is taken back (it fits no more) is told again when it comes again.
   function tellNews() {
     const news = myTickets("[data-news-key]");
     for (const ticket of news) {
-      if (told.has(ticket.dataset.newsKey) || !mayNotify()) continue;
+      if (told.has(ticket.dataset.newsKey)) continue;
+      announce(ticket.dataset.news);
+      if (!mayNotify()) continue;
       const shown = new Notification(document.title, {body: ticket.dataset.news, tag: ticket.dataset.ticket, lang: root.lang});
       shown.addEventListener("click", () => { window.focus(); shown.close(); });
     }

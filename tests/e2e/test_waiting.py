@@ -77,6 +77,7 @@ def test_who_only_wants_to_be_told_is_told_in_a_hidden_tab_too(server: WardenSer
     instance = server.instance_of("lab/one")
     server.finished(server.post(f"/api/v1/instances/{instance['id']}/unload").json()["id"])
     expect(page.locator("html")).to_have_attribute("data-told", re.compile("^two "))
+    expect(page.locator("#say .say--good")).to_contain_text("two теперь помещается")
     page.evaluate("Object.defineProperty(document, 'hidden', {get: () => false, configurable: true})")
     page.locator("[data-action=ticket-start]").click()
     expect(page.locator("#transformers [data-model='lab/two']")).to_have_attribute(

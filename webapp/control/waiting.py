@@ -177,7 +177,7 @@ class Waiting:
         return self._queued(ticket_id)
 
     def start_now(self, ticket_id: str, actor: str, *, is_administrator: bool) -> Operation:
-        """Start a ticket because a person says so: in its place's stead, and with all that a switch may be refused for.
+        """Start a ticket because a person says so, whoever is before it; it may be refused for all that a switch may.
 
         Raises UnknownTicket, TicketEnded, ForeignTicket, and what ``switch`` raises; the ticket then waits on.
         """
@@ -397,7 +397,7 @@ class Waiting:
             return
         if operation.state in (OperationState.SUCCEEDED, OperationState.WARNING) or self._runs(operation):
             self._end(ticket.id, TicketState.STARTED)
-        elif came_back(ticket, operation):
+        elif came_back(operation):
             self._come_back(ticket, operation)
         else:
             cancelled = operation.state is OperationState.CANCELLED

@@ -225,8 +225,8 @@ def may_cancel(ticket: Ticket, actor: str, is_administrator: bool) -> bool:
     return is_administrator or ticket.actor == actor
 
 
-def came_back(ticket: Ticket, operation: Operation) -> bool:
-    """Whether an operation that started ``ticket`` ended in a way that leaves it waiting: no room, or cut off from outside.
+def came_back(operation: Operation) -> bool:
+    """Whether the start of a ticket ended in a way that leaves it waiting: no room, or cut off from outside.
 
     One that was cut off by the end of Warden (``abandoned``) has proved nothing either.
     """

@@ -345,10 +345,10 @@ def test_its_own_person_or_an_administrator_may_take_it_back(actor: str, is_admi
 @pytest.mark.parametrize("code", sorted({*COMES_BACK, *NO_FAULT, "worker_died", "out_of_memory", "cancelled"}))
 def test_only_a_want_of_room_or_a_cut_from_outside_leaves_it_waiting(code: str) -> None:
     failed = Operation("op", OperationKind.SWITCH, "ivan", OperationState.FAILED, 1.0, error=Message(code))
-    assert came_back(ticket(), failed) is (code in COMES_BACK | NO_FAULT)
+    assert came_back(failed) is (code in COMES_BACK | NO_FAULT)
     assert counts_as_try(failed) is (code in COMES_BACK)
 
 
 def test_start_that_was_cut_off_by_the_end_of_warden_counts_as_none() -> None:
     cut = Operation("op", OperationKind.SWITCH, "ivan", OperationState.ABANDONED, 1.0)
-    assert (came_back(ticket(), cut), counts_as_try(cut)) == (True, False)
+    assert (came_back(cut), counts_as_try(cut)) == (True, False)
