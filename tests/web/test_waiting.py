@@ -94,6 +94,13 @@ def test_enter_key_still_applies_the_form(visitor: Visitor) -> None:
     assert names == ["show-plan", "apply", "wait-start", "wait-tell"]
 
 
+def test_who_acts_now_is_told_who_waits_there(visitor: Visitor, full: FakeController) -> None:
+    wait_for(full, "ivan")
+    assert "Места здесь уже ждёт" not in visitor.get("/", query_string=FORM).text
+    full.changed(readings=(reading(),))
+    assert "Места здесь уже ждёт пользователь ivan (Qwen3-1.7B)." in visitor.get("/", query_string=FORM).text
+
+
 # Taking a ticket
 
 

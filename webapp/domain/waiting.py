@@ -173,6 +173,8 @@ class Queued:
     request: SwitchRequest | None = None
     """What would be started now."""
     is_over: bool = False
+    devices: frozenset[str] = frozenset()
+    """What it holds in the line."""
 
     @property
     def fits(self) -> bool:
@@ -203,9 +205,10 @@ def _line_up(ordered: Iterable[Ticket], judge: Judge) -> Iterator[Queued]:
         judged = judge(ticket, frozenset(holders))
         before = [holders[device] for device in judged.devices if device in holders]
         behind = max(before, key=lambda other: other.number, default=None)
-        yield Queued(ticket, place, judged.why, behind, judged.request, judged.is_over)
-        if ticket.paused_by is None and not judged.is_over:
-            holders |= {device: ticket for device in judged.devices if device not in holders}
+        holds = ticket.paused_by is None and not judged.is_over
+        devices = judged.devices if holds else frozenset[str]()
+        yield Queued(ticket, place, judged.why, behind, judged.request, judged.is_over, devices)
+        holders |= {device: ticket for device in devices if device not in holders}
 
 
 def next_to_start(line: Iterable[Queued]) -> Queued | None:

@@ -166,7 +166,7 @@ def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot) -> PlanView:
         devices=() if pointless else tuple(_arithmetic(device) for device in plan.devices),
         unload=() if pointless else tuple(_eviction(eviction) for eviction in plan.unload),
         refusal=_refusal(plan, snapshot),
-        notes=tuple(_notes(plan)),
+        notes=(*_notes(plan), *_who_waits(plan, snapshot)),
         ways_out=tuple(_ways_out(plan)),
         trouble=plan_trouble(code),
         offers_interrupt=not pointless and any(eviction.in_flight for eviction in plan.unload),
@@ -196,6 +196,15 @@ def _notes(plan: Plan) -> list[str]:
     if plan.refusal is not None:
         hidden |= {plan.refusal.code} | (SAID_OF_THE_FIGURES if plan.refusal.code in WITHOUT_FIGURES else set())
     return [words.say(reason) for reason in plan.reasons if reason.code not in hidden]
+
+
+def _who_waits(plan: Plan, snapshot: Snapshot) -> Iterator[str]:
+    """Who waits for a device that this would take now: the line binds nobody who acts, and nobody should act unawares."""
+    devices = {device.device_id for device in plan.devices}
+    first = next((one.ticket for one in snapshot.waiting if one.devices & devices), None)
+    if plan.refusal is None and first is not None:
+        name = short_name(first.request.model_id)
+        yield _("Места здесь уже ждёт пользователь %(actor)s (%(model)s).", actor=first.actor, model=name)
 
 
 def _refusal(plan: Plan, snapshot: Snapshot) -> str | None:
