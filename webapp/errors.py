@@ -9,7 +9,8 @@
     │   ├── UnknownInstance       unknown_instance          no such loaded model
     │   ├── UnknownOperation      unknown_operation         no such operation
     │   ├── UnknownDevice         unknown_device            no such device
-    │   └── UnknownContainer      unknown_container         no such container of somebody else's
+    │   ├── UnknownContainer      unknown_container         no such container of somebody else's
+    │   └── UnknownTicket         unknown_ticket            no such request that waits
     ├── Refused                                        409
     │   ├── Busy                  busy                      another operation has claimed a device
     │   ├── NotEnoughMemory       not_enough_memory         the plan does not fit
@@ -21,7 +22,12 @@
     │   ├── NotReady              not_ready                 the instance does not answer requests now
     │   ├── NotCancellable        not_cancellable           the operation has ended
     │   ├── NotConfirmed          not_confirmed             ending somebody else's container needs its name
-    │   └── Superseded            superseded                an emergency took the operation's claims over
+    │   ├── Superseded            superseded                an emergency took the operation's claims over
+    │   ├── QueueFull             queue_full                as many requests wait as may
+    │   ├── AlreadyWaiting        already_waiting           the same person waits for the same already
+    │   ├── CannotWait            cannot_wait               it would not fit on an empty device either
+    │   ├── TicketEnded           ticket_ended              the request waits no more
+    │   └── ForeignTicket         foreign_ticket       403  the request is another person's
     ├── Unavailable                                    503
     │   ├── DeviceUnreadable      device_unreadable         the device has no figure that can be trusted
     │   ├── StoreUnavailable      store_unavailable         the database does not answer
@@ -144,6 +150,12 @@ class UnknownContainer(NotFound):
     code = "unknown_container"
 
 
+class UnknownTicket(NotFound):
+    """No request that waits, or waited lately, has this id. Params: ticket."""
+
+    code = "unknown_ticket"
+
+
 class Refused(WardenError):
     """The request is well formed and the world does not allow it now."""
 
@@ -215,6 +227,37 @@ class Superseded(Refused):
     """An emergency took the operation's claims over. Params: operation."""
 
     code = "superseded"
+
+
+class QueueFull(Refused):
+    """As many requests wait as may. Params: limit."""
+
+    code = "queue_full"
+
+
+class AlreadyWaiting(Refused):
+    """The same person waits for the same already. Params: ticket, model, place."""
+
+    code = "already_waiting"
+
+
+class CannotWait(Refused):
+    """It would not fit on an empty device either, so waiting is in vain. Params: model, needed_bytes, most_bytes."""
+
+    code = "cannot_wait"
+
+
+class TicketEnded(Refused):
+    """The request waits no more, or is being started. Params: ticket, model, state."""
+
+    code = "ticket_ended"
+
+
+class ForeignTicket(Refused):
+    """The request is another person's. Params: ticket, actor."""
+
+    code = "foreign_ticket"
+    status = 403
 
 
 class Unavailable(WardenError):

@@ -208,6 +208,7 @@ class Services:
                 containers=self._vllm,
                 sandboxes=self._sandboxes,
                 learning=Learning(self._store),
+                tickets=self._store,
                 demo=DemoProgram(settings.hf_cache),
                 clock=time.time,
                 monotonic=time.monotonic,

@@ -117,6 +117,11 @@ class Settings(BaseSettings):
         description="Pause before a model that failed to load may be tried again; doubles with each failure…",
     )
     cooldown_max_s: float = Field(300.0, ge=0, description="…up to this.")
+    ticket_limit: int = Field(8, ge=1, le=100, description="Requests that may wait for room at once.")
+    ticket_hold_s: float = Field(
+        600.0, gt=0, description="How long a place is kept for somebody who was told that the model fits now."
+    )
+    ticket_wait_h: float = Field(24.0, gt=0, description="A request that has waited for so many hours gives up.")
     on_stop: Literal["keep", "unload"] = Field("keep", description="What a stop of Warden does with loaded models.")
     log_lines: int = Field(1000, ge=10, description="Lines of a model's log that are kept for the page.")
 

@@ -67,9 +67,9 @@
     return Boolean(source) && (source === live || source.hasAttribute?.("data-poll"));
   };
 
-  // A hidden tab asks for nothing; it catches up by visibilitychange when it is seen again.
+  // A hidden tab asks for nothing, unless it promised to tell somebody; it catches up by visibilitychange when it is seen again.
   document.addEventListener("htmx:config:request", (event) => {
-    if (isPoll(event) && document.hidden) event.preventDefault();
+    if (isPoll(event) && document.hidden && !isAwaited()) event.preventDefault();
   });
 
   // Every answer proves that the server is there; one to the poll, 204 too, brings the server's clock and the age of the figures.
@@ -117,6 +117,57 @@
   document.addEventListener("click", (event) => {
     event.target.closest("[data-dismiss]")?.closest(".say")?.remove();
   });
+
+  // --- News of one's own waiting requests: told by the browser where the person has allowed it ---
+
+  const mayNotify = () => "Notification" in window && Notification.permission === "granted";
+  const isMine = (ticket) => ticket.dataset.actor === live.dataset.actor;
+  const myTickets = (which) => live ? [...live.querySelectorAll(which)].filter(isMine) : [];
+  const told = new Set(myTickets("[data-news-key]").map((ticket) => ticket.dataset.newsKey));
+
+  function isAwaited() {
+    return mayNotify() && myTickets("[data-ticket][data-state=waiting]").length > 0;
+  }
+
+  // Says to the style sheet whether the browser can still be asked: the button that asks is hidden elsewhere.
+  function showNotify() {
+    root.dataset.notify = "Notification" in window && isSecureContext ? Notification.permission : "unavailable";
+  }
+
+  // Asks for the right to notify, only when the person wants it.
+  document.addEventListener("click", async (event) => {
+    if (!event.target.closest("[data-notify-ask]")) return;
+    await Notification.requestPermission();
+    showNotify();
+  });
+
+  // Says it where results are announced, for whoever looks on or listens.
+  function announce(text) {
+    const note = document.createElement("p");
+    const words = document.createElement("span");
+    note.className = "say say--good";
+    words.className = "say__text";
+    words.textContent = text;
+    note.append(words);
+    say.replaceChildren(note);
+  }
+
+  // Tells each piece of news once; one that is taken back (it fits no more) is told again when it comes again.
+  function tellNews() {
+    const news = myTickets("[data-news-key]");
+    for (const ticket of news) {
+      if (told.has(ticket.dataset.newsKey)) continue;
+      announce(ticket.dataset.news);
+      if (!mayNotify()) continue;
+      const shown = new Notification(document.title, {body: ticket.dataset.news, tag: ticket.dataset.ticket, lang: root.lang});
+      shown.addEventListener("click", () => { window.focus(); shown.close(); });
+    }
+    told.clear();
+    for (const ticket of news) told.add(ticket.dataset.newsKey);
+  }
+
+  document.addEventListener("htmx:after:swap", tellNews);
+  showNotify();
 
   // --- Dialogs: their content comes by htmx, the server asks for them to be opened and closed ---
 

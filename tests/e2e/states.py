@@ -29,8 +29,10 @@ from webapp.domain.instance import InstanceState
 from webapp.domain.memory import HistoryPoint
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName, StepState
+from webapp.domain.plan import SwitchRequest
 from webapp.domain.selftest import Check, CheckMark, CheckName
 from webapp.domain.units import gib
+from webapp.domain.waiting import Queued, Ticket, TicketState
 from webapp.message import Message
 from webapp.settings import Settings
 
@@ -171,6 +173,36 @@ def _eight_gpus() -> FakeController:
     return _controller(readings=readings, instances=tuple(instance(f"i{n}", devices=(f"gpu-{n}",)) for n in range(8)))
 
 
+def _waiting() -> FakeController:
+    """A line in which each ticket stands differently, and one that waited in vain."""
+    now, asked = time.time(), SwitchRequest(Mode.TRANSFORMERS, LONG)
+    params = {"device": "gpu-0", "missing_bytes": gib(2.4), "needed_bytes": gib(15), "free_bytes": gib(13.8)}
+    memory = Message("waits_memory", {**params, "reserve_bytes": gib(1.2)})
+    busy = Message("waits_in_use", {"model": LONG, "owner": "maria", "in_flight": 3})
+    first = Ticket("t1", 1, asked, "somebody-with-a-long-name", now - 7400)
+    small = replace(asked, model_id="Qwen/Qwen3-1.7B")
+    made = _controller(
+        waiting=(
+            Queued(first, 1, memory),
+            Queued(replace(first, id="t2", request=small, actor="ivan"), 2, None, first),
+            Queued(replace(first, id="t3", request=small, paused_by="maria"), 3, busy, first),
+            Queued(replace(first, id="t4", request=small, state=TicketState.READY, starts_by_itself=False), 4),
+            Queued(replace(first, id="t5", request=small, state=TicketState.STARTING), 5),
+        ),
+        waited=(
+            replace(
+                first,
+                id="t6",
+                state=TicketState.EXPIRED,
+                ended_at=now - 60,
+                outcome=Message("ticket_not_fetched", {"seconds": 600.0}),
+            ),
+        ),
+    )
+    made.changed(models=(model("Qwen/Qwen3-8B", weights_bytes=gib(17)),))
+    return made
+
+
 STATES: Mapping[str, Callable[[], FakeController]] = {
     "usual": _controller,
     "switching": lambda: _controller(running=(_running(),), claims={"gpu-0": "op-now"}),
@@ -222,6 +254,7 @@ STATES: Mapping[str, Callable[[], FakeController]] = {
         containers=(container(), container(2, "bob-vllm", owner=None, model=None, state="exited")),
         mode_problems={Mode.TRANSFORMERS: None, Mode.VLLM: None},
     ),
+    "waiting": _waiting,
 }
 """Names and makers of the states."""
 

@@ -32,12 +32,14 @@ from webapp.domain.planner import Room, World, plan_switch, refusal_of, rooms
 from webapp.domain.recommend import Advice, recommend
 from webapp.domain.timeline import SCALES, Event, Point, Span, Track
 from webapp.domain.units import gib
+from webapp.domain.waiting import Queued, Ticket, TicketState, check_admissible, judge, line_up
 from webapp.errors import (
     NotConfirmed,
     UnknownContainer,
     UnknownDevice,
     UnknownInstance,
     UnknownOperation,
+    UnknownTicket,
     WardenError,
 )
 from webapp.message import Message
@@ -161,6 +163,8 @@ class FakeController:
     recent: tuple[Operation, ...] = ()
     claims: dict[str, str] = field(default_factory=dict)
     containers: tuple[ForeignContainer, ...] = ()
+    waiting: tuple[Queued, ...] = ()
+    waited: tuple[Ticket, ...] = ()
     age_s: float | None = 0.4
     stale: bool = False
     spares: int = 0
@@ -206,6 +210,8 @@ class FakeController:
             mode_problems=self.mode_problems,
             claims=self.claims,
             containers=self.containers,
+            waiting=self.waiting,
+            waited=self.waited,
         )
 
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
@@ -281,7 +287,8 @@ class FakeController:
 
     def emergency_preview(self) -> EmergencyPreview:
         others = tuple(h for r in self.readings for h in r.holders if h.kind is HolderKind.FOREIGN)
-        return EmergencyPreview(self.instances, self.spares, self.running, others, self.containers)
+        tickets = len(self.waiting)
+        return EmergencyPreview(self.instances, self.spares, self.running, others, self.containers, tickets)
 
     # Acting
 
@@ -292,6 +299,39 @@ class FakeController:
             raise error
         begun = self._begin(OperationKind.SWITCH, actor, request)
         return replace(begun, model_id=request.model_id, mode=request.mode.value)
+
+    def take_ticket(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
+        if self.refusal is not None:
+            raise self.refusal
+        world = self._world()
+        check_admissible(request, world)
+        self.calls.append(("take_ticket", actor, request, starts_by_itself))
+        number = len(self.waiting) + 1
+        made = Ticket(f"t{number}", number, request, actor, time.time(), starts_by_itself)
+        tickets = (*(one.ticket for one in self.waiting), made)
+        self.changed(waiting=line_up(tickets, lambda ticket, held: judge(ticket, held, world, {})))
+        return self.waiting[-1]
+
+    def cancel_ticket(self, ticket_id: str, actor: str) -> Ticket:
+        queued = self._queued("cancel_ticket", ticket_id, actor)
+        self.changed(waiting=tuple(one for one in self.waiting if one is not queued))
+        return queued.ticket.ended(TicketState.CANCELLED, time.time())
+
+    def resume_ticket(self, ticket_id: str, actor: str) -> Queued:
+        return self._queued("resume_ticket", ticket_id, actor)
+
+    def start_ticket(self, ticket_id: str, actor: str) -> Operation:
+        queued = self._queued("start_ticket", ticket_id, actor)
+        return self.switch(queued.ticket.request, queued.ticket.actor)
+
+    def _queued(self, call: str, ticket_id: str, actor: str) -> Queued:
+        self.calls.append((call, actor, ticket_id))
+        if self.refusal is not None:
+            raise self.refusal
+        found = next((one for one in self.waiting if one.ticket.id == ticket_id), None)
+        if found is None:
+            raise UnknownTicket(ticket=ticket_id)
+        return found
 
     def unload(self, instance_id: str, actor: str) -> Operation:
         self._instance(instance_id)

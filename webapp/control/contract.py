@@ -14,6 +14,7 @@ from webapp.domain.operation import ANY_OPERATION, Operation, OperationFilter, O
 from webapp.domain.plan import Plan, SwitchRequest
 from webapp.domain.planner import Room
 from webapp.domain.recommend import Advice
+from webapp.domain.waiting import Queued, Ticket
 from webapp.message import Message
 from webapp.runtimes.base import ForeignContainer
 
@@ -54,6 +55,10 @@ class Snapshot:
     """Claimed devices and the id of the operation that claimed each."""
     containers: tuple[ForeignContainer, ...] = ()
     """Containers of vLLM's image that this Warden did not start."""
+    waiting: tuple[Queued, ...] = ()
+    """Requests that wait for room, in their places."""
+    waited: tuple[Ticket, ...] = ()
+    """Requests that wait no more, newest first."""
 
     @property
     def mode(self) -> str | None:
@@ -81,6 +86,8 @@ class EmergencyPreview:
     """Other people's processes that hold memory, which stay."""
     containers: tuple[ForeignContainer, ...] = ()
     """Containers that Warden did not start, which stay."""
+    tickets: int = 0
+    """Requests that wait and would start by themselves, which are paused."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,24 @@ class ControllerApi(Protocol):
 
     def switch(self, request: SwitchRequest, actor: str) -> Operation:
         """Begin to load a model, unloading what the plan names. Raises NotFound, Refused, InvalidRequest, Unavailable."""
+
+    def take_ticket(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
+        """Let ``request`` wait until there is room; it then starts in ``actor``'s name, or its person is only told.
+
+        Raises NotFound, InvalidRequest, Refused (what no waiting changes; QueueFull, AlreadyWaiting, CannotWait), StoreUnavailable.
+        """
+
+    def cancel_ticket(self, ticket_id: str, actor: str) -> Ticket:
+        """Take a ticket back, with its start where that is under way.
+
+        Raises UnknownTicket, TicketEnded, ForeignTicket, NotCancellable.
+        """
+
+    def resume_ticket(self, ticket_id: str, actor: str) -> Queued:
+        """Let a ticket go on that an emergency has paused. Raises UnknownTicket, TicketEnded, ForeignTicket."""
+
+    def start_ticket(self, ticket_id: str, actor: str) -> Operation:
+        """Start what waits, now. Raises UnknownTicket, TicketEnded, ForeignTicket, and what ``switch`` raises: it then waits on."""
 
     def unload(self, instance_id: str, actor: str) -> Operation:
         """Begin to unload an instance. Raises UnknownInstance, Busy."""

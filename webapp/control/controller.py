@@ -18,6 +18,7 @@ from webapp.control.parts import Parts, side_by_side
 from webapp.control.reconcile import LateRuntimes, reconcile
 from webapp.control.run import Outcome, Run, carry_out
 from webapp.control.switching import Switch, new_id
+from webapp.control.waiting import Calls, Waiting
 from webapp.control.watcher import Watcher
 from webapp.domain.admission import own_bytes, within_limit
 from webapp.domain.advise import advise
@@ -38,6 +39,7 @@ from webapp.domain.operation import (
 from webapp.domain.plan import Plan, SwitchRequest
 from webapp.domain.planner import Room, plan_switch, refusal_of, rooms
 from webapp.domain.recommend import Advice, recommend
+from webapp.domain.waiting import Queued, Ticket
 from webapp.errors import (
     EngineMissing,
     EngineUnavailable,
@@ -72,7 +74,8 @@ class Controller:
         self._lock = lock
         self._board = parts.board
         self._late = LateRuntimes(parts)
-        self._watcher = Watcher(parts, self._late.look)
+        self._waiting = Waiting(parts, Calls(self.switch, self.cancel, self.operation))
+        self._watcher = Watcher(parts, self._each_round)
         self._runs: dict[str, Run] = {}
         self._threads: dict[str, threading.Thread] = {}
 
@@ -94,9 +97,11 @@ class Controller:
         self._late.expect(reconcile(self._parts).unanswered)
         self._watcher.start()
         self._board.accept(True)
+        self._waiting.start()
 
     def stop(self) -> tuple[str, ...]:
         """End operations and threads; return what the person at the console should know of the models that stay loaded."""
+        self._waiting.stop()
         self.end_operations()
         self._watcher.stop()
         self._late.stop()
@@ -130,7 +135,7 @@ class Controller:
 
     def snapshot(self) -> Snapshot:
         """See ``ControllerApi``."""
-        state, parts = self._board.state, self._parts
+        state, parts, line = self._board.state, self._parts, self._waiting.line
         sample = parts.monitor.latest()
         stale = parts.monitor.is_stale()
         catalog = parts.catalog.latest()
@@ -138,7 +143,7 @@ class Controller:
         problems, foreign = parts.mode_problems(), parts.foreign_containers()
         outside = zlib.crc32(repr((problems, foreign)).encode())
         return Snapshot(
-            version=f"{number}.{state.version}.{catalog.version}.{int(stale)}.{outside:x}",
+            version=f"{number}.{state.version}.{catalog.version}.{int(stale)}.{outside:x}.{line.version}",
             sample=sample,
             sample_age_s=parts.monitor.age_s(),
             sample_is_stale=stale,
@@ -151,6 +156,8 @@ class Controller:
             mode_problems=problems,
             claims=state.claims,
             containers=foreign,
+            waiting=line.queued,
+            waited=line.ended,
         )
 
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
@@ -233,6 +240,7 @@ class Controller:
             operations=tuple(state.running.values()),
             foreign=tuple(_largest(h for h in holders if h.kind is HolderKind.FOREIGN)),
             containers=self._parts.foreign_containers(),
+            tickets=sum(one.ticket.starts_by_itself for one in self._waiting.line.queued),
         )
 
     # Acting
@@ -260,6 +268,22 @@ class Controller:
             if self._board.begin(operation, claims, unchanged_since=state):
                 assert operation.instance_id is not None
                 return self._go(operation, run, Switch(run, plan, operation.instance_id).carry_out)
+
+    def take_ticket(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
+        """See ``ControllerApi``."""
+        return self._waiting.take(request, actor, starts_by_itself=starts_by_itself)
+
+    def cancel_ticket(self, ticket_id: str, actor: str) -> Ticket:
+        """See ``ControllerApi``."""
+        return self._waiting.cancel(ticket_id, actor, is_administrator=True)
+
+    def resume_ticket(self, ticket_id: str, actor: str) -> Queued:
+        """See ``ControllerApi``."""
+        return self._waiting.resume(ticket_id, actor, is_administrator=True)
+
+    def start_ticket(self, ticket_id: str, actor: str) -> Operation:
+        """See ``ControllerApi``."""
+        return self._waiting.start_now(ticket_id, actor, is_administrator=True)
 
     def unload(self, instance_id: str, actor: str) -> Operation:
         """See ``ControllerApi``."""
@@ -311,6 +335,7 @@ class Controller:
         def close(other: Operation) -> Operation:
             return other.closed(OperationState.CANCELLED, now, Message("taken_over"), error=error)
 
+        self._waiting.pause(actor)
         ended = self._board.take_over(operation, devices, close)
         run = Run(operation.id, self._parts)
         run.commit()
@@ -413,6 +438,12 @@ class Controller:
         finally:
             self._runs.pop(run.id, None)
             self._threads.pop(run.id, None)
+            self._waiting.nudge()
+
+    def _each_round(self) -> None:
+        """What is looked at once a second, and sooner when something has happened."""
+        self._late.look()
+        self._waiting.nudge()
 
     def _end_operations(self) -> None:
         """Cancel what runs, so that it puts things back; what takes too long is cut off and found at the next start."""

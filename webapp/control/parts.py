@@ -25,6 +25,7 @@ from webapp.domain.modes import Mode
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.planner import World, footprints_on
 from webapp.domain.selftest import Witness
+from webapp.domain.waiting import Ticket
 from webapp.message import Message
 from webapp.runtimes.base import ContainerHost, ForeignContainer, LaunchDevice, LaunchSpec, Runtime
 from webapp.settings import Settings
@@ -63,6 +64,16 @@ class Sandbox(Protocol):
         """Pids of its models that live, with the instance of each. Never waits."""
 
 
+class TicketStore(Protocol):
+    """What the line of waiting requests needs of the store."""
+
+    def save_ticket(self, ticket: Ticket, keep: int) -> None:
+        """Insert or replace a ticket, and of the ended ones keep only the newest ``keep``. Raises StoreUnavailable."""
+
+    def tickets(self) -> tuple[Ticket, ...]:
+        """Return all kept tickets in the order in which people came. Raises StoreUnavailable."""
+
+
 class SandboxMaker(Protocol):
     """Makes sandboxes, and knows a second source for the figures."""
 
@@ -96,6 +107,8 @@ class Parts:
     """``None`` in a sandbox: a self-test does not test itself."""
     learning: Learning | None = None
     """``None`` in a sandbox: nothing is learned of models that are there for a test."""
+    tickets: TicketStore | None = None
+    """``None`` in a sandbox: nobody waits there."""
 
     @property
     def policy(self) -> Policy:

@@ -115,8 +115,8 @@ class World:
         return {instance.id: instance.predicted_bytes for instance in growing}
 
 
-def plan_switch(request: SwitchRequest, world: World, actor: str | None = None) -> Plan:
-    """Return what ``request`` of ``actor`` would do in ``world``.
+def plan_switch(request: SwitchRequest, world: World, actor: str | None = None, *, with_ways_out: bool = True) -> Plan:
+    """Return what ``request`` of ``actor`` would do in ``world``; the ways out of a lack of memory take most of the time.
 
     What forbids it stands in ``Plan.refusal``; the rest of the plan is filled in all the same, so that a person sees the arithmetic.
 
@@ -143,7 +143,8 @@ def plan_switch(request: SwitchRequest, world: World, actor: str | None = None) 
         *_stuck(placed, world),
         *_claimed(placed, world),
     )
-    ways_out = _ways_out(capped, placed, sites, actor) if isinstance(refusal, NotEnoughMemory) else ()
+    looked_for = with_ways_out and isinstance(refusal, NotEnoughMemory)
+    ways_out = _ways_out(capped, placed, sites, actor) if looked_for else ()
     verdict = Verdict.REFUSED if refusal is not None else placed.verdict
     message = None if refusal is None else refusal.message
     return Plan(

@@ -1,4 +1,4 @@
-"""The store: operations, the timeline and measurements kept in SQLite, or in PostgreSQL by URL. Only this package imports SQLAlchemy."""
+"""The store: operations, timeline, measurements and tickets, in SQLite or in PostgreSQL by URL. Only this package imports SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ from webapp.domain.operation import (
     OperationValues,
 )
 from webapp.domain.timeline import Event, Point
+from webapp.domain.waiting import Ticket
 from webapp.errors import ConfigurationError, StoreUnavailable
 from webapp.store.documents import DocumentError, dump, load
 from webapp.store.migrate import NewerDatabase, migrate
 from webapp.store.points import dump_point, load_point
-from webapp.store.schema import measurements, timeline
+from webapp.store.schema import measurements, tickets, timeline
 from webapp.store.schema import operations as table
 
 log = logging.getLogger(__name__)
@@ -226,6 +227,26 @@ class Store:
             documents = connection.execute(query).scalars().all()
         return tuple(_readable_measurements(documents))
 
+    def save_ticket(self, ticket: Ticket, keep: int) -> None:
+        """Insert or replace a ticket, and of the ended ones keep only the newest ``keep``. Raises StoreUnavailable."""
+        row = {"id": ticket.id, "number": ticket.number, "ended_at": ticket.ended_at, "document": dump(ticket)}
+        ended = tickets.c.ended_at.is_not(None)
+        newest = select(tickets.c.id).where(ended).order_by(tickets.c.ended_at.desc()).limit(keep)
+        with self._begin() as connection:
+            connection.execute(delete(tickets).where(tickets.c.id == ticket.id))
+            connection.execute(insert(tickets).values(row))
+            connection.execute(delete(tickets).where(ended, tickets.c.id.not_in(newest)))
+
+    def tickets(self) -> tuple[Ticket, ...]:
+        """Return all kept tickets in the order in which people came.
+
+        A document that cannot be read is left out and logged. Raises StoreUnavailable.
+        """
+        query = select(tickets.c.document).order_by(tickets.c.number)
+        with self._begin() as connection:
+            documents = connection.execute(query).scalars().all()
+        return tuple(_readable_tickets(documents))
+
     def _select(self, query: Select[Any]) -> tuple[Operation, ...]:
         with self._begin() as connection:
             rows = connection.execute(query).all()
@@ -291,6 +312,14 @@ def _readable_measurements(documents: Iterable[str]) -> Iterator[Measurement]:
             yield load(Measurement, document)
         except DocumentError as exc:
             log.warning("a measurement cannot be read and is left out: %s", exc)
+
+
+def _readable_tickets(documents: Iterable[str]) -> Iterator[Ticket]:
+    for document in documents:
+        try:
+            yield load(Ticket, document)
+        except DocumentError as exc:
+            log.warning("a request that waits cannot be read and is left out: %s", exc)
 
 
 def _event(row: Row[Any]) -> Event | None:

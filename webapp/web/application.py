@@ -9,7 +9,7 @@ from flask import Flask
 from jinja2 import FileSystemBytecodeCache
 
 from webapp.settings import Settings
-from webapp.web import actions, formats, fragments, health, history, pages, selftest
+from webapp.web import actions, formats, fragments, health, history, pages, selftest, waiting
 from webapp.web.actor import current_actor
 from webapp.web.api import views as api
 from webapp.web.asking import init_asking
@@ -55,6 +55,7 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
     init_timeline(app)
     app.register_blueprint(history.blueprint)
     app.register_blueprint(selftest.blueprint)
+    app.register_blueprint(waiting.blueprint)
     init_asking(app, settings.threads)
     csrf.exempt(api.blueprint)
     return app

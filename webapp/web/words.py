@@ -21,6 +21,7 @@ from webapp.domain.postmortem import Cause, Phase
 from webapp.domain.recommend import Mark
 from webapp.domain.selftest import CheckMark, CheckName
 from webapp.domain.timeline import EventMark, Span
+from webapp.domain.waiting import TicketState
 from webapp.message import Message, Param
 from webapp.web import formats
 from webapp.web.translate import gettext, plural
@@ -251,6 +252,21 @@ ERRORS: Final[Mapping[str, Sentence]] = {
             "страница узнает сама."
         )
     ),
+    "unknown_ticket": _one(N_("Заявки с номером %(ticket)s здесь уже нет. Обновите страницу.")),
+    "queue_full": _one(
+        N_("Места ждёт уже столько заявок, сколько можно (%(limit)s). Подайте свою, когда одна из них уйдёт.")
+    ),
+    "already_waiting": _one(N_("Эта заявка уже ждёт: %(model)s, место в очереди — %(place)s.")),
+    "cannot_wait": _one(
+        N_(
+            "Ждать бесполезно: модели %(model)s нужно %(needed_bytes)s вместе с запасом, а свободного устройства целиком "
+            "хватит лишь на %(most_bytes)s. Выберите более лёгкий вариант."
+        )
+    ),
+    "ticket_ended": _one(
+        N_("Заявка на модель %(model)s больше не ждёт: она уже запускается, запущена или снята. Обновите страницу.")
+    ),
+    "foreign_ticket": _one(N_("Это заявка пользователя %(actor)s. Снять или запустить её может он или администратор.")),
     "launch_blocked": _one(
         N_("Модель %(model)s не запущена: сервер к этому не готов (%(detail)s). Устраните причину и повторите.")
     ),
@@ -813,6 +829,40 @@ WHY: Final[Mapping[str, Sentence]] = {
 }
 """Why a model ran out of memory, with the figures that say so."""
 
+WAITING: Final[Mapping[str, Sentence]] = {
+    "waits_memory": _one(
+        N_(
+            "%(device)s: недостаёт %(missing_bytes)s. Нужно %(needed_bytes)s и запас %(reserve_bytes)s, доступно "
+            "%(free_bytes)s."
+        )
+    ),
+    "waits_in_use": _many(
+        *NN_(
+            "модель %(model)s (владелец %(owner)s) отвечает на %(in_flight)s запрос, жду, пока она освободится.",
+            "модель %(model)s (владелец %(owner)s) отвечает на %(in_flight)s запросов, жду, пока она освободится.",
+        ),
+        "in_flight",
+    ),
+    "waits_operation": _one(N_("%(device)s: идёт операция «%(kind)s», запустил пользователь %(actor)s в %(since)s.")),
+    "waits_operation_model": _one(
+        N_("%(device)s: идёт операция «%(kind)s», %(model)s, запустил пользователь %(actor)s в %(since)s.")
+    ),
+    "waits_cooldown": _one(
+        N_("модель только что не загрузилась (неудач подряд: %(failures)s), пауза перед новой попыткой.")
+    ),
+    "waits_pause": _one(
+        N_("место занял кто-то другой, пока шёл запуск (попытка %(tries)s из %(most)s); пауза перед следующей.")
+    ),
+    "waits_judgement": _one(N_("смотрю, есть ли место.")),
+    "ticket_not_fetched": _one(
+        N_("Место держалось %(seconds)s после сообщения, но модель никто не запустил. Оно отдано следующим.")
+    ),
+    "ticket_waited_long": _one(
+        N_("Заявка ждала %(seconds)s, и места не нашлось. Подайте её снова, если модель ещё нужна.")
+    ),
+}
+"""What a request waits for, and why it waits no more."""
+
 FULLER: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "busy": ("busy_model", ("model", "step")),
     "unexpected": ("unexpected_named", ("detail",)),
@@ -821,6 +871,7 @@ FULLER: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "context_too_long": ("context_too_long_limit", ("limit_tokens",)),
     "why_estimate_low": ("why_estimate_exceeded", ("excess_bytes",)),
     "measured": ("measured_as_expected", ("measured_bytes", "expected_bytes")),
+    "waits_operation": ("waits_operation_model", ("model",)),
     "vllm_weights": ("vllm_weights_percent", ("percent",)),
     "vllm_kv_cache": ("vllm_kv_cache_sized", ("tokens", "kv_cache_bytes")),
     "vllm_graphs": ("vllm_graphs_percent", ("percent",)),
@@ -836,6 +887,7 @@ SENTENCES: Final[Mapping[str, Sentence]] = {
     **WEB,
     **SELFTEST,
     **WHY,
+    **WAITING,
     **ERRORS,
 }
 
@@ -878,6 +930,15 @@ OPERATION_STATES: Final[Mapping[str, str]] = {
     OperationState.FAILED: N_("ошибка"),
     OperationState.CANCELLED: N_("отменена"),
     OperationState.ABANDONED: N_("оборвана"),
+}
+TICKET_STATES: Final[Mapping[str, str]] = {
+    TicketState.WAITING: N_("ждёт"),
+    TicketState.READY: N_("помещается"),
+    TicketState.STARTING: N_("запускается"),
+    TicketState.STARTED: N_("запущена"),
+    TicketState.CANCELLED: N_("отозвана"),
+    TicketState.EXPIRED: N_("срок вышел"),
+    TicketState.FAILED: N_("не состоялась"),
 }
 STEP_NAMES: Final[Mapping[str, str]] = {
     StepName.PLAN: N_("План"),

@@ -58,6 +58,7 @@ class Bench:
             runtimes={Mode.TRANSFORMERS: self.runtime, Mode.VLLM: self.vllm},
             containers=self.host,
             learning=Learning(self.store),
+            tickets=self.store,
             demo=FakeDemo(self.catalog),
             clock=time.time,
             monotonic=lambda: time.monotonic() + self.ahead_s,

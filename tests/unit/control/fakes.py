@@ -26,6 +26,7 @@ from webapp.domain.operation import (
     OperationValues,
 )
 from webapp.domain.units import gib
+from webapp.domain.waiting import Ticket
 from webapp.errors import (
     ContainerExited,
     EngineUnreachable,
@@ -478,6 +479,17 @@ class FakeStore:
         self.raises: Exception | None = None
         """What every call raises."""
         self.measured: list[Measurement] = []
+        self.waiting: dict[str, Ticket] = {}
+
+    def save_ticket(self, ticket: Ticket, keep: int) -> None:
+        if self.gate is not None:
+            self.gate.pass_through()
+        self._fail()
+        self.waiting[ticket.id] = ticket
+
+    def tickets(self) -> tuple[Ticket, ...]:
+        self._fail()
+        return tuple(sorted(self.waiting.values(), key=lambda ticket: ticket.number))
 
     def save_measurement(self, measurement: Measurement, keep: int) -> None:
         if self.gate is not None:

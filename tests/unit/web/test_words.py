@@ -22,6 +22,7 @@ from webapp.domain.postmortem import Cause, Phase
 from webapp.domain.recommend import Mark
 from webapp.domain.selftest import CheckMark, CheckName
 from webapp.domain.units import gib
+from webapp.domain.waiting import TicketState
 from webapp.errors import WardenError
 from webapp.message import Message
 from webapp.runtimes.base import ProbeState, StopStage
@@ -133,6 +134,7 @@ TABLES = [
     (words.CHECK_MARKS, CheckMark),
     (words.CAUSES, Cause),
     (words.PHASES, Phase),
+    (words.TICKET_STATES, TicketState),
 ]
 
 

@@ -70,6 +70,12 @@ class SwitchBody(_Body):
         )
 
 
+class TicketBody(SwitchBody):
+    """Body of ``tickets``: that of a switch, and whether it starts by itself or its person is only told."""
+
+    starts_by_itself: bool = True
+
+
 class AskBody(_Body):
     """Body of ``ask``."""
 
@@ -92,6 +98,12 @@ class CancelBody(_Body):
 def switch_request() -> SwitchRequest:
     """Read the body of ``plan`` and ``switch``; see ``_read``."""
     return _read(SwitchBody).to_request()
+
+
+def ticket_request() -> tuple[SwitchRequest, bool]:
+    """Read the body of ``tickets``: what is asked for, and whether it starts by itself; see ``_read``."""
+    body = _read(TicketBody)
+    return body.to_request(), body.starts_by_itself
 
 
 def ask_question() -> Question:

@@ -19,6 +19,7 @@ from webapp.domain.postmortem import Account, HolderLine, PostMortem
 from webapp.domain.recommend import Advice
 from webapp.domain.selftest import Check
 from webapp.domain.timeline import Event, Held, Point, Track
+from webapp.domain.waiting import Queued, Ticket
 from webapp.message import Message
 from webapp.web import words
 from webapp.web.presenters.postmortem import cause_message
@@ -216,6 +217,27 @@ def plan_document(plan: Plan) -> Document:
         ],
         "refusal": message_document(plan.refusal),
         "overruled": message_document(plan.overruled),
+    }
+
+
+def ticket_document(ticket: Ticket, queued: Queued | None = None) -> Document:
+    """Return a request that waits, with its place and what it waits for; of one that waits no more they are ``null``."""
+    return {
+        "id": ticket.id,
+        "state": ticket.state.value,
+        "place": None if queued is None else queued.place,
+        "actor": ticket.actor,
+        "starts_by_itself": ticket.starts_by_itself,
+        "request": request_document(ticket.request),
+        "created_at": when(ticket.created_at),
+        "why": None if queued is None else message_document(queued.why),
+        "behind": None if queued is None or queued.behind is None else queued.behind.id,
+        "told_at": when(ticket.told_at),
+        "operation_id": ticket.operation_id,
+        "paused_by": ticket.paused_by,
+        "tries": ticket.tries,
+        "ended_at": when(ticket.ended_at),
+        "outcome": message_document(ticket.outcome),
     }
 
 

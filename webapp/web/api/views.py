@@ -8,16 +8,25 @@ from flask import Blueprint, jsonify, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.operation import Operation
-from webapp.errors import DeviceUnreadable, InvalidRequest, UnknownDevice, UnknownOperation
+from webapp.errors import DeviceUnreadable, InvalidRequest, UnknownDevice, UnknownOperation, UnknownTicket
 from webapp.web.actor import current_actor
-from webapp.web.api.bodies import ask_question, cancel_rollback, confirmed_name, limit_argument, switch_request
+from webapp.web.api.bodies import (
+    ask_question,
+    cancel_rollback,
+    confirmed_name,
+    limit_argument,
+    switch_request,
+    ticket_request,
+)
 from webapp.web.api.documents import (
+    Document,
     advice_document,
     container_document,
     model_document,
     operation_document,
     plan_document,
     status_document,
+    ticket_document,
     track_document,
 )
 from webapp.web.asking import Answer
@@ -144,6 +153,60 @@ def operation(operation_id: str) -> ResponseReturnValue:
 def cancel(operation_id: str) -> ResponseReturnValue:
     """Ask an operation to stop; ``{"rollback": true}`` gives up the putting back that is under way."""
     return _accepted(controller().cancel(operation_id, current_actor(), rollback=cancel_rollback()))
+
+
+@blueprint.get("/tickets")
+def tickets() -> ResponseReturnValue:
+    """Return the requests that wait, in their places, and behind them those that ended lately, newest first."""
+    snapshot = controller().snapshot()
+    waiting = [ticket_document(queued.ticket, queued) for queued in snapshot.waiting]
+    return jsonify([*waiting, *(ticket_document(ticket) for ticket in snapshot.waited)])
+
+
+@blueprint.get("/tickets/<ticket_id>")
+def ticket(ticket_id: str) -> ResponseReturnValue:
+    """Return one of them."""
+    return jsonify(_ticket(ticket_id))
+
+
+@blueprint.post("/tickets")
+def take_ticket() -> ResponseReturnValue:
+    """Let a switch wait until there is room."""
+    asked, by_itself = ticket_request()
+    queued = controller().take_ticket(asked, current_actor(), starts_by_itself=by_itself)
+    where = url_for("api.ticket", ticket_id=queued.ticket.id)
+    return jsonify(ticket_document(queued.ticket, queued)), 201, {"Location": where}
+
+
+@blueprint.post("/tickets/<ticket_id>/cancel")
+@blueprint.delete("/tickets/<ticket_id>")
+def cancel_ticket(ticket_id: str) -> ResponseReturnValue:
+    """Take a ticket back, with its start where that is under way."""
+    return jsonify(ticket_document(controller().cancel_ticket(ticket_id, current_actor())))
+
+
+@blueprint.post("/tickets/<ticket_id>/resume")
+def resume_ticket(ticket_id: str) -> ResponseReturnValue:
+    """Let a ticket go on that an emergency has paused."""
+    queued = controller().resume_ticket(ticket_id, current_actor())
+    return jsonify(ticket_document(queued.ticket, queued))
+
+
+@blueprint.post("/tickets/<ticket_id>/start")
+def start_ticket(ticket_id: str) -> ResponseReturnValue:
+    """Start what waits, now."""
+    return _accepted(controller().start_ticket(ticket_id, current_actor()))
+
+
+def _ticket(ticket_id: str) -> Document:
+    snapshot = controller().snapshot()
+    for queued in snapshot.waiting:
+        if queued.ticket.id == ticket_id:
+            return ticket_document(queued.ticket, queued)
+    for ended in snapshot.waited:
+        if ended.id == ticket_id:
+            return ticket_document(ended)
+    raise UnknownTicket(ticket=ticket_id)
 
 
 def _accepted(begun: Operation) -> ResponseReturnValue:

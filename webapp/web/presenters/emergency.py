@@ -40,6 +40,8 @@ class EmergencyView:
     operations: tuple[OperationView, ...]
     foreign: tuple[ForeignRow, ...]
     containers: tuple[StayingContainer, ...]
+    tickets: str = ""
+    """Requests that wait and are paused."""
 
     @property
     def ends_nothing(self) -> bool:
@@ -50,12 +52,18 @@ class EmergencyView:
 def emergency_view(preview: EmergencyPreview) -> EmergencyView:
     """Return the view of a preview."""
     spares = ngettext("%(num)s запасной процесс", "%(num)s запасных процессов", preview.spares)
+    tickets = ngettext(
+        "%(num)s заявка, которая ждёт места, будет приостановлена и сама не запустится.",
+        "%(num)s заявок, которые ждут места, будут приостановлены и сами не запустятся.",
+        preview.tickets,
+    )
     return EmergencyView(
         instances=tuple(instance_row(instance) for instance in preview.instances),
         spares=spares if preview.spares else "",
         operations=tuple(operation_view(operation) for operation in preview.operations),
         foreign=tuple(_foreign(holder) for holder in preview.foreign),
         containers=tuple(StayingContainer(c.name, c.owner or formats.unknown(), c.image) for c in preview.containers),
+        tickets=tickets if preview.tickets else "",
     )
 
 

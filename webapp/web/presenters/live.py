@@ -15,6 +15,7 @@ from webapp.web.presenters.containers import ContainerRow, container_rows
 from webapp.web.presenters.devices import DeviceCard, device_cards
 from webapp.web.presenters.instances import InstanceRow, instance_row
 from webapp.web.presenters.operations import EndedViews, OperationView, operation_view
+from webapp.web.presenters.waiting import WaitingView, waiting_view
 
 FRESH_S = 90.0
 """For this long an ended operation keeps its card, so that everybody sees how it ended."""
@@ -43,6 +44,8 @@ class LiveView:
     foreign: tuple[ContainerRow, ...]
     """Containers of vLLM's image that somebody else started."""
     recent: tuple[OperationView, ...]
+    waiting: WaitingView
+    """Requests that wait for room."""
     newest_ended: str
     """Id of the operation that ended last; empty when none has."""
 
@@ -79,6 +82,7 @@ def live_view(
         vllm_is_last_seen=_is_last_seen(snapshot),
         foreign=container_rows(snapshot),
         recent=tuple(ended.of(operation, language) for operation in snapshot.recent[:RECENT_SHOWN]),
+        waiting=waiting_view(snapshot, now),
         newest_ended="" if newest is None else newest.id,
     )
 

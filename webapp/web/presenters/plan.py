@@ -9,7 +9,16 @@ from webapp.control.contract import ControllerApi, Snapshot
 from webapp.domain.footprint import Footprint, PartName, Source
 from webapp.domain.modes import Mode, Quantization
 from webapp.domain.plan import DevicePlan, Eviction, Plan, Verdict
-from webapp.errors import AlreadyLoaded, InvalidRequest, ModelUnsuitable, ModeUnavailable, NotEnoughMemory, WardenError
+from webapp.errors import (
+    AlreadyLoaded,
+    CoolingDown,
+    InstanceInUse,
+    InvalidRequest,
+    ModelUnsuitable,
+    ModeUnavailable,
+    NotEnoughMemory,
+    WardenError,
+)
 from webapp.web import charts, formats, words
 from webapp.web.forms import LaunchForm
 from webapp.web.presenters.common import ended, quantizing_note, short_name, where
@@ -22,6 +31,8 @@ SIGNS = {Verdict.FITS: "✓", Verdict.TIGHT: "▲", Verdict.REFUSED: "✕"}
 VISIBLE_PARTS = (PartName.WEIGHTS, PartName.KV_CACHE)
 WITHOUT_FIGURES = frozenset({AlreadyLoaded.code, InvalidRequest.code, ModeUnavailable.code, ModelUnsuitable.code})
 """Refusals that no amount of memory would change: figures, and models that would go, would only mislead."""
+WORTH_WAITING = frozenset({InstanceInUse.code, CoolingDown.code})
+"""Refusals beside the lack of memory that pass by themselves."""
 SAID_BY_THE_FIGURES = frozenset({"plan_fits", "plan_tight"})
 SAID_OF_THE_FIGURES = frozenset(
     {"plan_measured", "plan_measured_once", "plan_measured_otherwise", "plan_measured_otherwise_once"}
@@ -109,6 +120,8 @@ class PlanView:
     """Where single models would go although the others stay: the query that takes that back."""
     load_anyway: str | None = None
     """Where the lack of memory alone refuses: the query of the question whether to load against the estimate."""
+    can_wait: bool = False
+    """Whether it may be possible later, so that waiting for it makes sense."""
 
 
 def plan_view(form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, actor: str) -> PlanView | None:
@@ -153,14 +166,28 @@ def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot) -> PlanView:
         devices=() if pointless else tuple(_arithmetic(device) for device in plan.devices),
         unload=() if pointless else tuple(_eviction(eviction) for eviction in plan.unload),
         refusal=_refusal(plan, snapshot),
-        notes=tuple(_notes(plan)),
+        notes=(*_notes(plan), *_who_waits(plan, snapshot)),
         ways_out=tuple(_ways_out(plan)),
         trouble=plan_trouble(code),
         offers_interrupt=not pointless and any(eviction.in_flight for eviction in plan.unload),
         interrupt=form.interrupt_busy,
         keep_all=replace(form, unload="").query if plan.request.unload else None,
         load_anyway=form.query if code == NotEnoughMemory.code else None,
+        can_wait=_can_wait(plan, snapshot),
     )
+
+
+def _can_wait(plan: Plan, snapshot: Snapshot) -> bool:
+    """Where an empty device would not do either there is nothing to wait for; the memory limit is left to the controller."""
+    code = None if plan.refusal is None else plan.refusal.code
+    if code != NotEnoughMemory.code:
+        is_claimed = any(device.device_id in snapshot.claims for device in plan.devices)
+        return code in WORTH_WAITING or (code is None and is_claimed)
+    readings = () if snapshot.sample is None else snapshot.sample.readings
+    chosen = {device.device_id for device in plan.devices}
+    sizes = [r.total_bytes or 0 for r in readings if plan.anywhere or r.device_id in chosen]
+    needed = max(device.footprint.gate_bytes + device.reserve_bytes for device in plan.devices)
+    return needed <= (max if plan.anywhere else min)(sizes, default=0)
 
 
 def _notes(plan: Plan) -> list[str]:
@@ -169,6 +196,15 @@ def _notes(plan: Plan) -> list[str]:
     if plan.refusal is not None:
         hidden |= {plan.refusal.code} | (SAID_OF_THE_FIGURES if plan.refusal.code in WITHOUT_FIGURES else set())
     return [words.say(reason) for reason in plan.reasons if reason.code not in hidden]
+
+
+def _who_waits(plan: Plan, snapshot: Snapshot) -> Iterator[str]:
+    """Who waits for a device that this would take now: the line binds nobody who acts, and nobody should act unawares."""
+    devices = {device.device_id for device in plan.devices}
+    first = next((one.ticket for one in snapshot.waiting if one.devices & devices), None)
+    if plan.refusal is None and first is not None:
+        name = short_name(first.request.model_id)
+        yield _("Места здесь уже ждёт пользователь %(actor)s (%(model)s).", actor=first.actor, model=name)
 
 
 def _refusal(plan: Plan, snapshot: Snapshot) -> str | None:

@@ -1,0 +1,62 @@
+"""A request that waits beside real models: it survives ``kill -9`` of Warden, and starts by itself once there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.engine.server import WardenServer, wait_for
+
+Start = Callable[..., WardenServer]
+ROOM_FOR_ONE = {"memory_limit_gib": 0.4, "reserve_mib": 0, "reserve_percent": 0}
+"""One worker takes about 0.3 GiB."""
+BODY = {"mode": "transformers", "model": "lab/two", "keep_others": True}
+
+
+def ticket_of(server: WardenServer, ticket_id: str) -> Any:
+    return server.get(f"/api/v1/tickets/{ticket_id}")
+
+
+def becomes(server: WardenServer, ticket_id: str, state: str) -> Any:
+    def look() -> Any:
+        ticket = ticket_of(server, ticket_id)
+        return ticket if ticket["state"] == state else None
+
+    return wait_for(look, 90, lambda: f"it is not {state}: {ticket_of(server, ticket_id)}")
+
+
+def test_it_survives_kill_9_and_starts_once_the_other_model_has_gone(start_server: Start) -> None:
+    server = start_server(**ROOM_FOR_ONE)
+    server.load("lab/one")
+    taken = server.post("/api/v1/tickets", BODY)
+    assert (taken.status_code, taken.json()["why"]["code"]) == (201, "waits_memory")
+    ticket_id = taken.json()["id"]
+    assert server.post("/api/v1/tickets", BODY).json()["code"] == "already_waiting"
+    server.kill()
+    server.start()
+    after = ticket_of(server, ticket_id)
+    assert (after["state"], after["place"], after["created_at"]) == ("waiting", 1, taken.json()["created_at"])
+    first = server.instance_of("lab/one")
+    server.finished(server.post(f"/api/v1/instances/{first['id']}/unload").json()["id"])
+    started = becomes(server, ticket_id, "started")
+    assert server.instance_of("lab/two")["state"] == "ready"
+    operation = server.get(f"/api/v1/operations/{started['operation_id']}")
+    assert (operation["actor"], operation["state"]) == (taken.json()["actor"], "succeeded")
+    assert [i["model"] for i in server.status()["instances"]] == ["lab/two"]
+
+
+def test_killed_in_its_start_it_waits_again_and_starts(start_server: Start) -> None:
+    server = start_server("tests.engine.holding_wsgi:app", **ROOM_FOR_ONE)
+    (server.state / "hold").write_text("launch")
+    ticket_id = server.post("/api/v1/tickets", BODY).json()["id"]
+    wait_for((server.state / "held").exists, 60, lambda: "the launch was not reached")
+    cut_off = becomes(server, ticket_id, "starting")["operation_id"]
+    server.kill()
+    (server.state / "hold").unlink()
+    (server.state / "held").unlink()
+    server.start()
+    started = becomes(server, ticket_id, "started")
+    assert server.get(f"/api/v1/operations/{cut_off}")["state"] == "abandoned"
+    assert started["operation_id"] != cut_off
+    assert server.instance_of("lab/two")["state"] == "ready"
+    assert len(server.worker_pids()) == 1

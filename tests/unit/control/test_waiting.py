@@ -1,0 +1,419 @@
+"""The line of waiting requests: it starts by itself when there is room, keeps places, and survives what comes between."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.control.conftest import Bench
+from tests.unit.control.fakes import Gate, model
+from webapp.control.waiting import Calls, Waiting
+from webapp.domain.operation import Operation, OperationKind, OperationState
+from webapp.domain.plan import SwitchRequest
+from webapp.domain.units import gib
+from webapp.domain.waiting import Queued, Ticket, TicketState
+from webapp.errors import (
+    AlreadyLoaded,
+    AlreadyWaiting,
+    CannotWait,
+    ForeignTicket,
+    InvalidRequest,
+    NotEnoughMemory,
+    QueueFull,
+    StoreUnavailable,
+    TicketEnded,
+    UnknownModel,
+    UnknownTicket,
+)
+from webapp.message import Message
+
+TRAINING = gib(22.5)
+"""What somebody else's process holds, so that a model of 1 GiB finds no room."""
+
+
+@pytest.fixture
+def full(bench: Bench) -> Bench:
+    """A GPU that another person has filled."""
+    bench.machine.foreign["gpu-0"] = TRAINING
+    return bench
+
+
+def take(
+    bench: Bench, model_id: str = "lab/one", actor: str = "anna", *, by_itself: bool = True, **changes: object
+) -> Queued:
+    return bench.controller.take_ticket(bench.request(model_id, **changes), actor, starts_by_itself=by_itself)
+
+
+def line(bench: Bench) -> list[tuple[str, str]]:
+    """Models and states of the open tickets, in their places."""
+    return [(one.ticket.request.model_id, one.ticket.state.value) for one in bench.controller.snapshot().waiting]
+
+
+def waited(bench: Bench, ticket_id: str) -> Ticket | None:
+    return next((t for t in bench.controller.snapshot().waited if t.id == ticket_id), None)
+
+
+def ends(bench: Bench, queued: Queued, state: TicketState) -> Ticket:
+    """Wait until a ticket has ended; return it."""
+    bench.until(lambda: waited(bench, queued.ticket.id) is not None)
+    ticket = waited(bench, queued.ticket.id)
+    assert ticket is not None
+    assert ticket.state is state, ticket
+    if ticket.operation_id is not None:
+        bench.wait(bench.controller.operation(ticket.operation_id))
+    return ticket
+
+
+def test_it_starts_by_itself_when_memory_comes_free_in_its_persons_name(full: Bench) -> None:
+    queued = take(full)
+    assert (queued.place, queued.why and queued.why.code) == (1, "waits_memory")
+    full.machine.foreign.clear()
+    ended = ends(full, queued, TicketState.STARTED)
+    assert full.loaded == ["lab/one"]
+    assert ended.operation_id is not None
+    assert full.controller.operation(ended.operation_id).actor == "anna"
+
+
+def test_what_fits_at_once_starts_at_once(bench: Bench) -> None:
+    ends(bench, take(bench), TicketState.STARTED)
+    assert bench.loaded == ["lab/one"]
+
+
+def test_one_that_only_tells_starts_nothing_until_its_person_says_so(full: Bench) -> None:
+    queued = take(full, by_itself=False)
+    full.machine.foreign.clear()
+    full.until(lambda: line(full) == [("lab/one", "ready")])
+    assert full.loaded == []
+    full.wait(full.controller.start_ticket(queued.ticket.id, "anna"))
+    ends(full, queued, TicketState.STARTED)
+    assert full.loaded == ["lab/one"]
+
+
+def test_told_too_early_is_taken_back(full: Bench) -> None:
+    take(full, by_itself=False)
+    full.machine.foreign.clear()
+    full.until(lambda: line(full) == [("lab/one", "ready")])
+    full.machine.foreign["gpu-0"] = TRAINING
+    full.until(lambda: line(full) == [("lab/one", "waiting")])
+
+
+def test_start_that_is_refused_leaves_it_waiting(full: Bench) -> None:
+    queued = take(full, by_itself=False)
+    with pytest.raises(NotEnoughMemory):
+        full.controller.start_ticket(queued.ticket.id, "anna")
+    assert line(full) == [("lab/one", "waiting")]
+
+
+def test_two_clicks_are_one_ticket(full: Bench) -> None:
+    first = take(full)
+    with pytest.raises(AlreadyWaiting) as caught:
+        take(full)
+    assert caught.value.params == {"ticket": first.ticket.id, "model": "lab/one", "place": 1}
+    take(full, actor="boris")
+    assert [one.ticket.actor for one in full.controller.snapshot().waiting] == ["anna", "boris"]
+
+
+def test_many_clicks_at_once_take_no_more_than_may(full: Bench) -> None:
+    barrier = threading.Barrier(24)
+
+    def click(number: int) -> str:
+        barrier.wait(10)
+        try:
+            return take(full, actor=f"person {number % 12}").ticket.id
+        except (AlreadyWaiting, QueueFull) as exc:
+            return exc.code
+
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(click, range(24)))
+    taken = [answer for answer in answers if answer not in (AlreadyWaiting.code, QueueFull.code)]
+    assert len(taken) == 8
+    assert sorted(taken) == sorted(full.store.waiting)
+    assert [one.place for one in full.controller.snapshot().waiting] == list(range(1, 9))
+
+
+def test_defect_in_a_start_ends_the_ticket_instead_of_trying_for_ever(full: Bench) -> None:
+    def defect(request: SwitchRequest, actor: str) -> Operation:
+        raise ValueError("a defect")
+
+    waiting = Waiting(full.parts, Calls(defect, full.controller.cancel, full.controller.operation))
+    waiting.take(full.request(), "anna", starts_by_itself=True)
+    full.machine.foreign.clear()
+    with pytest.raises(ValueError, match="a defect"):
+        waiting.look()
+    waiting.look()
+    assert [(one.state, one.outcome) for one in waiting.line.ended] == [(TicketState.FAILED, Message("unexpected"))]
+
+
+def test_no_more_wait_than_may(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(ticket_limit=2)
+    bench.controller.start()
+    bench.machine.foreign["gpu-0"] = TRAINING
+    take(bench)
+    take(bench, "lab/two")
+    with pytest.raises(QueueFull):
+        take(bench, "lab/three")
+    assert len(bench.store.waiting) == 2
+
+
+def test_what_waiting_cannot_bring_about_is_refused(bench: Bench) -> None:
+    bench.load("lab/one")
+    bench.catalog.models = (*bench.catalog.models, model("lab/huge", weights_bytes=gib(40)))
+    for model_id, error in (("lab/gone", UnknownModel), ("lab/one", AlreadyLoaded), ("lab/huge", CannotWait)):
+        with pytest.raises(error):
+            take(bench, model_id)
+    with pytest.raises(InvalidRequest):
+        take(bench, "lab/two", load_anyway=True)
+    assert line(bench) == []
+
+
+def test_later_one_does_not_pass_it_on_the_same_device(full: Bench) -> None:
+    full.catalog.models = (*full.catalog.models, model("lab/large", weights_bytes=gib(15)))
+    take(full, "lab/large", keep_others=True)
+    small = take(full, "lab/two", actor="boris", keep_others=True)
+    full.machine.foreign["gpu-0"] = gib(12)
+    full.until(lambda: _has_room_but_waits(full, small))
+    full.machine.foreign.clear()
+    full.until(lambda: full.loaded == ["lab/large", "lab/two"])
+    assert [spec.model_id for spec in full.runtime.launched] == ["lab/large", "lab/two"]
+
+
+def _has_room_but_waits(bench: Bench, queued: Queued) -> bool:
+    now = next(one for one in bench.controller.snapshot().waiting if one.ticket.id == queued.ticket.id)
+    return now.why is None and now.behind is not None
+
+
+def test_it_waits_for_the_operation_that_runs_there(bench: Bench) -> None:
+    bench.runtime.gates["launch"] = Gate()
+    running = bench.controller.switch(bench.request("lab/one"), "ivan")
+    bench.runtime.gates["launch"].wait_reached()
+    queued = take(bench, "lab/two")
+    assert queued.why is not None
+    assert (queued.why.code, queued.why.params["actor"]) == ("waits_operation", "ivan")
+    bench.runtime.gates["launch"].open()
+    bench.wait(running)
+    ends(bench, queued, TicketState.STARTED)
+    assert bench.loaded == ["lab/two"]
+
+
+def test_it_waits_until_a_model_in_use_is_idle(bench: Bench) -> None:
+    bench.load("lab/one")
+    (instance,) = bench.board.state.instances.values()
+    busy = lambda count: bench.board.change(instance.id, lambda i: replace(i, in_flight=count))  # noqa: E731
+    busy(2)
+    queued = take(bench, "lab/two")
+    assert queued.why is not None
+    assert (queued.why.code, queued.why.params["in_flight"]) == ("waits_in_use", 2)
+    busy(0)
+    ends(bench, queued, TicketState.STARTED)
+
+
+def test_those_who_wait_start_in_their_order(full: Bench) -> None:
+    first = take(full)
+    second = take(full, "lab/two", actor="boris")
+    full.machine.foreign.clear()
+    ends(full, first, TicketState.STARTED)
+    ends(full, second, TicketState.STARTED)
+    assert [spec.model_id for spec in full.runtime.launched] == ["lab/one", "lab/two"]
+
+
+def test_start_that_finds_no_room_at_the_gate_waits_on_after_a_pause(full: Bench) -> None:
+    full.monitor.gate = Gate()
+    queued = take(full)
+    full.machine.foreign.clear()
+    full.monitor.gate.wait_reached()  # accepted, and about to read once more
+    full.machine.foreign["gpu-0"] = TRAINING
+    full.monitor.gate.open()
+    full.until(lambda: [one.ticket.tries for one in full.controller.snapshot().waiting] == [1])
+    (one,) = full.controller.snapshot().waiting
+    assert (one.ticket.id, one.ticket.state, one.ticket.operation_id) == (queued.ticket.id, TicketState.WAITING, None)
+    assert one.ticket.not_before is not None
+    full.machine.foreign.clear()
+    full.until(lambda: [o.why and o.why.code for o in full.controller.snapshot().waiting] == ["waits_pause"])
+    assert full.loaded == []
+
+
+def test_start_that_fails_ends_it_with_the_reason(full: Bench) -> None:
+    full.runtime.fails["lab/one"] = "dies"
+    queued = take(full)
+    full.machine.foreign.clear()
+    ended = ends(full, queued, TicketState.FAILED)
+    assert ended.outcome == Message("worker_died", {"model": "lab/one", "exit": "1"})
+    assert line(full) == []
+
+
+def test_one_that_was_taken_back_never_starts(full: Bench) -> None:
+    queued = take(full)
+    full.controller.cancel_ticket(queued.ticket.id, "anna")
+    full.machine.foreign.clear()
+    take(full, "lab/two")
+    full.until(lambda: full.loaded == ["lab/two"])
+    assert ends(full, queued, TicketState.CANCELLED).operation_id is None
+    with pytest.raises(TicketEnded):
+        full.controller.cancel_ticket(queued.ticket.id, "anna")
+    with pytest.raises(UnknownTicket):
+        full.controller.cancel_ticket("gone", "anna")
+
+
+def test_taken_back_while_it_starts_its_operation_is_cancelled_and_things_are_put_back(bench: Bench) -> None:
+    bench.load("lab/one")
+    bench.runtime.gates["launch"] = Gate()
+    queued = take(bench, "lab/two")
+    bench.runtime.gates["launch"].wait_reached()
+    bench.until(lambda: line(bench) == [("lab/two", "starting")])
+    bench.controller.cancel_ticket(queued.ticket.id, "anna")
+    bench.runtime.gates["launch"].open()
+    ended = ends(bench, queued, TicketState.CANCELLED)
+    assert ended.operation_id is not None
+    assert bench.controller.operation(ended.operation_id).state is OperationState.CANCELLED
+    assert bench.loaded == ["lab/one"]
+
+
+def test_cancel_of_its_operation_ends_it_too(bench: Bench) -> None:
+    bench.runtime.gates["launch"] = Gate()
+    queued = take(bench)
+    bench.runtime.gates["launch"].wait_reached()
+    (running,) = bench.controller.snapshot().running
+    bench.controller.cancel(running.id, "ivan")
+    bench.runtime.gates["launch"].open()
+    ended = ends(bench, queued, TicketState.CANCELLED)
+    assert ended.outcome == Message("cancelled", {"actor": "ivan"})
+
+
+def test_emergency_pauses_what_waits_until_a_person_lets_it_go_on(full: Bench) -> None:
+    queued = take(full)
+    told = take(full, "lab/two", by_itself=False)
+    full.wait(full.controller.emergency("ivan"))
+    full.machine.foreign.clear()
+    full.until(lambda: ("lab/two", "ready") in line(full))
+    paused, other = full.controller.snapshot().waiting
+    assert (paused.ticket.paused_by, paused.ticket.state) == ("ivan", TicketState.WAITING)
+    assert (other.ticket.id, other.ticket.paused_by) == (told.ticket.id, None)
+    full.controller.cancel_ticket(told.ticket.id, "anna")
+    full.controller.resume_ticket(queued.ticket.id, "anna")
+    ends(full, queued, TicketState.STARTED)
+
+
+def test_emergency_during_its_start_leaves_it_paused(bench: Bench) -> None:
+    bench.runtime.gates["launch"] = Gate()
+    take(bench)
+    bench.runtime.gates["launch"].wait_reached()
+    emergency = bench.controller.emergency("ivan")
+    bench.runtime.gates["launch"].open()
+    bench.wait(emergency)
+    bench.until(lambda: [one.ticket.paused_by for one in bench.controller.snapshot().waiting] == ["ivan"])
+    bench.until(lambda: line(bench) == [("lab/one", "waiting")])
+    (one,) = bench.controller.snapshot().waiting
+    assert (one.ticket.tries, bench.loaded) == (0, [])
+
+
+def test_it_survives_a_restart_in_its_place(make_bench: Callable[..., Bench]) -> None:
+    first = make_bench()
+    first.controller.start()
+    first.machine.foreign["gpu-0"] = TRAINING
+    tickets = [take(first).ticket.id, take(first, "lab/two", "boris").ticket.id]
+    first.controller.stop()
+    second = make_bench()
+    second.store.waiting = first.store.waiting
+    second.machine.foreign["gpu-0"] = TRAINING
+    second.controller.start()
+    second.until(lambda: len(line(second)) == 2)
+    assert [one.ticket.id for one in second.controller.snapshot().waiting] == tickets
+    assert take(second, "lab/three").place == 3
+
+
+@pytest.mark.parametrize("operation_id", [None, "unheard-of"])
+def test_cut_off_in_its_start_it_waits_again(make_bench: Callable[..., Bench], operation_id: str | None) -> None:
+    bench = make_bench()
+    cut = Ticket("t1", 4, bench.request(), "anna", time.time(), state=TicketState.STARTING, operation_id=operation_id)
+    bench.store.waiting = {cut.id: cut}
+    bench.controller.start()
+    bench.until(lambda: waited(bench, "t1") is not None)
+    ended = waited(bench, "t1")
+    assert ended is not None
+    assert (ended.state, ended.operation_id != operation_id, bench.loaded) == (TicketState.STARTED, True, ["lab/one"])
+
+
+def test_stop_of_warden_in_its_start_leaves_it_waiting(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    bench.controller.start()
+    bench.runtime.gate = threading.Event()
+    take(bench)
+    bench.runtime.launching.wait(10)
+    bench.until(lambda: [t.operation_id is not None for t in bench.store.waiting.values()] == [True])
+    bench.controller.stop()
+    (kept,) = bench.store.waiting.values()
+    assert kept.state is TicketState.STARTING
+    again = make_bench()
+    again.store.waiting, again.store.saved = bench.store.waiting, bench.store.saved
+    again.controller.start()
+    again.until(lambda: waited(again, kept.id) is not None)
+    assert again.loaded == ["lab/one"]
+
+
+def test_one_that_cannot_be_kept_is_not_taken(full: Bench) -> None:
+    full.store.raises = StoreUnavailable(reason="disk full")
+    with pytest.raises(StoreUnavailable):
+        take(full)
+    full.store.raises = None
+    assert line(full) == []
+    assert full.store.waiting == {}
+
+
+def test_what_could_not_be_written_is_written_later(full: Bench) -> None:
+    queued = take(full)
+    full.store.raises = StoreUnavailable(reason="disk full")
+    full.controller.cancel_ticket(queued.ticket.id, "anna")
+    full.store.raises = None
+    full.until(lambda: full.store.waiting[queued.ticket.id].state is TicketState.CANCELLED)
+
+
+def test_one_that_waits_too_long_gives_up(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(ticket_wait_h=1e-9)
+    bench.controller.start()
+    bench.machine.foreign["gpu-0"] = TRAINING
+    ended = ends(bench, take(bench), TicketState.EXPIRED)
+    assert ended.outcome is not None
+    assert ended.outcome.code == "ticket_waited_long"
+
+
+def test_place_of_one_who_was_told_is_not_kept_for_ever(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(ticket_hold_s=1e-9)
+    bench.controller.start()
+    bench.machine.foreign["gpu-0"] = TRAINING
+    told = take(bench, by_itself=False)
+    after = take(bench, "lab/two", actor="boris")
+    bench.machine.foreign.clear()
+    ended = ends(bench, told, TicketState.EXPIRED)
+    assert ended.outcome is not None
+    assert ended.outcome.code == "ticket_not_fetched"
+    ends(bench, after, TicketState.STARTED)
+
+
+def test_only_its_person_or_an_administrator_takes_it_back(full: Bench) -> None:
+    queued = take(full)
+    waiting = full.controller._waiting
+    with pytest.raises(ForeignTicket):
+        waiting.cancel(queued.ticket.id, "boris", is_administrator=False)
+    assert waiting.cancel(queued.ticket.id, "anna", is_administrator=False).state is TicketState.CANCELLED
+
+
+def test_pages_are_told_of_a_change(full: Bench) -> None:
+    before = full.controller.snapshot().version
+    queued = take(full)
+    after = full.controller.snapshot().version
+    assert before.rpartition(".")[2] != after.rpartition(".")[2]
+    full.controller.cancel_ticket(queued.ticket.id, "anna")
+    assert full.controller.snapshot().version.rpartition(".")[2] != after.rpartition(".")[2]
+
+
+def test_nothing_is_started_while_warden_stops(full: Bench) -> None:
+    take(full)
+    full.controller.stop()
+    full.machine.foreign.clear()
+    full.controller._waiting.look()
+    assert [o.kind for o in full.controller.snapshot().recent if o.kind is OperationKind.SWITCH] == []

@@ -1,0 +1,53 @@
+"""The store keeps requests that wait, and the last of those that wait no more."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from webapp.domain.modes import LaunchOptions, Mode, Quantization
+from webapp.domain.plan import SwitchRequest
+from webapp.domain.waiting import Ticket, TicketState
+from webapp.message import Message
+from webapp.store.store import Store
+
+OPTIONS = LaunchOptions(quantization=Quantization.INT8, max_tokens=1024)
+REQUEST = SwitchRequest(Mode.VLLM, "lab/модель", OPTIONS, ("gpu-0", "gpu-1"), keep_others=True, unload=("i1",))
+
+
+def ticket(number: int, **changes: object) -> Ticket:
+    return replace(Ticket(f"t{number}", number, REQUEST, "анна", 1000.5), **changes)  # type: ignore[arg-type]
+
+
+def ended(number: int) -> Ticket:
+    return ticket(
+        number, state=TicketState.FAILED, ended_at=float(number), outcome=Message("worker_died", {"exit": "1"})
+    )
+
+
+def test_tickets_come_back_as_they_were_in_their_order(store: Store) -> None:
+    second, first = (
+        ticket(2, paused_by="ivan", tries=1, not_before=5.5),
+        ticket(1, state=TicketState.READY, told_at=9.0),
+    )
+    for one in (second, first):
+        store.save_ticket(one, keep=3)
+    assert store.tickets() == (first, second)
+    store.save_ticket(ended(1), keep=3)
+    assert store.tickets() == (ended(1), second)
+
+
+def test_of_those_that_ended_only_the_newest_are_kept(store: Store) -> None:
+    store.save_ticket(ticket(9), keep=2)
+    for number in range(1, 5):
+        store.save_ticket(ended(number), keep=2)
+    assert [one.number for one in store.tickets()] == [3, 4, 9]
+
+
+def test_ticket_that_cannot_be_read_is_left_out(store: Store, database: Path) -> None:
+    store.save_ticket(ticket(1), keep=3)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("INSERT INTO tickets VALUES ('x', 2, NULL, '{}')")
+    assert store.tickets() == (ticket(1),)

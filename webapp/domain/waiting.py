@@ -1,0 +1,417 @@
+"""Requests that wait for room: what a ticket is, what stands between it and its start, and whose turn it is. Pure.
+
+The line is kept in the order in which people came. **A ticket that waits for room holds the devices that it waits for**: those that it
+names, or each on which it could ever fit where the choice was left to Warden. A later ticket may go first only where it touches none of
+them, so nobody is starved by smaller requests that always find a gap. A ticket that waits for something else than room (a pause after a
+failed load, a mode that is away, a figure that cannot be read) holds nothing, and neither does one that an emergency has paused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from webapp.domain.admission import within_limit
+from webapp.domain.fit import Needs, needs_of
+from webapp.domain.operation import Operation, OperationState
+from webapp.domain.plan import DevicePlan, Plan, SwitchRequest
+from webapp.domain.planner import Room, World, plan_switch, refusal_of, rooms
+from webapp.errors import (
+    AlreadyLoaded,
+    AlreadyWaiting,
+    CannotWait,
+    CoolingDown,
+    InstanceInUse,
+    InvalidRequest,
+    NotEnoughMemory,
+    NotFound,
+    QueueFull,
+    WardenError,
+)
+from webapp.message import Message, Param
+
+MOST_TRIES: Final = 3
+"""Starts that come back for want of room before a ticket gives up: each may have unloaded models and loaded them again."""
+COMES_BACK: Final = frozenset(
+    {
+        "busy",
+        "not_enough_memory",
+        "instance_in_use",
+        "load_fenced",
+        "device_unreadable",
+        "superseded",
+    }
+)
+"""Errors of a start that say nothing against the model: there was no room after all, so the ticket waits on in its place."""
+NO_FAULT: Final = frozenset({"cancelled_by_emergency", "cancelled_by_stop"})
+"""Errors of a start that was cut off from outside: it counts as no try."""
+POINTLESS: Final = frozenset({AlreadyLoaded.code, InvalidRequest.code})
+"""Refusals that no waiting changes: the ticket has nothing more to wait for."""
+
+
+class TicketState(StrEnum):
+    """Where a ticket stands."""
+
+    WAITING = "waiting"
+    """What it asks for does not fit yet, or it is not its turn."""
+    READY = "ready"
+    """It fits, and its person was told: nothing starts before somebody starts it."""
+    STARTING = "starting"
+    """Its operation runs."""
+    STARTED = "started"
+    """Its model is there."""
+    CANCELLED = "cancelled"
+    """A person took it back."""
+    EXPIRED = "expired"
+    """It has waited too long, or its person was told and did not come."""
+    FAILED = "failed"
+    """What it asks for cannot be had by waiting, or its start failed; ``outcome`` says why."""
+
+
+TRANSITIONS: Final[Mapping[TicketState, frozenset[TicketState]]] = {
+    TicketState.WAITING: frozenset(
+        {
+            TicketState.READY,
+            TicketState.STARTING,
+            TicketState.CANCELLED,
+            TicketState.EXPIRED,
+            TicketState.FAILED,
+        }
+    ),
+    TicketState.READY: frozenset(
+        {
+            TicketState.WAITING,
+            TicketState.STARTING,
+            TicketState.CANCELLED,
+            TicketState.EXPIRED,
+            TicketState.FAILED,
+        }
+    ),
+    TicketState.STARTING: frozenset(
+        {TicketState.WAITING, TicketState.STARTED, TicketState.CANCELLED, TicketState.FAILED}
+    ),
+    TicketState.STARTED: frozenset(),
+    TicketState.CANCELLED: frozenset(),
+    TicketState.EXPIRED: frozenset(),
+    TicketState.FAILED: frozenset(),
+}
+"""From each state, the states that may follow."""
+OPEN: Final = frozenset(state for state, following in TRANSITIONS.items() if following)
+"""The states of a ticket that still has its place."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One request that waits. Times are seconds since the epoch."""
+
+    id: str
+    number: int
+    """Its place among all that ever waited: rises, and survives a restart."""
+    request: SwitchRequest
+    """As asked. A start does no more than it says."""
+    actor: str
+    created_at: float
+    starts_by_itself: bool = True
+    """Else its person is only told."""
+    state: TicketState = TicketState.WAITING
+    told_at: float | None = None
+    """Since when it has been known to fit, while it is ``ready``."""
+    operation_id: str | None = None
+    """Its start: under way, or the last one."""
+    tries: int = 0
+    """Starts that came back for want of room."""
+    not_before: float | None = None
+    """When it may start again after such a one."""
+    paused_by: str | None = None
+    """Whose emergency keeps it from starting, until a person lets it go on."""
+    ended_at: float | None = None
+    outcome: Message | None = None
+    """Why it ended, where its state does not say it."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still has its place."""
+        return self.state in OPEN
+
+    def to(self, state: TicketState, **changes: object) -> Ticket:
+        """Return the ticket in ``state``.
+
+        Raises:
+            ValueError: the table does not allow the transition.
+        """
+        if state is not self.state and state not in TRANSITIONS[self.state]:
+            raise ValueError(f"a ticket cannot go from {self.state} to {state}")
+        return replace(self, state=state, **changes)  # type: ignore[arg-type]
+
+    def ended(self, state: TicketState, now: float, outcome: Message | None = None) -> Ticket:
+        """Return the ticket as ended at ``now``. Raises ValueError as ``to`` does."""
+        return self.to(state, ended_at=now, outcome=outcome, told_at=None, paused_by=None, not_before=None)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What stands between a ticket and its start at one moment; ``why`` is ``None`` where nothing does."""
+
+    why: Message | None
+    devices: frozenset[str] = frozenset()
+    """What a start would touch now, or what it waits for; empty where it does not wait for room."""
+    request: SwitchRequest | None = None
+    """What would be started now: as asked, on the devices that were found."""
+    is_over: bool = False
+    """No waiting helps any more."""
+
+
+@dataclass(frozen=True)
+class Queued:
+    """An open ticket in its place, from 1 on. ``behind`` is the nearest ticket before it that holds a device of its."""
+
+    ticket: Ticket
+    place: int
+    why: Message | None = None
+    behind: Ticket | None = None
+    request: SwitchRequest | None = None
+    """What would be started now."""
+    is_over: bool = False
+    devices: frozenset[str] = frozenset()
+    """What it holds in the line."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing stands between it and its start."""
+        return self.why is None and self.behind is None and not self.is_over
+
+
+Judge = Callable[[Ticket, frozenset[str]], Judgement]
+"""Judges a ticket while others hold some devices: where the choice is Warden's, it is made among the rest as far as that helps."""
+
+
+def in_order(tickets: Iterable[Ticket]) -> tuple[Ticket, ...]:
+    """Return the open tickets in the order in which people came."""
+    return tuple(sorted((ticket for ticket in tickets if ticket.is_open), key=lambda ticket: ticket.number))
+
+
+def line_up(tickets: Iterable[Ticket], judge: Judge) -> tuple[Queued, ...]:
+    """Return the line with what each waits for, as the module says who may go before whom."""
+    return tuple(_line_up(in_order(tickets), judge))
+
+
+def _line_up(ordered: Iterable[Ticket], judge: Judge) -> Iterator[Queued]:
+    holders: dict[str, Ticket] = {}
+    for place, ticket in enumerate(ordered, 1):
+        if ticket.state is TicketState.STARTING:
+            yield Queued(ticket, place)  # its operation has claimed what it needs
+            continue
+        judged = judge(ticket, frozenset(holders))
+        before = [holders[device] for device in judged.devices if device in holders]
+        behind = max(before, key=lambda other: other.number, default=None)
+        holds = ticket.paused_by is None and not judged.is_over
+        devices = judged.devices if holds else frozenset[str]()
+        yield Queued(ticket, place, judged.why, behind, judged.request, judged.is_over, devices)
+        holders |= {device: ticket for device in devices if device not in holders}
+
+
+def next_to_start(line: Iterable[Queued]) -> Queued | None:
+    """Return the first ticket in line that starts by itself and has nothing in its way."""
+    return next((queued for queued in line if may_start(queued)), None)
+
+
+def may_start(queued: Queued) -> bool:
+    """Whether a ticket starts by itself now."""
+    ticket = queued.ticket
+    waits = ticket.state is TicketState.WAITING and ticket.paused_by is None
+    return waits and ticket.starts_by_itself and queued.fits
+
+
+def may_cancel(ticket: Ticket, actor: str, is_administrator: bool) -> bool:
+    """Whether ``actor`` may take ``ticket`` back, start it or let it go on: who took it, or an administrator."""
+    return is_administrator or ticket.actor == actor
+
+
+def came_back(operation: Operation) -> bool:
+    """Whether the start of a ticket ended in a way that leaves it waiting: no room, or cut off from outside.
+
+    One that was cut off by the end of Warden (``abandoned``) has proved nothing either.
+    """
+    code = None if operation.error is None else operation.error.code
+    return operation.state is OperationState.ABANDONED or code in COMES_BACK | NO_FAULT
+
+
+def counts_as_try(operation: Operation) -> bool:
+    """Whether an operation that came back says that there was no room."""
+    return operation.error is not None and operation.error.code in COMES_BACK
+
+
+def check_place(tickets: Iterable[Ticket], request: SwitchRequest, actor: str, limit: int) -> None:
+    """Refuse a ticket more than ``limit``, and a second one of ``actor`` for the same. Raises QueueFull, AlreadyWaiting."""
+    waiting = in_order(tickets)
+    for place, other in enumerate(waiting, 1):
+        if (other.request, other.actor) == (request, actor):
+            raise AlreadyWaiting(ticket=other.id, model=request.model_id, place=place)
+    if len(waiting) >= limit:
+        raise QueueFull(limit=limit)
+
+
+def check_admissible(request: SwitchRequest, world: World) -> None:
+    """Refuse what waiting cannot bring about.
+
+    Raises:
+        NotFound, InvalidRequest: the request names what does not exist, or cannot be meant.
+        Refused: something else than room forbids it.
+        CannotWait: no device, or not the named ones, would hold it even if they were empty.
+    """
+    if request.load_anyway:
+        raise InvalidRequest(field="load_anyway", value="true", allowed="false")
+    plan = plan_switch(request, world, with_ways_out=False)
+    error = refusal_of(plan, world)
+    if error is not None and error.code not in _BY_CODE:
+        raise error
+    if error is not None and error.code == NotEnoughMemory.code and not _candidates(request, plan, world):
+        needed = max((device.footprint.gate_bytes + device.reserve_bytes for device in plan.devices), default=None)
+        raise CannotWait(model=request.model_id, needed_bytes=needed, most_bytes=_most_bytes(request, world))
+
+
+def judge(ticket: Ticket, held: frozenset[str], world: World, running: Mapping[str, Operation]) -> Judgement:
+    """Return what stands between ``ticket`` and its start in ``world``, while earlier tickets hold the devices ``held``.
+
+    ``running`` are the operations that run, by id. Never raises for what the world has become: that is a reason to wait, or the end.
+    """
+    request = still_asked(ticket.request, world)
+    try:
+        plan = plan_switch(request, world, with_ways_out=False)
+    except InvalidRequest as exc:
+        return Judgement(exc.message, is_over=True)
+    except NotFound as exc:  # a catalogue that is not read yet, a driver that is away: it may be there again
+        return Judgement(exc.message)
+    if plan.refusal is not None and plan.refusal.code in POINTLESS:
+        return Judgement(plan.refusal, is_over=True)
+    plan = _elsewhere(plan, request, held, world)
+    return _judged(ticket, request, plan, world, running)
+
+
+def _judged(
+    ticket: Ticket, request: SwitchRequest, plan: Plan, world: World, running: Mapping[str, Operation]
+) -> Judgement:
+    why = _why(plan, world, running)
+    if why is not None and why.code not in FOR_ROOM:
+        return Judgement(why)
+    if why is not None:
+        return Judgement(why, _candidates(request, plan, world))
+    if ticket.not_before is not None and ticket.not_before > world.now:
+        why = Message("waits_pause", {"tries": ticket.tries, "most": MOST_TRIES})
+    found = tuple(device.device_id for device in plan.devices)
+    return Judgement(why, _touched(plan), replace(request, devices=found))
+
+
+def still_asked(request: SwitchRequest, world: World) -> SwitchRequest:
+    """Return ``request`` without the models that were to be unloaded and have gone meanwhile."""
+    running = {instance.id for instance in world.instances}
+    kept = tuple(instance_id for instance_id in request.unload if instance_id in running)
+    return request if kept == request.unload else replace(request, unload=kept)
+
+
+def _elsewhere(plan: Plan, request: SwitchRequest, held: frozenset[str], world: World) -> Plan:
+    """Where Warden chose a device that an earlier ticket holds, the first other one on which nothing is in the way; else ``plan``."""
+    if request.devices is not None or not _touched(plan) & held:
+        return plan
+    for device_id in world.device_ids:
+        other = plan_switch(replace(request, devices=(device_id,)), world, with_ways_out=False)
+        touched = _touched(other)
+        if other.refusal is None and not touched & held and not touched & world.claims.keys():
+            return other
+    return plan
+
+
+def _touched(plan: Plan) -> frozenset[str]:
+    """The devices of the launch, and those of what goes for it."""
+    return frozenset({d.device_id for d in plan.devices} | {d for e in plan.unload for d in e.freed_bytes})
+
+
+def _candidates(request: SwitchRequest, plan: Plan, world: World) -> frozenset[str]:
+    """The devices that a request waits for: those that it names, or each that would hold it alone; none where it never fits."""
+    if request.devices is not None:
+        return _touched(plan) if all(_could_hold(device, world) for device in plan.devices) else frozenset()
+    every = rooms(world)
+    needs = needs_of(request, world.models[request.model_id], every)
+    most = [_room_of_empty(room, world) for room in every]
+    found = {every[n].device_id for n, needed in enumerate(needs.alone) if needed <= most[n]}
+    return frozenset(found or _in_a_spread(needs, every, most))
+
+
+def _in_a_spread(needs: Needs, every: Sequence[Room], most: Sequence[int]) -> Iterator[str]:
+    """Every GPU that several together would hold it on."""
+    for mixture in needs.together:
+        if all(sum(share.needed_bytes <= most[n] for n in share.rooms) >= share.count for share in mixture):
+            yield from (every[n].device_id for share in mixture for n in share.rooms if share.needed_bytes <= most[n])
+
+
+def _room_of_empty(room: Room, world: World) -> int:
+    """What a launch may take of a device that nobody else uses."""
+    return within_limit(room.usable_bytes, 0, world.policy.memory_limit_bytes) - _reserve_on(room.device_id, world)
+
+
+def _could_hold(device: DevicePlan, world: World) -> bool:
+    """Whether an empty device would do; one whose size is unknown might."""
+    if device.total_bytes is None:
+        return True
+    reading = None if world.sample is None else world.sample.reading(device.device_id)
+    usable = device.total_bytes - ((reading.reserved_bytes or 0) if reading is not None else 0)
+    most = within_limit(usable, 0, world.policy.memory_limit_bytes)
+    return device.footprint.gate_bytes + device.reserve_bytes <= most
+
+
+def _reserve_on(device_id: str, world: World) -> int:
+    reading = None if world.sample is None else world.sample.reading(device_id)
+    return world.policy.reserve_on((reading.total_bytes or 0) if reading is not None else 0)
+
+
+def _most_bytes(request: SwitchRequest, world: World) -> int:
+    """What the largest device that is asked for may hold."""
+    usable = [r.usable_bytes for r in rooms(world) if request.devices is None or r.device_id in request.devices]
+    return within_limit(max(usable, default=0), 0, world.policy.memory_limit_bytes)
+
+
+def _why(plan: Plan, world: World, running: Mapping[str, Operation]) -> Message | None:
+    """An operation that runs there comes first: its memory is in flight."""
+    refusal = refusal_of(plan, world)
+    if refusal is not None and refusal.code not in _BY_CODE:
+        return refusal.message
+    for device_id in sorted(_touched(plan)):
+        operation = running.get(world.claims.get(device_id, ""))
+        if operation is not None:
+            return _operation(device_id, operation)
+    return None if refusal is None else _BY_CODE[refusal.code](refusal)
+
+
+def _operation(device_id: str, operation: Operation) -> Message:
+    params: dict[str, Param] = {
+        "device": device_id,
+        "kind": operation.kind.value,
+        "model": operation.model_id,
+        "actor": operation.actor,
+        "since": operation.started_at,
+    }
+    return Message("waits_operation", params)
+
+
+def _memory(error: WardenError) -> Message:
+    return Message("waits_memory", error.params)
+
+
+def _in_use(error: WardenError) -> Message:
+    return Message("waits_in_use", error.params)
+
+
+def _cooldown(error: WardenError) -> Message:
+    return Message("waits_cooldown", {"model": error.params.get("model"), "failures": error.params.get("failures")})
+
+
+_BY_CODE: Final[Mapping[str, Callable[[WardenError], Message]]] = {
+    NotEnoughMemory.code: _memory,
+    InstanceInUse.code: _in_use,
+    CoolingDown.code: _cooldown,
+}
+"""The refusals that are worth waiting for, and how a ticket says them; it lists no figure that only counts down."""
+FOR_ROOM: Final = frozenset({"waits_memory", "waits_in_use", "waits_operation"})
+"""What a ticket says while it waits for room."""

@@ -1,0 +1,60 @@
+"""Waiting for room, from the page: take a ticket with the values of the form, take it back, let it go on, start it."""
+
+from __future__ import annotations
+
+from flask import Blueprint, request
+from flask.typing import ResponseReturnValue
+
+from webapp.errors import AlreadyWaiting, WardenError
+from webapp.web import words
+from webapp.web.actor import current_actor
+from webapp.web.answers import accepted, done, wants_fragment
+from webapp.web.forms import LaunchForm
+from webapp.web.pages import dashboard_page
+from webapp.web.ports import controller
+from webapp.web.presenters.common import short_name
+from webapp.web.translate import gettext as _
+
+TELL: str = "tell"
+"""The value of ``then`` that only wants to be told; anything else starts by itself."""
+
+blueprint = Blueprint("waiting", __name__)
+
+
+@blueprint.post("/tickets")
+def take() -> ResponseReturnValue:
+    """Let what the form asks for wait; a second click finds the first one's ticket, a refusal keeps what was typed."""
+    form = LaunchForm.read(request.form.to_dict(), controller().snapshot())
+    by_itself = request.form.get("then") != TELL
+    try:
+        queued = controller().take_ticket(form.to_request(), current_actor(), starts_by_itself=by_itself)
+    except AlreadyWaiting as error:
+        return done(words.say(error.message))
+    except WardenError as error:
+        if wants_fragment():
+            raise
+        return dashboard_page(error)
+    model = short_name(form.model)
+    if by_itself:
+        return done(_("%(model)s ждёт места (в очереди %(place)s) и запустится сама.", model=model, place=queued.place))
+    return done(_("%(model)s ждёт места (в очереди %(place)s). Страница сообщит.", model=model, place=queued.place))
+
+
+@blueprint.post("/tickets/<ticket_id>/cancel")
+def cancel(ticket_id: str) -> ResponseReturnValue:
+    """Take a ticket back."""
+    ticket = controller().cancel_ticket(ticket_id, current_actor())
+    return done(_("%(model)s больше не ждёт места.", model=short_name(ticket.request.model_id)))
+
+
+@blueprint.post("/tickets/<ticket_id>/resume")
+def resume(ticket_id: str) -> ResponseReturnValue:
+    """Let a ticket go on that an emergency has paused."""
+    queued = controller().resume_ticket(ticket_id, current_actor())
+    return done(_("%(model)s снова ждёт места.", model=short_name(queued.ticket.request.model_id)))
+
+
+@blueprint.post("/tickets/<ticket_id>/start")
+def start(ticket_id: str) -> ResponseReturnValue:
+    """Start what fits now; a refusal says why, and it waits on."""
+    return accepted(controller().start_ticket(ticket_id, current_actor()))
