@@ -18,6 +18,7 @@ from webapp.control.board import Board
 from webapp.control.controller import Controller
 from webapp.control.journal import Journal
 from webapp.control.learning import Learning
+from webapp.control.leases import Leases
 from webapp.control.lock import StateLock
 from webapp.control.parts import Parts
 from webapp.control.recorder import Recorder, Timeline
@@ -208,6 +209,7 @@ class Services:
                 containers=self._vllm,
                 sandboxes=self._sandboxes,
                 learning=Learning(self._store),
+                leases=Leases(self._store),
                 demo=DemoProgram(settings.hf_cache),
                 clock=time.time,
                 monotonic=time.monotonic,

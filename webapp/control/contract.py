@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from webapp.control.leases import Notice, Terms
 from webapp.domain.instance import Instance
+from webapp.domain.lease import ReleaseAnswer
 from webapp.domain.memory import HistoryPoint, Holder, Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
@@ -22,8 +24,10 @@ __all__ = [
     "EmergencyPreview",
     "ForeignContainer",
     "Health",
+    "Notice",
     "Question",
     "Snapshot",
+    "Terms",
 ]
 
 
@@ -54,6 +58,10 @@ class Snapshot:
     """Claimed devices and the id of the operation that claimed each."""
     containers: tuple[ForeignContainer, ...] = ()
     """Containers of vLLM's image that this Warden did not start."""
+    present: frozenset[str] = frozenset()
+    """Who has a page open."""
+    notices: tuple[Notice, ...] = ()
+    """What is to be told to one person each, oldest first."""
 
     @property
     def mode(self) -> str | None:
@@ -122,8 +130,29 @@ class ControllerApi(Protocol):
     def switch(self, request: SwitchRequest, actor: str) -> Operation:
         """Begin to load a model, unloading what the plan names. Raises NotFound, Refused, InvalidRequest, Unavailable."""
 
-    def unload(self, instance_id: str, actor: str) -> Operation:
-        """Begin to unload an instance. Raises UnknownInstance, Busy."""
+    def unload(self, instance_id: str, actor: str, override_reason: str | None = None) -> Operation:
+        """Begin to unload an instance; another person's that is leased or busy only with an administrator's ``override_reason``.
+
+        Raises UnknownInstance, InstanceLeased, InstanceInUse, Busy.
+        """
+
+    def set_lease(self, instance_id: str, terms: Terms, actor: str) -> Instance:
+        """Give an instance of ``actor``'s new terms. Raises UnknownInstance, NotOwner, InvalidRequest."""
+
+    def ask_release(self, instance_id: str, why: str, actor: str) -> Instance:
+        """Ask the owner of an instance to release it. Raises UnknownInstance, InvalidRequest, ReleasePending."""
+
+    def answer_release(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
+        """ReleaseAnswer an ask to release an instance of ``actor``'s. Raises UnknownInstance, NotOwner, NothingAsked, InvalidRequest."""
+
+    def keep(self, instance_id: str, actor: str) -> Instance:
+        """Count a click as use of an instance, so that it is not unloaded for being idle. Raises UnknownInstance."""
+
+    def see(self, actor: str) -> None:
+        """Note that ``actor`` has a page open; never waits."""
+
+    def dismiss(self, notice: int, actor: str) -> None:
+        """Send a notice of ``actor``'s away; idempotent."""
 
     def stop_container(self, container_id: str, name: str, actor: str) -> Operation:
         """Begin to end a container that Warden did not start. ``container_id`` is all 64 digits; ``name`` has to be its very name:

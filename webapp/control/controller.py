@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from webapp.control import cleaning, containers, demo, emergency, postmortem, selftest, switching, unloading
 from webapp.control.board import State, busy_with
 from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
+from webapp.control.leases import IDLE_ACTOR, Leasing, Terms, check_terms, refuse_kept
 from webapp.control.lock import StateLock
 from webapp.control.parts import Parts, side_by_side
 from webapp.control.reconcile import LateRuntimes, reconcile
@@ -21,6 +22,7 @@ from webapp.control.switching import Switch, new_id
 from webapp.control.watcher import Watcher
 from webapp.domain.admission import own_bytes, within_limit
 from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.lease import ReleaseAnswer
 from webapp.domain.memory import HistoryPoint, Holder, HolderKind, Reading
 from webapp.domain.modes import Mode
 from webapp.domain.operation import (
@@ -49,6 +51,7 @@ from webapp.errors import (
     UnknownInstance,
     UnknownModel,
     UnknownOperation,
+    WardenError,
 )
 from webapp.message import Message
 from webapp.runtimes.base import Runtime, StopResult
@@ -72,7 +75,8 @@ class Controller:
         self._lock = lock
         self._board = parts.board
         self._late = LateRuntimes(parts)
-        self._watcher = Watcher(parts, self._late.look)
+        self._leasing = Leasing(parts)
+        self._watcher = Watcher(parts, self._each_round)
         self._runs: dict[str, Run] = {}
         self._threads: dict[str, threading.Thread] = {}
 
@@ -91,6 +95,7 @@ class Controller:
             runtime.start()
         if (learning := self._parts.learning) is not None:
             learning.start(self._parts.engines())
+        self._leasing.start()
         self._late.expect(reconcile(self._parts).unanswered)
         self._watcher.start()
         self._board.accept(True)
@@ -106,6 +111,7 @@ class Controller:
         self._parts.journal.stop()
         if self._parts.learning is not None:
             self._parts.learning.stop()
+        self._parts.leases.stop()
         if (
             not self._threads
         ):  # else the kernel gives it back with the process: nobody may begin beside a thread that still acts
@@ -136,7 +142,8 @@ class Controller:
         catalog = parts.catalog.latest()
         number = None if sample is None else sample.number
         problems, foreign = parts.mode_problems(), parts.foreign_containers()
-        outside = zlib.crc32(repr((problems, foreign)).encode())
+        present, notices = parts.presence.present(parts.clock()), parts.leases.notices
+        outside = zlib.crc32(repr((problems, foreign, sorted(present), notices)).encode())
         return Snapshot(
             version=f"{number}.{state.version}.{catalog.version}.{int(stale)}.{outside:x}",
             sample=sample,
@@ -151,6 +158,8 @@ class Controller:
             mode_problems=problems,
             claims=state.claims,
             containers=foreign,
+            present=present,
+            notices=notices,
         )
 
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
@@ -159,7 +168,7 @@ class Controller:
 
     def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
         """See ``ControllerApi``."""
-        return plan_switch(request, self._parts.world(), actor)
+        return plan_switch(self._lawful(request, actor), self._parts.world(actor=actor), actor)
 
     def rooms(self, device_id: str | None = None) -> tuple[Room, ...]:
         """See ``ControllerApi``."""
@@ -234,8 +243,10 @@ class Controller:
 
     def switch(self, request: SwitchRequest, actor: str) -> Operation:
         """See ``ControllerApi``."""
+        request = self._lawful(request, actor)
+        check_terms(request.lease_until, request.reason, request.idle_minutes, self._parts.clock())
         while True:
-            state, world = self._board.state, self._parts.world()
+            state, world = self._board.state, self._parts.world(actor=actor)
             _refuse_while_claimed(state, request.devices or world.device_ids, all_of_them=request.devices is None)
             plan = plan_switch(request, world)
             if (error := refusal_of(plan, world)) is not None:
@@ -256,18 +267,47 @@ class Controller:
                 assert operation.instance_id is not None
                 return self._go(operation, run, Switch(run, plan, operation.instance_id).carry_out)
 
-    def unload(self, instance_id: str, actor: str) -> Operation:
+    def unload(self, instance_id: str, actor: str, override_reason: str | None = None) -> Operation:
         """See ``ControllerApi``."""
         instance = self._instance(instance_id)
+        reason = override_reason if self._parts.may_override(actor) else None
+        refuse_kept(instance, actor, self._parts.clock(), override=reason is not None)
+        return self._unload(instance, actor, lambda run: unloading.unload(run, instance_id, reason))
+
+    def _unload(self, instance: Instance, actor: str, body: Callable[[Run], Outcome]) -> Operation:
         operation = self._new(OperationKind.UNLOAD, actor, (StepName.UNLOAD, StepName.SETTLE))
         operation = replace(
             operation,
             mode=instance.mode.value,
             model_id=instance.model_id,
-            instance_id=instance_id,
+            instance_id=instance.id,
             devices=instance.devices,
         )
-        return self._begin(operation, instance.devices, lambda run: unloading.unload(run, instance_id))
+        return self._begin(operation, instance.devices, body)
+
+    def set_lease(self, instance_id: str, terms: Terms, actor: str) -> Instance:
+        """See ``ControllerApi``."""
+        return self._leasing.set(instance_id, terms, actor)
+
+    def ask_release(self, instance_id: str, why: str, actor: str) -> Instance:
+        """See ``ControllerApi``."""
+        return self._leasing.ask(instance_id, why, actor)
+
+    def answer_release(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
+        """See ``ControllerApi``."""
+        return self._leasing.answer(instance_id, answer, word, actor)
+
+    def keep(self, instance_id: str, actor: str) -> Instance:
+        """See ``ControllerApi``."""
+        return self._leasing.keep(instance_id, actor)
+
+    def see(self, actor: str) -> None:
+        """See ``ControllerApi``."""
+        self._parts.presence.see(actor, self._parts.clock())
+
+    def dismiss(self, notice: int, actor: str) -> None:
+        """See ``ControllerApi``."""
+        self._parts.leases.dismiss(notice, actor)
 
     def stop_container(self, container_id: str, name: str, actor: str) -> Operation:
         """See ``ControllerApi``."""
@@ -347,6 +387,29 @@ class Controller:
         return _Watched(answer, self._watcher.nudge, lambda: self._explained(instance))
 
     # Inside
+
+    def _lawful(self, request: SwitchRequest, actor: str | None) -> SwitchRequest:
+        """The request without an override that is not the actor's to make: what it would pass over then refuses it."""
+        reason = (request.override_reason or "").strip()
+        may = bool(reason) and actor is not None and self._parts.may_override(actor)
+        return replace(request, override_reason=reason if may else None)
+
+    def _each_round(self) -> None:
+        """What follows each look of the watcher."""
+        self._late.look()
+        for instance_id in self._leasing.look():
+            self._unload_idle(instance_id)
+
+    def _unload_idle(self, instance_id: str) -> None:
+        """Unload a model that nobody has used for long; while its devices are claimed it waits for another round."""
+        state = self._board.state
+        instance = state.instances.get(instance_id)
+        if instance is None or not state.accepting or set(instance.devices) & set(state.claims):
+            return
+        try:
+            self._unload(instance, IDLE_ACTOR, lambda run: unloading.unload_idle(run, instance_id))
+        except WardenError as exc:
+            log.info("%s is idle and stays for now: %s", instance_id, exc)
 
     @contextmanager
     def _explained(self, instance: Instance) -> Iterator[None]:

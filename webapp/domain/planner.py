@@ -20,6 +20,7 @@ from webapp.errors import (
     CoolingDown,
     DeviceUnreadable,
     InstanceInUse,
+    InstanceLeased,
     InvalidRequest,
     ModelUnsuitable,
     ModeUnavailable,
@@ -58,6 +59,8 @@ class World:
     cooldowns: Mapping[str, Cooldown] = field(default_factory=dict)
     claims: Mapping[str, str] = field(default_factory=dict)
     lessons: Lessons = NOTHING_LEARNED
+    actor: str | None = None
+    """Who asks: what is another person's is kept from them. ``None`` is nobody in particular."""
 
     @property
     def device_ids(self) -> tuple[str, ...]:
@@ -126,6 +129,7 @@ def plan_switch(request: SwitchRequest, world: World, actor: str | None = None) 
     model = world.models.get(request.model_id)
     if model is None:
         raise UnknownModel(model=request.model_id)
+    world = world if actor in (None, world.actor) else replace(world, actor=actor)
     _check_devices(request, world)
     _check_unload(request, world)
     capped, notes = _cap_context(request, model)
@@ -300,11 +304,12 @@ class _Sites:
         return self._known[key]
 
     def open_to(self, request: SwitchRequest) -> tuple[_Site, ...]:
-        """Return the choices that can be read and where no model is in use that must not be interrupted, the most room first.
+        """Return the choices that can be read and where no model is in use, or another person's, that must stay, the most room first.
 
         Of devices that differ in nothing but their room, the one with the most stands for all.
         """
-        key = (request.mode, request.devices, request.keep_others, request.unload, request.interrupt_busy)
+        will = (request.interrupt_busy, request.override_reason)
+        key = (request.mode, request.devices, request.keep_others, request.unload, will)
         if key not in self._open:
             self._open[key] = self._open_to(request)
         return self._open[key]
@@ -312,8 +317,8 @@ class _Sites:
     def _open_to(self, request: SwitchRequest) -> tuple[_Site, ...]:
         best: dict[tuple[object, ...], _Site] = {}
         for site in self.of(request):
-            in_use = not request.interrupt_busy and any(eviction.in_flight for eviction in site.unload)
-            if in_use or any(device.available_bytes is None for device in site.devices):
+            kept = any(eviction.is_kept_from(request) for eviction in site.unload)
+            if kept or any(device.available_bytes is None for device in site.devices):
                 continue
             key = (site.kinds, site.names, self._sizes(request, site))
             if key not in best or _narrowest(site) > _narrowest(best[key]):
@@ -370,11 +375,11 @@ def _site(device_ids: Sequence[str], request: SwitchRequest, world: World) -> _S
 
 def _rank(placement: _Placement, world: World) -> tuple[bool, bool, bool, bool, int, int]:
     claimed = any(device in world.claims for device in placement.device_ids)
-    in_use = not placement.request.interrupt_busy and any(eviction.in_flight for eviction in placement.unload)
+    kept = any(eviction.is_kept_from(placement.request) for eviction in placement.unload)
     verdict = placement.verdict
     refused, tight = verdict is Verdict.REFUSED, verdict is Verdict.TIGHT
     after = [d.free_after_bytes for d in placement.devices if d.free_after_bytes is not None]
-    return refused, claimed, in_use, tight, len(placement.unload), -min(after, default=-(2**62))
+    return refused, claimed, kept, tight, len(placement.unload), -min(after, default=-(2**62))
 
 
 @dataclass(frozen=True)
@@ -438,6 +443,9 @@ def _evicted(device_ids: Sequence[str], world: World) -> Iterator[Eviction]:
             owner=instance.owner,
             in_flight=instance.in_flight,
             freed_bytes={d: _held(instance, d, world) for d in instance.devices},
+            is_foreign=instance.is_live and instance.is_foreign_to(world.actor),
+            lease_until=instance.lease.until if instance.lease.runs(world.now) else None,
+            reason=instance.lease.reason,
         )
         for instance in world.instances
         if set(instance.devices) & set(device_ids) and instance.state is not InstanceState.STUCK
@@ -509,6 +517,7 @@ def _refusal(placed: _Placement, model: CachedModel, world: World) -> WardenErro
         or _already_loaded(placed, model, world)
         or _unreadable(placed, world)
         or (None if placed.request.load_anyway else _too_large(placed, model))
+        or _leased(placed)
         or _in_use(placed)
     )
 
@@ -591,11 +600,23 @@ def _too_large(placed: _Placement, model: CachedModel) -> WardenError | None:
     return None
 
 
-def _in_use(placed: _Placement) -> WardenError | None:
-    if placed.request.interrupt_busy:
-        return None
+def _leased(placed: _Placement) -> WardenError | None:
+    """Another person's lease that runs; what it says of a busy model is more than that it is busy."""
     for eviction in placed.unload:
-        if eviction.in_flight:
+        if eviction.lease_until is not None and eviction.is_foreign and eviction.is_kept_from(placed.request):
+            return InstanceLeased(
+                model=eviction.model_id,
+                instance=eviction.instance_id,
+                owner=eviction.owner,
+                until=eviction.lease_until,
+                reason=eviction.reason or None,
+            )
+    return None
+
+
+def _in_use(placed: _Placement) -> WardenError | None:
+    for eviction in placed.unload:
+        if eviction.in_flight and eviction.is_kept_from(placed.request):
             return InstanceInUse(
                 model=eviction.model_id,
                 instance=eviction.instance_id,

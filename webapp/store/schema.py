@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Float, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision in ``migrations/versions``; a test compares. Kept here so that a start need not import Alembic to ask."""
 
 metadata = MetaData()
@@ -56,3 +56,12 @@ measurements = Table(
     sqlite_with_rowid=False,
 )
 """One row a launch that was measured. ``kind`` is the document of what it has in common with others (``LaunchKind``)."""
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("instance_id", Text, primary_key=True),
+    Column("changed_at", Float(53), nullable=False),
+    Column("document", Text, nullable=False),
+)
+"""One row an instance that has a lease, or another of its terms."""
