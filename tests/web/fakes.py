@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
+from webapp.control.contract import EmergencyPreview, Health, Notice, Question, Snapshot, Terms
+from webapp.control.leases import refuse_kept
 from webapp.domain.admission import Policy
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.learned import NOTHING_LEARNED, Lessons
+from webapp.domain.lease import Lease, ReleaseAnswer
 from webapp.domain.memory import DeviceKind, HistoryPoint, Holder, HolderKind, Reading, Sample
 from webapp.domain.model import CachedModel, ModelShape, WeightFacts
 from webapp.domain.modes import LaunchOptions, Mode
@@ -179,6 +181,10 @@ class FakeController:
         default_factory=lambda: {Mode.TRANSFORMERS: None, Mode.VLLM: NOT_YET}
     )
     lessons: Lessons = NOTHING_LEARNED
+    present: frozenset[str] = frozenset()
+    notices: tuple[Notice, ...] = ()
+    seen: set[str] = field(default_factory=set)
+    """Who has looked at a page."""
     calls: list[tuple[object, ...]] = field(default_factory=list)
     version: int = 0
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -206,6 +212,8 @@ class FakeController:
             mode_problems=self.mode_problems,
             claims=self.claims,
             containers=self.containers,
+            present=self.present,
+            notices=self.notices,
         )
 
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
@@ -283,15 +291,48 @@ class FakeController:
 
     def switch(self, request: SwitchRequest, actor: str) -> Operation:
         world = self._world()
-        error = refusal_of(plan_switch(request, world), world)
+        error = refusal_of(plan_switch(request, world, actor), world)
         if error is not None:
             raise error
         begun = self._begin(OperationKind.SWITCH, actor, request)
         return replace(begun, model_id=request.model_id, mode=request.mode.value)
 
-    def unload(self, instance_id: str, actor: str) -> Operation:
-        self._instance(instance_id)
-        return self._begin(OperationKind.UNLOAD, actor, instance_id)
+    def unload(self, instance_id: str, actor: str, override_reason: str | None = None) -> Operation:
+        refuse_kept(self._instance(instance_id), actor, time.time(), override=override_reason is not None)
+        reasons = () if override_reason is None else (override_reason,)
+        return self._begin(OperationKind.UNLOAD, actor, instance_id, *reasons)
+
+    def set_lease(self, instance_id: str, terms: Terms, actor: str) -> Instance:
+        return self._changed("lease", instance_id, actor, terms, lambda lease: lease)
+
+    def ask_release(self, instance_id: str, why: str, actor: str) -> Instance:
+        return self._changed("ask", instance_id, actor, why, lambda lease: lease.asked_by(actor, why, time.time()))
+
+    def answer_release(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
+        def change(lease: Lease) -> Lease:
+            return lease.answered(answer, time.time(), actor, word)
+
+        return self._changed("answer", instance_id, actor, (answer, word), change)
+
+    def keep(self, instance_id: str, actor: str) -> Instance:
+        return self._changed("keep", instance_id, actor, None, lambda lease: lease.kept(time.time()))
+
+    def see(self, actor: str) -> None:
+        self.seen.add(actor)
+
+    def dismiss(self, notice: int, actor: str) -> None:
+        self.changed(notices=tuple(n for n in self.notices if (n.number, n.to) != (notice, actor)))
+
+    def _changed(
+        self, call: str, instance_id: str, actor: str, what: object, change: Callable[[Lease], Lease]
+    ) -> Instance:
+        found = self._instance(instance_id)
+        self.calls.append((call, actor, instance_id, what))
+        if self.refusal is not None:
+            raise self.refusal
+        made = replace(found, lease=change(found.lease))
+        self.changed(instances=tuple(made if i.id == instance_id else i for i in self.instances))
+        return made
 
     def stop_container(self, container_id: str, name: str, actor: str) -> Operation:
         found = next((c for c in self.containers if c.id == container_id), None)

@@ -667,14 +667,14 @@ WEB: Final[Mapping[str, Sentence]] = {
 """What the web layer itself refuses."""
 
 LEASES: Final[Mapping[str, Sentence]] = {
-    "release_kept": _one(N_("%(owner)s оставляет модель %(model)s себе.")),
-    "release_kept_word": _one(N_("%(owner)s оставляет модель %(model)s себе: «%(word)s».")),
-    "release_given": _one(N_("%(owner)s освобождает для вас модель %(model)s: её место можно занять.")),
+    "release_kept": _one(N_("Владелец %(owner)s оставляет модель %(model)s себе.")),
+    "release_kept_word": _one(N_("Владелец %(owner)s оставляет модель %(model)s себе: «%(word)s».")),
+    "release_given": _one(N_("Владелец %(owner)s освобождает для вас модель %(model)s: её место можно занять.")),
     "release_given_word": _one(
-        N_("%(owner)s освобождает для вас модель %(model)s: её место можно занять. «%(word)s».")
+        N_("Владелец %(owner)s освобождает для вас модель %(model)s: её место можно занять. «%(word)s».")
     ),
     "release_given_silently": _one(
-        N_("%(owner)s не отвечает, а модель %(model)s простаивает и аренды нет: её место можно занять.")
+        N_("Владелец %(owner)s не отвечает, а модель %(model)s простаивает и аренды нет: её место можно занять.")
     ),
     "released_in_silence": _one(
         N_(

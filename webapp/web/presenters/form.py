@@ -14,6 +14,7 @@ from webapp.web.drawn import Kept
 from webapp.web.forms import AUTO, JOINT, LaunchForm
 from webapp.web.i18n import LANGUAGES
 from webapp.web.presenters.common import Reason, quantizing_note, reason_of, tokens
+from webapp.web.presenters.leases import TermChoice, idle_choices, lease_choices
 from webapp.web.presenters.plan import PlanView, plan_view
 from webapp.web.translate import gettext as _
 from webapp.web.translate import language
@@ -61,6 +62,8 @@ class FormView:
     plan: PlanView | None
     advice: AdviceView | None
     can_apply: bool
+    leases: tuple[TermChoice, ...]
+    idles: tuple[TermChoice, ...]
 
 
 class ModelChoices:
@@ -93,7 +96,14 @@ def _model_choices(models: tuple[CachedModel, ...]) -> tuple[Choice, ...]:
 
 
 def form_view(
-    form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, choices: ModelChoices, actor: str
+    form: LaunchForm,
+    snapshot: Snapshot,
+    controller: ControllerApi,
+    choices: ModelChoices,
+    actor: str,
+    *,
+    now: float,
+    idle_minutes: float,
 ) -> FormView:
     """Return the whole form for its present values, as ``actor`` sees it."""
     in_container = form.mode == Mode.VLLM
@@ -111,6 +121,8 @@ def form_view(
         plan=plan,
         advice=advice_view(form, controller),
         can_apply=any(model.problem is None for model in snapshot.models),
+        leases=lease_choices(form.lease, now),
+        idles=idle_choices(form.idle, idle_minutes),
     )
 
 

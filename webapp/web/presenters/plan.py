@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from webapp.control.contract import ControllerApi, Snapshot
+from webapp.control.leases import may_override
 from webapp.domain.footprint import Footprint, PartName, Source
 from webapp.domain.modes import Mode, Quantization
 from webapp.domain.plan import DevicePlan, Eviction, Plan, Verdict
@@ -75,6 +77,8 @@ class EvictionRow:
     owner: str
     gives: str
     busy: str
+    held: str
+    """Until when another person has leased it."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,14 @@ class WayOutLink:
     query: str
     device: str
     """What it says in the field of the devices."""
+
+
+@dataclass(frozen=True)
+class AskLink:
+    """A model of another person's that stands in the way."""
+
+    instance_id: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,11 @@ class PlanView:
     """Where single models would go although the others stay: the query that takes that back."""
     load_anyway: str | None = None
     """Where the lack of memory alone refuses: the query of the question whether to load against the estimate."""
+    asks: tuple[AskLink, ...] = ()
+    """Models that other people hold, to ask for."""
+    override: str = ""
+    """Why an administrator takes them all the same, as typed."""
+    offers_override: bool = False
 
 
 def plan_view(form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, actor: str) -> PlanView | None:
@@ -119,7 +136,7 @@ def plan_view(form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, a
         plan = controller.plan(form.to_request(), actor)
     except WardenError as exc:
         return _impossible(words.say(exc.message))
-    return _of_plan(plan, form, snapshot)
+    return _of_plan(plan, form, snapshot, actor)
 
 
 def _impossible(refusal: str) -> PlanView:
@@ -140,7 +157,8 @@ def _impossible(refusal: str) -> PlanView:
     )
 
 
-def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot) -> PlanView:
+def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot, actor: str) -> PlanView:
+    now = time.time()
     code = None if plan.refusal is None else plan.refusal.code
     pointless = code in WITHOUT_FIGURES
     loaded = code == AlreadyLoaded.code
@@ -151,16 +169,33 @@ def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot) -> PlanView:
         tone="plain" if loaded else TONES[plan.verdict],
         where=where(device.device_id for device in plan.devices),
         devices=() if pointless else tuple(_arithmetic(device) for device in plan.devices),
-        unload=() if pointless else tuple(_eviction(eviction) for eviction in plan.unload),
+        unload=() if pointless else tuple(_eviction(eviction, now) for eviction in plan.unload),
         refusal=_refusal(plan, snapshot),
         notes=tuple(_notes(plan)),
-        ways_out=tuple(_ways_out(plan)),
+        ways_out=tuple(_ways_out(plan, form)),
         trouble=plan_trouble(code),
-        offers_interrupt=not pointless and any(eviction.in_flight for eviction in plan.unload),
+        offers_interrupt=not pointless and any(e.in_flight and not _is_held(e, plan) for e in plan.unload),
         interrupt=form.interrupt_busy,
         keep_all=replace(form, unload="").query if plan.request.unload else None,
         load_anyway=form.query if code == NotEnoughMemory.code else None,
+        asks=() if pointless else tuple(_ask(e) for e in plan.unload if _is_held(e, plan)),
+        override=form.override_reason,
+        offers_override=not pointless and may_override(actor) and any(_is_taken(e) for e in plan.unload),
     )
+
+
+def _is_taken(eviction: Eviction) -> bool:
+    """Whether it is another person's, leased or busy."""
+    return eviction.is_foreign and (eviction.lease_until is not None or eviction.in_flight > 0)
+
+
+def _is_held(eviction: Eviction, plan: Plan) -> bool:
+    return _is_taken(eviction) and plan.request.override_reason is None
+
+
+def _ask(eviction: Eviction) -> AskLink:
+    model, owner = short_name(eviction.model_id), eviction.owner
+    return AskLink(eviction.instance_id, _("Попросить %(owner)s освободить %(model)s…", owner=owner, model=model))
 
 
 def _notes(plan: Plan) -> list[str]:
@@ -190,9 +225,9 @@ def _quantizes_in_container(plan: Plan) -> bool:
     return plan.request.mode is Mode.VLLM and plan.request.options.quantization is not Quantization.NONE
 
 
-def _ways_out(plan: Plan) -> Iterator[WayOutLink]:
+def _ways_out(plan: Plan, asked: LaunchForm) -> Iterator[WayOutLink]:
     for way in plan.ways_out:
-        form = LaunchForm.of(way.request)
+        form = LaunchForm.of(way.request).on_terms_of(asked)
         yield WayOutLink(words.say(way.message), form.query, form.device)
 
 
@@ -259,11 +294,13 @@ def _slices(device: DevicePlan) -> tuple[charts.Slice, ...]:
     return charts.bar((("stays", stays), ("new" if fits else "excess", new)), device.total_bytes)
 
 
-def _eviction(eviction: Eviction) -> EvictionRow:
+def _eviction(eviction: Eviction, now: float) -> EvictionRow:
+    until = eviction.lease_until if eviction.is_foreign else None
     busy = ngettext("%(num)s запрос сейчас", "%(num)s запросов сейчас", eviction.in_flight)
     return EvictionRow(
         model=short_name(eviction.model_id),
         owner=eviction.owner,
         gives=formats.size(sum(eviction.freed_bytes.values())),
         busy=busy if eviction.in_flight else "",
+        held="" if until is None else _("аренда до %(until)s", until=formats.moment(until, now)),
     )
