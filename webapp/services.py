@@ -157,6 +157,7 @@ class Sandboxes:
             "database_url": None,
             "memory_limit_gib": limit_bytes / GIB,
             "prewarm": 0,
+            "idle_unload_minutes": 0.0,
             "on_stop": "unload",
             "allow_pickle": False,
             "allow_remote_code": False,

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.web.conftest import HTMX, Visitor
 from tests.web.fakes import FakeController, instance, model
@@ -352,3 +354,18 @@ def test_a_leased_model_is_not_taken_by_json_without_a_reason(client: FlaskClien
     request = controller.calls[-1][-1]
     assert isinstance(request, SwitchRequest)
     assert (request.lease_until, request.idle_minutes, request.override_reason) == (1893456000.0, 15.0, "fire")
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)
+FIELDS = ("until", "extend_s", "reason", "idle_unload_minutes", "why", "answer", "word", "override_reason", "x")
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    path=st.sampled_from(["lease", "release-request", "release-request/answer", "keep", "unload"]),
+    body=VALUES | st.dictionaries(st.sampled_from(FIELDS), VALUES),
+)
+def test_no_body_breaks_the_interface(client: FlaskClient, controller: FakeController, path: str, body: object) -> None:
+    show(controller, leased().asked_by("ivan", "", time.time()), owner=current_actor())
+    answer = client.post(f"/api/v1/instances/i1/{path}", json=body)
+    assert answer.status_code < 500, (path, body, answer.text)

@@ -133,7 +133,7 @@ def idle_choices(chosen: str, server_minutes: float) -> tuple[TermChoice, ...]:
     """Return after how long without use a model may go."""
     server = formats.whole_duration(server_minutes * MINUTE_S) if server_minutes else _("никогда")
     labels = {
-        "": _("как на сервере: %(time)s", time=server),
+        "": _("%(time)s (сервер)", time=server),
         "0": _("никогда"),
         "15": formats.whole_duration(15 * MINUTE_S),
         "60": formats.whole_duration(60 * MINUTE_S),
