@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
+import httpx
 from playwright.sync_api import Page, expect
 
 from tests.e2e.people_app import HEADER
 from tests.e2e.test_main_job import LOAD_MS, apply, choose, row
-from tests.engine.server import WardenServer
+from tests.engine.server import WardenServer, wait_for
 
 Start = Callable[..., WardenServer]
 Open = Callable[..., Page]
@@ -41,7 +44,7 @@ def test_a_leased_model_is_asked_for_kept_and_then_released(start_server: Start,
     ivan.locator("[data-action=send-ask]").click()
 
     banner = maria.locator("[data-ask-for]")
-    expect(banner).to_contain_text("«a paper»")
+    expect(banner).to_contain_text("a paper")
     banner.locator("[name=word]").fill("ten minutes")
     banner.locator("[data-action=keep-mine]").click()
     expect(banner).to_have_count(0)
@@ -76,3 +79,28 @@ def test_an_idle_model_goes_after_its_countdown_unless_it_is_kept(
     expect(page.locator("[data-notice]")).to_contain_text("ею не пользовались")
     (operation,) = [o for o in server.get("/api/v1/operations") if o["kind"] == "unload"]
     assert (operation["actor"], operation["findings"][0]["message"]["code"]) == ("warden", "unloaded_idle")
+
+
+def test_a_lease_and_an_ask_outlive_a_killed_dashboard(start_server: Start, cache: Path) -> None:
+    server = start_server(cache, APP)  # whoever says no name is "nobody"
+    server.load("lab/one", reason="eval", idle_unload_minutes=60)
+    instance = server.instance_of("lab/one")
+    address = f"/api/v1/instances/{instance['id']}"
+    leased = server.post(f"{address}/lease", {"extend_s": 3600}).json()
+    asked = httpx.post(
+        f"{server.url}{address}/release-request", json={"why": "a paper"}, headers={HEADER: "ivan"}, verify=False
+    ).json()
+    assert asked["release"]["asker"] == "ivan"
+    wait_for(lambda: "a paper" in kept(server), 10, lambda: "the lease was not written down")
+    server.kill()
+    server.start()
+    again = server.becomes(instance["id"], "ready")
+    assert again["adopted"]
+    assert (again["lease"], again["release"]) == (leased["lease"], asked["release"])
+    refused = httpx.post(f"{server.url}{address}/unload", json={}, headers={HEADER: "ivan"}, verify=False)
+    assert (refused.status_code, refused.json()["code"]) == (409, "instance_leased")
+
+
+def kept(server: WardenServer) -> str:
+    with closing(sqlite3.connect(server.state / "warden.db")) as connection:
+        return str(connection.execute("SELECT document FROM leases").fetchall())

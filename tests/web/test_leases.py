@@ -47,7 +47,7 @@ def test_a_row_says_until_when_it_is_leased_and_what_for(visitor: Visitor, contr
     page = visitor.get("/").text
     assert 'data-lease="runs"' in page
     assert "аренда до" in page
-    assert "«eval»" in page
+    assert ">eval</q>" in page
     assert re.search(r'data-until="[\d.]+">59\xa0мин \d+\xa0с<', page)
 
 
@@ -181,7 +181,7 @@ def test_every_page_asks_the_owner(visitor: Visitor, controller: FakeController,
     ask(controller)
     page = visitor.get(path).text
     assert "ivan просит освободить other" in page
-    assert "«&lt;b&gt;paper&lt;/b&gt;»" in page
+    assert "<q>&lt;b&gt;paper&lt;/b&gt;</q>" in page
     assert controller.seen == {current_actor()}
 
 
