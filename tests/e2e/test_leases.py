@@ -67,7 +67,7 @@ def test_a_leased_model_is_asked_for_kept_and_then_released(start_server: Start,
 def test_an_idle_model_goes_after_its_countdown_unless_it_is_kept(
     start_server: Start, open_page: Open, cache: Path
 ) -> None:
-    server = start_server(cache, APP, idle_unload_minutes=0.15)
+    server = start_server(cache, APP, idle_unload_minutes=0.25)
     page = as_person(open_page, server, "maria")
     choose(page, "lab/one")
     apply(page)

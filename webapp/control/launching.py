@@ -63,7 +63,7 @@ def launch(
     try:
         runtime.launch(spec)
         probe = _wait_until_ready(run, runtime, spec, step)
-        ready = _ready(starting, probe)
+        ready = replace(_ready(starting, probe), ready_at=run.parts.clock())
         run.parts.board.put(ready, operation_id=run.id)
     except Exception as exc:
         _remember_failure(run.parts, spec.model_id, exc)

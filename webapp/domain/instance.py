@@ -104,6 +104,8 @@ class Instance:
     """Until when, and on what terms, its owner holds it."""
     adopted_at: float | None = None
     """When Warden found it running."""
+    ready_at: float | None = None
+    """When its load ended; a load may take longer than a model may be idle."""
 
     def to(self, state: InstanceState, **changes: object) -> Instance:
         """Return the instance in ``state``.
@@ -117,12 +119,12 @@ class Instance:
 
     @property
     def used_at(self) -> float:
-        """When the model was last used, as far as is known: by a request, a click to keep it, or its start.
+        """When the model was last used, as far as is known: by a request, a click to keep it, or the end of its load.
 
         Where its engine knows of no use, it may have been used until Warden found it running.
         """
         known = self.adopted_at if self.last_used_at is None else self.last_used_at
-        return max(self.started_at, known or 0.0, self.lease.kept_at or 0.0)
+        return max(self.started_at, self.ready_at or 0.0, known or 0.0, self.lease.kept_at or 0.0)
 
     def is_foreign_to(self, actor: str | None) -> bool:
         """Whether it is somebody else's, who has not given it up for ``actor``; nobody in particular (``None``) is no stranger."""

@@ -29,7 +29,7 @@ from webapp.errors import (
     StoreUnavailable,
     UnknownInstance,
 )
-from webapp.runtimes.base import Found
+from webapp.runtimes.base import Found, LaunchSpec
 
 HOUR = 3600.0
 
@@ -40,6 +40,22 @@ def load_of_maria(bench: Bench, **changes: object) -> Instance:
     operation = bench.wait(bench.controller.switch(bench.request("lab/one", **terms), "maria"))
     assert operation.state is OperationState.SUCCEEDED
     return instance_of(bench)
+
+
+def runs_already(bench: Bench, **changes: object) -> None:
+    """A model that an earlier Warden has loaded, and that lives."""
+    instance, cached = loaded(model("lab/one"), **changes), model("lab/one")
+    bench.runtime.found = (Found(instance, adoptable=True),)
+    bench.runtime.alive[instance.id] = LaunchSpec(
+        instance_id=instance.id,
+        operation_id="before",
+        model_id=cached.id,
+        revision=cached.revision,
+        snapshot=cached.snapshot,
+        options=instance.options,
+        devices=(),
+        owner=instance.owner,
+    )
 
 
 def instance_of(bench: Bench, model_id: str = "lab/one") -> Instance:
@@ -203,7 +219,7 @@ def test_a_lease_survives_a_restart(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench()
     lease = Lease(until=time.time() + HOUR, reason="eval").asked_by("ivan", "paper", time.time())
     bench.store.terms["old"] = lease
-    bench.runtime.found = (Found(loaded(model("lab/one")), adoptable=True),)
+    runs_already(bench)
     bench.controller.start()
     assert instance_of(bench).lease == lease
     with pytest.raises(InstanceLeased):
@@ -336,6 +352,16 @@ def test_a_click_keeps_an_idle_model(bench: Bench) -> None:
     assert bench.loaded == ["lab/one"]
 
 
+def test_a_slow_load_is_no_idleness(bench: Bench) -> None:
+    bench.runtime.gate = threading.Event()
+    operation = bench.controller.switch(bench.request("lab/one", idle_minutes=15.0), "maria")
+    bench.until(lambda: bench.loaded == ["lab/one"])
+    bench.later_s = 20 * 60
+    bench.runtime.gate.set()
+    bench.wait(operation)
+    assert bench.controller._leasing.look() == ()
+
+
 @pytest.mark.parametrize("held", ["leased", "busy"])
 def test_an_idle_model_that_is_leased_or_busy_stays(bench: Bench, held: str) -> None:
     until = bench.parts.clock() + HOUR if held == "leased" else None
@@ -378,11 +404,11 @@ def test_a_model_that_is_asked_in_its_last_moment_stays(bench: Bench) -> None:
 
 def test_a_restart_unloads_nothing_at_once(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(idle_unload_minutes=15.0)
-    found = loaded(model("lab/one"), started_at=time.time() - 86400)
-    bench.runtime.found = (Found(found, adoptable=True),)
+    runs_already(bench, started_at=time.time() - 86400)
     bench.controller.start()
     assert bench.controller._leasing.look() == ()
-    bench.board.change("old", lambda i: replace(i, last_used_at=time.time() - HOUR))
+    bench.runtime.used_at = time.time() - HOUR
+    bench.until(lambda: instance_of(bench).last_used_at is not None)
     assert bench.controller._leasing.look() == ()
 
 

@@ -230,6 +230,10 @@ def test_a_restart_counts_what_its_engine_does_not_know_as_use() -> None:
     assert idle_unload_at(marias(adopted_at=NOW, last_used_at=NOW - HOUR), 15) == NOW + LAST_MINUTE_S
 
 
+def test_a_load_that_took_longer_than_a_model_may_be_idle_does_not_end_it() -> None:
+    assert idle_unload_at(marias(started_at=NOW - HOUR, ready_at=NOW), 15) == NOW + 900
+
+
 @pytest.mark.parametrize("state", [s for s in InstanceState if s is not InstanceState.READY])
 def test_only_a_ready_model_goes_for_being_idle(state: InstanceState) -> None:
     assert idle_unload_at(marias(state=state), 15) is None
