@@ -16,6 +16,10 @@
     │   ├── NotEnoughMemory       not_enough_memory         the plan does not fit
     │   ├── AlreadyLoaded         already_loaded            the same model runs with the same options
     │   ├── InstanceInUse         instance_in_use           a model that would be unloaded answers requests
+    │   ├── InstanceLeased        instance_leased           a model that would be unloaded is another person's, for a time
+    │   ├── NotOwner              not_owner            403  only the owner of a model may do that
+    │   ├── ReleasePending        release_pending           somebody asks for the model already
+    │   ├── NothingAsked          nothing_asked             nobody asks for the model
     │   ├── CoolingDown           cooling_down              the model failed to load a moment ago
     │   ├── ModeUnavailable       mode_unavailable          the mode cannot be chosen on this server
     │   ├── ModelUnsuitable       model_unsuitable          the cached files cannot be loaded
@@ -185,6 +189,31 @@ class InstanceInUse(Refused):
     """A model that would be unloaded answers requests. Params: model, instance, in_flight, owner."""
 
     code = "instance_in_use"
+
+
+class InstanceLeased(Refused):
+    """A model that would be unloaded is another person's for a time. Params: model, instance, owner, until (since the epoch), reason."""
+
+    code = "instance_leased"
+
+
+class NotOwner(Refused):
+    """Only the owner of a model may do that. Params: model, instance, owner."""
+
+    code = "not_owner"
+    status = 403
+
+
+class ReleasePending(Refused):
+    """Somebody asks for the model already. Params: model, instance, asker."""
+
+    code = "release_pending"
+
+
+class NothingAsked(Refused):
+    """Nobody asks for the model: the ask was answered, or there was none. Params: model, instance."""
+
+    code = "nothing_asked"
 
 
 class CoolingDown(Refused):

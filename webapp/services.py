@@ -18,6 +18,7 @@ from webapp.control.board import Board
 from webapp.control.controller import Controller
 from webapp.control.journal import Journal
 from webapp.control.learning import Learning
+from webapp.control.leases import Leases
 from webapp.control.lock import StateLock
 from webapp.control.parts import Parts
 from webapp.control.recorder import Recorder, Timeline
@@ -156,6 +157,7 @@ class Sandboxes:
             "database_url": None,
             "memory_limit_gib": limit_bytes / GIB,
             "prewarm": 0,
+            "idle_unload_minutes": 0.0,
             "on_stop": "unload",
             "allow_pickle": False,
             "allow_remote_code": False,
@@ -209,6 +211,7 @@ class Services:
                 sandboxes=self._sandboxes,
                 learning=Learning(self._store),
                 tickets=self._store,
+                leases=Leases(self._store),
                 demo=DemoProgram(settings.hf_cache),
                 clock=time.time,
                 monotonic=time.monotonic,

@@ -122,6 +122,14 @@ class Settings(BaseSettings):
         600.0, gt=0, description="How long a place is kept for somebody who was told that the model fits now."
     )
     ticket_wait_h: float = Field(24.0, gt=0, description="A request that has waited for so many hours gives up.")
+    idle_unload_minutes: float = Field(
+        0.0, ge=0, description="A model that nobody has used for so many minutes is unloaded; 0 is never."
+    )
+    release_silence_s: float = Field(
+        60.0,
+        gt=0,
+        description="How long an owner may leave an ask to release unanswered before it counts for an idle model without a lease.",
+    )
     on_stop: Literal["keep", "unload"] = Field("keep", description="What a stop of Warden does with loaded models.")
     log_lines: int = Field(1000, ge=10, description="Lines of a model's log that are kept for the page.")
 

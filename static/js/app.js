@@ -51,6 +51,7 @@
       const seconds = now - Number(element.dataset.since);
       write(element, element.dataset.form === "ago" ? ago(seconds) : elapsed(seconds));
     }
+    for (const element of document.querySelectorAll("[data-until]")) write(element, elapsed(Number(element.dataset.until) - now));
     if (reading === null) return;
     for (const element of document.querySelectorAll("[data-reading-age]")) write(element, ago(now - reading));
     for (const element of document.querySelectorAll("[data-offline-age]")) write(element, elapsed(now - reading));

@@ -25,7 +25,9 @@ from tests.web.fakes import (
 )
 from tests.web.reports import report
 from webapp import create_app
+from webapp.control.contract import Notice
 from webapp.domain.instance import InstanceState
+from webapp.domain.lease import Lease
 from webapp.domain.memory import HistoryPoint
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName, StepState
@@ -35,6 +37,7 @@ from webapp.domain.units import gib
 from webapp.domain.waiting import Queued, Ticket, TicketState
 from webapp.message import Message
 from webapp.settings import Settings
+from webapp.web.actor import current_actor
 
 LONG = "an-organisation-with-a-very-long-name/and-a-model-with-an-even-longer-name-that-never-ends-72B-Instruct-GPTQ-Int4-v2"
 LONG_COMMAND = (
@@ -203,6 +206,21 @@ def _waiting() -> FakeController:
     return made
 
 
+def _leases() -> FakeController:
+    """Somebody's leased model, an own one that is asked for, one that goes within the minute, and what was told."""
+    now, me = time.time(), current_actor()
+    asked = Lease(until=now - 400, reason="проверка перед статьёй").asked_by("ivan", "нужно место до вечера", now - 20)
+    told = {"model": "Qwen/Qwen3-4B", "owner": "olga", "word": "до обеда считаю"}
+    return _controller(
+        instances=(
+            instance("i1", in_flight=1, lease=Lease(until=now + 9000, reason="eval, 3 прогона")),
+            instance("i2", "lab/own", owner=me, lease=asked),
+            instance("i3", "lab/idle", owner="olga", lease=Lease(idle_minutes=60), last_used_at=now - 3560),
+        ),
+        notices=(Notice(1, me, now - 5, Message("release_kept", told)),),
+    )
+
+
 STATES: Mapping[str, Callable[[], FakeController]] = {
     "usual": _controller,
     "switching": lambda: _controller(running=(_running(),), claims={"gpu-0": "op-now"}),
@@ -243,6 +261,7 @@ STATES: Mapping[str, Callable[[], FakeController]] = {
             ),
         )
     ),
+    "leases": _leases,
     "long-names": _long_names,
     "eight-gpus": _eight_gpus,
     "two-hundred-models": lambda: _controller(

@@ -64,6 +64,8 @@ def look(page: Page, state: str, language: str, scheme: str) -> list[str]:
     ("state", "path"),
     [
         *(("foreign-containers", path) for path in PAGES),
+        ("leases", "instances/i1/release"),
+        ("leases", "instances/i2/lease"),
         ("usual", "selftest"),
         ("tested", "selftest"),
         ("testing", "selftest"),

@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
+from webapp.control.contract import EmergencyPreview, Health, Notice, Question, Snapshot, Terms
+from webapp.control.leases import refuse_kept
 from webapp.domain.admission import Policy
 from webapp.domain.advise import advise
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.learned import NOTHING_LEARNED, Lessons
+from webapp.domain.lease import Lease, ReleaseAnswer
 from webapp.domain.memory import DeviceKind, HistoryPoint, Holder, HolderKind, Reading, Sample
 from webapp.domain.model import CachedModel, ModelShape, WeightFacts
 from webapp.domain.modes import LaunchOptions, Mode
@@ -183,6 +185,10 @@ class FakeController:
         default_factory=lambda: {Mode.TRANSFORMERS: None, Mode.VLLM: NOT_YET}
     )
     lessons: Lessons = NOTHING_LEARNED
+    present: frozenset[str] = frozenset()
+    notices: tuple[Notice, ...] = ()
+    seen: set[str] = field(default_factory=set)
+    """Who has looked at a page."""
     calls: list[tuple[object, ...]] = field(default_factory=list)
     version: int = 0
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -212,6 +218,8 @@ class FakeController:
             containers=self.containers,
             waiting=self.waiting,
             waited=self.waited,
+            present=self.present,
+            notices=self.notices,
         )
 
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
@@ -238,19 +246,21 @@ class FakeController:
     def rooms(self, device_id: str | None = None) -> tuple[Room, ...]:
         return rooms(self._world(), device_id)
 
-    def recommend(self, device_id: str | None = None, model_id: str | None = None) -> Advice | None:
+    def recommend(
+        self, device_id: str | None = None, model_id: str | None = None, actor: str | None = None
+    ) -> Advice | None:
         known = {r.device_id: r.free_bytes for r in self.readings}
         if device_id is not None and device_id not in known:
             raise UnknownDevice(device=device_id, known=", ".join(known))
         if model_id is not None:
             devices = None if device_id is None else (device_id,)
-            return self.advise(SwitchRequest(Mode.TRANSFORMERS, model_id, devices=devices))
+            return self.advise(SwitchRequest(Mode.TRANSFORMERS, model_id, devices=devices), actor)
         free = [f for d, f in known.items() if f is not None and device_id in (None, d)]
         known_free = bool(free) and not self.stale
         return recommend(max(free), vllm_unavailable=self.mode_problems[Mode.VLLM]) if known_free else None
 
-    def advise(self, request: SwitchRequest) -> Advice | None:
-        return advise(request, self._world())
+    def advise(self, request: SwitchRequest, actor: str | None = None) -> Advice | None:
+        return advise(request, replace(self._world(), actor=actor))
 
     def operation(self, operation_id: str) -> Operation:
         found = next((o for o in (*self.running, *self.recent) if o.id == operation_id), None)
@@ -294,7 +304,7 @@ class FakeController:
 
     def switch(self, request: SwitchRequest, actor: str) -> Operation:
         world = self._world()
-        error = refusal_of(plan_switch(request, world), world)
+        error = refusal_of(plan_switch(request, world, actor), world)
         if error is not None:
             raise error
         begun = self._begin(OperationKind.SWITCH, actor, request)
@@ -304,7 +314,7 @@ class FakeController:
         if self.refusal is not None:
             raise self.refusal
         world = self._world()
-        check_admissible(request, world)
+        check_admissible(request, replace(world, actor=actor))
         self.calls.append(("take_ticket", actor, request, starts_by_itself))
         number = len(self.waiting) + 1
         made = Ticket(f"t{number}", number, request, actor, time.time(), starts_by_itself)
@@ -333,9 +343,42 @@ class FakeController:
             raise UnknownTicket(ticket=ticket_id)
         return found
 
-    def unload(self, instance_id: str, actor: str) -> Operation:
-        self._instance(instance_id)
-        return self._begin(OperationKind.UNLOAD, actor, instance_id)
+    def unload(self, instance_id: str, actor: str, override_reason: str | None = None) -> Operation:
+        refuse_kept(self._instance(instance_id), actor, time.time(), override=override_reason is not None)
+        reasons = () if override_reason is None else (override_reason,)
+        return self._begin(OperationKind.UNLOAD, actor, instance_id, *reasons)
+
+    def set_lease(self, instance_id: str, terms: Terms, actor: str) -> Instance:
+        return self._changed("lease", instance_id, actor, terms, lambda lease: lease)
+
+    def ask_release(self, instance_id: str, why: str, actor: str) -> Instance:
+        return self._changed("ask", instance_id, actor, why, lambda lease: lease.asked_by(actor, why, time.time()))
+
+    def answer_release(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
+        def change(lease: Lease) -> Lease:
+            return lease.answered(answer, time.time(), actor, word)
+
+        return self._changed("answer", instance_id, actor, (answer, word), change)
+
+    def keep(self, instance_id: str, actor: str) -> Instance:
+        return self._changed("keep", instance_id, actor, None, lambda lease: lease.kept(time.time()))
+
+    def see(self, actor: str) -> None:
+        self.seen.add(actor)
+
+    def dismiss(self, notice: int, actor: str) -> None:
+        self.changed(notices=tuple(n for n in self.notices if (n.number, n.to) != (notice, actor)))
+
+    def _changed(
+        self, call: str, instance_id: str, actor: str, what: object, change: Callable[[Lease], Lease]
+    ) -> Instance:
+        found = self._instance(instance_id)
+        self.calls.append((call, actor, instance_id, what))
+        if self.refusal is not None:
+            raise self.refusal
+        made = replace(found, lease=change(found.lease))
+        self.changed(instances=tuple(made if i.id == instance_id else i for i in self.instances))
+        return made
 
     def stop_container(self, container_id: str, name: str, actor: str) -> Operation:
         found = next((c for c in self.containers if c.id == container_id), None)

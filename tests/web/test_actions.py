@@ -119,7 +119,7 @@ def test_the_confirmation_is_a_page_without_scripts_and_a_dialog_with_them(visit
 
 
 def test_a_busy_model_is_unloaded_only_when_that_was_confirmed(visitor: Visitor, controller: FakeController) -> None:
-    controller.instances = (instance("i1", in_flight=2),)
+    controller.instances = (instance("i1", in_flight=2, owner=current_actor()),)
 
     plain = visitor.post("/instances/i1/unload")
     htmx = visitor.post("/instances/i1/unload", headers=HTMX)

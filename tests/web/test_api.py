@@ -27,6 +27,7 @@ from webapp.domain.operation import (
 from webapp.domain.units import gib
 from webapp.errors import Busy
 from webapp.message import Message
+from webapp.web.actor import current_actor
 
 BODY: dict[str, Any] = {"mode": "transformers", "model": "Qwen/Qwen3-1.7B"}
 
@@ -225,7 +226,7 @@ def test_a_switch_is_accepted_with_its_operation(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize("path", ["instances/i1/unload", "clean", "emergency", "demo"])
 def test_an_action_needs_no_body_and_no_token(client: FlaskClient, controller: FakeController, path: str) -> None:
-    controller.instances = (instance("i1", in_flight=3),)
+    controller.instances = (instance("i1", in_flight=3, owner=current_actor()),)
 
     assert client.post(f"/api/v1/{path}").status_code == 202
     assert client.post(f"/api/v1/{path}", json={}).status_code == 202

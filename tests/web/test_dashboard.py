@@ -17,6 +17,7 @@ from webapp.domain.modes import Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Receipt, Step, StepName, StepState
 from webapp.domain.units import gib
 from webapp.message import Message
+from webapp.web.actor import current_actor
 
 
 def text_of(piece: str) -> str:
@@ -106,7 +107,7 @@ def test_a_machine_without_a_gpu_shows_its_main_memory_and_why(visitor: Visitor,
 
 
 def test_a_loaded_model_can_be_asked_and_unloaded(visitor: Visitor, controller: FakeController) -> None:
-    controller.instances = (instance("i1", in_flight=3),)
+    controller.instances = (instance("i1", in_flight=3, owner=current_actor()),)
 
     page = visitor.get("/").text
 
@@ -304,7 +305,8 @@ def test_interrupting_is_offered_only_where_somebody_would_be_interrupted(
 ) -> None:
     assert 'name="interrupt_busy"' not in visitor.get("/").text
 
-    controller.changed(instances=(instance("i1", "lab/other", in_flight=1),), models=(model(), model("lab/other")))
+    own = instance("i1", "lab/other", in_flight=1, owner=current_actor())
+    controller.changed(instances=(own,), models=(model(), model("lab/other")))
 
     assert 'name="interrupt_busy"' in visitor.get("/?mode=transformers&model=Qwen/Qwen3-1.7B").text
 

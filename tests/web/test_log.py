@@ -110,7 +110,7 @@ def test_the_last_lines_of_a_failed_start_can_still_be_opened(visitor: Visitor, 
 
     assert lines_of(page.text) == ["one", "two"]
     assert "Qwen/Qwen3-8B" in page.text
-    assert "hx-get" not in page.text
+    assert 'id="log-poll"' not in page.text
 
 
 def test_a_model_that_nobody_knows_is_a_404(visitor: Visitor) -> None:

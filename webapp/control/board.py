@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.lease import Lease
 from webapp.domain.operation import Operation, OperationKind
 from webapp.domain.planner import Cooldown
 from webapp.errors import Busy, NotCancellable, Stopping, Superseded, UnknownInstance, UnknownOperation
@@ -141,11 +142,16 @@ class Board:
             self._set(recent=tuple(operation if o.id == operation.id else o for o in self._state.recent))
 
     def put(self, instance: Instance, *, operation_id: str | None = None) -> None:
-        """Enter an instance, or replace it. With ``operation_id``: raises Superseded when that runs no longer."""
+        """Enter an instance, or replace it; the lease of one that is listed stays as it is, since its owner may have changed it meanwhile.
+
+        With ``operation_id``: raises Superseded when that runs no longer.
+        """
         with self._lock:
             if operation_id is not None and operation_id not in self._state.running:
                 raise Superseded(operation=operation_id)
-            self._set(instances={**self._state.instances, instance.id: instance})
+            listed = self._state.instances.get(instance.id)
+            entered = instance if listed is None else replace(instance, lease=listed.lease)
+            self._set(instances={**self._state.instances, instance.id: entered})
 
     def change(self, instance_id: str, change: Callable[[Instance], Instance]) -> Instance:
         """Replace an instance by ``change`` of it. Raises UnknownInstance."""
@@ -221,10 +227,10 @@ def busy_with(operation: Operation) -> Busy:
 
 
 def _same_instances(state: State, other: State) -> bool:
-    """Whether the same instances run, busy or not as they were: what a plan's evictions rest on."""
+    """Whether the same instances run, busy or not and leased as they were: what a plan's evictions rest on."""
 
-    def essence(of: State) -> dict[str, tuple[InstanceState, bool]]:
-        return {i.id: (i.state, bool(i.in_flight)) for i in of.instances.values()}
+    def essence(of: State) -> dict[str, tuple[InstanceState, bool, Lease]]:
+        return {i.id: (i.state, bool(i.in_flight), i.lease) for i in of.instances.values()}
 
     return state.instances is other.instances or essence(state) == essence(other)
 

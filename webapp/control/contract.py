@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from webapp.control.leases import Notice, Terms
 from webapp.domain.instance import Instance
+from webapp.domain.lease import ReleaseAnswer
 from webapp.domain.memory import HistoryPoint, Holder, Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
@@ -23,8 +25,10 @@ __all__ = [
     "EmergencyPreview",
     "ForeignContainer",
     "Health",
+    "Notice",
     "Question",
     "Snapshot",
+    "Terms",
 ]
 
 
@@ -59,6 +63,10 @@ class Snapshot:
     """Requests that wait for room, in their places."""
     waited: tuple[Ticket, ...] = ()
     """Requests that wait no more, newest first."""
+    present: frozenset[str] = frozenset()
+    """Who has a page open."""
+    notices: tuple[Notice, ...] = ()
+    """What is to be told to one person each, oldest first."""
 
     @property
     def mode(self) -> str | None:
@@ -123,15 +131,17 @@ class ControllerApi(Protocol):
     def rooms(self, device_id: str | None = None) -> tuple[Room, ...]:
         """Return how much a launch may take on each device, or on the one named; empty where that does not exist."""
 
-    def recommend(self, device_id: str | None = None, model_id: str | None = None) -> Advice | None:
+    def recommend(
+        self, device_id: str | None = None, model_id: str | None = None, actor: str | None = None
+    ) -> Advice | None:
         """Return the advice for a device's free memory, of a model what fits there; ``None`` when the memory is unknown.
 
         Raises:
             UnknownDevice, UnknownModel
         """
 
-    def advise(self, request: SwitchRequest) -> Advice | None:
-        """Return the largest configuration of a request's model that fits where it would go; ``None`` when the memory is unknown.
+    def advise(self, request: SwitchRequest, actor: str | None = None) -> Advice | None:
+        """Return the largest configuration of a request's model that fits where it would go for ``actor``; ``None`` on unknown memory.
 
         Raises:
             UnknownDevice, UnknownInstance, UnknownModel, InvalidRequest
@@ -158,8 +168,29 @@ class ControllerApi(Protocol):
     def start_ticket(self, ticket_id: str, actor: str) -> Operation:
         """Start what waits, now. Raises UnknownTicket, TicketEnded, ForeignTicket, and what ``switch`` raises: it then waits on."""
 
-    def unload(self, instance_id: str, actor: str) -> Operation:
-        """Begin to unload an instance. Raises UnknownInstance, Busy."""
+    def unload(self, instance_id: str, actor: str, override_reason: str | None = None) -> Operation:
+        """Begin to unload an instance; another person's that is leased or busy only with an administrator's ``override_reason``.
+
+        Raises UnknownInstance, InstanceLeased, InstanceInUse, Busy.
+        """
+
+    def set_lease(self, instance_id: str, terms: Terms, actor: str) -> Instance:
+        """Give an instance of ``actor``'s new terms. Raises UnknownInstance, NotOwner, InvalidRequest."""
+
+    def ask_release(self, instance_id: str, why: str, actor: str) -> Instance:
+        """Ask the owner of an instance to release it. Raises UnknownInstance, InvalidRequest, ReleasePending."""
+
+    def answer_release(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
+        """ReleaseAnswer an ask to release an instance of ``actor``'s. Raises UnknownInstance, NotOwner, NothingAsked, InvalidRequest."""
+
+    def keep(self, instance_id: str, actor: str) -> Instance:
+        """Count a click as use of an instance, so that it is not unloaded for being idle. Raises UnknownInstance."""
+
+    def see(self, actor: str) -> None:
+        """Note that ``actor`` has a page open; never waits."""
+
+    def dismiss(self, notice: int, actor: str) -> None:
+        """Send a notice of ``actor``'s away; idempotent."""
 
     def stop_container(self, container_id: str, name: str, actor: str) -> Operation:
         """Begin to end a container that Warden did not start. ``container_id`` is all 64 digits; ``name`` has to be its very name:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from webapp.control import cleaning, containers, demo, emergency, postmortem, selftest, switching, unloading
 from webapp.control.board import State, busy_with
 from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
+from webapp.control.leases import IDLE_ACTOR, Leasing, Terms, check_terms, refuse_kept
 from webapp.control.lock import StateLock
 from webapp.control.parts import Parts, side_by_side
 from webapp.control.reconcile import LateRuntimes, reconcile
@@ -23,6 +24,7 @@ from webapp.control.watcher import Watcher
 from webapp.domain.admission import own_bytes, within_limit
 from webapp.domain.advise import advise
 from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.lease import ReleaseAnswer
 from webapp.domain.memory import HistoryPoint, Holder, HolderKind, Reading
 from webapp.domain.modes import Mode
 from webapp.domain.operation import (
@@ -51,6 +53,7 @@ from webapp.errors import (
     UnknownDevice,
     UnknownInstance,
     UnknownOperation,
+    WardenError,
 )
 from webapp.message import Message
 from webapp.runtimes.base import Runtime, StopResult
@@ -75,6 +78,7 @@ class Controller:
         self._board = parts.board
         self._late = LateRuntimes(parts)
         self._waiting = Waiting(parts, Calls(self.switch, self.cancel, self.operation))
+        self._leasing = Leasing(parts)
         self._watcher = Watcher(parts, self._each_round)
         self._runs: dict[str, Run] = {}
         self._threads: dict[str, threading.Thread] = {}
@@ -94,6 +98,7 @@ class Controller:
             runtime.start()
         if (learning := self._parts.learning) is not None:
             learning.start(self._parts.engines())
+        self._leasing.start()
         self._late.expect(reconcile(self._parts).unanswered)
         self._watcher.start()
         self._board.accept(True)
@@ -111,6 +116,7 @@ class Controller:
         self._parts.journal.stop()
         if self._parts.learning is not None:
             self._parts.learning.stop()
+        self._parts.leases.stop()
         if (
             not self._threads
         ):  # else the kernel gives it back with the process: nobody may begin beside a thread that still acts
@@ -141,9 +147,10 @@ class Controller:
         catalog = parts.catalog.latest()
         number = None if sample is None else sample.number
         problems, foreign = parts.mode_problems(), parts.foreign_containers()
-        outside = zlib.crc32(repr((problems, foreign)).encode())
+        present, notices = parts.presence.present(parts.clock()), parts.leases.notices
+        outside = zlib.crc32(repr((problems, foreign, sorted(present), notices)).encode())
         return Snapshot(
-            version=f"{number}.{state.version}.{catalog.version}.{int(stale)}.{outside:x}.{line.version}",
+            version=f"{number}.{state.version}.{catalog.version}.{int(stale)}.{outside:x}-{line.version}",
             sample=sample,
             sample_age_s=parts.monitor.age_s(),
             sample_is_stale=stale,
@@ -158,6 +165,8 @@ class Controller:
             containers=foreign,
             waiting=line.queued,
             waited=line.ended,
+            present=present,
+            notices=notices,
         )
 
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
@@ -166,17 +175,19 @@ class Controller:
 
     def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
         """See ``ControllerApi``."""
-        return plan_switch(request, self._parts.world(), actor)
+        return plan_switch(self._lawful(request, actor), self._parts.world(actor=actor), actor)
 
     def rooms(self, device_id: str | None = None) -> tuple[Room, ...]:
         """See ``ControllerApi``."""
         return rooms(self._parts.world(), device_id)
 
-    def recommend(self, device_id: str | None = None, model_id: str | None = None) -> Advice | None:
+    def recommend(
+        self, device_id: str | None = None, model_id: str | None = None, actor: str | None = None
+    ) -> Advice | None:
         """See ``ControllerApi``."""
         if model_id is not None:
             devices = None if device_id is None else (device_id,)
-            return self.advise(SwitchRequest(Mode.TRANSFORMERS, model_id, devices=devices))
+            return self.advise(SwitchRequest(Mode.TRANSFORMERS, model_id, devices=devices), actor)
         world = self._parts.world()
         if device_id is not None and device_id not in world.device_ids:
             raise UnknownDevice(device=device_id, known=", ".join(world.device_ids))
@@ -187,9 +198,9 @@ class Controller:
             return None
         return recommend(max(known), vllm_unavailable=world.mode_problems.get(Mode.VLLM))
 
-    def advise(self, request: SwitchRequest) -> Advice | None:
+    def advise(self, request: SwitchRequest, actor: str | None = None) -> Advice | None:
         """See ``ControllerApi``."""
-        return advise(request, self._parts.world())
+        return advise(request, self._parts.world(actor=actor))
 
     def operation(self, operation_id: str) -> Operation:
         """See ``ControllerApi``."""
@@ -247,8 +258,10 @@ class Controller:
 
     def switch(self, request: SwitchRequest, actor: str) -> Operation:
         """See ``ControllerApi``."""
+        request = self._lawful(request, actor)
+        check_terms(request.lease_until, request.reason, request.idle_minutes, self._parts.clock())
         while True:
-            state, world = self._board.state, self._parts.world()
+            state, world = self._board.state, self._parts.world(actor=actor)
             _refuse_while_claimed(state, request.devices or world.device_ids, all_of_them=request.devices is None)
             plan = plan_switch(request, world)
             if (error := refusal_of(plan, world)) is not None:
@@ -271,6 +284,8 @@ class Controller:
 
     def take_ticket(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
         """See ``ControllerApi``."""
+        request = self._lawful(request, actor)
+        check_terms(request.lease_until, request.reason, request.idle_minutes, self._parts.clock())
         return self._waiting.take(request, actor, starts_by_itself=starts_by_itself)
 
     def cancel_ticket(self, ticket_id: str, actor: str) -> Ticket:
@@ -285,18 +300,49 @@ class Controller:
         """See ``ControllerApi``."""
         return self._waiting.start_now(ticket_id, actor, is_administrator=True)
 
-    def unload(self, instance_id: str, actor: str) -> Operation:
+    def unload(self, instance_id: str, actor: str, override_reason: str | None = None) -> Operation:
         """See ``ControllerApi``."""
         instance = self._instance(instance_id)
+        reason = override_reason if self._parts.may_override(actor) else None
+        refuse_kept(instance, actor, self._parts.clock(), override=reason is not None)
+        return self._unload(instance, actor, lambda run: unloading.unload(run, instance_id, reason))
+
+    def _unload(self, instance: Instance, actor: str, body: Callable[[Run], Outcome]) -> Operation:
         operation = self._new(OperationKind.UNLOAD, actor, (StepName.UNLOAD, StepName.SETTLE))
         operation = replace(
             operation,
             mode=instance.mode.value,
             model_id=instance.model_id,
-            instance_id=instance_id,
+            instance_id=instance.id,
             devices=instance.devices,
         )
-        return self._begin(operation, instance.devices, lambda run: unloading.unload(run, instance_id))
+        return self._begin(operation, instance.devices, body)
+
+    def set_lease(self, instance_id: str, terms: Terms, actor: str) -> Instance:
+        """See ``ControllerApi``."""
+        return self._leasing.set(instance_id, terms, actor)
+
+    def ask_release(self, instance_id: str, why: str, actor: str) -> Instance:
+        """See ``ControllerApi``."""
+        return self._leasing.ask(instance_id, why, actor)
+
+    def answer_release(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
+        """See ``ControllerApi``."""
+        answered = self._leasing.answer(instance_id, answer, word, actor)
+        self._waiting.nudge()
+        return answered
+
+    def keep(self, instance_id: str, actor: str) -> Instance:
+        """See ``ControllerApi``."""
+        return self._leasing.keep(instance_id, actor)
+
+    def see(self, actor: str) -> None:
+        """See ``ControllerApi``."""
+        self._parts.presence.see(actor, self._parts.clock())
+
+    def dismiss(self, notice: int, actor: str) -> None:
+        """See ``ControllerApi``."""
+        self._parts.leases.dismiss(notice, actor)
 
     def stop_container(self, container_id: str, name: str, actor: str) -> Operation:
         """See ``ControllerApi``."""
@@ -378,6 +424,30 @@ class Controller:
 
     # Inside
 
+    def _lawful(self, request: SwitchRequest, actor: str | None) -> SwitchRequest:
+        """The request without an override that is not the actor's to make: what it would pass over then refuses it."""
+        reason = (request.override_reason or "").strip()
+        may = bool(reason) and actor is not None and self._parts.may_override(actor)
+        return replace(request, override_reason=reason if may else None)
+
+    def _each_round(self) -> None:
+        """What is looked at once a second, and sooner when something has happened."""
+        self._late.look()
+        self._waiting.nudge()
+        for instance_id in self._leasing.look():
+            self._unload_idle(instance_id)
+
+    def _unload_idle(self, instance_id: str) -> None:
+        """Unload a model that nobody has used for long; while its devices are claimed it waits for another round."""
+        state = self._board.state
+        instance = state.instances.get(instance_id)
+        if instance is None or not state.accepting or set(instance.devices) & set(state.claims):
+            return
+        try:
+            self._unload(instance, IDLE_ACTOR, lambda run: unloading.unload_idle(run, instance_id))
+        except WardenError as exc:
+            log.info("%s is idle and stays for now: %s", instance_id, exc)
+
     @contextmanager
     def _explained(self, instance: Instance) -> Iterator[None]:
         """Keep how it came about where a model runs out of memory inside the block."""
@@ -439,11 +509,6 @@ class Controller:
             self._runs.pop(run.id, None)
             self._threads.pop(run.id, None)
             self._waiting.nudge()
-
-    def _each_round(self) -> None:
-        """What is looked at once a second, and sooner when something has happened."""
-        self._late.look()
-        self._waiting.nudge()
 
     def _end_operations(self) -> None:
         """Cancel what runs, so that it puts things back; what takes too long is cut off and found at the next start."""

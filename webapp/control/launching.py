@@ -14,6 +14,7 @@ from webapp.control.settle import wait_still
 from webapp.control.unloading import READING_TIMEOUT_S, not_removed, note_stop
 from webapp.domain.instance import Instance, InstanceState, MemoryReport
 from webapp.domain.learned import Measurement
+from webapp.domain.lease import NO_LEASE, Lease
 from webapp.domain.memory import Sample
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Finding, StepName
@@ -43,8 +44,10 @@ LOG_LINES = 20
 """Lines of the log that an error carries."""
 
 
-def launch(run: Run, mode: Mode, spec: LaunchSpec, *, step: StepName = StepName.LAUNCH) -> Instance:
-    """Start ``spec`` and wait until it is ready; the instance is then listed as ready.
+def launch(
+    run: Run, mode: Mode, spec: LaunchSpec, *, step: StepName = StepName.LAUNCH, lease: Lease = NO_LEASE
+) -> Instance:
+    """Start ``spec`` on the terms of ``lease`` and wait until it is ready; the instance is then listed as ready.
 
     On any failure, also when an emergency took over meanwhile, nothing of it is left: its process is ended and it leaves the list.
 
@@ -53,13 +56,14 @@ def launch(run: Run, mode: Mode, spec: LaunchSpec, *, step: StepName = StepName.
         Cancelled, Superseded: see ``Run.wait``.
     """
     runtime, spec = run.parts.runtimes[mode], replace(spec, started_at=run.parts.clock())
-    starting = _starting(run.parts, mode, spec)
+    starting = replace(_starting(run.parts, mode, spec), lease=lease)
     run.parts.board.put(starting, operation_id=run.id)
+    run.parts.leases.changed(spec.instance_id)
     run.tell(step, Message(f"creating_{mode}", {"model": spec.model_id}))
     try:
         runtime.launch(spec)
         probe = _wait_until_ready(run, runtime, spec, step)
-        ready = _ready(starting, probe)
+        ready = replace(_ready(starting, probe), ready_at=run.parts.clock())
         run.parts.board.put(ready, operation_id=run.id)
     except Exception as exc:
         _remember_failure(run.parts, spec.model_id, exc)
@@ -71,7 +75,13 @@ def launch(run: Run, mode: Mode, spec: LaunchSpec, *, step: StepName = StepName.
 
 
 def launch_undisturbed(
-    run: Run, mode: Mode, spec: LaunchSpec, again: Callable[[], LaunchSpec], *, step: StepName = StepName.LAUNCH
+    run: Run,
+    mode: Mode,
+    spec: LaunchSpec,
+    again: Callable[[], LaunchSpec],
+    *,
+    step: StepName = StepName.LAUNCH,
+    lease: Lease = NO_LEASE,
 ) -> Instance:
     """Launch as ``launch`` does, and once more when a neighbour spoiled the first start: its memory moved while the device was
     measured, or it took the port.
@@ -80,7 +90,7 @@ def launch_undisturbed(
     that there was a second start. A second failure is raised as it is.
     """
     try:
-        return launch(run, mode, spec, step=step)
+        return launch(run, mode, spec, step=step, lease=lease)
     except (ProfileDisturbed, PortLost) as exc:
         if spec.instance_id in run.parts.board.state.instances:
             raise  # what is left of the first start holds its memory still
@@ -90,7 +100,7 @@ def launch_undisturbed(
     run.add_findings(Finding(message))
     parts, devices = run.parts, [device.id for device in spec.devices]
     wait_still(parts.monitor, devices, parts.settle_policy, clock=parts.monotonic, wait=run.wait)
-    return launch(run, mode, again(), step=step)
+    return launch(run, mode, again(), step=step, lease=lease)
 
 
 def _disturbance(model_id: str, exc: ProfileDisturbed | PortLost) -> Message:

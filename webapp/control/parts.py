@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -15,6 +15,8 @@ from webapp.control.board import Board
 from webapp.control.contract import ControllerApi
 from webapp.control.journal import Journal
 from webapp.control.learning import Learning
+from webapp.control.leases import Leases, may_override
+from webapp.control.presence import Presence
 from webapp.control.settle import DeviceMonitor, SettlePolicy
 from webapp.domain.admission import Policy
 from webapp.domain.instance import Instance
@@ -109,6 +111,10 @@ class Parts:
     """``None`` in a sandbox: nothing is learned of models that are there for a test."""
     tickets: TicketStore | None = None
     """``None`` in a sandbox: nobody waits there."""
+    leases: Leases = field(default_factory=Leases)
+    presence: Presence = field(default_factory=Presence)
+    may_override: Callable[[str], bool] = may_override
+    """Whether a person may take with a reason what is another's, leased or busy."""
 
     @property
     def policy(self) -> Policy:
@@ -138,8 +144,8 @@ class Parts:
         """Containers that Warden did not start, as last seen; never waits."""
         return () if self.containers is None else self.containers.foreign()
 
-    def world(self, sample: Sample | None = None) -> World:
-        """All that a plan depends on, now; with ``sample`` instead of the latest reading."""
+    def world(self, sample: Sample | None = None, actor: str | None = None) -> World:
+        """All that a plan of ``actor`` depends on, now; with ``sample`` instead of the latest reading."""
         state = self.board.state
         return World(
             now=self.clock(),
@@ -152,6 +158,7 @@ class Parts:
             cooldowns=state.cooldowns,
             claims=state.claims,
             lessons=self.lessons,
+            actor=actor,
         )
 
     @property

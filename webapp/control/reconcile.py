@@ -116,7 +116,8 @@ def _take_in(parts: Parts, runtime: Runtime, discover_s: float) -> Reconciled:
     found = [f for f in answer if f.instance.id not in known]  # late: some may have been started meanwhile
     adopted = [f for f in found if f.adoptable]
     for one in adopted:
-        parts.board.put(replace(one.instance, adopted=True))
+        lease = parts.leases.kept(one.instance.id)
+        parts.board.put(replace(one.instance, adopted=True, adopted_at=parts.clock(), lease=lease))
     broken = [f for f in found if not f.adoptable]
     removed = within(REMOVE_DEADLINE_S, lambda expired: _remove(parts, runtime, broken, expired), "remove")
     leftovers = within(REMOVE_DEADLINE_S, lambda expired: _reap(parts, runtime, expired), "reap")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from webapp.control import postmortem
 from webapp.control.launching import launch_undisturbed, measure
+from webapp.control.leases import lease_of, refuse_kept
 from webapp.control.parts import Parts, known_instances, launch_devices, side_by_side, spec_again, total_or_none
 from webapp.control.run import Outcome, Run, Undone
 from webapp.control.settle import free_by_device
@@ -16,6 +17,7 @@ from webapp.control.unloading import (
     READING_TIMEOUT_S,
     Before,
     end_instances,
+    note_taken,
     removed_outcome,
     settle_receipts,
     sums,
@@ -92,7 +94,8 @@ class Switch:
         """Launch; where memory is the reason that it fails, the operation keeps how that came about."""
         self._spec_launched = spec
         try:
-            return launch_undisturbed(self.run, self.plan.request.mode, spec, self._spec_once_more)
+            lease = lease_of(self.plan.request, self.run.parts.clock())
+            return launch_undisturbed(self.run, self.plan.request.mode, spec, self._spec_once_more, lease=lease)
         except postmortem.MEMORY_ERRORS as exc:
             step = self.run.operation.current_step
             said = None if step is None else step.message
@@ -125,12 +128,28 @@ class Switch:
         if not going:
             self.run.skip(StepName.UNLOAD, StepName.SETTLE)
             return
-        if not self.plan.request.interrupt_busy:
-            _refuse_in_use(parts, going)
+        self._refuse_kept(going)
+        self._note_others(going)
         self.evicted = tuple(instance for instance in going if instance.state in ANSWERING)
         self.before = take_stock(parts, going)
         self.run.change(evicted=tuple(instance.model_id for instance in self.evicted))
         self.receipts = end_instances(self.run, going, self.before)
+
+    def _refuse_kept(self, going: Sequence[Instance]) -> None:
+        """Ask once more whether everything that goes may go. Raises InstanceLeased, InstanceInUse."""
+        parts, request, actor = self.run.parts, self.plan.request, self.run.operation.actor
+        override = request.override_reason is not None
+        for instance in going:
+            refuse_kept(instance, actor, parts.clock(), 0, override=override)
+        minded = [i for i in going if not request.interrupt_busy or (i.is_foreign_to(actor) and not override)]
+        _refuse_in_use(parts, minded)
+
+    def _note_others(self, going: Sequence[Instance]) -> None:
+        """Tell the owners whose model goes, and keep who took it against their will and why."""
+        actor, reason = self.run.operation.actor, self.plan.request.override_reason
+        for instance in going:
+            if instance.owner != actor and instance.is_live:
+                note_taken(self.run, instance, reason, self.plan.request.model_id)
 
     def _clean(self) -> None:
         """Remove what belongs to nobody, so that the check sees the memory as it will be."""
@@ -242,6 +261,7 @@ class Switch:
                 spec(sample),
                 lambda: spec(parts.monitor.fresh(READING_TIMEOUT_S)),
                 step=StepName.ROLLBACK,
+                lease=instance.lease,
             )
             measure(self.run, again)
         except (Superseded, Cancelled):

@@ -6,14 +6,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from webapp.control.leases import refuse_kept
 from webapp.control.parts import Parts, side_by_side, total_or_none
 from webapp.control.run import Outcome, Run, Undone
 from webapp.control.settle import Settled, Stock, settle, stock_by_device
+from webapp.domain.idle import idle_unload_at
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.memory import Sample, instance_bytes
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Finding, HeldBy, OperationState, Receipt, StepName, StepState
-from webapp.errors import StopFailed, Superseded, UnknownInstance
+from webapp.errors import StopFailed, Superseded, UnknownInstance, WardenError
 from webapp.message import Message, Param
 from webapp.runtimes.base import StopResult, StopStage
 
@@ -44,15 +46,64 @@ class Before:
         return self.containers | {instance.id for instance in self.instances}
 
 
-def unload(run: Run, instance_id: str) -> Outcome:
+def unload(run: Run, instance_id: str, override_reason: str | None = None) -> Outcome:
     """Unload one instance: the body of an ``unload`` operation.
 
     Raises:
+        InstanceLeased, InstanceInUse: it is another person's, and there is no ``override_reason``.
         StopFailed: a process survived every signal.
     """
+    instance = _listed(run, instance_id)
+    if instance.owner != run.operation.actor and instance.is_live:
+        refuse_kept(instance, run.operation.actor, run.parts.clock(), override=override_reason is not None)
+        note_taken(run, instance, override_reason)
+    return _unload(run, instance)
+
+
+def unload_idle(run: Run, instance_id: str) -> Outcome:
+    """Unload one instance that nobody has used for long, unless that has changed a moment ago. Raises as ``unload`` does."""
+    parts, instance = run.parts, _listed(run, instance_id)
+    due_at = idle_unload_at(_as_it_is(parts, instance), parts.settings.idle_unload_minutes)
+    if due_at is None or due_at > parts.clock():
+        return Outcome(OperationState.CANCELLED, Message("idle_used_again", {"model": instance.model_id}))
+    told: dict[str, Param] = {"model": instance.model_id, "idle_s": round(parts.clock() - instance.used_at, 1)}
+    run.add_findings(Finding(Message("unloaded_idle", told)))
+    parts.leases.tell(instance.owner, Message("unloaded_idle", told))
+    return _unload(run, instance)
+
+
+def _as_it_is(parts: Parts, instance: Instance) -> Instance:
+    """The instance as its runtime says now: the list may be a second old."""
+    try:
+        probe = parts.runtime(instance).probe(instance.id)
+    except WardenError:
+        return instance
+    return replace(instance, in_flight=probe.in_flight, last_used_at=probe.last_used_at)
+
+
+def note_taken(run: Run, instance: Instance, reason: str | None, new_model: str | None = None) -> None:
+    """Tell the owner of ``instance`` that another person takes its memory; keep that in the operation where it was against his will."""
+    now, actor = run.parts.clock(), run.operation.actor
+    params: dict[str, Param] = {"model": instance.model_id, "actor": actor, "owner": instance.owner}
+    held = instance.is_foreign_to(actor) and (instance.lease.runs(now) or instance.in_flight > 0)
+    if reason is not None and held:
+        message = Message("lease_overridden", {**params, "reason": reason})
+        run.add_findings(Finding(message, ok=False))
+    elif new_model is None:
+        message = Message("unloaded_by", params)
+    else:
+        message = Message("unloaded_for", {**params, "new_model": new_model})
+    run.parts.leases.tell(instance.owner, message)
+
+
+def _listed(run: Run, instance_id: str) -> Instance:
     instance = run.parts.board.state.instances.get(instance_id)
     if instance is None:
         raise UnknownInstance(instance=instance_id)
+    return instance
+
+
+def _unload(run: Run, instance: Instance) -> Outcome:
     run.undo = lambda: _cut_short(run.parts, instance)
     receipts = end_instances(run, (instance,))
     if not instance.is_live:

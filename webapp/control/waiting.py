@@ -142,7 +142,7 @@ class Waiting:
             QueueFull, AlreadyWaiting: see ``check_place``.
             StoreUnavailable: it could not be kept, so it was not taken.
         """
-        check_admissible(request, self._parts.world())
+        check_admissible(request, self._parts.world(actor=actor))
         ticket = self._enter(request, actor, starts_by_itself)
         try:
             self._write()

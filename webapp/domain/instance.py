@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from webapp.domain.lease import NO_LEASE, Lease
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.message import Message
 
@@ -99,6 +100,12 @@ class Instance:
     pid: int | None = None
     explained_by: str | None = None
     """The operation that keeps how it ran out of memory."""
+    lease: Lease = NO_LEASE
+    """Until when, and on what terms, its owner holds it."""
+    adopted_at: float | None = None
+    """When Warden found it running."""
+    ready_at: float | None = None
+    """When its load ended; a load may take longer than a model may be idle."""
 
     def to(self, state: InstanceState, **changes: object) -> Instance:
         """Return the instance in ``state``.
@@ -109,6 +116,19 @@ class Instance:
         if state is not self.state and state not in TRANSITIONS[self.state]:
             raise ValueError(f"an instance cannot go from {self.state} to {state}")
         return replace(self, state=state, **changes)  # type: ignore[arg-type]
+
+    @property
+    def used_at(self) -> float:
+        """When the model was last used, as far as is known: by a request, a click to keep it, or the end of its load.
+
+        Where its engine knows of no use, it may have been used until Warden found it running.
+        """
+        known = self.adopted_at if self.last_used_at is None else self.last_used_at
+        return max(self.started_at, self.ready_at or 0.0, known or 0.0, self.lease.kept_at or 0.0)
+
+    def is_foreign_to(self, actor: str | None) -> bool:
+        """Whether it is somebody else's, who has not given it up for ``actor``; nobody in particular (``None``) is no stranger."""
+        return actor is not None and self.owner != actor and not self.lease.is_given_to(actor)
 
     @property
     def is_live(self) -> bool:

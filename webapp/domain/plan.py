@@ -39,6 +39,14 @@ class SwitchRequest:
     """With ``keep_others``: instances that go all the same, where the launch takes a device of theirs. Without it all go there."""
     load_anyway: bool = False
     """Load although the estimate says that the memory will not do. It passes over nothing else."""
+    lease_until: float | None = None
+    """Until when nobody else takes the model once it runs; seconds since the epoch."""
+    reason: str = ""
+    """What the model is for."""
+    idle_minutes: float | None = None
+    """See ``Lease.idle_minutes``."""
+    override_reason: str | None = None
+    """Why an administrator unloads what is another person's, leased or busy; ``None`` is not to."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,18 @@ class Eviction:
     owner: str
     in_flight: int
     freed_bytes: Mapping[str, int]
+    is_foreign: bool = False
+    """Another person's, who has not given it up for who asks."""
+    lease_until: float | None = None
+    """Until when a lease of it runs; ``None`` where none does."""
+    reason: str = ""
+    """What its owner holds it for."""
+
+    def is_kept_from(self, request: SwitchRequest) -> bool:
+        """Whether ``request`` must not unload it: it is in use, or another person's and leased."""
+        if self.is_foreign and request.override_reason is None:
+            return bool(self.in_flight) or self.lease_until is not None
+        return bool(self.in_flight) and not request.interrupt_busy
 
 
 @dataclass(frozen=True)

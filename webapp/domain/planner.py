@@ -22,6 +22,7 @@ from webapp.errors import (
     CoolingDown,
     DeviceUnreadable,
     InstanceInUse,
+    InstanceLeased,
     InvalidRequest,
     ModelUnsuitable,
     ModeUnavailable,
@@ -61,6 +62,12 @@ class World:
     cooldowns: Mapping[str, Cooldown] = field(default_factory=dict)
     claims: Mapping[str, str] = field(default_factory=dict)
     lessons: Lessons = NOTHING_LEARNED
+    actor: str | None = None
+    """Who asks: what is another person's is kept from them. ``None`` is nobody in particular."""
+
+    def seen_by(self, actor: str) -> World:
+        """Return it as ``actor`` finds it."""
+        return self if actor == self.actor else replace(self, actor=actor)
 
     @property
     def device_ids(self) -> tuple[str, ...]:
@@ -129,6 +136,7 @@ def plan_switch(request: SwitchRequest, world: World, actor: str | None = None, 
     model = world.models.get(request.model_id)
     if model is None:
         raise UnknownModel(model=request.model_id)
+    world = world if actor is None else world.seen_by(actor)
     _check_devices(request, world)
     _check_unload(request, world)
     capped, notes = _cap_context(request, model)
@@ -225,9 +233,9 @@ class Openings:
         _check_unload(request, world)
         self._model, self._sites = model, _Sites(model, world)
         self._readable = tuple(site for site in self._sites.of(request) if _is_readable(site))
-        all_in_use = not self._sites.open_to(request)
-        self.request = replace(request, interrupt_busy=True) if all_in_use else request
-        """What is asked about. Where a model is in use everywhere the memory is told of all the same."""
+        all_kept = not self._sites.open_to(request)
+        self.request = replace(request, interrupt_busy=True, override_reason="") if all_kept else request
+        """What is asked about. Where a model that must stay is everywhere the memory is told of all the same."""
 
     @property
     def free_bytes(self) -> int | None:
@@ -342,13 +350,13 @@ class _Sites:
     def best(self, request: SwitchRequest) -> _Placement:
         """Place on the named devices, or on the one that fits best; over several GPUs where no single one would do.
 
-        Not refused comes first, then a device that nobody has claimed and no model in use, then the verdict, fewest unloads, most left.
+        Not refused comes first, then a device that is not claimed, no model that must stay, the verdict, fewest unloads, most left.
         """
         placements = [self._place(request, site) for site in self.of(request)]
         nowhere = _Placement(request, (), (), anywhere=True)
         alone = min(placements, key=lambda p: _rank(p, self.world), default=nowhere)
-        refused, _, in_use = standing = _rank(alone, self.world)[:3]
-        if request.devices is not None or not (refused or in_use):
+        refused, _, kept = standing = _rank(alone, self.world)[:3]
+        if request.devices is not None or not (refused or kept):
             return alone
         together = self.together(request)
         if together is None or _rank(together, self.world)[:3] >= standing:
@@ -378,17 +386,18 @@ class _Sites:
         return [(reading.device_id,) for reading in gpus or readings]
 
     def open_to(self, request: SwitchRequest) -> tuple[_Site, ...]:
-        """Return the choices that can be read and where no model is in use that must not be interrupted, the most room first.
+        """Return the choices that can be read and where no model is in use, or another person's, that must stay, the most room first.
 
         Of choices that differ in nothing but their room, the one with the most stands for all.
         """
-        key = (request.mode, request.devices, request.keep_others, request.unload, request.interrupt_busy)
+        will = (request.interrupt_busy, request.override_reason)
+        key = (request.mode, request.devices, request.keep_others, request.unload, will)
         if key not in self._open:
             self._open[key] = self._open_to(request)
         return self._open[key]
 
     def _open_to(self, request: SwitchRequest) -> tuple[_Site, ...]:
-        is_open = [s for s in self.of(request) if _is_readable(s) and not _is_in_use(s, request)]
+        is_open = [s for s in self.of(request) if _is_readable(s) and not _is_kept(s, request)]
         best: dict[tuple[object, ...], _Site] = {}
         for site in is_open:
             key = (site.kinds, site.names, self._sizes(request, site))
@@ -420,7 +429,7 @@ class _Sites:
         roomy = [site for site in gpus if _narrowest(site) >= share]
         for may_wait, may_disturb in product((False, True), repeat=2):
             pool = [s for s in roomy if may_wait or not self._is_claimed(s)]
-            pool = [s for s in pool if may_disturb or not _is_in_use(s, request)]
+            pool = [s for s in pool if may_disturb or not _is_kept(s, request)]
             easiest = sorted(pool, key=lambda site: (len(site.unload), -_narrowest(site)))[:count]
             if len(easiest) == count:
                 yield _joined(sorted(easiest, key=gpus.index))
@@ -455,8 +464,8 @@ class _Sites:
         tight = any(f.gate_bytes > (d.available_bytes or 0) * percent / 100 for f, d in pairs)
         mixed = request.mode is Mode.VLLM and len({*zip(site.names, site.usable, strict=True)}) > 1
         left = min((_most(d) or 0) - f.gate_bytes for f, d in pairs)
-        claimed, in_use = self._is_claimed(site), _is_in_use(site, request)
-        return claimed, in_use, len(site.unload), len(site.devices), tight, mixed, -left
+        claimed, kept = self._is_claimed(site), _is_kept(site, request)
+        return claimed, kept, len(site.unload), len(site.devices), tight, mixed, -left
 
     def holds(self, request: SwitchRequest, site: _Site) -> bool:
         """Return whether the memory of a choice would do."""
@@ -508,8 +517,8 @@ def _is_readable(site: _Site) -> bool:
     return all(device.available_bytes is not None for device in site.devices)
 
 
-def _is_in_use(site: _Site, request: SwitchRequest) -> bool:
-    return not request.interrupt_busy and any(eviction.in_flight for eviction in site.unload)
+def _is_kept(site: _Site, request: SwitchRequest) -> bool:
+    return any(eviction.is_kept_from(request) for eviction in site.unload)
 
 
 def _gpus(sites: Iterable[_Site]) -> list[_Site]:
@@ -564,11 +573,11 @@ def _site(device_ids: Sequence[str], request: SwitchRequest, world: World) -> _S
 
 def _rank(placement: _Placement, world: World) -> tuple[bool, bool, bool, bool, int, int]:
     claimed = any(device in world.claims for device in placement.device_ids)
-    in_use = not placement.request.interrupt_busy and any(eviction.in_flight for eviction in placement.unload)
+    kept = any(eviction.is_kept_from(placement.request) for eviction in placement.unload)
     verdict = placement.verdict
     refused, tight = verdict is Verdict.REFUSED, verdict is Verdict.TIGHT
     after = [d.free_after_bytes for d in placement.devices if d.free_after_bytes is not None]
-    return refused, claimed, in_use, tight, len(placement.unload), -min(after, default=-(2**62))
+    return refused, claimed, kept, tight, len(placement.unload), -min(after, default=-(2**62))
 
 
 @dataclass(frozen=True)
@@ -632,6 +641,9 @@ def _evicted(device_ids: Sequence[str], world: World) -> Iterator[Eviction]:
             owner=instance.owner,
             in_flight=instance.in_flight,
             freed_bytes={d: _held(instance, d, world) for d in instance.devices},
+            is_foreign=instance.is_live and instance.is_foreign_to(world.actor),
+            lease_until=instance.lease.until if instance.lease.runs(world.now) else None,
+            reason=instance.lease.reason,
         )
         for instance in world.instances
         if set(instance.devices) & set(device_ids) and instance.state is not InstanceState.STUCK
@@ -703,6 +715,7 @@ def _refusal(placed: _Placement, model: CachedModel, world: World) -> WardenErro
         or _already_loaded(placed, model, world)
         or _unreadable(placed, world)
         or (None if placed.request.load_anyway else _too_large(placed, model))
+        or _leased(placed)
         or _in_use(placed)
     )
 
@@ -785,11 +798,23 @@ def _too_large(placed: _Placement, model: CachedModel) -> WardenError | None:
     return None
 
 
-def _in_use(placed: _Placement) -> WardenError | None:
-    if placed.request.interrupt_busy:
-        return None
+def _leased(placed: _Placement) -> WardenError | None:
+    """Another person's lease that runs; what it says of a busy model is more than that it is busy."""
     for eviction in placed.unload:
-        if eviction.in_flight:
+        if eviction.lease_until is not None and eviction.is_foreign and eviction.is_kept_from(placed.request):
+            return InstanceLeased(
+                model=eviction.model_id,
+                instance=eviction.instance_id,
+                owner=eviction.owner,
+                until=eviction.lease_until,
+                reason=eviction.reason or None,
+            )
+    return None
+
+
+def _in_use(placed: _Placement) -> WardenError | None:
+    for eviction in placed.unload:
+        if eviction.in_flight and eviction.is_kept_from(placed.request):
             return InstanceInUse(
                 model=eviction.model_id,
                 instance=eviction.instance_id,
@@ -800,7 +825,7 @@ def _in_use(placed: _Placement) -> WardenError | None:
 
 
 def _spread(placed: _Placement) -> Iterator[Message]:
-    """Why several devices were chosen: the best single one is too small, or a model is in use there."""
+    """Why several devices were chosen: the best single one is too small, or a model is in use there, or another person's."""
     if placed.instead_of is None:
         return
     (device,) = placed.instead_of.devices
@@ -810,7 +835,7 @@ def _spread(placed: _Placement) -> Iterator[Message]:
         "device": device.device_id,
     }
     if device.verdict is not Verdict.REFUSED:
-        yield Message("plan_spread_in_use", params)
+        yield Message("plan_spread_in_use" if _leased(placed.instead_of) is None else "plan_spread_leased", params)
         return
     free = device.available_bytes
     yield Message("plan_spread", {**params, "needed_bytes": device.footprint.gate_bytes, "free_bytes": free})

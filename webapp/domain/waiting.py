@@ -24,6 +24,7 @@ from webapp.errors import (
     CannotWait,
     CoolingDown,
     InstanceInUse,
+    InstanceLeased,
     InvalidRequest,
     NotEnoughMemory,
     NotFound,
@@ -39,6 +40,7 @@ COMES_BACK: Final = frozenset(
         "busy",
         "not_enough_memory",
         "instance_in_use",
+        "instance_leased",
         "load_fenced",
         "device_unreadable",
         "superseded",
@@ -247,10 +249,15 @@ def check_place(tickets: Iterable[Ticket], request: SwitchRequest, actor: str, l
     """Refuse a ticket more than ``limit``, and a second one of ``actor`` for the same. Raises QueueFull, AlreadyWaiting."""
     waiting = in_order(tickets)
     for place, other in enumerate(waiting, 1):
-        if (other.request, other.actor) == (request, actor):
+        if (_launch(other.request), other.actor) == (_launch(request), actor):
             raise AlreadyWaiting(ticket=other.id, model=request.model_id, place=place)
     if len(waiting) >= limit:
         raise QueueFull(limit=limit)
+
+
+def _launch(request: SwitchRequest) -> SwitchRequest:
+    """What is asked for, on whatever lease: two clicks name two moments."""
+    return replace(request, lease_until=None)
 
 
 def check_admissible(request: SwitchRequest, world: World) -> None:
@@ -263,6 +270,8 @@ def check_admissible(request: SwitchRequest, world: World) -> None:
     """
     if request.load_anyway:
         raise InvalidRequest(field="load_anyway", value="true", allowed="false")
+    if request.override_reason is not None:
+        raise InvalidRequest(field="override_reason", value=request.override_reason, allowed="null")
     plan = plan_switch(request, world, with_ways_out=False)
     error = refusal_of(plan, world)
     if error is not None and error.code not in _BY_CODE:
@@ -277,6 +286,7 @@ def judge(ticket: Ticket, held: frozenset[str], world: World, running: Mapping[s
 
     ``running`` are the operations that run, by id. Never raises for what the world has become: that is a reason to wait, or the end.
     """
+    world = world.seen_by(ticket.actor)
     request = still_asked(ticket.request, world)
     try:
         plan = plan_switch(request, world, with_ways_out=False)
@@ -305,10 +315,15 @@ def _judged(
 
 
 def still_asked(request: SwitchRequest, world: World) -> SwitchRequest:
-    """Return ``request`` without the models that were to be unloaded and have gone meanwhile."""
+    """Return ``request`` without what has passed meanwhile: models to unload that have gone, a lease that would have ended."""
     running = {instance.id for instance in world.instances}
     kept = tuple(instance_id for instance_id in request.unload if instance_id in running)
-    return request if kept == request.unload else replace(request, unload=kept)
+    until = request.lease_until if (request.lease_until or 0) > world.now else None
+    return (
+        request
+        if (kept, until) == (request.unload, request.lease_until)
+        else replace(request, unload=kept, lease_until=until)
+    )
 
 
 def _elsewhere(plan: Plan, request: SwitchRequest, held: frozenset[str], world: World) -> Plan:
@@ -403,6 +418,10 @@ def _in_use(error: WardenError) -> Message:
     return Message("waits_in_use", error.params)
 
 
+def _leased(error: WardenError) -> Message:
+    return Message("waits_leased", error.params)
+
+
 def _cooldown(error: WardenError) -> Message:
     return Message("waits_cooldown", {"model": error.params.get("model"), "failures": error.params.get("failures")})
 
@@ -410,8 +429,9 @@ def _cooldown(error: WardenError) -> Message:
 _BY_CODE: Final[Mapping[str, Callable[[WardenError], Message]]] = {
     NotEnoughMemory.code: _memory,
     InstanceInUse.code: _in_use,
+    InstanceLeased.code: _leased,
     CoolingDown.code: _cooldown,
 }
 """The refusals that are worth waiting for, and how a ticket says them; it lists no figure that only counts down."""
-FOR_ROOM: Final = frozenset({"waits_memory", "waits_in_use", "waits_operation"})
+FOR_ROOM: Final = frozenset({"waits_memory", "waits_in_use", "waits_leased", "waits_operation"})
 """What a ticket says while it waits for room."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Float, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision in ``migrations/versions``; a test compares. Kept here so that a start need not import Alembic to ask."""
 
 metadata = MetaData()
@@ -66,3 +66,12 @@ tickets = Table(
     Column("document", Text, nullable=False),
 )
 """One row a request that waits, or waited lately: a handful."""
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("instance_id", Text, primary_key=True),
+    Column("changed_at", Float(53), nullable=False),
+    Column("document", Text, nullable=False),
+)
+"""One row an instance that has a lease, or another of its terms."""

@@ -1,4 +1,4 @@
-"""The store: operations, timeline, measurements and tickets, in SQLite or in PostgreSQL by URL. Only this package imports SQLAlchemy."""
+"""The store: operations, timeline, measurements, tickets, leases; in SQLite, or PostgreSQL by URL. Only this package imports SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DatabaseError, NoSuchModuleError, SQLAlchemyError
 
 from webapp.domain.learned import Measurement
+from webapp.domain.lease import Lease
 from webapp.domain.operation import (
     ANY_OPERATION,
     Operation,
@@ -45,7 +46,7 @@ from webapp.errors import ConfigurationError, StoreUnavailable
 from webapp.store.documents import DocumentError, dump, load
 from webapp.store.migrate import NewerDatabase, migrate
 from webapp.store.points import dump_point, load_point
-from webapp.store.schema import measurements, tickets, timeline
+from webapp.store.schema import leases, measurements, tickets, timeline
 from webapp.store.schema import operations as table
 
 log = logging.getLogger(__name__)
@@ -247,6 +248,34 @@ class Store:
             documents = connection.execute(query).scalars().all()
         return tuple(_readable_tickets(documents))
 
+    def save_lease(self, instance_id: str, lease: Lease, changed_at: float) -> None:
+        """Keep the terms of an instance, replacing those that were kept. Raises StoreUnavailable."""
+        key = _text(instance_id)
+        row = {"instance_id": key, "changed_at": changed_at, "document": dump(lease)}
+        with self._begin() as connection:
+            connection.execute(delete(leases).where(leases.c.instance_id == key))
+            connection.execute(insert(leases).values(row))
+
+    def drop_lease(self, instance_id: str) -> None:
+        """Forget the terms of an instance; idempotent. Raises StoreUnavailable."""
+        with self._begin() as connection:
+            connection.execute(delete(leases).where(leases.c.instance_id == _text(instance_id)))
+
+    def drop_leases(self, before: float) -> int:
+        """Forget what has not changed since ``before`` and return how many went. Raises StoreUnavailable."""
+        with self._begin() as connection:
+            return connection.execute(delete(leases).where(leases.c.changed_at < before)).rowcount
+
+    def leases(self) -> Mapping[str, Lease]:
+        """Return all kept terms by instance.
+
+        A document that cannot be read is left out and logged. Raises StoreUnavailable.
+        """
+        query: Select[Any] = select(leases.c.instance_id, leases.c.document)
+        with self._begin() as connection:
+            rows = connection.execute(query).all()
+        return dict(_readable_leases(rows))
+
     def _select(self, query: Select[Any]) -> tuple[Operation, ...]:
         with self._begin() as connection:
             rows = connection.execute(query).all()
@@ -320,6 +349,14 @@ def _readable_tickets(documents: Iterable[str]) -> Iterator[Ticket]:
             yield load(Ticket, document)
         except DocumentError as exc:
             log.warning("a request that waits cannot be read and is left out: %s", exc)
+
+
+def _readable_leases(rows: Iterable[Row[Any]]) -> Iterator[tuple[str, Lease]]:
+    for row in rows:
+        try:
+            yield row.instance_id, load(Lease, row.document)
+        except DocumentError as exc:
+            log.warning("the lease of %s cannot be read and is left out: %s", row.instance_id, exc)
 
 
 def _event(row: Row[Any]) -> Event | None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from flask import Blueprint, make_response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
+from webapp.domain.instance import Instance
 from webapp.errors import NotConfirmed, WardenError
 from webapp.web import words
 from webapp.web.actor import current_actor
 from webapp.web.answers import accepted, dialog, stopping, wants_fragment
 from webapp.web.forms import ON, LaunchForm
+from webapp.web.leases import ask_dialog
 from webapp.web.pages import container_dialog, dashboard_page, find_container, find_instance
 from webapp.web.ports import controller
 from webapp.web.presenters.instances import instance_row
@@ -27,7 +30,7 @@ def switch() -> ResponseReturnValue:
     if load_anyway and request.form.get("confirmed") != ON:
         return redirect(f"{url_for('pages.confirm_load_anyway')}?{form.query}", 303)
     try:
-        operation = controller().switch(replace(form.to_request(), load_anyway=load_anyway), current_actor())
+        operation = controller().switch(replace(form.to_request(time.time()), load_anyway=load_anyway), current_actor())
     except WardenError as error:
         if wants_fragment():
             raise
@@ -44,13 +47,29 @@ def preview() -> ResponseReturnValue:
 
 @blueprint.post("/instances/<instance_id>/unload")
 def unload(instance_id: str) -> ResponseReturnValue:
-    """Unload a model; one that answers somebody right now only when that was confirmed."""
-    instance = find_instance(instance_id)
+    """Unload a model: one's own that answers somebody right now only when that was confirmed, another person's only when it is free.
+
+    Its owner is asked otherwise, unless an administrator says why not.
+    """
+    instance, actor = find_instance(instance_id), current_actor()
+    reason = request.form.get("override_reason", "").strip() or None
+    if reason is None and _must_ask(instance, actor):
+        return ask_dialog(instance_id) if wants_fragment() else redirect(_release_page(instance_id), 303)
     if instance.in_flight and request.form.get("confirmed") != ON:
         if wants_fragment():
             return dialog("fragments/confirm_unload.html", "pages/confirm.html", row=instance_row(instance))
         return redirect(url_for("pages.confirm_unload", instance_id=instance_id), 303)
-    return accepted(controller().unload(instance_id, current_actor()))
+    operation = controller().unload(instance_id, actor, reason)
+    return accepted(operation, "" if instance.owner == actor else instance.owner)
+
+
+def _must_ask(instance: Instance, actor: str) -> bool:
+    held = instance.lease.runs(time.time()) or instance.in_flight > 0
+    return held and instance.is_live and instance.is_foreign_to(actor)
+
+
+def _release_page(instance_id: str) -> str:
+    return url_for("leases.release", instance_id=instance_id)
 
 
 @blueprint.post("/containers/<container_id>/stop")

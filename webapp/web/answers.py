@@ -22,9 +22,10 @@ def wants_fragment() -> bool:
     return request.headers.get("HX-Request") == "true"
 
 
-def accepted(operation: Operation) -> ResponseReturnValue:
-    """Answer that ``operation`` has begun; its progress comes through the poll."""
-    return done(_("%(operation)s: начато.", operation=operation_view(operation).title))
+def accepted(operation: Operation, told: str = "") -> ResponseReturnValue:
+    """Answer that ``operation`` has begun, and who is ``told`` of it; its progress comes through the poll."""
+    begun = _("%(operation)s: начато.", operation=operation_view(operation).title)
+    return done(f"{begun} {_('%(owner)s узнает об этом.', owner=told)}" if told else begun)
 
 
 def stopping(operation: Operation, *, rollback: bool) -> ResponseReturnValue:

@@ -16,6 +16,7 @@ from webapp.web.asking import init_asking
 from webapp.web.assets import init_assets
 from webapp.web.board import init_board, reading_age_s
 from webapp.web.i18n import init_languages
+from webapp.web.leases import init_leases
 from webapp.web.ports import EXTENSION, WebServices
 from webapp.web.problems import init_problems
 from webapp.web.sections import sections
@@ -56,6 +57,7 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
     app.register_blueprint(history.blueprint)
     app.register_blueprint(selftest.blueprint)
     app.register_blueprint(waiting.blueprint)
+    init_leases(app)
     init_asking(app, settings.threads)
     csrf.exempt(api.blueprint)
     return app
@@ -85,5 +87,6 @@ def _init_templates(app: Flask, settings: Settings) -> None:
         ago=lambda epoch_s: formats.short_age(time.time() - epoch_s),
         elapsed=lambda epoch_s: formats.whole_duration(time.time() - epoch_s),
         moment=lambda epoch_s: formats.moment(epoch_s, time.time()),
+        left=lambda epoch_s: formats.whole_duration(epoch_s - time.time()),
         age=formats.short_age,
     )

@@ -17,16 +17,21 @@ from webapp.web.drawn import Drawn, Kept, draw
 from webapp.web.forms import LaunchForm
 from webapp.web.ports import services
 from webapp.web.presenters.form import FormView, ModelChoices, form_view
+from webapp.web.presenters.leases import Onlooker, View
 from webapp.web.presenters.live import TOKEN_BYTES, LiveView, live_view
 from webapp.web.presenters.models import ModelList, ModelLists, ModelSearch
 from webapp.web.presenters.operations import EndedViews
 from webapp.web.translate import language
 
 EXTENSION: Final = "warden_board"
-LIVE_KEPT: Final = 4
-"""Two languages, and the one before in each: a request that began earlier may still ask for it."""
+LIVE_KEPT: Final = 16
+"""Two languages, those who own models and those who own none, and the one before: a request that began earlier may still ask for it."""
 FORMS_KEPT: Final = 16
 """Most pages show the form as it first stands; with hundreds of models one takes some 100 KB."""
+
+
+Moment = tuple[str, str, int, Onlooker]
+"""Language, version, second, and whose models the onlooker's are."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,8 @@ class Shown:
     snapshot: Snapshot
     view: LiveView
     token: str
-    moment: tuple[str, str, int]
-    """Language, version and second: within one, everybody sees the same."""
+    moment: Moment
+    """Within one, everybody sees the same."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +63,22 @@ class Board:
         self._ended = EndedViews()
         self._models: Kept[tuple[str, str, int, LaunchForm, ModelSearch], ModelList] = Kept(FORMS_KEPT)
         self._model_bodies: Kept[str, Drawn] = Kept(FORMS_KEPT)
-        self._live: Kept[tuple[str, str, int], Shown] = Kept(LIVE_KEPT)
-        self._live_bodies: Kept[tuple[str, str, int], Drawn] = Kept(LIVE_KEPT)
+        self._live: Kept[Moment, Shown] = Kept(LIVE_KEPT)
+        self._live_bodies: Kept[Moment, Drawn] = Kept(LIVE_KEPT)
         self._forms: Kept[tuple[str, str, int, str, LaunchForm], ShownForm] = Kept(FORMS_KEPT)
         self._form_bodies: Kept[str, Drawn] = Kept(FORMS_KEPT)
 
     def live(self) -> Shown:
-        """Return what the polled region shows now."""
+        """Return what the polled region shows now to who asks."""
         snapshot, now = services().controller.snapshot(), self._clock()
-        moment = (language(), snapshot.version, int(now))
+        moment = (language(), snapshot.version, int(now), Onlooker.of(current_actor(), snapshot))
         return self._live.of(moment, lambda: self._show(snapshot, moment, now))
 
-    def _show(self, snapshot: Snapshot, moment: tuple[str, str, int], now: float) -> Shown:
+    def _show(self, snapshot: Snapshot, moment: Moment, now: float) -> Shown:
         warden, spoken = services(), moment[0]
         window_s = warden.settings.history_minutes * 60
-        view = live_view(snapshot, warden.controller, self._ended, spoken, window_s, now)
+        looked = View(moment[-1], now, warden.settings.idle_unload_minutes)
+        view = live_view(snapshot, warden.controller, self._ended, spoken, window_s, looked)
         return Shown(snapshot, view, view.token(spoken), moment)
 
     def live_body(self, shown: Shown) -> Drawn:
@@ -84,10 +90,19 @@ class Board:
     def form(self, form: LaunchForm, shown: Shown) -> ShownForm:
         """Return what the form with these values shows now."""
         actor = current_actor()
-        return self._forms.of((*shown.moment, actor, form), lambda: self._show_form(form, shown.snapshot, actor))
+        return self._forms.of((*shown.moment[:3], actor, form), lambda: self._show_form(form, shown.snapshot, actor))
 
     def _show_form(self, form: LaunchForm, snapshot: Snapshot, actor: str) -> ShownForm:
-        view = form_view(form, snapshot, services().controller, self._choices, actor)
+        warden, now = services(), self._clock()
+        view = form_view(
+            form,
+            snapshot,
+            warden.controller,
+            self._choices,
+            actor,
+            now=now,
+            idle_minutes=warden.settings.idle_unload_minutes,
+        )
         return ShownForm(view, blake2b(f"{language()}{view!r}".encode(), digest_size=TOKEN_BYTES).hexdigest())
 
     def form_body(self, form: ShownForm) -> Drawn:
@@ -98,7 +113,7 @@ class Board:
 
     def models(self, form: LaunchForm, search: ModelSearch, shown: Shown) -> ModelList:
         """Return the cached models for a page with this form and this search."""
-        return self._models.of((*shown.moment, form, search), lambda: self._list(form, search, shown))
+        return self._models.of((*shown.moment[:3], form, search), lambda: self._list(form, search, shown))
 
     def _list(self, form: LaunchForm, search: ModelSearch, shown: Shown) -> ModelList:
         rooms = services().controller.rooms(form.first_device)

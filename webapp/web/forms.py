@@ -12,6 +12,7 @@ from webapp.domain.model import CachedModel
 from webapp.domain.modes import BATCH_SIZE_LIMIT, MAX_TOKENS_LIMIT, LaunchOptions, Mode, Precision
 from webapp.domain.plan import SwitchRequest
 from webapp.errors import InvalidRequest
+from webapp.web import terms
 
 AUTO: Final = "auto"
 """The device choice "choose for me"."""
@@ -37,6 +38,14 @@ class LaunchForm:
     interrupt_busy: bool = False
     unload: str = ""
     """Models that go although the others stay, by id."""
+    lease: str = ""
+    """Until when nobody else takes the model; see ``terms.LEASES``."""
+    lease_time: str = ""
+    reason: str = ""
+    idle: str = ""
+    """After how long without use it goes; see ``terms.IDLES``."""
+    override_reason: str = ""
+    """Why an administrator takes what is another person's."""
 
     @classmethod
     def read(cls, values: Mapping[str, str], snapshot: Snapshot) -> LaunchForm:
@@ -58,6 +67,11 @@ class LaunchForm:
             restore_on_failure=values.get("restore_on_failure") == ON if sent else True,
             interrupt_busy=values.get("interrupt_busy") == ON,
             unload=JOINT.join(_still_loaded(values.get("unload", ""), snapshot)),
+            lease=values.get("lease", ""),
+            lease_time=values.get("lease_time", ""),
+            reason=values.get("reason", "").strip(),
+            idle=values.get("idle", ""),
+            override_reason=values.get("override_reason", "").strip(),
         )
 
     @classmethod
@@ -75,10 +89,17 @@ class LaunchForm:
             restore_on_failure=request.restore_on_failure,
             interrupt_busy=request.interrupt_busy,
             unload=JOINT.join(request.unload),
+            reason=request.reason,
+            idle=terms.idle_choice(request.idle_minutes),
         )
 
-    def to_request(self) -> SwitchRequest:
-        """Return what the form asks for.
+    def on_terms_of(self, other: LaunchForm) -> LaunchForm:
+        """Return it with the lease of ``other``: what would fit is no reason to lose that."""
+        kept = {name: getattr(other, name) for name in ("lease", "lease_time", "reason", "idle", "override_reason")}
+        return replace(self, **kept)
+
+    def to_request(self, now: float | None = None) -> SwitchRequest:
+        """Return what the form asks for at ``now``; without that, as for a plan, until when the model is leased is left open.
 
         Raises:
             InvalidRequest: a field has a value that cannot be meant.
@@ -98,6 +119,10 @@ class LaunchForm:
             restore_on_failure=self.restore_on_failure,
             interrupt_busy=self.interrupt_busy,
             unload=_parts(self.unload) if self.keep_others else (),
+            lease_until=None if now is None else terms.lease_until(self.lease, self.lease_time, now),
+            reason=self.reason,
+            idle_minutes=terms.idle_minutes(self.idle),
+            override_reason=self.override_reason or None,
         )
 
     def placed(self) -> SwitchRequest:

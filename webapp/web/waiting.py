@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
+from webapp.domain.plan import SwitchRequest
 from webapp.errors import AlreadyWaiting, WardenError
 from webapp.web import words
 from webapp.web.actor import current_actor
@@ -27,7 +31,7 @@ def take() -> ResponseReturnValue:
     form = LaunchForm.read(request.form.to_dict(), controller().snapshot())
     by_itself = request.form.get("then") != TELL
     try:
-        queued = controller().take_ticket(form.to_request(), current_actor(), starts_by_itself=by_itself)
+        queued = controller().take_ticket(_asked(form), current_actor(), starts_by_itself=by_itself)
     except AlreadyWaiting as error:
         return done(words.say(error.message))
     except WardenError as error:
@@ -38,6 +42,11 @@ def take() -> ResponseReturnValue:
     if by_itself:
         return done(_("%(model)s ждёт места (в очереди %(place)s) и запустится сама.", model=model, place=queued.place))
     return done(_("%(model)s ждёт места (в очереди %(place)s). Страница сообщит.", model=model, place=queued.place))
+
+
+def _asked(form: LaunchForm) -> SwitchRequest:
+    """What may wait: what is another person's is taken by somebody who looks on, or by nobody."""
+    return replace(form, override_reason="").to_request(time.time())
 
 
 @blueprint.post("/tickets/<ticket_id>/cancel")

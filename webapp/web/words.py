@@ -6,6 +6,7 @@ never has to. A code without words is shown as it is, with its values.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -108,10 +109,26 @@ ERRORS: Final[Mapping[str, Sentence]] = {
     ),
     "instance_in_use": _one(
         N_(
-            "Модель %(model)s (владелец %(owner)s) сейчас отвечает на запросы: %(in_flight)s. Дождитесь "
-            "ответов или разрешите прервать их."
+            "Модель %(model)s (владелец %(owner)s) сейчас отвечает на запросы: %(in_flight)s. Дождитесь ответов; у своей "
+            "модели их можно прервать, чужую — попросить освободить."
         )
     ),
+    "instance_leased": _one(
+        N_(
+            "Модель %(model)s занята до %(until)s, владелец %(owner)s. Попросите освободить её или выберите другое место."
+        )
+    ),
+    "instance_leased_for": _one(
+        N_(
+            "Модель %(model)s занята до %(until)s, владелец %(owner)s: «%(reason)s». Попросите освободить её или выберите "
+            "другое место."
+        )
+    ),
+    "not_owner": _one(N_("Модель %(model)s загружена не вами: это может сделать её владелец, %(owner)s.")),
+    "release_pending": _one(
+        N_("Модель %(model)s уже просит освободить пользователь %(asker)s. Дождитесь ответа владельца.")
+    ),
+    "nothing_asked": _one(N_("Освободить модель %(model)s никто не просит: на просьбу уже ответили.")),
     "cooling_down": _one(
         N_(
             "Модель %(model)s только что не загрузилась (неудач подряд: %(failures)s). Повторите через %(seconds)s или "
@@ -445,6 +462,7 @@ PLANS: Final[Mapping[str, Sentence]] = {
     "plan_spread_in_use": _one(
         N_("На %(device)s сейчас отвечает другая модель, поэтому эта делится между %(devices)s.")
     ),
+    "plan_spread_leased": _one(N_("На %(device)s модель другого человека, поэтому эта делится между %(devices)s.")),
     "plan_estimate_rough": _one(N_("%(device)s: оценка грубая, файлы модели говорят не обо всём.")),
     "plan_measured": _many(
         *NN_(
@@ -687,6 +705,34 @@ WEB: Final[Mapping[str, Sentence]] = {
 }
 """What the web layer itself refuses."""
 
+LEASES: Final[Mapping[str, Sentence]] = {
+    "release_kept": _one(N_("Владелец %(owner)s оставляет модель %(model)s себе.")),
+    "release_kept_word": _one(N_("Владелец %(owner)s оставляет модель %(model)s себе: «%(word)s».")),
+    "release_given": _one(N_("Владелец %(owner)s освобождает для вас модель %(model)s: её место можно занять.")),
+    "release_given_word": _one(
+        N_("Владелец %(owner)s освобождает для вас модель %(model)s: её место можно занять. «%(word)s».")
+    ),
+    "release_given_silently": _one(
+        N_("Владелец %(owner)s не отвечает, а модель %(model)s простаивает и аренды нет: её место можно занять.")
+    ),
+    "released_in_silence": _one(
+        N_(
+            "Пользователь %(asker)s просил освободить модель %(model)s. Ответа не было, модель простаивала, поэтому теперь "
+            "её место можно занять."
+        )
+    ),
+    "unloaded_by": _one(N_("Пользователь %(actor)s выгружает вашу модель %(model)s: она была свободна.")),
+    "unloaded_for": _one(
+        N_("Пользователь %(actor)s загружает %(new_model)s на место вашей модели %(model)s: она была свободна.")
+    ),
+    "lease_overridden": _one(
+        N_("Администратор %(actor)s забирает место модели %(model)s у пользователя %(owner)s: «%(reason)s».")
+    ),
+    "unloaded_idle": _one(N_("Модель %(model)s выгружается: ею не пользовались %(idle_s)s.")),
+    "idle_used_again": _one(N_("Моделью %(model)s снова пользуются, она остаётся.")),
+}
+"""What people are told of models that change hands, and of idle ones."""
+
 SELFTEST: Final[Mapping[str, Sentence]] = {
     "selftest_checking": _one(N_("%(check)s")),
     "selftest_checked": _many(*NN_("%(count)s пункт", "пунктов: %(count)s")),
@@ -843,6 +889,7 @@ WAITING: Final[Mapping[str, Sentence]] = {
         ),
         "in_flight",
     ),
+    "waits_leased": _one(N_("модель %(model)s занята до %(until)s, владелец %(owner)s; жду, пока её освободят.")),
     "waits_operation": _one(N_("%(device)s: идёт операция «%(kind)s», запустил пользователь %(actor)s в %(since)s.")),
     "waits_operation_model": _one(
         N_("%(device)s: идёт операция «%(kind)s», %(model)s, запустил пользователь %(actor)s в %(since)s.")
@@ -865,6 +912,9 @@ WAITING: Final[Mapping[str, Sentence]] = {
 
 FULLER: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "busy": ("busy_model", ("model", "step")),
+    "instance_leased": ("instance_leased_for", ("reason",)),
+    "release_kept": ("release_kept_word", ("word",)),
+    "release_given": ("release_given_word", ("word",)),
     "unexpected": ("unexpected_named", ("detail",)),
     "device_unreadable": ("device_unreadable_named", ("device",)),
     "kv_cache_too_small": ("kv_cache_too_small_fits", ("fits_tokens",)),
@@ -885,6 +935,7 @@ SENTENCES: Final[Mapping[str, Sentence]] = {
     **PLANS,
     **MODELS,
     **WEB,
+    **LEASES,
     **SELFTEST,
     **WHY,
     **WAITING,
@@ -1098,6 +1149,14 @@ FIELDS: Final[Mapping[str, str]] = {
     "device": N_("Где"),
     "devices": N_("Где"),
     "unload": N_("Выгрузить"),
+    "lease": N_("Аренда"),
+    "lease_until": N_("Аренда"),
+    "lease_time": N_("Аренда до"),
+    "reason": N_("Для чего"),
+    "idle": N_("Выгрузка без дела"),
+    "idle_unload_minutes": N_("Выгрузка без дела"),
+    "why": N_("Зачем"),
+    "word": N_("Ответ"),
     "prompt": N_("Вопрос"),
     "kind": N_("Вид"),
     "actor": N_("Кто"),
@@ -1209,8 +1268,8 @@ def _shown_number(name: str, value: float) -> str:
         return formats.rough_duration(value)
     if name == "seconds" or name.endswith("_s"):
         return formats.duration(value)
-    if name == "since":
-        return formats.moment(value, value)
+    if name in ("since", "until"):
+        return formats.moment(value, value if name == "since" else time.time())
     if name == "pid":
         return str(int(value))
     return formats.number(value) if isinstance(value, int) else formats.number(value, 1)

@@ -23,6 +23,7 @@ from webapp.control.board import Board
 from webapp.control.controller import Controller
 from webapp.control.journal import Journal
 from webapp.control.learning import Learning
+from webapp.control.leases import Leases
 from webapp.control.lock import StateLock
 from webapp.control.parts import Parts
 from webapp.domain.modes import LaunchOptions, Mode
@@ -41,6 +42,8 @@ class Bench:
         self.settings = settings
         self.ahead_s = 0.0
         """How far the controller's clock for durations is ahead of the real one."""
+        self.later_s = 0.0
+        """How far the controller's clock is ahead of the real one."""
         self.machine = FakeMachine()
         self.monitor = FakeMonitor(self.machine)
         self.runtime = FakeRuntime(self.machine)
@@ -60,7 +63,8 @@ class Bench:
             learning=Learning(self.store),
             tickets=self.store,
             demo=FakeDemo(self.catalog),
-            clock=time.time,
+            leases=Leases(self.store),
+            clock=lambda: time.time() + self.later_s,
             monotonic=lambda: time.monotonic() + self.ahead_s,
         )
         self.controller = Controller(self.parts, StateLock(settings.state_dir))

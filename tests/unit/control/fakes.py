@@ -14,6 +14,7 @@ from pathlib import Path
 from webapp.catalog.scan import CatalogView
 from webapp.domain.instance import Instance, InstanceState, MemoryReport
 from webapp.domain.learned import Measurement
+from webapp.domain.lease import Lease
 from webapp.domain.memory import DeviceKind, HistoryPoint, Holder, HolderKind, Reading, Sample
 from webapp.domain.model import CachedModel, ModelShape, WeightFacts
 from webapp.domain.modes import Mode
@@ -261,6 +262,8 @@ class FakeRuntime:
     """Why the mode cannot be chosen."""
     message: Message | None = None
     """What a start that is not ready says of itself."""
+    in_flight: dict[str, int] = field(default_factory=dict)
+    """By model: how many requests it answers now."""
     used_at: float | None = None
     """When its models answered somebody, from the moment on at which they are ready."""
     libraries: str = "1"
@@ -350,7 +353,14 @@ class FakeRuntime:
         with self._lock:
             self._loading -= {d.id for d in spec.devices}
         memory = self.told or MemoryReport(0, allocated_bytes=self.takes_bytes, reserved_bytes=self.takes_bytes)
-        return Probe(ProbeState.READY, memory=memory, has_chat_template=True, pid=4242, last_used_at=self.used_at)
+        return Probe(
+            ProbeState.READY,
+            memory=memory,
+            has_chat_template=True,
+            pid=4242,
+            in_flight=self.in_flight.get(spec.model_id, 0),
+            last_used_at=self.used_at,
+        )
 
     def _named(self, spec: LaunchSpec, fault: str | None) -> WardenError | None:
         if spec.model_id in self.disturbed_once:
@@ -480,6 +490,7 @@ class FakeStore:
         """What every call raises."""
         self.measured: list[Measurement] = []
         self.waiting: dict[str, Ticket] = {}
+        self.terms: dict[str, Lease] = {}
 
     def save_ticket(self, ticket: Ticket, keep: int) -> None:
         if self.gate is not None:
@@ -490,6 +501,22 @@ class FakeStore:
     def tickets(self) -> tuple[Ticket, ...]:
         self._fail()
         return tuple(sorted(self.waiting.values(), key=lambda ticket: ticket.number))
+
+    def save_lease(self, instance_id: str, lease: Lease, changed_at: float) -> None:
+        self._fail()
+        self.terms[instance_id] = lease
+
+    def drop_lease(self, instance_id: str) -> None:
+        self._fail()
+        self.terms.pop(instance_id, None)
+
+    def drop_leases(self, before: float) -> int:
+        self._fail()
+        return 0
+
+    def leases(self) -> Mapping[str, Lease]:
+        self._fail()
+        return dict(self.terms)
 
     def save_measurement(self, measurement: Measurement, keep: int) -> None:
         if self.gate is not None:

@@ -13,6 +13,7 @@ import pytest
 from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import Gate, model
 from webapp.control.waiting import Calls, Waiting
+from webapp.domain.lease import ReleaseAnswer
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.units import gib
@@ -209,6 +210,19 @@ def test_it_waits_until_a_model_in_use_is_idle(bench: Bench) -> None:
     assert queued.why is not None
     assert (queued.why.code, queued.why.params["in_flight"]) == ("waits_in_use", 2)
     busy(0)
+    ends(bench, queued, TicketState.STARTED)
+
+
+def test_it_waits_until_another_persons_model_is_released(bench: Bench) -> None:
+    until = bench.parts.clock() + 3600
+    bench.wait(bench.controller.switch(bench.request("lab/one", lease_until=until), "maria"))
+    (instance,) = bench.board.state.instances.values()
+    queued = take(bench, "lab/two")
+    assert queued.why is not None
+    assert (queued.why.code, queued.why.params["owner"]) == ("waits_leased", "maria")
+    bench.controller.ask_release(instance.id, "", "anna")
+    assert line(bench) == [("lab/two", "waiting")]
+    bench.controller.answer_release(instance.id, ReleaseAnswer.RELEASE, "", "maria")
     ends(bench, queued, TicketState.STARTED)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.unit.control.fakes import FakeMachine, model
 from tests.unit.domain.test_ways import NEW, SHAPE, asked, gpus, holding, requests, world, worlds
+from webapp.domain.lease import Lease
 from webapp.domain.memory import DeviceKind, Reading
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
@@ -83,6 +84,18 @@ def test_busy_model_is_not_interrupted_where_several_gpus_are_free() -> None:
     assert (plan.refusal, plan.unload, devices_of(plan)) == (None, (), ["gpu-1", "gpu-2"])
     assert plan.reasons[0].code == "plan_spread_in_use"
     assert devices_of(plan_switch(asked(interrupt_busy=True), there)) == ["gpu-0"]
+
+
+def test_strangers_leased_model_stays_where_several_gpus_are_free() -> None:
+    machine = FakeMachine(totals={"gpu-0": gib(80), "gpu-1": gib(24), "gpu-2": gib(24)})
+    held = holding("held", "gpu-0", gib(60), machine, lease=Lease(until=1e12))
+    there = world(machine, held, cached=LARGE)
+    plan = plan_switch(asked(), there, "ivan")
+    assert (plan.refusal, plan.unload, devices_of(plan)) == (None, (), ["gpu-1", "gpu-2"])
+    assert plan.reasons[0].code == "plan_spread_leased"
+    assert devices_of(plan_switch(asked(interrupt_busy=True), there, "ivan")) == ["gpu-1", "gpu-2"]
+    assert devices_of(plan_switch(asked(override_reason="a demo"), there, "ivan")) == ["gpu-0"]
+    assert devices_of(plan_switch(asked(), there, held.owner)) == ["gpu-0"]
 
 
 def test_like_gpus_share_a_model_in_vllm_and_any_do_in_transformers() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.control.fakes import FakeMachine, FakeMonitor, loaded, model
 from webapp.domain.admission import Policy
 from webapp.domain.instance import Instance
+from webapp.domain.lease import Lease
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.plan import SwitchRequest
@@ -244,6 +245,25 @@ def test_what_goes_for_it_is_touched_too() -> None:
     assert (found.why, found.devices) == (None, {"gpu-0", "gpu-1"})
 
 
+def test_it_waits_for_another_persons_lease_and_not_for_an_own_one() -> None:
+    held = world(FakeMachine(), loaded(LARGE, lease=Lease(until=9000.0)))
+    found = judged(ticket(), held)
+    assert found.why is not None
+    assert (found.why.code, found.why.params["until"], found.devices) == ("waits_leased", 9000.0, {"gpu-0"})
+    assert judged(ticket(actor="maria"), held).why is None
+    check_admissible(request(), held.seen_by("ivan"))
+
+
+def test_its_own_lease_that_ended_while_it_waited_is_asked_for_no_more() -> None:
+    found = judged(ticket(asked=request(lease_until=1999.0)), world(FakeMachine()))
+    assert (found.why, found.request and found.request.lease_until) == (None, None)
+
+
+def test_two_clicks_with_a_lease_are_one_ticket() -> None:
+    with pytest.raises(AlreadyWaiting):
+        check_place([ticket(asked=request(lease_until=3000.0))], request(lease_until=3001.0), "person 1", 8)
+
+
 def test_it_waits_for_a_model_in_use_and_for_an_operation() -> None:
     machine = FakeMachine()
     busy = loaded(LARGE, in_flight=2)
@@ -332,6 +352,8 @@ def test_what_is_no_matter_of_room_may_not_wait() -> None:
         check_admissible(request(), world(FakeMachine(), mode_problems=away))
     with pytest.raises(InvalidRequest):
         check_admissible(request(load_anyway=True), world(FakeMachine()))
+    with pytest.raises(InvalidRequest):
+        check_admissible(request(override_reason="a demo"), world(FakeMachine()))
 
 
 @pytest.mark.parametrize(

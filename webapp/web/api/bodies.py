@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, TypeVar
 
 from flask import request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.exceptions import UnsupportedMediaType
 
-from webapp.control.contract import Question
+from webapp.control.contract import Question, Terms
+from webapp.domain.lease import LONGEST_S, TEXT_LIMIT, ReleaseAnswer
 from webapp.domain.modes import BATCH_SIZE_LIMIT, MAX_TOKENS_LIMIT, Dtype, LaunchOptions, Mode, Quantization
 from webapp.domain.plan import SwitchRequest
 from webapp.errors import InvalidRequest
@@ -21,6 +23,15 @@ SHOWN_LIMIT = 100
 
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_LIMIT)]
 BatchSize = Annotated[int, Field(ge=1, le=BATCH_SIZE_LIMIT)]
+
+
+Text = Annotated[str, Field(max_length=TEXT_LIMIT)]
+Minutes = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def seconds_of(moment: datetime | None) -> float | None:
+    """Return a moment as seconds since the epoch."""
+    return None if moment is None else moment.timestamp()
 
 
 class _Body(BaseModel):
@@ -53,6 +64,10 @@ class SwitchBody(_Body):
     interrupt_busy: bool = False
     unload: Annotated[tuple[Annotated[str, Field(max_length=NAME_LIMIT)], ...], Field(max_length=UNLOAD_LIMIT)] = ()
     load_anyway: bool = False
+    lease_until: AwareDatetime | None = None
+    reason: Text = ""
+    idle_unload_minutes: Minutes | None = None
+    override_reason: Text | None = None
 
     def to_request(self) -> SwitchRequest:
         """Return what the body asks for."""
@@ -67,6 +82,10 @@ class SwitchBody(_Body):
             interrupt_busy=self.interrupt_busy,
             unload=self.unload,
             load_anyway=self.load_anyway,
+            lease_until=seconds_of(self.lease_until),
+            reason=self.reason,
+            idle_minutes=self.idle_unload_minutes,
+            override_reason=self.override_reason,
         )
 
 
@@ -87,6 +106,48 @@ class StopContainerBody(_Body):
     """Body of ``containers/ID/stop``: the container's very name is the confirmation."""
 
     name: Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
+
+
+class LeaseBody(_Body):
+    """Body of ``instances/ID/lease``: what is left out stays as it is; ``until: null`` ends the lease."""
+
+    until: AwareDatetime | None = None
+    extend_s: Annotated[float, Field(gt=0, le=LONGEST_S, allow_inf_nan=False)] | None = None
+    reason: Text | None = None
+    idle_unload_minutes: Minutes | None = None
+
+    def to_terms(self) -> Terms:
+        """Return what the body asks for."""
+        sent = self.model_fields_set
+        if {"until", "extend_s"} <= sent:
+            raise InvalidRequest(field="extend_s", value=str(self.extend_s), allowed="until | extend_s")
+        return Terms(
+            until=seconds_of(self.until),
+            sets_until="until" in sent,
+            extend_s=self.extend_s,
+            reason=self.reason,
+            idle_minutes=self.idle_unload_minutes,
+            sets_idle="idle_unload_minutes" in sent,
+        )
+
+
+class ReleaseBody(_Body):
+    """Body of ``instances/ID/release-request``; it may be left out."""
+
+    why: Text = ""
+
+
+class AnswerBody(_Body):
+    """Body of ``instances/ID/release-request/answer``."""
+
+    answer: ReleaseAnswer
+    word: Text = ""
+
+
+class UnloadBody(_Body):
+    """Body of ``instances/ID/unload``; it may be left out."""
+
+    override_reason: Text | None = None
 
 
 class CancelBody(_Body):
@@ -120,6 +181,27 @@ def confirmed_name() -> str:
 def cancel_rollback() -> bool:
     """Read the body of ``cancel``, which may be missing; see ``_read``."""
     return bool(request.get_data()) and _read(CancelBody).rollback
+
+
+def lease_terms() -> Terms:
+    """Read the body of ``instances/ID/lease``; see ``_read``."""
+    return _read(LeaseBody).to_terms()
+
+
+def release_why() -> str:
+    """Read the body of ``instances/ID/release-request``, which may be missing; see ``_read``."""
+    return _read(ReleaseBody).why if request.get_data() else ""
+
+
+def release_answer() -> AnswerBody:
+    """Read the body of ``instances/ID/release-request/answer``; see ``_read``."""
+    return _read(AnswerBody)
+
+
+def override_reason() -> str | None:
+    """Read the body of ``instances/ID/unload``, which may be missing; see ``_read``."""
+    reason = _read(UnloadBody).override_reason if request.get_data() else None
+    return (reason or "").strip() or None
 
 
 def _read(body: type[B]) -> B:

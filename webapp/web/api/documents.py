@@ -8,7 +8,9 @@ from typing import Any
 
 from webapp.control.contract import ForeignContainer, Snapshot
 from webapp.domain.footprint import Footprint, Seen
+from webapp.domain.idle import idle_unload_at
 from webapp.domain.instance import Instance
+from webapp.domain.lease import ReleaseRequest
 from webapp.domain.memory import Holder, LedgerKind, Reading, build_ledger, level_of, used_percent
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions
@@ -41,13 +43,13 @@ def message_document(message: Message | None) -> Document | None:
     return {"code": message.code, "text": words.say(message), "params": dict(message.params)}
 
 
-def status_document(snapshot: Snapshot) -> Document:
-    """Return the whole state."""
+def status_document(snapshot: Snapshot, idle_minutes: float = 0.0) -> Document:
+    """Return the whole state; ``idle_minutes`` is after how long the server unloads a model that nobody uses."""
     sample = snapshot.sample
     return {
         "mode": snapshot.mode,
         "devices": [] if sample is None else [device_document(r, snapshot) for r in sample.readings],
-        "instances": [instance_document(instance) for instance in snapshot.instances],
+        "instances": [instance_document(instance, idle_minutes) for instance in snapshot.instances],
         "operations": [operation_document(operation) for operation in snapshot.running],
         "containers": [container_document(container) for container in snapshot.containers],
         "taken_at": None if sample is None else when(sample.taken_at),
@@ -111,7 +113,7 @@ def options_document(options: LaunchOptions) -> Document:
     }
 
 
-def instance_document(instance: Instance) -> Document:
+def instance_document(instance: Instance, idle_minutes: float = 0.0) -> Document:
     """Return a loaded model; its bytes are the sum over its devices, and stand by device beside.
 
     Predicted is the peak while it answers; what it was expected to hold at rest, as it is measured, is ``resting``.
@@ -138,6 +140,25 @@ def instance_document(instance: Instance) -> Document:
         "pid": instance.pid,
         "problem": message_document(instance.problem),
         "explained_by": instance.explained_by,
+        "lease": {"until": when(instance.lease.until), "reason": instance.lease.reason or None},
+        "idle_unload_minutes": instance.lease.idle_minutes,
+        "idle_unload_at": when(idle_unload_at(instance, idle_minutes)),
+        "release": _release_document(instance.lease.release),
+    }
+
+
+def _release_document(release: ReleaseRequest | None) -> Document | None:
+    """The last ask to release it; ``answered_by`` is ``null`` with an answer where the owner was silent."""
+    if release is None:
+        return None
+    return {
+        "asker": release.asker,
+        "asked_at": when(release.asked_at),
+        "why": release.why or None,
+        "answer": None if release.answer is None else release.answer.value,
+        "answered_at": when(release.answered_at),
+        "answered_by": release.answered_by,
+        "word": release.word or None,
     }
 
 
@@ -275,6 +296,7 @@ def _eviction_document(eviction: Eviction) -> Document:
         "mode": eviction.mode.value,
         "owner": eviction.owner,
         "in_flight": eviction.in_flight,
+        "lease_until": when(eviction.lease_until),
         "freed_bytes": dict(eviction.freed_bytes),
     }
 
@@ -291,6 +313,10 @@ def request_document(request: SwitchRequest) -> Document:
         "interrupt_busy": request.interrupt_busy,
         "unload": list(request.unload),
         "load_anyway": request.load_anyway,
+        "lease_until": when(request.lease_until),
+        "reason": request.reason,
+        "idle_unload_minutes": request.idle_minutes,
+        "override_reason": request.override_reason,
     }
 
 

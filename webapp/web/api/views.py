@@ -7,6 +7,7 @@ from contextlib import closing
 from flask import Blueprint, jsonify, request, url_for
 from flask.typing import ResponseReturnValue
 
+from webapp.domain.instance import Instance
 from webapp.domain.operation import Operation
 from webapp.errors import DeviceUnreadable, InvalidRequest, UnknownDevice, UnknownOperation, UnknownTicket
 from webapp.web.actor import current_actor
@@ -14,7 +15,11 @@ from webapp.web.api.bodies import (
     ask_question,
     cancel_rollback,
     confirmed_name,
+    lease_terms,
     limit_argument,
+    override_reason,
+    release_answer,
+    release_why,
     switch_request,
     ticket_request,
 )
@@ -22,6 +27,7 @@ from webapp.web.api.documents import (
     Document,
     advice_document,
     container_document,
+    instance_document,
     model_document,
     operation_document,
     plan_document,
@@ -31,7 +37,7 @@ from webapp.web.api.documents import (
 )
 from webapp.web.asking import Answer
 from webapp.web.filters import SHOWN_LIMIT, OperationsQuery, asked_track
-from webapp.web.ports import controller, timeline
+from webapp.web.ports import controller, services, timeline
 
 DEFAULT_LIMIT = 50
 LARGEST_LIMIT = 500
@@ -42,7 +48,7 @@ blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 @blueprint.get("/status")
 def status() -> ResponseReturnValue:
     """Return devices, instances and running operations."""
-    return jsonify(status_document(controller().snapshot()))
+    return jsonify(status_document(controller().snapshot(), services().settings.idle_unload_minutes))
 
 
 @blueprint.get("/models")
@@ -55,7 +61,7 @@ def models() -> ResponseReturnValue:
 def recommendation() -> ResponseReturnValue:
     """Return the advice for ``?device=&model=``, both optional."""
     device = request.args.get("device") or None
-    advice = controller().recommend(device, request.args.get("model") or None)
+    advice = controller().recommend(device, request.args.get("model") or None, current_actor())
     if advice is None:
         raise DeviceUnreadable(device=device, age_s=controller().snapshot().sample_age_s)
     return jsonify(advice_document(advice))
@@ -75,8 +81,33 @@ def switch() -> ResponseReturnValue:
 
 @blueprint.post("/instances/<instance_id>/unload")
 def unload(instance_id: str) -> ResponseReturnValue:
-    """Begin to unload an instance, busy or not."""
-    return _accepted(controller().unload(instance_id, current_actor()))
+    """Begin to unload an instance: one's own busy or not, another person's only while it is free, or with ``override_reason``."""
+    return _accepted(controller().unload(instance_id, current_actor(), override_reason()))
+
+
+@blueprint.post("/instances/<instance_id>/lease")
+def lease(instance_id: str) -> ResponseReturnValue:
+    """Change the terms of an instance: ``{until | extend_s, reason, idle_unload_minutes}``."""
+    return _instance(controller().set_lease(instance_id, lease_terms(), current_actor()))
+
+
+@blueprint.post("/instances/<instance_id>/release-request")
+def ask_release(instance_id: str) -> ResponseReturnValue:
+    """Ask the owner of an instance to release it: ``{why}``."""
+    return _instance(controller().ask_release(instance_id, release_why(), current_actor()))
+
+
+@blueprint.post("/instances/<instance_id>/release-request/answer")
+def answer_release(instance_id: str) -> ResponseReturnValue:
+    """Keep or release an instance that somebody asks for: ``{answer, word}``."""
+    body = release_answer()
+    return _instance(controller().answer_release(instance_id, body.answer, body.word, current_actor()))
+
+
+@blueprint.post("/instances/<instance_id>/keep")
+def keep(instance_id: str) -> ResponseReturnValue:
+    """Count this call as use of an instance."""
+    return _instance(controller().keep(instance_id, current_actor()))
 
 
 @blueprint.post("/instances/<instance_id>/ask")
@@ -207,6 +238,10 @@ def _ticket(ticket_id: str) -> Document:
         if ended.id == ticket_id:
             return ticket_document(ended)
     raise UnknownTicket(ticket=ticket_id)
+
+
+def _instance(instance: Instance) -> ResponseReturnValue:
+    return jsonify(instance_document(instance, services().settings.idle_unload_minutes))
 
 
 def _accepted(begun: Operation) -> ResponseReturnValue:

@@ -14,6 +14,7 @@ from webapp.web.drawn import Kept
 from webapp.web.forms import AUTO, JOINT, LaunchForm
 from webapp.web.i18n import LANGUAGES
 from webapp.web.presenters.common import Reason, quantizing_note, reason_of, tokens
+from webapp.web.presenters.leases import TermChoice, idle_choices, lease_choices
 from webapp.web.presenters.plan import PlanView, plan_view
 from webapp.web.translate import gettext as _
 from webapp.web.translate import language
@@ -63,6 +64,8 @@ class FormView:
     plan: PlanView | None
     advice: AdviceView | None
     can_apply: bool
+    leases: tuple[TermChoice, ...]
+    idles: tuple[TermChoice, ...]
 
 
 class ModelChoices:
@@ -95,7 +98,14 @@ def _model_choices(models: tuple[CachedModel, ...]) -> tuple[Choice, ...]:
 
 
 def form_view(
-    form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, choices: ModelChoices, actor: str
+    form: LaunchForm,
+    snapshot: Snapshot,
+    controller: ControllerApi,
+    choices: ModelChoices,
+    actor: str,
+    *,
+    now: float,
+    idle_minutes: float,
 ) -> FormView:
     """Return the whole form for its present values, as ``actor`` sees it."""
     in_container = form.mode == Mode.VLLM
@@ -111,8 +121,10 @@ def form_view(
         tokens_limit=MAX_TOKENS_LIMIT,
         batch_limit=BATCH_SIZE_LIMIT,
         plan=plan,
-        advice=advice_view(form, controller),
+        advice=advice_view(form, controller, actor),
         can_apply=any(model.problem is None for model in snapshot.models),
+        leases=lease_choices(form.lease, now),
+        idles=idle_choices(form.idle, idle_minutes),
     )
 
 
@@ -160,10 +172,10 @@ def _devices(form: LaunchForm, snapshot: Snapshot, plan: PlanView | None) -> tup
     return tuple(choices)
 
 
-def advice_view(form: LaunchForm, controller: ControllerApi) -> AdviceView | None:
+def advice_view(form: LaunchForm, controller: ControllerApi, actor: str) -> AdviceView | None:
     """Return the advice for the chosen model and devices, or ``None`` when the free memory there is unknown."""
     try:
-        advice = controller.advise(form.placed()) if form.model else controller.recommend(form.first_device)
+        advice = controller.advise(form.placed(), actor) if form.model else controller.recommend(form.first_device)
     except (InvalidRequest, NotFound):
         return None
     return None if advice is None else _advice(advice, form)

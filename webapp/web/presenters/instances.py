@@ -10,6 +10,7 @@ from webapp.domain.modes import Mode
 from webapp.message import Message
 from webapp.web import formats, words
 from webapp.web.presenters.common import options_line, where
+from webapp.web.presenters.leases import LeaseView, View, lease_view
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
 
@@ -22,6 +23,10 @@ TONES = {
     InstanceState.STUCK: "bad",
     InstanceState.DEAD: "bad",
 }
+
+
+NOBODY = View()
+"""Looks at a row where its terms do not matter."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,11 @@ class InstanceRow:
     unload_word: str
     max_tokens: int
     has_chat: bool
+    lease: LeaseView
 
 
-def instance_row(instance: Instance) -> InstanceRow:
-    """Return the row of an instance."""
+def instance_row(instance: Instance, view: View = NOBODY) -> InstanceRow:
+    """Return the row of an instance as somebody sees it."""
     busy = instance.state is InstanceState.READY and instance.in_flight > 0
     vllm = instance.mode is Mode.VLLM
     return InstanceRow(
@@ -88,6 +94,7 @@ def instance_row(instance: Instance) -> InstanceRow:
         else _("Выгрузить %(model)s", model=instance.model_id),
         max_tokens=instance.options.max_tokens,
         has_chat=instance.has_chat_template,
+        lease=lease_view(instance, view),
     )
 
 

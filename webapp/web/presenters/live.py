@@ -14,6 +14,7 @@ from webapp.web.presenters.common import Reason, reason_of
 from webapp.web.presenters.containers import ContainerRow, container_rows
 from webapp.web.presenters.devices import DeviceCard, device_cards
 from webapp.web.presenters.instances import InstanceRow, instance_row
+from webapp.web.presenters.leases import View
 from webapp.web.presenters.operations import EndedViews, OperationView, operation_view
 from webapp.web.presenters.waiting import WaitingView, waiting_view
 
@@ -60,9 +61,10 @@ def live_view(
     ended: EndedViews,
     language: str,
     window_s: float,
-    now: float,
+    looked: View,
 ) -> LiveView:
-    """Return the view of ``snapshot`` at ``now`` (seconds since the epoch)."""
+    """Return the view of ``snapshot`` as ``looked`` at."""
+    now = looked.now
     sample = snapshot.sample
     kinds = set() if sample is None else {reading.kind for reading in sample.readings}
     newest = snapshot.recent[0] if snapshot.recent else None
@@ -75,9 +77,9 @@ def live_view(
         is_stale=snapshot.sample_is_stale,
         problem=None if sample is None or sample.problem is None else words.say(sample.problem),
         host_only=kinds == {DeviceKind.HOST},
-        transformers=_rows(snapshot, Mode.TRANSFORMERS),
+        transformers=_rows(snapshot, Mode.TRANSFORMERS, looked),
         transformers_problem=_mode_problem(snapshot, Mode.TRANSFORMERS),
-        vllm=_rows(snapshot, Mode.VLLM),
+        vllm=_rows(snapshot, Mode.VLLM, looked),
         vllm_problem=_mode_problem(snapshot, Mode.VLLM),
         vllm_is_last_seen=_is_last_seen(snapshot),
         foreign=container_rows(snapshot),
@@ -91,8 +93,8 @@ def _is_fresh(operation: Operation, snapshot: Snapshot, now: float) -> bool:
     return not snapshot.running and operation.ended_at is not None and now - operation.ended_at < FRESH_S
 
 
-def _rows(snapshot: Snapshot, mode: Mode) -> tuple[InstanceRow, ...]:
-    return tuple(instance_row(instance) for instance in snapshot.instances if instance.mode is mode)
+def _rows(snapshot: Snapshot, mode: Mode, looked: View) -> tuple[InstanceRow, ...]:
+    return tuple(instance_row(instance, looked) for instance in snapshot.instances if instance.mode is mode)
 
 
 def _is_last_seen(snapshot: Snapshot) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from webapp.control.contract import ControllerApi, Snapshot
+from webapp.control.leases import may_override
 from webapp.domain.footprint import Footprint, PartName, Source
 from webapp.domain.modes import Mode, Quantization
 from webapp.domain.plan import DevicePlan, Eviction, Plan, Verdict
@@ -13,6 +15,7 @@ from webapp.errors import (
     AlreadyLoaded,
     CoolingDown,
     InstanceInUse,
+    InstanceLeased,
     InvalidRequest,
     ModelUnsuitable,
     ModeUnavailable,
@@ -31,7 +34,7 @@ SIGNS = {Verdict.FITS: "✓", Verdict.TIGHT: "▲", Verdict.REFUSED: "✕"}
 VISIBLE_PARTS = (PartName.WEIGHTS, PartName.KV_CACHE)
 WITHOUT_FIGURES = frozenset({AlreadyLoaded.code, InvalidRequest.code, ModeUnavailable.code, ModelUnsuitable.code})
 """Refusals that no amount of memory would change: figures, and models that would go, would only mislead."""
-WORTH_WAITING = frozenset({InstanceInUse.code, CoolingDown.code})
+WORTH_WAITING = frozenset({InstanceInUse.code, InstanceLeased.code, CoolingDown.code})
 """Refusals beside the lack of memory that pass by themselves."""
 SAID_BY_THE_FIGURES = frozenset({"plan_fits", "plan_tight"})
 SAID_OF_THE_FIGURES = frozenset(
@@ -86,6 +89,8 @@ class EvictionRow:
     owner: str
     gives: str
     busy: str
+    held: str
+    """Until when another person has leased it."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,14 @@ class WayOutLink:
     query: str
     device: str
     """What it says in the field of the devices."""
+
+
+@dataclass(frozen=True)
+class AskLink:
+    """A model of another person's that stands in the way."""
+
+    instance_id: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -122,6 +135,11 @@ class PlanView:
     """Where the lack of memory alone refuses: the query of the question whether to load against the estimate."""
     can_wait: bool = False
     """Whether it may be possible later, so that waiting for it makes sense."""
+    asks: tuple[AskLink, ...] = ()
+    """Models that other people hold, to ask for."""
+    override: str = ""
+    """Why an administrator takes them all the same, as typed."""
+    offers_override: bool = False
 
 
 def plan_view(form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, actor: str) -> PlanView | None:
@@ -132,7 +150,7 @@ def plan_view(form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, a
         plan = controller.plan(form.to_request(), actor)
     except WardenError as exc:
         return _impossible(words.say(exc.message))
-    return _of_plan(plan, form, snapshot)
+    return _of_plan(plan, form, snapshot, actor)
 
 
 def _impossible(refusal: str) -> PlanView:
@@ -153,7 +171,8 @@ def _impossible(refusal: str) -> PlanView:
     )
 
 
-def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot) -> PlanView:
+def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot, actor: str) -> PlanView:
+    now = time.time()
     code = None if plan.refusal is None else plan.refusal.code
     pointless = code in WITHOUT_FIGURES
     loaded = code == AlreadyLoaded.code
@@ -164,16 +183,19 @@ def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot) -> PlanView:
         tone="plain" if loaded else TONES[plan.verdict],
         where=where(device.device_id for device in plan.devices),
         devices=() if pointless else tuple(_arithmetic(device) for device in plan.devices),
-        unload=() if pointless else tuple(_eviction(eviction) for eviction in plan.unload),
+        unload=() if pointless else tuple(_eviction(eviction, now) for eviction in plan.unload),
         refusal=_refusal(plan, snapshot),
         notes=(*_notes(plan), *_who_waits(plan, snapshot)),
-        ways_out=tuple(_ways_out(plan)),
+        ways_out=tuple(_ways_out(plan, form)),
         trouble=plan_trouble(code),
-        offers_interrupt=not pointless and any(eviction.in_flight for eviction in plan.unload),
+        offers_interrupt=not pointless and any(e.in_flight and not _is_held(e, plan) for e in plan.unload),
         interrupt=form.interrupt_busy,
         keep_all=replace(form, unload="").query if plan.request.unload else None,
         load_anyway=form.query if code == NotEnoughMemory.code else None,
         can_wait=_can_wait(plan, snapshot),
+        asks=() if pointless else tuple(_ask(e) for e in plan.unload if _is_held(e, plan)),
+        override=form.override_reason,
+        offers_override=not pointless and may_override(actor) and any(_is_taken(e) for e in plan.unload),
     )
 
 
@@ -188,6 +210,20 @@ def _can_wait(plan: Plan, snapshot: Snapshot) -> bool:
     sizes = [r.total_bytes or 0 for r in readings if plan.anywhere or r.device_id in chosen]
     needed = max(device.footprint.gate_bytes + device.reserve_bytes for device in plan.devices)
     return needed <= (max if plan.anywhere else min)(sizes, default=0)
+
+
+def _is_taken(eviction: Eviction) -> bool:
+    """Whether it is another person's, leased or busy."""
+    return eviction.is_foreign and (eviction.lease_until is not None or eviction.in_flight > 0)
+
+
+def _is_held(eviction: Eviction, plan: Plan) -> bool:
+    return _is_taken(eviction) and plan.request.override_reason is None
+
+
+def _ask(eviction: Eviction) -> AskLink:
+    model, owner = short_name(eviction.model_id), eviction.owner
+    return AskLink(eviction.instance_id, _("Попросить %(owner)s освободить %(model)s…", owner=owner, model=model))
 
 
 def _notes(plan: Plan) -> list[str]:
@@ -226,9 +262,9 @@ def _quantizes_in_container(plan: Plan) -> bool:
     return plan.request.mode is Mode.VLLM and plan.request.options.quantization is not Quantization.NONE
 
 
-def _ways_out(plan: Plan) -> Iterator[WayOutLink]:
+def _ways_out(plan: Plan, asked: LaunchForm) -> Iterator[WayOutLink]:
     for way in plan.ways_out:
-        form = LaunchForm.of(way.request)
+        form = LaunchForm.of(way.request).on_terms_of(asked)
         yield WayOutLink(words.say(way.message), form.query, form.device)
 
 
@@ -295,11 +331,13 @@ def _slices(device: DevicePlan) -> tuple[charts.Slice, ...]:
     return charts.bar((("stays", stays), ("new" if fits else "excess", new)), device.total_bytes)
 
 
-def _eviction(eviction: Eviction) -> EvictionRow:
+def _eviction(eviction: Eviction, now: float) -> EvictionRow:
+    until = eviction.lease_until if eviction.is_foreign else None
     busy = ngettext("%(num)s запрос сейчас", "%(num)s запросов сейчас", eviction.in_flight)
     return EvictionRow(
         model=short_name(eviction.model_id),
         owner=eviction.owner,
         gives=formats.size(sum(eviction.freed_bytes.values())),
         busy=busy if eviction.in_flight else "",
+        held="" if until is None else _("аренда до %(until)s", until=formats.moment(until, now)),
     )

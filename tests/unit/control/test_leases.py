@@ -1,0 +1,438 @@
+"""A leased model stays with its owner until it is given up, and an idle one goes when nobody minds."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.control.conftest import Bench
+from tests.unit.control.fakes import FakeStore, loaded, model
+from webapp.control.contract import Terms
+from webapp.control.controller import Controller
+from webapp.control.leases import IDLE_ACTOR
+from webapp.control.lock import StateLock
+from webapp.domain.instance import Instance
+from webapp.domain.lease import TEXT_LIMIT, Lease, ReleaseAnswer
+from webapp.domain.operation import Operation, OperationKind, OperationState
+from webapp.domain.plan import SwitchRequest
+from webapp.errors import (
+    InstanceInUse,
+    InstanceLeased,
+    InvalidRequest,
+    NothingAsked,
+    NotOwner,
+    ReleasePending,
+    StoreUnavailable,
+    UnknownInstance,
+)
+from webapp.runtimes.base import Found, LaunchSpec
+
+HOUR = 3600.0
+
+
+def load_of_maria(bench: Bench, **changes: object) -> Instance:
+    """Load ``lab/one`` as Maria, for an hour."""
+    terms = {"lease_until": bench.parts.clock() + HOUR, "reason": "eval", **changes}
+    operation = bench.wait(bench.controller.switch(bench.request("lab/one", **terms), "maria"))
+    assert operation.state is OperationState.SUCCEEDED
+    return instance_of(bench)
+
+
+def runs_already(bench: Bench, **changes: object) -> None:
+    """A model that an earlier Warden has loaded, and that lives."""
+    instance, cached = loaded(model("lab/one"), **changes), model("lab/one")
+    bench.runtime.found = (Found(instance, adoptable=True),)
+    bench.runtime.alive[instance.id] = LaunchSpec(
+        instance_id=instance.id,
+        operation_id="before",
+        model_id=cached.id,
+        revision=cached.revision,
+        snapshot=cached.snapshot,
+        options=instance.options,
+        devices=(),
+        owner=instance.owner,
+    )
+
+
+def instance_of(bench: Bench, model_id: str = "lab/one") -> Instance:
+    return next(i for i in bench.board.state.instances.values() if i.model_id == model_id)
+
+
+def told(bench: Bench, actor: str) -> list[str]:
+    return [notice.message.code for notice in bench.controller.snapshot().notices if notice.to == actor]
+
+
+def wait_written(bench: Bench, condition: Callable[[FakeStore], bool]) -> None:
+    bench.until(lambda: condition(bench.store))
+
+
+# Leases
+
+
+def test_a_model_is_loaded_on_the_terms_that_were_asked_for(bench: Bench) -> None:
+    instance = load_of_maria(bench, idle_minutes=15)
+    assert (instance.lease.reason, instance.lease.idle_minutes) == ("eval", 15)
+    assert instance.lease.runs(bench.parts.clock())
+    wait_written(bench, lambda store: store.terms.get(instance.id) == instance.lease)
+
+
+def test_a_leased_model_is_not_evicted_until_its_lease_is_over(bench: Bench) -> None:
+    load_of_maria(bench)
+    with pytest.raises(InstanceLeased) as refusal:
+        bench.controller.switch(bench.request("lab/two"), "ivan")
+    assert (refusal.value.params["owner"], refusal.value.params["reason"]) == ("maria", "eval")
+    with pytest.raises(InstanceLeased):
+        bench.controller.unload(instance_of(bench).id, "ivan")
+    bench.later_s = HOUR + 1
+    assert bench.load("lab/two").state is OperationState.SUCCEEDED
+    assert bench.loaded == ["lab/two"]
+    assert told(bench, "maria") == ["unloaded_for"]
+
+
+def test_its_owner_is_not_hindered_by_a_lease(bench: Bench) -> None:
+    load_of_maria(bench)
+    operation = bench.wait(bench.controller.switch(bench.request("lab/two"), "maria"))
+    assert operation.state is OperationState.SUCCEEDED
+    assert told(bench, "maria") == []
+
+
+def test_a_lease_that_begins_between_plan_and_unloading_is_seen_at_the_gate(bench: Bench) -> None:
+    """The operation has been accepted: what it would unload is asked for once more."""
+    bench.wait(bench.controller.switch(bench.request("lab/one"), "maria"))
+    instance = instance_of(bench)
+    bench.monitor.odd = 0
+    begun = threading.Event()
+    journal = bench.parts.journal
+    record = journal.record
+
+    def held(operation: Operation) -> None:
+        if operation.actor == "ivan" and not begun.is_set():
+            begun.set()
+            bench.controller.set_lease(instance.id, Terms.longer(), "maria")
+        record(operation)
+
+    journal.record = held  # type: ignore[method-assign]
+    operation = bench.load("lab/two")
+    assert operation.state is OperationState.FAILED
+    assert operation.error is not None
+    assert operation.error.code == "instance_leased"
+    assert bench.loaded == ["lab/one"]
+
+
+def test_an_override_takes_the_model_and_is_written_down(bench: Bench) -> None:
+    load_of_maria(bench)
+    operation = bench.load("lab/two", override_reason="  the review is now ")
+    assert operation.state is OperationState.SUCCEEDED
+    (finding,) = [f for f in operation.findings if f.message.code == "lease_overridden"]
+    assert (finding.message.params["actor"], finding.message.params["reason"]) == ("ivan", "the review is now")
+    assert told(bench, "maria") == ["lease_overridden"]
+
+
+def test_an_empty_reason_overrides_nothing(bench: Bench) -> None:
+    load_of_maria(bench)
+    with pytest.raises(InstanceLeased):
+        bench.controller.switch(bench.request("lab/two", override_reason="  "), "ivan")
+
+
+def test_an_unload_against_the_lease_is_written_down_too(bench: Bench) -> None:
+    instance = load_of_maria(bench)
+    operation = bench.wait(bench.controller.unload(instance.id, "ivan", "fire"))
+    assert [f.message.code for f in operation.findings] == ["lease_overridden"]
+    assert bench.loaded == []
+
+
+def test_a_strangers_busy_model_is_not_unloaded(bench: Bench) -> None:
+    instance = load_of_maria(bench, lease_until=None)
+    bench.runtime.in_flight["lab/one"] = 1
+    bench.board.change(instance.id, lambda i: replace(i, in_flight=1))
+    with pytest.raises(InstanceInUse):
+        bench.controller.unload(instance.id, "ivan")
+    with pytest.raises(InstanceInUse):
+        bench.controller.switch(bench.request("lab/two", interrupt_busy=True), "ivan")
+    bench.wait(bench.controller.unload(instance.id, "maria"))
+    assert bench.loaded == []
+
+
+def test_a_strangers_free_model_is_unloaded_and_he_is_told(bench: Bench) -> None:
+    instance = load_of_maria(bench, lease_until=None)
+    bench.wait(bench.controller.unload(instance.id, "ivan"))
+    assert bench.loaded == []
+    assert told(bench, "maria") == ["unloaded_by"]
+
+
+def test_a_lease_is_extended_changed_and_ended_by_its_owner_alone(bench: Bench) -> None:
+    instance = load_of_maria(bench)
+    before = instance.lease.until
+    assert before is not None
+    assert bench.controller.set_lease(instance.id, Terms.longer(), "maria").lease.until == before + HOUR
+    with pytest.raises(NotOwner):
+        bench.controller.set_lease(instance.id, Terms.longer(), "ivan")
+    changed = bench.controller.set_lease(instance.id, Terms(until=None, reason="done"), "maria")
+    assert (changed.lease.until, changed.lease.reason) == (None, "done")
+    only_idle = bench.controller.set_lease(
+        instance.id, Terms(sets_until=False, idle_minutes=60, sets_idle=True), "maria"
+    )
+    assert (only_idle.lease.reason, only_idle.lease.idle_minutes) == ("done", 60)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"lease_until": 1.0}, {"lease_until": 1e12}, {"reason": "x" * (TEXT_LIMIT + 1)}, {"idle_minutes": -1.0}],
+    ids=["past", "for ever", "long", "negative"],
+)
+def test_terms_that_cannot_be_meant_are_refused(bench: Bench, changes: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest):
+        bench.controller.switch(bench.request(**changes), "maria")
+
+
+def test_what_a_rollback_brings_back_has_its_lease_again(bench: Bench) -> None:
+    lease = load_of_maria(bench).lease
+    bench.runtime.fails["lab/two"] = "dies"
+    operation = bench.wait(bench.controller.switch(bench.request("lab/two"), "maria"))
+    assert operation.state is OperationState.FAILED
+    assert instance_of(bench).lease == lease
+
+
+def test_terms_changed_while_the_model_loads_are_kept(bench: Bench) -> None:
+    bench.runtime.gate = threading.Event()
+    operation = bench.controller.switch(bench.request("lab/one"), "maria")
+    bench.until(lambda: bench.loaded == ["lab/one"])
+    bench.controller.set_lease(instance_of(bench).id, Terms.longer(), "maria")
+    bench.runtime.gate.set()
+    bench.wait(operation)
+    assert instance_of(bench).lease.until is not None
+
+
+def test_what_has_gone_leaves_no_lease_behind(bench: Bench) -> None:
+    instance = load_of_maria(bench)
+    wait_written(bench, lambda store: instance.id in store.terms)
+    bench.until(lambda: instance.id in bench.controller._leasing._listed)
+    bench.wait(bench.controller.unload(instance.id, "maria"))
+    wait_written(bench, lambda store: instance.id not in store.terms)
+
+
+def test_a_lease_survives_a_restart(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    lease = Lease(until=time.time() + HOUR, reason="eval").asked_by("ivan", "paper", time.time())
+    bench.store.terms["old"] = lease
+    runs_already(bench)
+    bench.controller.start()
+    assert instance_of(bench).lease == lease
+    with pytest.raises(InstanceLeased):
+        bench.controller.unload("old", "ivan")
+
+
+def test_a_store_that_fails_costs_the_lease_nothing_until_the_restart(bench: Bench) -> None:
+    bench.store.raises = StoreUnavailable(reason="disk full")
+    operation = bench.controller.switch(bench.request("lab/one", lease_until=bench.parts.clock() + HOUR), "maria")
+    bench.until(lambda: not bench.board.state.running)
+    assert operation.actor == "maria"
+    with pytest.raises(InstanceLeased):
+        bench.controller.unload(instance_of(bench).id, "ivan")
+    bench.store.raises = None
+
+
+# Asks to release
+
+
+def test_a_kept_model_stays_and_the_asker_reads_the_owners_word(bench: Bench) -> None:
+    instance = load_of_maria(bench)
+    bench.controller.ask_release(instance.id, "paper", "ivan")
+    kept = bench.controller.answer_release(instance.id, ReleaseAnswer.KEEP, "until noon", "maria")
+    assert kept.lease.asked is None
+    (notice,) = [n for n in bench.controller.snapshot().notices if n.to == "ivan"]
+    assert (notice.message.code, notice.message.params["word"]) == ("release_kept", "until noon")
+    with pytest.raises(InstanceLeased):
+        bench.controller.switch(bench.request("lab/two"), "ivan")
+    bench.controller.dismiss(notice.number, "maria")  # another person's
+    assert told(bench, "ivan") == ["release_kept"]
+    bench.controller.dismiss(notice.number, "ivan")
+    assert told(bench, "ivan") == []
+
+
+def test_a_released_model_stays_until_the_asker_takes_its_place(bench: Bench) -> None:
+    instance = load_of_maria(bench)
+    bench.controller.ask_release(instance.id, "paper", "ivan")
+    bench.controller.answer_release(instance.id, ReleaseAnswer.RELEASE, "", "maria")
+    assert bench.loaded == ["lab/one"]
+    assert told(bench, "ivan") == ["release_given"]
+    assert bench.load("lab/two").state is OperationState.SUCCEEDED
+
+
+def test_only_the_owner_answers_and_only_what_was_asked(bench: Bench) -> None:
+    instance = load_of_maria(bench)
+    with pytest.raises(NothingAsked):
+        bench.controller.answer_release(instance.id, ReleaseAnswer.KEEP, "", "maria")
+    bench.controller.ask_release(instance.id, "", "ivan")
+    with pytest.raises(NotOwner):
+        bench.controller.answer_release(instance.id, ReleaseAnswer.RELEASE, "", "ivan")
+
+
+def test_one_person_asks_at_a_time(bench: Bench) -> None:
+    instance = load_of_maria(bench)
+    first = bench.controller.ask_release(instance.id, "one", "ivan")
+    assert bench.controller.ask_release(instance.id, "two", "ivan").lease == first.lease
+    with pytest.raises(ReleasePending):
+        bench.controller.ask_release(instance.id, "", "olga")
+    with pytest.raises(InvalidRequest):
+        bench.controller.ask_release(instance.id, "", "maria")
+    with pytest.raises(UnknownInstance):
+        bench.controller.ask_release("nobody", "", "ivan")
+
+
+def test_silence_gives_up_an_idle_model_without_a_lease(bench: Bench) -> None:
+    instance = load_of_maria(bench, lease_until=None)
+    bench.controller.ask_release(instance.id, "", "ivan")
+    bench.later_s = 61
+    bench.until(lambda: instance_of(bench).lease.asked is None)
+    assert told(bench, "ivan") == ["release_given_silently"]
+    assert told(bench, "maria") == ["released_in_silence"]
+
+
+@pytest.mark.parametrize("held", ["leased", "busy"])
+def test_silence_gives_up_nothing_that_is_leased_or_busy(bench: Bench, held: str) -> None:
+    instance = load_of_maria(bench, lease_until=bench.parts.clock() + HOUR if held == "leased" else None)
+    if held == "busy":
+        bench.runtime.in_flight["lab/one"] = 1
+        bench.board.change(instance.id, lambda i: replace(i, in_flight=1))
+    bench.controller.ask_release(instance.id, "", "ivan")
+    bench.later_s = 600
+    bench.controller._leasing.look()
+    assert instance_of(bench).lease.asked is not None
+
+
+# Idle models
+
+
+def idle_operation(bench: Bench) -> Operation | None:
+    return next((o for o in bench.board.state.recent if o.actor == IDLE_ACTOR), None)
+
+
+def test_an_idle_model_is_unloaded_and_its_operation_says_why(bench: Bench) -> None:
+    load_of_maria(bench, lease_until=None, idle_minutes=15)
+    bench.later_s = 16 * 60
+    bench.until(lambda: idle_operation(bench) is not None)
+    operation = idle_operation(bench)
+    assert operation is not None
+    assert (operation.kind, operation.state) == (OperationKind.UNLOAD, OperationState.SUCCEEDED)
+    assert [f.message.code for f in operation.findings] == ["unloaded_idle"]
+    assert told(bench, "maria") == ["unloaded_idle"]
+    assert bench.loaded == []
+
+
+def test_no_model_goes_for_being_idle_unless_that_was_chosen(bench: Bench) -> None:
+    load_of_maria(bench, lease_until=None)
+    bench.later_s = 30 * 86400
+    assert bench.controller._leasing.look() == ()
+
+
+def test_the_servers_idle_time_counts_where_none_was_chosen(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(idle_unload_minutes=10.0)
+    bench.controller.start()
+    instance = load_of_maria(bench, lease_until=None)
+    bench.later_s = 11 * 60
+    bench.until(lambda: idle_operation(bench) is not None)
+    bench.later_s = 0
+    never = load_of_maria(bench, lease_until=None, idle_minutes=0.0)
+    bench.later_s = 11 * 60
+    assert bench.controller._leasing.look() == ()
+    assert never.id != instance.id
+
+
+def test_a_click_keeps_an_idle_model(bench: Bench) -> None:
+    instance = load_of_maria(bench, lease_until=None, idle_minutes=15)
+    bench.later_s = 14 * 60 + 30
+    bench.controller.keep(instance.id, "ivan")
+    bench.later_s = 16 * 60
+    assert bench.controller._leasing.look() == ()
+    assert bench.loaded == ["lab/one"]
+
+
+def test_a_slow_load_is_no_idleness(bench: Bench) -> None:
+    bench.runtime.gate = threading.Event()
+    operation = bench.controller.switch(bench.request("lab/one", idle_minutes=15.0), "maria")
+    bench.until(lambda: bench.loaded == ["lab/one"])
+    bench.later_s = 20 * 60
+    bench.runtime.gate.set()
+    bench.wait(operation)
+    assert bench.controller._leasing.look() == ()
+
+
+@pytest.mark.parametrize("held", ["leased", "busy"])
+def test_an_idle_model_that_is_leased_or_busy_stays(bench: Bench, held: str) -> None:
+    until = bench.parts.clock() + HOUR if held == "leased" else None
+    load_of_maria(bench, lease_until=until, idle_minutes=15)
+    if held == "busy":
+        bench.runtime.in_flight["lab/one"] = 1
+        bench.until(lambda: instance_of(bench).in_flight == 1)
+    bench.later_s = 20 * 60
+    assert bench.controller._leasing.look() == ()
+
+
+def test_an_idle_model_waits_for_the_operation_on_its_device(bench: Bench) -> None:
+    load_of_maria(bench, lease_until=None, idle_minutes=15)
+    bench.runtime.gate = threading.Event()
+    beside = bench.controller.switch(bench.request("lab/two", keep_others=True), "ivan")
+    bench.runtime.launching.wait(10)
+    bench.later_s = 16 * 60
+    bench.controller._each_round()
+    assert {o.actor for o in bench.board.state.running.values()} == {"ivan"}
+    bench.runtime.gate.set()
+    bench.wait(beside)
+    bench.until(lambda: bench.loaded == ["lab/two"])
+
+
+def test_a_model_that_is_asked_in_its_last_moment_stays(bench: Bench) -> None:
+    instance = load_of_maria(bench, lease_until=None, idle_minutes=15)
+    bench.controller._watcher.stop()
+    bench.later_s = 16 * 60
+    bench.runtime.in_flight["lab/one"] = 1  # the list does not know it yet
+    bench.controller._each_round()
+    bench.until(lambda: idle_operation(bench) is not None)
+    operation = idle_operation(bench)
+    assert operation is not None
+    assert (operation.state, operation.outcome and operation.outcome.code) == (
+        OperationState.CANCELLED,
+        "idle_used_again",
+    )
+    assert instance.id in bench.board.state.instances
+
+
+def test_a_restart_unloads_nothing_at_once(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(idle_unload_minutes=15.0)
+    runs_already(bench, started_at=time.time() - 86400)
+    bench.controller.start()
+    assert bench.controller._leasing.look() == ()
+    bench.runtime.used_at = time.time() - HOUR
+    bench.until(lambda: instance_of(bench).last_used_at is not None)
+    assert bench.controller._leasing.look() == ()
+
+
+# Who is there
+
+
+def test_who_has_asked_for_a_page_a_moment_ago_is_present(bench: Bench) -> None:
+    bench.controller.see("maria")
+    before = bench.controller.snapshot()
+    assert before.present == {"maria"}
+    bench.later_s = 60
+    after = bench.controller.snapshot()
+    assert after.present == frozenset()
+    assert after.version.rpartition(".")[2] != before.version.rpartition(".")[2]
+
+
+def test_who_may_not_override_is_refused_as_if_he_had_not_asked_to(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    parts = replace(bench.parts, may_override=lambda actor: actor != "ivan")
+    bench.controller = Controller(parts, StateLock(bench.settings.state_dir))
+    bench.controller.start()
+    load_of_maria(bench)
+    request: SwitchRequest = bench.request("lab/two", override_reason="mine")
+    with pytest.raises(InstanceLeased):
+        bench.controller.switch(request, "ivan")
+    with pytest.raises(InstanceLeased):
+        bench.controller.unload(instance_of(bench).id, "ivan", "mine")

@@ -1,0 +1,355 @@
+"""Leases, asks to release, and idle models: what people decide is kept with the instance, and in the store for the next start."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+from webapp.domain.idle import idle_unload_at, silence_releases
+from webapp.domain.instance import Instance
+from webapp.domain.lease import EXTENSION_S, LONGEST_S, NO_LEASE, TEXT_LIMIT, Lease, ReleaseAnswer
+from webapp.domain.plan import SwitchRequest
+from webapp.errors import (
+    InstanceInUse,
+    InstanceLeased,
+    InvalidRequest,
+    NothingAsked,
+    NotOwner,
+    ReleasePending,
+    StoreUnavailable,
+)
+from webapp.message import Message, Param
+
+if TYPE_CHECKING:
+    from webapp.control.parts import Parts
+
+log = logging.getLogger(__name__)
+
+DRAIN_S: Final = 5.0
+"""How long a stop waits for what is not written yet."""
+KEPT_S: Final = 60 * 86400.0
+"""Terms that have not changed for so long belong to a model that ended while no Warden ran."""
+NOTICES_KEPT: Final = 200
+NOTICE_S: Final = 86400.0
+"""How long a person who is away finds what he was told."""
+IDLE_ACTOR: Final = "warden"
+"""Who unloads an idle model."""
+LONGEST_IDLE_MINUTES: Final = 30 * 24 * 60.0
+
+
+class LeaseStore(Protocol):
+    """What leases need of the store. Every call raises StoreUnavailable."""
+
+    def save_lease(self, instance_id: str, lease: Lease, changed_at: float) -> None:
+        """Keep the terms of an instance, replacing those that were kept."""
+
+    def drop_lease(self, instance_id: str) -> None:
+        """Forget the terms of an instance; idempotent."""
+
+    def drop_leases(self, before: float) -> int:
+        """Forget what has not changed since ``before``."""
+
+    def leases(self) -> Mapping[str, Lease]:
+        """Return all kept terms by instance."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What one person is told on every page until he sends it away."""
+
+    number: int
+    to: str
+    at: float
+    message: Message
+
+
+@dataclass(frozen=True)
+class Terms:
+    """New terms of an instance. ``extend_s`` counts from the end of the lease, or from now where that has passed."""
+
+    until: float | None = None
+    reason: str | None = None
+    """``None`` leaves it as it is."""
+    extend_s: float | None = None
+    """In place of ``until``."""
+    idle_minutes: float | None = None
+    sets_until: bool = True
+    sets_idle: bool = False
+
+    @classmethod
+    def longer(cls, by_s: float = EXTENSION_S) -> Terms:
+        """Return the terms of one click."""
+        return cls(extend_s=by_s)
+
+
+def may_override(actor: str) -> bool:
+    """Return whether ``actor`` may take what is another person's with a reason. There are no roles yet: everybody is an administrator."""
+    return bool(actor)
+
+
+def check_terms(until: float | None, reason: str, idle_minutes: float | None, now: float) -> None:
+    """Refuse terms that cannot be meant. Raises InvalidRequest."""
+    if until is not None and not now < until <= now + LONGEST_S:
+        days = int(LONGEST_S // 86400)
+        raise InvalidRequest(field="lease_until", value=str(round(until)), allowed=f"> now, <= {days} d")
+    check_text("reason", reason)
+    if idle_minutes is not None and not 0 <= idle_minutes <= LONGEST_IDLE_MINUTES:
+        raise InvalidRequest(
+            field="idle_unload_minutes", value=str(idle_minutes), allowed=f"0–{LONGEST_IDLE_MINUTES:.0f}"
+        )
+
+
+def check_text(field: str, text: str) -> None:
+    """Refuse a text that is too long. Raises InvalidRequest."""
+    if len(text) > TEXT_LIMIT:
+        raise InvalidRequest(field=field, value=text[:TEXT_LIMIT], allowed=f"{TEXT_LIMIT}")
+
+
+def refuse_kept(
+    instance: Instance, actor: str, now: float, in_flight: int | None = None, *, override: bool = False
+) -> None:
+    """Refuse to take ``instance`` from another person who holds it: leased, or answering somebody.
+
+    Raises InstanceLeased, InstanceInUse.
+    """
+    busy = instance.in_flight if in_flight is None else in_flight
+    if override or not instance.is_live or not instance.is_foreign_to(actor):
+        return
+    if instance.lease.runs(now):
+        raise leased(instance)
+    if busy:
+        raise InstanceInUse(model=instance.model_id, instance=instance.id, in_flight=busy, owner=instance.owner)
+
+
+def leased(instance: Instance) -> InstanceLeased:
+    """Return the refusal that says whose it is, until when, and what for."""
+    return InstanceLeased(
+        model=instance.model_id,
+        instance=instance.id,
+        owner=instance.owner,
+        until=instance.lease.until,
+        reason=instance.lease.reason or None,
+    )
+
+
+def lease_of(request: SwitchRequest, now: float) -> Lease:
+    """Return the terms that a switch was asked to load on."""
+    return NO_LEASE.on_terms(request.lease_until, request.reason).idle_after(request.idle_minutes, now)
+
+
+class Leases:
+    """Writes the terms down by a thread of its own, always as they are at that moment, and holds the notices.
+
+    Without a store (a sandbox) nothing is kept.
+    """
+
+    def __init__(self, store: LeaseStore | None = None) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._kept: Mapping[str, Lease] = {}
+        self._notices: tuple[Notice, ...] = ()
+        self._numbers = 0
+        self._read: Callable[[str], Lease | None] = lambda instance_id: None
+        self._pending: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._clock: Callable[[], float] = lambda: 0.0
+        self._thread: threading.Thread | None = None
+
+    def start(self, read: Callable[[str], Lease | None], clock: Callable[[], float]) -> None:
+        """Read what was kept and begin to write. ``read`` gives an instance's terms as they stand, ``None`` once it has gone."""
+        self._read, self._clock = read, clock
+        if self._store is None:
+            return
+        self._kept = self._load(self._store)
+        self._thread = threading.Thread(target=self._run, args=(self._store,), name="warden-leases", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what is left, for some seconds at most, and end."""
+        self._pending.put(None)
+        if self._thread is not None:
+            self._thread.join(DRAIN_S)
+            self._thread = None
+
+    def kept(self, instance_id: str) -> Lease:
+        """Return the terms that an earlier Warden wrote down."""
+        return self._kept.get(instance_id, NO_LEASE)
+
+    def changed(self, instance_id: str) -> None:
+        """Have the terms of an instance written; never waits."""
+        if self._thread is not None:
+            self._pending.put(instance_id)
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """What is to be told, oldest first; a reference."""
+        return self._notices
+
+    def tell(self, to: str, message: Message) -> None:
+        """Have ``to`` told on every page."""
+        now = self._clock()
+        with self._lock:
+            self._numbers += 1
+            fresh = tuple(notice for notice in self._notices if now - notice.at < NOTICE_S)
+            self._notices = (*fresh, Notice(self._numbers, to, now, message))[-NOTICES_KEPT:]
+
+    def dismiss(self, number: int, actor: str) -> None:
+        """Send a notice of ``actor``'s away; idempotent."""
+        with self._lock:
+            self._notices = tuple(n for n in self._notices if n.number != number or n.to != actor)
+
+    def _load(self, store: LeaseStore) -> Mapping[str, Lease]:
+        try:
+            store.drop_leases(self._clock() - KEPT_S)
+            return store.leases()
+        except StoreUnavailable as exc:
+            log.warning("leases cannot be read: %s", exc)
+            return {}
+
+    def _run(self, store: LeaseStore) -> None:
+        while (instance_id := self._pending.get()) is not None:
+            try:
+                lease = self._read(instance_id)
+                if lease is None:
+                    store.drop_lease(instance_id)
+                else:
+                    store.save_lease(instance_id, lease, self._clock())
+            except StoreUnavailable as exc:
+                log.warning("the lease of %s was not written down: %s", instance_id, exc)
+            except Exception:
+                log.exception("the lease of %s could not be written down", instance_id)
+
+
+class Leasing:
+    """What people do with leases; each change is decided and made in one locked block of the board."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._listed: frozenset[str] = frozenset()
+
+    def start(self) -> None:
+        """Read what was kept; before anything is adopted."""
+        self._parts.leases.start(self._terms, self._parts.clock)
+
+    def set(self, instance_id: str, terms: Terms, actor: str) -> Instance:
+        """Give an instance new terms. Raises UnknownInstance, NotOwner, InvalidRequest."""
+        now = self._parts.clock()
+
+        def change(instance: Instance) -> Instance:
+            _refuse_stranger(instance, actor)
+            lease = _on(instance.lease, terms, now)
+            check_terms(lease.until if terms.sets_until else None, lease.reason, lease.idle_minutes, now)
+            return replace(instance, lease=lease)
+
+        return self._change(instance_id, change)
+
+    def ask(self, instance_id: str, why: str, actor: str) -> Instance:
+        """Ask the owner to release an instance; a second ask of the same person changes nothing.
+
+        Raises UnknownInstance, InvalidRequest, ReleasePending.
+        """
+        check_text("why", why)
+        now = self._parts.clock()
+
+        def change(instance: Instance) -> Instance:
+            if instance.owner == actor:
+                raise InvalidRequest(field="instance", value=instance.model_id, allowed="another person's")
+            asked = instance.lease.asked
+            if asked is not None and asked.asker != actor:
+                raise ReleasePending(model=instance.model_id, instance=instance.id, asker=asked.asker)
+            return replace(instance, lease=instance.lease.asked_by(actor, why, now))
+
+        return self._change(instance_id, change)
+
+    def answer(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
+        """ReleaseAnswer the open ask. Raises UnknownInstance, NotOwner, NothingAsked, InvalidRequest."""
+        check_text("word", word)
+        now = self._parts.clock()
+
+        def change(instance: Instance) -> Instance:
+            _refuse_stranger(instance, actor)
+            if instance.lease.asked is None:
+                raise NothingAsked(model=instance.model_id, instance=instance.id)
+            return replace(instance, lease=instance.lease.answered(answer, now, actor, word))
+
+        instance = self._change(instance_id, change)
+        self._tell_asker(instance)
+        return instance
+
+    def keep(self, instance_id: str, actor: str) -> Instance:
+        """Count a click as use, so that an idle instance stays. Raises UnknownInstance."""
+        now = self._parts.clock()
+        log.info("%s is kept by %s", instance_id, actor)
+        return self._change(instance_id, lambda i: replace(i, lease=i.lease.kept(now)))
+
+    def look(self) -> tuple[str, ...]:
+        """Let silence count where it does, forget what has gone, and return who is to go for being idle. Never waits."""
+        now, settings = self._parts.clock(), self._parts.settings
+        instances = self._parts.board.state.instances
+        for gone in self._listed - set(instances):
+            self._parts.leases.changed(gone)
+        self._listed = frozenset(instances)
+        for instance in instances.values():
+            if silence_releases(instance, now, settings.release_silence_s):
+                self._release_by_silence(instance.id, now)
+        due = ((i.id, idle_unload_at(i, settings.idle_unload_minutes)) for i in instances.values())
+        return tuple(instance_id for instance_id, at in due if at is not None and at <= now)
+
+    def _release_by_silence(self, instance_id: str, now: float) -> None:
+        silence_s = self._parts.settings.release_silence_s
+
+        def change(instance: Instance) -> Instance:
+            if not silence_releases(instance, now, silence_s):
+                return instance  # answered, or in use, a moment ago
+            return replace(instance, lease=instance.lease.answered(ReleaseAnswer.RELEASE, now, None))
+
+        instance = self._change(instance_id, change)
+        release = instance.lease.release
+        if release is not None and release.answered_at == now:
+            self._tell_asker(instance)
+            self._parts.leases.tell(
+                instance.owner,
+                Message("released_in_silence", {"model": instance.model_id, "asker": release.asker}),
+            )
+
+    def _tell_asker(self, instance: Instance) -> None:
+        release = instance.lease.release
+        assert release is not None
+        params: dict[str, Param] = {
+            "model": instance.model_id,
+            "owner": instance.owner,
+            "word": release.word or None,
+        }
+        if release.answer is ReleaseAnswer.KEEP:
+            message = Message("release_kept", params)
+        else:
+            message = Message("release_given" if release.answered_by else "release_given_silently", params)
+        self._parts.leases.tell(release.asker, message)
+
+    def _change(self, instance_id: str, change: Callable[[Instance], Instance]) -> Instance:
+        instance = self._parts.board.change(instance_id, change)
+        self._parts.leases.changed(instance_id)
+        return instance
+
+    def _terms(self, instance_id: str) -> Lease | None:
+        instance = self._parts.board.state.instances.get(instance_id)
+        return None if instance is None else instance.lease
+
+
+def _on(lease: Lease, terms: Terms, now: float) -> Lease:
+    reason = lease.reason if terms.reason is None else terms.reason
+    if terms.extend_s is not None:
+        changed = replace(lease.extended(terms.extend_s, now), reason=reason)
+    elif terms.sets_until:
+        changed = lease.on_terms(terms.until, reason)
+    else:
+        changed = replace(lease, reason=reason)
+    return changed.idle_after(terms.idle_minutes, now) if terms.sets_idle else changed
+
+
+def _refuse_stranger(instance: Instance, actor: str) -> None:
+    if instance.owner != actor:
+        raise NotOwner(model=instance.model_id, instance=instance.id, owner=instance.owner)

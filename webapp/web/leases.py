@@ -1,0 +1,131 @@
+"""Leases and asks to release: forms of rows, dialogs and the banner. Each works as a plain form first."""
+
+from __future__ import annotations
+
+import time
+
+from flask import Blueprint, Flask, make_response, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from webapp.control.contract import Terms
+from webapp.domain.lease import ReleaseAnswer
+from webapp.errors import InvalidRequest
+from webapp.web import terms
+from webapp.web.actor import current_actor
+from webapp.web.answers import dialog, done, wants_fragment
+from webapp.web.board import with_clock
+from webapp.web.forms import ON
+from webapp.web.pages import find_instance
+from webapp.web.ports import controller, services
+from webapp.web.presenters.leases import Banner, Onlooker, View, banner, lease_dialog, release_dialog
+from webapp.web.translate import gettext as _
+
+blueprint = Blueprint("leases", __name__)
+
+
+def init_leases(app: Flask) -> None:
+    """Give ``app`` the pages, and every page its banner."""
+    app.register_blueprint(blueprint)
+    app.jinja_env.globals.update(banner=own_banner)
+
+
+def own_banner() -> Banner:
+    """Return what the person who asks is asked and told; who sees it is present."""
+    actor = current_actor()
+    controller().see(actor)
+    return banner(controller().snapshot(), actor)
+
+
+@blueprint.get("/fragments/notices")
+def notices() -> ResponseReturnValue:
+    """Return the banner, or 204 while it stays as it is."""
+    shown = own_banner()
+    if request.args.get("notices_version") == shown.token:
+        return with_clock(make_response("", 204))
+    return with_clock(make_response(_drawn(shown)))
+
+
+def _drawn(shown: Banner) -> str:
+    return render_template("fragments/notices.html", notices=shown)
+
+
+@blueprint.get("/instances/<instance_id>/lease")
+def lease(instance_id: str) -> ResponseReturnValue:
+    """Show the terms of a model to its owner."""
+    view = lease_dialog(find_instance(instance_id), _view())
+    return dialog("fragments/lease.html", "pages/confirm.html", view=view)
+
+
+@blueprint.post("/instances/<instance_id>/lease")
+def set_lease(instance_id: str) -> ResponseReturnValue:
+    """Change the terms of a model, or make its lease an hour longer."""
+    extend = request.form.get("extend") == ON
+    asked = Terms.longer() if extend else terms.terms_of(request.form.to_dict(), time.time())
+    instance = controller().set_lease(instance_id, asked, current_actor())
+    if extend:
+        return done(_("Аренда модели %(model)s продлена на час.", model=instance.model_id))
+    return done(_("Условия для модели %(model)s сохранены.", model=instance.model_id))
+
+
+@blueprint.get("/instances/<instance_id>/release")
+def release(instance_id: str) -> ResponseReturnValue:
+    """Show the question to the owner of a model."""
+    return ask_dialog(instance_id)
+
+
+def ask_dialog(instance_id: str) -> ResponseReturnValue:
+    """Return the dialog that asks the owner of a model to release it."""
+    silence_s = services().settings.release_silence_s
+    snapshot, instance = controller().snapshot(), find_instance(instance_id)
+    view = release_dialog(instance, snapshot, current_actor(), time.time(), silence_s)
+    return dialog("fragments/release.html", "pages/confirm.html", view=view)
+
+
+@blueprint.post("/instances/<instance_id>/release-request")
+def ask_release(instance_id: str) -> ResponseReturnValue:
+    """Ask the owner of a model to release it."""
+    instance = controller().ask_release(instance_id, request.form.get("why", "").strip(), current_actor())
+    return done(_("Просьба отправлена: %(owner)s ответит на странице.", owner=instance.owner))
+
+
+@blueprint.post("/instances/<instance_id>/release-request/answer")
+def answer_release(instance_id: str) -> ResponseReturnValue:
+    """Keep or release a model that somebody asks for."""
+    answer = _answer(request.form.get("answer", ""))
+    instance = controller().answer_release(instance_id, answer, request.form.get("word", "").strip(), current_actor())
+    if answer is ReleaseAnswer.KEEP:
+        return _from_banner(_("Модель %(model)s остаётся у вас.", model=instance.model_id))
+    return _from_banner(_("Модель %(model)s освобождена.", model=instance.model_id))
+
+
+def _answer(text: str) -> ReleaseAnswer:
+    allowed = [answer.value for answer in ReleaseAnswer]
+    if text not in allowed:
+        raise InvalidRequest(field="answer", value=text, allowed=", ".join(allowed))
+    return ReleaseAnswer(text)
+
+
+@blueprint.post("/instances/<instance_id>/keep")
+def keep(instance_id: str) -> ResponseReturnValue:
+    """Keep an idle model for another while."""
+    instance = controller().keep(instance_id, current_actor())
+    return done(_("Модель %(model)s остаётся.", model=instance.model_id))
+
+
+@blueprint.post("/notices/<int:number>/dismiss")
+def dismiss(number: int) -> ResponseReturnValue:
+    """Send a notice away."""
+    controller().dismiss(number, current_actor())
+    return _from_banner("")
+
+
+def _from_banner(text: str) -> ResponseReturnValue:
+    """Answer a form of the banner: with the banner as it stands now, since not every page has another place for it."""
+    if wants_fragment():
+        return with_clock(make_response(_drawn(own_banner()), {"HX-Trigger": "warden:refresh"}))
+    return done(text) if text else redirect(url_for("pages.dashboard"), 303)
+
+
+def _view() -> View:
+    snapshot = controller().snapshot()
+    return View(Onlooker.of(current_actor(), snapshot), time.time(), services().settings.idle_unload_minutes)

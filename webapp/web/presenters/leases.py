@@ -1,0 +1,274 @@
+"""Leases on the page: what a row says of its terms, the two dialogs, and the banner of what one person is asked and told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from webapp.control.contract import Snapshot
+from webapp.control.leases import may_override
+from webapp.domain.idle import LAST_MINUTE_S, idle_minutes, idle_unload_at
+from webapp.domain.instance import Instance, InstanceState
+from webapp.web import formats, terms, words
+from webapp.web.presenters.common import short_name
+from webapp.web.translate import gettext as _
+from webapp.web.translate import language
+
+MINUTE_S = 60
+SHOWN_LIMIT = 5
+"""Notices that stand on the page at once, the newest."""
+TOKEN_BYTES = 12
+
+
+@dataclass(frozen=True)
+class Onlooker:
+    """Who looks at the rows, as far as they differ by that: who owns nothing sees what all others see who own nothing."""
+
+    own: frozenset[str] = frozenset()
+    """Instances of theirs."""
+    given: frozenset[str] = frozenset()
+    """Instances that were given up for them."""
+
+    @classmethod
+    def of(cls, actor: str, snapshot: Snapshot) -> Onlooker:
+        """Return ``actor`` as an onlooker."""
+        instances = snapshot.instances
+        return cls(
+            frozenset(i.id for i in instances if i.owner == actor),
+            frozenset(i.id for i in instances if i.owner != actor and i.lease.is_given_to(actor)),
+        )
+
+
+@dataclass(frozen=True)
+class View:
+    """When, and under which of the server's rules, a row is looked at."""
+
+    onlooker: Onlooker = field(default_factory=Onlooker)
+    now: float = 0.0
+    idle_minutes: float = 0.0
+
+
+@dataclass(frozen=True)
+class LeaseView:
+    """The terms on a row. Moments are seconds since the epoch."""
+
+    reason: str
+    until: float | None
+    is_over: bool
+    idle_words: str
+    """After how long it goes, where it does."""
+    goes_at: float | None
+    """Set in the last minute before it goes for being idle."""
+    asker: str
+    asked_at: float | None
+    is_own: bool
+    must_ask: bool
+    """It is somebody else's, leased or busy: not to be unloaded without asking."""
+    is_ready: bool
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether there is anything to say of it, or to set."""
+        return bool(self.reason or self.until or self.idle_words or self.asker or (self.is_own and self.is_ready))
+
+
+def lease_view(instance: Instance, view: View) -> LeaseView:
+    """Return what a row says of the terms of ``instance``."""
+    lease, now = instance.lease, view.now
+    own = instance.id in view.onlooker.own
+    goes_at = idle_unload_at(instance, view.idle_minutes)
+    held = lease.runs(now) or instance.in_flight > 0
+    return LeaseView(
+        reason=lease.reason,
+        until=lease.until,
+        is_over=lease.is_over(now),
+        idle_words=_idle_words(instance, view),
+        goes_at=goes_at if goes_at is not None and goes_at - now <= LAST_MINUTE_S else None,
+        asker=lease.asked.asker if lease.asked else "",
+        asked_at=lease.asked.asked_at if lease.asked else None,
+        is_own=own,
+        must_ask=held and instance.is_live and not own and instance.id not in view.onlooker.given,
+        is_ready=instance.state in (InstanceState.READY, InstanceState.SILENT),
+    )
+
+
+def _idle_words(instance: Instance, view: View) -> str:
+    minutes = idle_minutes(instance, view.idle_minutes)
+    if minutes is None or instance.state is not InstanceState.READY:
+        return ""
+    return _("без дела выгрузится через %(time)s", time=formats.whole_duration(minutes * MINUTE_S))
+
+
+@dataclass(frozen=True)
+class TermChoice:
+    """One option of a field of the terms."""
+
+    value: str
+    label: str
+    chosen: bool
+
+
+def lease_choices(chosen: str, now: float, *, as_it_is: bool = False) -> tuple[TermChoice, ...]:
+    """Return until when a model may be leased; what lies behind today is left out, unless it stands in the form."""
+    labels = {
+        terms.NONE: _("без аренды"),
+        "1h": _("на час"),
+        "2h": _("на 2 часа"),
+        terms.TO_EVENING: _("до 18:00"),
+        terms.TO_MORNING: _("до завтра, 9:00"),
+        terms.AT_TIME: _("до времени…"),
+    }
+    if as_it_is:
+        labels = {terms.AS_IT_IS: _("как сейчас"), **labels}
+    passed = set() if terms.evening_is_ahead(now) else {terms.TO_EVENING}
+    return tuple(
+        TermChoice(value, label, value == chosen)
+        for value, label in labels.items()
+        if value not in passed or value == chosen
+    )
+
+
+def idle_choices(chosen: str, server_minutes: float) -> tuple[TermChoice, ...]:
+    """Return after how long without use a model may go."""
+    server = formats.whole_duration(server_minutes * MINUTE_S) if server_minutes else _("никогда")
+    labels = {
+        "": _("%(time)s (сервер)", time=server),
+        "0": _("никогда"),
+        "15": formats.whole_duration(15 * MINUTE_S),
+        "60": formats.whole_duration(60 * MINUTE_S),
+    }
+    if chosen not in labels and terms.is_number(chosen):
+        labels[chosen] = formats.whole_duration(float(chosen) * MINUTE_S)
+    return tuple(TermChoice(value, label, value == chosen) for value, label in labels.items())
+
+
+@dataclass(frozen=True)
+class LeaseDialog:
+    """The terms of a loaded model, to be changed by its owner."""
+
+    id: str
+    model: str
+    view: LeaseView
+    leases: tuple[TermChoice, ...]
+    idles: tuple[TermChoice, ...]
+
+
+def lease_dialog(instance: Instance, view: View) -> LeaseDialog:
+    """Return the dialog of an instance."""
+    minutes = instance.lease.idle_minutes
+    return LeaseDialog(
+        id=instance.id,
+        model=instance.model_id,
+        view=lease_view(instance, view),
+        leases=lease_choices(terms.AS_IT_IS, view.now, as_it_is=True),
+        idles=idle_choices(terms.idle_choice(minutes), view.idle_minutes),
+    )
+
+
+@dataclass(frozen=True)
+class ReleaseDialog:
+    """The question to another person whether a model can go."""
+
+    id: str
+    model: str
+    owner: str
+    reasons: tuple[str, ...]
+    """Why it is not simply unloaded."""
+    presence: str
+    silence: str
+    pending: str
+    """Said instead of the form where somebody asks already."""
+    may_override: bool
+
+
+def release_dialog(instance: Instance, snapshot: Snapshot, actor: str, now: float, silence_s: float) -> ReleaseDialog:
+    """Return the dialog in which ``actor`` asks for an instance."""
+    owner, present = instance.owner, instance.owner in snapshot.present
+    return ReleaseDialog(
+        id=instance.id,
+        model=instance.model_id,
+        owner=owner,
+        reasons=tuple(_why_not(instance, now)),
+        presence=_("%(owner)s сейчас на странице и увидит просьбу.", owner=owner)
+        if present
+        else _("%(owner)s сейчас не на странице: просьба дождётся.", owner=owner),
+        silence=_(
+            "Если ответа не будет %(time)s, а модель простаивает и аренды у неё нет, её место освободится само.",
+            time=formats.whole_duration(silence_s),
+        ),
+        pending=_pending(instance, actor),
+        may_override=may_override(actor),
+    )
+
+
+def _why_not(instance: Instance, now: float) -> Iterator[str]:
+    lease = instance.lease
+    if lease.until is not None and lease.runs(now):
+        until = formats.moment(lease.until, now)
+        left = formats.whole_duration(lease.until - now)
+        yield _("Аренда до %(until)s, ещё %(left)s.", until=until, left=left)
+    if lease.reason:
+        yield _("Для чего: %(reason)s.", reason=lease.reason)
+    if instance.in_flight:
+        yield _("Сейчас модель отвечает.")
+
+
+def _pending(instance: Instance, actor: str) -> str:
+    asked = instance.lease.asked
+    if instance.owner == actor:
+        return _("Это ваша модель: её можно выгрузить.")
+    if asked is None:
+        return ""
+    if asked.asker == actor:
+        return _("Вы уже попросили. Ответ появится на странице.")
+    return _("%(asker)s уже просит освободить эту модель. Дождитесь ответа владельца.", asker=asked.asker)
+
+
+@dataclass(frozen=True)
+class AskRow:
+    """Somebody asks one person for a model."""
+
+    instance_id: str
+    asker: str
+    model: str
+    why: str
+    asked_at: float
+
+
+@dataclass(frozen=True)
+class NoticeRow:
+    """What one person is told."""
+
+    number: int
+    text: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Banner:
+    """What one person is asked and told, on every page."""
+
+    asks: tuple[AskRow, ...]
+    notices: tuple[NoticeRow, ...]
+
+    @property
+    def token(self) -> str:
+        """A short name for this content in the language in force."""
+        return blake2b(f"{language()}{self!r}".encode(), digest_size=TOKEN_BYTES).hexdigest()
+
+
+def banner(snapshot: Snapshot, actor: str) -> Banner:
+    """Return the banner of ``actor``."""
+    told = [notice for notice in snapshot.notices if notice.to == actor]
+    return Banner(
+        asks=tuple(_asks(snapshot, actor)),
+        notices=tuple(NoticeRow(n.number, words.say(n.message), n.at) for n in reversed(told[-SHOWN_LIMIT:])),
+    )
+
+
+def _asks(snapshot: Snapshot, actor: str) -> Iterator[AskRow]:
+    for instance in snapshot.instances:
+        asked = instance.lease.asked
+        if asked is not None and instance.owner == actor:
+            yield AskRow(instance.id, asked.asker, short_name(instance.model_id), asked.why, asked.asked_at)

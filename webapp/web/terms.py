@@ -1,0 +1,95 @@
+"""The terms of a lease as a form has them: choices that mean moments and minutes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, time, timedelta
+from typing import Final
+
+from webapp.control.contract import Terms
+from webapp.domain.lease import EXTENSION_S
+from webapp.errors import InvalidRequest
+
+NONE: Final = ""
+AS_IT_IS: Final = "same"
+AT_TIME: Final = "time"
+"""Until the time of day that another field names."""
+EVENING: Final = time(18)
+MORNING: Final = time(9)
+HOURS: Final[Mapping[str, float]] = {"1h": EXTENSION_S, "2h": 2 * EXTENSION_S}
+TO_EVENING: Final = "18:00"
+TO_MORNING: Final = "tomorrow"
+LEASES: Final = (NONE, *HOURS, TO_EVENING, TO_MORNING, AT_TIME)
+IDLES: Final[Mapping[str, float | None]] = {"": None, "0": 0.0, "15": 15.0, "60": 60.0}
+"""Minutes by choice; the empty one is the server's."""
+
+
+def lease_until(choice: str, time_of_day: str, now: float) -> float | None:
+    """Return the moment that a choice means at ``now``, in the server's time zone; a time of day is the next one.
+
+    Raises:
+        InvalidRequest: there is no such choice, or no such time.
+    """
+    if choice == NONE:
+        return None
+    if choice in HOURS:
+        return now + HOURS[choice]
+    if choice == TO_EVENING:
+        return _next(EVENING, now)
+    if choice == TO_MORNING:
+        tomorrow = datetime.fromtimestamp(now).date() + timedelta(days=1)
+        return datetime.combine(tomorrow, MORNING).timestamp()
+    if choice == AT_TIME:
+        return _next(_time(time_of_day), now)
+    raise InvalidRequest(field="lease", value=choice, allowed=", ".join(LEASES[1:]))
+
+
+def idle_minutes(choice: str) -> float | None:
+    """Return the minutes that a choice means; another number, as a program may have set it, means itself. Raises InvalidRequest."""
+    if choice in IDLES:
+        return IDLES[choice]
+    if not is_number(choice):
+        raise InvalidRequest(field="idle", value=choice, allowed=", ".join(IDLES))
+    return float(choice)
+
+
+def is_number(text: str) -> bool:
+    """Whether ``text`` is a plain number that minutes may be."""
+    return re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text, re.ASCII) is not None
+
+
+def idle_choice(minutes: float | None) -> str:
+    """Return the choice that means ``minutes``; one that no choice means stands as it is."""
+    known = {meant: choice for choice, meant in IDLES.items()}
+    return known[minutes] if minutes is None or minutes in known else f"{minutes:g}"
+
+
+def evening_is_ahead(now: float) -> bool:
+    """Whether "until 18:00" still means today."""
+    return datetime.fromtimestamp(now).time() < EVENING
+
+
+def terms_of(values: Mapping[str, str], now: float) -> Terms:
+    """Return the terms that the form of a loaded model says. Raises InvalidRequest."""
+    choice = values.get("lease", AS_IT_IS)
+    stays = choice == AS_IT_IS
+    idle = values.get("idle")
+    return Terms(
+        until=None if stays else lease_until(choice, values.get("lease_time", ""), now),
+        sets_until=not stays,
+        reason=values["reason"].strip() if "reason" in values else None,
+        idle_minutes=None if idle is None else idle_minutes(idle),
+        sets_idle=idle is not None,
+    )
+
+
+def _next(at: time, now: float) -> float:
+    moment = datetime.combine(datetime.fromtimestamp(now).date(), at)
+    return (moment if moment.timestamp() > now else moment + timedelta(days=1)).timestamp()
+
+
+def _time(text: str) -> time:
+    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text):
+        raise InvalidRequest(field="lease_time", value=text, allowed="09:00")
+    return time.fromisoformat(text)
