@@ -4,12 +4,20 @@
 
     WardenError
     ├── InvalidRequest            invalid              422  a field has a value that cannot be meant
+    │   └── WeakPassword          weak_password             the password is too short, too long, or holds the name
+    ├── NotSignedIn               unauthorized         401  nobody is signed in, or is so no more
+    │   └── SignInFailed          sign_in_failed            the name and the password do not belong together
+    ├── Forbidden                 forbidden            403  the person's role does not allow it
+    │   └── NotYours              not_yours                 it is another person's
     ├── NotFound                                       404
     │   ├── UnknownModel          unknown_model             the model is not in the cache
     │   ├── UnknownInstance       unknown_instance          no such loaded model
     │   ├── UnknownOperation      unknown_operation         no such operation
     │   ├── UnknownDevice         unknown_device            no such device
-    │   └── UnknownContainer      unknown_container         no such container of somebody else's
+    │   ├── UnknownContainer      unknown_container         no such container of somebody else's
+    │   ├── UnknownPerson         unknown_person            no such account
+    │   ├── UnknownInvitation     unknown_invitation        no such invitation, or it is used or over
+    │   └── UnknownToken          unknown_token             no such API token
     ├── Refused                                        409
     │   ├── Busy                  busy                      another operation has claimed a device
     │   ├── NotEnoughMemory       not_enough_memory         the plan does not fit
@@ -21,6 +29,9 @@
     │   ├── NotReady              not_ready                 the instance does not answer requests now
     │   ├── NotCancellable        not_cancellable           the operation has ended
     │   ├── NotConfirmed          not_confirmed             ending somebody else's container needs its name
+    │   ├── NameInUse             name_in_use               somebody has the name already
+    │   ├── LastAdministrator     last_administrator        nobody would be left who may do everything
+    │   ├── OwnAccount            own_account               another administrator does this to one's own account
     │   └── Superseded            superseded                an emergency took the operation's claims over
     ├── Unavailable                                    503
     │   ├── DeviceUnreadable      device_unreadable         the device has no figure that can be trusted
@@ -106,6 +117,38 @@ class InvalidRequest(WardenError):
     status = 422
 
 
+class WeakPassword(InvalidRequest):
+    """The password is too short, too long, or holds the name. Params: least, most (characters)."""
+
+    code = "weak_password"
+
+
+class NotSignedIn(WardenError):
+    """Nobody is signed in, or is so no more."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class SignInFailed(NotSignedIn):
+    """The name and the password do not belong together, or the account is disabled; it is not said which."""
+
+    code = "sign_in_failed"
+
+
+class Forbidden(WardenError):
+    """The person's role does not allow it. Params: needed (the lowest role that may), role (the person's)."""
+
+    code = "forbidden"
+    status = 403
+
+
+class NotYours(Forbidden):
+    """It is another person's, and only that person and an administrator may. Params: owner."""
+
+    code = "not_yours"
+
+
 class NotFound(WardenError):
     """What was named does not exist."""
 
@@ -141,6 +184,24 @@ class UnknownContainer(NotFound):
     """No container of somebody else's has this id. Params: container."""
 
     code = "unknown_container"
+
+
+class UnknownPerson(NotFound):
+    """No account has this name. Params: person."""
+
+    code = "unknown_person"
+
+
+class UnknownInvitation(NotFound):
+    """No invitation has this link, or it was used, or its time is over."""
+
+    code = "unknown_invitation"
+
+
+class UnknownToken(NotFound):
+    """No API token has this number. Params: token."""
+
+    code = "unknown_token"
 
 
 class Refused(WardenError):
@@ -208,6 +269,24 @@ class NotConfirmed(Refused):
     """Ending somebody else's container needs its very name. Params: container, name, owner."""
 
     code = "not_confirmed"
+
+
+class NameInUse(Refused):
+    """Somebody has the name already, perhaps written otherwise. Params: person."""
+
+    code = "name_in_use"
+
+
+class LastAdministrator(Refused):
+    """Nobody would be left who may do everything. Params: person."""
+
+    code = "last_administrator"
+
+
+class OwnAccount(Refused):
+    """Nobody changes the role of an own account, disables or removes it. Params: person."""
+
+    code = "own_account"
 
 
 class Superseded(Refused):

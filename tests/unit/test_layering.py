@@ -63,6 +63,7 @@ OWNERS = {
     "tokenizers": ("webapp.worker", "webapp.catalog"),
     "gunicorn": ("webapp.gunicorn_conf",),
     "flask": ("webapp.web", "webapp"),
+    "argon2": ("webapp.control.passwords",),
 }
 """Libraries with one place each; everybody else asks that place."""
 
