@@ -8,7 +8,8 @@
     ├── NotSignedIn               unauthorized         401  nobody is signed in, or is so no more
     │   └── SignInFailed          sign_in_failed            the name and the password do not belong together
     ├── Forbidden                 forbidden            403  the person's role does not allow it
-    │   └── NotYours              not_yours                 it is another person's
+    │   ├── NotYours              not_yours                 it is another person's
+    │   └── InPerson              in_person                 an API token may not, whatever its scope
     ├── NotFound                                       404
     │   ├── UnknownModel          unknown_model             the model is not in the cache
     │   ├── UnknownInstance       unknown_instance          no such loaded model
@@ -147,6 +148,12 @@ class NotYours(Forbidden):
     """It is another person's, and only that person and an administrator may. Params: owner."""
 
     code = "not_yours"
+
+
+class InPerson(Forbidden):
+    """An API token may not do this, whatever its scope."""
+
+    code = "in_person"
 
 
 class NotFound(WardenError):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from webapp.control.accounts import Accounts
 from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
 from webapp.domain.admission import Policy
 from webapp.domain.instance import Instance, InstanceState
@@ -26,6 +27,7 @@ from webapp.domain.operation import (
     Step,
     StepName,
 )
+from webapp.domain.people import Invitation, Person
 from webapp.domain.plan import Plan, SwitchRequest
 from webapp.domain.planner import Room, World, plan_switch, refusal_of, rooms
 from webapp.domain.recommend import Advice, recommend
@@ -382,10 +384,27 @@ class FakeTimeline:
         return Track(device_id, span, begun_at, ended_at, points, events)
 
 
+class NoAccounts:
+    """A Warden on this machine alone, for the one person who started it. Tests of people bring real accounts."""
+
+    def has_administrator(self) -> bool:
+        return False
+
+    def by_token(self, key: str) -> None:
+        return None
+
+    def people(self) -> tuple[Person, ...]:
+        return ()
+
+    def invitations(self) -> tuple[Invitation, ...]:
+        return ()
+
+
 @dataclass
 class FakeServices:
-    """What the application is given: settings, a controller and a timeline."""
+    """What the application is given: settings, a controller, a timeline, and the accounts."""
 
     settings: Settings
     controller: FakeController
     timeline: FakeTimeline = field(default_factory=FakeTimeline)
+    accounts: NoAccounts | Accounts = field(default_factory=NoAccounts)

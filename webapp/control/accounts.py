@@ -32,6 +32,7 @@ from webapp.domain.people import (
 from webapp.errors import (
     Forbidden,
     InvalidRequest,
+    NameInUse,
     SignInFailed,
     StoreUnavailable,
     UnknownInvitation,
@@ -216,18 +217,21 @@ class Accounts:
             raise UnknownPerson(person=name)
         return person
 
-    def add(self, name: str, role: Role, password: str) -> Person:
-        """Make an account. Raises InvalidRequest, WeakPassword, NameInUse."""
-        person = self._new(name, role, password)
-        self._store.add_person(person, self._passwords.hash(password))
+    def check_new(self, name: str) -> None:
+        """Raises InvalidRequest where ``name`` can be nobody's, NameInUse where it is somebody's."""
+        _plain(name)
+        if self._store.person(name) is not None:
+            raise NameInUse(person=name)
+
+    def add(self, name: str, role: Role, password: str | None) -> Person:
+        """Make an account; one without a password is for the proxy. Raises InvalidRequest, WeakPassword, NameInUse."""
+        _plain(name)
+        if password is not None:
+            _strong(password, name)
+        person = Person(_new_id(), name, role, self._clock(), has_password=password is not None)
+        self._store.add_person(person, None if password is None else self._passwords.hash(password))
         log.info("%s was made %s", person.name, role)
         return person
-
-    def _new(self, name: str, role: Role, password: str) -> Person:
-        if not is_name(name):
-            raise InvalidRequest(field="name", value=name[:LABEL_LIMIT], allowed="A–Z a–z 0–9 . _ @ -, ≤ 64")
-        _strong(password, name)
-        return Person(_new_id(), name, role, self._clock())
 
     def set_role(self, name: str, role: Role) -> None:
         """Change a role; it counts from the next request on. Raises UnknownPerson, LastAdministrator."""
@@ -278,7 +282,9 @@ class Accounts:
     def accept(self, key: str, name: str, password: str) -> Person:
         """Make an account with the invitation's role. Raises UnknownInvitation, InvalidRequest, WeakPassword, NameInUse."""
         invitation = self.invitation(key)
-        person = self._new(name, invitation.role, password)
+        self.check_new(name)
+        _strong(password, name)
+        person = Person(_new_id(), name, invitation.role, self._clock())
         made = self._store.accept(_hash(key), person, self._passwords.hash(password))
         log.info("%s accepted an invitation of %s and is %s", made.name, invitation.created_by, made.role)
         return made
@@ -351,6 +357,11 @@ def _noted(write: Callable[[], None]) -> None:
         write()
     except StoreUnavailable as exc:
         log.warning("a use was not noted: %s", exc)
+
+
+def _plain(name: str) -> None:
+    if not is_name(name):
+        raise InvalidRequest(field="name", value=name[:LABEL_LIMIT], allowed="A–Z a–z 0–9 . _ @ -, ≤ 64")
 
 
 def _strong(password: str, name: str) -> None:

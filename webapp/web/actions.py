@@ -7,6 +7,7 @@ from dataclasses import replace
 from flask import Blueprint, make_response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
+from webapp.domain.people import Right
 from webapp.errors import NotConfirmed, WardenError
 from webapp.web import words
 from webapp.web.actor import current_actor
@@ -15,11 +16,13 @@ from webapp.web.forms import ON, LaunchForm
 from webapp.web.pages import container_dialog, dashboard_page, find_container, find_instance
 from webapp.web.ports import controller
 from webapp.web.presenters.instances import instance_row
+from webapp.web.rights import needs, require_cancel, require_interrupts, require_unload
 
 blueprint = Blueprint("actions", __name__)
 
 
 @blueprint.post("/switch")
+@needs(Right.SWITCH)
 def switch() -> ResponseReturnValue:
     """Apply the form, against the estimate only when that was confirmed; a refusal keeps what was typed."""
     form = LaunchForm.read(request.form.to_dict(), controller().snapshot())
@@ -27,7 +30,9 @@ def switch() -> ResponseReturnValue:
     if load_anyway and request.form.get("confirmed") != ON:
         return redirect(f"{url_for('pages.confirm_load_anyway')}?{form.query}", 303)
     try:
-        operation = controller().switch(replace(form.to_request(), load_anyway=load_anyway), current_actor())
+        asked = replace(form.to_request(), load_anyway=load_anyway)
+        require_interrupts(asked)
+        operation = controller().switch(asked, current_actor())
     except WardenError as error:
         if wants_fragment():
             raise
@@ -36,6 +41,7 @@ def switch() -> ResponseReturnValue:
 
 
 @blueprint.post("/preview")
+@needs(Right.PLAN)
 def preview() -> ResponseReturnValue:
     """Show the plan for the form where scripts are off: by a redirect, so that the form's token stays out of the address."""
     form = LaunchForm.read(request.form.to_dict(), controller().snapshot())
@@ -43,9 +49,11 @@ def preview() -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/unload")
+@needs(Right.UNLOAD)
 def unload(instance_id: str) -> ResponseReturnValue:
     """Unload a model; one that answers somebody right now only when that was confirmed."""
     instance = find_instance(instance_id)
+    require_unload(instance)
     if instance.in_flight and request.form.get("confirmed") != ON:
         if wants_fragment():
             return dialog("fragments/confirm_unload.html", "pages/confirm.html", row=instance_row(instance))
@@ -54,6 +62,7 @@ def unload(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/containers/<container_id>/stop")
+@needs(Right.CONTAINERS)
 def stop_container(container_id: str) -> ResponseReturnValue:
     """End a container of somebody else's, once its very name was typed; a wrong one is told where it was typed."""
     typed = request.form.get("name", "").strip()
@@ -68,12 +77,14 @@ def stop_container(container_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/clean")
+@needs(Right.CLEAN)
 def clean() -> ResponseReturnValue:
     """Give back what nobody needs."""
     return accepted(controller().clean(current_actor()))
 
 
 @blueprint.post("/emergency")
+@needs(Right.EMERGENCY)
 def emergency() -> ResponseReturnValue:
     """End everything of Warden's; only the confirmation leads here."""
     if request.form.get("confirmed") != ON:
@@ -82,13 +93,16 @@ def emergency() -> ResponseReturnValue:
 
 
 @blueprint.post("/demo")
+@needs(Right.SWITCH)
 def demo() -> ResponseReturnValue:
     """Make the demo model in the cache."""
     return accepted(controller().make_demo(current_actor()))
 
 
 @blueprint.post("/operations/<operation_id>/cancel")
+@needs(Right.CANCEL)
 def cancel(operation_id: str) -> ResponseReturnValue:
     """Ask an operation to stop, or to give up the putting back that is under way."""
+    require_cancel(controller().operation(operation_id))
     rollback = request.form.get("rollback") == ON
     return stopping(controller().cancel(operation_id, current_actor(), rollback=rollback), rollback=rollback)

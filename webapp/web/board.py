@@ -12,7 +12,7 @@ from typing import Final, cast
 from flask import Flask, Response, current_app, request
 
 from webapp.control.contract import Snapshot
-from webapp.web.actor import current_actor
+from webapp.web.actor import audience, current_actor
 from webapp.web.drawn import Drawn, Kept, draw
 from webapp.web.forms import LaunchForm
 from webapp.web.ports import services
@@ -25,6 +25,8 @@ from webapp.web.translate import language
 EXTENSION: Final = "warden_board"
 LIVE_KEPT: Final = 4
 """Two languages, and the one before in each: a request that began earlier may still ask for it."""
+BODIES_KEPT: Final = 24
+"""The same for viewers, for administrators and for each operator: who may act on what stands in it."""
 FORMS_KEPT: Final = 16
 """Most pages show the form as it first stands; with hundreds of models one takes some 100 KB."""
 
@@ -57,9 +59,9 @@ class Board:
         self._choices = ModelChoices()
         self._ended = EndedViews()
         self._models: Kept[tuple[str, str, int, LaunchForm, ModelSearch], ModelList] = Kept(FORMS_KEPT)
-        self._model_bodies: Kept[str, Drawn] = Kept(FORMS_KEPT)
+        self._model_bodies: Kept[tuple[str, str], Drawn] = Kept(FORMS_KEPT)
         self._live: Kept[tuple[str, str, int], Shown] = Kept(LIVE_KEPT)
-        self._live_bodies: Kept[tuple[str, str, int], Drawn] = Kept(LIVE_KEPT)
+        self._live_bodies: Kept[tuple[tuple[str, str, int], str], Drawn] = Kept(BODIES_KEPT)
         self._forms: Kept[tuple[str, str, int, str, LaunchForm], ShownForm] = Kept(FORMS_KEPT)
         self._form_bodies: Kept[str, Drawn] = Kept(FORMS_KEPT)
 
@@ -78,7 +80,7 @@ class Board:
     def live_body(self, shown: Shown) -> Drawn:
         """Return the polled region as drawn; the times in it ("5 s ago") are those of its second."""
         return self._live_bodies.of(
-            shown.moment, lambda: draw("fragments/live.html", live=shown.view, version=shown.token)
+            (shown.moment, audience()), lambda: draw("fragments/live.html", live=shown.view, version=shown.token)
         )
 
     def form(self, form: LaunchForm, shown: Shown) -> ShownForm:
@@ -106,7 +108,9 @@ class Board:
 
     def models_body(self, models: ModelList) -> Drawn:
         """Return the list as drawn: it changes rarely and can be long."""
-        return self._model_bodies.of(models.digest, lambda: draw("fragments/model_list.html", models=models))
+        return self._model_bodies.of(
+            (models.digest, audience()), lambda: draw("fragments/model_list.html", models=models)
+        )
 
 
 def init_board(app: Flask) -> None:
