@@ -317,9 +317,12 @@ def build_services(settings: Settings) -> Services:
 
 @contextmanager
 def services_beside(settings: Settings) -> Iterator[tuple[Services, tuple[str, ...]]]:
-    """Give services that can run a self-test without a server, and the models that stayed loaded; the history is not touched."""
+    """Give services that can run a self-test without a server, and the models that stayed loaded; the history is not touched.
+
+    Nobody has to sign in to them, and nobody else reaches them.
+    """
     with tempfile.TemporaryDirectory(prefix="warden-selftest-") as folder:
-        alone = {"database_url": f"sqlite:///{folder}/warden.db", "proxy_user_header": None}  # nobody has to sign in
+        alone = {"database_url": f"sqlite:///{folder}/warden.db", "proxy_user_header": None, "bind": "127.0.0.1"}
         services = Services(settings.model_copy(update=alone))
         with services.beside() as loaded:
             yield services, loaded

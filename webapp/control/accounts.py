@@ -140,20 +140,34 @@ class Accounts:
     def _by_proxy(self, name: str, new: Role | None) -> Identity | None:
         person = self._store.person(name) if is_name(name) else None
         if person is None and new is not None and is_name(name):
-            person = Person(_new_id(), name, new, self._clock(), self._clock(), has_password=False)
-            self._store.add_person(person, None)
-            log.info("%s was named by the proxy for the first time and is %s", name, new)
+            person = self._newcomer(name, new)
         if person is None or person.disabled:
             return None
         if (now := self._clock()) - (person.seen_at or 0) >= TOUCH_S:
             _noted(lambda: self._store.touch_person(person.id, now))
         return Identity(person.name, person.role, Way.PROXY, person.id)
 
+    def _newcomer(self, name: str, role: Role) -> Person | None:
+        """Make the account of somebody whom the proxy names for the first time; of two requests at once one makes it."""
+        person = Person(_new_id(), name, role, self._clock(), self._clock(), has_password=False)
+        try:
+            self._store.add_person(person, None)
+        except NameInUse:
+            return self._store.person(name)
+        log.info("%s was named by the proxy for the first time and is %s", name, role)
+        return person
+
     # Signing in and out
 
     def sign_in(self, name: str, password: str, visit: Visit) -> str:
         """Begin a session and return its key; an unknown name takes as long as a wrong password. Raises SignInFailed."""
-        person = self._verified(name, password)
+        try:
+            person = self._verified(name, password)
+        except SignInFailed:
+            log.warning(
+                "a sign-in from %s failed", visit.address
+            )  # without the name: a password may have been typed there
+            raise
         key, now = secrets.token_urlsafe(32), self._clock()
         session = Session(
             _new_id(), person.id, now, now, now + self._limits.absolute_s, visit.address, visit.agent[:AGENT_LIMIT]
@@ -296,7 +310,7 @@ class Accounts:
         if lower(scope, owner.role) is not scope:
             raise Forbidden(needed=scope.value, role=owner.role.value)
         label = " ".join(label.split())
-        if not 0 < len(label) <= LABEL_LIMIT:
+        if not (0 < len(label) <= LABEL_LIMIT and label.isprintable()):
             raise InvalidRequest(field="label", value=label[:LABEL_LIMIT], allowed=f"1–{LABEL_LIMIT}")
         key, now = TOKEN_START + secrets.token_urlsafe(32), self._clock()
         token = ApiToken(_new_id(), owner.id, label, scope, now, None if valid_s is None else now + valid_s)

@@ -24,17 +24,22 @@ class Passwords:
     def hash(self, password: str) -> str:
         """Return a hash of ``password``, with a salt of its own."""
         with self._places:
-            return self._hasher.hash(password)
+            return self._hasher.hash(_bytes(password))
 
     def verify(self, password_hash: str | None, password: str) -> bool:
         """Return whether the hash is one of ``password``. Without a hash it is not, and to find that out takes as long."""
-        known = self._nobodys if password_hash is None else password_hash
+        nobodys = self._nobodys  # made before it is known whether it is needed: the first sign-in tells nothing either
         with self._places:
             try:
-                return self._hasher.verify(known, password) and password_hash is not None
+                return self._hasher.verify(password_hash or nobodys, _bytes(password)) and password_hash is not None
             except (VerificationError, InvalidHashError):
                 return False
 
     @cached_property
     def _nobodys(self) -> str:
         return self._hasher.hash(secrets.token_hex())
+
+
+def _bytes(password: str) -> bytes:
+    """A terminal can send what is no text; that fails to match, and nothing else."""
+    return password.encode("utf-8", "surrogatepass")

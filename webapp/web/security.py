@@ -169,10 +169,10 @@ def secret_key(state_dir: Path) -> bytes:
     path = state_dir / SECRET_FILE
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _restrict(state_dir, 0o700)
         if not path.exists():
             _create(path)
-        _restrict(path, 0o600)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)  # a copy that came from elsewhere can be open
         key = path.read_bytes()
     except OSError as exc:
         raise ConfigurationError(
@@ -183,12 +183,6 @@ def secret_key(state_dir: Path) -> bytes:
             setting="WARDEN_STATE_DIR", value=str(state_dir), detail=f"{path} holds no key; remove it to get a new one"
         )
     return key
-
-
-def _restrict(path: Path, mode: int) -> None:
-    """Take away what others may do; a folder or a copy that came from elsewhere can be open."""
-    if path.stat().st_mode & 0o077:
-        path.chmod(mode)
 
 
 def _create(path: Path) -> None:
