@@ -2,6 +2,7 @@
 # make test    ruff, mypy and every test                  (PYTEST_ARGS="-k name" for some of them, JOBS=0 for one after the other)
 # make images  what the Docker tests' images need          (some minutes and 3 GB, once)
 # make check   ruff and mypy alone
+# make rights  write who may call what into docs/rights.md
 # make words   bring the two catalogues up to date with the texts of the program
 # make bench   the measurements that bench/RESULTS.md records
 # make clean   remove the environment and what the tools left
@@ -21,7 +22,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test check images words bench clean
+.PHONY: run test check images words rights bench clean
 
 run: $(VENV)/.installed $(COMPILED)
 	@exec $(BIN)/python -m gunicorn -c webapp/gunicorn_conf.py wsgi:app
@@ -39,6 +40,9 @@ images: $(VENV)/.installed-test
 
 words: $(VENV)/.installed
 	@$(BIN)/python scripts/words.py
+
+rights: $(VENV)/.installed
+	@$(BIN)/python scripts/rights.py
 
 bench: $(VENV)/.installed-test $(COMPILED)
 	@$(BIN)/python -m bench

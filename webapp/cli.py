@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from webapp.cli_people import tokens, users
 from webapp.console import explain, page_url
 from webapp.domain.modes import Mode
 from webapp.domain.units import GIB
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 STATUS_TIMEOUT_S = 5.0
 SELFTEST_POLL_S = 0.3
+UNAUTHORIZED = 401
 UNKNOWN = "n/a"
 SECRET_SETTINGS = frozenset({"database_url"})
 """Settings whose value may hold a password and is not printed."""
@@ -210,11 +212,22 @@ def _warden_to_test(settings: Settings, *, quiet: bool) -> Iterator[httpx.Client
                 yield alone
         return
     say(f"Asking the Warden at {url}.")
-    with httpx.Client(base_url=url, headers=SPOKEN, timeout=STATUS_TIMEOUT_S, trust_env=False) as client:
+    with httpx.Client(
+        base_url=url, headers={**SPOKEN, **_identified()}, timeout=STATUS_TIMEOUT_S, trust_env=False
+    ) as client:
         yield client
 
 
 SPOKEN: Mapping[str, str] = {"Accept-Language": "en"}
+TOKEN_VARIABLE = "WARDEN_TOKEN"
+"""Holds an API token, for the commands that ask a Warden whose people sign in."""
+WITH_TOKEN = f"people sign in here: make a token by `warden tokens add NAME terminal` and put it into {TOKEN_VARIABLE}"
+
+
+def _identified() -> Mapping[str, str]:
+    """The header that says who asks, where there is a token."""
+    token = os.environ.get(TOKEN_VARIABLE)
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _begin_selftest(client: httpx.Client) -> str:
@@ -240,6 +253,8 @@ def _document(client: httpx.Client, method: str, path: str, *expected: int) -> M
         raise NotRun(f"what answers at {client.base_url} is not Warden") from exc
     if answer.status_code not in expected or not isinstance(document, dict):
         detail = document.get("detail") if isinstance(document, dict) else None
+        if answer.status_code == UNAUTHORIZED:
+            detail = WITH_TOKEN
         raise NotRun(detail or f"Warden at {client.base_url} answers {answer.status_code}")
     return document
 
@@ -366,10 +381,12 @@ def _fetch_status(url: str) -> Mapping[str, Any]:
     import httpx  # noqa: PLC0415  0.2 s that only this command needs
 
     try:
-        answer = httpx.get(f"{url}/api/v1/status", timeout=STATUS_TIMEOUT_S, trust_env=False)
+        answer = httpx.get(f"{url}/api/v1/status", headers=_identified(), timeout=STATUS_TIMEOUT_S, trust_env=False)
         answer.raise_for_status()
         status = answer.json()
     except httpx.HTTPStatusError as exc:
+        if exc.response.status_code == UNAUTHORIZED:
+            raise Refusal(WITH_TOKEN) from exc
         raise Refusal(f"Warden at {url} answers {exc.response.status_code}") from exc
     except httpx.TransportError as exc:
         raise Refusal(f"no Warden answers at {url} ({exc}); `warden run` starts one") from exc
@@ -418,6 +435,9 @@ def _table(*columns: str) -> tuple[Any, Any]:
     table.columns[0].no_wrap = True
     return Console(markup=False), table
 
+
+main.add_command(users)
+main.add_command(tokens)
 
 if __name__ == "__main__":
     main()

@@ -14,7 +14,8 @@ def say(line: str) -> None:
 
 
 def page_url(host: str, port: int) -> str:
-    """Return the page's address; an IPv6 address stands in brackets."""
+    """Return the page's address, on this machine where it listens everywhere; an IPv6 address stands in brackets."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

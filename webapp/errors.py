@@ -4,13 +4,22 @@
 
     WardenError
     ├── InvalidRequest            invalid              422  a field has a value that cannot be meant
+    │   └── WeakPassword          weak_password             the password is too short, too long, or holds the name
+    ├── NotSignedIn               unauthorized         401  nobody is signed in, or is so no more
+    │   └── SignInFailed          sign_in_failed            the name and the password do not belong together
+    ├── Forbidden                 forbidden            403  the person's role does not allow it
+    │   ├── NotYours              not_yours                 it is another person's
+    │   └── InPerson              in_person                 an API token may not, whatever its scope
     ├── NotFound                                       404
     │   ├── UnknownModel          unknown_model             the model is not in the cache
     │   ├── UnknownInstance       unknown_instance          no such loaded model
     │   ├── UnknownOperation      unknown_operation         no such operation
     │   ├── UnknownDevice         unknown_device            no such device
     │   ├── UnknownContainer      unknown_container         no such container of somebody else's
-    │   └── UnknownTicket         unknown_ticket            no such request that waits
+    │   ├── UnknownTicket         unknown_ticket            no such request that waits
+    │   ├── UnknownPerson         unknown_person            no such account
+    │   ├── UnknownInvitation     unknown_invitation        no such invitation, or it is used or over
+    │   └── UnknownToken          unknown_token             no such API token
     ├── Refused                                        409
     │   ├── Busy                  busy                      another operation has claimed a device
     │   ├── NotEnoughMemory       not_enough_memory         the plan does not fit
@@ -31,7 +40,10 @@
     │   ├── AlreadyWaiting        already_waiting           the same person waits for the same already
     │   ├── CannotWait            cannot_wait               it would not fit on an empty device either
     │   ├── TicketEnded           ticket_ended              the request waits no more
-    │   └── ForeignTicket         foreign_ticket       403  the request is another person's
+    │   ├── ForeignTicket         foreign_ticket       403  the request is another person's
+    │   ├── NameInUse             name_in_use               somebody has the name already
+    │   ├── LastAdministrator     last_administrator        nobody would be left who may do everything
+    │   └── OwnAccount            own_account               another administrator does this to one's own account
     ├── Unavailable                                    503
     │   ├── DeviceUnreadable      device_unreadable         the device has no figure that can be trusted
     │   ├── StoreUnavailable      store_unavailable         the database does not answer
@@ -117,6 +129,44 @@ class InvalidRequest(WardenError):
     status = 422
 
 
+class WeakPassword(InvalidRequest):
+    """The password is too short, too long, or holds the name. Params: least, most (characters)."""
+
+    code = "weak_password"
+
+
+class NotSignedIn(WardenError):
+    """Nobody is signed in, or is so no more."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class SignInFailed(NotSignedIn):
+    """The name and the password do not belong together, or the account is disabled; it is not said which."""
+
+    code = "sign_in_failed"
+
+
+class Forbidden(WardenError):
+    """The person's role does not allow it. Params: needed (the lowest role that may), role (the person's)."""
+
+    code = "forbidden"
+    status = 403
+
+
+class NotYours(Forbidden):
+    """It is another person's, and only that person and an administrator may. Params: owner."""
+
+    code = "not_yours"
+
+
+class InPerson(Forbidden):
+    """An API token may not do this, whatever its scope."""
+
+    code = "in_person"
+
+
 class NotFound(WardenError):
     """What was named does not exist."""
 
@@ -158,6 +208,24 @@ class UnknownTicket(NotFound):
     """No request that waits, or waited lately, has this id. Params: ticket."""
 
     code = "unknown_ticket"
+
+
+class UnknownPerson(NotFound):
+    """No account has this name. Params: person."""
+
+    code = "unknown_person"
+
+
+class UnknownInvitation(NotFound):
+    """No invitation has this link, or it was used, or its time is over."""
+
+    code = "unknown_invitation"
+
+
+class UnknownToken(NotFound):
+    """No API token has this number. Params: token."""
+
+    code = "unknown_token"
 
 
 class Refused(WardenError):
@@ -250,6 +318,24 @@ class NotConfirmed(Refused):
     """Ending somebody else's container needs its very name. Params: container, name, owner."""
 
     code = "not_confirmed"
+
+
+class NameInUse(Refused):
+    """Somebody has the name already, perhaps written otherwise. Params: person."""
+
+    code = "name_in_use"
+
+
+class LastAdministrator(Refused):
+    """Nobody would be left who may do everything. Params: person."""
+
+    code = "last_administrator"
+
+
+class OwnAccount(Refused):
+    """Nobody changes the role of an own account, disables or removes it. Params: person."""
+
+    code = "own_account"
 
 
 class Superseded(Refused):

@@ -68,6 +68,9 @@ timeout = 60
 graceful_timeout = _stop_deadline_s(_CONFIGURED)
 keepalive = 10  # above the page's poll, so that a tab keeps its connection
 
+# Whose word counts that a request came by TLS: our own machine's, as gunicorn has it, and the trusted proxies'.
+forwarded_allow_ips = ",".join(("127.0.0.1", "::1", *_CONFIGURED.trusted_proxies))
+
 loglevel = "debug" if _CONFIGURED.log_level == "DEBUG" else "warning"
 accesslog = "-" if _CONFIGURED.log_level == "DEBUG" else None
 access_log_format = (

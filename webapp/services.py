@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from webapp.catalog.scan import Catalog
+from webapp.control.accounts import Accounts, Limits
 from webapp.control.board import Board
 from webapp.control.controller import Controller
 from webapp.control.journal import Journal
@@ -21,12 +22,14 @@ from webapp.control.learning import Learning
 from webapp.control.leases import Leases
 from webapp.control.lock import StateLock
 from webapp.control.parts import Parts
+from webapp.control.passwords import Passwords
 from webapp.control.recorder import Recorder, Timeline
 from webapp.domain.instance import InstanceState
 from webapp.domain.modes import Mode
+from webapp.domain.people import Right
 from webapp.domain.selftest import Witness
 from webapp.domain.units import GIB
-from webapp.errors import AlreadyRunning, SandboxFailed, WardenError
+from webapp.errors import AlreadyRunning, ConfigurationError, SandboxFailed, WardenError
 from webapp.hardware.holders import Holders
 from webapp.hardware.host import HOST_ID, HostProbe
 from webapp.hardware.monitor import Monitor
@@ -35,12 +38,14 @@ from webapp.runtimes.demo import DemoProgram
 from webapp.runtimes.transformers import TransformersRuntime
 from webapp.runtimes.vllm import VllmRuntime
 from webapp.settings import Settings
+from webapp.store.people import PeopleStore
 from webapp.store.store import Store
 
 log = logging.getLogger(__name__)
 
 SANDBOXES = "selftest"
 """The folder in the state folder that self-tests work in."""
+HOUR_S = 3600.0
 FIRST_READING_S = 2.0
 """How long a start waits for the first reading; a driver that hangs does not keep the page from coming up."""
 
@@ -183,6 +188,7 @@ class Services:
         self.settings = settings
         self._lock = StateLock(settings.state_dir)
         self._store = Store(settings.database)
+        self.accounts = _accounts(settings, self._store)
         self._transformers = TransformersRuntime(settings)
         self._vllm = VllmRuntime(settings)
         self._catalog = Catalog(
@@ -212,6 +218,7 @@ class Services:
                 learning=Learning(self._store),
                 tickets=self._store,
                 leases=Leases(self._store),
+                may_switch=self._may_switch,
                 demo=DemoProgram(settings.hf_cache),
                 clock=time.time,
                 monotonic=time.monotonic,
@@ -225,13 +232,14 @@ class Services:
         """Start everything.
 
         Raises:
-            AlreadyRunning, ConfigurationError: see ``StateLock``.
+            AlreadyRunning, ConfigurationError: see ``StateLock``; or strangers could reach a page that nobody has to sign in to.
             StoreUnavailable: the database cannot be opened.
         """
         logging.basicConfig(level=self.settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self._lock.take()
         self._store.open()
+        self._refuse_strangers()
         self._sandboxes.remove_leftovers()
         self._catalog.start()
         self._monitor.start()
@@ -239,6 +247,22 @@ class Services:
             log.warning("the devices did not answer within %s s; the page says so until they do", FIRST_READING_S)
         self.controller.start()
         self._recorder.start()
+
+    def _may_switch(self, name: str) -> bool:
+        """Whether a person may load models now; without accounts everybody is the one person there is. Raises StoreUnavailable."""
+        alone = self.settings.is_local and not self.settings.has_proxy and not self.accounts.has_administrator()
+        return alone or self.accounts.may(name, Right.SWITCH)
+
+    def _refuse_strangers(self) -> None:
+        """Raises ConfigurationError where other machines reach a page that nobody has to sign in to."""
+        if self.accounts.has_administrator() or self.settings.is_local or self.settings.has_proxy:
+            return
+        raise ConfigurationError(
+            setting="WARDEN_BIND",
+            value=self.settings.bind,
+            detail=f"{self.settings.bind} can be reached from other machines, and there is no administrator yet: "
+            "make one with `warden users add NAME --role administrator`, or bind to 127.0.0.1",
+        )
 
     def stop(self) -> tuple[str, ...]:
         """Stop everything; return what the person at the console should know of the models that stay loaded."""
@@ -281,6 +305,22 @@ class Services:
         return self.controller.end_everything()
 
 
+def _accounts(settings: Settings, store: Store) -> Accounts:
+    limits = Limits(settings.session_idle_hours * HOUR_S, settings.session_hours * HOUR_S)
+    return Accounts(PeopleStore(store), Passwords(), limits, time.time)
+
+
+@contextmanager
+def open_accounts(settings: Settings) -> Iterator[Accounts]:
+    """Give the accounts alone, whether a Warden runs or not. Raises StoreUnavailable, ConfigurationError."""
+    store = Store(settings.database)
+    store.open()
+    try:
+        yield _accounts(settings, store)
+    finally:
+        store.close()
+
+
 def build_services(settings: Settings) -> Services:
     """Return the parts for ``settings``, none of them started."""
     return Services(settings)
@@ -288,8 +328,12 @@ def build_services(settings: Settings) -> Services:
 
 @contextmanager
 def services_beside(settings: Settings) -> Iterator[tuple[Services, tuple[str, ...]]]:
-    """Give services that can run a self-test without a server, and the models that stayed loaded; the history is not touched."""
+    """Give services that can run a self-test without a server, and the models that stayed loaded; the history is not touched.
+
+    Nobody has to sign in to them, and nobody else reaches them.
+    """
     with tempfile.TemporaryDirectory(prefix="warden-selftest-") as folder:
-        services = Services(settings.model_copy(update={"database_url": f"sqlite:///{folder}/warden.db"}))
+        alone = {"database_url": f"sqlite:///{folder}/warden.db", "proxy_user_header": None, "bind": "127.0.0.1"}
+        services = Services(settings.model_copy(update=alone))
         with services.beside() as loaded:
             yield services, loaded

@@ -8,9 +8,9 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -56,12 +56,36 @@ class Settings(BaseSettings):
         default_factory=_default_state_dir,
         description="Folder for the database, worker sockets, logs and secrets.",
     )
-    bind: str = Field("127.0.0.1", description="Address to listen on. Only this machine's own, until accounts exist.")
+    bind: str = Field(
+        "127.0.0.1",
+        description="Address to listen on. Only this machine's own, until there is an administrator or a trusted proxy.",
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
     threads: int = Field(16, ge=2, le=256, description="Threads of the web process.")
     trusted_hosts: tuple[str, ...] = Field(
         ("localhost", "127.0.0.1", "[::1]"),
         description="Names under which the page may be called; others are refused (DNS rebinding).",
+    )
+    session_idle_hours: float = Field(
+        12.0,
+        gt=0,
+        description="A sign-in ends when nobody used it for this long; a page that is only open does not count…",
+    )
+    session_hours: float = Field(168.0, gt=0, description="…and in any case after this long.")
+    sign_in_failures: int = Field(
+        10,
+        ge=1,
+        description="Failed sign-ins with one name within 15 minutes, and three times as many from one address, before a pause.",
+    )
+    proxy_user_header: str | None = Field(
+        None, description="Header in which a trusted proxy names the person, such as X-Forwarded-User."
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        (), description="Addresses and networks of the proxies that are believed; the header from elsewhere is ignored."
+    )
+    proxy_default_role: Literal["none", "viewer", "operator", "administrator"] = Field(
+        "viewer",
+        description="Role of a person whom the proxy names for the first time; «none» lets only known ones in.",
     )
     database_url: str | None = Field(None, description="SQLAlchemy URL; SQLite in the state folder when empty.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much Warden logs.")
@@ -237,17 +261,31 @@ class Settings(BaseSettings):
 
     @field_validator("bind")
     @classmethod
-    def _loopback_only(cls, value: str) -> str:
-        try:
-            loopback = ipaddress.ip_address(value).is_loopback
-        except ValueError:
-            loopback = value == "localhost"
-        if not loopback:
-            raise ValueError(
-                f"{value} can be reached from other machines, and Warden has no accounts yet: "
-                "bind to 127.0.0.1 and reach it by an SSH tunnel"
-            )
+    def _address(cls, value: str) -> str:
+        if value != "localhost":
+            ipaddress.ip_address(value)
         return value
+
+    @field_validator("proxy_user_header")
+    @classmethod
+    def _header(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", value):
+            raise ValueError("give one header, such as X-Forwarded-User")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if ipaddress.ip_network(text).prefixlen == 0:
+                raise ValueError(f"{text} is everybody; name the proxies' own addresses")
+        return value
+
+    @model_validator(mode="after")
+    def _proxy_is_whole(self) -> Self:
+        if self.proxy_user_header and not self.trusted_proxies:
+            raise ValueError("WARDEN_PROXY_USER_HEADER needs WARDEN_TRUSTED_PROXIES: the addresses that may send it")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -268,6 +306,16 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.state_dir / 'warden.db'}"
 
     @property
+    def is_local(self) -> bool:
+        """Whether nobody but this machine's own users can reach the page."""
+        return self.bind == "localhost" or ipaddress.ip_address(self.bind).is_loopback
+
+    @property
+    def has_proxy(self) -> bool:
+        """Whether a trusted proxy says who sends a request."""
+        return self.proxy_user_header is not None
+
+    @property
     def memory_limit_bytes(self) -> int | None:
         """The limit on a device for Warden's own instances, in bytes."""
         return None if self.memory_limit_gib is None else round(self.memory_limit_gib * GIB)
@@ -283,6 +331,8 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as exc:
         first = exc.errors()[0]
+        if not first["loc"]:  # of several settings together, whose values are not to be shown
+            raise ConfigurationError(setting="WARDEN_PROXY_USER_HEADER", value="…", detail=first["msg"]) from exc
         name = "WARDEN_" + "_".join(str(part) for part in first["loc"]).upper()
         raise ConfigurationError(setting=name, value=str(first.get("input")), detail=first["msg"]) from exc
     except (OSError, ValueError) as exc:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from flask import Flask
 from werkzeug.serving import make_server
 
 from tests.web.catalogues import compile_catalogues
@@ -281,9 +282,15 @@ STATES: Mapping[str, Callable[[], FakeController]] = {
 @contextmanager
 def served(controller: FakeController, folder: Path, timeline: FakeTimeline | None = None) -> Iterator[str]:
     """Serve the application over ``controller`` and give its address."""
-    compile_catalogues()
     services = FakeServices(_settings(folder), controller, timeline or FakeTimeline())
-    app = create_app(Settings(state_dir=folder / "state", hf_cache=folder / "cache"), services)
+    with serving(create_app(Settings(state_dir=folder / "state", hf_cache=folder / "cache"), services)) as url:
+        yield url
+
+
+@contextmanager
+def serving(app: Flask) -> Iterator[str]:
+    """Serve an application and give its address."""
+    compile_catalogues()
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, name="states-server")
     thread.start()

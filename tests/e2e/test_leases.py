@@ -10,14 +10,29 @@ from pathlib import Path
 import httpx
 from playwright.sync_api import Page, expect
 
-from tests.e2e.people_app import HEADER
 from tests.e2e.test_main_job import LOAD_MS, apply, choose, row
 from tests.engine.server import WardenServer, wait_for
+from webapp.domain.people import Role
+from webapp.services import open_accounts
+from webapp.settings import Settings
 
 Start = Callable[..., WardenServer]
 Open = Callable[..., Page]
 
-APP = "tests.e2e.people_app:app"
+HEADER = "X-Person"
+PROXY = {"proxy_user_header": HEADER, "trusted_proxies": '["127.0.0.1"]'}
+
+
+def shared(start_server: Start, cache: Path, **settings: object) -> tuple[WardenServer, dict[str, str]]:
+    """A server whose people a proxy names. Its JSON calls are Maria's, by a token; return what makes them Ivan's."""
+    server = start_server(cache, **PROXY, **settings)
+    with open_accounts(Settings(state_dir=server.state)) as accounts:
+        people = [accounts.add(name, Role.OPERATOR, None) for name in ("maria", "ivan")]
+        marias, ivans = (
+            {"Authorization": f"Bearer {accounts.add_token(person, 'test', Role.OPERATOR, None)}"} for person in people
+        )
+    server.headers = marias
+    return server, ivans
 
 
 def as_person(open_page: Open, server: WardenServer, name: str, **options: object) -> Page:
@@ -25,7 +40,7 @@ def as_person(open_page: Open, server: WardenServer, name: str, **options: objec
 
 
 def test_a_leased_model_is_asked_for_kept_and_then_released(start_server: Start, open_page: Open, cache: Path) -> None:
-    server = start_server(cache, APP)
+    server, _ = shared(start_server, cache)
     maria = as_person(open_page, server, "maria")
     ivan = as_person(open_page, server, "ivan", language="en-US", scheme="dark")
     choose(maria, "lab/one")
@@ -64,10 +79,41 @@ def test_a_leased_model_is_asked_for_kept_and_then_released(start_server: Start,
     assert instance["owner"] == "ivan"
 
 
+def test_who_is_refused_waits_asks_and_has_the_model_once_it_is_released(
+    start_server: Start, open_page: Open, cache: Path
+) -> None:
+    server, _ = shared(start_server, cache)
+    maria, ivan = (as_person(open_page, server, name) for name in ("maria", "ivan"))
+    choose(maria, "lab/one")
+    maria.locator("#lease").select_option("2h")
+    apply(maria)
+    expect(ivan.locator("#operations")).to_contain_text("maria")
+    expect(ivan.locator("[data-action=cancel]")).to_have_count(0)
+    expect(row(ivan, "lab/one")).to_have_attribute("data-state", "ready", timeout=LOAD_MS)
+
+    ivan.locator("#switch-form select[name=model]").select_option("lab/two")
+    expect(ivan.locator("[data-refusal]")).to_contain_text("maria")
+    expect(ivan.locator("[data-action=override]")).to_have_count(0)
+    ivan.locator("[data-action=wait-start]").click()
+    ticket = ivan.locator("[data-ticket]")
+    expect(ticket.locator("[data-why]")).to_contain_text("владелец maria")
+    expect(maria.locator("[data-ticket]")).to_contain_text("ivan")
+    expect(maria.locator("[data-action=ticket-cancel]")).to_have_count(0)
+    row(ivan, "lab/one").locator("[data-action=ask-release]").click()
+    ivan.locator("[data-action=send-ask]").click()
+    maria.locator("[data-action=release-mine]").click()
+
+    expect(row(maria, "lab/two")).to_have_attribute("data-state", "ready", timeout=LOAD_MS)
+    expect(ticket).to_have_count(0)
+    (instance,) = server.status()["instances"]
+    assert (instance["model"], instance["owner"]) == ("lab/two", "ivan")
+    assert server.get("/api/v1/operations")[0]["actor"] == "ivan"
+
+
 def test_an_idle_model_goes_after_its_countdown_unless_it_is_kept(
     start_server: Start, open_page: Open, cache: Path
 ) -> None:
-    server = start_server(cache, APP, idle_unload_minutes=0.25)
+    server, _ = shared(start_server, cache, idle_unload_minutes=0.25)
     page = as_person(open_page, server, "maria")
     choose(page, "lab/one")
     apply(page)
@@ -82,13 +128,13 @@ def test_an_idle_model_goes_after_its_countdown_unless_it_is_kept(
 
 
 def test_a_lease_and_an_ask_outlive_a_killed_dashboard(start_server: Start, cache: Path) -> None:
-    server = start_server(cache, APP)  # whoever says no name is "nobody"
+    server, ivans = shared(start_server, cache)
     server.load("lab/one", reason="eval", idle_unload_minutes=60)
     instance = server.instance_of("lab/one")
     address = f"/api/v1/instances/{instance['id']}"
     leased = server.post(f"{address}/lease", {"extend_s": 3600}).json()
     asked = httpx.post(
-        f"{server.url}{address}/release-request", json={"why": "a paper"}, headers={HEADER: "ivan"}, verify=False
+        f"{server.url}{address}/release-request", json={"why": "a paper"}, headers=ivans, verify=False
     ).json()
     assert asked["release"]["asker"] == "ivan"
     wait_for(lambda: "a paper" in kept(server), 10, lambda: "the lease was not written down")
@@ -97,7 +143,7 @@ def test_a_lease_and_an_ask_outlive_a_killed_dashboard(start_server: Start, cach
     again = server.becomes(instance["id"], "ready")
     assert again["adopted"]
     assert (again["lease"], again["release"]) == (leased["lease"], asked["release"])
-    refused = httpx.post(f"{server.url}{address}/unload", json={}, headers={HEADER: "ivan"}, verify=False)
+    refused = httpx.post(f"{server.url}{address}/unload", json={}, headers=ivans, verify=False)
     assert (refused.status_code, refused.json()["code"]) == (409, "instance_leased")
 
 

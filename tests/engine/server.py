@@ -36,6 +36,8 @@ class WardenServer:
         self._app = app
         self._settings = {"WARDEN_" + key.upper(): str(value) for key, value in settings.items()}
         self.environment: dict[str, str] = {}
+        self.headers: dict[str, str] = {}
+        """What JSON calls carry, where Warden asks who sends them."""
         self.started_by: Callable[[list[str]], list[str]] = list
         """Makes the command that starts the server, where it is to run in a place of its own."""
         self.process: subprocess.Popen[str] | None = None
@@ -100,14 +102,14 @@ class WardenServer:
     def get(self, path: str) -> Any:
         """GET a JSON path; fails the test on anything but 200."""
         response = httpx.get(
-            self.url + path, timeout=10, verify=False
+            self.url + path, headers=self.headers, timeout=10, verify=False
         )  # plain HTTP: no certificates to read, which takes 20 ms
         response.raise_for_status()
         return response.json()
 
     def post(self, path: str, body: Mapping[str, object] | None = None) -> httpx.Response:
         """POST JSON and return the answer whatever it is."""
-        return httpx.post(self.url + path, json=body or {}, timeout=10, verify=False)
+        return httpx.post(self.url + path, json=body or {}, headers=self.headers, timeout=10, verify=False)
 
     def status(self) -> Any:
         """The status document."""

@@ -122,11 +122,11 @@ def test_status_without_a_server_says_how_to_start_one(folder: Path) -> None:
 
 @pytest.mark.parametrize("command", ["run", "status", "end", "settings"])
 def test_a_bad_setting_is_one_sentence_for_every_command(folder: Path, command: str) -> None:
-    result = warden(command, env={"WARDEN_BIND": "0.0.0.0"})
+    result = warden(command, env={"WARDEN_BIND": "gpu-server"})
 
     assert result.exit_code == 1
     assert result.output.startswith(
-        "Error: Warden cannot start with WARDEN_BIND=0.0.0.0: 0.0.0.0 can be reached from other"
+        "Error: Warden cannot start with WARDEN_BIND=gpu-server: 'gpu-server' does not appear"
     )
 
 

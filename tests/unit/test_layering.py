@@ -44,7 +44,9 @@ ALLOWED = {
     "webapp.services": CONTROL | {"webapp.control", "webapp.runtimes", "webapp.hardware", "webapp.console"},
     "webapp.gunicorn_conf": DOMAIN | {"webapp.settings", "webapp.console"},
     "webapp.estimating": DOMAIN | {"webapp.settings", "webapp.catalog"},
-    "webapp.cli": DOMAIN | {"webapp", "webapp.settings", "webapp.console", "webapp.services", "webapp.estimating"},
+    "webapp.cli": DOMAIN
+    | {"webapp", "webapp.settings", "webapp.console", "webapp.services", "webapp.estimating", "webapp.cli_people"},
+    "webapp.cli_people": DOMAIN | {"webapp.settings", "webapp.console", "webapp.services", "webapp.control.accounts"},
     "webapp": DOMAIN | {"webapp.settings", "webapp.services", "webapp.web"},
     "wsgi": frozenset({"webapp"}),
 }
@@ -63,6 +65,7 @@ OWNERS = {
     "tokenizers": ("webapp.worker", "webapp.catalog"),
     "gunicorn": ("webapp.gunicorn_conf",),
     "flask": ("webapp.web", "webapp"),
+    "argon2": ("webapp.control.passwords",),
 }
 """Libraries with one place each; everybody else asks that place."""
 

@@ -62,9 +62,9 @@ def test_the_defaults_are_valid_and_listen_on_this_machine_only() -> None:
         ("WARDEN_ON_STOP", "sometimes"),
         ("WARDEN_MEMORY_LIMIT_GIB", "0"),
         ("WARDEN_RESERVE_PERCENT", "100"),
-        ("WARDEN_BIND", "0.0.0.0"),
-        ("WARDEN_BIND", "::"),
-        ("WARDEN_BIND", "192.168.1.7"),
+        ("WARDEN_PROXY_USER_HEADER", "X-User: root"),
+        ("WARDEN_PROXY_DEFAULT_ROLE", "root"),
+        ("WARDEN_SESSION_HOURS", "0"),
         ("WARDEN_BIND", "gpu-server"),
         ("WARDEN_BIND", ""),
     ],
@@ -87,9 +87,25 @@ def test_every_address_of_this_machine_alone_may_be_bound(address: str) -> None:
     assert load_settings(bind=address).bind == address
 
 
-def test_a_refused_address_says_why_and_what_to_do_instead() -> None:
-    with pytest.raises(ConfigurationError, match=r"other machines.*SSH tunnel"):
-        load_settings(bind="10.0.0.1")
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [("localhost", True), ("127.8.0.1", True), ("::1", True), ("0.0.0.0", False), ("::", False), ("10.0.0.1", False)],
+)
+def test_an_address_is_local_when_no_other_machine_reaches_it(address: str, local: bool) -> None:
+    assert load_settings(bind=address).is_local is local
+
+
+@pytest.mark.parametrize("networks", [("0.0.0.0/0",), ("::/0",), ("proxy.lab",), ("10.0.0.1/8",)])
+def test_a_proxy_is_named_by_its_address(networks: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigurationError, match="WARDEN_TRUSTED_PROXIES"):
+        load_settings(trusted_proxies=networks)
+
+
+def test_a_header_without_the_proxies_that_may_send_it_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="WARDEN_TRUSTED_PROXIES"):
+        load_settings(proxy_user_header="X-Forwarded-User")
+
+    assert load_settings(proxy_user_header="X-Forwarded-User", trusted_proxies=("10.0.0.0/8", "::1")).has_proxy
 
 
 def test_a_toml_file_is_read(toml: Path) -> None:

@@ -13,6 +13,7 @@ from werkzeug.test import TestResponse
 
 from tests.web.catalogues import compile_catalogues
 from tests.web.fakes import FakeController, FakeServices
+from tests.web.people import Lab, made_lab
 from webapp import create_app
 from webapp.settings import Settings
 
@@ -63,3 +64,9 @@ def visitor(app: Flask) -> Iterator[Visitor]:
     with app.test_client() as client:
         client.environ_base["HTTP_ACCEPT_LANGUAGE"] = "ru"
         yield Visitor(client)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with made_lab(tmp_path) as made:
+        yield made

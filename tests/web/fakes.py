@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from webapp.control.accounts import Accounts
 from webapp.control.contract import EmergencyPreview, Health, Notice, Question, Snapshot, Terms
 from webapp.control.leases import refuse_kept
 from webapp.domain.admission import Policy
@@ -29,13 +30,15 @@ from webapp.domain.operation import (
     Step,
     StepName,
 )
+from webapp.domain.people import Invitation, Person
 from webapp.domain.plan import Plan, SwitchRequest
 from webapp.domain.planner import Room, World, plan_switch, refusal_of, rooms
 from webapp.domain.recommend import Advice, recommend
 from webapp.domain.timeline import SCALES, Event, Point, Span, Track
 from webapp.domain.units import gib
-from webapp.domain.waiting import Queued, Ticket, TicketState, check_admissible, judge, line_up
+from webapp.domain.waiting import Queued, Ticket, TicketState, check_admissible, judge, line_up, may_cancel
 from webapp.errors import (
+    ForeignTicket,
     NotConfirmed,
     UnknownContainer,
     UnknownDevice,
@@ -322,25 +325,27 @@ class FakeController:
         self.changed(waiting=line_up(tickets, lambda ticket, held: judge(ticket, held, world, {})))
         return self.waiting[-1]
 
-    def cancel_ticket(self, ticket_id: str, actor: str) -> Ticket:
-        queued = self._queued("cancel_ticket", ticket_id, actor)
+    def cancel_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Ticket:
+        queued = self._queued("cancel_ticket", ticket_id, actor, is_administrator)
         self.changed(waiting=tuple(one for one in self.waiting if one is not queued))
         return queued.ticket.ended(TicketState.CANCELLED, time.time())
 
-    def resume_ticket(self, ticket_id: str, actor: str) -> Queued:
-        return self._queued("resume_ticket", ticket_id, actor)
+    def resume_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Queued:
+        return self._queued("resume_ticket", ticket_id, actor, is_administrator)
 
-    def start_ticket(self, ticket_id: str, actor: str) -> Operation:
-        queued = self._queued("start_ticket", ticket_id, actor)
+    def start_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
+        queued = self._queued("start_ticket", ticket_id, actor, is_administrator)
         return self.switch(queued.ticket.request, queued.ticket.actor)
 
-    def _queued(self, call: str, ticket_id: str, actor: str) -> Queued:
+    def _queued(self, call: str, ticket_id: str, actor: str, is_administrator: bool) -> Queued:
         self.calls.append((call, actor, ticket_id))
         if self.refusal is not None:
             raise self.refusal
         found = next((one for one in self.waiting if one.ticket.id == ticket_id), None)
         if found is None:
             raise UnknownTicket(ticket=ticket_id)
+        if not may_cancel(found.ticket, actor, is_administrator):
+            raise ForeignTicket(ticket=ticket_id, actor=found.ticket.actor)
         return found
 
     def unload(self, instance_id: str, actor: str, override_reason: str | None = None) -> Operation:
@@ -469,10 +474,27 @@ class FakeTimeline:
         return Track(device_id, span, begun_at, ended_at, points, events)
 
 
+class NoAccounts:
+    """A Warden on this machine alone, for the one person who started it. Tests of people bring real accounts."""
+
+    def has_administrator(self) -> bool:
+        return False
+
+    def by_token(self, key: str) -> None:
+        return None
+
+    def people(self) -> tuple[Person, ...]:
+        return ()
+
+    def invitations(self) -> tuple[Invitation, ...]:
+        return ()
+
+
 @dataclass
 class FakeServices:
-    """What the application is given: settings, a controller and a timeline."""
+    """What the application is given: settings, a controller, a timeline, and the accounts."""
 
     settings: Settings
     controller: FakeController
     timeline: FakeTimeline = field(default_factory=FakeTimeline)
+    accounts: NoAccounts | Accounts = field(default_factory=NoAccounts)

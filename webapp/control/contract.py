@@ -156,16 +156,16 @@ class ControllerApi(Protocol):
         Raises NotFound, InvalidRequest, Refused (what no waiting changes; QueueFull, AlreadyWaiting, CannotWait), StoreUnavailable.
         """
 
-    def cancel_ticket(self, ticket_id: str, actor: str) -> Ticket:
-        """Take a ticket back, with its start where that is under way.
+    def cancel_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Ticket:
+        """Take a ticket back, another person's only as an administrator; with its start where that is under way.
 
         Raises UnknownTicket, TicketEnded, ForeignTicket, NotCancellable.
         """
 
-    def resume_ticket(self, ticket_id: str, actor: str) -> Queued:
+    def resume_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Queued:
         """Let a ticket go on that an emergency has paused. Raises UnknownTicket, TicketEnded, ForeignTicket."""
 
-    def start_ticket(self, ticket_id: str, actor: str) -> Operation:
+    def start_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
         """Start what waits, now. Raises UnknownTicket, TicketEnded, ForeignTicket, and what ``switch`` raises: it then waits on."""
 
     def unload(self, instance_id: str, actor: str, override_reason: str | None = None) -> Operation:

@@ -175,7 +175,7 @@ class Controller:
 
     def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
         """See ``ControllerApi``."""
-        return plan_switch(self._lawful(request, actor), self._parts.world(actor=actor), actor)
+        return plan_switch(_with_reason(request), self._parts.world(actor=actor), actor)
 
     def rooms(self, device_id: str | None = None) -> tuple[Room, ...]:
         """See ``ControllerApi``."""
@@ -258,7 +258,7 @@ class Controller:
 
     def switch(self, request: SwitchRequest, actor: str) -> Operation:
         """See ``ControllerApi``."""
-        request = self._lawful(request, actor)
+        request = _with_reason(request)
         check_terms(request.lease_until, request.reason, request.idle_minutes, self._parts.clock())
         while True:
             state, world = self._board.state, self._parts.world(actor=actor)
@@ -284,26 +284,26 @@ class Controller:
 
     def take_ticket(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
         """See ``ControllerApi``."""
-        request = self._lawful(request, actor)
+        request = _with_reason(request)
         check_terms(request.lease_until, request.reason, request.idle_minutes, self._parts.clock())
         return self._waiting.take(request, actor, starts_by_itself=starts_by_itself)
 
-    def cancel_ticket(self, ticket_id: str, actor: str) -> Ticket:
+    def cancel_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Ticket:
         """See ``ControllerApi``."""
-        return self._waiting.cancel(ticket_id, actor, is_administrator=True)
+        return self._waiting.cancel(ticket_id, actor, is_administrator=is_administrator)
 
-    def resume_ticket(self, ticket_id: str, actor: str) -> Queued:
+    def resume_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Queued:
         """See ``ControllerApi``."""
-        return self._waiting.resume(ticket_id, actor, is_administrator=True)
+        return self._waiting.resume(ticket_id, actor, is_administrator=is_administrator)
 
-    def start_ticket(self, ticket_id: str, actor: str) -> Operation:
+    def start_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
         """See ``ControllerApi``."""
-        return self._waiting.start_now(ticket_id, actor, is_administrator=True)
+        return self._waiting.start_now(ticket_id, actor, is_administrator=is_administrator)
 
     def unload(self, instance_id: str, actor: str, override_reason: str | None = None) -> Operation:
         """See ``ControllerApi``."""
         instance = self._instance(instance_id)
-        reason = override_reason if self._parts.may_override(actor) else None
+        reason = (override_reason or "").strip() or None
         refuse_kept(instance, actor, self._parts.clock(), override=reason is not None)
         return self._unload(instance, actor, lambda run: unloading.unload(run, instance_id, reason))
 
@@ -423,12 +423,6 @@ class Controller:
         return _Watched(answer, self._watcher.nudge, lambda: self._explained(instance))
 
     # Inside
-
-    def _lawful(self, request: SwitchRequest, actor: str | None) -> SwitchRequest:
-        """The request without an override that is not the actor's to make: what it would pass over then refuses it."""
-        reason = (request.override_reason or "").strip()
-        may = bool(reason) and actor is not None and self._parts.may_override(actor)
-        return replace(request, override_reason=reason if may else None)
 
     def _each_round(self) -> None:
         """What is looked at once a second, and sooner when something has happened."""
@@ -597,6 +591,11 @@ def _how_it_ended(result: StopResult | Exception) -> str:
     if result.not_removed:
         return "ended; Docker has not removed its container yet"
     return "ended"
+
+
+def _with_reason(request: SwitchRequest) -> SwitchRequest:
+    """The request, without an override where only blanks were typed for its reason."""
+    return replace(request, override_reason=(request.override_reason or "").strip() or None)
 
 
 def _refuse_while_claimed(state: State, devices: Iterable[str], *, all_of_them: bool) -> None:

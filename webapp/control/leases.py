@@ -86,11 +86,6 @@ class Terms:
         return cls(extend_s=by_s)
 
 
-def may_override(actor: str) -> bool:
-    """Return whether ``actor`` may take what is another person's with a reason. There are no roles yet: everybody is an administrator."""
-    return bool(actor)
-
-
 def check_terms(until: float | None, reason: str, idle_minutes: float | None, now: float) -> None:
     """Refuse terms that cannot be meant. Raises InvalidRequest."""
     if until is not None and not now < until <= now + LONGEST_S:

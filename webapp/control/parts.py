@@ -15,7 +15,7 @@ from webapp.control.board import Board
 from webapp.control.contract import ControllerApi
 from webapp.control.journal import Journal
 from webapp.control.learning import Learning
-from webapp.control.leases import Leases, may_override
+from webapp.control.leases import Leases
 from webapp.control.presence import Presence
 from webapp.control.settle import DeviceMonitor, SettlePolicy
 from webapp.domain.admission import Policy
@@ -113,8 +113,8 @@ class Parts:
     """``None`` in a sandbox: nobody waits there."""
     leases: Leases = field(default_factory=Leases)
     presence: Presence = field(default_factory=Presence)
-    may_override: Callable[[str], bool] = may_override
-    """Whether a person may take with a reason what is another's, leased or busy."""
+    may_switch: Callable[[str], bool] = lambda name: True
+    """Whether a person may still load models: a request that waited starts in nobody else's name. Raises StoreUnavailable."""
 
     @property
     def policy(self) -> Policy:

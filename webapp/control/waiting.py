@@ -334,7 +334,7 @@ class Waiting:
     def _start(self, one: Queued) -> bool:
         """Start the ticket whose turn it is; False when it was not to be."""
         ticket = one.ticket
-        if not self._move(ticket, _starting):
+        if not self._may_start(ticket) or not self._move(ticket, _starting):
             return False  # taken back or paused while it was judged
         try:
             operation = self._calls.switch(one.request or ticket.request, ticket.actor)
@@ -351,6 +351,17 @@ class Waiting:
             )  # a defect must not start it again and again
             raise
         return self._began(ticket.id, operation)
+
+    def _may_start(self, ticket: Ticket) -> bool:
+        """Whether its person may still load models; who may not any more waits in vain."""
+        try:
+            if self._parts.may_switch(ticket.actor):
+                return True
+        except StoreUnavailable as exc:
+            log.info("ticket %s is not started: %s", ticket.id, exc)
+            return False
+        self._end(ticket.id, TicketState.FAILED, Message("ticket_without_right", {"actor": ticket.actor}))
+        return False
 
     def _began(self, ticket_id: str, operation: Operation) -> bool:
         """Note the operation; where the ticket was taken back or paused meanwhile, the operation is not wanted any more."""

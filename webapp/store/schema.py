@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+)
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision in ``migrations/versions``; a test compares. Kept here so that a start need not import Alembic to ask."""
 
 metadata = MetaData()
@@ -75,3 +87,62 @@ leases = Table(
     Column("document", Text, nullable=False),
 )
 """One row an instance that has a lease, or another of its terms."""
+
+people = Table(
+    "people",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("name_key", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("password_hash", Text),
+    Column("disabled", Boolean, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("seen_at", Float(53)),
+    Index("people_by_name", "name_key", unique=True),
+)
+"""One row an account. ``name_key`` is the name in lower case: no two names differ by that alone. Without ``password_hash`` (argon2)
+only a proxy signs the person in."""
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("key_hash", Text, primary_key=True),
+    Column("id", Text, nullable=False),
+    Column("person_id", Text, ForeignKey("people.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("used_at", Float(53), nullable=False),
+    Column("expires_at", Float(53), nullable=False),
+    Column("address", Text, nullable=False),
+    Column("agent", Text, nullable=False),
+    Index("sessions_by_person", "person_id"),
+)
+"""One row a sign-in. The key that the cookie carries is kept as its SHA-256 alone, like those of invitations and tokens."""
+
+invitations = Table(
+    "invitations",
+    metadata,
+    Column("key_hash", Text, primary_key=True),
+    Column("id", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("expires_at", Float(53), nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("used_at", Float(53)),
+)
+"""One row an invitation."""
+
+tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("key_hash", Text, primary_key=True),
+    Column("id", Text, nullable=False),
+    Column("person_id", Text, ForeignKey("people.id", ondelete="CASCADE"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("expires_at", Float(53)),
+    Column("used_at", Float(53)),
+    Index("api_tokens_by_person", "person_id"),
+)
+"""One row an API token."""

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -280,6 +280,10 @@ class Store:
         with self._begin() as connection:
             rows = connection.execute(query).all()
         return tuple(_readable(rows))
+
+    def begin(self) -> AbstractContextManager[Connection]:
+        """A transaction for another module of this package. Raises StoreUnavailable, also for what fails inside."""
+        return self._begin()
 
     @contextmanager
     def _begin(self) -> Iterator[Connection]:

@@ -9,6 +9,7 @@ from flask import Blueprint, make_response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.instance import Instance
+from webapp.domain.people import Right
 from webapp.errors import NotConfirmed, WardenError
 from webapp.web import words
 from webapp.web.actor import current_actor
@@ -18,11 +19,13 @@ from webapp.web.leases import ask_dialog
 from webapp.web.pages import container_dialog, dashboard_page, find_container, find_instance
 from webapp.web.ports import controller
 from webapp.web.presenters.instances import instance_row
+from webapp.web.rights import needs, require_cancel, require_override
 
 blueprint = Blueprint("actions", __name__)
 
 
 @blueprint.post("/switch")
+@needs(Right.SWITCH)
 def switch() -> ResponseReturnValue:
     """Apply the form, against the estimate only when that was confirmed; a refusal keeps what was typed."""
     form = LaunchForm.read(request.form.to_dict(), controller().snapshot())
@@ -30,7 +33,9 @@ def switch() -> ResponseReturnValue:
     if load_anyway and request.form.get("confirmed") != ON:
         return redirect(f"{url_for('pages.confirm_load_anyway')}?{form.query}", 303)
     try:
-        operation = controller().switch(replace(form.to_request(time.time()), load_anyway=load_anyway), current_actor())
+        asked = replace(form.to_request(time.time()), load_anyway=load_anyway)
+        require_override(asked.override_reason)
+        operation = controller().switch(asked, current_actor())
     except WardenError as error:
         if wants_fragment():
             raise
@@ -39,6 +44,7 @@ def switch() -> ResponseReturnValue:
 
 
 @blueprint.post("/preview")
+@needs(Right.PLAN)
 def preview() -> ResponseReturnValue:
     """Show the plan for the form where scripts are off: by a redirect, so that the form's token stays out of the address."""
     form = LaunchForm.read(request.form.to_dict(), controller().snapshot())
@@ -46,6 +52,7 @@ def preview() -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/unload")
+@needs(Right.UNLOAD)
 def unload(instance_id: str) -> ResponseReturnValue:
     """Unload a model: one's own that answers somebody right now only when that was confirmed, another person's only when it is free.
 
@@ -59,6 +66,7 @@ def unload(instance_id: str) -> ResponseReturnValue:
         if wants_fragment():
             return dialog("fragments/confirm_unload.html", "pages/confirm.html", row=instance_row(instance))
         return redirect(url_for("pages.confirm_unload", instance_id=instance_id), 303)
+    require_override(reason)
     operation = controller().unload(instance_id, actor, reason)
     return accepted(operation, "" if instance.owner == actor else instance.owner)
 
@@ -73,6 +81,7 @@ def _release_page(instance_id: str) -> str:
 
 
 @blueprint.post("/containers/<container_id>/stop")
+@needs(Right.CONTAINERS)
 def stop_container(container_id: str) -> ResponseReturnValue:
     """End a container of somebody else's, once its very name was typed; a wrong one is told where it was typed."""
     typed = request.form.get("name", "").strip()
@@ -87,12 +96,14 @@ def stop_container(container_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/clean")
+@needs(Right.CLEAN)
 def clean() -> ResponseReturnValue:
     """Give back what nobody needs."""
     return accepted(controller().clean(current_actor()))
 
 
 @blueprint.post("/emergency")
+@needs(Right.EMERGENCY)
 def emergency() -> ResponseReturnValue:
     """End everything of Warden's; only the confirmation leads here."""
     if request.form.get("confirmed") != ON:
@@ -101,13 +112,16 @@ def emergency() -> ResponseReturnValue:
 
 
 @blueprint.post("/demo")
+@needs(Right.SWITCH)
 def demo() -> ResponseReturnValue:
     """Make the demo model in the cache."""
     return accepted(controller().make_demo(current_actor()))
 
 
 @blueprint.post("/operations/<operation_id>/cancel")
+@needs(Right.CANCEL)
 def cancel(operation_id: str) -> ResponseReturnValue:
     """Ask an operation to stop, or to give up the putting back that is under way."""
+    require_cancel(controller().operation(operation_id))
     rollback = request.form.get("rollback") == ON
     return stopping(controller().cancel(operation_id, current_actor(), rollback=rollback), rollback=rollback)

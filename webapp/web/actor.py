@@ -1,27 +1,94 @@
-"""Who acts. There are no accounts yet: it is the person who started Warden on this machine."""
+"""Who acts: found once a request, by what it carries. Without accounts it is the person who started Warden on this machine."""
 
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable
 from functools import cache
 from typing import Final, cast
 
-from flask import current_app, has_app_context
+from flask import g, has_request_context, request, session
 
-EXTENSION: Final = "warden_actor"
-"""Where ``app.extensions`` keeps what tells people apart, if anything does: a call that names who sends the request."""
+from webapp.domain.people import Identity, Role, Way
+from webapp.errors import StoreUnavailable
+from webapp.web.ports import services
+from webapp.web.visits import comes_from_proxy, visit
 
-
-def current_actor() -> str:
-    """Return the name that operations are recorded under."""
-    named = current_app.extensions.get(EXTENSION) if has_app_context() else None
-    return _started_by() if named is None else cast(Callable[[], str], named)()
+SESSION_KEY: Final = "key"
+"""Where the cookie carries the key of a sign-in."""
+BEARER: Final = "bearer "
 
 
 @cache
-def _started_by() -> str:
+def local_person() -> Identity:
+    """Return the one person of a Warden without accounts, who may do everything."""
     try:
-        return getpass.getuser()
+        name = getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in a container
-        return "local"
+        name = "local"
+    return Identity(name, Role.ADMINISTRATOR, Way.LOCAL)
+
+
+def current_identity() -> Identity | None:
+    """Return who sends the request, ``None`` where nobody is signed in. Raises StoreUnavailable."""
+    if not has_request_context():
+        return local_person()
+    if "identity" not in g:
+        g.identity = _find()
+    return cast("Identity | None", g.identity)
+
+
+def current_actor() -> str:
+    """Return the name that operations are recorded under; empty where nobody is signed in."""
+    identity = current_identity()
+    return "" if identity is None else identity.name
+
+
+def shown_identity() -> Identity | None:
+    """Return whom a page greets; nobody where the database does not say, so that an error page can be drawn."""
+    try:
+        return current_identity()
+    except StoreUnavailable:
+        return None
+
+
+def sign_in_is_needed() -> bool:
+    """Whether people have to say who they are: there are accounts, or a proxy says it for them."""
+    settings = services().settings
+    return settings.has_proxy or not settings.is_local or services().accounts.has_administrator()
+
+
+def audience() -> str:
+    """Return a name for those who are offered the same actions as the sender: what is drawn for one is for all of them."""
+    identity = current_identity()
+    if identity is None:
+        return ""
+    return f"{identity.role} {identity.name}" if identity.role is Role.OPERATOR else identity.role.value
+
+
+def _find() -> Identity | None:
+    """A token that was sent counts alone, so that a bad one is noticed; then what the proxy says, then the cookie."""
+    accounts = services().accounts
+    sent = request.headers.get("Authorization", "")
+    if sent.lower().startswith(BEARER):
+        return accounts.by_token(sent[len(BEARER) :].strip())
+    named = _named_by_proxy()
+    if named is not None:
+        return accounts.by_proxy(named, _role_of_newcomers())
+    key = session.get(SESSION_KEY)
+    found = accounts.by_session(key, visit()) if isinstance(key, str) else None
+    if found is None and not sign_in_is_needed():
+        return local_person()
+    return found
+
+
+def _named_by_proxy() -> str | None:
+    """Whom a trusted proxy names; the header from anywhere else is not even looked at."""
+    header = services().settings.proxy_user_header
+    if header is None or not comes_from_proxy():
+        return None
+    return request.headers.get(header, "").strip() or None
+
+
+def _role_of_newcomers() -> Role | None:
+    asked = services().settings.proxy_default_role
+    return None if asked == "none" else Role(asked)

@@ -9,7 +9,7 @@ from flask import Flask
 from jinja2 import FileSystemBytecodeCache
 
 from webapp.settings import Settings
-from webapp.web import actions, formats, fragments, health, history, pages, selftest, waiting
+from webapp.web import account, actions, formats, fragments, health, history, pages, people, selftest, waiting
 from webapp.web.actor import current_actor
 from webapp.web.api import views as api
 from webapp.web.asking import init_asking
@@ -19,8 +19,10 @@ from webapp.web.i18n import init_languages
 from webapp.web.leases import init_leases
 from webapp.web.ports import EXTENSION, WebServices
 from webapp.web.problems import init_problems
+from webapp.web.rights import init_rights, refuse_undeclared
 from webapp.web.sections import sections
-from webapp.web.security import csrf, init_security
+from webapp.web.security import init_form_tokens, init_security
+from webapp.web.signing import init_signing
 from webapp.web.timeline import init_timeline
 from webapp.web.translate import language
 
@@ -46,6 +48,8 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]
     init_security(app, settings)
+    init_rights(app)
+    init_form_tokens(app)
     init_languages(app)
     init_problems(app)
     init_assets(app)
@@ -59,7 +63,10 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
     app.register_blueprint(waiting.blueprint)
     init_leases(app)
     init_asking(app, settings.threads)
-    csrf.exempt(api.blueprint)
+    init_signing(app, settings)
+    app.register_blueprint(account.blueprint)
+    app.register_blueprint(people.blueprint)
+    refuse_undeclared(app)
     return app
 
 

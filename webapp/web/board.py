@@ -5,14 +5,15 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Final, cast
 
 from flask import Flask, Response, current_app, request
 
 from webapp.control.contract import Snapshot
-from webapp.web.actor import current_actor
+from webapp.domain.people import Right
+from webapp.web.actor import audience, current_actor
 from webapp.web.drawn import Drawn, Kept, draw
 from webapp.web.forms import LaunchForm
 from webapp.web.ports import services
@@ -21,11 +22,14 @@ from webapp.web.presenters.leases import Onlooker, View
 from webapp.web.presenters.live import TOKEN_BYTES, LiveView, live_view
 from webapp.web.presenters.models import ModelList, ModelLists, ModelSearch
 from webapp.web.presenters.operations import EndedViews
+from webapp.web.rights import has
 from webapp.web.translate import language
 
 EXTENSION: Final = "warden_board"
 LIVE_KEPT: Final = 16
 """Two languages, those who own models and those who own none, and the one before: a request that began earlier may still ask for it."""
+BODIES_KEPT: Final = 24
+"""The same for viewers, for administrators and for each operator: who may act on what stands in it."""
 FORMS_KEPT: Final = 16
 """Most pages show the form as it first stands; with hundreds of models one takes some 100 KB."""
 
@@ -62,10 +66,10 @@ class Board:
         self._choices = ModelChoices()
         self._ended = EndedViews()
         self._models: Kept[tuple[str, str, int, LaunchForm, ModelSearch], ModelList] = Kept(FORMS_KEPT)
-        self._model_bodies: Kept[str, Drawn] = Kept(FORMS_KEPT)
+        self._model_bodies: Kept[tuple[str, str], Drawn] = Kept(FORMS_KEPT)
         self._live: Kept[Moment, Shown] = Kept(LIVE_KEPT)
-        self._live_bodies: Kept[Moment, Drawn] = Kept(LIVE_KEPT)
-        self._forms: Kept[tuple[str, str, int, str, LaunchForm], ShownForm] = Kept(FORMS_KEPT)
+        self._live_bodies: Kept[tuple[Moment, str], Drawn] = Kept(BODIES_KEPT)
+        self._forms: Kept[tuple[str, str, int, str, bool, LaunchForm], ShownForm] = Kept(FORMS_KEPT)
         self._form_bodies: Kept[str, Drawn] = Kept(FORMS_KEPT)
 
     def live(self) -> Shown:
@@ -84,15 +88,17 @@ class Board:
     def live_body(self, shown: Shown) -> Drawn:
         """Return the polled region as drawn; the times in it ("5 s ago") are those of its second."""
         return self._live_bodies.of(
-            shown.moment, lambda: draw("fragments/live.html", live=shown.view, version=shown.token)
+            (shown.moment, audience()), lambda: draw("fragments/live.html", live=shown.view, version=shown.token)
         )
 
     def form(self, form: LaunchForm, shown: Shown) -> ShownForm:
-        """Return what the form with these values shows now."""
-        actor = current_actor()
-        return self._forms.of((*shown.moment[:3], actor, form), lambda: self._show_form(form, shown.snapshot, actor))
+        """Return what the form with these values shows now; the reason of an override counts from those alone whose it is to give."""
+        actor, may_override = current_actor(), has(Right.UNLOAD_ANY)
+        form = form if may_override else replace(form, override_reason="")
+        key = (*shown.moment[:3], actor, may_override, form)
+        return self._forms.of(key, lambda: self._show_form(form, shown.snapshot, actor, may_override))
 
-    def _show_form(self, form: LaunchForm, snapshot: Snapshot, actor: str) -> ShownForm:
+    def _show_form(self, form: LaunchForm, snapshot: Snapshot, actor: str, may_override: bool) -> ShownForm:
         warden, now = services(), self._clock()
         view = form_view(
             form,
@@ -102,6 +108,7 @@ class Board:
             actor,
             now=now,
             idle_minutes=warden.settings.idle_unload_minutes,
+            may_override=may_override,
         )
         return ShownForm(view, blake2b(f"{language()}{view!r}".encode(), digest_size=TOKEN_BYTES).hexdigest())
 
@@ -121,7 +128,9 @@ class Board:
 
     def models_body(self, models: ModelList) -> Drawn:
         """Return the list as drawn: it changes rarely and can be long."""
-        return self._model_bodies.of(models.digest, lambda: draw("fragments/model_list.html", models=models))
+        return self._model_bodies.of(
+            (models.digest, audience()), lambda: draw("fragments/model_list.html", models=models)
+        )
 
 
 def init_board(app: Flask) -> None:

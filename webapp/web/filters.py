@@ -63,8 +63,11 @@ def asked_track() -> tuple[str | None, Span]:
 
 
 def _member(field: str, text: str, of: type[E]) -> E | None:
-    if not text:
-        return None
+    return chosen(of, field, text) if text else None
+
+
+def chosen(of: type[E], field: str, text: str) -> E:
+    """Return the member of a closed set that a field names. Raises InvalidRequest."""
     if text not in set(of):
         raise InvalidRequest(field=field, value=text[:SHOWN_LIMIT], allowed=", ".join(of))
     return of(text)

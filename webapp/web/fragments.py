@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from flask import Blueprint, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 
+from webapp.domain.people import Right
 from webapp.web.board import Shown, ShownForm, asked_form, asked_models, board, with_clock
 from webapp.web.ports import controller
 from webapp.web.presenters.emergency import emergency_view
 from webapp.web.presenters.live import LiveView
+from webapp.web.rights import needs
 
 blueprint = Blueprint("fragments", __name__, url_prefix="/fragments")
 
 
 @blueprint.get("/live")
+@needs(Right.SEE)
 def live() -> ResponseReturnValue:
     """Return the polled region, and the outcome of an operation that has ended since the page last asked."""
     shown = board().live()
@@ -35,6 +38,7 @@ def _announcement(view: LiveView, asked: Mapping[str, str]) -> str:
 
 
 @blueprint.get("/plan")
+@needs(Right.PLAN)
 def plan() -> ResponseReturnValue:
     """Return the plan for the form's values, and the parts of the form that follow from the state of the server."""
     shown = board().live()
@@ -59,6 +63,7 @@ def _in_place(target: str, body: str) -> str:
 
 
 @blueprint.get("/models")
+@needs(Right.SEE)
 def models() -> ResponseReturnValue:
     """Return the cached models that are looked for."""
     shown = board().live()
@@ -69,6 +74,7 @@ def models() -> ResponseReturnValue:
 
 
 @blueprint.get("/advice")
+@needs(Right.PLAN)
 def advice() -> ResponseReturnValue:
     """Return the advice for the form's values."""
     form = asked_form(board().live())
@@ -76,6 +82,7 @@ def advice() -> ResponseReturnValue:
 
 
 @blueprint.get("/emergency")
+@needs(Right.EMERGENCY)
 def emergency() -> ResponseReturnValue:
     """Return the list in the open emergency dialog, so that it stays exact until somebody confirms it."""
     return render_template("fragments/emergency_list.html", view=emergency_view(controller().emergency_preview()))

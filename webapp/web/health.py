@@ -5,12 +5,15 @@ from __future__ import annotations
 from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
+from webapp.domain.people import Right
 from webapp.web.ports import controller
+from webapp.web.rights import needs
 
 blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/healthz")
+@needs(Right.OPEN)
 def healthz() -> ResponseReturnValue:
     """Return 200 or 503 with the ages in seconds; ``null`` is "not yet"."""
     health = controller().health()

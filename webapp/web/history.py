@@ -9,6 +9,7 @@ from flask import Blueprint, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.operation import Operation, OperationFilter, OperationValues
+from webapp.domain.people import Right
 from webapp.errors import InvalidRequest, StoreUnavailable, UnknownOperation
 from webapp.message import Message
 from webapp.web import words
@@ -17,6 +18,7 @@ from webapp.web.filters import OperationsQuery
 from webapp.web.ports import controller
 from webapp.web.presenters.history import HistoryView, filter_view, history_view
 from webapp.web.presenters.operation_page import operation_page
+from webapp.web.rights import needs
 from webapp.web.translate import language
 
 PAGE: Final = 30
@@ -26,6 +28,7 @@ blueprint = Blueprint("history", __name__)
 
 
 @blueprint.get("/history")
+@needs(Right.SEE)
 def history() -> ResponseReturnValue:
     """Show a page of the operations that the query asks for, newest first; HTMX gets the list alone."""
     query = OperationsQuery.read(request.args)
@@ -40,6 +43,7 @@ def history() -> ResponseReturnValue:
 
 
 @blueprint.get("/operations/<operation_id>")
+@needs(Right.SEE)
 def operation(operation_id: str) -> ResponseReturnValue:
     """Show one operation; HTMX gets what has changed since the content ``version``, or 204."""
     try:

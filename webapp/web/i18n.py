@@ -8,7 +8,9 @@ from flask import Blueprint, Flask, Response, has_request_context, redirect, req
 from flask_babel import Babel
 from werkzeug.wrappers import Response as BaseResponse
 
+from webapp.domain.people import Right
 from webapp.web.ports import services
+from webapp.web.rights import needs
 from webapp.web.security import same_site_path
 from webapp.web.translate import init_texts
 
@@ -38,6 +40,7 @@ def _choose() -> str:
 
 
 @blueprint.get("/language/<any(ru, en):code>")
+@needs(Right.OPEN)
 def switch_language(code: str) -> BaseResponse:
     """Remember the language and go back to the page that asked; a GET, because it is a link that works without scripts."""
     response: BaseResponse = redirect(same_site_path(request.args.get("next")), 303)

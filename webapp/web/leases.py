@@ -9,6 +9,7 @@ from flask.typing import ResponseReturnValue
 
 from webapp.control.contract import Terms
 from webapp.domain.lease import ReleaseAnswer
+from webapp.domain.people import Right
 from webapp.errors import InvalidRequest
 from webapp.web import terms
 from webapp.web.actor import current_actor
@@ -18,6 +19,7 @@ from webapp.web.forms import ON
 from webapp.web.pages import find_instance
 from webapp.web.ports import controller, services
 from webapp.web.presenters.leases import Banner, Onlooker, View, banner, lease_dialog, release_dialog
+from webapp.web.rights import has, needs
 from webapp.web.translate import gettext as _
 
 blueprint = Blueprint("leases", __name__)
@@ -37,6 +39,7 @@ def own_banner() -> Banner:
 
 
 @blueprint.get("/fragments/notices")
+@needs(Right.SEE)
 def notices() -> ResponseReturnValue:
     """Return the banner, or 204 while it stays as it is."""
     shown = own_banner()
@@ -50,6 +53,7 @@ def _drawn(shown: Banner) -> str:
 
 
 @blueprint.get("/instances/<instance_id>/lease")
+@needs(Right.LEASE)
 def lease(instance_id: str) -> ResponseReturnValue:
     """Show the terms of a model to its owner."""
     view = lease_dialog(find_instance(instance_id), _view())
@@ -57,6 +61,7 @@ def lease(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/lease")
+@needs(Right.LEASE)
 def set_lease(instance_id: str) -> ResponseReturnValue:
     """Change the terms of a model, or make its lease an hour longer."""
     extend = request.form.get("extend") == ON
@@ -68,6 +73,7 @@ def set_lease(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.get("/instances/<instance_id>/release")
+@needs(Right.LEASE)
 def release(instance_id: str) -> ResponseReturnValue:
     """Show the question to the owner of a model."""
     return ask_dialog(instance_id)
@@ -77,11 +83,14 @@ def ask_dialog(instance_id: str) -> ResponseReturnValue:
     """Return the dialog that asks the owner of a model to release it."""
     silence_s = services().settings.release_silence_s
     snapshot, instance = controller().snapshot(), find_instance(instance_id)
-    view = release_dialog(instance, snapshot, current_actor(), time.time(), silence_s)
+    view = release_dialog(
+        instance, snapshot, current_actor(), time.time(), silence_s, may_override=has(Right.UNLOAD_ANY)
+    )
     return dialog("fragments/release.html", "pages/confirm.html", view=view)
 
 
 @blueprint.post("/instances/<instance_id>/release-request")
+@needs(Right.LEASE)
 def ask_release(instance_id: str) -> ResponseReturnValue:
     """Ask the owner of a model to release it."""
     instance = controller().ask_release(instance_id, request.form.get("why", "").strip(), current_actor())
@@ -89,6 +98,7 @@ def ask_release(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/release-request/answer")
+@needs(Right.LEASE)
 def answer_release(instance_id: str) -> ResponseReturnValue:
     """Keep or release a model that somebody asks for."""
     answer = _answer(request.form.get("answer", ""))
@@ -106,6 +116,7 @@ def _answer(text: str) -> ReleaseAnswer:
 
 
 @blueprint.post("/instances/<instance_id>/keep")
+@needs(Right.LEASE)
 def keep(instance_id: str) -> ResponseReturnValue:
     """Keep an idle model for another while."""
     instance = controller().keep(instance_id, current_actor())
@@ -113,6 +124,7 @@ def keep(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/notices/<int:number>/dismiss")
+@needs(Right.SEE)
 def dismiss(number: int) -> ResponseReturnValue:
     """Send a notice away."""
     controller().dismiss(number, current_actor())

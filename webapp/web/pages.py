@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from webapp.control.contract import ForeignContainer
 from webapp.domain.instance import Instance
+from webapp.domain.people import Right
 from webapp.errors import UnknownContainer, UnknownInstance, WardenError
 from webapp.web import words
 from webapp.web.actor import current_actor
@@ -21,11 +22,13 @@ from webapp.web.presenters.instances import instance_row
 from webapp.web.presenters.load_anyway import load_anyway_view
 from webapp.web.presenters.logs import log_view
 from webapp.web.presenters.operations import kept_log
+from webapp.web.rights import needs
 
 blueprint = Blueprint("pages", __name__)
 
 
 @blueprint.get("/")
+@needs(Right.SEE)
 def dashboard() -> ResponseReturnValue:
     """Show the dashboard; the query may fill the form."""
     return dashboard_page()
@@ -50,6 +53,7 @@ def dashboard_page(error: WardenError | None = None) -> ResponseReturnValue:
 
 
 @blueprint.get("/confirm/emergency")
+@needs(Right.EMERGENCY)
 def confirm_emergency() -> ResponseReturnValue:
     """List exactly what an emergency would end, and ask."""
     view = emergency_view(controller().emergency_preview())
@@ -57,6 +61,7 @@ def confirm_emergency() -> ResponseReturnValue:
 
 
 @blueprint.get("/confirm/unload/<instance_id>")
+@needs(Right.UNLOAD)
 def confirm_unload(instance_id: str) -> ResponseReturnValue:
     """Say who is being answered by the model, and ask."""
     row = instance_row(find_instance(instance_id))
@@ -64,6 +69,7 @@ def confirm_unload(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.get("/confirm/load-anyway")
+@needs(Right.SWITCH)
 def confirm_load_anyway() -> ResponseReturnValue:
     """Say what the estimate lacks and whom it may hit, and ask."""
     snapshot = controller().snapshot()
@@ -73,6 +79,7 @@ def confirm_load_anyway() -> ResponseReturnValue:
 
 
 @blueprint.get("/confirm/container/<container_id>")
+@needs(Right.CONTAINERS)
 def confirm_container(container_id: str) -> ResponseReturnValue:
     """Say whose container it is and what it holds, and ask for its name."""
     return container_dialog(find_container(container_id))
@@ -85,6 +92,7 @@ def container_dialog(container: ForeignContainer, typed: str = "", problem: str 
 
 
 @blueprint.get("/instances/<instance_id>/ask")
+@needs(Right.ASK)
 def ask(instance_id: str) -> ResponseReturnValue:
     """Show the box to ask a model something."""
     row = instance_row(find_instance(instance_id))
@@ -92,6 +100,7 @@ def ask(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.get("/instances/<instance_id>/log")
+@needs(Right.SEE)
 def log(instance_id: str) -> ResponseReturnValue:
     """Show the last lines of a model's log; HTMX gets what has come behind the place ``after``, or 204."""
     try:

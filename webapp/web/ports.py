@@ -6,6 +6,7 @@ from typing import Protocol, cast
 
 from flask import current_app
 
+from webapp.control.accounts import Accounts
 from webapp.control.contract import ControllerApi
 from webapp.control.recorder import TimelineApi
 from webapp.settings import Settings
@@ -29,6 +30,10 @@ class WebServices(Protocol):
     def timeline(self) -> TimelineApi:
         """What was recorded of the devices' memory."""
 
+    @property
+    def accounts(self) -> Accounts:
+        """Who may sign in, and who is."""
+
 
 def services() -> WebServices:
     """Return the services of the current application."""
@@ -38,6 +43,11 @@ def services() -> WebServices:
 def controller() -> ControllerApi:
     """Return the controller of the current application."""
     return services().controller
+
+
+def accounts() -> Accounts:
+    """Return the accounts of the current application."""
+    return services().accounts
 
 
 def timeline() -> TimelineApi:

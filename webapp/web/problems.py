@@ -8,17 +8,18 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
-from flask import Flask, Response, make_response, render_template, request
+from flask import Flask, Response, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException
 
-from webapp.errors import WardenError
+from webapp.errors import NotSignedIn, WardenError
 from webapp.message import Message, Param
 from webapp.web import words
 from webapp.web.answers import refused, wants_fragment
-from webapp.web.security import CrossSite, FormForJson, UntrustedHost, is_api
+from webapp.web.security import CrossSite, FormForJson, UntrustedHost, is_api, same_site_path
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ CODES: Mapping[int, str] = {
     413: "too_large",
     415: "unsupported_type",
     422: "bad_request",
+    429: "too_many_attempts",
 }
 SPECIAL_CODES: Mapping[type[HTTPException], str] = {
     UntrustedHost: "untrusted_host",
@@ -70,7 +72,35 @@ def problem_of(error: WardenError) -> Problem:
 
 
 def _warden_error(error: WardenError) -> ResponseReturnValue:
-    return _tell(problem_of(error))
+    problem = problem_of(error)
+    return ask_to_sign_in(problem) if type(error) is NotSignedIn else _tell(problem)
+
+
+def ask_to_sign_in(problem: Problem) -> ResponseReturnValue:
+    """Answer who is not signed in: a page leads to the sign-in, an open page is led there, a program is told."""
+    if is_api():
+        return _with_challenge(problem_document(problem))
+    if wants_fragment():
+        return Response(status=problem.status, headers={"HX-Redirect": sign_in_url(_page_of_htmx())})
+    if "text/html" in request.headers.get("Accept", "text/html"):
+        return redirect(sign_in_url(request.full_path if request.method == "GET" else ""), 303)
+    return Response(problem.detail + "\n", status=problem.status, content_type="text/plain; charset=utf-8")
+
+
+def sign_in_url(back: str) -> str:
+    """Return the address of the sign-in page, which leads ``back`` to a path of this site."""
+    path = same_site_path(back.removesuffix("?"))
+    return url_for("signing.page", next=None if path == "/" else path)
+
+
+def _page_of_htmx() -> str:
+    shown = urlsplit(request.headers.get("HX-Current-URL", ""))
+    return f"{shown.path}?{shown.query}"
+
+
+def _with_challenge(response: Response) -> Response:
+    response.headers["WWW-Authenticate"] = 'Bearer realm="Warden"'
+    return response
 
 
 def _http_error(error: HTTPException) -> ResponseReturnValue:

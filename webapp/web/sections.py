@@ -7,6 +7,9 @@ from typing import Final
 
 from flask import current_app, request, url_for
 
+from webapp.domain.people import allows
+from webapp.web.actor import shown_identity
+from webapp.web.rights import right_of
 from webapp.web.translate import gettext
 from webapp.web.words import N_
 
@@ -15,6 +18,7 @@ SECTIONS: Final = (
     ("history.history", N_("История")),
     ("timeline.page", N_("График")),
     ("selftest.page", N_("Проверка")),
+    ("people.page", N_("Люди")),
 )
 
 
@@ -28,9 +32,14 @@ class Section:
 
 
 def sections() -> tuple[Section, ...]:
-    """Return the parts that this application has."""
-    known = current_app.view_functions
-    return tuple(Section(gettext(name), url_for(to), _current(to)) for to, name in SECTIONS if to in known)
+    """Return the parts that this application has and the person may see."""
+    return tuple(Section(gettext(name), url_for(to), _current(to)) for to, name in SECTIONS if _is_open(to))
+
+
+def _is_open(endpoint: str) -> bool:
+    view = current_app.view_functions.get(endpoint)
+    right = None if view is None else right_of(view)
+    return right is not None and allows(shown_identity(), right)
 
 
 def _current(endpoint: str) -> str:

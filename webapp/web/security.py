@@ -16,11 +16,14 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
+from flask.sessions import SecureCookieSessionInterface
 from flask_wtf.csrf import CSRFProtect
 from werkzeug.exceptions import HTTPException
 
+from webapp.domain.people import Way
 from webapp.errors import ConfigurationError
 from webapp.settings import Settings
+from webapp.web.actor import current_identity
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -81,8 +84,22 @@ def init_security(app: Flask, settings: Settings) -> None:
         WTF_CSRF_CHECK_DEFAULT=False,  # called below, after the names and origins
     )
     csrf.init_app(app)
+    app.session_interface = _Sessions()
     app.before_request(lambda: _check(settings))
     app.after_request(_add_headers)
+
+
+def init_form_tokens(app: Flask) -> None:
+    """Let ``app`` ask for the form's token, once it is settled who sends a request and that this person may."""
+    app.before_request(_check_token)
+
+
+class _Sessions(SecureCookieSessionInterface):
+    """Cookies that a browser sends over TLS alone, where it came by TLS."""
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        """See Flask; the scheme is the proxy's where that may say it."""
+        return request.is_secure
 
 
 def _check(settings: Settings) -> None:
@@ -92,11 +109,19 @@ def _check(settings: Settings) -> None:
         return
     if _comes_from_elsewhere():
         raise CrossSite
-    if is_api():
-        if request.mimetype in FORM_TYPES:
-            raise FormForJson
-    else:
-        csrf.protect()
+    if is_api() and request.mimetype in FORM_TYPES:
+        raise FormForJson
+
+
+def _check_token() -> None:
+    """Ask for the token wherever a browser says by itself who sends the request; an API token it never sends by itself."""
+    if request.method in SAFE_METHODS:
+        return
+    identity = current_identity()
+    way = None if identity is None else identity.way
+    if way is Way.TOKEN or (is_api() and way in (None, Way.LOCAL)):
+        return
+    csrf.protect()
 
 
 def is_api() -> bool:
@@ -146,6 +171,8 @@ def secret_key(state_dir: Path) -> bytes:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             _create(path)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)  # a copy that came from elsewhere can be open
         key = path.read_bytes()
     except OSError as exc:
         raise ConfigurationError(

@@ -8,12 +8,14 @@ from flask import Blueprint, make_response, redirect, render_template, request, 
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.operation import OperationFilter, OperationKind
+from webapp.domain.people import Right
 from webapp.errors import StoreUnavailable
 from webapp.web import words
 from webapp.web.actor import current_actor
 from webapp.web.answers import wants_fragment
 from webapp.web.ports import controller
 from webapp.web.presenters.selftest import SelftestView, selftest_view
+from webapp.web.rights import needs, require_cancel
 
 EARLIER = 20
 
@@ -22,12 +24,14 @@ blueprint = Blueprint("selftest", __name__, url_prefix="/selftest")
 
 
 @blueprint.get("")
+@needs(Right.SEE)
 def page() -> ResponseReturnValue:
     """Show the page."""
     return render_template("pages/selftest.html", view=_view())
 
 
 @blueprint.get("/live")
+@needs(Right.SEE)
 def live() -> ResponseReturnValue:
     """Return the polled region; 204 when the page has it already."""
     view = _view()
@@ -37,6 +41,7 @@ def live() -> ResponseReturnValue:
 
 
 @blueprint.post("")
+@needs(Right.SELFTEST)
 def begin() -> ResponseReturnValue:
     """Begin a self-test."""
     controller().selftest(current_actor())
@@ -44,8 +49,10 @@ def begin() -> ResponseReturnValue:
 
 
 @blueprint.post("/<operation_id>/cancel")
+@needs(Right.CANCEL)
 def cancel(operation_id: str) -> ResponseReturnValue:
     """Ask a self-test to stop."""
+    require_cancel(controller().operation(operation_id))
     controller().cancel(operation_id, current_actor())
     return _again(202)
 

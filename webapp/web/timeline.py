@@ -9,6 +9,7 @@ from typing import Final, cast
 from flask import Blueprint, Flask, Response, current_app, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 
+from webapp.domain.people import Right
 from webapp.domain.timeline import POINT_S, Held, Point, Span, Track
 from webapp.errors import StoreUnavailable
 from webapp.web import words
@@ -19,6 +20,7 @@ from webapp.web.filters import asked_track
 from webapp.web.ports import controller, timeline
 from webapp.web.presenters.form import Choice
 from webapp.web.presenters.timeline import TimelineView, empty_view, table_view, timeline_view
+from webapp.web.rights import needs
 from webapp.web.spreadsheet import MEDIA_TYPE, Cell, to_csv
 from webapp.web.translate import language
 
@@ -51,6 +53,7 @@ def init_timeline(app: Flask) -> None:
 
 
 @blueprint.get("/timeline")
+@needs(Right.SEE)
 def page() -> ResponseReturnValue:
     """Show a device's timeline; HTMX gets what has changed since the content ``version``, or 204."""
     device_id, span = asked_track()
@@ -66,6 +69,7 @@ def page() -> ResponseReturnValue:
 
 
 @blueprint.get("/timeline/table")
+@needs(Right.SEE)
 def table() -> ResponseReturnValue:
     """Show the same as a table."""
     device_id, span = asked_track()
@@ -79,6 +83,7 @@ def table() -> ResponseReturnValue:
 
 
 @blueprint.get("/timeline.csv")
+@needs(Right.SEE)
 def as_csv() -> ResponseReturnValue:
     """Return every point that is kept, a line for each holder."""
     device_id, span = asked_track()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
+from webapp.domain.people import Right
 from webapp.domain.plan import SwitchRequest
 from webapp.errors import AlreadyWaiting, WardenError
 from webapp.web import words
@@ -17,6 +18,7 @@ from webapp.web.forms import LaunchForm
 from webapp.web.pages import dashboard_page
 from webapp.web.ports import controller
 from webapp.web.presenters.common import short_name
+from webapp.web.rights import has, needs
 from webapp.web.translate import gettext as _
 
 TELL: str = "tell"
@@ -26,6 +28,7 @@ blueprint = Blueprint("waiting", __name__)
 
 
 @blueprint.post("/tickets")
+@needs(Right.SWITCH)
 def take() -> ResponseReturnValue:
     """Let what the form asks for wait; a second click finds the first one's ticket, a refusal keeps what was typed."""
     form = LaunchForm.read(request.form.to_dict(), controller().snapshot())
@@ -50,20 +53,23 @@ def _asked(form: LaunchForm) -> SwitchRequest:
 
 
 @blueprint.post("/tickets/<ticket_id>/cancel")
+@needs(Right.CANCEL)
 def cancel(ticket_id: str) -> ResponseReturnValue:
     """Take a ticket back."""
-    ticket = controller().cancel_ticket(ticket_id, current_actor())
+    ticket = controller().cancel_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
     return done(_("%(model)s больше не ждёт места.", model=short_name(ticket.request.model_id)))
 
 
 @blueprint.post("/tickets/<ticket_id>/resume")
+@needs(Right.SWITCH)
 def resume(ticket_id: str) -> ResponseReturnValue:
     """Let a ticket go on that an emergency has paused."""
-    queued = controller().resume_ticket(ticket_id, current_actor())
+    queued = controller().resume_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
     return done(_("%(model)s снова ждёт места.", model=short_name(queued.ticket.request.model_id)))
 
 
 @blueprint.post("/tickets/<ticket_id>/start")
+@needs(Right.SWITCH)
 def start(ticket_id: str) -> ResponseReturnValue:
     """Start what fits now; a refusal says why, and it waits on."""
-    return accepted(controller().start_ticket(ticket_id, current_actor()))
+    return accepted(controller().start_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY)))

@@ -17,6 +17,7 @@ from webapp.domain.instance import InstanceState
 from webapp.domain.memory import LedgerKind, Level
 from webapp.domain.modes import Mode, Precision
 from webapp.domain.operation import OperationKind, OperationState, StepName, StepState
+from webapp.domain.people import Role
 from webapp.domain.plan import Verdict
 from webapp.domain.postmortem import Cause, Phase
 from webapp.domain.recommend import Mark
@@ -77,6 +78,33 @@ ERRORS: Final[Mapping[str, Sentence]] = {
         N_("Операция прервалась из-за ошибки в самой программе (%(detail)s). Подробности в журнале сервера.")
     ),
     "invalid": _one(N_("Поле «%(field)s» не может быть «%(value)s». Допустимо: %(allowed)s.")),
+    "weak_password": _one(
+        N_("Такой пароль не подойдёт: нужно от %(least)s до %(most)s знаков, и имени в нём быть не должно.")
+    ),
+    "unauthorized": _one(N_("Вход не выполнен или закончился. Войдите снова.")),
+    "sign_in_failed": _one(N_("Имя и пароль не подошли друг другу. Проверьте раскладку и попробуйте ещё раз.")),
+    "forbidden": _one(
+        N_(
+            "Для этого нужна роль «%(needed)s», а у вас «%(role)s». Роли меняет администратор на странице «Люди»: "
+            "попросите его."
+        )
+    ),
+    "not_yours": _one(
+        N_("Этим распоряжаются пользователь %(owner)s и администратор. Попросите их или дождитесь, пока освободится.")
+    ),
+    "in_person": _one(
+        N_("Токен доступа этого не может: учётными записями управляют на странице, войдя по имени и паролю.")
+    ),
+    "unknown_person": _one(N_("Пользователя %(person)s здесь нет. Обновите страницу.")),
+    "unknown_invitation": _one(
+        N_("По этой ссылке уже вошли, или её срок закончился. Попросите у администратора новую.")
+    ),
+    "unknown_token": _one(N_("Токена с номером %(token)s нет: его уже отозвали. Обновите страницу.")),
+    "name_in_use": _one(N_("Имя %(person)s уже занято. Выберите другое.")),
+    "last_administrator": _one(
+        N_("%(person)s — последний администратор, без него никто не сможет всего. Сначала назначьте другого.")
+    ),
+    "own_account": _one(N_("Свою роль не меняют, и себя не отключают и не удаляют: это делает другой администратор.")),
     "not_found": _one(N_("Такого здесь нет. Обновите страницу.")),
     "unknown_model": _one(
         N_("Модели %(model)s нет в кеше. Проверьте имя или скачайте её: список обновится сам за несколько секунд.")
@@ -684,7 +712,7 @@ OUTCOMES: Final[Mapping[str, Sentence]] = {
 WEB: Final[Mapping[str, Sentence]] = {
     "bad_request": _one(N_("Запрос не разобрать. Вернитесь на главную страницу и повторите.")),
     "bad_json": _one(N_("Тело запроса не JSON (%(detail)s). Пришлите объект JSON.")),
-    "forbidden": _one(N_("Это действие не разрешено.")),
+    "too_many_attempts": _one(N_("Слишком много неудачных попыток. Подождите четверть часа и попробуйте снова.")),
     "untrusted_host": _one(
         N_(
             "Страницу открыли под именем, которое не указано в WARDEN_TRUSTED_HOSTS. Откройте её как http://127.0.0.1 "
@@ -906,6 +934,11 @@ WAITING: Final[Mapping[str, Sentence]] = {
     ),
     "ticket_waited_long": _one(
         N_("Заявка ждала %(seconds)s, и места не нашлось. Подайте её снова, если модель ещё нужна.")
+    ),
+    "ticket_without_right": _one(
+        N_(
+            "Место есть, но пользователь %(actor)s больше не может загружать модели: роль изменилась или учётной записи нет."
+        )
     ),
 }
 """What a request waits for, and why it waits no more."""
@@ -1138,6 +1171,12 @@ STAGES: Final[Mapping[str, str]] = {
     "kill": "SIGKILL",
     "verify": N_("проверка"),
 }
+ROLES: Final[Mapping[str, str]] = {
+    Role.VIEWER: N_("наблюдатель"),
+    Role.OPERATOR: N_("оператор"),
+    Role.ADMINISTRATOR: N_("администратор"),
+}
+
 FIELDS: Final[Mapping[str, str]] = {
     "mode": N_("Режим"),
     "model": N_("Модель"),
@@ -1163,6 +1202,9 @@ FIELDS: Final[Mapping[str, str]] = {
     "state": N_("Итог"),
     "before": N_("После операции"),
     "span": N_("Период"),
+    "name": N_("Имя"),
+    "label": N_("Название"),
+    "role": N_("Роль"),
 }
 """The form's names of the fields that an ``invalid`` can name."""
 
@@ -1241,6 +1283,8 @@ _BY_NAME: Final[Mapping[str, Callable[[str], str]]] = {
     "code": _reason,
     "state": _state,
     "container": lambda value: value[:SHORT_ID],
+    "needed": lambda value: word(ROLES, value),
+    "role": lambda value: word(ROLES, value),
     "check": lambda value: word(CHECKS, value),
 }
 _LONGEST: Final = 300

@@ -12,6 +12,8 @@ import pytest
 
 from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import Gate, model
+from webapp.control.controller import Controller
+from webapp.control.lock import StateLock
 from webapp.control.waiting import Calls, Waiting
 from webapp.domain.lease import ReleaseAnswer
 from webapp.domain.operation import Operation, OperationKind, OperationState
@@ -258,6 +260,33 @@ def test_start_that_fails_ends_it_with_the_reason(full: Bench) -> None:
     ended = ends(full, queued, TicketState.FAILED)
     assert ended.outcome == Message("worker_died", {"model": "lab/one", "exit": "1"})
     assert line(full) == []
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_one_whose_person_may_load_no_more_ends_instead_of_starting(
+    make_bench: Callable[..., Bench], answers: bool
+) -> None:
+    """Where the accounts cannot be read it waits on."""
+    asked = threading.Event()
+
+    def may_switch(name: str) -> bool:
+        asked.set()
+        if answers:
+            return name != "anna"
+        raise StoreUnavailable(reason="locked")
+
+    bench = make_bench()
+    bench.parts = replace(bench.parts, may_switch=may_switch)
+    bench.controller = Controller(bench.parts, StateLock(bench.settings.state_dir))
+    bench.controller.start()
+    queued = take(bench)
+    if answers:
+        ended = ends(bench, queued, TicketState.FAILED)
+        assert ended.outcome == Message("ticket_without_right", {"actor": "anna"})
+    else:
+        assert asked.wait(5)
+        assert line(bench) == [("lab/one", "waiting")]
+    assert bench.loaded == []
 
 
 def test_one_that_was_taken_back_never_starts(full: Bench) -> None:

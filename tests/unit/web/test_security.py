@@ -96,3 +96,11 @@ def test_a_state_folder_that_cannot_be_is_said(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigurationError, match="WARDEN_STATE_DIR"):
         secret_key(tmp_path / "file" / "state")
+
+
+def test_a_key_that_others_could_read_is_closed(tmp_path: Path) -> None:
+    key = secret_key(tmp_path)
+    (tmp_path / "secret_key").chmod(0o644)
+
+    assert secret_key(tmp_path) == key
+    assert stat.S_IMODE((tmp_path / "secret_key").stat().st_mode) == 0o600

@@ -9,6 +9,7 @@ from flask.typing import ResponseReturnValue
 
 from webapp.domain.instance import Instance
 from webapp.domain.operation import Operation
+from webapp.domain.people import Right
 from webapp.errors import DeviceUnreadable, InvalidRequest, UnknownDevice, UnknownOperation, UnknownTicket
 from webapp.web.actor import current_actor
 from webapp.web.api.bodies import (
@@ -38,6 +39,7 @@ from webapp.web.api.documents import (
 from webapp.web.asking import Answer
 from webapp.web.filters import SHOWN_LIMIT, OperationsQuery, asked_track
 from webapp.web.ports import controller, services, timeline
+from webapp.web.rights import has, needs, require_cancel, require_override
 
 DEFAULT_LIMIT = 50
 LARGEST_LIMIT = 500
@@ -46,18 +48,21 @@ blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 
 
 @blueprint.get("/status")
+@needs(Right.SEE)
 def status() -> ResponseReturnValue:
     """Return devices, instances and running operations."""
     return jsonify(status_document(controller().snapshot(), services().settings.idle_unload_minutes))
 
 
 @blueprint.get("/models")
+@needs(Right.SEE)
 def models() -> ResponseReturnValue:
     """Return the cached models; whether the cache can be read at all stands in the status."""
     return jsonify([model_document(model) for model in controller().snapshot().models])
 
 
 @blueprint.get("/recommendation")
+@needs(Right.SEE)
 def recommendation() -> ResponseReturnValue:
     """Return the advice for ``?device=&model=``, both optional."""
     device = request.args.get("device") or None
@@ -68,36 +73,48 @@ def recommendation() -> ResponseReturnValue:
 
 
 @blueprint.post("/plan")
+@needs(Right.PLAN)
 def plan() -> ResponseReturnValue:
     """Return what a switch would do; nothing is done."""
-    return jsonify(plan_document(controller().plan(switch_request(), current_actor())))
+    asked = switch_request()
+    require_override(asked.override_reason)
+    return jsonify(plan_document(controller().plan(asked, current_actor())))
 
 
 @blueprint.post("/switch")
+@needs(Right.SWITCH)
 def switch() -> ResponseReturnValue:
     """Begin to load a model."""
-    return _accepted(controller().switch(switch_request(), current_actor()))
+    asked = switch_request()
+    require_override(asked.override_reason)
+    return _accepted(controller().switch(asked, current_actor()))
 
 
 @blueprint.post("/instances/<instance_id>/unload")
+@needs(Right.UNLOAD)
 def unload(instance_id: str) -> ResponseReturnValue:
     """Begin to unload an instance: one's own busy or not, another person's only while it is free, or with ``override_reason``."""
-    return _accepted(controller().unload(instance_id, current_actor(), override_reason()))
+    reason = override_reason()
+    require_override(reason)
+    return _accepted(controller().unload(instance_id, current_actor(), reason))
 
 
 @blueprint.post("/instances/<instance_id>/lease")
+@needs(Right.LEASE)
 def lease(instance_id: str) -> ResponseReturnValue:
     """Change the terms of an instance: ``{until | extend_s, reason, idle_unload_minutes}``."""
     return _instance(controller().set_lease(instance_id, lease_terms(), current_actor()))
 
 
 @blueprint.post("/instances/<instance_id>/release-request")
+@needs(Right.LEASE)
 def ask_release(instance_id: str) -> ResponseReturnValue:
     """Ask the owner of an instance to release it: ``{why}``."""
     return _instance(controller().ask_release(instance_id, release_why(), current_actor()))
 
 
 @blueprint.post("/instances/<instance_id>/release-request/answer")
+@needs(Right.LEASE)
 def answer_release(instance_id: str) -> ResponseReturnValue:
     """Keep or release an instance that somebody asks for: ``{answer, word}``."""
     body = release_answer()
@@ -105,12 +122,14 @@ def answer_release(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/keep")
+@needs(Right.LEASE)
 def keep(instance_id: str) -> ResponseReturnValue:
     """Count this call as use of an instance."""
     return _instance(controller().keep(instance_id, current_actor()))
 
 
 @blueprint.post("/instances/<instance_id>/ask")
+@needs(Right.ASK)
 def ask(instance_id: str) -> ResponseReturnValue:
     """Return a model's whole answer to ``{"prompt", "max_tokens"}``."""
     question = ask_question()
@@ -119,42 +138,49 @@ def ask(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.get("/containers")
+@needs(Right.SEE)
 def containers() -> ResponseReturnValue:
     """Return the containers of vLLM's image that this Warden did not start; its own are instances."""
     return jsonify([container_document(container) for container in controller().snapshot().containers])
 
 
 @blueprint.post("/containers/<container_id>/stop")
+@needs(Right.CONTAINERS)
 def stop_container(container_id: str) -> ResponseReturnValue:
     """Begin to end such a container; ``{"name": …}`` confirms it."""
     return _accepted(controller().stop_container(container_id, confirmed_name(), current_actor()))
 
 
 @blueprint.post("/clean")
+@needs(Right.CLEAN)
 def clean() -> ResponseReturnValue:
     """Begin to give back what nobody needs."""
     return _accepted(controller().clean(current_actor()))
 
 
 @blueprint.post("/emergency")
+@needs(Right.EMERGENCY)
 def emergency() -> ResponseReturnValue:
     """Begin to end everything of Warden's."""
     return _accepted(controller().emergency(current_actor()))
 
 
 @blueprint.post("/demo")
+@needs(Right.SWITCH)
 def demo() -> ResponseReturnValue:
     """Begin to make the demo model in the cache."""
     return _accepted(controller().make_demo(current_actor()))
 
 
 @blueprint.post("/selftest")
+@needs(Right.SELFTEST)
 def selftest() -> ResponseReturnValue:
     """Begin a self-test; its ``checks`` grow in the operation."""
     return _accepted(controller().selftest(current_actor()))
 
 
 @blueprint.get("/operations")
+@needs(Right.SEE)
 def operations() -> ResponseReturnValue:
     """Return operations, newest first; ``?kind=&actor=&model=&state=&before=`` narrow them, all optional."""
     asked, limit = OperationsQuery.read(request.args), limit_argument(DEFAULT_LIMIT, LARGEST_LIMIT)
@@ -166,6 +192,7 @@ def operations() -> ResponseReturnValue:
 
 
 @blueprint.get("/timeline")
+@needs(Right.SEE)
 def track() -> ResponseReturnValue:
     """Return a device's memory by holder over ``?device=&span=``: the first device and the last hour unless named."""
     device_id, span = asked_track()
@@ -175,18 +202,22 @@ def track() -> ResponseReturnValue:
 
 
 @blueprint.get("/operations/<operation_id>")
+@needs(Right.SEE)
 def operation(operation_id: str) -> ResponseReturnValue:
     """Return one operation."""
     return jsonify(operation_document(controller().operation(operation_id)))
 
 
 @blueprint.post("/operations/<operation_id>/cancel")
+@needs(Right.CANCEL)
 def cancel(operation_id: str) -> ResponseReturnValue:
     """Ask an operation to stop; ``{"rollback": true}`` gives up the putting back that is under way."""
+    require_cancel(controller().operation(operation_id))
     return _accepted(controller().cancel(operation_id, current_actor(), rollback=cancel_rollback()))
 
 
 @blueprint.get("/tickets")
+@needs(Right.SEE)
 def tickets() -> ResponseReturnValue:
     """Return the requests that wait, in their places, and behind them those that ended lately, newest first."""
     snapshot = controller().snapshot()
@@ -195,12 +226,14 @@ def tickets() -> ResponseReturnValue:
 
 
 @blueprint.get("/tickets/<ticket_id>")
+@needs(Right.SEE)
 def ticket(ticket_id: str) -> ResponseReturnValue:
     """Return one of them."""
     return jsonify(_ticket(ticket_id))
 
 
 @blueprint.post("/tickets")
+@needs(Right.SWITCH)
 def take_ticket() -> ResponseReturnValue:
     """Let a switch wait until there is room."""
     asked, by_itself = ticket_request()
@@ -211,22 +244,27 @@ def take_ticket() -> ResponseReturnValue:
 
 @blueprint.post("/tickets/<ticket_id>/cancel")
 @blueprint.delete("/tickets/<ticket_id>")
+@needs(Right.CANCEL)
 def cancel_ticket(ticket_id: str) -> ResponseReturnValue:
     """Take a ticket back, with its start where that is under way."""
-    return jsonify(ticket_document(controller().cancel_ticket(ticket_id, current_actor())))
+    return jsonify(
+        ticket_document(controller().cancel_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY)))
+    )
 
 
 @blueprint.post("/tickets/<ticket_id>/resume")
+@needs(Right.SWITCH)
 def resume_ticket(ticket_id: str) -> ResponseReturnValue:
     """Let a ticket go on that an emergency has paused."""
-    queued = controller().resume_ticket(ticket_id, current_actor())
+    queued = controller().resume_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
     return jsonify(ticket_document(queued.ticket, queued))
 
 
 @blueprint.post("/tickets/<ticket_id>/start")
+@needs(Right.SWITCH)
 def start_ticket(ticket_id: str) -> ResponseReturnValue:
     """Start what waits, now."""
-    return _accepted(controller().start_ticket(ticket_id, current_actor()))
+    return _accepted(controller().start_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY)))
 
 
 def _ticket(ticket_id: str) -> Document:

@@ -106,10 +106,11 @@ def form_view(
     *,
     now: float,
     idle_minutes: float,
+    may_override: bool,
 ) -> FormView:
     """Return the whole form for its present values, as ``actor`` sees it."""
     in_container = form.mode == Mode.VLLM
-    plan = plan_view(form, snapshot, controller, actor)
+    plan = plan_view(form, snapshot, controller, actor, may_override=may_override)
     return FormView(
         values=form,
         modes=_modes(form, snapshot),

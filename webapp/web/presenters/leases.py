@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from webapp.control.contract import Snapshot
-from webapp.control.leases import may_override
 from webapp.domain.idle import LAST_MINUTE_S, idle_minutes, idle_unload_at
 from webapp.domain.instance import Instance, InstanceState
 from webapp.web import formats, terms, words
@@ -182,7 +181,9 @@ class ReleaseDialog:
     may_override: bool
 
 
-def release_dialog(instance: Instance, snapshot: Snapshot, actor: str, now: float, silence_s: float) -> ReleaseDialog:
+def release_dialog(
+    instance: Instance, snapshot: Snapshot, actor: str, now: float, silence_s: float, *, may_override: bool
+) -> ReleaseDialog:
     """Return the dialog in which ``actor`` asks for an instance."""
     owner, present = instance.owner, instance.owner in snapshot.present
     return ReleaseDialog(
@@ -198,7 +199,7 @@ def release_dialog(instance: Instance, snapshot: Snapshot, actor: str, now: floa
             time=formats.whole_duration(silence_s),
         ),
         pending=_pending(instance, actor),
-        may_override=may_override(actor),
+        may_override=may_override,
     )
 
 

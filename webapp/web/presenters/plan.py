@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from webapp.control.contract import ControllerApi, Snapshot
-from webapp.control.leases import may_override
 from webapp.domain.footprint import Footprint, PartName, Source
 from webapp.domain.modes import Mode, Quantization
 from webapp.domain.plan import DevicePlan, Eviction, Plan, Verdict
@@ -142,7 +141,9 @@ class PlanView:
     offers_override: bool = False
 
 
-def plan_view(form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, actor: str) -> PlanView | None:
+def plan_view(
+    form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, actor: str, *, may_override: bool
+) -> PlanView | None:
     """Return the plan of the form as ``actor`` sees it, or ``None`` while the cache has no model to plan with."""
     if not form.model:
         return None
@@ -150,7 +151,7 @@ def plan_view(form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, a
         plan = controller.plan(form.to_request(), actor)
     except WardenError as exc:
         return _impossible(words.say(exc.message))
-    return _of_plan(plan, form, snapshot, actor)
+    return _of_plan(plan, form, snapshot, may_override=may_override)
 
 
 def _impossible(refusal: str) -> PlanView:
@@ -171,7 +172,7 @@ def _impossible(refusal: str) -> PlanView:
     )
 
 
-def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot, actor: str) -> PlanView:
+def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot, *, may_override: bool) -> PlanView:
     now = time.time()
     code = None if plan.refusal is None else plan.refusal.code
     pointless = code in WITHOUT_FIGURES
@@ -195,7 +196,7 @@ def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot, actor: str) -> Pl
         can_wait=_can_wait(plan, snapshot),
         asks=() if pointless else tuple(_ask(e) for e in plan.unload if _is_held(e, plan)),
         override=form.override_reason,
-        offers_override=not pointless and may_override(actor) and any(_is_taken(e) for e in plan.unload),
+        offers_override=not pointless and may_override and any(_is_taken(e) for e in plan.unload),
     )
 
 

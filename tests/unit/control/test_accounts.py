@@ -1,0 +1,375 @@
+"""Accounts: who signs in, for how long, and what opens a way in is never kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from argon2 import PasswordHasher
+
+from webapp.control.accounts import TOKEN_START, Accounts, Limits, Visit
+from webapp.control.passwords import Passwords
+from webapp.domain.people import Identity, Right, Role, Way
+from webapp.errors import (
+    Forbidden,
+    InvalidRequest,
+    LastAdministrator,
+    NameInUse,
+    SignInFailed,
+    StoreUnavailable,
+    UnknownInvitation,
+    UnknownToken,
+    WeakPassword,
+)
+from webapp.store.people import PeopleStore
+from webapp.store.store import Store
+
+HOUR = 3600.0
+HERE = Visit("10.0.0.7", "Firefox")
+POLL = Visit("10.0.0.7", "Firefox", counts=False)
+PASSWORD = "correct horse"
+
+
+class CountingHasher(PasswordHasher):
+    """Quick, and says how often it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(time_cost=1, memory_cost=8, parallelism=1)
+        self.verified = 0
+
+    def verify(self, hash: str | bytes, password: str | bytes) -> bool:  # type: ignore[override]
+        self.verified += 1
+        return super().verify(hash, password)
+
+
+class World:
+    """Accounts over a real store, with a clock that a test moves."""
+
+    def __init__(self, database: Path) -> None:
+        self.now = 1_000_000.0
+        self.store = Store(f"sqlite:///{database}")
+        self.store.open()
+        self.hasher = CountingHasher()
+        self.accounts = Accounts(
+            PeopleStore(self.store), Passwords(self.hasher), Limits(HOUR, 10 * HOUR), lambda: self.now
+        )
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path / "warden.db")
+    yield world
+    world.store.close()
+
+
+@pytest.fixture
+def accounts(world: World) -> Accounts:
+    world.accounts.add("boss", Role.ADMINISTRATOR, PASSWORD)
+    world.accounts.add("anna", Role.OPERATOR, PASSWORD)
+    return world.accounts
+
+
+def signed_in(accounts: Accounts, name: str = "anna") -> tuple[str, Identity]:
+    key = accounts.sign_in(name, PASSWORD, HERE)
+    identity = accounts.by_session(key, HERE)
+    assert identity is not None
+    return key, identity
+
+
+def test_who_signs_in_is_known_by_the_session(accounts: Accounts) -> None:
+    _, identity = signed_in(accounts, "ANNA")
+
+    assert (identity.name, identity.role, identity.way) == ("anna", Role.OPERATOR, Way.SESSION)
+
+
+@pytest.mark.parametrize(
+    ("name", "password"), [("anna", "wrong horse"), ("nobody", PASSWORD), ("<b>", PASSWORD), ("", "")]
+)
+def test_a_wrong_name_costs_as_much_as_a_wrong_password(
+    world: World, accounts: Accounts, name: str, password: str
+) -> None:
+    with pytest.raises(SignInFailed):
+        accounts.sign_in(name, password, HERE)
+
+    assert world.hasher.verified == 1
+
+
+def test_what_a_person_may_now_is_told_by_the_name(accounts: Accounts) -> None:
+    assert accounts.may("anna", Right.SWITCH)
+    assert not accounts.may("anna", Right.EMERGENCY)
+    assert not accounts.may("nobody", Right.SEE)
+    accounts.set_disabled("anna", True)
+    assert not accounts.may("anna", Right.SWITCH)
+
+
+def test_a_disabled_person_does_not_sign_in(accounts: Accounts) -> None:
+    key, _ = signed_in(accounts)
+    accounts.set_disabled("anna", True)
+
+    assert accounts.by_session(key, HERE) is None
+    with pytest.raises(SignInFailed):
+        accounts.sign_in("anna", PASSWORD, HERE)
+
+    accounts.set_disabled("anna", False)
+    assert accounts.by_session(key, HERE) is None
+    signed_in(accounts)
+
+
+def test_a_session_ends_when_nobody_used_it(world: World, accounts: Accounts) -> None:
+    key, _ = signed_in(accounts)
+    world.now += HOUR - 1
+    assert accounts.by_session(key, HERE) is not None
+    world.now += HOUR - 1
+    assert accounts.by_session(key, HERE) is not None
+    world.now += HOUR
+    assert accounts.by_session(key, HERE) is None
+
+
+def test_an_open_page_that_only_polls_is_no_use(world: World, accounts: Accounts) -> None:
+    key, _ = signed_in(accounts)
+    world.now += HOUR - 1
+    assert accounts.by_session(key, POLL) is not None
+    world.now += 1
+    assert accounts.by_session(key, POLL) is None
+
+
+def test_a_session_ends_in_any_case(world: World, accounts: Accounts) -> None:
+    key, _ = signed_in(accounts)
+    for _ in range(19):
+        world.now += HOUR / 2
+        assert accounts.by_session(key, HERE) is not None
+    world.now += HOUR / 2
+    assert accounts.by_session(key, HERE) is None
+
+
+def test_a_sign_out_ends_the_session_and_no_other(accounts: Accounts) -> None:
+    first, identity = signed_in(accounts)
+    second, _ = signed_in(accounts)
+
+    accounts.sign_out(identity)
+
+    assert accounts.by_session(first, HERE) is None
+    assert accounts.by_session(second, HERE) is not None
+    assert len(accounts.sessions(identity.person_id or "")) == 1
+
+
+def test_a_new_password_ends_all_sessions(accounts: Accounts) -> None:
+    keys = [signed_in(accounts)[0] for _ in range(2)]
+
+    accounts.change_password("anna", PASSWORD, "another horse")
+
+    assert [accounts.by_session(key, HERE) for key in keys] == [None, None]
+    with pytest.raises(SignInFailed):
+        accounts.sign_in("anna", PASSWORD, HERE)
+    accounts.sign_in("anna", "another horse", HERE)
+
+
+def test_a_password_is_changed_by_who_knows_it_and_to_a_good_one(accounts: Accounts) -> None:
+    with pytest.raises(SignInFailed):
+        accounts.change_password("anna", "wrong horse", "another horse")
+    with pytest.raises(WeakPassword):
+        accounts.change_password("anna", PASSWORD, "short")
+    signed_in(accounts)
+
+
+def test_a_role_counts_from_the_next_request_on(accounts: Accounts) -> None:
+    key, _ = signed_in(accounts)
+    accounts.set_role("anna", Role.VIEWER)
+
+    identity = accounts.by_session(key, HERE)
+
+    assert identity is not None
+    assert identity.role is Role.VIEWER
+
+
+def test_the_last_administrator_stays_and_accounts_stay_in_force(accounts: Accounts) -> None:
+    for leave in (
+        lambda: accounts.set_role("boss", Role.OPERATOR),
+        lambda: accounts.set_disabled("boss", True),
+        lambda: accounts.remove("boss"),
+    ):
+        with pytest.raises(LastAdministrator):
+            leave()
+    assert accounts.has_administrator()
+
+
+def test_there_is_no_administrator_until_one_is_made(world: World) -> None:
+    assert not world.accounts.has_administrator()
+    world.accounts.add("anna", Role.OPERATOR, PASSWORD)
+    world.accounts.add("boss", Role.ADMINISTRATOR, PASSWORD)
+    world.now += 1
+    assert world.accounts.has_administrator()
+
+
+@pytest.mark.parametrize(("name", "problem"), [("", InvalidRequest), ("a b", InvalidRequest), ("Anna", NameInUse)])
+def test_a_name_has_to_be_plain_and_free(accounts: Accounts, name: str, problem: type[Exception]) -> None:
+    with pytest.raises(problem):
+        accounts.add(name, Role.VIEWER, PASSWORD)
+
+
+# API tokens
+
+
+def token_of(accounts: Accounts, name: str = "boss", scope: Role = Role.OPERATOR, valid_s: float | None = None) -> str:
+    return accounts.add_token(accounts.person(name), "nightly", scope, valid_s)
+
+
+def test_a_token_speaks_for_its_owner_within_its_scope(accounts: Accounts) -> None:
+    key = token_of(accounts)
+
+    assert key.startswith(TOKEN_START)
+    identity = accounts.by_token(key)
+    assert identity is not None
+    assert (identity.name, identity.role, identity.way) == ("boss", Role.OPERATOR, Way.TOKEN)
+    assert accounts.tokens()[0].used_at is not None
+
+
+def test_a_token_shrinks_with_its_owner(accounts: Accounts) -> None:
+    key = token_of(accounts, "anna", Role.OPERATOR)
+    accounts.set_role("anna", Role.VIEWER)
+
+    identity = accounts.by_token(key)
+
+    assert identity is not None
+    assert identity.role is Role.VIEWER
+
+
+def test_a_token_reaches_no_higher_than_its_owner(accounts: Accounts) -> None:
+    with pytest.raises(Forbidden):
+        token_of(accounts, "anna", Role.ADMINISTRATOR)
+
+
+def test_a_token_ends_by_its_time_by_a_revocation_and_with_its_owner(world: World, accounts: Accounts) -> None:
+    timed, revoked = token_of(accounts, "anna", Role.VIEWER, HOUR), token_of(accounts, "anna", Role.VIEWER)
+    (number,) = [token.id for token in accounts.tokens() if token.expires_at is None]
+    owned = token_of(accounts, "anna", Role.VIEWER)
+
+    accounts.drop_token(number)
+    world.now += HOUR
+
+    assert [accounts.by_token(key) is None for key in (timed, revoked, owned)] == [True, True, False]
+    accounts.remove("anna")
+    assert accounts.by_token(owned) is None
+    assert accounts.tokens() == ()
+
+
+def test_a_token_that_is_not_there_is_not_revoked(accounts: Accounts) -> None:
+    with pytest.raises(UnknownToken):
+        accounts.drop_token("nothing")
+
+
+@pytest.mark.parametrize("label", ["", "  ", "x" * 61])
+def test_a_token_has_a_name(accounts: Accounts, label: str) -> None:
+    with pytest.raises(InvalidRequest):
+        accounts.add_token(accounts.person("boss"), label, Role.VIEWER, None)
+
+
+# Invitations
+
+
+def test_an_invitation_is_accepted_once(accounts: Accounts) -> None:
+    key = accounts.invite(Role.VIEWER, HOUR, "boss")
+
+    assert accounts.accept(key, "new", PASSWORD).role is Role.VIEWER
+
+    signed_in(accounts, "new")
+    with pytest.raises(UnknownInvitation):
+        accounts.accept(key, "second", PASSWORD)
+
+
+def test_an_invitation_ends(world: World, accounts: Accounts) -> None:
+    late, dropped = accounts.invite(Role.VIEWER, HOUR, "boss"), accounts.invite(Role.VIEWER, 2 * HOUR, "boss")
+    world.now += HOUR
+    (open_,) = accounts.invitations()
+    accounts.drop_invitation(open_.id)
+
+    for key in (late, dropped, "", "guessed"):
+        with pytest.raises(UnknownInvitation):
+            accounts.invitation(key)
+
+
+# The proxy
+
+
+def test_a_person_whom_the_proxy_names_first_gets_the_role_of_newcomers(accounts: Accounts) -> None:
+    identity = accounts.by_proxy("carol@lab", Role.VIEWER)
+
+    assert identity is not None
+    assert (identity.name, identity.role, identity.way) == ("carol@lab", Role.VIEWER, Way.PROXY)
+    with pytest.raises(SignInFailed):
+        accounts.sign_in("carol@lab", "", HERE)
+
+
+def test_the_proxy_lets_only_known_people_in_where_that_is_wished(accounts: Accounts) -> None:
+    assert accounts.by_proxy("carol", None) is None
+    assert accounts.by_proxy("anna, boss", Role.VIEWER) is None
+    known = accounts.by_proxy("Anna", None)
+    assert known is not None
+    assert known.role is Role.OPERATOR
+
+    accounts.set_disabled("anna", True)
+    assert accounts.by_proxy("anna", Role.VIEWER) is None
+
+
+# What is kept and said
+
+
+def test_no_key_and_no_password_is_kept_or_logged(
+    world: World, accounts: Accounts, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    session, identity = signed_in(accounts)
+    token, invitation = token_of(accounts), accounts.invite(Role.VIEWER, HOUR, "boss")
+    accounts.by_token(token)
+    accounts.accept(invitation, "new", PASSWORD)
+    accounts.sign_out(identity)
+    world.store.close()
+
+    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    for secret in (session, token, invitation, PASSWORD):
+        assert secret.encode() not in kept
+        assert secret not in caplog.text
+    assert "anna signed in from 10.0.0.7" in caplog.text
+
+
+# A database that fails
+
+
+def test_who_was_there_a_moment_ago_stays_while_the_database_fails(world: World, accounts: Accounts) -> None:
+    assert accounts.has_administrator()
+    key, identity = signed_in(accounts)
+    world.store.close()
+
+    for _ in range(3):
+        world.now += 250
+        assert accounts.by_session(key, HERE) == identity
+    with pytest.raises(StoreUnavailable):
+        accounts.by_session("guessed", HERE)
+    assert accounts.has_administrator()
+
+
+def test_who_was_there_long_ago_does_not(world: World, accounts: Accounts) -> None:
+    key, _ = signed_in(accounts)
+    world.store.close()
+    world.now += 301
+
+    with pytest.raises(StoreUnavailable):
+        accounts.by_session(key, HERE)
+
+
+def test_rights_that_were_changed_are_not_remembered(world: World, accounts: Accounts) -> None:
+    key, _ = signed_in(accounts)
+    accounts.set_role("anna", Role.VIEWER)
+    world.store.close()
+
+    with pytest.raises(StoreUnavailable):
+        accounts.by_session(key, HERE)
+
+
+def test_that_nothing_was_ever_read_lets_nobody_in(tmp_path: Path) -> None:
+    accounts = Accounts(PeopleStore(Store(f"sqlite:///{tmp_path}/x.db")), Passwords(), Limits(1, 1), lambda: 0.0)
+
+    with pytest.raises(StoreUnavailable):
+        accounts.has_administrator()

@@ -1,0 +1,172 @@
+"""The store keeps people, and of what opens something the hash alone."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from webapp.domain.people import ApiToken, Invitation, Person, Role, Session
+from webapp.errors import LastAdministrator, NameInUse, StoreUnavailable, UnknownInvitation, UnknownPerson, UnknownToken
+from webapp.store.people import PeopleStore
+from webapp.store.store import Store
+
+BOSS = Person("p1", "Boss", Role.ADMINISTRATOR, 1.0)
+ANNA = Person("p2", "anna", Role.OPERATOR, 2.0, has_password=False)
+SESSION = Session("s1", "p1", 10.0, 10.0, 100.0, "10.0.0.7", "Firefox")
+TOKEN = ApiToken("t1", "p1", "nightly", Role.OPERATOR, 10.0)
+INVITATION = Invitation("i1", Role.OPERATOR, 10.0, 100.0, "Boss")
+
+
+@pytest.fixture
+def people(store: Store) -> PeopleStore:
+    people = PeopleStore(store)
+    people.add_person(BOSS, "hash")
+    people.add_person(ANNA, None)
+    return people
+
+
+def test_people_come_back_as_they_were_by_name(people: PeopleStore) -> None:
+    assert people.people() == (ANNA, BOSS)
+    assert people.person("bOSS") == BOSS
+    assert people.person("boris") is None
+
+
+def test_a_person_without_a_password_has_no_credentials(people: PeopleStore) -> None:
+    assert people.credentials("boss") == (BOSS, "hash")
+    assert people.credentials("anna") is None
+
+
+def test_a_name_is_given_once_however_it_is_written(people: PeopleStore) -> None:
+    with pytest.raises(NameInUse):
+        people.add_person(Person("p3", "ANNA", Role.VIEWER, 1.0), "hash")
+
+
+@pytest.mark.parametrize("leave", ["set_role", "set_disabled", "remove_person"])
+def test_the_last_administrator_stays(people: PeopleStore, leave: str) -> None:
+    def go() -> None:
+        extra = {"set_role": (Role.VIEWER,), "set_disabled": (True,), "remove_person": ()}[leave]
+        getattr(people, leave)("p1", *extra)
+
+    people.add_person(Person("p3", "idle", Role.ADMINISTRATOR, 1.0, disabled=True), "hash")
+    with pytest.raises(LastAdministrator):
+        go()
+    assert people.person("boss") == BOSS
+
+    people.set_disabled("p3", False)
+    go()
+    assert people.has_administrator()
+
+
+@pytest.mark.parametrize("change", ["set_role", "set_disabled", "set_password", "remove_person"])
+def test_nobody_who_is_not_there_is_changed(people: PeopleStore, change: str) -> None:
+    extra = {"set_role": (Role.VIEWER,), "set_disabled": (False,), "set_password": ("h",), "remove_person": ()}[change]
+
+    with pytest.raises(UnknownPerson):
+        getattr(people, change)("nobody", *extra)
+
+
+def test_a_session_is_found_by_the_hash_of_its_key(people: PeopleStore) -> None:
+    people.add_session(SESSION, "k1", 0.0)
+    people.touch_session(SESSION, 20.0)
+
+    assert people.session("k1") == (replace(SESSION, used_at=20.0), replace(BOSS, seen_at=20.0))
+    assert people.session("s1") is None
+
+
+def test_a_new_session_sweeps_out_what_is_over(people: PeopleStore) -> None:
+    people.add_session(replace(SESSION, id="old", expires_at=15.0), "k1", 0.0)
+    people.add_session(replace(SESSION, id="idle"), "k2", 0.0)
+    people.add_session(replace(SESSION, id="new", created_at=20.0, used_at=20.0), "k3", 15.0)
+
+    assert [session.id for session in people.sessions("p1")] == ["new"]
+
+
+@pytest.mark.parametrize("way", ["password", "disabled", "removed", "all", "one"])
+def test_sessions_end(people: PeopleStore, way: str) -> None:
+    people.add_person(Person("p3", "other", Role.ADMINISTRATOR, 1.0), "hash")
+    people.add_session(SESSION, "k1", 0.0)
+    people.add_session(replace(SESSION, id="s2", person_id="p2"), "k2", 0.0)
+
+    {
+        "password": lambda: people.set_password("p1", "new"),
+        "disabled": lambda: people.set_disabled("p1", True),
+        "removed": lambda: people.remove_person("p1"),
+        "all": lambda: people.end_sessions("p1"),
+        "one": lambda: people.end_session("p1", "s1"),
+    }[way]()
+
+    assert people.session("k1") is None
+    assert people.session("k2") is not None
+
+
+def test_nobody_ends_anothers_session(people: PeopleStore) -> None:
+    people.add_session(SESSION, "k1", 0.0)
+
+    people.end_session("p2", "s1")
+
+    assert people.session("k1") is not None
+
+
+def test_a_disabled_persons_token_opens_nothing(people: PeopleStore) -> None:
+    people.add_person(Person("p3", "other", Role.ADMINISTRATOR, 1.0), "hash")
+    people.add_token(TOKEN, "k1")
+    assert people.token("k1") == (TOKEN, BOSS)
+
+    people.set_disabled("p1", True)
+
+    assert people.token("k1") is None
+
+
+def test_a_token_is_revoked_by_its_owner_alone(people: PeopleStore) -> None:
+    people.add_token(TOKEN, "k1")
+
+    with pytest.raises(UnknownToken):
+        people.drop_token("t1", "p2")
+    people.drop_token("t1", "p1")
+
+    assert people.tokens() == people.tokens("p1") == ()
+
+
+def test_an_invitation_makes_one_account_with_its_own_role(people: PeopleStore) -> None:
+    people.add_invitation(INVITATION, "k1")
+    new = Person("p3", "new", Role.ADMINISTRATOR, 20.0)
+
+    assert people.accept("k1", new, "hash").role is Role.OPERATOR
+
+    with pytest.raises(UnknownInvitation):
+        people.accept("k1", replace(new, id="p4", name="second"), "hash")
+    assert people.invitations() == ()
+    assert people.person("second") is None
+
+
+def test_a_name_in_use_does_not_use_the_invitation_up(people: PeopleStore) -> None:
+    people.add_invitation(INVITATION, "k1")
+
+    with pytest.raises(NameInUse):
+        people.accept("k1", Person("p3", "Anna", Role.VIEWER, 20.0), "hash")
+
+    assert people.invitations() == (INVITATION,)
+
+
+def test_an_invitation_that_is_over_makes_none(people: PeopleStore) -> None:
+    people.add_invitation(INVITATION, "k1")
+
+    with pytest.raises(UnknownInvitation):
+        people.accept("k1", Person("p3", "late", Role.VIEWER, 100.0), "hash")
+
+
+def test_a_closed_store_says_so(database: Path) -> None:
+    with pytest.raises(StoreUnavailable):
+        PeopleStore(Store(f"sqlite:///{database}")).people()
+
+
+def test_the_database_is_its_owners_alone(people: PeopleStore, database: Path) -> None:
+    assert [path.stat().st_mode & 0o077 for path in database.parent.iterdir()] == [0] * len(
+        list(database.parent.iterdir())
+    )
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT count(*) FROM people").fetchone() == (2,)

@@ -1,0 +1,136 @@
+"""``warden users`` and ``warden tokens`` manage accounts beside a running Warden, and show a secret once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.unit.test_cli import Answering
+from webapp.cli import main
+from webapp.services import open_accounts
+from webapp.settings import load_settings
+
+PASSWORD = "correct horse"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("WARDEN_STATE_DIR", str(tmp_path))
+        environment.setenv("WARDEN_CONFIG", str(tmp_path / "none.toml"))
+        environment.setenv("COLUMNS", "200")
+        yield tmp_path
+
+
+def warden(*arguments: str, said: str = f"{PASSWORD}\n{PASSWORD}\n") -> Result:
+    return CliRunner().invoke(main, arguments, input=said)
+
+
+def users() -> dict[str, dict[str, object]]:
+    return {user["name"]: user for user in json.loads(warden("users", "list", "--json").stdout)}
+
+
+def test_the_one_command_makes_the_first_administrator_and_shows_no_password() -> None:
+    result = warden("users", "add", "boss", "--role", "administrator")
+
+    assert result.exit_code == 0
+    assert "boss is administrator." in result.output
+    assert PASSWORD not in result.output
+    assert users()["boss"]["role"] == "administrator"
+
+
+def test_a_password_comes_from_the_input_when_a_program_gives_it() -> None:
+    assert warden("users", "add", "boss", "--password-stdin", said=f"{PASSWORD}\n").exit_code == 0
+    with open_accounts(load_settings()) as accounts:
+        accounts.change_password("boss", PASSWORD, "another horse")
+
+
+def test_accounts_are_changed_while_somebody_else_has_the_database_open() -> None:
+    with open_accounts(load_settings()) as accounts:
+        warden("users", "add", "boss", "--role", "administrator")
+        warden("users", "add", "anna")
+        warden("users", "role", "anna", "operator")
+        warden("users", "disable", "anna")
+        assert accounts.person("anna").disabled
+        warden("users", "enable", "anna")
+        warden("users", "password", "anna", said="another horse\nanother horse\n")
+        accounts.change_password("anna", "another horse", PASSWORD)
+        assert warden("users", "remove", "anna", said="n\n").exit_code == 1
+        assert warden("users", "remove", "anna", "--yes").exit_code == 0
+        assert [person.name for person in accounts.people()] == ["boss"]
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (("users", "role", "boss", "viewer"), "boss is the last administrator"),
+        (("users", "disable", "boss"), "boss is the last administrator"),
+        (("users", "remove", "boss", "--yes"), "boss is the last administrator"),
+        (("users", "add", "BOSS"), "the name BOSS is taken"),
+        (("users", "add", "a b"), "name cannot be 'a b'"),
+        (("users", "password", "nobody"), "there is no nobody"),
+        (("tokens", "add", "nobody", "x"), "there is no nobody"),
+        (("tokens", "revoke", "nothing"), "there is no token nothing"),
+    ],
+)
+def test_a_refusal_is_one_sentence(command: tuple[str, ...], sentence: str) -> None:
+    warden("users", "add", "boss", "--role", "administrator")
+
+    result = warden(*command)
+
+    assert result.exit_code == 1
+    assert sentence in result.output
+    assert "Traceback" not in result.output
+    assert users()["boss"]["role"] == "administrator"
+
+
+def test_a_weak_password_is_refused_with_the_rule() -> None:
+    result = warden("users", "add", "boss", said="short\nshort\n")
+
+    assert "needs 10 to 200 characters" in result.output
+    assert users() == {}
+
+
+def test_a_token_is_printed_once_and_alone() -> None:
+    warden("users", "add", "anna", "--role", "operator")
+
+    result = warden("tokens", "add", "anna", "nightly", "--scope", "operator", "--days", "30")
+
+    assert result.stdout.startswith("wdn_")
+    assert len(result.stdout.splitlines()) == 1
+    listed = warden("tokens", "list", "--json").stdout
+    assert result.stdout.strip() not in listed + warden("tokens", "list").output
+    (token,) = json.loads(listed)
+    assert (token["owner"], token["label"], token["scope"], token["used_at"]) == ("anna", "nightly", "operator", None)
+
+    assert warden("tokens", "revoke", token["id"]).exit_code == 0
+    assert json.loads(warden("tokens", "list", "--json").stdout) == []
+
+
+def test_a_token_above_its_owner_is_refused() -> None:
+    warden("users", "add", "anna")
+
+    result = warden("tokens", "add", "anna", "x", "--scope", "administrator")
+
+    assert result.exit_code == 1
+    assert "a token cannot do more than its owner, who is viewer" in result.output
+
+
+def test_the_tables_show_everybody() -> None:
+    warden("users", "add", "anna", "--proxied", "--role", "operator")
+
+    rows = [line.replace("│", " ").split() for line in warden("users", "list").output.splitlines()]
+
+    assert ["anna", "operator", "by", "proxy"] in rows
+
+
+def test_a_warden_whose_people_sign_in_asks_the_terminal_for_a_token() -> None:
+    with Answering(401, b"{}") as env:
+        result = CliRunner().invoke(main, ["status"], env=env)
+
+    assert result.exit_code == 1
+    assert "WARDEN_TOKEN" in result.output

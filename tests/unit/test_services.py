@@ -1,0 +1,57 @@
+"""A start that would let strangers in is refused, and says with what it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from webapp.console import explain
+from webapp.domain.people import Role
+from webapp.errors import ConfigurationError
+from webapp.services import Services, build_services, open_accounts
+from webapp.settings import Settings
+
+
+def made(folder: Path, **changes: object) -> Settings:
+    nowhere = {"state_dir": folder / "state", "hf_cache": folder / "cache", "docker_socket": folder / "none.sock"}
+    return Settings(**nowhere, bind="0.0.0.0", **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def started() -> Iterator[list[Services]]:
+    services: list[Services] = []
+    yield services
+    for one in services:
+        one.stop()
+
+
+def test_an_open_address_without_an_administrator_is_refused_with_the_command_that_makes_one(
+    tmp_path: Path, started: list[Services]
+) -> None:
+    started.append(build_services(made(tmp_path)))
+
+    with pytest.raises(ConfigurationError) as caught:
+        started[0].start()
+
+    assert explain(caught.value).startswith("Warden cannot start with WARDEN_BIND=0.0.0.0: 0.0.0.0 can be reached from")
+    assert "`warden users add NAME --role administrator`" in explain(caught.value)
+
+
+def test_it_starts_once_there_is_one(tmp_path: Path, started: list[Services]) -> None:
+    settings = made(tmp_path)
+    with open_accounts(settings) as accounts:
+        accounts.add("boss", Role.ADMINISTRATOR, "correct horse")
+    started.append(build_services(settings))
+
+    started[0].start()
+
+    assert started[0].accounts.has_administrator()
+
+
+def test_it_starts_where_a_trusted_proxy_says_who_comes(tmp_path: Path, started: list[Services]) -> None:
+    settings = made(tmp_path, proxy_user_header="X-Forwarded-User", trusted_proxies=("10.0.0.1",))
+    started.append(build_services(settings))
+
+    started[0].start()

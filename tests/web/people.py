@@ -1,0 +1,117 @@
+"""An application with accounts: one person of each role, and browsers that are signed in as them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from argon2 import PasswordHasher
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from tests.web.fakes import FakeController, FakeServices
+from webapp import create_app
+from webapp.control.accounts import Accounts, Limits
+from webapp.control.passwords import Passwords
+from webapp.domain.people import Role
+from webapp.settings import Settings
+from webapp.store.people import PeopleStore
+from webapp.store.store import Store
+
+PASSWORD = "correct horse"
+NAMES = {Role.VIEWER: "vera", Role.OPERATOR: "olga", Role.ADMINISTRATOR: "anna"}
+PAGE = {"Accept": "text/html"}
+HOUR = 3600.0
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextmanager
+def made_accounts(store: Store, clock: Clock) -> Iterator[Accounts]:
+    """Give accounts over a real store, with hashes that cost nothing."""
+    store.open()
+    hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    try:
+        yield Accounts(PeopleStore(store), Passwords(hasher), Limits(HOUR, 10 * HOUR), clock)
+    finally:
+        store.close()
+
+
+@dataclass
+class Lab:
+    """The application, its accounts and its clock. ``browser`` gives a new browser."""
+
+    app: Flask
+    controller: FakeController
+    accounts: Accounts
+    clock: Clock
+    store: Store
+    """Closing it is a database that fails."""
+
+    def browser(self, **environ: str) -> Browser:
+        client = self.app.test_client()
+        client.environ_base["HTTP_ACCEPT_LANGUAGE"] = "en"
+        client.environ_base["HTTP_ACCEPT"] = "text/html"
+        client.environ_base.update(environ)
+        return Browser(client)
+
+    def signed_in(self, role: Role) -> Browser:
+        browser = self.browser()
+        assert browser.sign_in(NAMES[role]).status_code == 303
+        return browser
+
+    def token(self, role: Role, scope: Role | None = None) -> dict[str, str]:
+        """The header of an API token of the person with ``role``."""
+        key = self.accounts.add_token(self.accounts.person(NAMES[role]), "test", scope or role, None)
+        return {"Authorization": f"Bearer {key}"}
+
+
+class Browser:
+    """Keeps cookies, and fills the forms of the page that it was shown last."""
+
+    def __init__(self, client: FlaskClient) -> None:
+        self.client = client
+
+    def get(self, path: str, **kwargs: object) -> TestResponse:
+        return self.client.get(path, **kwargs)  # type: ignore[arg-type]
+
+    def post(self, path: str, data: dict[str, str] | None = None, **kwargs: object) -> TestResponse:
+        return self.client.post(path, data={"csrf_token": self.csrf(), **(data or {})}, **kwargs)  # type: ignore[arg-type]
+
+    def sign_in(self, name: str, password: str = PASSWORD, **fields: str) -> TestResponse:
+        return self.post("/sign-in", {"name": name, "password": password, **fields})
+
+    def csrf(self) -> str:
+        for path in ("/sign-in", "/people", "/account"):
+            if found := re.search(r'name="csrf_token" value="([^"]+)"', self.client.get(path).text):
+                return found[1]
+        raise AssertionError("no form")
+
+    def cookie(self) -> str:
+        (cookie,) = [c for c in self.client._cookies.values() if c.key.startswith("warden_session")]
+        return cookie.value
+
+
+@contextmanager
+def made_lab(folder: Path, *, people: bool = True, **changes: object) -> Iterator[Lab]:
+    """Give an application with one person of each role."""
+    settings = Settings(state_dir=folder / "state", hf_cache=folder / "cache", threads=4, **changes)  # type: ignore[arg-type]
+    clock, controller, store = Clock(), FakeController(), Store(f"sqlite:///{folder / 'warden.db'}")
+    with made_accounts(store, clock) as accounts:
+        if people:
+            for role, name in NAMES.items():
+                accounts.add(name, role, PASSWORD)
+        app = create_app(settings, FakeServices(settings, controller, accounts=accounts))
+        yield Lab(app, controller, accounts, clock, store)

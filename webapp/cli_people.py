@@ -1,0 +1,247 @@
+"""``warden users`` and ``warden tokens``: accounts from the terminal of the machine, also while Warden runs.
+
+Whoever may write the state folder may do everything here; the commands ask for no sign-in.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from webapp.console import explain
+from webapp.domain.people import ApiToken, Person, Role
+from webapp.errors import StoreUnavailable, WardenError
+from webapp.settings import load_settings
+
+if TYPE_CHECKING:
+    from webapp.control.accounts import Accounts
+
+DAY_S: Final = 86_400.0
+SENTENCES: Final[Mapping[str, str]] = {
+    "weak_password": "the password needs {least} to {most} characters and must not hold the name",
+    "invalid": "{field} cannot be {value!r}; allowed: {allowed}",
+    "name_in_use": "the name {person} is taken",
+    "unknown_person": "there is no {person}; `warden users list` shows everybody",
+    "unknown_token": "there is no token {token}; `warden tokens list` shows all",
+    "last_administrator": "{person} is the last administrator; make another one first",
+    "forbidden": "a token cannot do more than its owner, who is {role}",
+}
+"""What the commands say of an error, by its code."""
+
+role_choice = click.Choice([role.value for role in Role])
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON list, nothing else.")
+from_stdin_option = click.option(
+    "--password-stdin", is_flag=True, help="Read the password from the first line of the input."
+)
+
+
+@contextmanager
+def _accounts() -> Iterator[Accounts]:
+    from webapp.services import open_accounts  # noqa: PLC0415  its parts take half a second that no other command needs
+
+    try:
+        with open_accounts(load_settings()) as accounts:
+            yield accounts
+    except WardenError as exc:
+        raise click.ClickException(_sentence(exc)) from exc
+
+
+def _sentence(error: WardenError) -> str:
+    if isinstance(error, StoreUnavailable):
+        return f"the database cannot be used: {error.params.get('reason')}"
+    known = SENTENCES.get(error.code)
+    return explain(error) if known is None else known.format(**error.params)
+
+
+def _password(name: str, from_stdin: bool) -> str:
+    """Ask for a password twice, without showing it."""
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\n")
+    asked: str = click.prompt(f"Password of {name}", hide_input=True, confirmation_prompt="Once more", err=True)
+    return asked
+
+
+@click.group()
+def users() -> None:
+    """Accounts: who may sign in, and with which role."""
+
+
+@users.command("add")
+@click.argument("name")
+@click.option("--role", type=role_choice, default=Role.VIEWER.value, show_default=True)
+@click.option("--proxied", is_flag=True, help="Without a password: only a trusted proxy signs this person in.")
+@from_stdin_option
+def add_user(name: str, role: str, proxied: bool, password_stdin: bool) -> None:
+    """Make an account. Once there is an administrator, everybody has to sign in."""
+    with _accounts() as accounts:
+        accounts.check_new(name)
+        password = None if proxied else _password(name, password_stdin)
+        person = accounts.add(name, Role(role), password)
+    click.echo(f"{person.name} is {person.role}.")
+
+
+@users.command("list")
+@as_json_option
+def list_users(as_json: bool) -> None:
+    """Show every account."""
+    with _accounts() as accounts:
+        people = accounts.people()
+    if as_json:
+        click.echo(json.dumps([_user_document(person) for person in people], indent=2))
+        return
+    rows = [
+        (
+            p.name,
+            p.role.value,
+            "disabled" if p.disabled else "",
+            _shown(p.seen_at),
+            "" if p.has_password else "by proxy",
+        )
+        for p in people
+    ]
+    _print_table(("Name", "Role", "", "Last seen", ""), rows)
+
+
+@users.command("role")
+@click.argument("name")
+@click.argument("role", type=role_choice)
+def change_role(name: str, role: str) -> None:
+    """Change a role; it counts from the next request on."""
+    with _accounts() as accounts:
+        accounts.set_role(name, Role(role))
+    click.echo(f"{name} is {role}.")
+
+
+@users.command("disable")
+@click.argument("name")
+def disable_user(name: str) -> None:
+    """Disable an account: its sessions end, its tokens open nothing."""
+    with _accounts() as accounts:
+        accounts.set_disabled(name, True)
+    click.echo(f"{name} is disabled.")
+
+
+@users.command("enable")
+@click.argument("name")
+def enable_user(name: str) -> None:
+    """Enable an account again."""
+    with _accounts() as accounts:
+        accounts.set_disabled(name, False)
+    click.echo(f"{name} is enabled.")
+
+
+@users.command("password")
+@click.argument("name")
+@from_stdin_option
+def new_password(name: str, password_stdin: bool) -> None:
+    """Give a new password; all sessions of the person end."""
+    with _accounts() as accounts:
+        person = accounts.person(name)
+        accounts.set_password(name, _password(person.name, password_stdin))
+    click.echo(f"The password of {person.name} is changed, all sessions have ended.")
+
+
+@users.command("remove")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def remove_user(name: str, yes: bool) -> None:
+    """Remove an account with its sessions and tokens; its operations stay in the history."""
+    with _accounts() as accounts:
+        person = accounts.person(name)
+        if not yes:
+            click.confirm(f"Remove {person.name} ({person.role})?", abort=True)
+        accounts.remove(name)
+    click.echo(f"{person.name} is removed.")
+
+
+@click.group()
+def tokens() -> None:
+    """API tokens: a program's way in."""
+
+
+@tokens.command("add")
+@click.argument("owner")
+@click.argument("label")
+@click.option(
+    "--scope", type=role_choice, default=Role.VIEWER.value, show_default=True, help="At most the owner's role."
+)
+@click.option("--days", type=click.IntRange(1, 3650), help="How long it lasts. Default: until it is revoked.")
+def add_token(owner: str, label: str, scope: str, days: int | None) -> None:
+    """Make a token of OWNER and print it, this once: it is kept nowhere."""
+    with _accounts() as accounts:
+        key = accounts.add_token(accounts.person(owner), label, Role(scope), None if days is None else days * DAY_S)
+    click.echo("Save it now; it is not shown again:", err=True)
+    click.echo(key)
+
+
+@tokens.command("list")
+@as_json_option
+def list_tokens(as_json: bool) -> None:
+    """Show every token, without what opens anything."""
+    with _accounts() as accounts:
+        names = {person.id: person.name for person in accounts.people()}
+        found = accounts.tokens()
+    if as_json:
+        click.echo(json.dumps([_token_document(token, names) for token in found], indent=2))
+        return
+    rows = [
+        (t.id, names.get(t.person_id, ""), t.name, t.scope.value, _shown(t.used_at), _shown(t.expires_at) or "for ever")
+        for t in found
+    ]
+    _print_table(("Id", "Owner", "Label", "Scope", "Last use", "Until"), rows)
+
+
+@tokens.command("revoke")
+@click.argument("token_id")
+def revoke_token(token_id: str) -> None:
+    """Revoke a token by its id."""
+    with _accounts() as accounts:
+        accounts.drop_token(token_id)
+    click.echo(f"The token {token_id} is revoked.")
+
+
+def _user_document(person: Person) -> Mapping[str, object]:
+    return {
+        "name": person.name,
+        "role": person.role.value,
+        "disabled": person.disabled,
+        "has_password": person.has_password,
+        "created_at": _when(person.created_at),
+        "seen_at": _when(person.seen_at),
+    }
+
+
+def _token_document(token: ApiToken, names: Mapping[str, str]) -> Mapping[str, object]:
+    return {
+        "id": token.id,
+        "owner": names.get(token.person_id),
+        "label": token.name,
+        "scope": token.scope.value,
+        "created_at": _when(token.created_at),
+        "used_at": _when(token.used_at),
+        "expires_at": _when(token.expires_at),
+    }
+
+
+def _when(epoch_s: float | None) -> str | None:
+    return None if epoch_s is None else datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="seconds")
+
+
+def _shown(epoch_s: float | None) -> str:
+    return "" if epoch_s is None else datetime.fromtimestamp(epoch_s).strftime("%Y-%m-%d %H:%M")
+
+
+def _print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich.console import Console  # noqa: PLC0415  0.1 s that only the tables need
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False).print(table)

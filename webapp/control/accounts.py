@@ -1,0 +1,398 @@
+"""Accounts: who signs in how and for how long, invitations, API tokens. Whether a caller may is settled before it calls.
+
+Keys of sessions, invitations and tokens are 256 random bits, so a plain SHA-256 of them is kept; passwords go through argon2.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from threading import Lock
+from typing import Final
+
+from webapp.control.passwords import Passwords
+from webapp.domain.people import (
+    LONGEST_PASSWORD,
+    SHORTEST_PASSWORD,
+    ApiToken,
+    Identity,
+    Invitation,
+    Person,
+    Right,
+    Role,
+    Session,
+    Way,
+    is_name,
+    is_password,
+    lower,
+    may,
+)
+from webapp.errors import (
+    Forbidden,
+    InvalidRequest,
+    NameInUse,
+    SignInFailed,
+    StoreUnavailable,
+    UnknownInvitation,
+    UnknownPerson,
+    WeakPassword,
+)
+from webapp.store.people import PeopleStore
+
+log = logging.getLogger(__name__)
+
+TOKEN_START: Final = "wdn_"
+"""Begins every API token, so that one that lies about is known for what it is."""
+TOUCH_S: Final = 60.0
+"""How much later a use has to be to be noted again."""
+KNOWN_KEPT: Final = 256
+KNOWN_S: Final = 300.0
+"""How long before a failure of the database somebody must have been found to count during it."""
+CHECKED_S: Final = 1.0
+"""For this long it counts that there was no administrator."""
+LABEL_LIMIT: Final = 60
+AGENT_LIMIT: Final = 300
+
+
+@dataclass(frozen=True)
+class Visit:
+    """Where a request comes from. ``counts`` is false for what an open page asks by itself."""
+
+    address: str
+    agent: str = ""
+    counts: bool = True
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a sign-in lasts: since it was used last, and in all."""
+
+    idle_s: float
+    absolute_s: float
+
+
+class Accounts:
+    """The accounts of this Warden. Safe to use from any thread; every method may raise StoreUnavailable besides what it names."""
+
+    def __init__(self, store: PeopleStore, passwords: Passwords, limits: Limits, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._passwords = passwords
+        self._limits = limits
+        self._clock = clock
+        self._known = _Known(clock)
+        self._administrator: tuple[bool, float] | None = None
+        """Whether there is one, and when that was read."""
+
+    def has_administrator(self) -> bool:
+        """Return whether there is an administrator's account. Once there is one, one stays: the last cannot leave.
+
+        Where the database fails after it was read, what was read counts.
+        """
+        seen, now = self._administrator, self._clock()
+        if seen is not None and (seen[0] or 0 <= now - seen[1] < CHECKED_S):
+            return seen[0]
+        try:
+            found = self._store.has_administrator()
+        except StoreUnavailable:
+            if seen is None:
+                raise
+            return seen[0]
+        self._administrator = (found, now)
+        return found
+
+    # Who sends a request
+
+    def by_session(self, key: str, visit: Visit) -> Identity | None:
+        """Return who is signed in under ``key``, and note the use; ``None`` when the session is over."""
+        return self._known.of(key, lambda: self._by_session(key, visit))
+
+    def _by_session(self, key: str, visit: Visit) -> Identity | None:
+        found, now = self._store.session(_hash(key)), self._clock()
+        if found is None:
+            return None
+        session, person = found
+        if now >= session.expires_at or now - session.used_at >= self._limits.idle_s:
+            self._store.end_session(person.id, session.id)
+            return None
+        if visit.counts and now - session.used_at >= min(TOUCH_S, self._limits.idle_s / 2):
+            _noted(lambda: self._store.touch_session(session, now))
+        return Identity(person.name, person.role, Way.SESSION, person.id, session.id)
+
+    def by_token(self, key: str) -> Identity | None:
+        """Return whom an API token speaks for, with the smaller of its scope and the owner's role; ``None`` when it is over."""
+        return self._known.of(key, lambda: self._by_token(key))
+
+    def _by_token(self, key: str) -> Identity | None:
+        found, now = self._store.token(_hash(key)), self._clock()
+        if found is None or not found[0].is_open(now):
+            return None
+        token, person = found
+        if token.used_at is None or now - token.used_at >= TOUCH_S:
+            _noted(lambda: self._store.touch_token(token, now))
+        return Identity(person.name, lower(token.scope, person.role), Way.TOKEN, person.id)
+
+    def by_proxy(self, name: str, new: Role | None) -> Identity | None:
+        """Return the person whom a trusted proxy names. One who is not known gets an account with the role ``new``, if any."""
+        return self._known.of(f"proxy {name}", lambda: self._by_proxy(name, new))
+
+    def _by_proxy(self, name: str, new: Role | None) -> Identity | None:
+        person = self._store.person(name) if is_name(name) else None
+        if person is None and new is not None and is_name(name):
+            person = self._newcomer(name, new)
+        if person is None or person.disabled:
+            return None
+        if (now := self._clock()) - (person.seen_at or 0) >= TOUCH_S:
+            _noted(lambda: self._store.touch_person(person.id, now))
+        return Identity(person.name, person.role, Way.PROXY, person.id)
+
+    def _newcomer(self, name: str, role: Role) -> Person | None:
+        """Make the account of somebody whom the proxy names for the first time; of two requests at once one makes it."""
+        person = Person(_new_id(), name, role, self._clock(), self._clock(), has_password=False)
+        try:
+            self._store.add_person(person, None)
+        except NameInUse:
+            return self._store.person(name)
+        log.info("%s was named by the proxy for the first time and is %s", name, role)
+        return person
+
+    # Signing in and out
+
+    def sign_in(self, name: str, password: str, visit: Visit) -> str:
+        """Begin a session and return its key; an unknown name takes as long as a wrong password. Raises SignInFailed."""
+        try:
+            person = self._verified(name, password)
+        except SignInFailed:
+            log.warning(
+                "a sign-in from %s failed", visit.address
+            )  # without the name: a password may have been typed there
+            raise
+        key, now = secrets.token_urlsafe(32), self._clock()
+        session = Session(
+            _new_id(), person.id, now, now, now + self._limits.absolute_s, visit.address, visit.agent[:AGENT_LIMIT]
+        )
+        self._store.add_session(session, _hash(key), now - self._limits.idle_s)
+        _noted(lambda: self._store.touch_person(person.id, now))
+        log.info("%s signed in from %s", person.name, visit.address)
+        return key
+
+    def _verified(self, name: str, password: str) -> Person:
+        """Raises SignInFailed."""
+        found = self._store.credentials(name) if is_name(name) else None
+        right = self._passwords.verify(None if found is None else found[1], password[: LONGEST_PASSWORD + 1])
+        if found is None or not right or found[0].disabled:
+            raise SignInFailed
+        return found[0]
+
+    def sign_out(self, identity: Identity) -> None:
+        """End the session that ``identity`` came by."""
+        if identity.person_id is not None and identity.session_id is not None:
+            self.end_session(identity.person_id, identity.session_id)
+
+    def change_password(self, name: str, old: str, new: str) -> None:
+        """Change a password and end all of the person's sessions. Raises SignInFailed where ``old`` is wrong, WeakPassword."""
+        person = self._verified(name, old)
+        self._set_password(person, new)
+
+    def _set_password(self, person: Person, password: str) -> None:
+        _strong(password, person.name)
+        self._store.set_password(person.id, self._passwords.hash(password))
+        self._known.forget()
+        log.info("the password of %s was changed", person.name)
+
+    def sessions(self, person_id: str) -> tuple[Session, ...]:
+        """Return a person's sessions that are not over, the last used first."""
+        now = self._clock()
+        found = self._store.sessions(person_id)
+        return tuple(s for s in found if now < s.expires_at and now - s.used_at < self._limits.idle_s)
+
+    def end_session(self, person_id: str, session_id: str) -> None:
+        """End one session of a person."""
+        self._store.end_session(person_id, session_id)
+        self._known.forget()
+
+    def end_sessions(self, person_id: str) -> int:
+        """End all sessions of a person and return how many there were."""
+        ended = self._store.end_sessions(person_id)
+        self._known.forget()
+        return ended
+
+    # Accounts
+
+    def people(self) -> tuple[Person, ...]:
+        """Return every account, by name."""
+        return self._store.people()
+
+    def person(self, name: str) -> Person:
+        """Return the account of ``name``. Raises UnknownPerson."""
+        person = self._store.person(name)
+        if person is None:
+            raise UnknownPerson(person=name)
+        return person
+
+    def may(self, name: str, right: Right) -> bool:
+        """Return whether the person of this name has ``right`` now; nobody has any without an account."""
+        person = self._store.person(name)
+        return person is not None and not person.disabled and may(person.role, right)
+
+    def check_new(self, name: str) -> None:
+        """Raises InvalidRequest where ``name`` can be nobody's, NameInUse where it is somebody's."""
+        _plain(name)
+        if self._store.person(name) is not None:
+            raise NameInUse(person=name)
+
+    def add(self, name: str, role: Role, password: str | None) -> Person:
+        """Make an account; one without a password is for the proxy. Raises InvalidRequest, WeakPassword, NameInUse."""
+        _plain(name)
+        if password is not None:
+            _strong(password, name)
+        person = Person(_new_id(), name, role, self._clock(), has_password=password is not None)
+        self._store.add_person(person, None if password is None else self._passwords.hash(password))
+        log.info("%s was made %s", person.name, role)
+        return person
+
+    def set_role(self, name: str, role: Role) -> None:
+        """Change a role; it counts from the next request on. Raises UnknownPerson, LastAdministrator."""
+        self._store.set_role(self.person(name).id, role)
+        self._known.forget()
+        log.info("%s is %s now", name, role)
+
+    def set_disabled(self, name: str, disabled: bool) -> None:
+        """Disable an account or enable it. Raises UnknownPerson, LastAdministrator."""
+        self._store.set_disabled(self.person(name).id, disabled)
+        self._known.forget()
+        log.info("%s is %s now", name, "disabled" if disabled else "enabled")
+
+    def set_password(self, name: str, password: str) -> None:
+        """Give a person a new password and end all sessions. Raises UnknownPerson, WeakPassword."""
+        self._set_password(self.person(name), password)
+
+    def remove(self, name: str) -> None:
+        """Remove an account, its sessions and tokens; the name may be given again. Raises UnknownPerson, LastAdministrator."""
+        self._store.remove_person(self.person(name).id)
+        self._known.forget()
+        log.info("%s was removed", name)
+
+    # Invitations
+
+    def invite(self, role: Role, valid_s: float, by: str) -> str:
+        """Make an invitation and return its key, which is not kept."""
+        key, now = secrets.token_urlsafe(32), self._clock()
+        self._store.add_invitation(Invitation(_new_id(), role, now, now + valid_s, by), _hash(key))
+        log.info("%s invited a new %s", by, role)
+        return key
+
+    def invitation(self, key: str) -> Invitation:
+        """Return an invitation that can be accepted. Raises UnknownInvitation."""
+        found = self._store.invitation(_hash(key))
+        if found is None or not found.is_open(self._clock()):
+            raise UnknownInvitation
+        return found
+
+    def invitations(self) -> tuple[Invitation, ...]:
+        """Return the invitations that can be accepted, the newest first."""
+        return tuple(one for one in self._store.invitations() if one.is_open(self._clock()))
+
+    def drop_invitation(self, invitation_id: str) -> None:
+        """Take an invitation back."""
+        self._store.drop_invitation(invitation_id)
+
+    def accept(self, key: str, name: str, password: str) -> Person:
+        """Make an account with the invitation's role. Raises UnknownInvitation, InvalidRequest, WeakPassword, NameInUse."""
+        invitation = self.invitation(key)
+        self.check_new(name)
+        _strong(password, name)
+        person = Person(_new_id(), name, invitation.role, self._clock())
+        made = self._store.accept(_hash(key), person, self._passwords.hash(password))
+        log.info("%s accepted an invitation of %s and is %s", made.name, invitation.created_by, made.role)
+        return made
+
+    # API tokens
+
+    def add_token(self, owner: Person, label: str, scope: Role, valid_s: float | None) -> str:
+        """Make an API token of ``owner`` and return it, which is not kept. Raises Forbidden: its scope is above the owner's role."""
+        if lower(scope, owner.role) is not scope:
+            raise Forbidden(needed=scope.value, role=owner.role.value)
+        label = " ".join(label.split())
+        if not (0 < len(label) <= LABEL_LIMIT and label.isprintable()):
+            raise InvalidRequest(field="label", value=label[:LABEL_LIMIT], allowed=f"1–{LABEL_LIMIT}")
+        key, now = TOKEN_START + secrets.token_urlsafe(32), self._clock()
+        token = ApiToken(_new_id(), owner.id, label, scope, now, None if valid_s is None else now + valid_s)
+        self._store.add_token(token, _hash(key))
+        log.info("%s made the API token %s (%s)", owner.name, token.id, scope)
+        return key
+
+    def tokens(self, person_id: str | None = None) -> tuple[ApiToken, ...]:
+        """Return a person's tokens, or everybody's, the newest first."""
+        return self._store.tokens(person_id)
+
+    def drop_token(self, token_id: str, person_id: str | None = None) -> None:
+        """Revoke a token; with ``person_id`` only one of that person's. Raises UnknownToken."""
+        self._store.drop_token(token_id, person_id)
+        self._known.forget()
+
+
+class _Known:
+    """Who was found last, for the time that the database does not answer: an emergency has to work then too.
+
+    Who was found shortly before counts, and goes on counting: no right can be taken away meanwhile, since that would be written.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._found: OrderedDict[str, tuple[Identity, float]] = OrderedDict()
+
+    def of(self, key: str, find: Callable[[], Identity | None]) -> Identity | None:
+        """Return what ``find`` returns, and while it fails what it returned last. Raises StoreUnavailable where that is not known."""
+        place = _hash(key)
+        try:
+            identity = find()
+        except StoreUnavailable:
+            identity, at = self._found.get(place, (None, 0.0))
+            if identity is None or self._clock() - at > KNOWN_S:
+                raise
+        self._keep(place, identity)
+        return identity
+
+    def _keep(self, place: str, identity: Identity | None) -> None:
+        with self._lock:
+            self._found.pop(place, None)
+            if identity is not None:
+                self._found[place] = (identity, self._clock())
+            if len(self._found) > KNOWN_KEPT:
+                self._found.popitem(last=False)
+
+    def forget(self) -> None:
+        """Forget everybody: rights have changed."""
+        with self._lock:
+            self._found.clear()
+
+
+def _noted(write: Callable[[], None]) -> None:
+    """Keep a time of use; that it cannot be kept stops nobody."""
+    try:
+        write()
+    except StoreUnavailable as exc:
+        log.warning("a use was not noted: %s", exc)
+
+
+def _plain(name: str) -> None:
+    if not is_name(name):
+        raise InvalidRequest(field="name", value=name[:LABEL_LIMIT], allowed="A–Z a–z 0–9 . _ @ -, ≤ 64")
+
+
+def _strong(password: str, name: str) -> None:
+    if not is_password(password, name):
+        raise WeakPassword(least=SHORTEST_PASSWORD, most=LONGEST_PASSWORD)
+
+
+def _hash(key: str) -> str:
+    return sha256(key.encode("utf-8", "replace")).hexdigest()
+
+
+def _new_id() -> str:
+    return secrets.token_hex(8)

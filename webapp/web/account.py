@@ -1,0 +1,118 @@
+"""One's own account: password, sessions, API tokens. Everything here is done in person, never by a token."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flask import Blueprint, flash, make_response, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from webapp.domain.people import Identity, Person, Right, Role
+from webapp.errors import InvalidRequest, SignInFailed, UnknownPerson, WardenError
+from webapp.web import words
+from webapp.web.filters import chosen
+from webapp.web.ports import accounts
+from webapp.web.presenters.account import AccountView, account_view
+from webapp.web.presenters.common import SUCCESS
+from webapp.web.rights import needs, require
+from webapp.web.signing import FAILED, begin_session, slow_by_person
+from webapp.web.translate import gettext as _
+from webapp.web.visits import visit
+
+DAY_S: Final = 86_400.0
+TOKEN_DAYS: Final = (30, 90, 365, 0)
+"""How long a token may be made to last; 0 is for ever."""
+
+blueprint = Blueprint("account", __name__, url_prefix="/account")
+
+
+@blueprint.get("")
+@needs(Right.ACCOUNT)
+def page() -> ResponseReturnValue:
+    """Show the account; a Warden without accounts says how the first one is made."""
+    return _page()
+
+
+@blueprint.post("/password")
+@needs(Right.ACCOUNT)
+@slow_by_person
+def change_password() -> ResponseReturnValue:
+    """Change the password; every session ends, and this browser gets a new one."""
+    person, new = _me(), request.form.get("new", "")
+    if new != request.form.get("again", ""):
+        return make_response(_page(_("Пароли не совпали. Введите их ещё раз.")), 422)
+    try:
+        accounts().change_password(person.name, request.form.get("old", ""), new)
+    except SignInFailed:
+        return make_response(_page(_("Нынешний пароль не подошёл.")), FAILED)
+    except WardenError as error:
+        return make_response(_page(words.say(error.message)), error.status)
+    begin_session(accounts().sign_in(person.name, new, visit()))
+    return _done(_("Пароль изменён, остальные входы завершены."))
+
+
+@blueprint.post("/sessions/<session_id>/end")
+@needs(Right.ACCOUNT)
+def end_session(session_id: str) -> ResponseReturnValue:
+    """End one of one's own sessions."""
+    accounts().end_session(_me().id, session_id)
+    return _done(_("Вход завершён."))
+
+
+@blueprint.post("/tokens")
+@needs(Right.ACCOUNT)
+def add_token() -> ResponseReturnValue:
+    """Make an API token and show it, this once: a redirect would have to carry it."""
+    try:
+        scope = chosen(Role, "scope", request.form.get("scope", ""))
+        days = _days(request.form.get("days", ""))
+        key = accounts().add_token(_me(), request.form.get("label", ""), scope, days * DAY_S if days else None)
+    except WardenError as error:
+        return make_response(_page(token_problem=words.say(error.message)), error.status)
+    return _page(new_token=key)
+
+
+@blueprint.post("/tokens/<token_id>/revoke")
+@needs(Right.ACCOUNT)
+def revoke_token(token_id: str) -> ResponseReturnValue:
+    """Revoke one of one's own tokens."""
+    accounts().drop_token(token_id, _me().id)
+    return _done(_("Токен отозван."))
+
+
+def _days(text: str) -> int:
+    if text not in {str(days) for days in TOKEN_DAYS}:
+        raise InvalidRequest(field="days", value=text[:20], allowed=", ".join(map(str, TOKEN_DAYS)))
+    return int(text)
+
+
+def _me() -> Person:
+    """Raises UnknownPerson where Warden has no accounts."""
+    identity = require(Right.ACCOUNT)
+    if identity.person_id is None:
+        raise UnknownPerson(person=identity.name)
+    return accounts().person(identity.name)
+
+
+def _page(problem: str | None = None, token_problem: str | None = None, new_token: str | None = None) -> str:
+    return render_template(
+        "pages/account.html",
+        view=_view(require(Right.ACCOUNT)),
+        problem=problem,
+        token_problem=token_problem,
+        new_token=new_token,
+    )
+
+
+def _view(identity: Identity) -> AccountView | None:
+    """``None`` is the person of a Warden without accounts."""
+    if identity.person_id is None:
+        return None
+    person = accounts().person(identity.name)
+    sessions, tokens = accounts().sessions(person.id), accounts().tokens(person.id)
+    return account_view(person, sessions, tokens, identity.session_id, TOKEN_DAYS)
+
+
+def _done(text: str) -> ResponseReturnValue:
+    flash(text, SUCCESS)
+    return redirect(url_for("account.page"), 303)

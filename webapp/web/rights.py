@@ -1,0 +1,145 @@
+"""The one place where rights are checked: every address declares the right that it needs, and no request gets past it otherwise.
+
+``@needs(Right.X)`` stands at each view. An application with a view that declares nothing is not made, and a view that is added later
+is refused. What depends on whose a thing is, the view asks by ``require_…``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from flask import Flask, current_app, request
+
+from webapp.domain.operation import Operation
+from webapp.domain.people import IN_PERSON, LOWEST, Identity, Right, Role, Way, allows, may, may_cancel
+from webapp.errors import Forbidden, InPerson, NotSignedIn, NotYours
+from webapp.web.actor import current_identity, shown_identity
+
+V = TypeVar("V", bound=Callable[..., Any])
+
+ATTRIBUTE: Final = "warden_right"
+FREE: Final = "static"
+"""The endpoint of style sheets and scripts, which is Flask's own and open to everybody."""
+
+
+def needs(right: Right) -> Callable[[V], V]:
+    """Declare the right that a view needs."""
+
+    def declare(view: V) -> V:
+        setattr(view, ATTRIBUTE, right)
+        return view
+
+    return declare
+
+
+def init_rights(app: Flask) -> None:
+    """Check every request to ``app``, and let templates ask what to offer."""
+    app.before_request(_check)
+    app.jinja_env.globals.update(
+        may=lambda name: has(Right(name)),
+        may_cancel=lambda actor: may_cancel(_signed_in(), actor),
+        identity=shown_identity,
+    )
+
+
+def refuse_undeclared(app: Flask) -> None:
+    """Raises RuntimeError where a view of ``app`` declares no right."""
+    silent = sorted(name for name, view in app.view_functions.items() if name != FREE and right_of(view) is None)
+    if silent:
+        raise RuntimeError(f"no right is declared, by @needs(Right.…), for: {', '.join(silent)}")
+
+
+def right_of(view: Callable[..., Any]) -> Right | None:
+    """Return the right that a view declares."""
+    right = getattr(view, ATTRIBUTE, None)
+    return right if isinstance(right, Right) else None
+
+
+def _check() -> None:
+    if request.endpoint is None or request.endpoint == FREE:
+        return
+    right = right_of(current_app.view_functions[request.endpoint])
+    if right is not Right.OPEN:
+        require(Right.PEOPLE if right is None else right)
+
+
+def require(right: Right) -> Identity:
+    """Return who sends the request. Raises NotSignedIn, Forbidden."""
+    identity = _signed_in()
+    if allows(identity, right):
+        return identity
+    if identity.way is Way.TOKEN and right in IN_PERSON:
+        raise InPerson
+    needed = LOWEST[right] or Role.VIEWER
+    raise Forbidden(needed=needed.value, role=identity.role.value)
+
+
+def has(right: Right) -> bool:
+    """Return whether who sends the request has ``right``."""
+    return allows(current_identity(), right)
+
+
+def require_override(reason: str | None) -> None:
+    """Let a reason to take what another person holds be an administrator's; without one the controller refuses it. Raises Forbidden."""
+    if reason is not None:
+        require(Right.UNLOAD_ANY)
+
+
+def require_cancel(operation: Operation) -> None:
+    """Raises NotYours where it is somebody else's operation."""
+    if not may_cancel(_signed_in(), operation.actor):
+        raise NotYours(owner=operation.actor)
+
+
+def _signed_in() -> Identity:
+    """Raises NotSignedIn."""
+    identity = current_identity()
+    if identity is None:
+        raise NotSignedIn
+    return identity
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One address with the right that it needs."""
+
+    methods: str
+    path: str
+    right: Right
+
+    def opens_to(self, role: Role | None) -> bool:
+        """Whether ``role`` may call it."""
+        return may(role, self.right)
+
+
+def rules(app: Flask) -> Iterator[Rule]:
+    """Return every address of ``app``, by its path; what Flask serves itself is left out."""
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: (rule.rule, sorted(rule.methods or ()))):
+        right = right_of(app.view_functions[rule.endpoint])
+        if right is not None:
+            methods = (rule.methods or set()) - {"HEAD", "OPTIONS"}
+            yield Rule(" ".join(sorted(methods)), rule.rule, right)
+
+
+MATRIX_HEAD: Final = """# Who may call what
+
+Made by `make rights` from the declarations in the code; a test compares. ● may, · may not (403; 401 where nobody is signed in).
+An API token has its own scope as its role, and manages no account. Beyond the role: an operator unloads own models and those that
+are free, breaks off own models' answers alone, and takes back own operations and requests that wait; an administrator everybody's. What
+another person has leased, or what answers somebody, is taken with an administrator's reason alone.
+
+| Call | Right | nobody | viewer | operator | administrator |
+| --- | --- | --- | --- | --- | --- |
+"""
+
+
+def rights_markdown(app: Flask) -> str:
+    """Return the matrix of addresses and roles as Markdown."""
+    return MATRIX_HEAD + "".join(_line(rule) for rule in rules(app))
+
+
+def _line(rule: Rule) -> str:
+    marks = " | ".join("●" if rule.opens_to(role) else "·" for role in (None, *Role))
+    return f"| `{rule.methods} {rule.path}` | {rule.right} | {marks} |\n"

@@ -1,0 +1,138 @@
+"""Signing in and out, and accepting an invitation."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Final
+
+from flask import Blueprint, Flask, Response, flash, make_response, redirect, render_template, request, session, url_for
+from flask.typing import ResponseReturnValue
+from flask_limiter import Limiter
+
+from webapp.domain.people import SHORTEST_PASSWORD, Right, Way
+from webapp.errors import SignInFailed, UnknownInvitation, WardenError
+from webapp.settings import Settings
+from webapp.web import words
+from webapp.web.actor import SESSION_KEY, current_actor, current_identity
+from webapp.web.ports import accounts, services
+from webapp.web.presenters.common import SUCCESS
+from webapp.web.rights import needs
+from webapp.web.security import same_site_path
+from webapp.web.translate import gettext as _
+from webapp.web.visits import client_address, visit
+
+WINDOW: Final = "15 minutes"
+ADDRESS_SHARE: Final = 3
+"""An address may fail this many times as often as a name: several people can sit behind it."""
+FAILED: Final = SignInFailed.status
+
+blueprint = Blueprint("signing", __name__)
+limiter = Limiter(client_address, storage_uri="memory://", strategy="moving-window")
+
+
+def init_signing(app: Flask, settings: Settings) -> None:
+    """Let people sign in to ``app``, and slow down who guesses."""
+    limiter.init_app(app)
+    app.register_blueprint(blueprint)
+
+
+def _of_name() -> str:
+    """Under a hash: a password that was typed into the wrong field is not kept."""
+    return sha256(request.form.get("name", "").strip().lower().encode("utf-8", "replace")).hexdigest()
+
+
+def _failed(response: Response) -> bool:
+    return response.status_code == FAILED
+
+
+slow_by_name = limiter.limit(
+    lambda: f"{services().settings.sign_in_failures} per {WINDOW}", key_func=_of_name, deduct_when=_failed
+)
+slow_by_person = limiter.limit(
+    lambda: f"{services().settings.sign_in_failures} per {WINDOW}", key_func=current_actor, deduct_when=_failed
+)
+slow_by_address = limiter.limit(
+    lambda: f"{services().settings.sign_in_failures * ADDRESS_SHARE} per {WINDOW}", deduct_when=_failed
+)
+
+
+@blueprint.get("/sign-in")
+@needs(Right.OPEN)
+def page() -> ResponseReturnValue:
+    """Ask for name and password; who is signed in, or need not be, is led on."""
+    if current_identity() is not None:
+        return redirect(same_site_path(request.args.get("next")), 303)
+    return _sign_in_page()
+
+
+@blueprint.post("/sign-in")
+@needs(Right.OPEN)
+@slow_by_name
+@slow_by_address
+def sign_in() -> ResponseReturnValue:
+    """Begin a session and lead on to the page that was asked for."""
+    name, password = request.form.get("name", "").strip(), request.form.get("password", "")
+    try:
+        key = accounts().sign_in(name, password, visit())
+    except SignInFailed as error:
+        return make_response(_sign_in_page(words.say(error.message), name), FAILED)
+    begin_session(key)
+    return redirect(same_site_path(request.form.get("next")), 303)
+
+
+def _sign_in_page(problem: str | None = None, name: str = "") -> str:
+    back = same_site_path(request.values.get("next"))
+    proxied = services().settings.has_proxy
+    return render_template("pages/sign_in.html", problem=problem, name=name, back=back, proxied=proxied)
+
+
+def begin_session(key: str) -> None:
+    """Put a new key, and nothing of what was before, into the cookie: what somebody planted there is worth nothing."""
+    session.clear()
+    session[SESSION_KEY] = key
+
+
+@blueprint.post("/sign-out")
+@needs(Right.OPEN)
+def sign_out() -> ResponseReturnValue:
+    """End the session."""
+    identity = current_identity()
+    if identity is not None and identity.way is Way.SESSION:
+        accounts().sign_out(identity)
+    session.clear()
+    flash(_("Вы вышли."), SUCCESS)
+    return redirect(url_for("signing.page"), 303)
+
+
+@blueprint.get("/invitation")
+@needs(Right.OPEN)
+def invitation() -> ResponseReturnValue:
+    """Show what an invitation is for, and ask for name and password."""
+    return _invitation_page()
+
+
+@blueprint.post("/invitation")
+@needs(Right.OPEN)
+def accept() -> ResponseReturnValue:
+    """Make the account with the invitation's role, and sign in."""
+    name, password = request.form.get("name", "").strip(), request.form.get("password", "")
+    if password != request.form.get("again", ""):
+        return make_response(_invitation_page(_("Пароли не совпали. Введите их ещё раз."), name), 422)
+    try:
+        person = accounts().accept(request.form.get("key", ""), name, password)
+    except UnknownInvitation:
+        raise
+    except WardenError as error:
+        return make_response(_invitation_page(words.say(error.message), name), error.status)
+    begin_session(accounts().sign_in(person.name, password, visit()))
+    flash(_("Учётная запись создана. Вы вошли."), SUCCESS)
+    return redirect(url_for("pages.dashboard"), 303)
+
+
+def _invitation_page(problem: str | None = None, name: str = "") -> str:
+    """Raises UnknownInvitation."""
+    key = request.values.get("key", "")
+    role = words.word(words.ROLES, accounts().invitation(key).role)
+    return render_template(
+        "pages/invitation.html", problem=problem, name=name, key=key, role=role, shortest=SHORTEST_PASSWORD
+    )

@@ -1,0 +1,58 @@
+"""Where a request comes from: the sender's own address, behind a trusted proxy too."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from functools import lru_cache
+
+from flask import request
+
+from webapp.control.accounts import Visit
+from webapp.web.ports import services
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def visit() -> Visit:
+    """Return what a session keeps of a request; what an open page asks by itself is no use of it."""
+    polls = request.method == "GET" and request.headers.get("HX-Request") == "true"
+    return Visit(client_address(), request.user_agent.string, counts=not polls)
+
+
+def client_address() -> str:
+    """Return the address of whoever sent the request: behind trusted proxies the nearest that is none of them."""
+    trusted = _networks(services().settings.trusted_proxies)
+    address = request.remote_addr or ""
+    hops = request.headers.get("X-Forwarded-For", "").split(",")
+    while hops and _is_in(address, trusted) and _is_address(hops[-1].strip()):
+        address = hops.pop().strip()
+    return address
+
+
+def comes_from_proxy() -> bool:
+    """Whether a trusted proxy sent the request itself."""
+    return _is_in(request.remote_addr or "", _networks(services().settings.trusted_proxies))
+
+
+@lru_cache(maxsize=4)
+def _networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(text) for text in texts)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_in(text: str, networks: Sequence[Network]) -> bool:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped  # of a socket that takes both
+    return any(address in network for network in networks)
