@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 
 from tests.web.conftest import HTMX, Visitor
 from tests.web.fakes import FakeController, foreign, instance, model, reading
+from webapp.domain.lease import Lease
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.units import gib
@@ -309,3 +310,26 @@ def test_operation_that_runs_there_is_named(visitor: Visitor, full: FakeControll
     params = {"device": "gpu-0", "kind": running.kind.value, "model": "lab/x", "actor": "ivan", "since": time.time()}
     full.changed(waiting=(Queued(ticket, 1, Message("waits_operation", params)),))
     assert "GPU 0: идёт операция «Выгрузка», lab/x, запустил пользователь ivan" in region(visitor.get("/").text)
+
+
+# Beside other people's leases
+
+
+def test_it_is_offered_where_another_person_holds_the_place_and_waits_with_the_lease_and_without_the_override(
+    visitor: Visitor, controller: FakeController
+) -> None:
+    held = instance("i1", "lab/other", owner="maria", lease=Lease(until=time.time() + 600))
+    controller.changed(instances=(held,))
+    form = {**FORM, "lease": "1h", "reason": "a paper", "override_reason": "a demo"}
+    assert OFFER in visitor.get("/", query_string=FORM).text
+
+    visitor.post("/tickets", form)
+
+    (queued,) = controller.waiting
+    asked = queued.ticket.request
+    assert (asked.reason, asked.override_reason) == ("a paper", None)
+    assert asked.lease_until is not None
+    assert abs(asked.lease_until - time.time() - 3600) < 60
+    assert queued.why is not None
+    assert queued.why.code == "waits_leased"
+    assert "жду, пока её освободят" in region(visitor.get("/").text)
