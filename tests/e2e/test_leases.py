@@ -20,6 +20,8 @@ Start = Callable[..., WardenServer]
 Open = Callable[..., Page]
 
 HEADER = "X-Person"
+NEWS_MS = 15_000
+"""The banner asks for news every 5 s, which is all that a check waits for by itself."""
 PROXY = {"proxy_user_header": HEADER, "trusted_proxies": '["127.0.0.1"]'}
 
 
@@ -59,18 +61,18 @@ def test_a_leased_model_is_asked_for_kept_and_then_released(start_server: Start,
     ivan.locator("[data-action=send-ask]").click()
 
     banner = maria.locator("[data-ask-for]")
-    expect(banner).to_contain_text("a paper")
+    expect(banner).to_contain_text("a paper", timeout=NEWS_MS)
     banner.locator("[name=word]").fill("ten minutes")
     banner.locator("[data-action=keep-mine]").click()
     expect(banner).to_have_count(0)
-    expect(ivan.locator("[data-notice]")).to_contain_text("keeps model lab/one: “ten minutes”")
+    expect(ivan.locator("[data-notice]")).to_contain_text("keeps model lab/one: “ten minutes”", timeout=NEWS_MS)
     ivan.locator("[data-action=dismiss]").click()
     expect(ivan.locator("[data-notice]")).to_have_count(0)
 
     row(ivan, "lab/one").locator("[data-action=ask-release]").click()
     ivan.locator("[data-action=send-ask]").click()
     banner.locator("[data-action=release-mine]").click()
-    expect(ivan.locator("[data-notice]")).to_contain_text("releases model lab/one for you")
+    expect(ivan.locator("[data-notice]")).to_contain_text("releases model lab/one for you", timeout=NEWS_MS)
     choose(ivan, "lab/two")
     apply(ivan)
     expect(row(ivan, "lab/two")).to_have_attribute("data-state", "ready", timeout=LOAD_MS)
@@ -122,7 +124,7 @@ def test_an_idle_model_goes_after_its_countdown_unless_it_is_kept(
     row(page, "lab/one").locator("[data-action=keep]").click()
     expect(page.locator("#say")).to_contain_text("остаётся")
     expect(row(page, "lab/one")).to_have_count(0, timeout=30_000)
-    expect(page.locator("[data-notice]")).to_contain_text("ею не пользовались")
+    expect(page.locator("[data-notice]")).to_contain_text("ею не пользовались", timeout=NEWS_MS)
     (operation,) = [o for o in server.get("/api/v1/operations") if o["kind"] == "unload"]
     assert (operation["actor"], operation["findings"][0]["message"]["code"]) == ("warden", "unloaded_idle")
 
