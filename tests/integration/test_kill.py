@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -28,8 +29,14 @@ def answers(server: WardenServer, model: str) -> bool:
     """Whether the model says something (random weights: anything) when it is asked."""
     instance = server.instance_of(model)
     answer = server.post(f"/api/v1/instances/{instance['id']}/ask", {"prompt": "hello", "max_tokens": 4})
-    wait_for(lambda: not server.instance_of(model)["in_flight"], 10, lambda: "the answer has ended and still counts")
+    wait_for(lambda: _is_over(server, instance), 10, lambda: "the answer has ended and still counts")
     return answer.status_code == 200 and "answer" in answer.json()
+
+
+def _is_over(server: WardenServer, before: Any) -> bool:
+    """Whether the list has seen the answer and its end: until then it may still say for a moment that the model is in use."""
+    now = server.instance_of(before["model"])
+    return not now["in_flight"] and now["last_used_at"] != before["last_used_at"]
 
 
 @pytest.mark.parametrize("step", ["plan", "unload", "settle", "clean", "check", "launch", "ready", "measure"])

@@ -12,12 +12,24 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from tests.web.catalogues import compile_catalogues
-from tests.web.fakes import FakeController, FakeServices
+from tests.web.fakes import FakeController, FakeServices, foreign, model, reading
 from tests.web.people import Lab, made_lab
 from webapp import create_app
+from webapp.domain.units import gib
 from webapp.settings import Settings
 
 HTMX = {"HX-Request": "true"}
+MODEL = model()
+FORM = {
+    "mode": "transformers",
+    "model": MODEL.id,
+    "precision": "auto",
+    "max_tokens": "2048",
+    "batch_size": "1",
+    "device": "gpu-0",
+    "restore_on_failure": "1",
+}
+"""What the page sends for it."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,3 +82,15 @@ def visitor(app: Flask) -> Iterator[Visitor]:
 def lab(tmp_path: Path) -> Iterator[Lab]:
     with made_lab(tmp_path) as made:
         yield made
+
+
+@pytest.fixture
+def client(visitor: Visitor) -> FlaskClient:
+    return visitor.client
+
+
+@pytest.fixture
+def full(controller: FakeController) -> FakeController:
+    """A GPU that another person's process has filled."""
+    controller.changed(readings=(reading(held=(foreign("maria", "train.py", gib(21)),)),))
+    return controller

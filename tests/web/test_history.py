@@ -439,11 +439,6 @@ def test_no_form_stands_inside_another(visitor: Visitor, controller: FakeControl
 # JSON
 
 
-@pytest.fixture
-def client(visitor: Visitor) -> FlaskClient:
-    return visitor.client
-
-
 @pytest.mark.parametrize(
     ("query", "found"),
     [

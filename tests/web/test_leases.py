@@ -24,11 +24,6 @@ HOUR = 3600.0
 ENGLISH = {"Accept-Language": "en"}
 
 
-@pytest.fixture
-def client(visitor: Visitor) -> FlaskClient:
-    return visitor.client
-
-
 def leased(**changes: object) -> Lease:
     return Lease(**{"until": time.time() + HOUR, "reason": "eval", **changes})  # type: ignore[arg-type]
 

@@ -9,37 +9,15 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.web.conftest import HTMX, Visitor
-from tests.web.fakes import FakeController, foreign, instance, model, reading
+from tests.web.conftest import FORM, HTMX, MODEL, Visitor
+from tests.web.fakes import FakeController, instance, reading
 from webapp.domain.operation import Finding, Operation, OperationKind, OperationState
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.units import gib
 from webapp.message import Message
 
-MODEL = model()
-FORM = {
-    "mode": "transformers",
-    "model": MODEL.id,
-    "precision": "auto",
-    "max_tokens": "2048",
-    "batch_size": "1",
-    "device": "gpu-0",
-    "restore_on_failure": "1",
-}
 BODY = {"mode": "transformers", "model": MODEL.id}
 OFFER = 'data-action="load-anyway"'
-
-
-@pytest.fixture(name="client")
-def _client(visitor: Visitor) -> FlaskClient:
-    return visitor.client
-
-
-@pytest.fixture(name="full")
-def _full(controller: FakeController) -> FakeController:
-    """A GPU that another person's process has filled."""
-    controller.changed(readings=(reading(held=(foreign("maria", "train.py", gib(21)),)),))
-    return controller
 
 
 def asked(page: str) -> str:

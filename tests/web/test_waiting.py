@@ -12,8 +12,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from tests.web.conftest import HTMX, Visitor
-from tests.web.fakes import FakeController, foreign, instance, model, reading
+from tests.web.conftest import FORM, HTMX, MODEL, Visitor
+from tests.web.fakes import FakeController, instance, model, reading
 from webapp.domain.lease import Lease
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.plan import SwitchRequest
@@ -22,30 +22,8 @@ from webapp.domain.waiting import Queued, Ticket, TicketState
 from webapp.errors import AlreadyWaiting, QueueFull
 from webapp.message import Message
 
-MODEL = model()
-FORM = {
-    "mode": "transformers",
-    "model": MODEL.id,
-    "precision": "auto",
-    "max_tokens": "2048",
-    "batch_size": "1",
-    "device": "gpu-0",
-    "restore_on_failure": "1",
-}
 BODY = {"mode": "transformers", "model": MODEL.id}
 OFFER = 'data-action="wait-start"'
-
-
-@pytest.fixture(name="client")
-def _client(visitor: Visitor) -> FlaskClient:
-    return visitor.client
-
-
-@pytest.fixture(name="full")
-def _full(controller: FakeController) -> FakeController:
-    """A GPU that another person's process has filled."""
-    controller.changed(readings=(reading(held=(foreign("maria", "train.py", gib(21)),)),))
-    return controller
 
 
 def wait_for(controller: FakeController, actor: str = "maria", **changes: object) -> Ticket:

@@ -35,6 +35,7 @@ from webapp.errors import (
 from webapp.message import Message, Param
 
 _NEARLY = 0.9
+"""The share of the room at which more GPUs are as good as fewer; see ``_outdoes``."""
 ANSWERING = (InstanceState.READY, InstanceState.SILENT)
 """Models that somebody may be asked to give up: the others are on their way already, in one direction or the other."""
 

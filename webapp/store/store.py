@@ -55,6 +55,7 @@ BUSY_TIMEOUT_S = 5.0
 """How long a write waits for another process's, SQLite only."""
 
 E = TypeVar("E", bound=StrEnum)
+T = TypeVar("T")
 
 _NEWEST_FIRST = (table.c.started_at.desc(), table.c.id.desc())
 
@@ -224,9 +225,7 @@ class Store:
         A document that cannot be read is left out and logged. Raises StoreUnavailable.
         """
         query = select(measurements.c.document).order_by(measurements.c.taken_at)
-        with self._begin() as connection:
-            documents = connection.execute(query).scalars().all()
-        return tuple(_readable_measurements(documents))
+        return self._documents(Measurement, query, "measurement")
 
     def save_ticket(self, ticket: Ticket, keep: int) -> None:
         """Insert or replace a ticket, and of the ended ones keep only the newest ``keep``. Raises StoreUnavailable."""
@@ -244,9 +243,12 @@ class Store:
         A document that cannot be read is left out and logged. Raises StoreUnavailable.
         """
         query = select(tickets.c.document).order_by(tickets.c.number)
+        return self._documents(Ticket, query, "request that waits")
+
+    def _documents(self, kind: type[T], query: Select[Any], what: str) -> tuple[T, ...]:
         with self._begin() as connection:
             documents = connection.execute(query).scalars().all()
-        return tuple(_readable_tickets(documents))
+        return tuple(_readable_documents(kind, documents, what))
 
     def save_lease(self, instance_id: str, lease: Lease, changed_at: float) -> None:
         """Keep the terms of an instance, replacing those that were kept. Raises StoreUnavailable."""
@@ -339,20 +341,12 @@ def _readable_points(rows: Iterable[Row[Any]]) -> Iterator[Point]:
             log.warning("a point of the timeline cannot be read and is left out: %s", exc)
 
 
-def _readable_measurements(documents: Iterable[str]) -> Iterator[Measurement]:
+def _readable_documents(kind: type[T], documents: Iterable[str], what: str) -> Iterator[T]:
     for document in documents:
         try:
-            yield load(Measurement, document)
+            yield load(kind, document)
         except DocumentError as exc:
-            log.warning("a measurement cannot be read and is left out: %s", exc)
-
-
-def _readable_tickets(documents: Iterable[str]) -> Iterator[Ticket]:
-    for document in documents:
-        try:
-            yield load(Ticket, document)
-        except DocumentError as exc:
-            log.warning("a request that waits cannot be read and is left out: %s", exc)
+            log.warning("a %s cannot be read and is left out: %s", what, exc)
 
 
 def _readable_leases(rows: Iterable[Row[Any]]) -> Iterator[tuple[str, Lease]]:

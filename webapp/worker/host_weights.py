@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +43,11 @@ class HostWeightsFile:
         SafetensorError: its header is broken, or does not match the file's length.
     """
 
-    def __init__(self, path: str | Path, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, path: str | Path, pool: ThreadPoolExecutor, part_bytes: int = PART_BYTES) -> None:
         self._library: Any = safe_open(path, framework="pt", device="cpu", backend="pread")
         self._path = Path(path)
         self._pool = pool
+        self._part_bytes = part_bytes
         with self._path.open("rb") as file:
             size = int.from_bytes(file.read(_HEADER_SIZE_BYTES), "little")
             self._header: dict[str, Any] = json.loads(file.read(size))
@@ -85,10 +85,20 @@ class HostWeightsFile:
 
     def _fill(self, target: memoryview, start: int) -> None:
         with self._path.open("rb", buffering=0) as file:
-            parts = range(0, len(target), PART_BYTES)
-            reads = [self._pool.submit(_read, file.fileno(), target[at : at + PART_BYTES], start + at) for at in parts]
+            parts = range(0, len(target), self._part_bytes)
+            reads = [
+                self._pool.submit(self._read, file, target[at : at + self._part_bytes], start + at) for at in parts
+            ]
             for read in reads:
                 read.result()
+
+    def _read(self, file: FileIO, target: memoryview, start: int) -> None:
+        done = 0
+        while done < len(target):
+            count = os.preadv(file.fileno(), [target[done:]], start + done)
+            if count == 0:
+                raise OSError(f"{self._path} ends {len(target) - done} bytes early")
+            done += count
 
 
 class _Slice:
@@ -106,17 +116,6 @@ class _Slice:
         return self._file.get_tensor(self._name) if index is Ellipsis else self._library[index]
 
 
-def _read(descriptor: int, target: memoryview, start: int) -> None:
-    done = 0
-    while done < len(target):
-        count = os.preadv(descriptor, [target[done:]], start + done)
-        if count == 0:
-            raise OSError(f"the file ends {len(target) - done} bytes early")
-        done += count
-
-
-@contextmanager
-def reading_pool() -> Iterator[ThreadPoolExecutor]:
-    """Threads that read one tensor's parts side by side."""
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="weights") as pool:
-        yield pool
+def reading_pool() -> ThreadPoolExecutor:
+    """Return threads that read one tensor's parts side by side."""
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="weights")

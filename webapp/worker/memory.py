@@ -40,14 +40,9 @@ def give_back_large_blocks() -> None:
     into another type then held up to a sixth more than it needed, now more and now less (measured: 1024 to 1166 MiB, and 1006 so), and
     so did answers. A prediction can only be right of a process that holds what it uses.
     """
-    _set_malloc(_FROM_LARGE, _LARGE_BYTES)
-
-
-def _set_malloc(option: int, value: int) -> None:
-    """Other C libraries have no such options."""
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have no such option
     if set_option is not None:
-        set_option(option, value)
+        set_option(_FROM_LARGE, _LARGE_BYTES)
 
 
 def is_out_of_memory(error: BaseException, said: str = "") -> bool:

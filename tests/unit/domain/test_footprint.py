@@ -272,6 +272,25 @@ def test_quantizing_on_the_host_holds_more_than_what_is_left_of_it() -> None:
     assert nf4.load_peak_bytes - nf4.part(PartName.WEIGHTS) > int8.load_peak_bytes - int8.part(PartName.WEIGHTS)
 
 
+def test_embeddings_that_change_their_type_come_first_and_count_only_where_they_are_most_of_the_model() -> None:
+    def beside(embedding: int, rest: int, layer: int) -> int:
+        elements = embedding + rest
+        facts = WeightFacts(
+            bytes=4 * elements,
+            elements=elements,
+            linear_elements=rest,
+            linear_rows=1,
+            dtypes=(("F32", elements),),
+            largest_linear=layer,
+            largest_bytes=4 * max(embedding, layer),
+        )
+        footprint = in_transformers(replace(LLAMA_8B, weights=facts), options(Precision.FP16))
+        return footprint.load_peak_bytes - footprint.part(PartName.WEIGHTS) - GPU_CONTEXT_BYTES
+
+    assert beside(embedding=10_000, rest=90_000, layer=3_000) == 4 * 3_000
+    assert beside(embedding=90_000, rest=10_000, layer=3_000) == 4 * 90_000 - 2 * 10_000
+
+
 def test_quantizing_holds_one_tensor_in_both_forms_while_it_loads() -> None:
     assert LLAMA_8B.weights is not None
     cached = replace(LLAMA_8B, weights=replace(LLAMA_8B.weights, largest_bytes=gib(1)))

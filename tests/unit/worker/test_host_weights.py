@@ -39,12 +39,9 @@ def test_a_tensor_of_each_type_is_read_whole(dtype: torch.dtype, tmp_path: Path,
     assert _bytes(read) == _bytes(first)
 
 
-def test_a_tensor_larger_than_a_part_is_put_together(
-    tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(host_weights, "PART_BYTES", 1000)
+def test_a_tensor_larger_than_a_part_is_put_together(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     path = _saved(tmp_path / "x.safetensors", {"it": torch.randn(77, 131), "small": torch.arange(10)})
-    file = HostWeightsFile(path, pool)
+    file = HostWeightsFile(path, pool, part_bytes=1000)
     with safe_open(path, framework="pt") as library:
         for name in library.keys():  # noqa: SIM118 - no mapping
             assert _bytes(file.get_tensor(name)) == _bytes(library.get_tensor(name))

@@ -14,21 +14,19 @@ from webapp.domain.units import MIB, gib
 
 CUDA_WORKSPACE_BYTES = gib(0.035)
 """cuBLAS's workspace and the smallest blocks of torch's allocator: published rows lie this much above weights and KV cache."""
-HOST_WORKSPACE_BYTES = gib(0.03)
-"""What a first answer leaves allocated on the CPU beside cache and activations: 0.01 to 0.05 GiB measured with torch 2.13."""
+HOST_WORKSPACE_BYTES = gib(0.015)
+"""What an answer holds on the CPU beside cache and activations: 8 to 21 MiB measured over models of 0.1 to 4 GiB (torch 2.13)."""
 INT8_WORKSPACE = 1.5
 NF4_WORKSPACE = 3.3
 """Working space of bitsandbytes, in 16-bit copies of the largest linear layer: a 15.5B model (24576 x 6144) took 0.44 and 0.94 GiB."""
-HOST_INT8_WORKSPACE = 3.5
 HOST_NF4_WORKSPACE = 2.05
-"""The same on the CPU, where layers are unpacked to FP32 and to 16 bits: 278 and 165 MiB measured for a layer of 80 (bitsandbytes 0.50)."""
-HOST_HEAP_BYTES = gib(0.3)
-"""What layers up to ``MAPPED_BYTES`` leave in the heap while an answer is made: 0.28 and 0.35 GiB measured for layers of 22 MiB."""
-MAPPED_BYTES = 32 * MIB
-"""glibc gives larger blocks back at once (``M_MMAP_THRESHOLD``)."""
-HOST_INT8_LOADING_BYTES = gib(0.34)
-HOST_NF4_LOADING_BYTES = gib(0.63)
-"""What quantizing on the CPU holds beside the finished weights: 0.30 to 0.38 and 0.59 to 0.69 GiB measured for models of 1 GiB."""
+"""The same on the CPU (bitsandbytes 0.50): 0 to 17 MiB measured for layers of 1.5, 6 and 8.3 MiB, 165 for one of 80."""
+HOST_INT8_WORKSPACES = ((40 * MIB, 5.0), (110 * MIB, 2.1))
+"""The lesser of the two: 30, 116, 63 to 92, 113 and 251 MiB measured for layers of 1.5, 6, 8.3, 32 and 80 MiB."""
+HOST_INT8_LOADING = 4.7
+HOST_NF4_LOADING = 10.0
+"""What quantizing on the CPU holds beside the finished weights, in 16-bit copies of the largest linear layer: 8, 25 and 38 MiB measured for
+the same layers in INT8, 17, 48 and 65 to 113 in NF4."""
 SAMPLER_FLOOR_BYTES = gib(0.18)
 SAMPLER_LOGIT_BYTES = 14.2
 OLD_SAMPLER_LOGIT_BYTES = 39.6
@@ -113,21 +111,26 @@ def quantization_bytes(model: CachedModel, quantization: Quantization, *, on_hos
 
 def _for_layer(facts: WeightFacts, quantization: Quantization, *, on_host: bool) -> int:
     """Working space for the largest layer."""
-    layer = 2 * (facts.largest_linear or facts.linear_elements // 200)
+    layer = _largest_layer(facts)
     is_int8 = quantization is Quantization.INT8
     if not on_host:
         return round(layer * (INT8_WORKSPACE if is_int8 else NF4_WORKSPACE))
-    if layer <= MAPPED_BYTES:
-        return HOST_HEAP_BYTES
-    return round(layer * (HOST_INT8_WORKSPACE if is_int8 else HOST_NF4_WORKSPACE))
+    if is_int8:
+        return min(fixed + round(copies * layer) for fixed, copies in HOST_INT8_WORKSPACES)
+    return round(layer * HOST_NF4_WORKSPACE)
+
+
+def _largest_layer(facts: WeightFacts) -> int:
+    """The largest linear layer in 16 bits."""
+    return 2 * (facts.largest_linear or facts.linear_elements // 200)
 
 
 def quantizing_bytes(facts: WeightFacts, quantization: Quantization) -> int:
     """Return what bitsandbytes holds on the CPU beside the finished weights while it quantizes; no more than the layers."""
     if quantization is Quantization.NONE:
         return 0
-    held = HOST_INT8_LOADING_BYTES if quantization is Quantization.INT8 else HOST_NF4_LOADING_BYTES
-    return min(held, 2 * facts.linear_elements)
+    copies = HOST_INT8_LOADING if quantization is Quantization.INT8 else HOST_NF4_LOADING
+    return min(round(copies * _largest_layer(facts)), 2 * facts.linear_elements)
 
 
 def vllm_bytes(model: CachedModel, limits: Limits, devices: int, value: int, conditions: Conditions) -> Activation:
