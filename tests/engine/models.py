@@ -30,13 +30,13 @@ from webapp.worker.demo import (
 )
 
 BIG_MODEL = "tests/one-gigabyte"
+BIG_SHAPE = Shape(layers=3, hidden=4096, intermediate=10240, heads=32, kv_heads=8, vocabulary=512)
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _MOST_TOKENS = 960
-_SCRATCH = ".tests-scratch"
 
 
 def make_model(
@@ -70,20 +70,16 @@ def make_model(
     return write_repository(cache_dir, repo_id, files)[0]
 
 
-def make_big_model(cache_dir: Path, repo_id: str = BIG_MODEL) -> Path:
-    """Make a model of about 1 GB of bfloat16 weights (3 large layers) and return its snapshot; it loads and answers."""
-    shape = Shape(layers=3, hidden=4096, intermediate=10240, heads=32, kv_heads=8, vocabulary=512)
+def make_big_model(
+    cache_dir: Path, repo_id: str = BIG_MODEL, shape: Shape = BIG_SHAPE, context_length: int = 2048
+) -> Path:
+    """Make a model of bfloat16 noise, of about 1 GB where no shape is given, and return its snapshot; it loads and answers."""
+    config = llama_config(shape, "bfloat16", context_length)
     tensors = [TensorData(name, "bfloat16", size, _noise(name, size)) for name, size in llama_shapes(shape).items()]
-    weights = cache_dir / f"{_SCRATCH}-{repo_id.replace('/', '-')}"
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with weights.open("wb") as file:
+    snapshot = _without_weights(cache_dir, repo_id, config, min(shape.vocabulary, _MOST_TOKENS), context_length)
+    with _weights_blob(snapshot, repo_id).open("wb") as file:
         file.writelines(safetensors_file(tensors))
-    files: dict[str, Content] = {
-        "config.json": as_json(llama_config(shape, "bfloat16", 2048)),
-        WEIGHTS: weights,
-        **tokenizer_files(_tokenizer(shape.vocabulary), 2048, chat_template=True),
-    }
-    return write_repository(cache_dir, repo_id, files)[0]
+    return snapshot
 
 
 def make_hollow_model(cache_dir: Path, repo_id: str, shape: Shape, *, number: int = 0) -> Path:
@@ -92,15 +88,26 @@ def make_hollow_model(cache_dir: Path, repo_id: str, shape: Shape, *, number: in
     It loads into as much memory as any other, and answers what zeros answer. ``number`` makes configurations differ.
     """
     config = llama_config(shape, "bfloat16", 4096) | {"_number": number}
-    tokenizer = tokenizer_files(_tokenizer(_MOST_TOKENS), 4096, chat_template=True)
-    snapshot = write_repository(cache_dir, repo_id, {"config.json": as_json(config), **tokenizer})[0]
+    snapshot = _without_weights(cache_dir, repo_id, config, _MOST_TOKENS, 4096)
     header, data_bytes = _header(llama_shapes(shape))
-    blob = snapshot.parents[1] / "blobs" / hashlib.sha256(repo_id.encode()).hexdigest()
-    with blob.open("wb") as file:
+    with _weights_blob(snapshot, repo_id).open("wb") as file:
         file.write(header)
         file.truncate(len(header) + data_bytes)
-    (snapshot / WEIGHTS).symlink_to(Path("..", "..", "blobs", blob.name))
     return snapshot
+
+
+def _without_weights(
+    cache_dir: Path, repo_id: str, config: Mapping[str, object], tokens: int, context_length: int
+) -> Path:
+    tokenizer = tokenizer_files(_tokenizer(tokens), context_length, chat_template=True)
+    return write_repository(cache_dir, repo_id, {"config.json": as_json(config), **tokenizer})[0]
+
+
+def _weights_blob(snapshot: Path, repo_id: str) -> Path:
+    """The place of a snapshot's weights, linked to; named without reading them, since that takes long."""
+    blob = snapshot.parents[1] / "blobs" / hashlib.sha256(repo_id.encode()).hexdigest()
+    (snapshot / WEIGHTS).symlink_to(Path("..", "..", "blobs", blob.name))
+    return blob
 
 
 def make_listed_models(cache_dir: Path, count: int, shape: Shape | None = None) -> list[str]:

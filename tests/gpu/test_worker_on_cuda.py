@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from tests.engine.server import WardenServer, wait_for
-from webapp.domain.units import MIB
+from webapp.domain.units import GIB, MIB
 
 Start = Callable[..., WardenServer]
 Figures = Callable[[str], None]
@@ -42,6 +45,28 @@ def ask(server: WardenServer, instance: Document) -> None:
     assert asked.status_code == 200, asked.text
 
 
+HOLD = """
+import sys, torch
+free = torch.cuda.mem_get_info()[0]
+held = torch.empty(free - int(sys.argv[1]), dtype=torch.uint8, device="cuda")
+print("held", flush=True)
+sys.stdin.read()
+"""
+"""Somebody else's process that leaves so many bytes of the GPU free."""
+
+
+@contextmanager
+def neighbour(leaves_bytes: int) -> Iterator[int]:
+    command = [sys.executable, "-c", HOLD, str(leaves_bytes)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
 def weights_of(server: WardenServer, model: str) -> int:
     (found,) = [m for m in server.models(2) if m["id"] == model]
     return int(found["size_bytes"])
@@ -62,16 +87,6 @@ def test_memory_that_a_load_took_is_on_the_receipt_and_back_on_the_gpu(start_ser
     assert receipt["freed_bytes"] == pytest.approx(taken, abs=max(NOISE, taken // 100))
     assert abs(left) <= NOISE
     assert server.worker_pids() == []
-
-
-def test_twenty_loads_leave_the_gpu_as_it_was(start_server: Start, figures: Figures) -> None:
-    server = start_server(prewarm=1)
-    before = gpu(server)["used_bytes"]
-    for _ in range(20):
-        unload(server, load(server, "lab/tiny"))
-    left = gpu(server)["used_bytes"] - before
-    figures(f"- 20 loads and unloads of a tiny model: {left / MIB:+.0f} MiB against the beginning")
-    assert abs(left) <= NOISE
 
 
 def test_spare_worker_holds_nothing_of_the_gpu(start_server: Start) -> None:
@@ -127,3 +142,56 @@ def test_load_that_the_gpu_has_no_room_for_is_refused_and_the_loaded_model_stays
     refused = server.post("/api/v1/switch", body)
     assert (refused.status_code, refused.json()["code"]) == (409, "not_enough_memory")
     ask(server, instance)
+
+
+def test_lack_of_memory_on_the_gpu_is_refused_first_and_explained_when_it_happens_anyway(
+    start_server: Start, figures: Figures
+) -> None:
+    server = start_server(cooldown_s=0.1)
+    before = gpu(server)["used_bytes"]
+    with neighbour(leaves_bytes=GIB) as pid:
+        wait_for(lambda: [h for h in gpu(server)["holders"] if h["pid"] == pid], 10, lambda: "he is not listed")
+        body = {"mode": "transformers", "model": "lab/big", "devices": ["gpu-0"], "options": {"max_tokens": 256}}
+        refused = server.post("/api/v1/switch", body)
+        assert (refused.status_code, refused.json()["code"]) == (409, "not_enough_memory")
+
+        failed = server.load("lab/big", devices=["gpu-0"], options={"max_tokens": 256}, load_anyway=True)
+        assert (failed["state"], failed["error"]["code"]) == ("failed", "out_of_memory"), failed
+        (device,) = failed["post_mortem"]["devices"]
+        (held,) = [h["bytes"] for h in device["holders"] if h["pid"] == pid]
+        figures(f"- a load that finds 1 GiB: {failed['error']['text']} ({failed['post_mortem']['cause']})")
+        assert held > 10 * GIB
+        assert server.worker_pids() == []
+    wait_for(lambda: abs(gpu(server)["used_bytes"] - before) <= NOISE, 10, lambda: f"not given back: {gpu(server)}")
+    ask(server, load(server, "lab/big"))
+
+
+def test_emergency_in_the_middle_of_a_load_gives_the_gpu_back(start_server: Start) -> None:
+    server = start_server()
+    before = gpu(server)["used_bytes"]
+    server.switch("lab/big", devices=["gpu-0"])
+    wait_for(lambda: gpu(server)["used_bytes"] - before > 256 * MIB, 60, lambda: "nothing is loaded")
+    emergency = server.finished(server.post("/api/v1/emergency").json()["id"])
+    assert emergency["state"] == "succeeded", emergency
+    assert server.worker_pids() == []
+    assert abs(gpu(server)["used_bytes"] - before) <= NOISE
+
+
+def test_models_on_the_gpu_outlive_a_killed_server_and_are_taken_back(start_server: Start) -> None:
+    server = start_server()
+    instance = load(server, "lab/big")
+    server.kill()
+    server.start()
+    adopted = server.becomes(instance["id"], "ready")
+    assert adopted["measured_bytes"] > weights_of(server, "lab/big")
+    ask(server, adopted)
+
+
+def test_twenty_loads_leave_the_gpu_as_it_was(start_server: Start, figures: Figures) -> None:
+    server = start_server(prewarm=1)
+    before = gpu(server)["used_bytes"]
+    for _ in range(20):
+        unload(server, load(server, "lab/tiny"))
+    left = gpu(server)["used_bytes"] - before
+    figures(f"- 20 loads and unloads of a tiny model: {left / MIB:+.0f} MiB against the beginning")
+    assert abs(left) <= NOISE

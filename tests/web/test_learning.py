@@ -11,6 +11,7 @@ from flask import Flask
 from tests.web.conftest import Visitor
 from tests.web.fakes import FakeController, instance, model, reading
 from tests.web.test_models import fits
+from webapp.domain.footprint.activation import CUDA_WORKSPACE_BYTES
 from webapp.domain.learned import NOTHING_LEARNED, Lessons, Measurement
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.units import gib
@@ -76,7 +77,7 @@ def test_json_plan_tells_count_and_spread(app: Flask, controller: FakeController
     after = client.post("/api/v1/plan", json=BODY).json
     assert after is not None
     assert after["measured"] == {"count": 2, "spread_percent": 2.0, "same_options": True}
-    assert after["needed_bytes"]["gpu-0"]["context"] == gib(3.85) - gib(3.4)
+    assert after["needed_bytes"]["gpu-0"]["context"] == gib(3.85) - gib(3.4) - CUDA_WORKSPACE_BYTES
 
 
 def test_list_of_models_follows_what_is_learned(visitor: Visitor, controller: FakeController) -> None:

@@ -42,7 +42,7 @@ def test_every_part_stands_with_its_source_and_confidence_in_words(visitor: Visi
 def test_part_that_was_measured_says_so(visitor: Visitor, controller: FakeController) -> None:
     controller.changed(lessons=taught(3.7, 3.8))
     page = visitor.get(ADDRESS).text
-    assert ["среда выполнения", "410\u00a0MiB", "измерено здесь", "высокая"] in rows(page)
+    assert ["среда выполнения", "374\u00a0MiB", "измерено здесь", "высокая"] in rows(page)
     assert "измерено здесь 2 раза, ±1,3\u00a0%" in page
 
 

@@ -6,7 +6,8 @@ A measurement is taken when a model has just become ready and has answered nobod
   and the activations come with the first answers. So the figure is held against these two parts and corrects the *context*, the less
   certain of them: ``context = largest measured - weights``. KV cache and activations stay as they were estimated, on top of it. Weights
   and context do not depend on the context length or the batch size, so what was measured with others counts as well; as that rests on
-  this rule, it may lower the estimate by a quarter at the most.
+  this rule, it may lower the estimate by a quarter at the most. A model that was never loaded here has the context of those that were,
+  on the same kind of device: what their processes held past what torch had allocated.
 - **vLLM mode**: the device's figure is the share that Warden gave it and says nothing. vLLM's log does: weights, what libraries took
   past torch, the peak of its warm-up, CUDA graphs. With the same options they take the place of these parts; warm-up and graphs follow
   the options, so with others only weights and libraries do, and only upwards.
@@ -53,6 +54,11 @@ class Setup:
     dtype: str
     quantization: str
 
+    @property
+    def of_any_model(self) -> Setup:
+        """The same for all models: what a context depends on. Quantizing brings kernels of its own."""
+        return replace(self, model_id="", revision="", dtype="")
+
 
 @dataclass(frozen=True)
 class LaunchKind:
@@ -90,6 +96,19 @@ class Measurement:
         told = self.told
         base = told.weights_bytes if told.consumed_bytes is None else told.consumed_bytes
         return None if base is None else base + (self.activation_bytes or 0) + (self.graphs_bytes or 0)
+
+    @property
+    def context_bytes(self) -> int | None:
+        """What the process of a model on one device held past what torch had allocated for it."""
+        setup, allocated = self.kind.setup, self.told.allocated_bytes
+        if (
+            setup.mode is not Mode.TRANSFORMERS
+            or setup.device_count > 1
+            or not allocated
+            or self.measured_bytes is None
+        ):
+            return None
+        return max(self.measured_bytes - allocated, 0) or None
 
     @property
     def weights_bytes(self) -> int | None:
@@ -137,6 +156,11 @@ class Lesson:
         return _largest(m.weights_bytes for m in self.measurements)
 
     @property
+    def context_bytes(self) -> int | None:
+        """See ``Measurement``."""
+        return _largest(m.context_bytes for m in self.measurements)
+
+    @property
     def consumed_bytes(self) -> int | None:
         """See ``Measurement``."""
         return _largest(m.consumed_bytes for m in self.measurements)
@@ -175,6 +199,8 @@ class Lessons:
     by_kind: Mapping[LaunchKind, Lesson] = field(default_factory=dict)
     by_setup: Mapping[Setup, Lesson] = field(default_factory=dict)
     """Whatever the options were."""
+    by_device: Mapping[Setup, Lesson] = field(default_factory=dict)
+    """Whatever the model was, see ``Setup.of_any_model``; only what tells a context."""
     version: int = 0
 
     def kind_of(
@@ -196,12 +222,15 @@ class Lessons:
 
     def including(self, measurements: Iterable[Measurement]) -> Lessons:
         """Return these with more; what teaches nothing is left out."""
-        by_kind, by_setup = dict(self.by_kind), dict(self.by_setup)
+        by_kind, by_setup, by_device = dict(self.by_kind), dict(self.by_setup), dict(self.by_device)
         for new in measurements:
             if new.teaches:
                 by_kind[new.kind] = _with_newest(by_kind.get(new.kind), new)
                 by_setup[new.kind.setup] = _with_newest(by_setup.get(new.kind.setup), new)
-        return replace(self, by_kind=by_kind, by_setup=by_setup, version=self.version + 1)
+            if new.context_bytes is not None:
+                device = new.kind.setup.of_any_model
+                by_device[device] = _with_newest(by_device.get(device), new)
+        return replace(self, by_kind=by_kind, by_setup=by_setup, by_device=by_device, version=self.version + 1)
 
     def about(self, kind: LaunchKind) -> tuple[Lesson, bool] | None:
         """Return what is known of launches of this kind, else of those with other options; and whether the options were the same."""
@@ -209,6 +238,11 @@ class Lessons:
             return same, True
         other = self.by_setup.get(kind.setup)
         return None if other is None else (other, False)
+
+    def context_on(self, setup: Setup) -> int | None:
+        """Return the context that launches of any model had on such a device; ``None`` where there was none."""
+        lesson = self.by_device.get(setup.of_any_model)
+        return None if lesson is None else lesson.context_bytes
 
 
 NOTHING_LEARNED = Lessons()
@@ -218,17 +252,27 @@ def resting_bytes(footprint: Footprint, mode: Mode) -> int:
     """Return what of a footprint is held as soon as the model is ready: vLLM takes all at once, transformers weights and context."""
     if mode is Mode.VLLM:
         return footprint.total_bytes
-    return footprint.part(PartName.WEIGHTS) + footprint.part(PartName.CONTEXT)
+    return footprint.part(PartName.WEIGHTS) + footprint.part(PartName.CONTEXT) + footprint.warm_bytes
 
 
 def corrected(footprints: tuple[Footprint, ...], kind: LaunchKind, lessons: Lessons) -> tuple[Footprint, ...]:
     """Return the footprints of a launch as what was measured here corrects them (see above); as they are where nothing was."""
     found = lessons.about(kind)
     if found is None:
-        return footprints
+        context = lessons.context_on(kind.setup)
+        return footprints if context is None else tuple(_on_known_device(each, context) for each in footprints)
     lesson, same_options = found
     correct = _by_the_log if kind.setup.mode is Mode.VLLM else _by_the_device
     return tuple(correct(footprint, lesson, same_options=same_options) for footprint in footprints)
+
+
+def _on_known_device(footprint: Footprint, context: int) -> Footprint:
+    """With the context that other models had. The load peak has it in it, too."""
+    grown = context - footprint.part(PartName.CONTEXT)
+    parts = tuple(
+        Part(part.name, context, Source.DEVICE) if part.name is PartName.CONTEXT else part for part in footprint.parts
+    )
+    return replace(footprint, parts=parts, load_peak_bytes=footprint.load_peak_bytes + max(grown, 0))
 
 
 def _by_the_device(footprint: Footprint, lesson: Lesson, *, same_options: bool) -> Footprint:
@@ -236,9 +280,9 @@ def _by_the_device(footprint: Footprint, lesson: Lesson, *, same_options: bool) 
     usable = lesson.of_whole(weights)
     if usable is None:
         return footprint
-    measured = max(m.measured_bytes or 0 for m in usable.measurements) - weights
+    measured = max(m.measured_bytes or 0 for m in usable.measurements) - weights - footprint.warm_bytes
     lowest = 0 if same_options else context - (weights + context) * LOWERED_PERCENT // 100
-    return _with(footprint, {PartName.CONTEXT: max(measured, lowest)}, usable, same_options=same_options)
+    return _with(footprint, {PartName.CONTEXT: max(measured, lowest, 0)}, usable, same_options=same_options)
 
 
 def _by_the_log(footprint: Footprint, lesson: Lesson, *, same_options: bool) -> Footprint:

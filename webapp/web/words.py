@@ -1129,6 +1129,7 @@ SOURCES: Final[Mapping[str, str]] = {
     Source.PUBLISHED: N_("опубликованные замеры"),
     Source.MEASURED: N_("замеры на других серверах"),
     Source.LEARNED: N_("измерено здесь"),
+    Source.DEVICE: N_("измерено здесь с другими моделями"),
     Source.GUESS: N_("предположение"),
     Source.NOTHING: N_("здесь не бывает"),
 }

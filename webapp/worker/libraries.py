@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +24,16 @@ ENVIRONMENT = {
 }
 """Set before the first import. Without a network a repository id took 305 s to fail over; a snapshot folder never asks."""
 
+ALLOCATOR = "expandable_segments:True"
+"""With blocks of fixed places a KV cache that grows by a token leaves each old block as a hole: memory that torch keeps and cannot use."""
+_ALLOCATOR_NAMES = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}
+
+
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """Return what is to be set beside ``given``; an allocator that somebody chose stays."""
+    chosen = given.keys() & _ALLOCATOR_NAMES
+    return ENVIRONMENT if chosen else {**ENVIRONMENT, "PYTORCH_CUDA_ALLOC_CONF": ALLOCATOR}
+
 
 class TorchEngine:
     """See ``Engine``. ``device`` overrules what a spec asks for."""
@@ -34,7 +45,7 @@ class TorchEngine:
 
     def import_libraries(self) -> None:
         """See ``Engine``."""
-        os.environ.update(ENVIRONMENT)
+        os.environ.update(environment(os.environ))
         self._torch = importlib.import_module("webapp.worker.torch_engine")
 
     def prepare(self, spec: LoadSpec) -> None:

@@ -8,6 +8,7 @@ import logging
 import select
 import socket
 import socketserver
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -81,8 +82,11 @@ class WorkerServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Record what went wrong with a connection, without its content."""
-        log.exception("a connection failed")
+        """Record what went wrong with a connection, without its content; a client that hung up is nothing wrong."""
+        if isinstance(sys.exception(), ConnectionError):
+            log.debug("a connection was reset")
+        else:
+            log.exception("a connection failed")
 
 
 class _Handler(BaseHTTPRequestHandler):

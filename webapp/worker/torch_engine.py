@@ -86,7 +86,10 @@ def load_model(spec: LoadSpec, device: str, progress: Progress) -> LoadedModel:
                 raise MemoryError(str(exc)) from exc
             raise
     _refuse_offload(model)
-    return TorchModel(model, tokenizer)
+    loaded = TorchModel(model, tokenizer)
+    if device == CUDA:
+        loaded.warm_up()
+    return loaded
 
 
 def _dtype(spec: LoadSpec, config: Any, device: str) -> Any:

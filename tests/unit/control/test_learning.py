@@ -11,6 +11,7 @@ from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import FakeStore, Gate, model
 from webapp.control.learning import Learning
 from webapp.domain.footprint import GPU_CONTEXT_BYTES, Seen
+from webapp.domain.footprint.activation import CUDA_WORKSPACE_BYTES
 from webapp.domain.instance import MemoryReport
 from webapp.domain.learned import Measurement
 from webapp.domain.modes import LaunchOptions, Mode
@@ -52,7 +53,7 @@ def test_second_plan_counts_with_what_the_first_load_took(bench: Bench) -> None:
     assert seen(before) is None
     operation = bench.load("lab/one")
     (kept,) = learned(bench)
-    assert (kept.measured_bytes, kept.predicted_bytes) == (AT_REST, gib(1) + GPU_CONTEXT_BYTES)
+    assert (kept.measured_bytes, kept.predicted_bytes) == (AT_REST, gib(1) + GPU_CONTEXT_BYTES + CUDA_WORKSPACE_BYTES)
     step = next(step for step in operation.steps if step.name is StepName.MEASURE)
     assert step.message is not None
     assert step.message.params["expected_bytes"] == kept.predicted_bytes

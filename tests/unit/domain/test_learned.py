@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -63,7 +64,7 @@ def test_what_was_measured_at_rest_takes_the_place_of_weights_and_context() -> N
     assert resting_bytes(footprint, Mode.TRANSFORMERS) == WEIGHTS + 300 * MIB
     assert footprint.seen == Seen(1, 0.0)
     context = next(part for part in footprint.parts if part.name is PartName.CONTEXT)
-    assert (context.bytes, context.source) == (300 * MIB, Source.LEARNED)
+    assert (context.bytes, context.source) == (300 * MIB - footprint.warm_bytes, Source.LEARNED)
 
 
 def test_what_comes_with_the_first_answer_is_still_counted_on_top() -> None:
@@ -75,7 +76,7 @@ def test_what_comes_with_the_first_answer_is_still_counted_on_top() -> None:
 
 def test_the_largest_of_the_newest_counts_and_the_spread_is_told() -> None:
     footprint = learned(lesson(gib(9), *(WEIGHTS + mib * MIB for mib in (300, 320, 340, 310, 305))))
-    assert footprint.part(PartName.CONTEXT) == 340 * MIB
+    assert resting_bytes(footprint, Mode.TRANSFORMERS) == WEIGHTS + 340 * MIB
     assert footprint.seen == Seen(NEWEST, 0.8)
 
 
@@ -87,7 +88,7 @@ def test_figure_below_the_weights_teaches_nothing() -> None:
 def test_other_context_or_batch_is_corrected_too_and_lowered_by_a_quarter_at_most() -> None:
     other = LaunchOptions(max_tokens=512, batch_size=4)
     footprint = learned(lesson(WEIGHTS + 300 * MIB, options=other))
-    assert footprint.part(PartName.CONTEXT) == 300 * MIB
+    assert resting_bytes(footprint, Mode.TRANSFORMERS) == WEIGHTS + 300 * MIB
     assert footprint.seen == Seen(1, 0.0, same_options=False)
     small = replace(estimated(), parts=tuple(p for p in estimated().parts if p.name is not PartName.WEIGHTS))
     kind = NO_LESSONS.kind_of(MODEL.id, MODEL.revision, Mode.TRANSFORMERS, OPTIONS, [CARD])
@@ -98,7 +99,7 @@ def test_other_context_or_batch_is_corrected_too_and_lowered_by_a_quarter_at_mos
 def test_own_options_go_before_others() -> None:
     other, own = lesson(WEIGHTS + 900 * MIB, options=LaunchOptions(max_tokens=512)), lesson(WEIGHTS + 300 * MIB)
     both = replace(other, by_kind={**other.by_kind, **own.by_kind})
-    assert learned(both).part(PartName.CONTEXT) == 300 * MIB
+    assert resting_bytes(learned(both), Mode.TRANSFORMERS) == WEIGHTS + 300 * MIB
 
 
 def test_other_precision_device_or_libraries_say_nothing() -> None:
@@ -108,6 +109,50 @@ def test_other_precision_device_or_libraries_say_nothing() -> None:
     assert learned(lesson(WEIGHTS + 300 * MIB, device="Other card")).seen is None
     assert learned(replace(measured, engines={Mode.TRANSFORMERS: "transformers 6"})).seen is None
     assert learned(replace(measured, engines=NO_LESSONS.engines)).seen is not None
+
+
+def told_of_another(held: int, allocated: int | None, **options: Any) -> Lessons:
+    """What is known after another model was loaded and held so much."""
+    kind = NO_LESSONS.kind_of("lab/other", "r", Mode.TRANSFORMERS, LaunchOptions(**options), [CARD])
+    return NO_LESSONS.including([Measurement(kind, 0.0, 0, held, MemoryReport(allocated_bytes=allocated))])
+
+
+def context(footprint: Footprint) -> tuple[int, Source]:
+    return next((part.bytes, part.source) for part in footprint.parts if part.name is PartName.CONTEXT)
+
+
+def test_new_model_has_the_context_of_those_that_were_loaded_on_such_a_device() -> None:
+    before, after = estimated(), learned(told_of_another(gib(9), gib(9) - 400 * MIB, max_tokens=512))
+    assert context(after) == (400 * MIB, Source.DEVICE)
+    assert (after.seen, after.part(PartName.KV_CACHE)) == (None, before.part(PartName.KV_CACHE))
+    assert after.load_peak_bytes == before.load_peak_bytes, "it is never lowered"
+    larger = learned(told_of_another(gib(9), gib(7)))
+    assert context(larger) == (gib(2), Source.DEVICE)
+    assert larger.load_peak_bytes - before.load_peak_bytes == gib(2) - before.part(PartName.CONTEXT)
+
+
+def test_own_measurement_goes_before_the_devices() -> None:
+    own = Measurement(next(iter(lesson(0).by_kind)), 1.0, 0, WEIGHTS + gib(1))
+    both = told_of_another(gib(9), gib(7)).including([own])
+    assert resting_bytes(learned(both), Mode.TRANSFORMERS) == WEIGHTS + gib(1)
+
+
+@pytest.mark.parametrize(
+    "lessons",
+    [
+        told_of_another(gib(9), None),
+        told_of_another(gib(9), gib(9)),
+        told_of_another(gib(9), gib(8), quantization=Quantization.INT8),
+    ],
+)
+def test_context_that_is_not_known_or_of_other_kernels_is_not_taken(lessons: Lessons) -> None:
+    assert learned(lessons) == estimated()
+
+
+def test_context_of_a_model_on_two_devices_is_not_known() -> None:
+    kind = NO_LESSONS.kind_of("lab/other", "r", Mode.TRANSFORMERS, OPTIONS, [CARD, CARD])
+    measured = Measurement(kind, 0.0, 0, gib(9), MemoryReport(allocated_bytes=gib(16)))
+    assert measured.context_bytes is None
 
 
 def test_vllm_teaches_what_its_log_says_and_not_the_share_it_was_given() -> None:

@@ -214,7 +214,7 @@ def test_a_context_under_256_tokens_is_not_offered() -> None:
 
 
 def test_the_smallest_of_all_comes_only_where_four_bits_are_not_enough() -> None:
-    here = world(gpus(1, gib(12)))
+    here = world(gpus(1, gib(12.5)))
 
     assert "way_out_smallest" not in codes(plan_switch(asked(), here))
     smallest = way(plan_switch(asked(tokens=100_000, batch=4), here), "way_out_smallest").request.options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -43,6 +43,8 @@ class Source(StrEnum):
     """Measured on machines of ours."""
     LEARNED = "learned"
     """Measured here, when this very model was loaded before."""
+    DEVICE = "device"
+    """Measured here on this kind of device, when other models were loaded before."""
     GUESS = "guess"
     """Nothing states it; a model of this weight usually takes as much."""
     NOTHING = "nothing"
@@ -136,6 +138,9 @@ class Footprint:
     notes: tuple[Note, ...] = ()
     seen: Seen | None = None
     """What was measured here and has corrected the parts that say ``LEARNED``."""
+    warm_bytes: int = 0
+    """What of the activation is held from the start: a worker on a GPU answers once before it is ready, and the libraries keep what that
+    took."""
     batched_tokens: int | None = None
     """Tokens that vLLM was counted to take in at once and is to be told; ``None`` leaves them to the engine."""
 
@@ -162,7 +167,7 @@ class Footprint:
 
     def on(self, device_id: str) -> Footprint:
         """Return the same on another device."""
-        return Footprint(device_id, self.parts, self.load_peak_bytes, self.notes, self.seen, self.batched_tokens)
+        return replace(self, device_id=device_id)
 
     def part(self, name: PartName) -> int:
         """Bytes of the part ``name``, 0 when there is none."""

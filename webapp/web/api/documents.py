@@ -276,6 +276,7 @@ def footprint_document(footprint: Footprint) -> Document:
         ],
         "run_peak_bytes": footprint.total_bytes,
         "load_peak_bytes": footprint.load_peak_bytes,
+        "warm_bytes": footprint.warm_bytes,
         "confidence": footprint.confidence.value,
         "notes": [{"code": note.value, "text": words.word(words.NOTES, note)} for note in footprint.notes],
         "seen": _seen_document(footprint.seen),
