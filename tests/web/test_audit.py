@@ -328,6 +328,33 @@ def test_the_same_refusal_over_and_over_is_one_entry(lab: Lab) -> None:
     assert len(entries(lab)) == 1
 
 
+class Untouched(io.RawIOBase):
+    """A body that a slow sender never finishes."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        raise AssertionError("the body was read")
+
+
+def test_the_body_of_who_may_not_is_not_waited_for(lab: Lab) -> None:
+    headers = {**lab.token(Role.VIEWER), "Content-Type": "application/json"}
+    body = {"wsgi.input": Untouched(), "CONTENT_LENGTH": "100000"}
+    answer = lab.app.test_client().post("/api/v1/switch", headers=headers, environ_overrides=body)
+
+    assert answer.status_code == 403
+    assert (newest(lab).action, newest(lab).target) == (Action.SWITCH, Target(Kind.MODEL))
+
+
+def test_a_body_that_is_nested_too_deep_is_refused_and_recorded(lab: Lab) -> None:
+    headers = {**lab.token(Role.OPERATOR), "Content-Type": "application/json"}
+    answer = lab.app.test_client().post("/api/v1/switch", data="[" * 100_000, headers=headers)
+
+    assert answer.status_code in (400, 422)
+    assert newest(lab).result is Result.REFUSED
+
+
 # Secrets
 
 
@@ -421,8 +448,8 @@ def test_an_entry_reads_well_on_the_page(busy_lab: Lab) -> None:
     page = busy_lab.signed_in(Role.ADMINISTRATOR).get("/audit?person=olga&group=models").text
 
     text = " ".join(re.sub(r"<[^>]+>", " ", page.split('id="audit"')[1]).split())
-    assert "olga by the token “test” 127.0.0.1" in text
-    assert f"Load {MODEL.id} mode: Transformers" in text
+    assert "olga by the token “test” · 127.0.0.1" in text
+    assert f"Load: {MODEL.id} Operation mode: Transformers" in text
     assert '<a class="audit__operation" href="/operations/op' in page
 
 

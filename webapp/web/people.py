@@ -35,7 +35,7 @@ def page() -> ResponseReturnValue:
 
 @blueprint.post("/invitations")
 @needs(Right.PEOPLE)
-@records(Action.INVITATION_MADE, recording.new_invitation, {"role": Detail.ROLE, "hours": Detail.HOURS})
+@records(Action.INVITATION_MADE, recording.new_invitation, {"hours": Detail.HOURS})
 def invite() -> ResponseReturnValue:
     """Make an invitation and show its link, this once: a redirect would have to carry it."""
     role, hours = chosen(Role, "role", request.form.get("role", "")), request.form.get("hours", "")

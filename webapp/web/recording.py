@@ -174,6 +174,7 @@ def _look() -> None:
     act = _act()
     if act is not None:
         shown_identity()
+        g.audit_may_read = True
         g.audit_seen = (_target(act), _looked(act.before))
 
 
@@ -252,15 +253,18 @@ def _sent_details(fields: Mapping[str, Detail]) -> Details:
 
 
 def sent(name: str) -> str:
-    """Return a field of the form or of the JSON body as text; empty where it was not sent or is no plain value."""
-    value = _body().get(name)
+    """Return a field of the form or of the JSON body as text; empty where it was not sent or is no plain value.
+
+    The body of a request that was refused before its view is not read: whoever sends it slowly would keep a thread.
+    """
+    value = _body().get(name) if "audit_may_read" in g else None
     return short(str(value)) if isinstance(value, str | int | float) else ""
 
 
 def _body() -> Mapping[str, object]:
     try:
         found = request.get_json(silent=True) if request.is_json else request.form
-    except HTTPException:  # too large, or cut off
+    except (HTTPException, RecursionError):  # too large, cut off, or nested too deep
         return {}
     return found if isinstance(found, Mapping) else {}
 

@@ -1251,7 +1251,7 @@ DETAILS: Final[Mapping[str, str]] = {
     Detail.LEASE: N_("аренда до"),
     Detail.EXTENDED: N_("продлена"),
     Detail.REASON: N_("для чего"),
-    Detail.IDLE: N_("выгрузка без дела"),
+    Detail.IDLE: N_("выгрузка без дела, минут"),
     Detail.WHY: N_("зачем"),
     Detail.ANSWER: N_("ответ"),
     Detail.WORD: N_("слова владельца"),

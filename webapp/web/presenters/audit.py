@@ -125,6 +125,8 @@ def _row(entry: Entry, now: float) -> AuditRow:
 def target_words(entry: Entry) -> str:
     """Return what it was done to; empty where the action says it already."""
     target = entry.target
+    if target.kind is Kind.PERSON and target.name == entry.doer.name and target.name:
+        return ""
     if target.kind is Kind.PERSON and not target.name and entry.result is not Result.DONE:
         return _("имя неизвестно")
     name = target.name or target.id
@@ -155,6 +157,8 @@ def _value(detail: Detail, value: str) -> str:
         return words.word(words.RELEASE_ANSWERS, value)
     if detail is Detail.DAYS and value == "0":
         return _("бессрочно")
+    if detail is Detail.IDLE and value == "0":
+        return _("никогда")
     return _moment(value) if detail is Detail.LEASE else value
 
 
