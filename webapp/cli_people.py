@@ -5,9 +5,11 @@ Whoever may write the state folder may do everything here; the commands ask for 
 
 from __future__ import annotations
 
+import getpass
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from webapp.console import explain
+from webapp.domain.audit import Action, Came, Detail, Details, Doer, Entry, Kind, Result, Target, short
 from webapp.domain.people import ApiToken, Person, Role
 from webapp.errors import StoreUnavailable, WardenError
 from webapp.settings import load_settings
@@ -52,6 +55,61 @@ def _accounts() -> Iterator[Accounts]:
         raise click.ClickException(_sentence(exc)) from exc
 
 
+@contextmanager
+def _act(action: Action, target: Callable[[Accounts], Target], *further: tuple[Detail, str]) -> Iterator[Accounts]:
+    """Give the accounts for one act, and put it down: who is at the terminal, what, to whom, with what result."""
+    from webapp.services import open_people  # noqa: PLC0415  as above
+
+    try:
+        with open_people(load_settings()) as (accounts, audit):
+            found, details = target(accounts), (*_before(action, accounts, target), *further)
+            try:
+                yield accounts
+            except WardenError as exc:
+                result = Result.FAILED if isinstance(exc, StoreUnavailable) else Result.REFUSED
+                audit.record(_entry(action, found, details, result, exc.code))
+                raise
+            audit.record(_entry(action, found if found.id else target(accounts), details))
+    except WardenError as exc:
+        raise click.ClickException(_sentence(exc)) from exc
+
+
+def _before(action: Action, accounts: Accounts, target: Callable[[Accounts], Target]) -> Details:
+    """Return the role that a person had, where it changes or goes."""
+    if action not in (Action.ROLE, Action.REMOVED):
+        return ()
+    wanted = target(accounts).id
+    return tuple((Detail.ROLE_BEFORE, each.role.value) for each in accounts.people() if each.id == wanted)
+
+
+def _entry(
+    action: Action, target: Target, details: Details, result: Result = Result.DONE, problem: str | None = None
+) -> Entry:
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in a container
+        name = "local"
+    return Entry(time.time(), Doer(name, Came.COMMAND_LINE), action, target, result, "", problem, details)
+
+
+def _person(name: str) -> Callable[[Accounts], Target]:
+    """Return how an account is named; one that is not there by what was typed."""
+
+    def find(accounts: Accounts) -> Target:
+        found = next((each for each in accounts.people() if each.name.lower() == name.lower()), None)
+        return Target(Kind.PERSON, name=short(name)) if found is None else Target(Kind.PERSON, found.id, found.name)
+
+    return find
+
+
+def _token(token_id: str) -> Callable[[Accounts], Target]:
+    def find(accounts: Accounts) -> Target:
+        label = next((each.name for each in accounts.tokens() if each.id == token_id), "")
+        return Target(Kind.TOKEN, short(token_id), label)
+
+    return find
+
+
 def _sentence(error: WardenError) -> str:
     if isinstance(error, StoreUnavailable):
         return f"the database cannot be used: {error.params.get('reason')}"
@@ -79,7 +137,7 @@ def users() -> None:
 @from_stdin_option
 def add_user(name: str, role: str, proxied: bool, password_stdin: bool) -> None:
     """Make an account. Once there is an administrator, everybody has to sign in."""
-    with _accounts() as accounts:
+    with _act(Action.PERSON_MADE, _person(name), (Detail.ROLE, role)) as accounts:
         accounts.check_new(name)
         password = None if proxied else _password(name, password_stdin)
         person = accounts.add(name, Role(role), password)
@@ -113,7 +171,7 @@ def list_users(as_json: bool) -> None:
 @click.argument("role", type=role_choice)
 def change_role(name: str, role: str) -> None:
     """Change a role; it counts from the next request on."""
-    with _accounts() as accounts:
+    with _act(Action.ROLE, _person(name), (Detail.ROLE, role)) as accounts:
         accounts.set_role(name, Role(role))
     click.echo(f"{name} is {role}.")
 
@@ -122,7 +180,7 @@ def change_role(name: str, role: str) -> None:
 @click.argument("name")
 def disable_user(name: str) -> None:
     """Disable an account: its sessions end, its tokens open nothing."""
-    with _accounts() as accounts:
+    with _act(Action.DISABLED, _person(name)) as accounts:
         accounts.set_disabled(name, True)
     click.echo(f"{name} is disabled.")
 
@@ -131,7 +189,7 @@ def disable_user(name: str) -> None:
 @click.argument("name")
 def enable_user(name: str) -> None:
     """Enable an account again."""
-    with _accounts() as accounts:
+    with _act(Action.ENABLED, _person(name)) as accounts:
         accounts.set_disabled(name, False)
     click.echo(f"{name} is enabled.")
 
@@ -141,7 +199,7 @@ def enable_user(name: str) -> None:
 @from_stdin_option
 def new_password(name: str, password_stdin: bool) -> None:
     """Give a new password; all sessions of the person end."""
-    with _accounts() as accounts:
+    with _act(Action.PASSWORD, _person(name)) as accounts:
         person = accounts.person(name)
         accounts.set_password(name, _password(person.name, password_stdin))
     click.echo(f"The password of {person.name} is changed, all sessions have ended.")
@@ -152,7 +210,7 @@ def new_password(name: str, password_stdin: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def remove_user(name: str, yes: bool) -> None:
     """Remove an account with its sessions and tokens; its operations stay in the history."""
-    with _accounts() as accounts:
+    with _act(Action.REMOVED, _person(name)) as accounts:
         person = accounts.person(name)
         if not yes:
             click.confirm(f"Remove {person.name} ({person.role})?", abort=True)
@@ -174,7 +232,9 @@ def tokens() -> None:
 @click.option("--days", type=click.IntRange(1, 3650), help="How long it lasts. Default: until it is revoked.")
 def add_token(owner: str, label: str, scope: str, days: int | None) -> None:
     """Make a token of OWNER and print it, this once: it is kept nowhere."""
-    with _accounts() as accounts:
+    token = Target(Kind.TOKEN, name=short(label))
+    further = ((Detail.OWNER, short(owner)), (Detail.SCOPE, scope), (Detail.DAYS, str(days or 0)))
+    with _act(Action.TOKEN_MADE, lambda accounts: token, *further) as accounts:
         key = accounts.add_token(accounts.person(owner), label, Role(scope), None if days is None else days * DAY_S)
     click.echo("Save it now; it is not shown again:", err=True)
     click.echo(key)
@@ -201,7 +261,7 @@ def list_tokens(as_json: bool) -> None:
 @click.argument("token_id")
 def revoke_token(token_id: str) -> None:
     """Revoke a token by its id."""
-    with _accounts() as accounts:
+    with _act(Action.TOKEN_REVOKED, _token(token_id)) as accounts:
         accounts.drop_token(token_id)
     click.echo(f"The token {token_id} is revoked.")
 

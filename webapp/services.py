@@ -15,6 +15,7 @@ import psutil
 
 from webapp.catalog.scan import Catalog
 from webapp.control.accounts import Accounts, Limits
+from webapp.control.audit import Audit
 from webapp.control.board import Board
 from webapp.control.controller import Controller
 from webapp.control.journal import Journal
@@ -38,6 +39,7 @@ from webapp.runtimes.demo import DemoProgram
 from webapp.runtimes.transformers import TransformersRuntime
 from webapp.runtimes.vllm import VllmRuntime
 from webapp.settings import Settings
+from webapp.store.audit import AuditStore
 from webapp.store.people import PeopleStore
 from webapp.store.store import Store
 
@@ -46,6 +48,7 @@ log = logging.getLogger(__name__)
 SANDBOXES = "selftest"
 """The folder in the state folder that self-tests work in."""
 HOUR_S = 3600.0
+DAY_S = 86_400.0
 FIRST_READING_S = 2.0
 """How long a start waits for the first reading; a driver that hangs does not keep the page from coming up."""
 
@@ -188,6 +191,7 @@ class Services:
         self.settings = settings
         self._lock = StateLock(settings.state_dir)
         self._store = Store(settings.database)
+        self.audit = _audit(settings, self._store)
         self.accounts = _accounts(settings, self._store)
         self._transformers = TransformersRuntime(settings)
         self._vllm = VllmRuntime(settings)
@@ -219,6 +223,7 @@ class Services:
                 tickets=self._store,
                 leases=Leases(self._store),
                 may_switch=self._may_switch,
+                record=self.audit.record,
                 demo=DemoProgram(settings.hf_cache),
                 clock=time.time,
                 monotonic=time.monotonic,
@@ -240,6 +245,7 @@ class Services:
         self._lock.take()
         self._store.open()
         self._refuse_strangers()
+        self.audit.start()
         self._sandboxes.remove_leftovers()
         self._catalog.start()
         self._monitor.start()
@@ -270,6 +276,7 @@ class Services:
         lines = self.controller.stop()
         self._monitor.stop()
         self._catalog.stop()
+        self.audit.stop()
         self._store.close()
         return lines
 
@@ -310,15 +317,30 @@ def _accounts(settings: Settings, store: Store) -> Accounts:
     return Accounts(PeopleStore(store), Passwords(), limits, time.time)
 
 
+def _audit(settings: Settings, store: Store) -> Audit:
+    return Audit(AuditStore(store), settings.audit_days * DAY_S)
+
+
 @contextmanager
 def open_accounts(settings: Settings) -> Iterator[Accounts]:
     """Give the accounts alone, whether a Warden runs or not. Raises StoreUnavailable, ConfigurationError."""
+    with open_people(settings) as (accounts, _):
+        yield accounts
+
+
+@contextmanager
+def open_people(settings: Settings) -> Iterator[tuple[Accounts, Audit]]:
+    """Give the accounts with the record of what is done to them; it is written at the end. Raises StoreUnavailable, ConfigurationError."""
     store = Store(settings.database)
     store.open()
+    audit = _audit(settings, store)
     try:
-        yield _accounts(settings, store)
+        yield _accounts(settings, store), audit
     finally:
-        store.close()
+        try:
+            audit.flush()
+        finally:
+            store.close()
 
 
 def build_services(settings: Settings) -> Services:

@@ -18,6 +18,7 @@ from tests.engine import axe
 from tests.engine.engine_fixtures import need
 from tests.engine.server import WardenServer
 from tests.web.people import Lab, made_lab
+from webapp.domain.audit import Action, Came, Detail, Doer, Entry, Kind, Result, Target
 from webapp.domain.people import Role
 
 Start = Callable[..., WardenServer]
@@ -127,21 +128,26 @@ def crowded(lab: Lab) -> str:
     lab.accounts.by_proxy("carol", Role.VIEWER)
     lab.accounts.add_token(lab.accounts.person("anna"), LONG[:60], Role.OPERATOR, 1.0)
     lab.token(Role.ADMINISTRATOR)
+    reason, model = ((Detail.OVERRIDE_REASON, LONG),), Target(Kind.MODEL, "i1", LONG)
+    for result, problem in ((Result.DONE, None), (Result.REFUSED, "not_enough_memory"), (Result.FAILED, "error")):
+        doer = Doer("a" * 50 + ".petrov@lab", Came.TOKEN, "p", LONG[:60])
+        at = lab.clock.now
+        lab.audit.record(Entry(at, doer, Action.SWITCH, model, result, "2001:db8::ffff", problem, reason, "op1"))
     return lab.accounts.invite(Role.OPERATOR, 86_400, "anna")
 
 
 @pytest.mark.parametrize("language", ["ru-RU", "en-US"])
-@pytest.mark.parametrize("path", ["sign-in?next=/history", "invitation", "people", "account"])
+@pytest.mark.parametrize("path", ["sign-in?next=/history", "invitation", "people", "account", "audit"])
 def test_a_page_of_people_is_whole_everywhere(path: str, language: str, open_page: Open, tmp_path: Path) -> None:
     need(axe.why_missing())
     with made_lab(tmp_path) as lab, serving(lab.app) as url:
         key = crowded(lab)
         page = open_page(f"{url}{path}?key={key}" if path == "invitation" else url + path, language=language)
-        if path in ("people", "account"):
+        if path in ("people", "account", "audit"):
             page.locator("[name=name]").fill("anna")
             page.locator("[name=password]").fill(PASSWORD)
             page.locator("[data-action=sign-in]").click()
-            expect(page.locator(".entry").first).to_be_visible()
+            expect(page.locator(".entry, .audit__item").first).to_be_visible()
         if path == "people":
             page.locator("[data-action=invite]").click()
             page.locator(".sure summary").first.click()

@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 
 from tests.unit.test_cli import Answering
 from webapp.cli import main
-from webapp.services import open_accounts
+from webapp.domain.audit import Action, Came, Detail, Entry, Kind, Target
+from webapp.services import open_accounts, open_people
 from webapp.settings import load_settings
 
 PASSWORD = "correct horse"
@@ -86,6 +87,53 @@ def test_a_refusal_is_one_sentence(command: tuple[str, ...], sentence: str) -> N
     assert sentence in result.output
     assert "Traceback" not in result.output
     assert users()["boss"]["role"] == "administrator"
+
+
+def recorded() -> list[Entry]:
+    """What was put down, oldest first."""
+    with open_people(load_settings()) as (_, audit):
+        return list(reversed(audit.entries(100)))
+
+
+def test_every_command_that_changes_something_is_put_down() -> None:
+    for command in (
+        ("users", "add", "boss", "--role", "administrator"),
+        ("users", "add", "anna"),
+        ("users", "role", "anna", "operator"),
+        ("users", "disable", "anna"),
+        ("users", "enable", "anna"),
+        ("users", "password", "anna"),
+        ("tokens", "add", "boss", "nightly", "--scope", "viewer"),
+        ("users", "list"),
+        ("tokens", "list"),
+    ):
+        assert warden(*command).exit_code == 0
+    (token,) = json.loads(warden("tokens", "list", "--json").stdout)
+    warden("tokens", "revoke", token["id"])
+    warden("users", "remove", "anna", said="n\n")
+    warden("users", "remove", "anna", "--yes")
+    warden("users", "role", "boss", "viewer")
+
+    kept = recorded()
+    assert [entry.action for entry in kept] == [
+        Action.PERSON_MADE,
+        Action.PERSON_MADE,
+        Action.ROLE,
+        Action.DISABLED,
+        Action.ENABLED,
+        Action.PASSWORD,
+        Action.TOKEN_MADE,
+        Action.TOKEN_REVOKED,
+        Action.REMOVED,
+        Action.ROLE,
+    ]
+    assert {(entry.doer.came, entry.address) for entry in kept} == {(Came.COMMAND_LINE, "")}
+    assert kept[2].details == ((Detail.ROLE_BEFORE, "viewer"), (Detail.ROLE, "operator"))
+    assert kept[2].target == kept[8].target
+    assert kept[7].target == Target(Kind.TOKEN, token["id"], "nightly")
+    assert (kept[-1].result.value, kept[-1].problem) == ("refused", "last_administrator")
+    assert PASSWORD not in repr(kept)
+    assert "wdn_" not in repr(kept)
 
 
 def test_a_weak_password_is_refused_with_the_rule() -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from webapp.control.accounts import Accounts
+from webapp.control.audit import Audit
 from webapp.control.contract import EmergencyPreview, Health, Notice, Question, Snapshot, Terms
 from webapp.control.leases import refuse_kept
 from webapp.domain.admission import Policy
 from webapp.domain.advise import advise
+from webapp.domain.audit import EVERYTHING, AuditFilter, Entry
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.learned import NOTHING_LEARNED, Lessons
 from webapp.domain.lease import Lease, ReleaseAnswer
@@ -490,6 +492,25 @@ class NoAccounts:
         return ()
 
 
+class FakeRecord:
+    """Entries in memory; it finds all of them, whatever is looked for."""
+
+    def __init__(self) -> None:
+        self.kept: list[Entry] = []
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        self.kept += [replace(entry, id=len(self.kept) + n) for n, entry in enumerate(entries, 1)]
+
+    def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[Entry, ...]:
+        return tuple(reversed(self.kept))[:limit]
+
+    def people(self) -> tuple[str, ...]:
+        return tuple(sorted({entry.doer.name for entry in self.kept}))
+
+    def prune(self, before: float) -> int:
+        return 0
+
+
 @dataclass
 class FakeServices:
     """What the application is given: settings, a controller, a timeline, and the accounts."""
@@ -498,3 +519,4 @@ class FakeServices:
     controller: FakeController
     timeline: FakeTimeline = field(default_factory=FakeTimeline)
     accounts: NoAccounts | Accounts = field(default_factory=NoAccounts)
+    audit: Audit = field(default_factory=lambda: Audit(FakeRecord(), keep_s=1e9))

@@ -16,9 +16,11 @@ from werkzeug.test import TestResponse
 from tests.web.fakes import FakeController, FakeServices
 from webapp import create_app
 from webapp.control.accounts import Accounts, Limits
+from webapp.control.audit import Audit
 from webapp.control.passwords import Passwords
 from webapp.domain.people import Role
 from webapp.settings import Settings
+from webapp.store.audit import AuditStore
 from webapp.store.people import PeopleStore
 from webapp.store.store import Store
 
@@ -59,6 +61,7 @@ class Lab:
     clock: Clock
     store: Store
     """Closing it is a database that fails."""
+    audit: Audit
 
     def browser(self, **environ: str) -> Browser:
         client = self.app.test_client()
@@ -94,7 +97,7 @@ class Browser:
         return self.post("/sign-in", {"name": name, "password": password, **fields})
 
     def csrf(self) -> str:
-        for path in ("/sign-in", "/people", "/account"):
+        for path in ("/sign-in", "/account", "/people"):
             if found := re.search(r'name="csrf_token" value="([^"]+)"', self.client.get(path).text):
                 return found[1]
         raise AssertionError("no form")
@@ -113,5 +116,6 @@ def made_lab(folder: Path, *, people: bool = True, **changes: object) -> Iterato
         if people:
             for role, name in NAMES.items():
                 accounts.add(name, role, PASSWORD)
-        app = create_app(settings, FakeServices(settings, controller, accounts=accounts))
-        yield Lab(app, controller, accounts, clock, store)
+        audit = Audit(AuditStore(store), keep_s=HOUR)
+        app = create_app(settings, FakeServices(settings, controller, accounts=accounts, audit=audit))
+        yield Lab(app, controller, accounts, clock, store, audit)

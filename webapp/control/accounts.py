@@ -133,23 +133,29 @@ class Accounts:
         token, person = found
         if token.used_at is None or now - token.used_at >= TOUCH_S:
             _noted(lambda: self._store.touch_token(token, now))
-        return Identity(person.name, lower(token.scope, person.role), Way.TOKEN, person.id)
+        role = lower(token.scope, person.role)
+        return Identity(person.name, role, Way.TOKEN, person.id, token=token.name)
 
-    def by_proxy(self, name: str, new: Role | None) -> Identity | None:
-        """Return the person whom a trusted proxy names. One who is not known gets an account with the role ``new``, if any."""
-        return self._known.of(f"proxy {name}", lambda: self._by_proxy(name, new))
+    def by_proxy(
+        self, name: str, new: Role | None, welcomed: Callable[[Person], None] = lambda person: None
+    ) -> Identity | None:
+        """Return the person whom a trusted proxy names.
 
-    def _by_proxy(self, name: str, new: Role | None) -> Identity | None:
+        One who is not known gets an account with the role ``new``, if any, and is ``welcomed``.
+        """
+        return self._known.of(f"proxy {name}", lambda: self._by_proxy(name, new, welcomed))
+
+    def _by_proxy(self, name: str, new: Role | None, welcomed: Callable[[Person], None]) -> Identity | None:
         person = self._store.person(name) if is_name(name) else None
         if person is None and new is not None and is_name(name):
-            person = self._newcomer(name, new)
+            person = self._newcomer(name, new, welcomed)
         if person is None or person.disabled:
             return None
         if (now := self._clock()) - (person.seen_at or 0) >= TOUCH_S:
             _noted(lambda: self._store.touch_person(person.id, now))
         return Identity(person.name, person.role, Way.PROXY, person.id)
 
-    def _newcomer(self, name: str, role: Role) -> Person | None:
+    def _newcomer(self, name: str, role: Role, welcomed: Callable[[Person], None]) -> Person | None:
         """Make the account of somebody whom the proxy names for the first time; of two requests at once one makes it."""
         person = Person(_new_id(), name, role, self._clock(), self._clock(), has_password=False)
         try:
@@ -157,6 +163,7 @@ class Accounts:
         except NameInUse:
             return self._store.person(name)
         log.info("%s was named by the proxy for the first time and is %s", name, role)
+        welcomed(person)
         return person
 
     # Signing in and out

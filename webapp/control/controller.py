@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from webapp.control import cleaning, containers, demo, emergency, postmortem, selftest, switching, unloading
+from webapp.control import audit, cleaning, containers, demo, emergency, postmortem, selftest, switching, unloading
 from webapp.control.board import State, busy_with
 from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
 from webapp.control.leases import IDLE_ACTOR, Leasing, Terms, check_terms, refuse_kept
@@ -438,9 +438,11 @@ class Controller:
         if instance is None or not state.accepting or set(instance.devices) & set(state.claims):
             return
         try:
-            self._unload(instance, IDLE_ACTOR, lambda run: unloading.unload_idle(run, instance_id))
+            operation = self._unload(instance, IDLE_ACTOR, lambda run: unloading.unload_idle(run, instance_id))
         except WardenError as exc:
             log.info("%s is idle and stays for now: %s", instance_id, exc)
+        else:
+            self._parts.record(audit.idle_unload(instance, self._parts.clock(), operation.id))
 
     @contextmanager
     def _explained(self, instance: Instance) -> Iterator[None]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
+from webapp.control.audit import released_in_silence
 from webapp.domain.idle import idle_unload_at, silence_releases
 from webapp.domain.instance import Instance
 from webapp.domain.lease import EXTENSION_S, LONGEST_S, NO_LEASE, TEXT_LIMIT, Lease, ReleaseAnswer
@@ -309,6 +310,7 @@ class Leasing:
                 instance.owner,
                 Message("released_in_silence", {"model": instance.model_id, "asker": release.asker}),
             )
+            self._parts.record(released_in_silence(instance, now))
 
     def _tell_asker(self, instance: Instance) -> None:
         release = instance.lease.release

@@ -19,6 +19,7 @@ from webapp.control.leases import Leases
 from webapp.control.presence import Presence
 from webapp.control.settle import DeviceMonitor, SettlePolicy
 from webapp.domain.admission import Policy
+from webapp.domain.audit import Entry
 from webapp.domain.instance import Instance
 from webapp.domain.learned import NOTHING_LEARNED, Lessons
 from webapp.domain.memory import DeviceKind, Sample
@@ -115,6 +116,8 @@ class Parts:
     presence: Presence = field(default_factory=Presence)
     may_switch: Callable[[str], bool] = lambda name: True
     """Whether a person may still load models: a request that waited starts in nobody else's name. Raises StoreUnavailable."""
+    record: Callable[[Entry], None] = lambda entry: None
+    """Puts down what is done by itself with a person's model; never waits. What people do is put down where they come in."""
 
     @property
     def policy(self) -> Policy:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from webapp.control.audit import ticket_started
 from webapp.control.parts import Parts
 from webapp.control.switching import new_id
 from webapp.domain.instance import InstanceState
@@ -350,6 +351,7 @@ class Waiting:
                 ticket.id, TicketState.FAILED, Message("unexpected")
             )  # a defect must not start it again and again
             raise
+        self._parts.record(ticket_started(ticket, self._parts.clock(), operation.id))
         return self._began(ticket.id, operation)
 
     def _may_start(self, ticket: Ticket) -> bool:

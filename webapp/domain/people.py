@@ -55,6 +55,8 @@ class Right(StrEnum):
     """End a container that Warden did not start."""
     PEOPLE = "people"
     """Manage accounts and invitations."""
+    AUDIT = "audit"
+    """See who did what, from where."""
 
 
 LOWEST: Final[Mapping[Right, Role | None]] = {
@@ -74,6 +76,7 @@ LOWEST: Final[Mapping[Right, Role | None]] = {
     Right.EMERGENCY: Role.ADMINISTRATOR,
     Right.CONTAINERS: Role.ADMINISTRATOR,
     Right.PEOPLE: Role.ADMINISTRATOR,
+    Right.AUDIT: Role.ADMINISTRATOR,
 }
 """The lowest role that has each right; ``None`` is everybody, signed in or not."""
 
@@ -123,6 +126,8 @@ class Identity:
     way: Way
     person_id: str | None = None
     session_id: str | None = None
+    token: str | None = None
+    """The label of the API token that it came with."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    DDL,
     Boolean,
     Column,
     Float,
@@ -14,9 +15,10 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    event,
 )
 
-HEAD = "0006"
+HEAD = "0007"
 """The newest revision in ``migrations/versions``; a test compares. Kept here so that a start need not import Alembic to ask."""
 
 metadata = MetaData()
@@ -146,3 +148,33 @@ tokens = Table(
     Index("api_tokens_by_person", "person_id"),
 )
 """One row an API token."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Float(53), nullable=False),
+    Column("doer", Text, nullable=False),
+    Column("came", Text, nullable=False),
+    Column("person_id", Text),
+    Column("token", Text),
+    Column("action", Text, nullable=False),
+    Column("target_kind", Text, nullable=False),
+    Column("target_id", Text, nullable=False),
+    Column("target_name", Text, nullable=False),
+    Column("result", Text, nullable=False),
+    Column("problem", Text),
+    Column("address", Text, nullable=False),
+    Column("details", Text, nullable=False),
+    Column("operation_id", Text),
+    Index("audit_by_time", "at"),
+    Index("audit_by_doer", "doer"),
+    sqlite_autoincrement=True,
+)
+"""One row an act. Rows are added and, when they are too old, dropped; none is changed. No id is given twice."""
+
+AUDIT_STAYS = """CREATE TRIGGER audit_stays BEFORE UPDATE ON audit
+BEGIN SELECT RAISE(ABORT, 'an entry of the audit is never changed'); END"""
+"""SQLite's own word that no row is changed, whoever asks."""
+
+event.listen(audit, "after_create", DDL(AUDIT_STAYS).execute_if(dialect="sqlite"))  # type: ignore[no-untyped-call]

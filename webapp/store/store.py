@@ -48,6 +48,7 @@ from webapp.store.migrate import NewerDatabase, migrate
 from webapp.store.points import dump_point, load_point
 from webapp.store.schema import leases, measurements, tickets, timeline
 from webapp.store.schema import operations as table
+from webapp.store.texts import column_text as _text
 
 log = logging.getLogger(__name__)
 
@@ -318,11 +319,6 @@ def _row(operation: Operation) -> dict[str, str | float | None]:
         "ended_at": operation.ended_at,
         "document": dump(operation),
     }
-
-
-def _text(value: str) -> str:
-    """Return ``value`` as a column can hold it: a lone surrogate or a NUL, which JSON allows, would fail the whole write."""
-    return str(value).encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 def _readable(rows: Iterable[Row[Any]]) -> Iterator[Operation]:

@@ -7,6 +7,7 @@ from typing import Final
 from flask import Blueprint, flash, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from webapp.domain.audit import Action, Detail
 from webapp.domain.people import Identity, Person, Right, Role
 from webapp.errors import InvalidRequest, SignInFailed, UnknownPerson, WardenError
 from webapp.web import words
@@ -14,6 +15,7 @@ from webapp.web.filters import chosen
 from webapp.web.ports import accounts
 from webapp.web.presenters.account import AccountView, account_view
 from webapp.web.presenters.common import SUCCESS
+from webapp.web.recording import new_token, note_error, oneself, own_session, own_token, records
 from webapp.web.rights import needs, require
 from webapp.web.signing import FAILED, begin_session, slow_by_person
 from webapp.web.translate import gettext as _
@@ -35,6 +37,7 @@ def page() -> ResponseReturnValue:
 
 @blueprint.post("/password")
 @needs(Right.ACCOUNT)
+@records(Action.PASSWORD, oneself)
 @slow_by_person
 def change_password() -> ResponseReturnValue:
     """Change the password; every session ends, and this browser gets a new one."""
@@ -43,9 +46,11 @@ def change_password() -> ResponseReturnValue:
         return make_response(_page(_("Пароли не совпали. Введите их ещё раз.")), 422)
     try:
         accounts().change_password(person.name, request.form.get("old", ""), new)
-    except SignInFailed:
+    except SignInFailed as error:
+        note_error(error)
         return make_response(_page(_("Нынешний пароль не подошёл.")), FAILED)
     except WardenError as error:
+        note_error(error)
         return make_response(_page(words.say(error.message)), error.status)
     begin_session(accounts().sign_in(person.name, new, visit()))
     return _done(_("Пароль изменён, остальные входы завершены."))
@@ -53,6 +58,7 @@ def change_password() -> ResponseReturnValue:
 
 @blueprint.post("/sessions/<session_id>/end")
 @needs(Right.ACCOUNT)
+@records(Action.SESSION_ENDED, own_session)
 def end_session(session_id: str) -> ResponseReturnValue:
     """End one of one's own sessions."""
     accounts().end_session(_me().id, session_id)
@@ -61,6 +67,7 @@ def end_session(session_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/tokens")
 @needs(Right.ACCOUNT)
+@records(Action.TOKEN_MADE, new_token, {"scope": Detail.SCOPE, "days": Detail.DAYS})
 def add_token() -> ResponseReturnValue:
     """Make an API token and show it, this once: a redirect would have to carry it."""
     try:
@@ -68,12 +75,14 @@ def add_token() -> ResponseReturnValue:
         days = _days(request.form.get("days", ""))
         key = accounts().add_token(_me(), request.form.get("label", ""), scope, days * DAY_S if days else None)
     except WardenError as error:
+        note_error(error)
         return make_response(_page(token_problem=words.say(error.message)), error.status)
     return _page(new_token=key)
 
 
 @blueprint.post("/tokens/<token_id>/revoke")
 @needs(Right.ACCOUNT)
+@records(Action.TOKEN_REVOKED, own_token)
 def revoke_token(token_id: str) -> ResponseReturnValue:
     """Revoke one of one's own tokens."""
     accounts().drop_token(token_id, _me().id)

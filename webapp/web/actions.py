@@ -8,10 +8,11 @@ from dataclasses import replace
 from flask import Blueprint, make_response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
+from webapp.domain.audit import Action
 from webapp.domain.instance import Instance
 from webapp.domain.people import Right
 from webapp.errors import NotConfirmed, WardenError
-from webapp.web import words
+from webapp.web import recording, words
 from webapp.web.actor import current_actor
 from webapp.web.answers import accepted, dialog, stopping, wants_fragment
 from webapp.web.forms import ON, LaunchForm
@@ -19,6 +20,7 @@ from webapp.web.leases import ask_dialog
 from webapp.web.pages import container_dialog, dashboard_page, find_container, find_instance
 from webapp.web.ports import controller
 from webapp.web.presenters.instances import instance_row
+from webapp.web.recording import ask_first, changes_nothing, note_error, records
 from webapp.web.rights import needs, require_cancel, require_override
 
 blueprint = Blueprint("actions", __name__)
@@ -26,12 +28,13 @@ blueprint = Blueprint("actions", __name__)
 
 @blueprint.post("/switch")
 @needs(Right.SWITCH)
+@records(Action.SWITCH, recording.model_asked_for, recording.SWITCH_FIELDS)
 def switch() -> ResponseReturnValue:
     """Apply the form, against the estimate only when that was confirmed; a refusal keeps what was typed."""
     form = LaunchForm.read(request.form.to_dict(), controller().snapshot())
     load_anyway = request.form.get("load_anyway") == ON
     if load_anyway and request.form.get("confirmed") != ON:
-        return redirect(f"{url_for('pages.confirm_load_anyway')}?{form.query}", 303)
+        return ask_first(f"{url_for('pages.confirm_load_anyway')}?{form.query}")
     try:
         asked = replace(form.to_request(time.time()), load_anyway=load_anyway)
         require_override(asked.override_reason)
@@ -45,6 +48,7 @@ def switch() -> ResponseReturnValue:
 
 @blueprint.post("/preview")
 @needs(Right.PLAN)
+@changes_nothing
 def preview() -> ResponseReturnValue:
     """Show the plan for the form where scripts are off: by a redirect, so that the form's token stays out of the address."""
     form = LaunchForm.read(request.form.to_dict(), controller().snapshot())
@@ -53,6 +57,7 @@ def preview() -> ResponseReturnValue:
 
 @blueprint.post("/instances/<instance_id>/unload")
 @needs(Right.UNLOAD)
+@records(Action.UNLOAD, recording.running_model, recording.OVERRIDE_FIELDS, recording.owner_of_model)
 def unload(instance_id: str) -> ResponseReturnValue:
     """Unload a model: one's own that answers somebody right now only when that was confirmed, another person's only when it is free.
 
@@ -61,11 +66,11 @@ def unload(instance_id: str) -> ResponseReturnValue:
     instance, actor = find_instance(instance_id), current_actor()
     reason = request.form.get("override_reason", "").strip() or None
     if reason is None and _must_ask(instance, actor):
-        return ask_dialog(instance_id) if wants_fragment() else redirect(_release_page(instance_id), 303)
+        return ask_dialog(instance_id) if wants_fragment() else ask_first(_release_page(instance_id))
     if instance.in_flight and request.form.get("confirmed") != ON:
         if wants_fragment():
             return dialog("fragments/confirm_unload.html", "pages/confirm.html", row=instance_row(instance))
-        return redirect(url_for("pages.confirm_unload", instance_id=instance_id), 303)
+        return ask_first(url_for("pages.confirm_unload", instance_id=instance_id))
     require_override(reason)
     operation = controller().unload(instance_id, actor, reason)
     return accepted(operation, "" if instance.owner == actor else instance.owner)
@@ -82,14 +87,16 @@ def _release_page(instance_id: str) -> str:
 
 @blueprint.post("/containers/<container_id>/stop")
 @needs(Right.CONTAINERS)
+@records(Action.CONTAINER_STOPPED, recording.container)
 def stop_container(container_id: str) -> ResponseReturnValue:
     """End a container of somebody else's, once its very name was typed; a wrong one is told where it was typed."""
     typed = request.form.get("name", "").strip()
     if not typed and not wants_fragment():
-        return redirect(url_for("pages.confirm_container", container_id=container_id), 303)
+        return ask_first(url_for("pages.confirm_container", container_id=container_id))
     try:
         operation = controller().stop_container(container_id, typed, current_actor())
     except NotConfirmed as error:
+        note_error(error)
         question = container_dialog(find_container(container_id), typed, words.say(error.message))
         return make_response(question, 200 if wants_fragment() else error.status)  # htmx puts 4xx elsewhere
     return accepted(operation)
@@ -97,6 +104,7 @@ def stop_container(container_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/clean")
 @needs(Right.CLEAN)
+@records(Action.CLEAN)
 def clean() -> ResponseReturnValue:
     """Give back what nobody needs."""
     return accepted(controller().clean(current_actor()))
@@ -104,15 +112,17 @@ def clean() -> ResponseReturnValue:
 
 @blueprint.post("/emergency")
 @needs(Right.EMERGENCY)
+@records(Action.EMERGENCY)
 def emergency() -> ResponseReturnValue:
     """End everything of Warden's; only the confirmation leads here."""
     if request.form.get("confirmed") != ON:
-        return redirect(url_for("pages.confirm_emergency"), 303)
+        return ask_first(url_for("pages.confirm_emergency"))
     return accepted(controller().emergency(current_actor()))
 
 
 @blueprint.post("/demo")
 @needs(Right.SWITCH)
+@records(Action.DEMO)
 def demo() -> ResponseReturnValue:
     """Make the demo model in the cache."""
     return accepted(controller().make_demo(current_actor()))
@@ -120,6 +130,7 @@ def demo() -> ResponseReturnValue:
 
 @blueprint.post("/operations/<operation_id>/cancel")
 @needs(Right.CANCEL)
+@records(Action.CANCEL, recording.operation, recording.CANCEL_FIELDS, recording.owner_of_operation)
 def cancel(operation_id: str) -> ResponseReturnValue:
     """Ask an operation to stop, or to give up the putting back that is under way."""
     require_cancel(controller().operation(operation_id))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import getpass
+import time
 from functools import cache
 from typing import Final, cast
 
 from flask import g, has_request_context, request, session
 
-from webapp.domain.people import Identity, Role, Way
+from webapp.domain.audit import Action, Came, Detail, Doer, Entry, Kind, Target
+from webapp.domain.people import Identity, Person, Role, Way
 from webapp.errors import StoreUnavailable
 from webapp.web.ports import services
-from webapp.web.visits import comes_from_proxy, visit
+from webapp.web.visits import client_address, comes_from_proxy, visit
 
 SESSION_KEY: Final = "key"
 """Where the cookie carries the key of a sign-in."""
@@ -73,7 +75,7 @@ def _find() -> Identity | None:
         return accounts.by_token(sent[len(BEARER) :].strip())
     named = _named_by_proxy()
     if named is not None:
-        return accounts.by_proxy(named, _role_of_newcomers())
+        return accounts.by_proxy(named, _role_of_newcomers(), _welcome)
     key = session.get(SESSION_KEY)
     found = accounts.by_session(key, visit()) if isinstance(key, str) else None
     if found is None and not sign_in_is_needed():
@@ -87,6 +89,14 @@ def _named_by_proxy() -> str | None:
     if header is None or not comes_from_proxy():
         return None
     return request.headers.get(header, "").strip() or None
+
+
+def _welcome(person: Person) -> None:
+    """Put down that a person came for the first time, and from where."""
+    doer, made = Doer(person.name, Came.PROXY, person.id), Target(Kind.PERSON, person.id, person.name)
+    details = ((Detail.ROLE, person.role.value),)
+    entry = Entry(time.time(), doer, Action.PERSON_MADE, made, address=client_address(), details=details)
+    services().audit.record(entry)
 
 
 def _role_of_newcomers() -> Role | None:

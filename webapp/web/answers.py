@@ -8,6 +8,7 @@ from flask.typing import ResponseReturnValue
 from webapp.domain.operation import Operation
 from webapp.web.presenters.common import FAILURE, SUCCESS
 from webapp.web.presenters.operations import operation_view
+from webapp.web.recording import note_operation, note_question
 from webapp.web.security import same_site_path
 from webapp.web.translate import gettext as _
 
@@ -24,12 +25,14 @@ def wants_fragment() -> bool:
 
 def accepted(operation: Operation, told: str = "") -> ResponseReturnValue:
     """Answer that ``operation`` has begun, and who is ``told`` of it; its progress comes through the poll."""
+    note_operation(operation)
     begun = _("%(operation)s: начато.", operation=operation_view(operation).title)
     return done(f"{begun} {_('%(owner)s узнает об этом.', owner=told)}" if told else begun)
 
 
 def stopping(operation: Operation, *, rollback: bool) -> ResponseReturnValue:
     """Answer that ``operation``, or what it brings back, was asked to stop."""
+    note_operation(operation)
     if rollback:
         return done(_("Возврат прежних моделей: остановка запрошена."))
     return done(_("%(operation)s: остановка запрошена.", operation=operation_view(operation).title))
@@ -55,6 +58,7 @@ def refused(text: str, status: int) -> ResponseReturnValue:
 
 def dialog(template: str, page: str, **context: object) -> ResponseReturnValue:
     """Show ``template`` in the page's dialog, or inside ``page`` where scripts are off."""
+    note_question()
     if not wants_fragment():
         return render_template(page, body=template, **context)
     return make_response(render_template(template, in_dialog=True, **context), {"HX-Trigger": OPEN_DIALOG})

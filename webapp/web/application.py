@@ -9,7 +9,7 @@ from flask import Flask
 from jinja2 import FileSystemBytecodeCache
 
 from webapp.settings import Settings
-from webapp.web import account, actions, formats, fragments, health, history, pages, people, selftest, waiting
+from webapp.web import account, actions, audit, formats, fragments, health, history, pages, people, selftest, waiting
 from webapp.web.actor import current_actor
 from webapp.web.api import views as api
 from webapp.web.asking import init_asking
@@ -19,6 +19,7 @@ from webapp.web.i18n import init_languages
 from webapp.web.leases import init_leases
 from webapp.web.ports import EXTENSION, WebServices
 from webapp.web.problems import init_problems
+from webapp.web.recording import init_recording, refuse_unrecorded
 from webapp.web.rights import init_rights, refuse_undeclared
 from webapp.web.sections import sections
 from webapp.web.security import init_form_tokens, init_security
@@ -50,6 +51,7 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
     init_security(app, settings)
     init_rights(app)
     init_form_tokens(app)
+    init_recording(app)
     init_languages(app)
     init_problems(app)
     init_assets(app)
@@ -66,7 +68,9 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
     init_signing(app, settings)
     app.register_blueprint(account.blueprint)
     app.register_blueprint(people.blueprint)
+    app.register_blueprint(audit.blueprint)
     refuse_undeclared(app)
+    refuse_unrecorded(app)
     return app
 
 

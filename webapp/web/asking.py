@@ -18,6 +18,7 @@ from webapp.web import words
 from webapp.web.pages import find_instance
 from webapp.web.ports import controller
 from webapp.web.presenters.instances import InstanceRow, instance_row
+from webapp.web.recording import changes_nothing
 from webapp.web.rights import needs
 from webapp.web.translate import Spoken, gettext, speaking, spoken
 
@@ -90,6 +91,7 @@ class Answer:
 
 @blueprint.post("/instances/<instance_id>/ask")
 @needs(Right.ASK)
+@changes_nothing
 def ask(instance_id: str) -> ResponseReturnValue:
     """Answer with a page that holds the whole answer; the way without scripts."""
     row = instance_row(find_instance(instance_id))
@@ -111,6 +113,7 @@ def _page(row: InstanceRow, answer: str | None, problem: str | None) -> str:
 
 @blueprint.post("/instances/<instance_id>/ask/stream")
 @needs(Right.ASK)
+@changes_nothing
 def stream(instance_id: str) -> ResponseReturnValue:
     """Answer with the pieces as they come, as plain text; what goes wrong on the way follows ``PROBLEM_MARK``."""
     try:

@@ -8,10 +8,11 @@ from flask import Blueprint, Flask, make_response, redirect, render_template, re
 from flask.typing import ResponseReturnValue
 
 from webapp.control.contract import Terms
+from webapp.domain.audit import Action
 from webapp.domain.lease import ReleaseAnswer
 from webapp.domain.people import Right
 from webapp.errors import InvalidRequest
-from webapp.web import terms
+from webapp.web import recording, terms
 from webapp.web.actor import current_actor
 from webapp.web.answers import dialog, done, wants_fragment
 from webapp.web.board import with_clock
@@ -19,6 +20,7 @@ from webapp.web.forms import ON
 from webapp.web.pages import find_instance
 from webapp.web.ports import controller, services
 from webapp.web.presenters.leases import Banner, Onlooker, View, banner, lease_dialog, release_dialog
+from webapp.web.recording import changes_nothing, records
 from webapp.web.rights import has, needs
 from webapp.web.translate import gettext as _
 
@@ -62,6 +64,7 @@ def lease(instance_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/instances/<instance_id>/lease")
 @needs(Right.LEASE)
+@records(Action.LEASE, recording.running_model, recording.LEASE_FIELDS, after=recording.lease_now)
 def set_lease(instance_id: str) -> ResponseReturnValue:
     """Change the terms of a model, or make its lease an hour longer."""
     extend = request.form.get("extend") == ON
@@ -91,6 +94,7 @@ def ask_dialog(instance_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/instances/<instance_id>/release-request")
 @needs(Right.LEASE)
+@records(Action.RELEASE_ASKED, recording.running_model, recording.ASK_FIELDS, recording.owner_of_model)
 def ask_release(instance_id: str) -> ResponseReturnValue:
     """Ask the owner of a model to release it."""
     instance = controller().ask_release(instance_id, request.form.get("why", "").strip(), current_actor())
@@ -99,6 +103,7 @@ def ask_release(instance_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/instances/<instance_id>/release-request/answer")
 @needs(Right.LEASE)
+@records(Action.RELEASE_ANSWERED, recording.running_model, recording.ANSWER_FIELDS)
 def answer_release(instance_id: str) -> ResponseReturnValue:
     """Keep or release a model that somebody asks for."""
     answer = _answer(request.form.get("answer", ""))
@@ -117,6 +122,7 @@ def _answer(text: str) -> ReleaseAnswer:
 
 @blueprint.post("/instances/<instance_id>/keep")
 @needs(Right.LEASE)
+@records(Action.KEEP, recording.running_model, before=recording.owner_of_model)
 def keep(instance_id: str) -> ResponseReturnValue:
     """Keep an idle model for another while."""
     instance = controller().keep(instance_id, current_actor())
@@ -125,6 +131,7 @@ def keep(instance_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/notices/<int:number>/dismiss")
 @needs(Right.SEE)
+@changes_nothing
 def dismiss(number: int) -> ResponseReturnValue:
     """Send a notice away."""
     controller().dismiss(number, current_actor())

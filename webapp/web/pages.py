@@ -22,6 +22,7 @@ from webapp.web.presenters.instances import instance_row
 from webapp.web.presenters.load_anyway import load_anyway_view
 from webapp.web.presenters.logs import log_view
 from webapp.web.presenters.operations import kept_log
+from webapp.web.recording import note_error
 from webapp.web.rights import needs
 
 blueprint = Blueprint("pages", __name__)
@@ -36,6 +37,8 @@ def dashboard() -> ResponseReturnValue:
 
 def dashboard_page(error: WardenError | None = None) -> ResponseReturnValue:
     """Return the whole dashboard, with the reason of a refused form where there is one."""
+    if error is not None:
+        note_error(error)
     shown = board().live()
     form = asked_form(shown)
     models = asked_models(form.view.values, shown)

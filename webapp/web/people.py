@@ -7,14 +7,16 @@ from typing import Final
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from webapp.domain.audit import Action, Detail
 from webapp.domain.people import Person, Right, Role
 from webapp.errors import InvalidRequest, OwnAccount
-from webapp.web import words
+from webapp.web import recording, words
 from webapp.web.actor import current_identity, sign_in_is_needed
 from webapp.web.filters import chosen
 from webapp.web.ports import accounts
 from webapp.web.presenters.common import SUCCESS
 from webapp.web.presenters.people import people_view
+from webapp.web.recording import records
 from webapp.web.rights import needs, require
 from webapp.web.translate import gettext as _
 
@@ -33,6 +35,7 @@ def page() -> ResponseReturnValue:
 
 @blueprint.post("/invitations")
 @needs(Right.PEOPLE)
+@records(Action.INVITATION_MADE, recording.new_invitation, {"hours": Detail.HOURS})
 def invite() -> ResponseReturnValue:
     """Make an invitation and show its link, this once: a redirect would have to carry it."""
     role, hours = chosen(Role, "role", request.form.get("role", "")), request.form.get("hours", "")
@@ -44,6 +47,7 @@ def invite() -> ResponseReturnValue:
 
 @blueprint.post("/invitations/<invitation_id>/drop")
 @needs(Right.PEOPLE)
+@records(Action.INVITATION_DROPPED, recording.invitation)
 def drop_invitation(invitation_id: str) -> ResponseReturnValue:
     """Take an invitation back."""
     accounts().drop_invitation(invitation_id)
@@ -52,6 +56,7 @@ def drop_invitation(invitation_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/<name>/role")
 @needs(Right.PEOPLE)
+@records(Action.ROLE, recording.person, {"role": Detail.ROLE}, before=recording.role_before)
 def set_role(name: str) -> ResponseReturnValue:
     """Change somebody's role; nobody changes one's own."""
     role = chosen(Role, "role", request.form.get("role", ""))
@@ -61,6 +66,7 @@ def set_role(name: str) -> ResponseReturnValue:
 
 @blueprint.post("/<name>/disable")
 @needs(Right.PEOPLE)
+@records(Action.DISABLED, recording.person)
 def disable(name: str) -> ResponseReturnValue:
     """Disable an account; its sessions end, its tokens open nothing."""
     accounts().set_disabled(_other(name).name, True)
@@ -69,6 +75,7 @@ def disable(name: str) -> ResponseReturnValue:
 
 @blueprint.post("/<name>/enable")
 @needs(Right.PEOPLE)
+@records(Action.ENABLED, recording.person)
 def enable(name: str) -> ResponseReturnValue:
     """Enable an account again."""
     accounts().set_disabled(_other(name).name, False)
@@ -77,6 +84,7 @@ def enable(name: str) -> ResponseReturnValue:
 
 @blueprint.post("/<name>/end-sessions")
 @needs(Right.PEOPLE)
+@records(Action.SESSIONS_ENDED, recording.person)
 def end_sessions(name: str) -> ResponseReturnValue:
     """End all sessions of somebody."""
     accounts().end_sessions(accounts().person(name).id)
@@ -85,6 +93,7 @@ def end_sessions(name: str) -> ResponseReturnValue:
 
 @blueprint.post("/<name>/remove")
 @needs(Right.PEOPLE)
+@records(Action.REMOVED, recording.person, before=recording.role_before)
 def remove(name: str) -> ResponseReturnValue:
     """Remove an account, its sessions and tokens; what it did stays in the history."""
     accounts().remove(_other(name).name)

@@ -7,6 +7,7 @@ from typing import Protocol, cast
 from flask import current_app
 
 from webapp.control.accounts import Accounts
+from webapp.control.audit import Audit
 from webapp.control.contract import ControllerApi
 from webapp.control.recorder import TimelineApi
 from webapp.settings import Settings
@@ -34,6 +35,10 @@ class WebServices(Protocol):
     def accounts(self) -> Accounts:
         """Who may sign in, and who is."""
 
+    @property
+    def audit(self) -> Audit:
+        """The record of who did what."""
+
 
 def services() -> WebServices:
     """Return the services of the current application."""
@@ -48,6 +53,11 @@ def controller() -> ControllerApi:
 def accounts() -> Accounts:
     """Return the accounts of the current application."""
     return services().accounts
+
+
+def audit() -> Audit:
+    """Return the record of who did what of the current application."""
+    return services().audit
 
 
 def timeline() -> TimelineApi:

@@ -19,6 +19,7 @@ from webapp.errors import NotSignedIn, WardenError
 from webapp.message import Message, Param
 from webapp.web import words
 from webapp.web.answers import refused, wants_fragment
+from webapp.web.recording import note_error, note_problem
 from webapp.web.security import CrossSite, FormForJson, UntrustedHost, is_api, same_site_path
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ def problem_of(error: WardenError) -> Problem:
 
 def _warden_error(error: WardenError) -> ResponseReturnValue:
     problem = problem_of(error)
+    note_error(error)
     return ask_to_sign_in(problem) if type(error) is NotSignedIn else _tell(problem)
 
 
@@ -107,6 +109,7 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
     if error.response is not None or error.code is None or error.code < HTTPStatus.BAD_REQUEST:
         return error.get_response()  # a redirect, or an answer that somebody has made already
     code = SPECIAL_CODES.get(type(error)) or CODES.get(error.code, "bad_request" if error.code < 500 else "error")
+    note_problem(code, error.code)
     response = make_response(_tell(Problem(error.code, code, HTTPStatus(error.code).phrase, {"path": request.path})))
     if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
         response.headers["Allow"] = dict(error.get_headers()).get("Allow", "")
@@ -116,6 +119,7 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
 def _defect(error: Exception) -> ResponseReturnValue:
     """The one place of the web layer that catches everything: it is recorded, and told without its inside."""
     log.error("%s %s failed", request.method, request.path, exc_info=error)
+    note_problem("error", HTTPStatus.INTERNAL_SERVER_ERROR)
     return _tell(Problem(500, "error", HTTPStatus.INTERNAL_SERVER_ERROR.phrase, {}))
 
 

@@ -19,6 +19,7 @@ SECTIONS: Final = (
     ("timeline.page", N_("График")),
     ("selftest.page", N_("Проверка")),
     ("people.page", N_("Люди")),
+    ("audit.page", N_("Аудит")),
 )
 
 

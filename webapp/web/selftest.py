@@ -7,14 +7,16 @@ from typing import Final
 from flask import Blueprint, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from webapp.domain.audit import Action
 from webapp.domain.operation import OperationFilter, OperationKind
 from webapp.domain.people import Right
 from webapp.errors import StoreUnavailable
-from webapp.web import words
+from webapp.web import recording, words
 from webapp.web.actor import current_actor
 from webapp.web.answers import wants_fragment
 from webapp.web.ports import controller
 from webapp.web.presenters.selftest import SelftestView, selftest_view
+from webapp.web.recording import note_operation, records
 from webapp.web.rights import needs, require_cancel
 
 EARLIER = 20
@@ -42,18 +44,20 @@ def live() -> ResponseReturnValue:
 
 @blueprint.post("")
 @needs(Right.SELFTEST)
+@records(Action.SELFTEST)
 def begin() -> ResponseReturnValue:
     """Begin a self-test."""
-    controller().selftest(current_actor())
+    note_operation(controller().selftest(current_actor()))
     return _again(202)
 
 
 @blueprint.post("/<operation_id>/cancel")
 @needs(Right.CANCEL)
+@records(Action.CANCEL, recording.operation, before=recording.owner_of_operation)
 def cancel(operation_id: str) -> ResponseReturnValue:
     """Ask a self-test to stop."""
     require_cancel(controller().operation(operation_id))
-    controller().cancel(operation_id, current_actor())
+    note_operation(controller().cancel(operation_id, current_actor()))
     return _again(202)
 
 

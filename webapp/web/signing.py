@@ -9,6 +9,7 @@ from flask import Blueprint, Flask, Response, flash, make_response, redirect, re
 from flask.typing import ResponseReturnValue
 from flask_limiter import Limiter
 
+from webapp.domain.audit import Action
 from webapp.domain.people import SHORTEST_PASSWORD, Right, Way
 from webapp.errors import SignInFailed, UnknownInvitation, WardenError
 from webapp.settings import Settings
@@ -16,6 +17,7 @@ from webapp.web import words
 from webapp.web.actor import SESSION_KEY, current_actor, current_identity
 from webapp.web.ports import accounts, services
 from webapp.web.presenters.common import SUCCESS
+from webapp.web.recording import note_error, oneself, records, typed_person
 from webapp.web.rights import needs
 from webapp.web.security import same_site_path
 from webapp.web.translate import gettext as _
@@ -67,6 +69,7 @@ def page() -> ResponseReturnValue:
 
 @blueprint.post("/sign-in")
 @needs(Right.OPEN)
+@records(Action.SIGN_IN, typed_person)
 @slow_by_name
 @slow_by_address
 def sign_in() -> ResponseReturnValue:
@@ -75,6 +78,7 @@ def sign_in() -> ResponseReturnValue:
     try:
         key = accounts().sign_in(name, password, visit())
     except SignInFailed as error:
+        note_error(error)
         return make_response(_sign_in_page(words.say(error.message), name), FAILED)
     begin_session(key)
     return redirect(same_site_path(request.form.get("next")), 303)
@@ -94,6 +98,7 @@ def begin_session(key: str) -> None:
 
 @blueprint.post("/sign-out")
 @needs(Right.OPEN)
+@records(Action.SIGN_OUT, oneself)
 def sign_out() -> ResponseReturnValue:
     """End the session."""
     identity = current_identity()
@@ -113,6 +118,7 @@ def invitation() -> ResponseReturnValue:
 
 @blueprint.post("/invitation")
 @needs(Right.OPEN)
+@records(Action.INVITATION_USED, typed_person)
 def accept() -> ResponseReturnValue:
     """Make the account with the invitation's role, and sign in."""
     name, password = request.form.get("name", "").strip(), request.form.get("password", "")
@@ -123,6 +129,7 @@ def accept() -> ResponseReturnValue:
     except UnknownInvitation:
         raise
     except WardenError as error:
+        note_error(error)
         return make_response(_invitation_page(words.say(error.message), name), error.status)
     begin_session(accounts().sign_in(person.name, password, visit()))
     flash(_("Учётная запись создана. Вы вошли."), SUCCESS)

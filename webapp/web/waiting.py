@@ -8,16 +8,18 @@ from dataclasses import replace
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
+from webapp.domain.audit import Action
 from webapp.domain.people import Right
 from webapp.domain.plan import SwitchRequest
 from webapp.errors import AlreadyWaiting, WardenError
-from webapp.web import words
+from webapp.web import recording, words
 from webapp.web.actor import current_actor
 from webapp.web.answers import accepted, done, wants_fragment
 from webapp.web.forms import LaunchForm
 from webapp.web.pages import dashboard_page
 from webapp.web.ports import controller
 from webapp.web.presenters.common import short_name
+from webapp.web.recording import note_error, records
 from webapp.web.rights import has, needs
 from webapp.web.translate import gettext as _
 
@@ -29,6 +31,7 @@ blueprint = Blueprint("waiting", __name__)
 
 @blueprint.post("/tickets")
 @needs(Right.SWITCH)
+@records(Action.TICKET_MADE, recording.new_ticket, recording.TICKET_FIELDS)
 def take() -> ResponseReturnValue:
     """Let what the form asks for wait; a second click finds the first one's ticket, a refusal keeps what was typed."""
     form = LaunchForm.read(request.form.to_dict(), controller().snapshot())
@@ -36,6 +39,7 @@ def take() -> ResponseReturnValue:
     try:
         queued = controller().take_ticket(_asked(form), current_actor(), starts_by_itself=by_itself)
     except AlreadyWaiting as error:
+        note_error(error)
         return done(words.say(error.message))
     except WardenError as error:
         if wants_fragment():
@@ -54,6 +58,7 @@ def _asked(form: LaunchForm) -> SwitchRequest:
 
 @blueprint.post("/tickets/<ticket_id>/cancel")
 @needs(Right.CANCEL)
+@records(Action.TICKET_CANCELLED, recording.ticket, before=recording.owner_of_ticket)
 def cancel(ticket_id: str) -> ResponseReturnValue:
     """Take a ticket back."""
     ticket = controller().cancel_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
@@ -62,6 +67,7 @@ def cancel(ticket_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/tickets/<ticket_id>/resume")
 @needs(Right.SWITCH)
+@records(Action.TICKET_RESUMED, recording.ticket, before=recording.owner_of_ticket)
 def resume(ticket_id: str) -> ResponseReturnValue:
     """Let a ticket go on that an emergency has paused."""
     queued = controller().resume_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
@@ -70,6 +76,7 @@ def resume(ticket_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/tickets/<ticket_id>/start")
 @needs(Right.SWITCH)
+@records(Action.TICKET_STARTED, recording.ticket, before=recording.owner_of_ticket)
 def start(ticket_id: str) -> ResponseReturnValue:
     """Start what fits now; a refusal says why, and it waits on."""
     return accepted(controller().start_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY)))

@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from webapp.domain.audit import Action, Came, Detail, Group, Result
 from webapp.domain.fit import Fit
 from webapp.domain.footprint import Confidence, Note, PartName, Source
 from webapp.domain.instance import InstanceState
+from webapp.domain.lease import ReleaseAnswer
 from webapp.domain.memory import LedgerKind, Level
 from webapp.domain.modes import Mode, Precision
 from webapp.domain.operation import OperationKind, OperationState, StepName, StepState
@@ -1177,6 +1179,144 @@ ROLES: Final[Mapping[str, str]] = {
     Role.OPERATOR: N_("оператор"),
     Role.ADMINISTRATOR: N_("администратор"),
 }
+
+GROUPS: Final[Mapping[str, str]] = {
+    Group.SIGNING: N_("входы"),
+    Group.PEOPLE: N_("люди и доступ"),
+    Group.MODELS: N_("модели"),
+    Group.LEASES: N_("аренда и просьбы"),
+    Group.WAITING: N_("очередь"),
+    Group.SERVER: N_("сервер"),
+    Group.ACCESS: N_("отказы в доступе"),
+}
+ACTIONS: Final[Mapping[str, str]] = {
+    Action.SIGN_IN: N_("Вход"),
+    Action.SIGN_OUT: N_("Выход"),
+    Action.PASSWORD: N_("Смена пароля"),
+    Action.SESSION_ENDED: N_("Завершение одного из своих входов"),
+    Action.SESSIONS_ENDED: N_("Завершение всех входов человека"),
+    Action.TOKEN_MADE: N_("Новый токен"),
+    Action.TOKEN_REVOKED: N_("Отзыв токена"),
+    Action.INVITATION_MADE: N_("Новое приглашение"),
+    Action.INVITATION_DROPPED: N_("Отзыв приглашения"),
+    Action.INVITATION_USED: N_("Регистрация по приглашению"),
+    Action.PERSON_MADE: N_("Новая учётная запись"),
+    Action.ROLE: N_("Смена роли"),
+    Action.DISABLED: N_("Отключение учётной записи"),
+    Action.ENABLED: N_("Включение учётной записи"),
+    Action.REMOVED: N_("Удаление учётной записи"),
+    Action.SWITCH: N_("Загрузка модели"),
+    Action.UNLOAD: N_("Выгрузка модели"),
+    Action.IDLE_UNLOAD: N_("Выгрузка модели без дела"),
+    Action.DEMO: N_("Создание демонстрационной модели"),
+    Action.LEASE: N_("Условия аренды"),
+    Action.KEEP: N_("Отсрочка выгрузки без дела"),
+    Action.RELEASE_ASKED: N_("Просьба освободить модель"),
+    Action.RELEASE_ANSWERED: N_("Ответ на просьбу освободить"),
+    Action.RELEASED_IN_SILENCE: N_("Модель освобождена: владелец не ответил"),
+    Action.TICKET_MADE: N_("Заявка в очередь"),
+    Action.TICKET_CANCELLED: N_("Отмена заявки"),
+    Action.TICKET_RESUMED: N_("Заявка снова ждёт"),
+    Action.TICKET_STARTED: N_("Запуск по заявке"),
+    Action.CLEAN: N_("Очистка памяти"),
+    Action.EMERGENCY: N_("Экстренная очистка"),
+    Action.CONTAINER_STOPPED: N_("Остановка чужого контейнера"),
+    Action.CANCEL: N_("Отмена операции"),
+    Action.SELFTEST: N_("Самопроверка"),
+    Action.ADDRESS: N_("Обращение без права"),
+}
+CAME: Final[Mapping[str, str]] = {
+    Came.LOCAL: N_("без входа, на этом компьютере"),
+    Came.SESSION: N_("по паролю"),
+    Came.PROXY: N_("через общий вход"),
+    Came.TOKEN: N_("по токену"),
+    Came.NOBODY: N_("вход не выполнен"),
+    Came.COMMAND_LINE: N_("командная строка"),
+    Came.ITSELF: N_("автоматически"),
+}
+RESULTS: Final[Mapping[str, str]] = {
+    Result.DONE: N_("выполнено"),
+    Result.REFUSED: N_("отказано"),
+    Result.FAILED: N_("не удалось"),
+}
+DETAILS: Final[Mapping[str, str]] = {
+    Detail.ROLE_BEFORE: N_("роль была"),
+    Detail.ROLE: N_("роль"),
+    Detail.SCOPE: N_("права токена"),
+    Detail.DAYS: N_("срок, дней"),
+    Detail.HOURS: N_("срок, часов"),
+    Detail.MODE: N_("режим"),
+    Detail.LOAD_ANYWAY: N_("вопреки оценке памяти"),
+    Detail.OVERRIDE_REASON: N_("причина взять чужое"),
+    Detail.OWNER: N_("владелец"),
+    Detail.LEASE: N_("аренда до"),
+    Detail.EXTENDED: N_("продлена"),
+    Detail.REASON: N_("для чего"),
+    Detail.IDLE: N_("выгрузка без дела, минут"),
+    Detail.WHY: N_("зачем"),
+    Detail.ANSWER: N_("ответ"),
+    Detail.WORD: N_("слова владельца"),
+    Detail.ROLLBACK: N_("без возврата прежних моделей"),
+    Detail.REPEATED: N_("повторов за минуту"),
+}
+RELEASE_ANSWERS: Final[Mapping[str, str]] = {
+    ReleaseAnswer.KEEP: N_("оставить"),
+    ReleaseAnswer.RELEASE: N_("освободить"),
+}
+PROBLEMS: Final[Mapping[str, str]] = {
+    "already_loaded": N_("уже загружена"),
+    "already_waiting": N_("уже ждёт в очереди"),
+    "bad_request": N_("запрос непонятен"),
+    "busy": N_("идёт другая операция"),
+    "cannot_wait": N_("такая заявка не может ждать"),
+    "cooling_down": N_("пауза после неудачной загрузки"),
+    "cross_site": N_("запрос с чужого сайта"),
+    "csrf": N_("форма устарела или чужая"),
+    "device_unreadable": N_("показания памяти недоступны"),
+    "engine_unavailable": N_("Docker не отвечает"),
+    "error": N_("внутренняя ошибка"),
+    "forbidden": N_("не позволяет роль"),
+    "foreign_ticket": N_("чужая заявка"),
+    "form_for_json": N_("запрос с чужого сайта"),
+    "in_person": N_("токену этого нельзя"),
+    "instance_in_use": N_("чужая модель отвечает на запросы"),
+    "instance_leased": N_("модель арендована другим"),
+    "invalid": N_("недопустимое значение"),
+    "last_administrator": N_("это последний администратор"),
+    "mode_unavailable": N_("режим недоступен"),
+    "model_unsuitable": N_("модель не подходит"),
+    "name_in_use": N_("имя занято"),
+    "not_cancellable": N_("уже не отменить"),
+    "not_confirmed": N_("подтверждение не совпало"),
+    "not_enough_memory": N_("не хватает памяти"),
+    "not_found": N_("не найдено"),
+    "not_owner": N_("чужая модель"),
+    "not_yours": N_("чужая операция"),
+    "nothing_asked": N_("никто не просил"),
+    "own_account": N_("свою запись так не изменить"),
+    "queue_full": N_("очередь полна"),
+    "release_pending": N_("просьба уже есть"),
+    "sign_in_failed": N_("не подошли имя или пароль"),
+    "stopping": N_("Warden останавливается"),
+    "store_unavailable": N_("база данных недоступна"),
+    "ticket_ended": N_("заявка уже завершена"),
+    "too_large": N_("запрос слишком велик"),
+    "too_many_attempts": N_("слишком много попыток"),
+    "unauthorized": N_("вход не выполнен"),
+    "unavailable": N_("сейчас невозможно"),
+    "unknown_container": N_("нет такого контейнера"),
+    "unknown_device": N_("нет такого устройства"),
+    "unknown_instance": N_("такая модель не загружена"),
+    "unknown_invitation": N_("приглашение не действует"),
+    "unknown_model": N_("нет такой модели"),
+    "unknown_operation": N_("нет такой операции"),
+    "unknown_person": N_("нет такой учётной записи"),
+    "unknown_ticket": N_("нет такой заявки"),
+    "unknown_token": N_("нет такого токена"),
+    "untrusted_host": N_("чужое имя сервера"),
+    "weak_password": N_("слабый пароль"),
+}
+"""Why something was not done, in few words; the values that the whole sentence needs are not kept."""
 
 FIELDS: Final[Mapping[str, str]] = {
     "mode": N_("Режим"),

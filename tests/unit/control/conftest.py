@@ -26,6 +26,7 @@ from webapp.control.learning import Learning
 from webapp.control.leases import Leases
 from webapp.control.lock import StateLock
 from webapp.control.parts import Parts
+from webapp.domain.audit import Entry
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation
 from webapp.domain.plan import SwitchRequest
@@ -52,6 +53,7 @@ class Bench:
         self.catalog = FakeCatalog(model("lab/one"), model("lab/two"), model("lab/three"))
         self.store = FakeStore()
         self.board = Board()
+        self.recorded: list[Entry] = []
         self.parts = Parts(
             settings=settings,
             board=self.board,
@@ -64,6 +66,7 @@ class Bench:
             tickets=self.store,
             demo=FakeDemo(self.catalog),
             leases=Leases(self.store),
+            record=self.recorded.append,
             clock=lambda: time.time() + self.later_s,
             monotonic=lambda: time.monotonic() + self.ahead_s,
         )

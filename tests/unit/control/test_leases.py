@@ -13,6 +13,7 @@ from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import FakeStore, loaded, model
 from webapp.control.contract import Terms
 from webapp.control.leases import IDLE_ACTOR
+from webapp.domain.audit import WARDEN, Action, Detail
 from webapp.domain.instance import Instance
 from webapp.domain.lease import TEXT_LIMIT, Lease, ReleaseAnswer
 from webapp.domain.operation import Operation, OperationKind, OperationState
@@ -289,6 +290,10 @@ def test_silence_gives_up_an_idle_model_without_a_lease(bench: Bench) -> None:
     bench.until(lambda: instance_of(bench).lease.asked is None)
     assert told(bench, "ivan") == ["release_given_silently"]
     assert told(bench, "maria") == ["released_in_silence"]
+    bench.until(lambda: bool(bench.recorded))
+    (entry,) = bench.recorded
+    assert (entry.action, entry.doer, entry.target.name) == (Action.RELEASED_IN_SILENCE, WARDEN, "lab/one")
+    assert entry.details == ((Detail.OWNER, "maria"),)
 
 
 @pytest.mark.parametrize("held", ["leased", "busy"])
@@ -319,6 +324,10 @@ def test_an_idle_model_is_unloaded_and_its_operation_says_why(bench: Bench) -> N
     assert (operation.kind, operation.state) == (OperationKind.UNLOAD, OperationState.SUCCEEDED)
     assert [f.message.code for f in operation.findings] == ["unloaded_idle"]
     assert told(bench, "maria") == ["unloaded_idle"]
+    bench.until(lambda: bool(bench.recorded))
+    (entry,) = bench.recorded
+    assert (entry.action, entry.doer, entry.target.name) == (Action.IDLE_UNLOAD, WARDEN, "lab/one")
+    assert (entry.details, entry.operation_id) == (((Detail.OWNER, "maria"),), operation.id)
     assert bench.loaded == []
 
 

@@ -15,6 +15,7 @@ from tests.unit.control.fakes import Gate, model
 from webapp.control.controller import Controller
 from webapp.control.lock import StateLock
 from webapp.control.waiting import Calls, Waiting
+from webapp.domain.audit import WARDEN, Action, Detail
 from webapp.domain.lease import ReleaseAnswer
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.plan import SwitchRequest
@@ -80,6 +81,9 @@ def test_it_starts_by_itself_when_memory_comes_free_in_its_persons_name(full: Be
     assert full.loaded == ["lab/one"]
     assert ended.operation_id is not None
     assert full.controller.operation(ended.operation_id).actor == "anna"
+    (entry,) = full.recorded
+    assert (entry.action, entry.doer, entry.target.id) == (Action.TICKET_STARTED, WARDEN, queued.ticket.id)
+    assert (entry.details, entry.operation_id) == (((Detail.OWNER, "anna"),), ended.operation_id)
 
 
 def test_what_fits_at_once_starts_at_once(bench: Bench) -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from webapp.control.contract import ForeignContainer, Snapshot
+from webapp.domain.audit import Entry
 from webapp.domain.footprint import Footprint, Seen
 from webapp.domain.idle import idle_unload_at
 from webapp.domain.instance import Instance
@@ -159,6 +160,24 @@ def _release_document(release: ReleaseRequest | None) -> Document | None:
         "answered_at": when(release.answered_at),
         "answered_by": release.answered_by,
         "word": release.word or None,
+    }
+
+
+def entry_document(entry: Entry) -> Document:
+    """Return an entry of the record of who did what."""
+    doer, target = entry.doer, entry.target
+    return {
+        "id": entry.id,
+        "at": when(entry.at),
+        "who": {"name": doer.name or None, "came": doer.came.value, "person_id": doer.person_id, "token": doer.token},
+        "action": entry.action.value,
+        "group": entry.group.value,
+        "target": {"kind": target.kind.value, "id": target.id or None, "name": target.name or None},
+        "address": entry.address or None,
+        "result": entry.result.value,
+        "problem": entry.problem,
+        "details": {detail.value: value for detail, value in entry.details},
+        "operation_id": entry.operation_id,
     }
 
 

@@ -7,10 +7,12 @@ from contextlib import closing
 from flask import Blueprint, jsonify, request, url_for
 from flask.typing import ResponseReturnValue
 
+from webapp.domain.audit import Action
 from webapp.domain.instance import Instance
 from webapp.domain.operation import Operation
 from webapp.domain.people import Right
 from webapp.errors import DeviceUnreadable, InvalidRequest, UnknownDevice, UnknownOperation, UnknownTicket
+from webapp.web import recording
 from webapp.web.actor import current_actor
 from webapp.web.api.bodies import (
     ask_question,
@@ -28,6 +30,7 @@ from webapp.web.api.documents import (
     Document,
     advice_document,
     container_document,
+    entry_document,
     instance_document,
     model_document,
     operation_document,
@@ -37,8 +40,9 @@ from webapp.web.api.documents import (
     track_document,
 )
 from webapp.web.asking import Answer
-from webapp.web.filters import SHOWN_LIMIT, OperationsQuery, asked_track
-from webapp.web.ports import controller, services, timeline
+from webapp.web.filters import SHOWN_LIMIT, AuditQuery, OperationsQuery, asked_track
+from webapp.web.ports import audit, controller, services, timeline
+from webapp.web.recording import changes_nothing, note_operation, records
 from webapp.web.rights import has, needs, require_cancel, require_override
 
 DEFAULT_LIMIT = 50
@@ -74,6 +78,7 @@ def recommendation() -> ResponseReturnValue:
 
 @blueprint.post("/plan")
 @needs(Right.PLAN)
+@changes_nothing
 def plan() -> ResponseReturnValue:
     """Return what a switch would do; nothing is done."""
     asked = switch_request()
@@ -83,6 +88,7 @@ def plan() -> ResponseReturnValue:
 
 @blueprint.post("/switch")
 @needs(Right.SWITCH)
+@records(Action.SWITCH, recording.model_asked_for, recording.SWITCH_FIELDS)
 def switch() -> ResponseReturnValue:
     """Begin to load a model."""
     asked = switch_request()
@@ -92,6 +98,7 @@ def switch() -> ResponseReturnValue:
 
 @blueprint.post("/instances/<instance_id>/unload")
 @needs(Right.UNLOAD)
+@records(Action.UNLOAD, recording.running_model, recording.OVERRIDE_FIELDS, recording.owner_of_model)
 def unload(instance_id: str) -> ResponseReturnValue:
     """Begin to unload an instance: one's own busy or not, another person's only while it is free, or with ``override_reason``."""
     reason = override_reason()
@@ -101,6 +108,7 @@ def unload(instance_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/instances/<instance_id>/lease")
 @needs(Right.LEASE)
+@records(Action.LEASE, recording.running_model, recording.LEASE_FIELDS, after=recording.lease_now)
 def lease(instance_id: str) -> ResponseReturnValue:
     """Change the terms of an instance: ``{until | extend_s, reason, idle_unload_minutes}``."""
     return _instance(controller().set_lease(instance_id, lease_terms(), current_actor()))
@@ -108,6 +116,7 @@ def lease(instance_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/instances/<instance_id>/release-request")
 @needs(Right.LEASE)
+@records(Action.RELEASE_ASKED, recording.running_model, recording.ASK_FIELDS, recording.owner_of_model)
 def ask_release(instance_id: str) -> ResponseReturnValue:
     """Ask the owner of an instance to release it: ``{why}``."""
     return _instance(controller().ask_release(instance_id, release_why(), current_actor()))
@@ -115,6 +124,7 @@ def ask_release(instance_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/instances/<instance_id>/release-request/answer")
 @needs(Right.LEASE)
+@records(Action.RELEASE_ANSWERED, recording.running_model, recording.ANSWER_FIELDS)
 def answer_release(instance_id: str) -> ResponseReturnValue:
     """Keep or release an instance that somebody asks for: ``{answer, word}``."""
     body = release_answer()
@@ -123,6 +133,7 @@ def answer_release(instance_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/instances/<instance_id>/keep")
 @needs(Right.LEASE)
+@records(Action.KEEP, recording.running_model, before=recording.owner_of_model)
 def keep(instance_id: str) -> ResponseReturnValue:
     """Count this call as use of an instance."""
     return _instance(controller().keep(instance_id, current_actor()))
@@ -130,6 +141,7 @@ def keep(instance_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/instances/<instance_id>/ask")
 @needs(Right.ASK)
+@changes_nothing
 def ask(instance_id: str) -> ResponseReturnValue:
     """Return a model's whole answer to ``{"prompt", "max_tokens"}``."""
     question = ask_question()
@@ -146,6 +158,7 @@ def containers() -> ResponseReturnValue:
 
 @blueprint.post("/containers/<container_id>/stop")
 @needs(Right.CONTAINERS)
+@records(Action.CONTAINER_STOPPED, recording.container)
 def stop_container(container_id: str) -> ResponseReturnValue:
     """Begin to end such a container; ``{"name": …}`` confirms it."""
     return _accepted(controller().stop_container(container_id, confirmed_name(), current_actor()))
@@ -153,6 +166,7 @@ def stop_container(container_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/clean")
 @needs(Right.CLEAN)
+@records(Action.CLEAN)
 def clean() -> ResponseReturnValue:
     """Begin to give back what nobody needs."""
     return _accepted(controller().clean(current_actor()))
@@ -160,6 +174,7 @@ def clean() -> ResponseReturnValue:
 
 @blueprint.post("/emergency")
 @needs(Right.EMERGENCY)
+@records(Action.EMERGENCY)
 def emergency() -> ResponseReturnValue:
     """Begin to end everything of Warden's."""
     return _accepted(controller().emergency(current_actor()))
@@ -167,6 +182,7 @@ def emergency() -> ResponseReturnValue:
 
 @blueprint.post("/demo")
 @needs(Right.SWITCH)
+@records(Action.DEMO)
 def demo() -> ResponseReturnValue:
     """Begin to make the demo model in the cache."""
     return _accepted(controller().make_demo(current_actor()))
@@ -174,6 +190,7 @@ def demo() -> ResponseReturnValue:
 
 @blueprint.post("/selftest")
 @needs(Right.SELFTEST)
+@records(Action.SELFTEST)
 def selftest() -> ResponseReturnValue:
     """Begin a self-test; its ``checks`` grow in the operation."""
     return _accepted(controller().selftest(current_actor()))
@@ -189,6 +206,14 @@ def operations() -> ResponseReturnValue:
     except UnknownOperation as error:
         raise InvalidRequest(field="before", value=asked.before[:SHOWN_LIMIT], allowed="ID") from error
     return jsonify([operation_document(operation) for operation in found])
+
+
+@blueprint.get("/audit")
+@needs(Right.AUDIT)
+def entries() -> ResponseReturnValue:
+    """Return who did what, newest first; ``?person=&group=&result=&from=&to=&target=&before=`` narrow it, all optional."""
+    asked, limit = AuditQuery.read(request.args), limit_argument(DEFAULT_LIMIT, LARGEST_LIMIT)
+    return jsonify([entry_document(entry) for entry in audit().entries(limit, asked.to_filter(), asked.seen)])
 
 
 @blueprint.get("/timeline")
@@ -210,6 +235,7 @@ def operation(operation_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/operations/<operation_id>/cancel")
 @needs(Right.CANCEL)
+@records(Action.CANCEL, recording.operation, recording.CANCEL_FIELDS, recording.owner_of_operation)
 def cancel(operation_id: str) -> ResponseReturnValue:
     """Ask an operation to stop; ``{"rollback": true}`` gives up the putting back that is under way."""
     require_cancel(controller().operation(operation_id))
@@ -234,6 +260,7 @@ def ticket(ticket_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/tickets")
 @needs(Right.SWITCH)
+@records(Action.TICKET_MADE, recording.new_ticket, recording.TICKET_FIELDS)
 def take_ticket() -> ResponseReturnValue:
     """Let a switch wait until there is room."""
     asked, by_itself = ticket_request()
@@ -245,6 +272,7 @@ def take_ticket() -> ResponseReturnValue:
 @blueprint.post("/tickets/<ticket_id>/cancel")
 @blueprint.delete("/tickets/<ticket_id>")
 @needs(Right.CANCEL)
+@records(Action.TICKET_CANCELLED, recording.ticket, before=recording.owner_of_ticket)
 def cancel_ticket(ticket_id: str) -> ResponseReturnValue:
     """Take a ticket back, with its start where that is under way."""
     return jsonify(
@@ -254,6 +282,7 @@ def cancel_ticket(ticket_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/tickets/<ticket_id>/resume")
 @needs(Right.SWITCH)
+@records(Action.TICKET_RESUMED, recording.ticket, before=recording.owner_of_ticket)
 def resume_ticket(ticket_id: str) -> ResponseReturnValue:
     """Let a ticket go on that an emergency has paused."""
     queued = controller().resume_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
@@ -262,6 +291,7 @@ def resume_ticket(ticket_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/tickets/<ticket_id>/start")
 @needs(Right.SWITCH)
+@records(Action.TICKET_STARTED, recording.ticket, before=recording.owner_of_ticket)
 def start_ticket(ticket_id: str) -> ResponseReturnValue:
     """Start what waits, now."""
     return _accepted(controller().start_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY)))
@@ -283,5 +313,6 @@ def _instance(instance: Instance) -> ResponseReturnValue:
 
 
 def _accepted(begun: Operation) -> ResponseReturnValue:
+    note_operation(begun)
     where = url_for("api.operation", operation_id=begun.id)
     return jsonify(operation_document(begun)), 202, {"Location": where}

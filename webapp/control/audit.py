@@ -1,0 +1,224 @@
+"""Keeps the record of who did what: entries are handed over without waiting, and a thread of its own writes them down.
+
+What cannot be written is tried again until it can; a stop writes what is left. What is refused over and over, and what nobody in
+particular does, is written once and then counted for a minute, so that a stranger cannot fill the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from webapp.domain.audit import EVERYTHING, NOBODY, WARDEN, Action, AuditFilter, Detail, Entry, Kind, Result, Target
+from webapp.domain.instance import Instance
+from webapp.domain.waiting import Ticket
+from webapp.errors import StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+ROUND_S: Final = 5.0
+"""How often is tried again what could not be written, and looked for counts that are over."""
+TIDY_S: Final = 86_400.0
+"""How often old entries are dropped."""
+DRAIN_S: Final = 5.0
+"""How long a stop waits for what is not written yet."""
+PENDING_LIMIT: Final = 10_000
+"""Entries that wait for a database that does not answer; what comes after that many is lost, and the log says so."""
+REPEAT_S: Final = 60.0
+"""For so long the same again is counted instead of written."""
+COUNTED_LIMIT: Final = 256
+"""Different things that are counted at once; beyond that, targets and addresses are told apart no more."""
+
+Key = tuple[object, ...]
+
+
+class AuditStore(Protocol):
+    """What the record needs of the store. Every call raises StoreUnavailable."""
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Add entries in their order, all or none."""
+
+    def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[Entry, ...]:
+        """Return entries that ``where`` matches, newest first; with ``before`` those that were added before it."""
+
+    def people(self) -> tuple[str, ...]:
+        """Return the names of all who did something."""
+
+    def prune(self, before: float) -> int:
+        """Drop the entries that are older than ``before``."""
+
+
+@dataclass
+class _Counted:
+    """The same thing over and over: the first one is written, ``last`` is the newest of the ``more`` that followed."""
+
+    begun_at: float
+    last: Entry
+    more: int = 0
+
+
+class Audit:
+    """The record. Safe to use from any thread; works without its thread too, where ``flush`` is called."""
+
+    def __init__(self, store: AuditStore, keep_s: float, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._keep_s = keep_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._pending: list[Entry] = []
+        self._counted: OrderedDict[Key, _Counted] = OrderedDict()
+        self._lost = 0
+        self._tidied_at: float | None = None
+        self._failing = False
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, name="warden-audit", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what is left, for some seconds at most, and end."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(DRAIN_S)
+            self._thread = None
+
+    def record(self, entry: Entry) -> None:
+        """Have ``entry`` written; never waits."""
+        with self._lock:
+            if not self._is_repeated(entry):
+                self._append(entry)
+        self._wake.set()
+
+    def flush(self) -> None:
+        """Write what is not written yet. Raises StoreUnavailable; nothing is lost then."""
+        with self._writing:
+            with self._lock:
+                entries, self._pending = self._pending, []
+            try:
+                self._store.add(entries)
+            except BaseException:
+                with self._lock:
+                    self._pending = entries + self._pending
+                raise
+
+    def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[Entry, ...]:
+        """Return entries that ``where`` matches, newest first, what was just done with them. Raises StoreUnavailable."""
+        self.flush()
+        return self._store.entries(limit, where, before)
+
+    def people(self) -> tuple[str, ...]:
+        """Return the names of all who did something. Raises StoreUnavailable."""
+        return self._store.people()
+
+    def look(self) -> None:
+        """Write what there is, and once a day drop what is too old; a store that fails is tried again."""
+        self._close_counts(self._clock())
+        try:
+            self.flush()
+            self._tidy()
+        except StoreUnavailable as exc:
+            if not self._failing:
+                log.warning("the audit cannot be written and waits until it can: %s", exc)
+            self._failing = True
+        else:
+            self._failing = False
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.clear()
+            self._round()
+            self._wake.wait(ROUND_S)
+        self._close_counts(float("inf"))
+        self._round()
+
+    def _round(self) -> None:
+        try:
+            self.look()
+        except Exception:  # the top of the thread: the next round may go well
+            log.exception("a round of the audit failed")
+
+    def _tidy(self) -> None:
+        now = self._clock()
+        if self._tidied_at is not None and now - self._tidied_at < TIDY_S:
+            return
+        self._store.prune(now - self._keep_s)
+        self._tidied_at = now
+
+    # What happens over and over; the lock is held
+
+    def _append(self, entry: Entry) -> None:
+        if len(self._pending) < PENDING_LIMIT:
+            self._pending.append(entry)
+            return
+        self._lost += 1
+        if self._lost == 1 or self._lost % PENDING_LIMIT == 0:
+            log.error("the audit cannot be written, and %s entries are lost", self._lost)
+
+    def _is_repeated(self, entry: Entry) -> bool:
+        """Whether ``entry`` is counted with one that was written a moment ago."""
+        if entry.result is Result.DONE and entry.doer != NOBODY:
+            return False
+        key = _same(entry)
+        if key not in self._counted and len(self._counted) >= COUNTED_LIMIT:
+            entry = replace(entry, address="", target=replace(entry.target, id="", name=""))
+            key = _same(entry)
+        counted = self._counted.get(key)
+        if counted is not None and entry.at - counted.begun_at < REPEAT_S:
+            counted.last, counted.more = entry, counted.more + 1
+            return True
+        if counted is not None:
+            self._close(counted)
+        self._counted[key] = _Counted(entry.at, entry)
+        return False
+
+    def _close_counts(self, now: float) -> None:
+        with self._lock:
+            over = [key for key, counted in self._counted.items() if now - counted.begun_at >= REPEAT_S]
+            for key in over:
+                self._close(self._counted.pop(key))
+
+    def _close(self, counted: _Counted) -> None:
+        if counted.more:
+            last = counted.last
+            self._append(replace(last, details=(*last.details, (Detail.REPEATED, str(counted.more)))))
+
+
+def _same(entry: Entry) -> Key:
+    """What makes two entries the same. Of who is not signed in the target does not count: it can name anything."""
+    target = None if entry.doer == NOBODY else entry.target
+    return entry.doer, entry.action, entry.result, entry.problem, entry.address, target
+
+
+def idle_unload(instance: Instance, at: float, operation_id: str) -> Entry:
+    """Return the entry of an idle model that Warden unloads."""
+    owner = ((Detail.OWNER, instance.owner),)
+    return Entry(at, WARDEN, Action.IDLE_UNLOAD, _model(instance), details=owner, operation_id=operation_id)
+
+
+def released_in_silence(instance: Instance, at: float) -> Entry:
+    """Return the entry of a model that its owner's silence gave up."""
+    owner = ((Detail.OWNER, instance.owner),)
+    return Entry(at, WARDEN, Action.RELEASED_IN_SILENCE, _model(instance), details=owner)
+
+
+def ticket_started(ticket: Ticket, at: float, operation_id: str) -> Entry:
+    """Return the entry of a request whose turn came."""
+    target = Target(Kind.TICKET, ticket.id, ticket.request.model_id)
+    owner = ((Detail.OWNER, ticket.actor),)
+    return Entry(at, WARDEN, Action.TICKET_STARTED, target, details=owner, operation_id=operation_id)
+
+
+def _model(instance: Instance) -> Target:
+    return Target(Kind.MODEL, instance.id, instance.model_id)

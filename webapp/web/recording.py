@@ -1,0 +1,423 @@
+"""The one place where the web layer records who did what: every address that changes something declares what it does.
+
+``@records(Action.X, target, …)`` stands at each such view, ``@changes_nothing`` at an unsafe one that changes nothing; an application with
+a view that says neither is not made. One entry is made of a request once it is answered, refused or not. Of what was sent only the
+fields are kept that a view names, so no password, key or prompt gets in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, Final, TypeVar, cast
+
+from flask import Flask, Response, current_app, g, redirect, request
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
+
+from webapp.domain.audit import (
+    NOBODY,
+    THE_SERVER,
+    Action,
+    Came,
+    Detail,
+    Details,
+    Doer,
+    Entry,
+    Kind,
+    Result,
+    Target,
+    doer_of,
+    short,
+)
+from webapp.domain.operation import Operation
+from webapp.domain.people import Person, is_name
+from webapp.errors import WardenError
+from webapp.web.actor import shown_identity
+from webapp.web.ports import accounts, audit, controller
+from webapp.web.visits import client_address
+
+V = TypeVar("V", bound=Callable[..., Any])
+
+ATTRIBUTE: Final = "warden_act"
+NOTHING: Final = "nothing"
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+FLAGS: Final = frozenset({Detail.LOAD_ANYWAY, Detail.EXTENDED, Detail.ROLLBACK})
+"""Details that are there or not; their value says no more."""
+SWITCH_FIELDS: Final = {
+    "mode": Detail.MODE,
+    "load_anyway": Detail.LOAD_ANYWAY,
+    "override_reason": Detail.OVERRIDE_REASON,
+}
+OVERRIDE_FIELDS: Final = {"override_reason": Detail.OVERRIDE_REASON}
+CANCEL_FIELDS: Final = {"rollback": Detail.ROLLBACK}
+LEASE_FIELDS: Final = {
+    "extend": Detail.EXTENDED,
+    "extend_s": Detail.EXTENDED,
+    "reason": Detail.REASON,
+    "idle": Detail.IDLE,
+    "idle_unload_minutes": Detail.IDLE,
+}
+ASK_FIELDS: Final = {"why": Detail.WHY}
+ANSWER_FIELDS: Final = {"answer": Detail.ANSWER, "word": Detail.WORD}
+TICKET_FIELDS: Final = {"mode": Detail.MODE}
+YES: Final = "yes"
+OFF: Final = ("0", "False")
+"""A flag that was sent and is not set."""
+BY_TARGET: Final = frozenset({Action.SIGN_IN, Action.INVITATION_USED})
+"""Acts that make the sender somebody: done, they are that person's."""
+
+
+def no_details() -> Details:
+    """Return none."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Act:
+    """What a view does. ``before`` and ``after`` look at what it is done to, before and after the view."""
+
+    action: Action
+    target: Callable[[], Target]
+    fields: Mapping[str, Detail] = field(default_factory=dict)
+    """Fields of the form or of the JSON body that are kept, and as what."""
+    before: Callable[[], Details] = no_details
+    after: Callable[[], Details] = no_details
+
+
+def records(
+    action: Action,
+    target: Callable[[], Target] = lambda: THE_SERVER,
+    fields: Mapping[str, Detail] | None = None,
+    before: Callable[[], Details] = no_details,
+    after: Callable[[], Details] = no_details,
+) -> Callable[[V], V]:
+    """Declare what a view does; see ``Act``."""
+    act = Act(action, target, fields or {}, before, after)
+
+    def declare(view: V) -> V:
+        setattr(view, ATTRIBUTE, act)
+        return view
+
+    return declare
+
+
+def changes_nothing(view: V) -> V:
+    """Declare that a view, although it is called by an unsafe method, changes nothing that anybody would look for."""
+    setattr(view, ATTRIBUTE, NOTHING)
+    return view
+
+
+def act_of(view: Callable[..., Any]) -> Act | None:
+    """Return what a view declares to do."""
+    act = getattr(view, ATTRIBUTE, None)
+    return act if isinstance(act, Act) else None
+
+
+def init_recording(app: Flask) -> None:
+    """Make an entry of every request to ``app`` that does something, or was not allowed to."""
+    app.before_request(_look)
+    app.after_request(_record)
+
+
+def refuse_unrecorded(app: Flask) -> None:
+    """Raises RuntimeError where an unsafe address of ``app`` does not say what it does."""
+    unsafe = {rule.endpoint for rule in app.url_map.iter_rules() if (rule.methods or set()) - SAFE_METHODS}
+    silent = sorted(name for name in unsafe if not hasattr(app.view_functions[name], ATTRIBUTE))
+    if silent:
+        raise RuntimeError(f"what is done is not declared, by @records(Action.…), for: {', '.join(silent)}")
+
+
+# What happens on the way
+
+
+def note_problem(code: str, status: int) -> None:
+    """Note why the request is not done; an error page and a form that comes back with the reason call it."""
+    g.audit_problem = (code, status)
+
+
+def note_error(error: WardenError) -> None:
+    """Note why the request is not done."""
+    note_problem(error.code, error.status)
+
+
+def note_operation(operation: Operation) -> None:
+    """Note the operation that the request began, or meant."""
+    g.audit_operation = operation.id
+
+
+def note_question() -> None:
+    """Note that the request was answered by a question: nothing is done yet."""
+    g.audit_asks = True
+
+
+def ask_first(page: str) -> ResponseReturnValue:
+    """Lead to the ``page`` that asks whether it is meant."""
+    note_question()
+    return redirect(page, 303)
+
+
+# One request
+
+
+def _act() -> Act | None:
+    if request.endpoint is None or request.method in SAFE_METHODS:
+        return None
+    return act_of(current_app.view_functions[request.endpoint])
+
+
+def _look() -> None:
+    """What is removed is gone afterwards, and who signs out is nobody then."""
+    act = _act()
+    if act is not None:
+        shown_identity()
+        g.audit_may_read = True
+        g.audit_seen = (_target(act), _looked(act.before))
+
+
+def _record(response: Response) -> Response:
+    act, problem = _act(), _problem(response)
+    if act is not None:
+        if problem is not None or "audit_asks" not in g:
+            audit().record(_entry(act, problem))
+    elif problem is not None and problem[1] == HTTPStatus.FORBIDDEN and request.url_rule is not None:
+        target = Target(Kind.ADDRESS, name=f"{request.method} {request.url_rule.rule}")
+        audit().record(_answered(Entry(time.time(), _doer(), Action.ADDRESS, target), problem))
+    return response
+
+
+def _problem(response: Response) -> tuple[str, int] | None:
+    noted = cast("tuple[str, int] | None", g.get("audit_problem"))
+    if noted is None and response.status_code >= HTTPStatus.BAD_REQUEST:
+        return "bad_request", response.status_code
+    return noted
+
+
+def _entry(act: Act, problem: tuple[str, int] | None) -> Entry:
+    target, before = g.get("audit_seen") or (_target(act), ())
+    if not target.id:  # what the request has made is there now
+        target = _target(act)
+    after = _looked(act.after) if problem is None else ()
+    entry = Entry(
+        at=time.time(),
+        doer=_doer(),
+        action=act.action,
+        target=target,
+        details=(*before, *_sent_details(act.fields), *after),
+        operation_id=g.get("audit_operation"),
+    )
+    if act.action in BY_TARGET and problem is None:
+        entry = replace(entry, doer=Doer(target.name, Came.SESSION, target.id or None))
+    return _answered(entry, problem)
+
+
+def _answered(entry: Entry, problem: tuple[str, int] | None) -> Entry:
+    entry = replace(entry, address=client_address())
+    if problem is None:
+        return entry
+    code, status = problem
+    result = Result.FAILED if status >= HTTPStatus.INTERNAL_SERVER_ERROR else Result.REFUSED
+    return replace(entry, result=result, problem=code)
+
+
+def _doer() -> Doer:
+    identity = shown_identity()
+    return NOBODY if identity is None else doer_of(identity)
+
+
+def _target(act: Act) -> Target:
+    """What cannot be looked up now is named as far as the address names it."""
+    try:
+        return act.target()
+    except WardenError:
+        return Target(Kind.SERVER)
+
+
+def _looked(look: Callable[[], Details]) -> Details:
+    try:
+        return look()
+    except WardenError:
+        return ()
+
+
+def _sent_details(fields: Mapping[str, Detail]) -> Details:
+    values: dict[Detail, str] = {}
+    for name, detail in fields.items():
+        text = sent(name)
+        if text and not (detail in FLAGS and text in OFF):
+            values[detail] = YES if detail in FLAGS else text
+    return tuple(values.items())
+
+
+def sent(name: str) -> str:
+    """Return a field of the form or of the JSON body as text; empty where it was not sent or is no plain value.
+
+    The body of a request that was refused before its view is not read: whoever sends it slowly would keep a thread.
+    """
+    value = _body().get(name) if "audit_may_read" in g else None
+    return short(str(value)) if isinstance(value, str | int | float) else ""
+
+
+def _body() -> Mapping[str, object]:
+    try:
+        found = request.get_json(silent=True) if request.is_json else request.form
+    except (HTTPException, RecursionError):  # too large, cut off, or nested too deep
+        return {}
+    return found if isinstance(found, Mapping) else {}
+
+
+# What it is done to
+
+
+def _named(name: str) -> str:
+    return short(str((request.view_args or {}).get(name, "")))
+
+
+def model_asked_for() -> Target:
+    """Return the model that a form or body names."""
+    return Target(Kind.MODEL, name=sent("model"))
+
+
+def running_model() -> Target:
+    """Return the running model that the address names."""
+    found = controller().snapshot().instance(_named("instance_id"))
+    return Target(Kind.MODEL, _named("instance_id"), "" if found is None else found.model_id)
+
+
+def container() -> Target:
+    """Return the container that the address names."""
+    wanted = _named("container_id")
+    found = next((each for each in controller().snapshot().containers if each.id == wanted), None)
+    return Target(Kind.CONTAINER, wanted, "" if found is None else found.name)
+
+
+def operation() -> Target:
+    """Return the operation that the address names, by its model or its kind."""
+    wanted = _named("operation_id")
+    try:
+        found = controller().operation(wanted)
+    except WardenError:
+        return Target(Kind.OPERATION, wanted)
+    return Target(Kind.OPERATION, wanted, found.model_id or found.kind.value)
+
+
+def ticket() -> Target:
+    """Return the request that waits, or waited, that the address names."""
+    snapshot, wanted = controller().snapshot(), _named("ticket_id")
+    known = [*(queued.ticket for queued in snapshot.waiting), *snapshot.waited]
+    found = next((each for each in known if each.id == wanted), None)
+    return Target(Kind.TICKET, wanted, "" if found is None else found.request.model_id)
+
+
+def new_ticket() -> Target:
+    """Return the request that shall wait, by its model."""
+    return Target(Kind.TICKET, name=sent("model"))
+
+
+def person() -> Target:
+    """Return the account that the address names."""
+    found = _account(_named("name"))
+    return Target(Kind.PERSON, name=_named("name")) if found is None else _person(found)
+
+
+def typed_person() -> Target:
+    """Return the account that a form names. Without one what was typed is not kept: it may be a password."""
+    found = _account(sent("name"))
+    return Target(Kind.PERSON) if found is None else _person(found)
+
+
+def oneself() -> Target:
+    """Return the sender's own account."""
+    identity = shown_identity()
+    return Target(Kind.PERSON) if identity is None else Target(Kind.PERSON, identity.person_id or "", identity.name)
+
+
+def own_session() -> Target:
+    """Return the sender's sign-in that the address names, by where it came from."""
+    wanted = _named("session_id")
+    found = next((each for each in accounts().sessions(_person_id()) if each.id == wanted), None)
+    return Target(Kind.SESSION, wanted, "" if found is None else found.address)
+
+
+def new_token() -> Target:
+    """Return the API token that is made, by its label."""
+    return Target(Kind.TOKEN, name=sent("label"))
+
+
+def own_token() -> Target:
+    """Return the sender's API token that the address names, by its label."""
+    wanted = _named("token_id")
+    found = next((each for each in accounts().tokens(_person_id()) if each.id == wanted), None)
+    return Target(Kind.TOKEN, wanted, "" if found is None else found.name)
+
+
+def new_invitation() -> Target:
+    """Return the invitation that is made, by its role."""
+    return Target(Kind.INVITATION, name=sent("role"))
+
+
+def invitation() -> Target:
+    """Return the invitation that the address names, by its role."""
+    wanted = _named("invitation_id")
+    found = next((each for each in accounts().invitations() if each.id == wanted), None)
+    return Target(Kind.INVITATION, wanted, "" if found is None else found.role.value)
+
+
+def _person(found: Person) -> Target:
+    return Target(Kind.PERSON, found.id, found.name)
+
+
+def _account(name: str) -> Person | None:
+    if not is_name(name):
+        return None
+    try:
+        return accounts().person(name)
+    except WardenError:
+        return None
+
+
+def _person_id() -> str:
+    identity = shown_identity()
+    return "" if identity is None else identity.person_id or ""
+
+
+# What is looked up beside it
+
+
+def role_before() -> Details:
+    """Return the role that the person has whom the address names."""
+    found = _account(_named("name"))
+    return () if found is None else ((Detail.ROLE_BEFORE, found.role.value),)
+
+
+def owner_of_model() -> Details:
+    """Return whose model it is, where it is another person's."""
+    found = controller().snapshot().instance(_named("instance_id"))
+    return () if found is None else _owner(found.owner)
+
+
+def owner_of_operation() -> Details:
+    """Return whose operation it is, where it is another person's."""
+    return _owner(controller().operation(_named("operation_id")).actor)
+
+
+def owner_of_ticket() -> Details:
+    """Return whose request it is, where it is another person's."""
+    wanted = _named("ticket_id")
+    return next((_owner(one.ticket.actor) for one in controller().snapshot().waiting if one.ticket.id == wanted), ())
+
+
+def _owner(name: str) -> Details:
+    identity = shown_identity()
+    return () if identity is not None and identity.name == name else ((Detail.OWNER, short(name)),)
+
+
+def lease_now() -> Details:
+    """Return until when the model is held that the address names."""
+    found = controller().snapshot().instance(_named("instance_id"))
+    if found is None or found.lease.until is None:
+        return ()
+    return ((Detail.LEASE, datetime.fromtimestamp(found.lease.until, UTC).isoformat(timespec="seconds")),)
