@@ -30,6 +30,7 @@ CODES: Mapping[int, str] = {
     404: "not_found",
     405: "method_not_allowed",
     408: "bad_request",
+    411: "bad_request",
     413: "too_large",
     415: "unsupported_type",
     422: "bad_request",
