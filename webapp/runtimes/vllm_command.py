@@ -179,7 +179,7 @@ def _program(spec: LaunchSpec, settings: Settings) -> tuple[tuple[str, ...] | No
 def _model_path(spec: LaunchSpec, settings: Settings) -> str:
     """The snapshot as the container sees it. Raises LaunchFailed."""
     for cache, snapshot in ((settings.hf_cache, spec.snapshot), (settings.hf_cache.resolve(), spec.snapshot.resolve())):
-        if snapshot.is_relative_to(cache):
+        if snapshot.is_relative_to(cache) and ".." not in snapshot.parts:
             return str(Path(CACHE_TARGET) / snapshot.relative_to(cache))
     raise LaunchFailed(model=spec.model_id, detail=f"{spec.snapshot} is not in {settings.hf_cache}", log="")
 
@@ -191,7 +191,14 @@ def _arguments(spec: LaunchSpec, settings: Settings, own_port: int | None) -> li
     if theirs & _BATCH_FLAGS:
         theirs.add(BATCHED_TOKENS)
     ours = [(flag, value()) for flag, value in _flags(spec, settings, own_port) if flag not in theirs]
-    return [word for flag, value in ours for word in (flag, *([] if value is None else [value]))] + extra
+    return [word for flag, value in ours for word in _words(flag, value)] + extra
+
+
+def _words(flag: str, value: str | None) -> tuple[str, ...]:
+    """A flag and its value as two words, or as one where the value would be read as a flag: a model may be named ``-h``."""
+    if value is None:
+        return (flag,)
+    return (f"{flag}={value}",) if value.startswith("-") else (flag, value)
 
 
 def _long(flag: str) -> str:
@@ -205,7 +212,7 @@ def _flags(
     """Each flag with what works out its value (``None``: it has none): one that the settings replace must not refuse the start."""
     options, gpus = spec.options, [d for d in spec.devices if d.kind is DeviceKind.GPU]
     yield "--served-model-name", lambda: spec.model_id
-    yield "--host", lambda: "0.0.0.0" if own_port is None else "127.0.0.1"
+    yield "--host", lambda: "0.0.0.0" if own_port is None else "127.0.0.1"  # noqa: S104  in the container; published on 127.0.0.1  # nosec B104
     yield "--port", lambda: str(CONTAINER_PORT if own_port is None else own_port)
     yield "--dtype", lambda: options.dtype.value
     yield "--max-model-len", lambda: str(options.max_tokens)

@@ -42,7 +42,7 @@ HEADERS: Final = {
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 FORM_TYPES: Final = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
 """What a form of any site may send without asking first."""
-SECRET_FILE: Final = "secret_key"
+SECRET_FILE: Final = "secret_key"  # noqa: S105  a name
 SECRET_BYTES: Final = 32
 
 csrf = CSRFProtect()
@@ -64,6 +64,12 @@ class FormForJson(HTTPException):
     """A form type was sent to the JSON interface, as only a page of another site would."""
 
     code = 403
+
+
+class Upload(HTTPException):
+    """A file was sent, or a form as one with files is sent; no page does."""
+
+    code = 415
 
 
 def init_security(app: Flask, settings: Settings) -> None:
@@ -111,6 +117,8 @@ def _check(settings: Settings) -> None:
         raise CrossSite
     if is_api() and request.mimetype in FORM_TYPES:
         raise FormForJson
+    if request.mimetype == "multipart/form-data":
+        raise Upload
 
 
 def _refuse_body_unread() -> None:
