@@ -221,16 +221,15 @@ def test_no_form_ends_in_a_defect(
     in_order(lab)
     sent = {**(FORM if whole else {}), **fields}
 
-    answer = person.client.post(
+    with person.client.post(
         address(rule),
         data={
             "csrf_token": person.csrf(),
             **{name: value.encode("utf-8", "surrogatepass") for name, value in sent.items()},
         },
         headers={"HX-Request": "true"} if htmx else {},
-    )
-
-    assert answer.status_code < HTTPStatus.INTERNAL_SERVER_ERROR, answer.text
+    ) as answer:
+        assert answer.status_code < HTTPStatus.INTERNAL_SERVER_ERROR, answer.text
 
 
 @pytest.mark.parametrize(
