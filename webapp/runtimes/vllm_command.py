@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -25,6 +25,8 @@ CACHE_TARGET = "/hf-cache"
 COMPILED_TARGET = "/root/.cache/vllm"
 CPU_BLOCK_TOKENS = 128
 """Tokens of one block of the KV cache on the CPU (vLLM 0.32, platforms/cpu.py); the pool is made of whole blocks."""
+GUARD = "warden_guard"
+"""The name of ``vllm_guard`` in the container."""
 MODEL_PLACE = "{model}"
 HOST_NETWORK = "host"
 _OFFLINE = {
@@ -77,6 +79,8 @@ class ContainerPlan:
     published: bool
     """False on the host's own network, where vLLM listens there by itself."""
     labels: Mapping[str, str]
+    modules: Mapping[str, bytes] = field(default_factory=dict)
+    """Python modules that the program finds, by their names."""
 
 
 def container_plan(spec: LaunchSpec, settings: Settings, *, port: int, api_key: str) -> ContainerPlan:
@@ -102,6 +106,7 @@ def container_plan(spec: LaunchSpec, settings: Settings, *, port: int, api_key: 
         port=port,
         published=not on_host_network,
         labels=_labels(spec, settings, port),
+        modules={GUARD: Path(__file__).with_name("vllm_guard.py").read_bytes()},
     )
 
 
@@ -191,7 +196,8 @@ def _arguments(spec: LaunchSpec, settings: Settings, own_port: int | None) -> li
     if theirs & _BATCH_FLAGS:
         theirs.add(BATCHED_TOKENS)
     ours = [(flag, value()) for flag, value in _flags(spec, settings, own_port) if flag not in theirs]
-    return [word for flag, value in ours for word in _words(flag, value)] + extra
+    guard = ["--middleware", f"{GUARD}.Guard"]  # beside theirs: vLLM takes several
+    return [*(word for flag, value in ours for word in _words(flag, value)), *guard, *extra]
 
 
 def _words(flag: str, value: str | None) -> tuple[str, ...]:

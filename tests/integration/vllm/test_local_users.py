@@ -26,7 +26,9 @@ def test_the_containers_port_is_this_machines_alone_and_asks_for_the_key(
     assert binding["HostIp"] == "127.0.0.1"
     for headers in ({}, {"Authorization": "Bearer guessed"}, {"Authorization": "Bearer "}):
         assert httpx.get(f"{url}/v1/models", headers=headers).status_code == 401
-        assert httpx.post(f"{url}/v1/chat/completions", headers=headers, json=question).status_code == 401
+        for route in ("/v1/chat/completions", "/invocations", "/tokenize"):
+            assert httpx.post(url + route, headers=headers, json=question).status_code == 401
+    assert httpx.get(f"{url}/health").status_code == 200
 
 
 def test_the_key_stands_in_no_log_file_or_label_and_the_cache_is_read_only(

@@ -409,3 +409,11 @@ def test_a_folders_name_in_the_cache_stays_behind_the_caches_own(name: str) -> N
     plan = planned(on_host(snapshot=CACHE / name / "snapshots" / "abc"), vllm_entrypoint="serve {model} --x={model}")
 
     assert plan.command[:2] == (f"{CACHE_TARGET}/{name}/snapshots/abc", f"--x={CACHE_TARGET}/{name}/snapshots/abc")
+
+
+def test_the_guard_is_put_before_the_server_beside_what_the_settings_put_there() -> None:
+    plan = planned(on_host(), vllm_args="--middleware theirs.Own")
+
+    named = [plan.command[place + 1] for place, word in enumerate(plan.command) if word == "--middleware"]
+    assert named == ["warden_guard.Guard", "theirs.Own"]
+    assert b"class Guard" in plan.modules["warden_guard"]
