@@ -24,7 +24,7 @@ def test_the_containers_port_is_this_machines_alone_and_asks_for_the_key(
     question = {"model": ONE, "messages": [{"role": "user", "content": "hello"}]}
 
     assert binding["HostIp"] == "127.0.0.1"
-    for headers in ({}, {"Authorization": "Bearer guessed"}, {"Authorization": "Bearer "}):
+    for headers in ({}, {"Authorization": "Bearer guessed"}, {"Authorization": "Basic eDp5"}):
         assert httpx.get(f"{url}/v1/models", headers=headers).status_code == 401
         for route in ("/v1/chat/completions", "/invocations", "/tokenize"):
             assert httpx.post(url + route, headers=headers, json=question).status_code == 401
