@@ -61,7 +61,8 @@ def run() -> None:
     configuration = Path(__file__).with_name("gunicorn_conf.py")
     # The server changes to the folder of the program: relative paths are settled before.
     os.environ |= {"WARDEN_STATE_DIR": str(settings.state_dir), "WARDEN_HF_CACHE": str(settings.hf_cache)}
-    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", str(configuration)])
+    command = [sys.executable, "-m", "gunicorn", "-c", str(configuration)]
+    os.execv(sys.executable, command)  # noqa: S606  nothing of it comes from outside  # nosec B606
 
 
 @main.command()
@@ -219,7 +220,7 @@ def _warden_to_test(settings: Settings, *, quiet: bool) -> Iterator[httpx.Client
 
 
 SPOKEN: Mapping[str, str] = {"Accept-Language": "en"}
-TOKEN_VARIABLE = "WARDEN_TOKEN"
+TOKEN_VARIABLE = "WARDEN_TOKEN"  # noqa: S105  a name
 """Holds an API token, for the commands that ask a Warden whose people sign in."""
 WITH_TOKEN = f"people sign in here: make a token by `warden tokens add NAME terminal` and put it into {TOKEN_VARIABLE}"
 

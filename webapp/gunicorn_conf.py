@@ -1,7 +1,7 @@
 """gunicorn's configuration: one worker process with threads, and the start and stop of the services in it.
 
 ``gunicorn -c webapp/gunicorn_conf.py``. One process, because one controller owns the machine's memory; the threads serve the page.
-Kept-alive connections wait in the worker's poller and take no thread, so open tabs cost none.
+Connections wait in the worker's poller (see ``web_worker``) and take no thread, so open tabs and slow clients cost none.
 """
 
 from __future__ import annotations
@@ -56,14 +56,17 @@ bind = (
 proc_name = "warden"
 
 workers = 1
-worker_class = "gthread"
+worker_class = "webapp.web_worker.WebWorker"
 threads = _CONFIGURED.threads
+# Below what a process may open, so that a flood of connections takes no file from the rest; the idlest is closed for a new one.
+worker_connections = max(400, 2 * _CONFIGURED.threads)
+limit_request_fields = 64
 preload_app = False  # the services' threads would not survive the fork
 control_socket_disable = (
     True  # its path is the same for every gunicorn of a user, and it can change the number of workers
 )
 
-# gthread reports its life from the main thread, which never waits for a request: a streamed answer may take as long as it likes.
+# The worker reports its life from the main thread, which never waits for a request: a streamed answer may take as long as it likes.
 timeout = 60
 graceful_timeout = _stop_deadline_s(_CONFIGURED)
 keepalive = 10  # above the page's poll, so that a tab keeps its connection

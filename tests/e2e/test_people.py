@@ -143,7 +143,9 @@ def test_a_page_of_people_is_whole_everywhere(path: str, language: str, open_pag
     with made_lab(tmp_path) as lab, serving(lab.app) as url:
         key = crowded(lab)
         address = f"{url}{path}?key={key}" if path == "invitation" else url + path
-        page = open_page(address, language=language, reduced_motion="reduce")
+        page = open_page(
+            address, language=language, reduced_motion="reduce"
+        )  # a colour on its way has no contrast of its own
         if path in ("people", "account", "audit"):
             page.locator("[name=name]").fill("anna")
             page.locator("[name=password]").fill(PASSWORD)

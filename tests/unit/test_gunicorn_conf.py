@@ -282,3 +282,14 @@ def test_nothing_that_a_request_asks_is_logged_and_no_control_socket_is_made(
     assert '"GET /page"' in said
     assert "secret" not in said
     assert [path.name for path in tmp_path.rglob("*") if path.is_socket()] == []
+
+
+def test_tls_is_refused_with_the_way_to_have_it(serve: Callable[..., Server], tmp_path: Path) -> None:
+    (tmp_path / "certificate").write_text("x")
+    server = serve("--certfile", str(tmp_path / "certificate"))
+
+    said = server.process.communicate(timeout=WAIT_S)[0]
+
+    assert server.process.returncode != 0
+    assert "WARDEN_TRUSTED_PROXIES" in said
+    assert "Traceback" not in said

@@ -45,7 +45,7 @@ from webapp.store.people import PeopleStore
 
 log = logging.getLogger(__name__)
 
-TOKEN_START: Final = "wdn_"
+TOKEN_START: Final = "wdn_"  # noqa: S105  how they begin
 """Begins every API token, so that one that lies about is known for what it is."""
 TOUCH_S: Final = 60.0
 """How much later a use has to be to be noted again."""

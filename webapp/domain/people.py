@@ -99,7 +99,7 @@ class Way(StrEnum):
     """By the cookie of somebody who signed in."""
     PROXY = "proxy"
     """By the header of a trusted proxy."""
-    TOKEN = "token"
+    TOKEN = "token"  # noqa: S105  a name
     """By an API token."""
 
 

@@ -29,7 +29,7 @@ class DemoProgram:
         Raises:
             DemoFailed: the program failed; carries its last line.
         """
-        program = subprocess.Popen(
+        program = subprocess.Popen(  # noqa: S603  Warden's own program and the settings' folder  # nosec B603
             [*self._command, "--cache", str(self._cache_dir)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

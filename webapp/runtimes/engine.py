@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import getpass
+import io
 import logging
 import re
 import socket
+import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -45,6 +47,8 @@ log = logging.getLogger(__name__)
 LOG_FILES = {"max-size": "16m", "max-file": "2"}
 """A container's log on disk; a model that is asked all day writes a line a request."""
 DETAIL_LENGTH = 400
+MODULES = "/opt/warden"
+"""Where a plan's Python modules lie in its container."""
 _NO_GPU_RUNTIME = re.compile(
     r"could not select device driver|unknown runtime|nvidia-container|no CDI devices|CDI device", re.I
 )
@@ -165,7 +169,7 @@ class Engine:
         model = plan.labels.get("org.warden.model")
         with self._client(self._start_timeout_s) as client:
             try:
-                return str(client.create_container(**_creation(client, plan))["Id"])
+                created = str(client.create_container(**_creation(client, plan))["Id"])
             except APIError as exc:
                 detail = _detail(exc)
                 if exc.status_code == 404 and "image" in detail.lower():
@@ -173,6 +177,12 @@ class Engine:
                 if exc.status_code == 409:
                     raise NameTaken(model=model, name=plan.name) from exc
                 raise LaunchBlocked(model=model, detail=detail, log="") from exc
+            try:
+                client.put_archive(created, "/", _archive(plan.modules))
+            except APIError as exc:
+                client.remove_container(created, force=True)
+                raise LaunchBlocked(model=model, detail=_detail(exc), log="") from exc
+            return created
 
     def start(self, container: str, model: str | None) -> None:
         """Start a container that was created; one that could not be started is still there.
@@ -340,6 +350,25 @@ def pull_command(image: str) -> str:
     return f"docker pull {image}"
 
 
+def _archive(modules: Mapping[str, bytes]) -> bytes:
+    """Modules as the files of a tar archive for the root of a container: not a mount, which the engine may be unable to read."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, source in modules.items():
+            entry = tarfile.TarInfo(f"{MODULES.lstrip('/')}/{name}.py")
+            entry.size, entry.mode = len(source), 0o644
+            archive.addfile(entry, io.BytesIO(source))
+    return buffer.getvalue()
+
+
+def _environment(client: docker.APIClient, plan: ContainerPlan) -> dict[str, str]:
+    """The plan's, with the modules' folder before what the plan or else the image has as PYTHONPATH. Raises APIError."""
+    config = client.inspect_image(plan.image)["Config"] or {}  # type: ignore[no-untyped-call]
+    usual = {**dict(pair.partition("=")[::2] for pair in config.get("Env") or ()), **plan.environment}
+    search = filter(None, (MODULES, usual.get("PYTHONPATH")))
+    return {**plan.environment, "PYTHONPATH": ":".join(search)}
+
+
 def _creation(client: docker.APIClient, plan: ContainerPlan) -> dict[str, Any]:
     host = client.create_host_config(
         mounts=[
@@ -361,7 +390,7 @@ def _creation(client: docker.APIClient, plan: ContainerPlan) -> dict[str, Any]:
         "name": plan.name,
         "entrypoint": list(plan.entrypoint) if plan.entrypoint else None,
         "command": list(plan.command),
-        "environment": dict(plan.environment),
+        "environment": _environment(client, plan),
         "labels": dict(plan.labels),
         "ports": [CONTAINER_PORT] if plan.published else None,
         "host_config": host,

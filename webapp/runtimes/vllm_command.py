@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -25,6 +25,8 @@ CACHE_TARGET = "/hf-cache"
 COMPILED_TARGET = "/root/.cache/vllm"
 CPU_BLOCK_TOKENS = 128
 """Tokens of one block of the KV cache on the CPU (vLLM 0.32, platforms/cpu.py); the pool is made of whole blocks."""
+GUARD = "warden_guard"
+"""The name of ``vllm_guard`` in the container."""
 MODEL_PLACE = "{model}"
 HOST_NETWORK = "host"
 _OFFLINE = {
@@ -77,6 +79,8 @@ class ContainerPlan:
     published: bool
     """False on the host's own network, where vLLM listens there by itself."""
     labels: Mapping[str, str]
+    modules: Mapping[str, bytes] = field(default_factory=dict)
+    """Python modules that the program finds, by their names."""
 
 
 def container_plan(spec: LaunchSpec, settings: Settings, *, port: int, api_key: str) -> ContainerPlan:
@@ -102,6 +106,7 @@ def container_plan(spec: LaunchSpec, settings: Settings, *, port: int, api_key: 
         port=port,
         published=not on_host_network,
         labels=_labels(spec, settings, port),
+        modules={GUARD: Path(__file__).with_name("vllm_guard.py").read_bytes()},
     )
 
 
@@ -179,7 +184,7 @@ def _program(spec: LaunchSpec, settings: Settings) -> tuple[tuple[str, ...] | No
 def _model_path(spec: LaunchSpec, settings: Settings) -> str:
     """The snapshot as the container sees it. Raises LaunchFailed."""
     for cache, snapshot in ((settings.hf_cache, spec.snapshot), (settings.hf_cache.resolve(), spec.snapshot.resolve())):
-        if snapshot.is_relative_to(cache):
+        if snapshot.is_relative_to(cache) and ".." not in snapshot.parts:
             return str(Path(CACHE_TARGET) / snapshot.relative_to(cache))
     raise LaunchFailed(model=spec.model_id, detail=f"{spec.snapshot} is not in {settings.hf_cache}", log="")
 
@@ -191,7 +196,15 @@ def _arguments(spec: LaunchSpec, settings: Settings, own_port: int | None) -> li
     if theirs & _BATCH_FLAGS:
         theirs.add(BATCHED_TOKENS)
     ours = [(flag, value()) for flag, value in _flags(spec, settings, own_port) if flag not in theirs]
-    return [word for flag, value in ours for word in (flag, *([] if value is None else [value]))] + extra
+    guard = ["--middleware", f"{GUARD}.Guard"]  # beside theirs: vLLM takes several
+    return [*(word for flag, value in ours for word in _words(flag, value)), *guard, *extra]
+
+
+def _words(flag: str, value: str | None) -> tuple[str, ...]:
+    """A flag and its value as two words, or as one where the value would be read as a flag: a model may be named ``-h``."""
+    if value is None:
+        return (flag,)
+    return (f"{flag}={value}",) if value.startswith("-") else (flag, value)
 
 
 def _long(flag: str) -> str:
@@ -205,7 +218,7 @@ def _flags(
     """Each flag with what works out its value (``None``: it has none): one that the settings replace must not refuse the start."""
     options, gpus = spec.options, [d for d in spec.devices if d.kind is DeviceKind.GPU]
     yield "--served-model-name", lambda: spec.model_id
-    yield "--host", lambda: "0.0.0.0" if own_port is None else "127.0.0.1"
+    yield "--host", lambda: "0.0.0.0" if own_port is None else "127.0.0.1"  # noqa: S104  in the container; published on 127.0.0.1  # nosec B104
     yield "--port", lambda: str(CONTAINER_PORT if own_port is None else own_port)
     yield "--dtype", lambda: options.dtype.value
     yield "--max-model-len", lambda: str(options.max_tokens)

@@ -423,8 +423,8 @@ def _engine(url: URL) -> Engine:
 def _set_up_sqlite(connection: Any, _record: object) -> None:
     # Python's driver opens transactions late and never around DDL, so a crash would leave half a migration: Warden begins its own.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
+    for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", "PRAGMA foreign_keys=ON"):
+        connection.execute(statement)
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -438,7 +438,7 @@ def _translated(file: Path | None) -> Iterator[None]:
         yield
     except NewerDatabase as exc:
         raise StoreUnavailable(
-            reason=f"a newer Warden has written the database ({exc}); update Warden, or set WARDEN_STATE_DIR to another folder"
+            reason=f"a newer Warden has written the database ({exc}); update Warden, or choose another folder by WARDEN_STATE_DIR"
         ) from exc
     except SQLAlchemyError as exc:
         raise StoreUnavailable(reason=_reason(exc, file)) from exc

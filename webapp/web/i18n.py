@@ -45,5 +45,5 @@ def switch_language(code: str) -> BaseResponse:
     """Remember the language and go back to the page that asked; a GET, because it is a link that works without scripts."""
     response: BaseResponse = redirect(same_site_path(request.args.get("next")), 303)
     assert isinstance(response, Response)
-    response.set_cookie(COOKIE, code, max_age=YEAR_S, httponly=True, samesite="Lax")
+    response.set_cookie(COOKIE, code, max_age=YEAR_S, httponly=True, samesite="Lax", secure=request.is_secure)
     return response

@@ -20,7 +20,7 @@ from webapp.message import Message, Param
 from webapp.web import words
 from webapp.web.answers import refused, wants_fragment
 from webapp.web.recording import note_error, note_problem
-from webapp.web.security import CrossSite, FormForJson, UntrustedHost, is_api, same_site_path
+from webapp.web.security import CrossSite, FormForJson, UntrustedHost, Upload, is_api, same_site_path
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ CODES: Mapping[int, str] = {
     404: "not_found",
     405: "method_not_allowed",
     408: "bad_request",
+    411: "bad_request",
     413: "too_large",
     415: "unsupported_type",
     422: "bad_request",
@@ -40,6 +41,7 @@ SPECIAL_CODES: Mapping[type[HTTPException], str] = {
     UntrustedHost: "untrusted_host",
     CrossSite: "cross_site",
     FormForJson: "form_for_json",
+    Upload: "no_uploads",
     CSRFError: "csrf",
 }
 
@@ -86,7 +88,7 @@ def ask_to_sign_in(problem: Problem) -> ResponseReturnValue:
         return Response(status=problem.status, headers={"HX-Redirect": sign_in_url(_page_of_htmx())})
     if "text/html" in request.headers.get("Accept", "text/html"):
         return redirect(sign_in_url(request.full_path if request.method == "GET" else ""), 303)
-    return Response(problem.detail + "\n", status=problem.status, content_type="text/plain; charset=utf-8")
+    return _plainly(problem)
 
 
 def sign_in_url(back: str) -> str:
@@ -117,7 +119,7 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
 
 
 def _defect(error: Exception) -> ResponseReturnValue:
-    """The one place of the web layer that catches everything: it is recorded, and told without its inside."""
+    """The place of the web layer that catches everything: it is recorded, and told without its inside."""
     log.error("%s %s failed", request.method, request.path, exc_info=error)
     note_problem("error", HTTPStatus.INTERNAL_SERVER_ERROR)
     return _tell(Problem(500, "error", HTTPStatus.INTERNAL_SERVER_ERROR.phrase, {}))
@@ -127,10 +129,18 @@ def _tell(problem: Problem) -> ResponseReturnValue:
     if is_api() or request.path == "/healthz":
         return problem_document(problem)
     if problem.code == SPECIAL_CODES[UntrustedHost]:  # style sheets and links would be refused under that name too
-        return Response(problem.detail + "\n", status=problem.status, content_type="text/plain; charset=utf-8")
+        return _plainly(problem)
     if wants_fragment():
         return refused(problem.detail, problem.status)
-    return render_template("pages/error.html", status=problem.status, sentence=problem.detail), problem.status
+    try:
+        return render_template("pages/error.html", status=problem.status, sentence=problem.detail), problem.status
+    except Exception:  # what every page shows can be what failed
+        log.exception("the page that tells of an error failed")
+        return _plainly(problem)
+
+
+def _plainly(problem: Problem) -> Response:
+    return Response(problem.detail + "\n", status=problem.status, content_type="text/plain; charset=utf-8")
 
 
 def problem_document(problem: Problem) -> Response:

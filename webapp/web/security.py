@@ -18,10 +18,11 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, request
 from flask.sessions import SecureCookieSessionInterface
 from flask_wtf.csrf import CSRFProtect
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, LengthRequired, RequestEntityTooLarge
 
 from webapp.domain.people import Way
 from webapp.errors import ConfigurationError
+from webapp.incoming import BODY_LIMIT
 from webapp.settings import Settings
 from webapp.web.actor import current_identity
 
@@ -38,12 +39,10 @@ HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-BODY_LIMIT: Final = 256 * 1024
-"""Bytes; the longest thing that anybody sends is a prompt: 20 000 characters, of up to 12 bytes once they are escaped."""
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 FORM_TYPES: Final = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
 """What a form of any site may send without asking first."""
-SECRET_FILE: Final = "secret_key"
+SECRET_FILE: Final = "secret_key"  # noqa: S105  a name
 SECRET_BYTES: Final = 32
 
 csrf = CSRFProtect()
@@ -65,6 +64,12 @@ class FormForJson(HTTPException):
     """A form type was sent to the JSON interface, as only a page of another site would."""
 
     code = 403
+
+
+class Upload(HTTPException):
+    """A file was sent, or a form as one with files is sent; no page does."""
+
+    code = 415
 
 
 def init_security(app: Flask, settings: Settings) -> None:
@@ -105,12 +110,23 @@ class _Sessions(SecureCookieSessionInterface):
 def _check(settings: Settings) -> None:
     if not host_is_trusted(request.host, settings.trusted_hosts):
         raise UntrustedHost
+    _refuse_body_unread()
     if request.method in SAFE_METHODS:
         return
     if _comes_from_elsewhere():
         raise CrossSite
     if is_api() and request.mimetype in FORM_TYPES:
         raise FormForJson
+    if request.mimetype == "multipart/form-data":
+        raise Upload
+
+
+def _refuse_body_unread() -> None:
+    """Refuse a body that is not taken in: the server hands such a request on with its head alone."""
+    if "Transfer-Encoding" in request.headers:
+        raise LengthRequired
+    if (request.content_length or 0) > BODY_LIMIT:
+        raise RequestEntityTooLarge
 
 
 def _check_token() -> None:

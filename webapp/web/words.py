@@ -731,6 +731,7 @@ WEB: Final[Mapping[str, Sentence]] = {
     "csrf": _one(N_("Защитная метка формы не подошла. Обновите страницу (cookie должны быть включены) и повторите.")),
     "method_not_allowed": _one(N_("Этот адрес не принимает такой метод запроса.")),
     "too_large": _one(N_("Запрос слишком велик: принимается до 256 KiB. Сократите его.")),
+    "no_uploads": _one(N_("Файлы здесь не принимаются.")),
     "unsupported_type": _one(N_("Такой тип данных здесь не принимается. Пришлите application/json.")),
 }
 """What the web layer itself refuses."""

@@ -249,11 +249,15 @@ class Traces:
 
 
 class Witness:
-    """Knows every container that an engine has made since a moment, also those that are gone."""
+    """Knows every container that an engine has made since a moment, also those that are gone.
+
+    An engine keeps its last 256 events, some ten for each container: who makes many asks in between.
+    """
 
     def __init__(self, engine: PrivateEngine) -> None:
         self._engine = engine
         self._since = time.time()
+        self._seen: frozenset[str] = frozenset()
 
     def ids(self) -> frozenset[str]:
         """The containers that were created since."""
@@ -265,7 +269,8 @@ class Witness:
             "--filter=event=create",
             "--format={{.ID}}",
         )
-        return frozenset(said.split())
+        self._seen |= frozenset(said.split())
+        return self._seen
 
     def traces(self) -> Traces:
         """What there is now. The one named volume for compiled code is meant to stay."""

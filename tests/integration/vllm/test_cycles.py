@@ -44,6 +44,7 @@ def test_twenty_starts_and_stops_leave_everything_as_it_was(server: StartServer,
     before = count(one, witness)
     for number in range(CYCLES):
         cycle(one, MODELS[number % len(MODELS)])
+        witness.ids()
     assert len(witness.ids()) == len(MODELS) + CYCLES
     becomes_as_before(one, witness, before)
 

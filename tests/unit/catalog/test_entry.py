@@ -325,3 +325,19 @@ def test_a_name_that_is_no_text_can_still_be_sent(tmp_path: Path) -> None:
     assert model.problem is not None
     for text in (model.id, str(model.problem.params["architecture"])):
         assert text.encode()
+
+
+@pytest.mark.parametrize(
+    "secret", ['{"id": "x", "token": "wdn_secret", "load": null}', "wdn_secret\n", '["wdn_secret"]']
+)
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer_config.json", "model.safetensors.index.json", "model.safetensors"]
+)
+def test_a_link_to_somebody_elses_file_shows_nothing_of_it(tmp_path: Path, name: str, secret: str) -> None:
+    """Who may write to the cache may let it lead anywhere; the libraries' own files are such links, so they are followed."""
+    (tmp_path / "secret").write_text(secret)
+    snapshot = make_model(tmp_path / "cache", "lab/one")
+    (snapshot / name).unlink(missing_ok=True)
+    (snapshot / name).symlink_to(tmp_path / "secret")
+
+    assert "wdn_secret" not in repr(read(snapshot))

@@ -372,3 +372,48 @@ def test_share_that_the_settings_name_is_not_computed() -> None:
 def test_code_from_a_models_repository_runs_only_where_the_setting_allows_it() -> None:
     assert "--trust-remote-code" not in planned(spec(gpu())).command
     assert planned(spec(gpu()), allow_remote_code=True).command.count("--trust-remote-code") == 1
+
+
+# What somebody might put into a name
+
+
+@pytest.mark.parametrize(
+    "name", ["-h", "--trust-remote-code", "-tp 8", "a b", "a\n--trust-remote-code", "$(reboot)", "a;reboot", "{model}"]
+)
+def test_a_models_name_is_one_word_and_never_a_flag(name: str) -> None:
+    usual, odd = (
+        planned(on_host(), vllm_entrypoint="vllm serve {model}"),
+        planned(on_host(model_id=name), vllm_entrypoint="vllm serve {model}"),
+    )
+
+    differing = [word for word in odd.command if word not in usual.command]
+    assert differing in ([name], [f"--served-model-name={name}"])
+    assert not differing[0].startswith("-") or differing == [f"--served-model-name={name}"]
+    assert len(odd.command) in (len(usual.command), len(usual.command) - 1)
+    assert (odd.mounts, odd.environment, odd.entrypoint, odd.name) == (
+        usual.mounts,
+        usual.environment,
+        usual.entrypoint,
+        usual.name,
+    )
+
+
+@pytest.mark.parametrize("revision", ["../../../../etc", "..", "a/../../.."])
+def test_a_snapshot_that_climbs_out_of_the_cache_is_refused(revision: str) -> None:
+    with pytest.raises(LaunchFailed):
+        planned(on_host(snapshot=SNAPSHOT.parent / "../../.." / revision))
+
+
+@pytest.mark.parametrize("name", ["models---rm", "models--lab--{model}", "models--a b"])
+def test_a_folders_name_in_the_cache_stays_behind_the_caches_own(name: str) -> None:
+    plan = planned(on_host(snapshot=CACHE / name / "snapshots" / "abc"), vllm_entrypoint="serve {model} --x={model}")
+
+    assert plan.command[:2] == (f"{CACHE_TARGET}/{name}/snapshots/abc", f"--x={CACHE_TARGET}/{name}/snapshots/abc")
+
+
+def test_the_guard_is_put_before_the_server_beside_what_the_settings_put_there() -> None:
+    plan = planned(on_host(), vllm_args="--middleware theirs.Own")
+
+    named = [plan.command[place + 1] for place, word in enumerate(plan.command) if word == "--middleware"]
+    assert named == ["warden_guard.Guard", "theirs.Own"]
+    assert b"class Guard" in plan.modules["warden_guard"]

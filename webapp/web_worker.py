@@ -1,0 +1,256 @@
+"""gunicorn's worker with threads, in which slow clients hold no thread: a request goes to one when it is whole.
+
+Three things of gunicorn 27's own worker let a few idle connections stop it: a thread waits without an end for the rest of a request,
+another for a client that does not take its answer, and the thread of the poller waits two seconds for each client that does not
+hang up. Here the poller collects requests (see ``incoming``), a thread never reads from a socket, a write has a deadline, and who does
+not hang up waits in the poller too. Where connections become many, those that have been idle longest are closed.
+"""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+import sys
+import time
+from collections import deque
+from functools import partial
+from typing import Any, Final
+
+from gunicorn import util
+from gunicorn.http import get_parser
+from gunicorn.http.errors import (
+    InvalidResponseHeader,
+    InvalidResponseHeaderName,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+)
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from webapp.incoming import Arrival, Incoming
+
+REQUEST_S: Final = 20.0
+"""In this time after its first byte a request has to be whole; a new connection's first byte counts as come."""
+SEND_S: Final = 20.0
+"""In this time a client has to take a piece of an answer."""
+SEND_BUFFER: Final = 512 * 1024
+"""Bytes that the kernel may keep for a client, as far as it gives them: a whole page, so that no thread waits for who reads slowly."""
+LINGER_S: Final = 2.0
+"""For so long after an answer that ends the connection the client may go on sending before the connection is cut."""
+STOP_S: Final = 0.5
+"""How long a stop waits for requests that are not whole."""
+READ: Final = 64 * 1024
+_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_GONE: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED})
+_REFUSALS: Final = (
+    ((InvalidResponseHeader, InvalidResponseHeaderName), 500, "Internal Server Error"),
+    (LimitRequestLine, 414, "URI Too Long"),
+    (LimitRequestHeaders, 431, "Request Header Fields Too Large"),
+    (ParseException, 400, "Bad Request"),
+)
+
+
+class Connection(TConn):  # type: ignore[misc]
+    """A connection with what has come on it."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.incoming = Incoming()
+        self.is_last = False
+        """Whether the connection ends with this request, whatever the answer says."""
+        self.since = 0.0
+        """When it began to wait for what it waits for now."""
+        self.is_closed = False
+
+
+class WebWorker(ThreadWorker):  # type: ignore[misc]
+    """See the module. ``pending_conns`` holds who has sent no whole request, ``lingering`` who has its last answer, oldest first."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lingering: deque[Connection] = deque()
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Refuse TLS: the poller reads requests, not records."""
+        if cfg.is_ssl:
+            sys.exit("Warden speaks plain HTTP: let a proxy speak TLS, and name its address in WARDEN_TRUSTED_PROXIES.")
+        super().check_config(cfg, log)
+
+    # In the thread of the poller
+
+    def accept(self, listener: socket.socket) -> None:
+        """Take a connection, and wait in the poller for what it wants."""
+        try:
+            sock, address = listener.accept()
+        except OSError as exc:
+            if exc.errno in _NO_ROOM:
+                self._close_idlest()
+            elif exc.errno not in _GONE:
+                raise
+            return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        self.nr_conns += 1
+        self._wait_for_request(Connection(self.cfg, sock, address, listener.getsockname()))
+        if self.nr_conns >= self.worker_connections:
+            self._close_idlest()
+
+    def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
+        """Begin to collect the next request of a connection that was kept."""
+        if conn.is_closed:
+            return  # to make room, after the poller had seen that there is something to read
+        self.poller.unregister(client)
+        self.keepalived_conns.remove(conn)
+        self._wait_for_request(conn)
+        self._receive(conn, client)
+
+    def _wait_for_request(self, conn: Connection) -> None:
+        conn.sock.setblocking(False)
+        conn.since = time.monotonic()
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._receive, conn))
+
+    def _receive(self, conn: Connection, client: socket.socket) -> None:
+        """Collect what has come; a whole request goes to a thread."""
+        data = None if conn.is_closed else _read(client)
+        if data is None:
+            return
+        waited_for_word = conn.incoming.awaits_word
+        arrival = conn.incoming.feed(data)
+        if not data:
+            self._forget(self.pending_conns, conn)
+        elif arrival is Arrival.TOO_LARGE:
+            self._refuse_head(conn)
+        elif arrival is not Arrival.PARTIAL:
+            self.poller.unregister(client)
+            self.pending_conns.remove(conn)
+            self.enqueue_req(conn)
+        elif conn.incoming.awaits_word and not waited_for_word:
+            _send(client, b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _refuse_head(self, conn: Connection) -> None:
+        self.log.warning("A request from %s was refused: its head is too large", _address_of(conn.client))
+        _refuse(conn.sock, 431, "Request Header Fields Too Large")
+        self.poller.unregister(conn.sock)
+        self.pending_conns.remove(conn)
+        self._linger(conn)
+
+    def finish_request(self, conn: Connection, future: Any) -> None:
+        """Go on with a connection after an answer."""
+        if future.cancelled() or future.exception() is not None or not future.result():
+            self._linger(conn)
+        elif conn.incoming.arrival() is not Arrival.PARTIAL:
+            self.enqueue_req(conn)
+        elif len(conn.incoming):
+            self._wait_for_request(conn)
+        else:
+            self._keep(conn)
+
+    def _keep(self, conn: Connection) -> None:
+        conn.sock.setblocking(False)
+        conn.set_timeout()
+        if not self.alive:
+            conn.timeout = min(conn.timeout, time.monotonic() + STOP_S)
+        self.keepalived_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
+
+    def _linger(self, conn: Connection) -> None:
+        """Send no more, and give the client time to hang up: closing at once could lose the end of the answer."""
+        try:
+            conn.sock.setblocking(False)
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:  # the client has gone
+            self._close(conn)
+            return
+        conn.since = time.monotonic()
+        self.lingering.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._drain, conn))
+
+    def _drain(self, conn: Connection, client: socket.socket) -> None:
+        if not conn.is_closed and _read(client) == b"":
+            self._forget(self.lingering, conn)
+
+    def murder_pending(self) -> None:
+        """Close whose time is over; called in each round."""
+        now = time.monotonic()
+        for waiting, patience_s in ((self.pending_conns, REQUEST_S), (self.lingering, LINGER_S)):
+            while waiting and waiting[0].since + (patience_s if self.alive else STOP_S) <= now:
+                self._forget(waiting, waiting[0])
+
+    def _close_idlest(self) -> None:
+        """Make room: who has had its answer goes first, then who takes longest to ask, then who asks nothing."""
+        for waiting in (self.lingering, self.pending_conns, self.keepalived_conns):
+            if waiting:
+                self._forget(waiting, waiting[0])
+                return
+
+    def _forget(self, waiting: deque[Connection], conn: Connection) -> None:
+        waiting.remove(conn)
+        self.poller.unregister(conn.sock)
+        self._close(conn)
+
+    def _close(self, conn: Connection) -> None:
+        self.nr_conns -= 1
+        conn.is_closed = True
+        conn.close()
+
+    # In a thread of a request
+
+    def handle(self, conn: Connection) -> Any:
+        """Answer the request that is there. The parser is given its bytes and no socket, so that it cannot wait for more."""
+        conn.is_last = conn.incoming.arrival() is Arrival.BODILESS
+        conn.parser = get_parser(self.cfg, [conn.incoming.take()], conn.client)
+        conn.initialized = conn.data_ready = True
+        return super().handle(conn)
+
+    def handle_request(self, req: Any, conn: Connection) -> Any:
+        """Answer, with a deadline for every piece."""
+        conn.sock.settimeout(SEND_S)
+        try:
+            return super().handle_request(req, conn)
+        except TimeoutError:
+            self.log.debug("A client did not take its answer")
+            return False
+
+    def _keepalive_after(self, conn: Connection, keepalive: Any) -> bool:
+        return bool(keepalive) and not conn.is_last
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        """Refuse what is no HTTP, and say so without its content: a header or an address that was sent may be a secret."""
+        status, reason = next(
+            ((s, r) for kind, s, r in _REFUSALS if isinstance(exc, kind)), (500, "Internal Server Error")
+        )
+        if status < 500:
+            self.log.warning("A request from %s was refused: %s", _address_of(addr), type(exc).__name__)
+        else:
+            self.log.error("A request failed", exc_info=exc)
+        _refuse(client, status, reason)
+
+
+def _read(sock: socket.socket) -> bytes | None:
+    """Return what has come: nothing at the end, ``None`` where there is nothing yet."""
+    try:
+        return sock.recv(READ)
+    except (BlockingIOError, InterruptedError):
+        return None
+    except OSError:
+        return b""
+
+
+def _send(sock: socket.socket, data: bytes) -> None:
+    try:
+        sock.send(data)
+    except OSError:
+        return  # the next read finds out
+
+
+def _refuse(sock: socket.socket, status: int, reason: str) -> None:
+    try:
+        util.write_error(sock, status, reason, "")
+    except OSError:
+        return
+
+
+def _address_of(address: Any) -> str:
+    return str(address[0]) if isinstance(address, tuple) and address else "a socket"
