@@ -107,7 +107,7 @@ def post_worker_init(worker: Any) -> None:
     worker.cfg.set("graceful_timeout", REQUESTS_GRACE_S)  # this process's copy; the master keeps the whole time
     services = worker.wsgi.extensions["warden"]
     try:
-        services.start()
+        services.start(_addresses(worker))
     except WardenError as exc:
         services.stop()  # what did start before the failure
         sys.stderr.write(f"{explain(exc)}\n")
@@ -161,6 +161,11 @@ def _leave_interrupts_to_the_master() -> None:
 
 def _ignored(number: int, frame: FrameType | None) -> None:
     """Do nothing."""
+
+
+def _addresses(worker: Any) -> list[str]:
+    """Where the page really listens: sockets can come from systemd, and addresses from GUNICORN_CMD_ARGS."""
+    return [str(s.getsockname()[0]) for s in worker.sockets if s.getsockname() and s.family != socket.AF_UNIX]
 
 
 def _url_of(worker: Any) -> str:

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from webapp.hardware.nvml import NvmlProbe
 from webapp.runtimes.demo import DemoProgram
 from webapp.runtimes.transformers import TransformersRuntime
 from webapp.runtimes.vllm import VllmRuntime
-from webapp.settings import Settings
+from webapp.settings import Settings, is_local
 from webapp.store.audit import AuditStore
 from webapp.store.people import PeopleStore
 from webapp.store.store import Store
@@ -233,8 +233,8 @@ class Services:
         self._recorder = Recorder(self._monitor, lambda: self._board.state.instances, self._store)
         self.timeline = Timeline(self._monitor, self._store)
 
-    def start(self) -> None:
-        """Start everything.
+    def start(self, addresses: Iterable[str] = ()) -> None:
+        """Start everything. ``addresses`` are those that are really listened at, where they can differ from the settings'.
 
         Raises:
             AlreadyRunning, ConfigurationError: see ``StateLock``; or strangers could reach a page that nobody has to sign in to.
@@ -244,7 +244,7 @@ class Services:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self._lock.take()
         self._store.open()
-        self._refuse_strangers()
+        self._refuse_strangers([self.settings.bind, *addresses])
         self.audit.start()
         self._sandboxes.remove_leftovers()
         self._catalog.start()
@@ -259,14 +259,15 @@ class Services:
         alone = self.settings.is_local and not self.settings.has_proxy and not self.accounts.has_administrator()
         return alone or self.accounts.may(name, Right.SWITCH)
 
-    def _refuse_strangers(self) -> None:
-        """Raises ConfigurationError where other machines reach a page that nobody has to sign in to."""
-        if self.accounts.has_administrator() or self.settings.is_local or self.settings.has_proxy:
+    def _refuse_strangers(self, addresses: Iterable[str]) -> None:
+        """Raises ConfigurationError where other machines reach a page, at one of ``addresses``, that nobody has to sign in to."""
+        reached = next((address for address in addresses if not is_local(address)), None)
+        if reached is None or self.settings.has_proxy or self.accounts.has_administrator():
             return
         raise ConfigurationError(
             setting="WARDEN_BIND",
-            value=self.settings.bind,
-            detail=f"{self.settings.bind} can be reached from other machines, and there is no administrator yet: "
+            value=reached,
+            detail=f"{reached} can be reached from other machines, and there is no administrator yet: "
             "make one with `warden users add NAME --role administrator`, or bind to 127.0.0.1",
         )
 

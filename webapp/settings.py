@@ -47,6 +47,11 @@ def _default_hf_cache() -> Path:
     return base / "hub"
 
 
+def is_local(address: str) -> bool:
+    """Whether nobody but this machine's own users can reach ``address``."""
+    return address == "localhost" or ipaddress.ip_address(address).is_loopback
+
+
 class Settings(BaseSettings):
     """All settings. Times are seconds; a frozen value, so nothing changes it while Warden runs."""
 
@@ -309,7 +314,7 @@ class Settings(BaseSettings):
     @property
     def is_local(self) -> bool:
         """Whether nobody but this machine's own users can reach the page."""
-        return self.bind == "localhost" or ipaddress.ip_address(self.bind).is_loopback
+        return is_local(self.bind)
 
     @property
     def has_proxy(self) -> bool:

@@ -36,6 +36,17 @@ def test_an_address_that_others_reach_is_refused_until_there_is_an_administrator
         assert httpx.get(f"{server.url}/api/v1/status", verify=False).status_code == 401
 
 
+def test_an_address_that_came_past_the_settings_is_refused_too(tmp_path: Path) -> None:
+    server = WardenServer(tmp_path / "state", tmp_path / "cache")
+    server.environment["GUNICORN_CMD_ARGS"] = "--bind 0.0.0.0:0"
+    server.begin()
+    assert server.process is not None
+    assert server.process.wait(30) == 3
+    server.stop()
+    (line,) = [line for line in server.output if line.startswith("Warden cannot start")]
+    assert "0.0.0.0" in line
+
+
 @pytest.mark.parametrize(("scheme", "secure"), [("https", True), ("http", False)])
 def test_a_sign_in_that_came_by_tls_has_a_cookie_for_tls_alone(tmp_path: Path, scheme: str, secure: bool) -> None:
     with_boss(tmp_path / "state")

@@ -237,6 +237,36 @@ def test_a_name_that_is_none_signs_nobody_in(tmp_path: Path, name: str) -> None:
         assert len(lab.accounts.people()) == len(NAMES)
 
 
+@pytest.mark.parametrize(
+    "came", [{"REMOTE_ADDR": "127.0.0.1"}, {"REMOTE_ADDR": "127.8.9.1"}, {"REMOTE_ADDR": "::1"}, {"REMOTE_ADDR": ""}]
+)
+def test_without_accounts_who_works_on_the_machine_itself_is_its_person(tmp_path: Path, came: dict[str, str]) -> None:
+    with made_lab(tmp_path, people=False) as lab:
+        assert lab.browser(**came).get("/people").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "came",
+    [
+        {"REMOTE_ADDR": "10.0.0.7"},
+        {"HTTP_X_FORWARDED_FOR": "10.0.0.7"},
+        {"HTTP_FORWARDED": "for=10.0.0.7"},
+        {"REMOTE_ADDR": "", "HTTP_X_FORWARDED_FOR": "127.0.0.1"},
+    ],
+)
+def test_without_accounts_who_comes_by_a_proxy_or_another_socket_is_nobody_and_told_why(
+    tmp_path: Path, came: dict[str, str]
+) -> None:
+    with made_lab(tmp_path, people=False) as lab:
+        browser = lab.browser(**came)
+        assert browser.get("/").location == "/sign-in"
+        assert "warden users add NAME --role administrator" in browser.get("/sign-in").text
+        assert browser.get("/api/v1/status").status_code == 401
+        assert lab.browser().get("/").status_code == 200
+    with made_lab(tmp_path / "people") as lab:
+        assert "warden users add" not in lab.browser(**came).get("/sign-in").text
+
+
 def test_with_a_proxy_nobody_is_the_local_person(tmp_path: Path) -> None:
     with made_lab(tmp_path, people=False, **PROXY) as lab:
         assert lab.browser().get("/").location == "/sign-in"

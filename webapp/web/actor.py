@@ -13,7 +13,7 @@ from webapp.domain.audit import Action, Came, Detail, Doer, Entry, Kind, Target
 from webapp.domain.people import Identity, Person, Role, Way
 from webapp.errors import StoreUnavailable
 from webapp.web.ports import services
-from webapp.web.visits import client_address, comes_from_proxy, visit
+from webapp.web.visits import client_address, comes_from_here, comes_from_proxy, visit
 
 SESSION_KEY: Final = "key"
 """Where the cookie carries the key of a sign-in."""
@@ -78,7 +78,7 @@ def _find() -> Identity | None:
         return accounts.by_proxy(named, _role_of_newcomers(), _welcome)
     key = session.get(SESSION_KEY)
     found = accounts.by_session(key, visit()) if isinstance(key, str) else None
-    if found is None and not sign_in_is_needed():
+    if found is None and comes_from_here() and not sign_in_is_needed():
         return local_person()
     return found
 

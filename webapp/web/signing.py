@@ -14,7 +14,7 @@ from webapp.domain.people import SHORTEST_PASSWORD, Right, Way
 from webapp.errors import SignInFailed, UnknownInvitation, WardenError
 from webapp.settings import Settings
 from webapp.web import words
-from webapp.web.actor import SESSION_KEY, current_actor, current_identity
+from webapp.web.actor import SESSION_KEY, current_actor, current_identity, sign_in_is_needed
 from webapp.web.ports import accounts, services
 from webapp.web.presenters.common import SUCCESS
 from webapp.web.recording import note_error, oneself, records, typed_person
@@ -86,8 +86,8 @@ def sign_in() -> ResponseReturnValue:
 
 def _sign_in_page(problem: str | None = None, name: str = "") -> str:
     back = same_site_path(request.values.get("next"))
-    proxied = services().settings.has_proxy
-    return render_template("pages/sign_in.html", problem=problem, name=name, back=back, proxied=proxied)
+    proxied, alone = services().settings.has_proxy, not sign_in_is_needed()
+    return render_template("pages/sign_in.html", problem=problem, name=name, back=back, proxied=proxied, alone=alone)
 
 
 def begin_session(key: str) -> None:

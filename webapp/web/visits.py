@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Final
 
 from flask import request
 
@@ -12,6 +13,9 @@ from webapp.control.accounts import Visit
 from webapp.web.ports import services
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+FORWARDED: Final = ("Forwarded", "X-Forwarded-For")
 
 
 def visit() -> Visit:
@@ -28,6 +32,15 @@ def client_address() -> str:
     while hops and _is_in(address, trusted) and _is_address(hops[-1].strip()):
         address = hops.pop().strip()
     return address
+
+
+def comes_from_here() -> bool:
+    """Whether a program on this machine sent the request, and for nobody else: no proxy says whom it stands for.
+
+    Without accounts that is all that tells the one person of this machine from the network behind a proxy or a socket that was handed in.
+    """
+    address = request.remote_addr or ""  # a unix socket has none
+    return (not address or _is_in(address, LOOPBACK)) and not any(name in request.headers for name in FORWARDED)
 
 
 def comes_from_proxy() -> bool:
