@@ -79,10 +79,12 @@ def faulty(fault: str) -> str:
 
 
 def requests_of(page: Page) -> list[Request]:
+    """What the page asks for from now on, but for what every page asks: whether somebody has told its person something."""
     seen: list[Request] = []
 
-    def note(request: Request) -> None:  # Playwright marks its handlers, which a list's own method does not let it
-        seen.append(request)
+    def note(request: Request) -> None:
+        if "/fragments/notices" not in request.url:
+            seen.append(request)
 
     page.on("request", note)
     return seen

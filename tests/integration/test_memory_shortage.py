@@ -123,7 +123,7 @@ def test_load_beside_a_neighbour_who_grows_stops_first_names_him_and_brings_the_
 def test_model_that_takes_more_than_expected_is_explained_and_its_way_out_loads(
     start_beside: Start, stub: NvmlStub, neighbour: subprocess.Popen[bytes]
 ) -> None:
-    server = start_beside(worker_command=worker("greedy", "--extra-mib", "700"))
+    server = start_beside(worker_command=worker("greedy", "--extra-mib", "1000"))
     stub.set_process(0, neighbour.pid, 256 * MIB)
     need = needed(server, "lab/two", "gpu-0")
     total = 256 * MIB + need + 80 * MIB
