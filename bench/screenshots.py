@@ -13,11 +13,14 @@ from tests.engine.models import make_model
 from tests.engine.server import WardenServer, running
 
 FOLDER = Path(__file__).parents[1] / "docs"
+HEADER = "X-Person"
+PROXY = {"proxy_user_header": HEADER, "trusted_proxies": '["127.0.0.1"]', "proxy_default_role": "operator"}
+PEOPLE = {"maria": "ru-RU", "ivan": "en-US"}
 WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 
 def main() -> None:
-    """Take the pictures: a switch under way (light), a model loaded (dark), the phone, an answer."""
+    """Take the pictures: a switch under way (light), a model loaded (dark), the phone, an answer; two people and one place."""
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         cache = Path(folder) / "cache"
@@ -41,11 +44,34 @@ def main() -> None:
             _take(_open(browser, server.url, "light", "en-US", PHONE), "phone-light-en")
             _ask(page)
             _take(page, "ask-light-ru", whole=False)
+        with running(WardenServer(Path(folder) / "shared", cache, **PROXY)) as server:
+            _share(browser, server.url)
         browser.close()
 
 
-def _open(browser: Browser, url: str, scheme: str, language: str, size: dict[str, int]) -> Page:
-    context = browser.new_context(color_scheme=scheme, locale=language, viewport=size)  # type: ignore[arg-type]
+def _share(browser: Browser, url: str) -> None:
+    """One person has leased a model; another asks for it, and waits."""
+    maria, ivan = (_open(browser, url, "light", language, WIDE, name) for name, language in PEOPLE.items())
+    maria.locator("#switch-form select[name=model]").select_option("lab/writer-small")
+    maria.locator("#lease").select_option("2h")
+    maria.locator("#reason").fill("eval, 3 runs")
+    maria.locator("[data-action=apply]").click()
+    expect(ivan.locator("#transformers [data-state=ready]")).to_be_visible(timeout=60_000)
+    ivan.locator("#switch-form select[name=model]").select_option("lab/coder-small")
+    ivan.locator("[data-action=wait-start]").click()
+    ivan.locator("#plan [data-action=ask-release]").click()
+    ivan.locator("[name=why]").fill("a paper, until tonight")
+    ivan.locator("[data-action=send-ask]").click()
+    expect(maria.locator("[data-ask-for]")).to_be_visible(timeout=15_000)
+    _take(ivan, "refused-light-en")
+    _take(maria, "asked-light-ru")
+
+
+def _open(
+    browser: Browser, url: str, scheme: str, language: str, size: dict[str, int], person: str | None = None
+) -> Page:
+    headers = {HEADER: person} if person else {}
+    context = browser.new_context(color_scheme=scheme, locale=language, viewport=size, extra_http_headers=headers)  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(url)
     expect(page.locator("#plan-box")).to_be_visible()
