@@ -5,7 +5,6 @@ Whoever may write the state folder may do everything here; the commands ask for 
 
 from __future__ import annotations
 
-import getpass
 import json
 import sys
 import time
@@ -85,11 +84,9 @@ def _before(action: Action, accounts: Accounts, target: Callable[[Accounts], Tar
 def _entry(
     action: Action, target: Target, details: Details, result: Result = Result.DONE, problem: str | None = None
 ) -> Entry:
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in a container
-        name = "local"
-    return Entry(time.time(), Doer(name, Came.COMMAND_LINE), action, target, result, "", problem, details)
+    from webapp.control.accounts import local_name  # noqa: PLC0415  as above
+
+    return Entry(time.time(), Doer(local_name(), Came.COMMAND_LINE), action, target, result, "", problem, details)
 
 
 def _person(name: str) -> Callable[[Accounts], Target]:
@@ -138,7 +135,7 @@ def users() -> None:
 def add_user(name: str, role: str, proxied: bool, password_stdin: bool) -> None:
     """Make an account. Once there is an administrator, everybody has to sign in."""
     with _act(Action.PERSON_MADE, _person(name), (Detail.ROLE, role)) as accounts:
-        accounts.check_new(name)
+        accounts.check_new(name, at_the_machine=True)
         password = None if proxied else _password(name, password_stdin)
         person = accounts.add(name, Role(role), password)
     click.echo(f"{person.name} is {person.role}.")
@@ -209,13 +206,17 @@ def new_password(name: str, password_stdin: bool) -> None:
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def remove_user(name: str, yes: bool) -> None:
-    """Remove an account with its sessions and tokens; its operations stay in the history."""
+    """Remove an account with its sessions, tokens and open invitations; its operations stay in the history.
+
+    An account without a password is disabled instead: the proxy would make it anew with the person's next request.
+    """
     with _act(Action.REMOVED, _person(name)) as accounts:
         person = accounts.person(name)
         if not yes:
             click.confirm(f"Remove {person.name} ({person.role})?", abort=True)
-        accounts.remove(name)
-    click.echo(f"{person.name} is removed.")
+        gone = accounts.remove(name)
+    kept = "has lost its tokens and is disabled, not removed: the proxy would make it anew"
+    click.echo(f"{person.name} is removed." if gone else f"{person.name} {kept}.")
 
 
 @click.group()

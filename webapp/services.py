@@ -7,16 +7,16 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from webapp.catalog.scan import Catalog
-from webapp.control.accounts import Accounts, Limits
+from webapp.control.accounts import Accounts, Limits, nobody
 from webapp.control.audit import Audit
-from webapp.control.board import Board
+from webapp.control.board import Board, State
 from webapp.control.controller import Controller
 from webapp.control.journal import Journal
 from webapp.control.learning import Learning
@@ -192,7 +192,8 @@ class Services:
         self._lock = StateLock(settings.state_dir)
         self._store = Store(settings.database)
         self.audit = _audit(settings, self._store)
-        self.accounts = _accounts(settings, self._store)
+        self._board = Board()
+        self.accounts = _accounts(settings, self._store, lambda: owners(self._board.state))
         self._transformers = TransformersRuntime(settings)
         self._vllm = VllmRuntime(settings)
         self._catalog = Catalog(
@@ -207,7 +208,6 @@ class Services:
             settings.history_minutes * 60,
             settings.stale_after_s,
         )
-        self._board = Board()
         self._journal = make_journal(self._store)
         self.controller = Controller(
             Parts(
@@ -313,9 +313,14 @@ class Services:
         return self.controller.end_everything()
 
 
-def _accounts(settings: Settings, store: Store) -> Accounts:
+def owners(state: State) -> frozenset[str]:
+    """Return the names of those who have models or operations now."""
+    return frozenset((*(one.owner for one in state.instances.values()), *(one.actor for one in state.running.values())))
+
+
+def _accounts(settings: Settings, store: Store, owners: Callable[[], Collection[str]] = nobody) -> Accounts:
     limits = Limits(settings.session_idle_hours * HOUR_S, settings.session_hours * HOUR_S)
-    return Accounts(PeopleStore(store), Passwords(), limits, time.time)
+    return Accounts(PeopleStore(store), Passwords(), limits, time.time, owners)
 
 
 def _audit(settings: Settings, store: Store) -> Audit:

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from tests.unit.test_cli import Answering
 from webapp.cli import main
+from webapp.control.accounts import local_name
 from webapp.domain.audit import Action, Came, Detail, Entry, Kind, Target
 from webapp.services import open_accounts, open_people
 from webapp.settings import load_settings
@@ -65,6 +66,21 @@ def test_accounts_are_changed_while_somebody_else_has_the_database_open() -> Non
         assert [person.name for person in accounts.people()] == ["boss"]
 
 
+def test_removing_whom_only_the_proxy_signs_in_disables_and_says_so() -> None:
+    warden("users", "add", "anna", "--proxied")
+
+    result = warden("users", "remove", "anna", "--yes")
+
+    assert result.exit_code == 0
+    assert "anna has lost its tokens and is disabled, not removed: the proxy would make it anew." in result.output
+    assert users()["anna"]["disabled"]
+    assert "without a password is disabled instead" in warden("users", "remove", "--help").output
+
+
+def test_the_name_of_the_machines_user_is_given_here() -> None:
+    assert warden("users", "add", local_name(), "--role", "administrator").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
@@ -72,6 +88,7 @@ def test_accounts_are_changed_while_somebody_else_has_the_database_open() -> Non
         (("users", "disable", "boss"), "boss is the last administrator"),
         (("users", "remove", "boss", "--yes"), "boss is the last administrator"),
         (("users", "add", "BOSS"), "the name BOSS is taken"),
+        (("users", "add", "warden"), "the name warden is taken"),
         (("users", "add", "a b"), "name cannot be 'a b'"),
         (("users", "password", "nobody"), "there is no nobody"),
         (("tokens", "add", "nobody", "x"), "there is no nobody"),

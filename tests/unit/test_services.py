@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.web.fakes import instance
 from webapp.console import explain
+from webapp.control.board import State
+from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.people import Role
 from webapp.errors import ConfigurationError
-from webapp.services import Services, build_services, open_accounts
+from webapp.services import Services, build_services, open_accounts, owners
 from webapp.settings import Settings
 
 
@@ -55,3 +58,11 @@ def test_it_starts_where_a_trusted_proxy_says_who_comes(tmp_path: Path, started:
     started.append(build_services(settings))
 
     started[0].start()
+
+
+def test_who_has_models_or_operations_is_known_to_the_accounts() -> None:
+    operation = Operation("o1", OperationKind.CLEAN, "ivan", OperationState.RUNNING, 1.0)
+
+    found = owners(State(instances={"i1": instance(owner="maria")}, running={"o1": operation}))
+
+    assert found == {"maria", "ivan"}

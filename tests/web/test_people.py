@@ -164,6 +164,21 @@ def test_a_person_is_removed_and_sessions_are_ended(lab: Lab) -> None:
     assert [person.name for person in lab.accounts.people()] == ["anna", "vera"]
 
 
+def test_whom_the_proxy_names_is_disabled_instead_of_removed_and_the_page_says_so(tmp_path: Path) -> None:
+    proxy = {"proxy_user_header": "X-Forwarded-User", "trusted_proxies": ("10.0.0.1",)}
+    with made_lab(tmp_path, **proxy) as lab:
+        carol = lab.browser(REMOTE_ADDR="10.0.0.1", HTTP_X_FORWARDED_USER="carol")
+        assert carol.get("/").status_code == 200
+        boss = lab.signed_in(Role.ADMINISTRATOR)
+        assert boss.get("/people").text.count("the account stays disabled") == 1
+
+        boss.post("/people/carol/remove")
+
+        assert "carol: the account is disabled, its tokens are removed." in boss.get("/people").text
+        assert carol.get("/").location == "/sign-in"
+        assert lab.accounts.person("carol").disabled
+
+
 @pytest.mark.parametrize("action", ["role", "disable", "remove"])
 def test_nobody_does_it_to_an_own_account(lab: Lab, action: str) -> None:
     lab.accounts.add("boss", Role.ADMINISTRATOR, PASSWORD)

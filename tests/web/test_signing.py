@@ -358,3 +358,26 @@ def test_while_the_database_fails_an_emergency_works_for_who_was_there_and_nobod
     assert unseen.get("/").status_code == 503
     assert stranger.get("/").location == "/sign-in"
     assert stranger.sign_in("anna").status_code == 503
+
+
+def test_a_name_that_the_proxy_says_is_no_token_while_the_database_fails(tmp_path: Path) -> None:
+    with made_lab(tmp_path, **PROXY) as lab:
+        assert proxied(lab, "anna").get("/people").status_code == 200
+        lab.store.close()
+
+        assert proxied(lab, "anna").get("/").status_code == 200
+        for key in ("anna", "proxy anna"):
+            answer = lab.app.test_client().post("/api/v1/emergency", headers={"Authorization": f"Bearer {key}"})
+            assert answer.status_code == 503
+        assert lab.controller.calls == []
+
+
+def test_an_invitation_of_a_demoted_administrator_opens_nothing(lab: Lab) -> None:
+    lab.accounts.add("boss", Role.ADMINISTRATOR, PASSWORD)
+    key = lab.accounts.invite(Role.ADMINISTRATOR, 3600, "anna")
+    lab.accounts.set_role("anna", Role.VIEWER)
+
+    fields = {"key": key, "name": "nina", "password": PASSWORD, "again": PASSWORD}
+    assert lab.browser().get(f"/invitation?key={key}").status_code == 404
+    assert lab.browser().post("/invitation", fields).status_code == 404
+    assert [person.name for person in lab.accounts.people()] == ["anna", "boss", "olga", "vera"]

@@ -5,16 +5,18 @@ Keys of sessions, invitations and tokens are 256 random bits, so a plain SHA-256
 
 from __future__ import annotations
 
+import getpass
 import logging
 import secrets
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
-from threading import Lock
 from typing import Final
 
+from webapp.control.known import Known, Pause
 from webapp.control.passwords import Passwords
+from webapp.domain.audit import WARDEN
 from webapp.domain.people import (
     LONGEST_PASSWORD,
     SHORTEST_PASSWORD,
@@ -49,9 +51,6 @@ TOKEN_START: Final = "wdn_"  # noqa: S105  how they begin
 """Begins every API token, so that one that lies about is known for what it is."""
 TOUCH_S: Final = 60.0
 """How much later a use has to be to be noted again."""
-KNOWN_KEPT: Final = 256
-KNOWN_S: Final = 300.0
-"""How long before a failure of the database somebody must have been found to count during it."""
 CHECKED_S: Final = 1.0
 """For this long it counts that there was no administrator."""
 LABEL_LIMIT: Final = 60
@@ -75,15 +74,42 @@ class Limits:
     absolute_s: float
 
 
-class Accounts:
-    """The accounts of this Warden. Safe to use from any thread; every method may raise StoreUnavailable besides what it names."""
+@cache
+def local_name() -> str:
+    """Return the name of the one person of a Warden without accounts: that of the system's user."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in a container
+        return "local"
 
-    def __init__(self, store: PeopleStore, passwords: Passwords, limits: Limits, clock: Callable[[], float]) -> None:
+
+def nobody() -> Collection[str]:
+    """Return the names of nobody."""
+    return ()
+
+
+class Accounts:
+    """The accounts of this Warden. Safe to use from any thread; every method may raise StoreUnavailable besides what it names.
+
+    ``owners`` names, without waiting, who has models or operations now: what is owned is owned by name.
+    """
+
+    def __init__(
+        self,
+        store: PeopleStore,
+        passwords: Passwords,
+        limits: Limits,
+        clock: Callable[[], float],
+        owners: Callable[[], Collection[str]] = nobody,
+    ) -> None:
         self._store = store
         self._passwords = passwords
         self._limits = limits
         self._clock = clock
-        self._known = _Known(clock)
+        self._owners = owners
+        self._known = Known(clock)
+        self._reads = Pause(clock)
+        self._notes = Pause(clock)
         self._administrator: tuple[bool, float] | None = None
         """Whether there is one, and when that was read."""
 
@@ -96,7 +122,7 @@ class Accounts:
         if seen is not None and (seen[0] or 0 <= now - seen[1] < CHECKED_S):
             return seen[0]
         try:
-            found = self._store.has_administrator()
+            found = self._reads.ask(self._store.has_administrator)
         except StoreUnavailable:
             if seen is None:
                 raise
@@ -108,31 +134,31 @@ class Accounts:
 
     def by_session(self, key: str, visit: Visit) -> Identity | None:
         """Return who is signed in under ``key``, and note the use; ``None`` when the session is over."""
-        return self._known.of(key, lambda: self._by_session(key, visit))
+        return self._known.of("session", key, lambda: self._by_session(key, visit))
 
     def _by_session(self, key: str, visit: Visit) -> Identity | None:
-        found, now = self._store.session(_hash(key)), self._clock()
+        found, now = self._reads.ask(lambda: self._store.session(_hash(key))), self._clock()
         if found is None:
             return None
         session, person = found
         if now >= session.expires_at or now - session.used_at >= self._limits.idle_s:
-            self._store.end_session(person.id, session.id)
+            self._note(lambda: self._store.end_session(person.id, session.id))
             return None
         if visit.counts and now - session.used_at >= min(TOUCH_S, self._limits.idle_s / 2):
-            _noted(lambda: self._store.touch_session(session, now))
+            self._note(lambda: self._store.touch_session(session, now))
         return Identity(person.name, person.role, Way.SESSION, person.id, session.id)
 
     def by_token(self, key: str) -> Identity | None:
         """Return whom an API token speaks for, with the smaller of its scope and the owner's role; ``None`` when it is over."""
-        return self._known.of(key, lambda: self._by_token(key))
+        return self._known.of("token", key, lambda: self._by_token(key))
 
     def _by_token(self, key: str) -> Identity | None:
-        found, now = self._store.token(_hash(key)), self._clock()
+        found, now = self._reads.ask(lambda: self._store.token(_hash(key))), self._clock()
         if found is None or not found[0].is_open(now):
             return None
         token, person = found
         if token.used_at is None or now - token.used_at >= TOUCH_S:
-            _noted(lambda: self._store.touch_token(token, now))
+            self._note(lambda: self._store.touch_token(token, now))
         role = lower(token.scope, person.role)
         return Identity(person.name, role, Way.TOKEN, person.id, token=token.name)
 
@@ -143,20 +169,26 @@ class Accounts:
 
         One who is not known gets an account with the role ``new``, if any, and is ``welcomed``.
         """
-        return self._known.of(f"proxy {name}", lambda: self._by_proxy(name, new, welcomed))
+        return self._known.of("proxy", name, lambda: self._by_proxy(name, new, welcomed))
 
     def _by_proxy(self, name: str, new: Role | None, welcomed: Callable[[Person], None]) -> Identity | None:
-        person = self._store.person(name) if is_name(name) else None
+        person = self._reads.ask(lambda: self._store.person(name)) if is_name(name) else None
         if person is None and new is not None and is_name(name):
             person = self._newcomer(name, new, welcomed)
         if person is None or person.disabled:
             return None
         if (now := self._clock()) - (person.seen_at or 0) >= TOUCH_S:
-            _noted(lambda: self._store.touch_person(person.id, now))
+            self._note(lambda: self._store.touch_person(person.id, now))
         return Identity(person.name, person.role, Way.PROXY, person.id)
 
     def _newcomer(self, name: str, role: Role, welcomed: Callable[[Person], None]) -> Person | None:
-        """Make the account of somebody whom the proxy names for the first time; of two requests at once one makes it."""
+        """Make the account of somebody whom the proxy names for the first time; of two requests at once one makes it.
+
+        Nobody becomes the owner of what Warden or the local person holds by being called like them.
+        """
+        if name.lower() in _lower(WARDEN.name, local_name()):
+            log.warning("the proxy named %s, whose account only `warden users add --proxied` can make", name)
+            return None
         person = Person(_new_id(), name, role, self._clock(), self._clock(), has_password=False)
         try:
             self._store.add_person(person, None)
@@ -171,28 +203,32 @@ class Accounts:
     def sign_in(self, name: str, password: str, visit: Visit) -> str:
         """Begin a session and return its key; an unknown name takes as long as a wrong password. Raises SignInFailed."""
         try:
-            person = self._verified(name, password)
+            person, password_hash = self._verified(name, password)
+            key = self._begin_session(person, password_hash, visit)
         except SignInFailed:
             log.warning(
                 "a sign-in from %s failed", visit.address
             )  # without the name: a password may have been typed there
             raise
+        log.info("%s signed in from %s", person.name, visit.address)
+        return key
+
+    def _begin_session(self, person: Person, password_hash: str, visit: Visit) -> str:
+        """Raises SignInFailed where the password was changed, or the account disabled, while it was checked."""
         key, now = secrets.token_urlsafe(32), self._clock()
         session = Session(
             _new_id(), person.id, now, now, now + self._limits.absolute_s, visit.address, visit.agent[:AGENT_LIMIT]
         )
-        self._store.add_session(session, _hash(key), now - self._limits.idle_s)
-        _noted(lambda: self._store.touch_person(person.id, now))
-        log.info("%s signed in from %s", person.name, visit.address)
+        self._store.add_session(session, _hash(key), now - self._limits.idle_s, password_hash)
         return key
 
-    def _verified(self, name: str, password: str) -> Person:
-        """Raises SignInFailed."""
-        found = self._store.credentials(name) if is_name(name) else None
+    def _verified(self, name: str, password: str) -> tuple[Person, str]:
+        """Return the person and the hash that the password fits. Raises SignInFailed."""
+        found = self._reads.ask(lambda: self._store.credentials(name)) if is_name(name) else None
         right = self._passwords.verify(None if found is None else found[1], password[: LONGEST_PASSWORD + 1])
         if found is None or not right or found[0].disabled:
             raise SignInFailed
-        return found[0]
+        return found
 
     def sign_out(self, identity: Identity) -> None:
         """End the session that ``identity`` came by."""
@@ -201,12 +237,12 @@ class Accounts:
 
     def change_password(self, name: str, old: str, new: str) -> None:
         """Change a password and end all of the person's sessions. Raises SignInFailed where ``old`` is wrong, WeakPassword."""
-        person = self._verified(name, old)
-        self._set_password(person, new)
+        person, old_hash = self._verified(name, old)
+        self._set_password(person, new, old_hash)
 
-    def _set_password(self, person: Person, password: str) -> None:
+    def _set_password(self, person: Person, password: str, old_hash: str | None = None) -> None:
         _strong(password, person.name)
-        self._store.set_password(person.id, self._passwords.hash(password))
+        self._store.set_password(person.id, self._passwords.hash(password), old_hash)
         self._known.forget()
         log.info("the password of %s was changed", person.name)
 
@@ -235,24 +271,31 @@ class Accounts:
 
     def person(self, name: str) -> Person:
         """Return the account of ``name``. Raises UnknownPerson."""
-        person = self._store.person(name)
+        person = self._reads.ask(lambda: self._store.person(name))
         if person is None:
             raise UnknownPerson(person=name)
         return person
 
     def may(self, name: str, right: Right) -> bool:
         """Return whether the person of this name has ``right`` now; nobody has any without an account."""
-        person = self._store.person(name)
+        person = self._reads.ask(lambda: self._store.person(name))
         return person is not None and not person.disabled and may(person.role, right)
 
-    def check_new(self, name: str) -> None:
-        """Raises InvalidRequest where ``name`` can be nobody's, NameInUse where it is somebody's."""
+    def check_new(self, name: str, *, at_the_machine: bool = False) -> None:
+        """Raises InvalidRequest where ``name`` can be nobody's, NameInUse where it is somebody's.
+
+        Names that already own something, the local person's and those of owners, are given ``at_the_machine`` alone.
+        """
         _plain(name)
-        if self._store.person(name) is not None:
+        kept = () if at_the_machine else (local_name(), *self._owners())
+        if name.lower() in _lower(*kept) or self._store.person(name) is not None:
             raise NameInUse(person=name)
 
     def add(self, name: str, role: Role, password: str | None) -> Person:
-        """Make an account; one without a password is for the proxy. Raises InvalidRequest, WeakPassword, NameInUse."""
+        """Make an account; one without a password is for the proxy. Raises InvalidRequest, WeakPassword, NameInUse.
+
+        Who calls it is at the machine itself: see ``check_new``.
+        """
         _plain(name)
         if password is not None:
             _strong(password, name)
@@ -277,11 +320,15 @@ class Accounts:
         """Give a person a new password and end all sessions. Raises UnknownPerson, WeakPassword."""
         self._set_password(self.person(name), password)
 
-    def remove(self, name: str) -> None:
-        """Remove an account, its sessions and tokens; the name may be given again. Raises UnknownPerson, LastAdministrator."""
-        self._store.remove_person(self.person(name).id)
+    def remove(self, name: str) -> bool:
+        """Remove an account, its sessions, tokens and open invitations. Raises UnknownPerson, LastAdministrator.
+
+        One without a password stays, disabled, and False is returned: the proxy would make it anew with the next request.
+        """
+        gone = self._store.remove_person(self.person(name).id)
         self._known.forget()
-        log.info("%s was removed", name)
+        log.info("%s was removed" if gone else "%s is disabled and has lost sessions and tokens", name)
+        return gone
 
     # Invitations
 
@@ -308,12 +355,15 @@ class Accounts:
         self._store.drop_invitation(invitation_id)
 
     def accept(self, key: str, name: str, password: str) -> Person:
-        """Make an account with the invitation's role. Raises UnknownInvitation, InvalidRequest, WeakPassword, NameInUse."""
+        """Make an account with the invitation's role. Raises UnknownInvitation, InvalidRequest, WeakPassword, NameInUse.
+
+        An invitation of somebody who administrates no more is unknown.
+        """
         invitation = self.invitation(key)
         self.check_new(name)
         _strong(password, name)
         person = Person(_new_id(), name, invitation.role, self._clock())
-        made = self._store.accept(_hash(key), person, self._passwords.hash(password))
+        made = self._store.accept(_hash(key), person, self._passwords.hash(password), local_name())
         log.info("%s accepted an invitation of %s and is %s", made.name, invitation.created_by, made.role)
         return made
 
@@ -341,55 +391,24 @@ class Accounts:
         self._store.drop_token(token_id, person_id)
         self._known.forget()
 
-
-class _Known:
-    """Who was found last, for the time that the database does not answer: an emergency has to work then too.
-
-    Who was found shortly before counts, and goes on counting: no right can be taken away meanwhile, since that would be written.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._lock = Lock()
-        self._found: OrderedDict[str, tuple[Identity, float]] = OrderedDict()
-
-    def of(self, key: str, find: Callable[[], Identity | None]) -> Identity | None:
-        """Return what ``find`` returns, and while it fails what it returned last. Raises StoreUnavailable where that is not known."""
-        place = _hash(key)
+    def _note(self, write: Callable[[], None]) -> None:
+        """Keep a time of use, or that something is over; that it cannot be kept stops nobody and lets nobody in."""
         try:
-            identity = find()
-        except StoreUnavailable:
-            identity, at = self._found.get(place, (None, 0.0))
-            if identity is None or self._clock() - at > KNOWN_S:
-                raise
-        self._keep(place, identity)
-        return identity
-
-    def _keep(self, place: str, identity: Identity | None) -> None:
-        with self._lock:
-            self._found.pop(place, None)
-            if identity is not None:
-                self._found[place] = (identity, self._clock())
-            if len(self._found) > KNOWN_KEPT:
-                self._found.popitem(last=False)
-
-    def forget(self) -> None:
-        """Forget everybody: rights have changed."""
-        with self._lock:
-            self._found.clear()
-
-
-def _noted(write: Callable[[], None]) -> None:
-    """Keep a time of use; that it cannot be kept stops nobody."""
-    try:
-        write()
-    except StoreUnavailable as exc:
-        log.warning("a use was not noted: %s", exc)
+            self._notes.ask(write)
+        except StoreUnavailable as exc:
+            log.warning("a use was not noted: %s", exc)
 
 
 def _plain(name: str) -> None:
+    """Raises InvalidRequest, and NameInUse where it is Warden's own: what it does by itself stands under that."""
     if not is_name(name):
         raise InvalidRequest(field="name", value=name[:LABEL_LIMIT], allowed="A–Z a–z 0–9 . _ @ -, ≤ 64")
+    if name.lower() == WARDEN.name:
+        raise NameInUse(person=name)
+
+
+def _lower(*names: str) -> frozenset[str]:
+    return frozenset(name.lower() for name in names)
 
 
 def _strong(password: str, name: str) -> None:

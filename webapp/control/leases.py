@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from webapp.control.audit import released_in_silence
+from webapp.domain.audit import WARDEN
 from webapp.domain.idle import idle_unload_at, silence_releases
 from webapp.domain.instance import Instance
 from webapp.domain.lease import EXTENSION_S, LONGEST_S, NO_LEASE, TEXT_LIMIT, Lease, ReleaseAnswer
@@ -37,7 +38,7 @@ KEPT_S: Final = 60 * 86400.0
 NOTICES_KEPT: Final = 200
 NOTICE_S: Final = 86400.0
 """How long a person who is away finds what he was told."""
-IDLE_ACTOR: Final = "warden"
+IDLE_ACTOR: Final = WARDEN.name
 """Who unloads an idle model."""
 LONGEST_IDLE_MINUTES: Final = 30 * 24 * 60.0
 

@@ -22,6 +22,8 @@ def migrate(connection: Connection) -> None:
     Raises:
         NewerDatabase: a newer Warden has migrated it.
     """
+    if connection.dialect.name == "postgresql":  # no request waits for it, and a new index may take longer than one may
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
     tables = inspect(connection).get_table_names()
     if not tables:
         _make(connection)

@@ -1,4 +1,7 @@
-"""Accounts, sessions, invitations and API tokens in the database. What opens something is kept as a hash alone."""
+"""Accounts, sessions, invitations and API tokens in the database. What opens something is kept as a hash alone.
+
+Every transaction takes invitations first, then people, then sessions and tokens, so that no two wait for each other.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,15 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, u
 from sqlalchemy.exc import IntegrityError
 
 from webapp.domain.people import ApiToken, Invitation, Person, Role, Session
-from webapp.errors import LastAdministrator, NameInUse, StoreUnavailable, UnknownInvitation, UnknownPerson, UnknownToken
+from webapp.errors import (
+    LastAdministrator,
+    NameInUse,
+    SignInFailed,
+    StoreUnavailable,
+    UnknownInvitation,
+    UnknownPerson,
+    UnknownToken,
+)
 from webapp.store.schema import invitations, people, sessions, tokens
 from webapp.store.store import Store
 
@@ -53,34 +64,49 @@ class PeopleStore:
             _add(connection, person, password_hash)
 
     def set_role(self, person_id: str, role: Role) -> None:
-        """Change a role. Raises UnknownPerson, LastAdministrator."""
+        """Change a role; below an administrator's, open invitations of the person go. Raises UnknownPerson, LastAdministrator."""
         with self._store.begin() as connection:
             if role is not Role.ADMINISTRATOR:
+                _take_back_invitations(connection, person_id)
                 _keep_an_administrator(connection, person_id)
             _change(connection, person_id, role=role.value)
 
     def set_disabled(self, person_id: str, disabled: bool) -> None:
-        """Disable an account, which ends its sessions, or enable it. Raises UnknownPerson, LastAdministrator."""
+        """Disable an account, which ends its sessions and open invitations, or enable it. Raises UnknownPerson, LastAdministrator."""
         with self._store.begin() as connection:
             if disabled:
+                _take_back_invitations(connection, person_id)
                 _keep_an_administrator(connection, person_id)
-                connection.execute(delete(sessions).where(sessions.c.person_id == person_id))
             _change(connection, person_id, disabled=disabled)
+            if disabled:  # after the change, which waits for a sign-in that has begun: its session goes too
+                connection.execute(delete(sessions).where(sessions.c.person_id == person_id))
 
-    def set_password(self, person_id: str, password_hash: str) -> None:
-        """Change a password and end all sessions of the person. Raises UnknownPerson."""
+    def set_password(self, person_id: str, password_hash: str, old_hash: str | None = None) -> None:
+        """Change a password and end all sessions of the person. Raises UnknownPerson.
+
+        With ``old_hash`` it raises SignInFailed instead, where that is the person's no more or the account is disabled.
+        """
+        still = () if old_hash is None else _signs_in_by(old_hash)
+        change = update(people).where(people.c.id == person_id, *still).values(password_hash=password_hash)
         with self._store.begin() as connection:
-            _change(connection, person_id, password_hash=password_hash)
+            if connection.execute(change).rowcount == 0:
+                raise UnknownPerson(person=person_id) if old_hash is None else SignInFailed
             connection.execute(delete(sessions).where(sessions.c.person_id == person_id))
 
-    def remove_person(self, person_id: str) -> None:
-        """Remove an account with its sessions and tokens. Raises UnknownPerson, LastAdministrator."""
+    def remove_person(self, person_id: str) -> bool:
+        """Remove an account with its sessions, tokens and open invitations; return False where it stays, disabled.
+
+        It stays where it has no password: the proxy that names the person would make it anew. Raises UnknownPerson,
+        LastAdministrator.
+        """
         with self._store.begin() as connection:
+            _take_back_invitations(connection, person_id)
             _keep_an_administrator(connection, person_id)
+            _change(connection, person_id, disabled=True)
             for table in (sessions, tokens):
                 connection.execute(delete(table).where(table.c.person_id == person_id))
-            if connection.execute(delete(people).where(people.c.id == person_id)).rowcount == 0:
-                raise UnknownPerson(person=person_id)
+            going = (people.c.id == person_id, people.c.password_hash.is_not(None))
+            return connection.execute(delete(people).where(*going)).rowcount == 1
 
     def touch_person(self, person_id: str, at: float) -> None:
         """Note that a person was seen."""
@@ -89,10 +115,17 @@ class PeopleStore:
 
     # Sessions
 
-    def add_session(self, session: Session, key_hash: str, idle_since: float) -> None:
-        """Keep a new session; those that are over, or were not used since ``idle_since``, go."""
+    def add_session(self, session: Session, key_hash: str, idle_since: float, password_hash: str) -> None:
+        """Keep a new session, and that the person was seen; sessions that are over, or were not used since ``idle_since``, go.
+
+        Raises SignInFailed where the hash is the person's no more or the account is disabled: checking takes a while, and what an
+        old password opened would outlive it. The row is locked by that, so a change waits and then ends this session too.
+        """
         over = (sessions.c.expires_at <= session.created_at) | (sessions.c.used_at < idle_since)
+        opens = (people.c.id == session.person_id, *_signs_in_by(password_hash))
         with self._store.begin() as connection:
+            if connection.execute(update(people).where(*opens).values(seen_at=session.created_at)).rowcount == 0:
+                raise SignInFailed
             connection.execute(delete(sessions).where(over))
             connection.execute(insert(sessions).values(key_hash=key_hash, **_row(session)))
 
@@ -112,8 +145,8 @@ class PeopleStore:
     def touch_session(self, session: Session, at: float) -> None:
         """Note that a session was used by its person."""
         with self._store.begin() as connection:
-            connection.execute(update(sessions).where(sessions.c.id == session.id).values(used_at=at))
             connection.execute(update(people).where(people.c.id == session.person_id).values(seen_at=at))
+            connection.execute(update(sessions).where(sessions.c.id == session.id).values(used_at=at))
 
     def end_session(self, person_id: str, session_id: str) -> None:
         """End a person's session; nothing happens where there is none."""
@@ -151,11 +184,13 @@ class PeopleStore:
         with self._store.begin() as connection:
             connection.execute(delete(invitations).where(invitations.c.id == invitation_id))
 
-    def accept(self, key_hash: str, person: Person, password_hash: str) -> Person:
+    def accept(self, key_hash: str, person: Person, password_hash: str, local_name: str) -> Person:
         """Make an account by an invitation, whose role it gets, and return it; of two at once one succeeds.
 
+        Its maker has to be an administrator still, or the local person, who has no account and is called ``local_name``.
+
         Raises:
-            UnknownInvitation: it was used, or its time is over.
+            UnknownInvitation: it was used, or its time is over, or its maker administrates no more.
             NameInUse: the invitation stays open.
         """
         usable = (
@@ -167,8 +202,10 @@ class PeopleStore:
             used = connection.execute(update(invitations).where(*usable).values(used_at=person.created_at))
             if used.rowcount == 0:
                 raise UnknownInvitation
-            role = connection.execute(select(invitations.c.role).where(invitations.c.key_hash == key_hash)).scalar_one()
-            made = replace(person, role=Role(role))
+            found = connection.execute(select(invitations).where(invitations.c.key_hash == key_hash)).one()
+            if not _invites(connection, found.created_by, local_name):
+                raise UnknownInvitation
+            made = replace(person, role=Role(found.role))
             _add(connection, made, password_hash)
         return made
 
@@ -197,8 +234,8 @@ class PeopleStore:
     def touch_token(self, token: ApiToken, at: float) -> None:
         """Note that a token was used."""
         with self._store.begin() as connection:
-            connection.execute(update(tokens).where(tokens.c.id == token.id).values(used_at=at))
             connection.execute(update(people).where(people.c.id == token.person_id).values(seen_at=at))
+            connection.execute(update(tokens).where(tokens.c.id == token.id).values(used_at=at))
 
     def drop_token(self, token_id: str, person_id: str | None = None) -> None:
         """Revoke a token; with ``person_id`` only one of that person's. Raises UnknownToken."""
@@ -213,6 +250,24 @@ _ADMINISTRATES = (people.c.role == Role.ADMINISTRATOR.value, people.c.disabled.i
 
 def _named(name: str) -> ColumnElement[bool]:
     return people.c.name_key == name.lower()
+
+
+def _signs_in_by(password_hash: str) -> tuple[ColumnElement[bool], ...]:
+    return (people.c.password_hash == password_hash, people.c.disabled.is_(False))
+
+
+def _invites(connection: Connection, name: str, local_name: str) -> bool:
+    """Whether ``name`` may invite. The row is locked: who is demoted at this moment is so before or afterwards."""
+    row = connection.execute(select(people).where(_named(name)).with_for_update()).first()
+    if row is None:
+        return name == local_name
+    return row.role == Role.ADMINISTRATOR.value and not row.disabled
+
+
+def _take_back_invitations(connection: Connection, person_id: str) -> None:
+    """Drop what a person made and nobody has used: a link must not do what its maker may no more."""
+    maker = select(people.c.name).where(people.c.id == person_id).scalar_subquery()
+    connection.execute(delete(invitations).where(invitations.c.used_at.is_(None), invitations.c.created_by == maker))
 
 
 def _add(connection: Connection, person: Person, password_hash: str | None) -> None:

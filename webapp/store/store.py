@@ -54,6 +54,13 @@ log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 5.0
 """How long a write waits for another process's, SQLite only."""
+POOL_TIMEOUT_S = 3.0
+"""How long a thread waits for a connection while the others use all, PostgreSQL only."""
+DEADLINES: Mapping[str, int] = {"connect_timeout": 3, "tcp_user_timeout": 5000}
+"""libpq's, in seconds and milliseconds: a host that does not answer holds no request for minutes. What the URL says itself counts."""
+STATEMENT_TIMEOUT = "-c statement_timeout=5000"
+DRIVERS = ("psycopg", "psycopg2")
+"""Those that know libpq's deadlines."""
 
 E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
@@ -381,6 +388,10 @@ def _usable(text: str) -> URL:
         raise _misconfigured("(hidden)", "not an SQLAlchemy URL, such as sqlite:////var/lib/warden/warden.db") from exc
     if url.get_backend_name() not in ("sqlite", "postgresql"):
         raise _misconfigured(str(url), "only SQLite and PostgreSQL are supported")
+    if url.get_backend_name() == "postgresql" and url.get_driver_name() not in DRIVERS:
+        raise _misconfigured(
+            str(url), f"{url.get_driver_name()} is no driver that keeps Warden's deadlines; leave it out"
+        )
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
         raise _misconfigured(str(url), "a database in memory forgets everything; name a file")
     return url
@@ -409,7 +420,7 @@ def _make_private(file: Path) -> None:
 def _engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() != "sqlite":
-            return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+            return create_engine(url, **postgresql_options(url), hide_parameters=True)
         engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
     except ImportError as exc:
         raise _misconfigured(str(url), f"the database driver is missing: pip install {exc.name}") from exc
@@ -418,6 +429,15 @@ def _engine(url: URL) -> Engine:
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def postgresql_options(url: URL) -> dict[str, Any]:
+    """Return what an engine is made with. The URL's own words win; of two ``-c`` among libpq's options the later one counts."""
+    own = url.query.get("options", "")
+    options = own if isinstance(own, str) else " ".join(own)
+    missing = {name: value for name, value in DEADLINES.items() if name not in url.query}
+    connect_args = {**missing, "options": f"{STATEMENT_TIMEOUT} {options}".rstrip()}
+    return {"connect_args": connect_args, "pool_timeout": POOL_TIMEOUT_S, "pool_pre_ping": True}
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:

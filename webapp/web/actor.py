@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
 import time
-from functools import cache
 from typing import Final, cast
 
 from flask import g, has_request_context, request, session
 
+from webapp.control.accounts import local_name
 from webapp.domain.audit import Action, Came, Detail, Doer, Entry, Kind, Target
 from webapp.domain.people import Identity, Person, Role, Way
 from webapp.errors import StoreUnavailable
@@ -20,14 +19,9 @@ SESSION_KEY: Final = "key"
 BEARER: Final = "bearer "
 
 
-@cache
 def local_person() -> Identity:
     """Return the one person of a Warden without accounts, who may do everything."""
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in a container
-        name = "local"
-    return Identity(name, Role.ADMINISTRATOR, Way.LOCAL)
+    return Identity(local_name(), Role.ADMINISTRATOR, Way.LOCAL)
 
 
 def current_identity() -> Identity | None:

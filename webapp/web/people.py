@@ -95,9 +95,10 @@ def end_sessions(name: str) -> ResponseReturnValue:
 @needs(Right.PEOPLE)
 @records(Action.REMOVED, recording.person, before=recording.role_before)
 def remove(name: str) -> ResponseReturnValue:
-    """Remove an account, its sessions and tokens; what it did stays in the history."""
-    accounts().remove(_other(name).name)
-    return _done(_("%(person)s: учётная запись удалена.", person=name))
+    """Remove an account, its sessions and tokens; what it did stays in the history. One that a proxy would make anew is disabled."""
+    if accounts().remove(_other(name).name):
+        return _done(_("%(person)s: учётная запись удалена.", person=name))
+    return _done(_("%(person)s: учётная запись отключена, токены удалены.", person=name))
 
 
 def _other(name: str) -> Person:

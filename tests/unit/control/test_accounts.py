@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from argon2 import PasswordHasher
+from sqlalchemy import Connection
 
-from webapp.control.accounts import TOKEN_START, Accounts, Limits, Visit
+from webapp.control.accounts import TOKEN_START, Accounts, Limits, Visit, local_name
+from webapp.control.known import KNOWN_S, PAUSE_S
 from webapp.control.passwords import Passwords
 from webapp.domain.people import Identity, Right, Role, Way
 from webapp.errors import (
@@ -33,15 +36,35 @@ PASSWORD = "correct horse"
 
 
 class CountingHasher(PasswordHasher):
-    """Quick, and says how often it was asked."""
+    """Quick, and says how often it was asked. ``meanwhile`` happens while a password is checked."""
 
     def __init__(self) -> None:
         super().__init__(time_cost=1, memory_cost=8, parallelism=1)
         self.verified = 0
+        self.meanwhile: Callable[[], object] = lambda: None
 
     def verify(self, hash: str | bytes, password: str | bytes) -> bool:  # type: ignore[override]
         self.verified += 1
-        return super().verify(hash, password)
+        right = super().verify(hash, password)
+        self.meanwhile()
+        return right
+
+
+class FaultyStore(Store):
+    """A store that can go away or become full, and counts how often it was asked."""
+
+    away = False
+    full = False
+    asked = 0
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        self.asked += 1
+        if self.away:
+            raise StoreUnavailable(reason="away")
+        with super().begin() as connection:
+            connection.exec_driver_sql(f"PRAGMA query_only = {int(self.full)}")
+            yield connection
 
 
 class World:
@@ -49,12 +72,13 @@ class World:
 
     def __init__(self, database: Path) -> None:
         self.now = 1_000_000.0
-        self.store = Store(f"sqlite:///{database}")
+        self.store = FaultyStore(f"sqlite:///{database}")
         self.store.open()
         self.hasher = CountingHasher()
-        self.accounts = Accounts(
-            PeopleStore(self.store), Passwords(self.hasher), Limits(HOUR, 10 * HOUR), lambda: self.now
-        )
+        self.owners = {"gone"}
+        limits = Limits(HOUR, 10 * HOUR)
+        people, passwords = PeopleStore(self.store), Passwords(self.hasher)
+        self.accounts = Accounts(people, passwords, limits, lambda: self.now, lambda: self.owners)
 
 
 @pytest.fixture
@@ -174,6 +198,32 @@ def test_a_password_is_changed_by_who_knows_it_and_to_a_good_one(accounts: Accou
     signed_in(accounts)
 
 
+@pytest.mark.parametrize("change", ["password", "disabled"])
+def test_what_changes_while_a_password_is_checked_leaves_no_session(
+    world: World, accounts: Accounts, change: str
+) -> None:
+    anna = accounts.person("anna")
+    world.hasher.meanwhile = {
+        "password": lambda: accounts.set_password("anna", "another horse"),
+        "disabled": lambda: accounts.set_disabled("anna", True),
+    }[change]
+
+    with pytest.raises(SignInFailed):
+        accounts.sign_in("anna", PASSWORD, HERE)
+
+    assert accounts.sessions(anna.id) == ()
+
+
+def test_who_knew_the_old_password_does_not_change_the_new_one(world: World, accounts: Accounts) -> None:
+    world.hasher.meanwhile = lambda: accounts.set_password("anna", "another horse")
+
+    with pytest.raises(SignInFailed):
+        accounts.change_password("anna", PASSWORD, "third horse here")
+
+    world.hasher.meanwhile = lambda: None
+    accounts.sign_in("anna", "another horse", HERE)
+
+
 def test_a_role_counts_from_the_next_request_on(accounts: Accounts) -> None:
     key, _ = signed_in(accounts)
     accounts.set_role("anna", Role.VIEWER)
@@ -207,6 +257,31 @@ def test_there_is_no_administrator_until_one_is_made(world: World) -> None:
 def test_a_name_has_to_be_plain_and_free(accounts: Accounts, name: str, problem: type[Exception]) -> None:
     with pytest.raises(problem):
         accounts.add(name, Role.VIEWER, PASSWORD)
+
+
+@pytest.mark.parametrize("name", ["warden", "Warden"])
+def test_wardens_own_name_is_nobodys(accounts: Accounts, name: str) -> None:
+    for make in (
+        lambda: accounts.check_new(name),
+        lambda: accounts.check_new(name, at_the_machine=True),
+        lambda: accounts.add(name, Role.VIEWER, PASSWORD),
+        lambda: accounts.accept(accounts.invite(Role.VIEWER, HOUR, "boss"), name, PASSWORD),
+    ):
+        with pytest.raises(NameInUse):
+            make()
+    assert accounts.by_proxy(name, Role.VIEWER) is None
+
+
+@pytest.mark.parametrize("name", [local_name(), local_name().upper(), "gone", "GONE"])
+def test_a_name_that_owns_something_is_given_at_the_machine_alone(accounts: Accounts, name: str) -> None:
+    """The local person's, and that of an account that is gone while its model is loaded."""
+    key = accounts.invite(Role.VIEWER, HOUR, "boss")
+
+    with pytest.raises(NameInUse):
+        accounts.accept(key, name, PASSWORD)
+
+    accounts.check_new(name, at_the_machine=True)
+    accounts.add(name, Role.VIEWER, PASSWORD)
 
 
 # API tokens
@@ -290,6 +365,27 @@ def test_an_invitation_ends(world: World, accounts: Accounts) -> None:
             accounts.invitation(key)
 
 
+@pytest.mark.parametrize("way", ["demoted", "disabled", "removed"])
+def test_no_administrator_comes_back_by_an_invitation_of_before(accounts: Accounts, way: str) -> None:
+    accounts.add("second", Role.ADMINISTRATOR, PASSWORD)
+    key = accounts.invite(Role.ADMINISTRATOR, HOUR, "second")
+
+    {
+        "demoted": lambda: accounts.set_role("second", Role.VIEWER),
+        "disabled": lambda: accounts.set_disabled("second", True),
+        "removed": lambda: accounts.remove("second"),
+    }[way]()
+
+    with pytest.raises(UnknownInvitation):
+        accounts.accept(key, "third", PASSWORD)
+
+
+def test_the_local_persons_invitation_works(accounts: Accounts) -> None:
+    key = accounts.invite(Role.VIEWER, HOUR, local_name())
+
+    assert accounts.accept(key, "new", PASSWORD).role is Role.VIEWER
+
+
 # The proxy
 
 
@@ -311,6 +407,26 @@ def test_the_proxy_lets_only_known_people_in_where_that_is_wished(accounts: Acco
 
     accounts.set_disabled("anna", True)
     assert accounts.by_proxy("anna", Role.VIEWER) is None
+
+
+def test_the_proxy_makes_no_account_of_the_local_persons_name(accounts: Accounts) -> None:
+    assert accounts.by_proxy(local_name(), Role.VIEWER) is None
+
+    accounts.add(local_name(), Role.OPERATOR, None)
+
+    assert accounts.by_proxy(local_name(), Role.VIEWER) is not None
+
+
+def test_who_was_removed_does_not_come_back_by_the_proxy(accounts: Accounts) -> None:
+    accounts.by_proxy("carol", Role.OPERATOR)
+    token = token_of(accounts, "carol", Role.VIEWER)
+
+    assert not accounts.remove("carol")
+
+    assert accounts.by_proxy("carol", Role.VIEWER) is None
+    assert accounts.person("carol").disabled
+    accounts.set_disabled("carol", False)
+    assert accounts.by_token(token) is None
 
 
 # What is kept and said
@@ -343,11 +459,101 @@ def test_who_was_there_a_moment_ago_stays_while_the_database_fails(world: World,
     world.store.close()
 
     for _ in range(3):
-        world.now += 250
+        world.now += KNOWN_S / 3
         assert accounts.by_session(key, HERE) == identity
     with pytest.raises(StoreUnavailable):
         accounts.by_session("guessed", HERE)
     assert accounts.has_administrator()
+
+
+def test_no_polling_keeps_anybody_in_while_the_database_fails(world: World, accounts: Accounts) -> None:
+    key, _ = signed_in(accounts)
+    world.store.away = True
+    world.now += KNOWN_S - 1
+    assert accounts.by_session(key, POLL) is not None
+    world.now += 2
+
+    with pytest.raises(StoreUnavailable):
+        accounts.by_session(key, POLL)
+
+
+@pytest.mark.parametrize("over", ["idle", "in any case"])
+def test_a_session_that_is_over_is_so_on_a_full_disk(world: World, accounts: Accounts, over: str) -> None:
+    key, _ = signed_in(accounts)
+    if over == "in any case":
+        for _ in range(20):
+            world.now += HOUR / 2 - 5
+            assert accounts.by_session(key, HERE) is not None
+        world.now += 100
+    else:
+        world.now += HOUR - 100
+        assert accounts.by_session(key, POLL) is not None
+        world.now += 100
+    world.store.full = True
+
+    for _ in range(3):
+        assert accounts.by_session(key, POLL) is None
+        world.now += 100
+
+
+def test_what_opens_something_in_one_way_opens_nothing_in_another(world: World, accounts: Accounts) -> None:
+    """The names that a proxy says are no secrets: sent as a token they are worth nothing, also while the database fails."""
+    accounts.by_proxy("Anna", None)
+    session, _ = signed_in(accounts, "boss")
+    token = token_of(accounts)
+    accounts.by_token(token)
+    world.store.away = True
+
+    assert accounts.by_proxy("Anna", None) is not None
+    for key in ("Anna", "proxy Anna", f"session {session}", session):
+        with pytest.raises(StoreUnavailable):
+            accounts.by_token(key)
+    for key in ("Anna", "proxy Anna", f"token {token}", token):
+        with pytest.raises(StoreUnavailable):
+            accounts.by_session(key, HERE)
+
+
+def test_a_database_that_failed_is_left_alone_for_a_while(world: World, accounts: Accounts) -> None:
+    key, identity = signed_in(accounts)
+    token = token_of(accounts)
+    world.store.away, world.store.asked = True, 0
+
+    def everybody_asks() -> None:
+        assert accounts.by_session(key, HERE) == identity
+        for ask in (
+            lambda: accounts.by_session("guessed", HERE),
+            lambda: accounts.by_token(token),
+            lambda: accounts.by_proxy("anna", Role.VIEWER),
+            lambda: accounts.sign_in("anna", PASSWORD, HERE),
+            lambda: accounts.may("anna", Right.SWITCH),
+            accounts.has_administrator,
+        ):
+            with pytest.raises(StoreUnavailable, match="away"):
+                ask()
+
+    everybody_asks()
+    world.now += PAUSE_S - 1
+    everybody_asks()
+    assert world.store.asked == 1
+
+    world.now += 1
+    everybody_asks()
+    assert world.store.asked == 2
+
+    world.store.away = False
+    world.now += PAUSE_S
+    assert accounts.by_session(key, HERE) == identity
+    assert accounts.by_token(token) is not None
+
+
+def test_notes_that_fail_hold_up_one_request_a_while_and_no_reading(world: World, accounts: Accounts) -> None:
+    token = token_of(accounts)
+    world.store.full, world.store.asked = True, 0
+
+    for _ in range(3):
+        assert accounts.by_token(token) is not None
+
+    assert world.store.asked == 4
 
 
 def test_who_was_there_long_ago_does_not(world: World, accounts: Accounts) -> None:

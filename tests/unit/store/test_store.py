@@ -21,6 +21,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
+from sqlalchemy.engine import make_url
 
 from webapp.domain.operation import (
     Operation,
@@ -35,7 +36,7 @@ from webapp.domain.operation import (
 from webapp.errors import ConfigurationError, StoreUnavailable
 from webapp.store import schema
 from webapp.store.migrate import MIGRATIONS
-from webapp.store.store import Store
+from webapp.store.store import Store, postgresql_options
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -310,6 +311,7 @@ def test_a_database_of_a_newer_warden_is_left_alone(store: Store, database: Path
         ("mysql://somewhere/warden", "only SQLite and PostgreSQL"),
         ("postgresql+nodriver://anna:secret@somewhere/warden", "nodriver"),
         ("postgresql+psycopg2://anna:secret@somewhere/warden", "pip install psycopg2"),
+        ("postgresql+pg8000://anna:secret@somewhere/warden", "deadlines"),
     ],
 )
 def test_a_url_that_cannot_be_used_names_the_setting_and_hides_the_password(text: str, detail: str) -> None:
@@ -319,6 +321,24 @@ def test_a_url_that_cannot_be_used_names_the_setting_and_hides_the_password(text
     assert caught.value.params["setting"] == "WARDEN_DATABASE_URL"
     assert detail in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("query", "changed"),
+    [
+        ("", {"connect_timeout": 3, "options": "-c statement_timeout=5000"}),
+        ("?connect_timeout=9", {"options": "-c statement_timeout=5000"}),
+        (
+            "?options=-c%20search_path=lab",
+            {"connect_timeout": 3, "options": "-c statement_timeout=5000 -c search_path=lab"},
+        ),
+    ],
+)
+def test_postgresql_has_deadlines_and_the_url_has_the_last_word(query: str, changed: dict[str, object]) -> None:
+    asked = postgresql_options(make_url(f"postgresql://anna@somewhere/warden{query}"))
+
+    assert asked["connect_args"] == {"tcp_user_timeout": 5000, **changed}
+    assert (asked["pool_timeout"], asked["pool_pre_ping"]) == (3.0, True)
 
 
 def test_the_known_head_is_the_newest_revision() -> None:
@@ -378,7 +398,7 @@ def test_a_start_without_an_update_needs_no_alembic(database: Path, start: str) 
         reopened(database).close()
     program = f"""
 import sys
-from webapp.store.store import Store
+from webapp.store.store import Store, postgresql_options
 store = Store({url(database)!r})
 store.open()
 store.close()
