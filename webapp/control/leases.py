@@ -86,6 +86,11 @@ class Terms:
         """Return the terms of one click."""
         return cls(extend_s=by_s)
 
+    @property
+    def moves_until(self) -> bool:
+        """Whether they say when the lease ends."""
+        return self.sets_until or self.extend_s is not None
+
 
 def check_terms(until: float | None, reason: str, idle_minutes: float | None, now: float) -> None:
     """Refuse terms that cannot be meant. Raises InvalidRequest."""
@@ -237,7 +242,7 @@ class Leasing:
         def change(instance: Instance) -> Instance:
             _refuse_stranger(instance, actor)
             lease = _on(instance.lease, terms, now)
-            check_terms(lease.until if terms.sets_until else None, lease.reason, lease.idle_minutes, now)
+            check_terms(lease.until if terms.moves_until else None, lease.reason, lease.idle_minutes, now)
             return replace(instance, lease=lease)
 
         return self._change(instance_id, change)

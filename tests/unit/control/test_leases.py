@@ -15,7 +15,7 @@ from webapp.control.contract import Terms
 from webapp.control.leases import IDLE_ACTOR
 from webapp.domain.audit import WARDEN, Action, Detail
 from webapp.domain.instance import Instance
-from webapp.domain.lease import TEXT_LIMIT, Lease, ReleaseAnswer
+from webapp.domain.lease import LONGEST_S, TEXT_LIMIT, Lease, ReleaseAnswer
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.plan import SwitchRequest
 from webapp.errors import (
@@ -186,6 +186,23 @@ def test_a_lease_is_extended_changed_and_ended_by_its_owner_alone(bench: Bench) 
 def test_terms_that_cannot_be_meant_are_refused(bench: Bench, changes: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest):
         bench.controller.switch(bench.request(**changes), "maria")
+
+
+def test_no_lease_is_extended_past_the_longest_one(bench: Bench) -> None:
+    """As the JSON interface asks: the end of the lease is not set, it is moved."""
+    instance = load_of_maria(bench)
+    before = instance.lease
+    with pytest.raises(InvalidRequest) as refusal:
+        bench.controller.set_lease(instance.id, Terms(extend_s=LONGEST_S, sets_until=False), "maria")
+    assert refusal.value.params["field"] == "lease_until"
+    assert instance_of(bench).lease == before
+
+
+def test_other_terms_change_beside_a_lease_that_is_over(bench: Bench) -> None:
+    instance = load_of_maria(bench)
+    bench.later_s = 2 * HOUR
+    terms = Terms(sets_until=False, reason="paper")
+    assert bench.controller.set_lease(instance.id, terms, "maria").lease.reason == "paper"
 
 
 def test_what_a_rollback_brings_back_has_its_lease_again(bench: Bench) -> None:
