@@ -26,6 +26,8 @@
     │   ├── AlreadyLoaded         already_loaded            the same model runs with the same options
     │   ├── InstanceInUse         instance_in_use           a model that would be unloaded answers requests
     │   ├── InstanceLeased        instance_leased           a model that would be unloaded is another person's, for a time
+    │   ├── InstanceStopping      instance_stopping         the model is being ended: its terms change no more
+    │   ├── IdleUsedAgain         idle_used_again           the model was to go for being idle and is wanted again
     │   ├── NotOwner              not_owner            403  only the owner of a model may do that
     │   ├── ReleasePending        release_pending           somebody asks for the model already
     │   ├── NothingAsked          nothing_asked             nobody asks for the model
@@ -263,6 +265,18 @@ class InstanceLeased(Refused):
     """A model that would be unloaded is another person's for a time. Params: model, instance, owner, until (since the epoch), reason."""
 
     code = "instance_leased"
+
+
+class InstanceStopping(Refused):
+    """The model is being ended: nothing that its owner or others agree on changes that any more. Params: model, instance."""
+
+    code = "instance_stopping"
+
+
+class IdleUsedAgain(Refused):
+    """The model was to go for being idle, and in the last moment it is used, kept or leased. Params: model."""
+
+    code = "idle_used_again"
 
 
 class NotOwner(Refused):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from tests.web.conftest import HTMX
-from tests.web.fakes import FakeController, FakeServices, container, instance
+from tests.web.conftest import FORM, HTMX
+from tests.web.fakes import FakeController, FakeServices, container, foreign, instance, reading
 from tests.web.people import NAMES, Lab, made_lab
 from webapp import create_app
 from webapp.domain.lease import NO_LEASE, Lease
@@ -20,6 +20,7 @@ from webapp.domain.modes import Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName
 from webapp.domain.people import IN_PERSON, LOWEST, Right, Role
 from webapp.domain.plan import SwitchRequest
+from webapp.domain.units import gib
 from webapp.domain.waiting import Queued, Ticket, TicketState
 from webapp.settings import Settings
 from webapp.web.rights import Rule, needs, refuse_undeclared, right_of, rights_markdown, rules
@@ -376,3 +377,16 @@ def test_what_is_drawn_for_one_is_not_shown_to_another(lab: Lab) -> None:
         assert "/operations/o1/cancel" in bodies[Role.OPERATOR]
         assert "/operations/o1/cancel" in bodies[Role.ADMINISTRATOR]
     assert set(NAMES) == set(Role)
+
+
+@pytest.mark.parametrize("order", [(Role.OPERATOR, Role.ADMINISTRATOR), (Role.ADMINISTRATOR, Role.OPERATOR)])
+def test_a_plan_offers_an_emergency_to_administrators_alone_whoever_asked_first(
+    lab: Lab, order: tuple[Role, Role]
+) -> None:
+    """The same plan is drawn once for many, and is a button for one role and a sentence for the other."""
+    lab.controller.changed(readings=(reading(held=(foreign("maria", "train.py", gib(21)),)),))
+    plans = {role: lab.signed_in(role).get("/fragments/plan", query_string=FORM, headers=HTMX).text for role in order}
+
+    for role, plan in plans.items():
+        assert 'data-way="emergency"' in plan
+        assert ('data-action="trouble-emergency"' in plan) is (role is Role.ADMINISTRATOR)

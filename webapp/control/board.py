@@ -156,13 +156,28 @@ class Board:
     def change(self, instance_id: str, change: Callable[[Instance], Instance]) -> Instance:
         """Replace an instance by ``change`` of it. Raises UnknownInstance."""
         with self._lock:
-            instance = self._state.instances.get(instance_id)
-            if instance is None:
-                raise UnknownInstance(instance=instance_id)
+            instance = self._listed(instance_id)
             changed = change(instance)
             if changed != instance:
                 self._set(instances={**self._state.instances, instance_id: changed})
             return changed
+
+    def stop(
+        self, instance_ids: Iterable[str], refuse: Callable[[Instance], None], *, operation_id: str
+    ) -> tuple[Instance, ...]:
+        """Mark instances as stopping, all or none, unless ``refuse`` raises for one of them; return them as they were.
+
+        Raises UnknownInstance, Superseded, and what ``refuse`` raises.
+        """
+        with self._lock:
+            if operation_id not in self._state.running:
+                raise Superseded(operation=operation_id)
+            listed = tuple(self._listed(instance_id) for instance_id in instance_ids)
+            for instance in listed:
+                refuse(instance)
+            stopping = {instance.id: instance.to(InstanceState.STOPPING) for instance in listed}
+            self._set(instances={**self._state.instances, **stopping})
+            return listed
 
     def change_in_state(self, instance_id: str, state: InstanceState, change: Callable[[Instance], Instance]) -> bool:
         """Replace an instance by ``change`` of it if it is still in ``state``; else do nothing and return False."""
@@ -197,6 +212,12 @@ class Board:
         """Set the ended operations (from the store, at the start)."""
         with self._lock:
             self._set(recent=_newest(operations))
+
+    def _listed(self, instance_id: str) -> Instance:
+        instance = self._state.instances.get(instance_id)
+        if instance is None:
+            raise UnknownInstance(instance=instance_id)
+        return instance
 
     def _enter(self, state: State, operation: Operation, names: tuple[str, ...]) -> None:
         claims = {**state.claims, **dict.fromkeys(names, operation.id)}

@@ -175,16 +175,19 @@ class ControllerApi(Protocol):
         """
 
     def set_lease(self, instance_id: str, terms: Terms, actor: str) -> Instance:
-        """Give an instance of ``actor``'s new terms. Raises UnknownInstance, NotOwner, InvalidRequest."""
+        """Give an instance of ``actor``'s new terms. Raises UnknownInstance, NotOwner, InstanceStopping, InvalidRequest."""
 
     def ask_release(self, instance_id: str, why: str, actor: str) -> Instance:
-        """Ask the owner of an instance to release it. Raises UnknownInstance, InvalidRequest, ReleasePending."""
+        """Ask the owner of an instance to release it. Raises UnknownInstance, InstanceStopping, InvalidRequest, ReleasePending."""
 
     def answer_release(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
-        """ReleaseAnswer an ask to release an instance of ``actor``'s. Raises UnknownInstance, NotOwner, NothingAsked, InvalidRequest."""
+        """ReleaseAnswer an ask to release an instance of ``actor``'s.
+
+        Raises UnknownInstance, NotOwner, InstanceStopping, NothingAsked, InvalidRequest.
+        """
 
     def keep(self, instance_id: str, actor: str) -> Instance:
-        """Count a click as use of an instance, so that it is not unloaded for being idle. Raises UnknownInstance."""
+        """Count a click as use of an instance, so that it is not unloaded for being idle. Raises UnknownInstance, InstanceStopping."""
 
     def see(self, actor: str) -> None:
         """Note that ``actor`` has a page open; never waits."""

@@ -14,8 +14,9 @@ from webapp.errors import StoreUnavailable
 T = TypeVar("T")
 
 KNOWN_KEPT: Final = 256
-KNOWN_S: Final = 300.0
-"""How long before a failure of the database somebody must have been found to count during it."""
+KNOWN_S: Final = 3600.0
+"""How long before a failure of the database somebody must have been found to count during it: what could take rights away needs it too, and
+an emergency has to work until somebody has mended it."""
 PAUSE_S: Final = 5.0
 """How long after a failure the database is not asked again."""
 

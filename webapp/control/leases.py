@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 from webapp.control.audit import released_in_silence
 from webapp.domain.audit import WARDEN
 from webapp.domain.idle import idle_unload_at, silence_releases
-from webapp.domain.instance import Instance
+from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.lease import EXTENSION_S, LONGEST_S, NO_LEASE, TEXT_LIMIT, Lease, ReleaseAnswer
 from webapp.domain.plan import SwitchRequest
 from webapp.errors import (
     InstanceInUse,
     InstanceLeased,
+    InstanceStopping,
     InvalidRequest,
     NothingAsked,
     NotOwner,
@@ -87,6 +88,11 @@ class Terms:
         """Return the terms of one click."""
         return cls(extend_s=by_s)
 
+    @property
+    def moves_until(self) -> bool:
+        """Whether they say when the lease ends."""
+        return self.sets_until or self.extend_s is not None
+
 
 def check_terms(until: float | None, reason: str, idle_minutes: float | None, now: float) -> None:
     """Refuse terms that cannot be meant. Raises InvalidRequest."""
@@ -106,20 +112,17 @@ def check_text(field: str, text: str) -> None:
         raise InvalidRequest(field=field, value=text[:TEXT_LIMIT], allowed=f"{TEXT_LIMIT}")
 
 
-def refuse_kept(
-    instance: Instance, actor: str, now: float, in_flight: int | None = None, *, override: bool = False
-) -> None:
+def refuse_kept(instance: Instance, actor: str, now: float, *, override: bool = False) -> None:
     """Refuse to take ``instance`` from another person who holds it: leased, or answering somebody.
 
     Raises InstanceLeased, InstanceInUse.
     """
-    busy = instance.in_flight if in_flight is None else in_flight
     if override or not instance.is_live or not instance.is_foreign_to(actor):
         return
     if instance.lease.runs(now):
         raise leased(instance)
-    if busy:
-        raise InstanceInUse(model=instance.model_id, instance=instance.id, in_flight=busy, owner=instance.owner)
+    if instance.in_flight:
+        raise in_use(instance)
 
 
 def leased(instance: Instance) -> InstanceLeased:
@@ -130,6 +133,13 @@ def leased(instance: Instance) -> InstanceLeased:
         owner=instance.owner,
         until=instance.lease.until,
         reason=instance.lease.reason or None,
+    )
+
+
+def in_use(instance: Instance) -> InstanceInUse:
+    """Return the refusal that says whose it is, and how many it answers."""
+    return InstanceInUse(
+        model=instance.model_id, instance=instance.id, in_flight=instance.in_flight, owner=instance.owner
     )
 
 
@@ -221,7 +231,10 @@ class Leases:
 
 
 class Leasing:
-    """What people do with leases; each change is decided and made in one locked block of the board."""
+    """What people do with leases; each change is decided and made in one locked block of the board.
+
+    Nothing is agreed on for a model that is being ended: what was confirmed would not hold.
+    """
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -232,21 +245,21 @@ class Leasing:
         self._parts.leases.start(self._terms, self._parts.clock)
 
     def set(self, instance_id: str, terms: Terms, actor: str) -> Instance:
-        """Give an instance new terms. Raises UnknownInstance, NotOwner, InvalidRequest."""
+        """Give an instance new terms. Raises UnknownInstance, NotOwner, InstanceStopping, InvalidRequest."""
         now = self._parts.clock()
 
         def change(instance: Instance) -> Instance:
             _refuse_stranger(instance, actor)
             lease = _on(instance.lease, terms, now)
-            check_terms(lease.until if terms.sets_until else None, lease.reason, lease.idle_minutes, now)
+            check_terms(lease.until if terms.moves_until else None, lease.reason, lease.idle_minutes, now)
             return replace(instance, lease=lease)
 
-        return self._change(instance_id, change)
+        return self._agree(instance_id, change)
 
     def ask(self, instance_id: str, why: str, actor: str) -> Instance:
         """Ask the owner to release an instance; a second ask of the same person changes nothing.
 
-        Raises UnknownInstance, InvalidRequest, ReleasePending.
+        Raises UnknownInstance, InstanceStopping, InvalidRequest, ReleasePending.
         """
         check_text("why", why)
         now = self._parts.clock()
@@ -259,10 +272,10 @@ class Leasing:
                 raise ReleasePending(model=instance.model_id, instance=instance.id, asker=asked.asker)
             return replace(instance, lease=instance.lease.asked_by(actor, why, now))
 
-        return self._change(instance_id, change)
+        return self._agree(instance_id, change)
 
     def answer(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
-        """ReleaseAnswer the open ask. Raises UnknownInstance, NotOwner, NothingAsked, InvalidRequest."""
+        """ReleaseAnswer the open ask. Raises UnknownInstance, NotOwner, InstanceStopping, NothingAsked, InvalidRequest."""
         check_text("word", word)
         now = self._parts.clock()
 
@@ -272,15 +285,16 @@ class Leasing:
                 raise NothingAsked(model=instance.model_id, instance=instance.id)
             return replace(instance, lease=instance.lease.answered(answer, now, actor, word))
 
-        instance = self._change(instance_id, change)
+        instance = self._agree(instance_id, change)
         self._tell_asker(instance)
         return instance
 
     def keep(self, instance_id: str, actor: str) -> Instance:
-        """Count a click as use, so that an idle instance stays. Raises UnknownInstance."""
+        """Count a click as use, so that an idle instance stays. Raises UnknownInstance, InstanceStopping."""
         now = self._parts.clock()
+        instance = self._agree(instance_id, lambda i: replace(i, lease=i.lease.kept(now)))
         log.info("%s is kept by %s", instance_id, actor)
-        return self._change(instance_id, lambda i: replace(i, lease=i.lease.kept(now)))
+        return instance
 
     def look(self) -> tuple[str, ...]:
         """Let silence count where it does, forget what has gone, and return who is to go for being idle. Never waits."""
@@ -326,6 +340,17 @@ class Leasing:
         else:
             message = Message("release_given" if release.answered_by else "release_given_silently", params)
         self._parts.leases.tell(release.asker, message)
+
+    def _agree(self, instance_id: str, change: Callable[[Instance], Instance]) -> Instance:
+        """Change what people have agreed on. Raises UnknownInstance, InstanceStopping."""
+
+        def agreed(instance: Instance) -> Instance:
+            changed = change(instance)
+            if instance.state is InstanceState.STOPPING:
+                raise InstanceStopping(model=instance.model_id, instance=instance.id)
+            return changed
+
+        return self._change(instance_id, agreed)
 
     def _change(self, instance_id: str, change: Callable[[Instance], Instance]) -> Instance:
         instance = self._parts.board.change(instance_id, change)

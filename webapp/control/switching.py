@@ -9,15 +9,17 @@ from dataclasses import dataclass, replace
 
 from webapp.control import postmortem
 from webapp.control.launching import launch_undisturbed, measure
-from webapp.control.leases import lease_of, refuse_kept
-from webapp.control.parts import Parts, known_instances, launch_devices, side_by_side, spec_again, total_or_none
+from webapp.control.leases import in_use, lease_of, refuse_kept
+from webapp.control.parts import known_instances, launch_devices, spec_again, total_or_none
 from webapp.control.run import Outcome, Run, Undone
 from webapp.control.settle import free_by_device
 from webapp.control.unloading import (
     READING_TIMEOUT_S,
     Before,
+    LastLook,
     end_instances,
-    note_taken,
+    note_others,
+    refuse_now,
     removed_outcome,
     settle_receipts,
     sums,
@@ -29,9 +31,9 @@ from webapp.domain.model import CachedModel
 from webapp.domain.operation import Finding, OperationState, Receipt, StepName, StepState
 from webapp.domain.plan import Plan
 from webapp.domain.planner import plan_switch, refusal_of
-from webapp.errors import Cancelled, DeviceUnreadable, InstanceInUse, Superseded, WardenError
+from webapp.errors import Cancelled, DeviceUnreadable, Superseded, WardenError
 from webapp.message import Message, Param
-from webapp.runtimes.base import LaunchSpec, Probe
+from webapp.runtimes.base import LaunchSpec
 
 log = logging.getLogger(__name__)
 
@@ -128,28 +130,23 @@ class Switch:
         if not going:
             self.run.skip(StepName.UNLOAD, StepName.SETTLE)
             return
-        self._refuse_kept(going)
-        self._note_others(going)
-        self.evicted = tuple(instance for instance in going if instance.state in ANSWERING)
+        look = LastLook(self._refuse_kept, self._taken)
+        refuse_now(parts, going, look)
         self.before = take_stock(parts, going)
+        self.receipts = end_instances(self.run, going, look, self.before)
+
+    def _refuse_kept(self, instance: Instance) -> None:
+        """Ask once more whether what goes may go. Raises InstanceLeased, InstanceInUse."""
+        request, actor = self.plan.request, self.run.operation.actor
+        refuse_kept(instance, actor, self.run.parts.clock(), override=request.override_reason is not None)
+        if instance.in_flight and instance.is_live and not request.interrupt_busy:
+            raise in_use(instance)
+
+    def _taken(self, instances: tuple[Instance, ...]) -> None:
+        """Keep what a rollback brings back, on the terms of this moment, and tell whose it is."""
+        self.evicted = tuple(instance for instance in instances if instance.state in ANSWERING)
         self.run.change(evicted=tuple(instance.model_id for instance in self.evicted))
-        self.receipts = end_instances(self.run, going, self.before)
-
-    def _refuse_kept(self, going: Sequence[Instance]) -> None:
-        """Ask once more whether everything that goes may go. Raises InstanceLeased, InstanceInUse."""
-        parts, request, actor = self.run.parts, self.plan.request, self.run.operation.actor
-        override = request.override_reason is not None
-        for instance in going:
-            refuse_kept(instance, actor, parts.clock(), 0, override=override)
-        minded = [i for i in going if not request.interrupt_busy or (i.is_foreign_to(actor) and not override)]
-        _refuse_in_use(parts, minded)
-
-    def _note_others(self, going: Sequence[Instance]) -> None:
-        """Tell the owners whose model goes, and keep who took it against their will and why."""
-        actor, reason = self.run.operation.actor, self.plan.request.override_reason
-        for instance in going:
-            if instance.owner != actor and instance.is_live:
-                note_taken(self.run, instance, reason, self.plan.request.model_id)
+        note_others(self.run, instances, self.plan.request.override_reason, self.plan.request.model_id)
 
     def _clean(self) -> None:
         """Remove what belongs to nobody, so that the check sees the memory as it will be."""
@@ -272,17 +269,6 @@ class Switch:
             log.exception("%s could not be brought back", instance.model_id)
             return Finding(Message("restore_failed_because", {**name, "code": type(exc).__name__}), ok=False)
         return Finding(Message("restored", name))
-
-
-def _refuse_in_use(parts: Parts, going: Sequence[Instance]) -> None:
-    """Ask what goes whether it answers somebody: the list may be a second old. Raises InstanceInUse."""
-    answering = [instance for instance in going if instance.state is InstanceState.READY]
-    probes = side_by_side(lambda i: parts.runtime(i).probe(i.id), answering, "in-use")
-    for instance, probe in zip(answering, probes, strict=True):
-        if isinstance(probe, Probe) and probe.in_flight:
-            raise InstanceInUse(
-                model=instance.model_id, instance=instance.id, in_flight=probe.in_flight, owner=instance.owner
-            )
 
 
 def _short_of(sample: Sample | None, instance: Instance) -> int | None:

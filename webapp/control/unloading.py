@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from webapp.control.leases import refuse_kept
@@ -15,9 +15,9 @@ from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.memory import Sample, instance_bytes
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Finding, HeldBy, OperationState, Receipt, StepName, StepState
-from webapp.errors import StopFailed, Superseded, UnknownInstance, WardenError
+from webapp.errors import IdleUsedAgain, StopFailed, Superseded, UnknownInstance
 from webapp.message import Message, Param
-from webapp.runtimes.base import StopResult, StopStage
+from webapp.runtimes.base import Probe, StopResult, StopStage
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,16 @@ class Before:
         return self.containers | {instance.id for instance in self.instances}
 
 
+@dataclass(frozen=True)
+class LastLook:
+    """What is asked of instances in the moment in which they are taken, and what follows once they are."""
+
+    refuse: Callable[[Instance], None]
+    """Raises where an instance has to stay; it is called under the board's lock too, so it only compares."""
+    taken: Callable[[tuple[Instance, ...]], None]
+    """Gets all of them as they were in that moment."""
+
+
 def unload(run: Run, instance_id: str, override_reason: str | None = None) -> Outcome:
     """Unload one instance: the body of an ``unload`` operation.
 
@@ -53,35 +63,70 @@ def unload(run: Run, instance_id: str, override_reason: str | None = None) -> Ou
         InstanceLeased, InstanceInUse: it is another person's, and there is no ``override_reason``.
         StopFailed: a process survived every signal.
     """
-    instance = _listed(run, instance_id)
-    if instance.owner != run.operation.actor and instance.is_live:
-        refuse_kept(instance, run.operation.actor, run.parts.clock(), override=override_reason is not None)
-        note_taken(run, instance, override_reason)
-    return _unload(run, instance)
+    parts, actor, override = run.parts, run.operation.actor, override_reason is not None
+    look = LastLook(
+        refuse=lambda instance: refuse_kept(instance, actor, parts.clock(), override=override),
+        taken=lambda instances: note_others(run, instances, override_reason),
+    )
+    return _unload(run, _listed(run, instance_id), look)
 
 
 def unload_idle(run: Run, instance_id: str) -> Outcome:
     """Unload one instance that nobody has used for long, unless that has changed a moment ago. Raises as ``unload`` does."""
-    parts, instance = run.parts, _listed(run, instance_id)
-    due_at = idle_unload_at(_as_it_is(parts, instance), parts.settings.idle_unload_minutes)
-    if due_at is None or due_at > parts.clock():
-        return Outcome(OperationState.CANCELLED, Message("idle_used_again", {"model": instance.model_id}))
-    told: dict[str, Param] = {"model": instance.model_id, "idle_s": round(parts.clock() - instance.used_at, 1)}
-    run.add_findings(Finding(Message("unloaded_idle", told)))
-    parts.leases.tell(instance.owner, Message("unloaded_idle", told))
-    return _unload(run, instance)
-
-
-def _as_it_is(parts: Parts, instance: Instance) -> Instance:
-    """The instance as its runtime says now: the list may be a second old."""
+    look = LastLook(
+        refuse=lambda instance: _refuse_used(run.parts, instance),
+        taken=lambda instances: _note_idle(run, instances),
+    )
     try:
-        probe = parts.runtime(instance).probe(instance.id)
-    except WardenError:
+        return _unload(run, _listed(run, instance_id), look)
+    except IdleUsedAgain as exc:
+        return Outcome(OperationState.CANCELLED, exc.message)
+
+
+def _refuse_used(parts: Parts, instance: Instance) -> None:
+    """Raises IdleUsedAgain."""
+    due_at = idle_unload_at(instance, parts.settings.idle_unload_minutes)
+    if due_at is None or due_at > parts.clock():
+        raise IdleUsedAgain(model=instance.model_id)
+
+
+def _note_idle(run: Run, instances: Sequence[Instance]) -> None:
+    for instance in instances:
+        idle_s = round(run.parts.clock() - instance.used_at, 1)
+        told: dict[str, Param] = {"model": instance.model_id, "idle_s": idle_s}
+        run.add_findings(Finding(Message("unloaded_idle", told)))
+        run.parts.leases.tell(instance.owner, Message("unloaded_idle", told))
+
+
+def refuse_now(parts: Parts, instances: Sequence[Instance], look: LastLook) -> None:
+    """Refuse early, before anything is waited for: the last look comes where they are taken. Raises what ``look`` refuses with."""
+    probes = _probes(parts, instances)
+    for instance in instances:
+        look.refuse(_as_probed(instance, probes))
+
+
+def _probes(parts: Parts, instances: Sequence[Instance]) -> Mapping[str, Probe]:
+    """Ask those that answer what they do now, since the list may be a second old; of one that says nothing the list counts."""
+    ready = [instance for instance in instances if instance.state is InstanceState.READY]
+    results = side_by_side(lambda i: parts.runtime(i).probe(i.id), ready, "in-use")
+    return {i.id: probe for i, probe in zip(ready, results, strict=True) if isinstance(probe, Probe)}
+
+
+def _as_probed(instance: Instance, probes: Mapping[str, Probe]) -> Instance:
+    probe = probes.get(instance.id)
+    if probe is None:
         return instance
     return replace(instance, in_flight=probe.in_flight, last_used_at=probe.last_used_at)
 
 
-def note_taken(run: Run, instance: Instance, reason: str | None, new_model: str | None = None) -> None:
+def note_others(run: Run, instances: Sequence[Instance], reason: str | None, new_model: str | None = None) -> None:
+    """Tell the owners whose model goes, and keep who took it against their will and why."""
+    for instance in instances:
+        if instance.owner != run.operation.actor and instance.is_live:
+            _note_taken(run, instance, reason, new_model)
+
+
+def _note_taken(run: Run, instance: Instance, reason: str | None, new_model: str | None) -> None:
     """Tell the owner of ``instance`` that another person takes its memory; keep that in the operation where it was against his will."""
     now, actor = run.parts.clock(), run.operation.actor
     params: dict[str, Param] = {"model": instance.model_id, "actor": actor, "owner": instance.owner}
@@ -103,9 +148,10 @@ def _listed(run: Run, instance_id: str) -> Instance:
     return instance
 
 
-def _unload(run: Run, instance: Instance) -> Outcome:
+def _unload(run: Run, instance: Instance, look: LastLook) -> Outcome:
+    refuse_now(run.parts, (instance,), look)
     run.undo = lambda: _cut_short(run.parts, instance)
-    receipts = end_instances(run, (instance,))
+    receipts = end_instances(run, (instance,), look)
     if not instance.is_live:
         outcome = Outcome(OperationState.SUCCEEDED, Message("dead_removed", {"model": instance.model_id}))
     else:
@@ -114,10 +160,12 @@ def _unload(run: Run, instance: Instance) -> Outcome:
 
 
 def _cut_short(parts: Parts, instance: Instance) -> Undone | None:
-    """What to say when the wait was cancelled: a process that was told to end does not come back."""
-    if instance.id in parts.board.state.instances:
-        return None
-    return Undone(Message("unloaded_not_waited", {"model": instance.model_id}))
+    """What to say when it was cancelled or refused: a process that was told to end does not come back."""
+    listed = parts.board.state.instances.get(instance.id)
+    if listed is None:
+        return Undone(Message("unloaded_not_waited", {"model": instance.model_id}))
+    was_told = listed.state in (InstanceState.STOPPING, InstanceState.STUCK)
+    return None if was_told else Undone(Message("nothing_changed"))
 
 
 def unload_outcome(model_id: str, receipts: Sequence[Receipt]) -> Outcome:
@@ -146,17 +194,21 @@ def sums(receipts: Sequence[Receipt]) -> dict[str, Param]:
     }
 
 
-def end_instances(run: Run, instances: Sequence[Instance], before: Before | None = None) -> tuple[Receipt, ...]:
+def end_instances(
+    run: Run, instances: Sequence[Instance], look: LastLook, before: Before | None = None
+) -> tuple[Receipt, ...]:
     """Stop ``instances`` side by side, wait until their memory is back, and write the receipts into the operation.
 
-    Steps: ``unload`` and ``settle``.
+    Steps: ``unload`` and ``settle``. Where ``look`` refuses one of them, nothing is stopped.
 
     Raises:
+        WardenError: what ``look`` refuses with.
         StopFailed: a process survived every signal; the instance stays listed as stuck.
     """
     parts = run.parts
     with run.step(StepName.UNLOAD) as note:
         before = before or take_stock(parts, instances)
+        _take(run, before.instances, look)
         results = _stop(run, before.instances)
         note.message = Message("stopped", {"models": _names(instances), "stage": _hardest(results).value})
         kept = [not_removed(i) for i, result in zip(before.instances, results, strict=True) if result.not_removed]
@@ -207,6 +259,18 @@ def _own_bytes(instance: Instance, device_id: str, held_bytes: int) -> int | Non
     return max(0, held_bytes - memory.reserved_bytes)
 
 
+def _take(run: Run, instances: Sequence[Instance], look: LastLook) -> None:
+    """Mark all as stopping, or none. What they do is asked a moment before, and their terms are read in the block that takes them.
+
+    A reading was waited for since the operation was accepted: somebody may have begun to ask, or been told that the model stays.
+    """
+    parts = run.parts
+    probes = _probes(parts, instances)
+    ids = [instance.id for instance in instances]
+    taken = parts.board.stop(ids, lambda listed: look.refuse(_as_probed(listed, probes)), operation_id=run.id)
+    look.taken(tuple(_as_probed(instance, probes) for instance in taken))
+
+
 def _stop(run: Run, instances: Sequence[Instance]) -> list[StopResult]:
     parts = run.parts
     stages: dict[str, StopStage] = {}
@@ -216,7 +280,6 @@ def _stop(run: Run, instances: Sequence[Instance]) -> list[StopResult]:
         run.tell(StepName.UNLOAD, stop_message(stage, instance.model_id, in_container=instance.mode is Mode.VLLM))
 
     def stop(instance: Instance) -> StopResult:
-        parts.board.change(instance.id, lambda i: i.to(InstanceState.STOPPING))
         return parts.runtime(instance).terminate(instance.id, on_stage=lambda stage: on_stage(instance, stage))
 
     results = side_by_side(stop, instances, "stop")

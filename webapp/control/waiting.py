@@ -266,6 +266,7 @@ class Waiting:
         if in_order(self._tickets.values()) or self._line.queued:
             self._settle_starts()
             self._expire()
+            self._end_without_right()
             while (one := next_to_start(self._look_at_line())) is not None and not self._stop.is_set():
                 if not self._start(one):
                     break  # the world is not as it was judged: look again when something changes
@@ -355,15 +356,12 @@ class Waiting:
         return self._began(ticket.id, operation)
 
     def _may_start(self, ticket: Ticket) -> bool:
-        """Whether its person may still load models; who may not any more waits in vain."""
+        """Whether its person may load models at this moment; who may not, the next look ends."""
         try:
-            if self._parts.may_switch(ticket.actor):
-                return True
+            return self._parts.may_switch(ticket.actor)
         except StoreUnavailable as exc:
             log.info("ticket %s is not started: %s", ticket.id, exc)
             return False
-        self._end(ticket.id, TicketState.FAILED, Message("ticket_without_right", {"actor": ticket.actor}))
-        return False
 
     def _began(self, ticket_id: str, operation: Operation) -> bool:
         """Note the operation; where the ticket was taken back or paused meanwhile, the operation is not wanted any more."""
@@ -454,6 +452,25 @@ class Waiting:
                 self._expire_one(ticket, Message("ticket_not_fetched", {"seconds": settings.ticket_hold_s}))
             elif ticket.state is not TicketState.STARTING and now - ticket.created_at > wait_s:
                 self._expire_one(ticket, Message("ticket_waited_long", {"seconds": wait_s}))
+
+    def _end_without_right(self) -> None:
+        """End what waits for people who may load models no more: it would hold its place in vain, and a namesake would find it."""
+        waiting = in_order(self._tickets.values())
+        for actor in sorted({ticket.actor for ticket in waiting}):
+            if self._may_load_no_more(actor):
+                for ticket in (one for one in waiting if one.actor == actor):
+                    self._end_one_without_right(ticket)
+
+    def _may_load_no_more(self, actor: str) -> bool:
+        try:
+            return not self._parts.may_switch(actor)
+        except StoreUnavailable:
+            return False  # asked again at the next look, and before a start
+
+    def _end_one_without_right(self, ticket: Ticket) -> None:
+        now, why = self._parts.clock(), Message("ticket_without_right", {"actor": ticket.actor})
+        if self._move(ticket, lambda t: t.ended(TicketState.FAILED, now, why)):
+            log.info("ticket %s has ended: %s may load models no more", ticket.id, ticket.actor)
 
     def _expire_one(self, ticket: Ticket, outcome: Message) -> None:
         now = self._parts.clock()

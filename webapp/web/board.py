@@ -70,7 +70,7 @@ class Board:
         self._live: Kept[Moment, Shown] = Kept(LIVE_KEPT)
         self._live_bodies: Kept[tuple[Moment, str], Drawn] = Kept(BODIES_KEPT)
         self._forms: Kept[tuple[str, str, int, str, bool, LaunchForm], ShownForm] = Kept(FORMS_KEPT)
-        self._form_bodies: Kept[str, Drawn] = Kept(FORMS_KEPT)
+        self._form_bodies: Kept[tuple[str, str], Drawn] = Kept(FORMS_KEPT)
 
     def live(self) -> Shown:
         """Return what the polled region shows now to who asks."""
@@ -115,7 +115,8 @@ class Board:
     def form_body(self, form: ShownForm) -> Drawn:
         """Return the answer to a form that shows something else: its plan, and the parts that follow from the server's state."""
         return self._form_bodies.of(
-            form.token, lambda: draw("fragments/plan_answer.html", form=form.view, form_version=form.token)
+            (form.token, audience()),
+            lambda: draw("fragments/plan_answer.html", form=form.view, form_version=form.token),
         )
 
     def models(self, form: LaunchForm, search: ModelSearch, shown: Shown) -> ModelList:

@@ -154,6 +154,12 @@ ERRORS: Final[Mapping[str, Sentence]] = {
             "другое место."
         )
     ),
+    "instance_stopping": _one(
+        N_(
+            "Модель %(model)s уже выгружается: менять аренду и договариваться о ней поздно. Если она нужна, загрузите её снова."
+        )
+    ),
+    "idle_used_again": _one(N_("Моделью %(model)s снова пользуются, она остаётся.")),
     "not_owner": _one(N_("Модель %(model)s загружена не вами: это может сделать её владелец, %(owner)s.")),
     "release_pending": _one(
         N_("Модель %(model)s уже просит освободить пользователь %(asker)s. Дождитесь ответа владельца.")
@@ -760,7 +766,6 @@ LEASES: Final[Mapping[str, Sentence]] = {
         N_("Администратор %(actor)s забирает место модели %(model)s у пользователя %(owner)s: «%(reason)s».")
     ),
     "unloaded_idle": _one(N_("Модель %(model)s выгружается: ею не пользовались %(idle_s)s.")),
-    "idle_used_again": _one(N_("Моделью %(model)s снова пользуются, она остаётся.")),
 }
 """What people are told of models that change hands, and of idle ones."""
 
@@ -1282,6 +1287,7 @@ PROBLEMS: Final[Mapping[str, str]] = {
     "in_person": N_("токену этого нельзя"),
     "instance_in_use": N_("чужая модель отвечает на запросы"),
     "instance_leased": N_("модель арендована другим"),
+    "instance_stopping": N_("модель уже выгружается"),
     "invalid": N_("недопустимое значение"),
     "last_administrator": N_("это последний администратор"),
     "mode_unavailable": N_("режим недоступен"),

@@ -10,17 +10,18 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.control.conftest import Bench
-from tests.unit.control.fakes import FakeStore, loaded, model
+from tests.unit.control.fakes import FakeStore, Gate, loaded, model
 from webapp.control.contract import Terms
 from webapp.control.leases import IDLE_ACTOR
 from webapp.domain.audit import WARDEN, Action, Detail
-from webapp.domain.instance import Instance
-from webapp.domain.lease import TEXT_LIMIT, Lease, ReleaseAnswer
+from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.lease import LONGEST_S, TEXT_LIMIT, Lease, ReleaseAnswer
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.plan import SwitchRequest
 from webapp.errors import (
     InstanceInUse,
     InstanceLeased,
+    InstanceStopping,
     InvalidRequest,
     NothingAsked,
     NotOwner,
@@ -28,6 +29,7 @@ from webapp.errors import (
     StoreUnavailable,
     UnknownInstance,
 )
+from webapp.message import Message
 from webapp.runtimes.base import Found, LaunchSpec
 
 HOUR = 3600.0
@@ -122,6 +124,102 @@ def test_a_lease_that_begins_between_plan_and_unloading_is_seen_at_the_gate(benc
     assert bench.loaded == ["lab/one"]
 
 
+Taking = Callable[[Bench, Instance], Operation]
+
+
+def unloaded_by_ivan(bench: Bench, instance: Instance) -> Operation:
+    return bench.controller.unload(instance.id, "ivan")
+
+
+def replaced_by_ivan(bench: Bench, instance: Instance) -> Operation:
+    return bench.controller.switch(bench.request("lab/two", interrupt_busy=True), "ivan")
+
+
+@pytest.mark.parametrize("take", [unloaded_by_ivan, replaced_by_ivan])
+def test_a_lease_that_is_confirmed_while_the_memory_is_read_keeps_the_model(bench: Bench, take: Taking) -> None:
+    """The reading that an unload begins with may take seconds: nothing that was seen before it counts."""
+    instance = load_of_maria(bench, lease_until=None)
+    bench.monitor.gate = Gate()
+    operation = take(bench, instance)
+    bench.monitor.gate.wait_reached()
+    bench.controller.set_lease(instance.id, Terms.longer(), "maria")
+    bench.monitor.gate.open()
+    ended = bench.wait(operation)
+    assert (ended.state, ended.error and ended.error.code) == (OperationState.FAILED, "instance_leased")
+    assert ended.outcome == Message("nothing_changed")
+    assert (bench.loaded, instance_of(bench).state) == (["lab/one"], InstanceState.READY)
+    assert not bench.runtime.stopping.is_set()
+    assert told(bench, "maria") == []
+
+
+@pytest.mark.parametrize("take", [unloaded_by_ivan, replaced_by_ivan])
+@pytest.mark.parametrize("reads_first", [False, True], ids=["before the reading", "after it"])
+def test_an_answer_that_has_just_begun_is_not_cut_off(bench: Bench, take: Taking, reads_first: bool) -> None:
+    """The list does not know it yet: the model itself is asked, and asked again after the reading."""
+    instance = load_of_maria(bench, lease_until=None)
+    bench.controller._watcher.stop()
+    bench.monitor.gate = Gate()
+    if not reads_first:
+        bench.runtime.in_flight["lab/one"] = 1
+        bench.monitor.gate.open()
+    operation = take(bench, instance)
+    if reads_first:
+        bench.monitor.gate.wait_reached()
+        bench.runtime.in_flight["lab/one"] = 1
+        bench.monitor.gate.open()
+    ended = bench.wait(operation)
+    assert (ended.state, ended.error and ended.error.code) == (OperationState.FAILED, "instance_in_use")
+    assert not bench.runtime.stopping.is_set()
+    assert (bench.loaded, told(bench, "maria")) == (["lab/one"], [])
+
+
+def test_where_one_of_several_has_to_stay_none_goes(bench: Bench) -> None:
+    bench.wait(bench.controller.switch(bench.request("lab/two"), "ivan"))
+    maria = bench.wait(bench.controller.switch(bench.request("lab/one", keep_others=True), "maria"))
+    assert (maria.state, bench.loaded) == (OperationState.SUCCEEDED, ["lab/one", "lab/two"])
+    bench.monitor.gate = Gate()
+    operation = bench.controller.switch(bench.request("lab/three"), "ivan")
+    bench.monitor.gate.wait_reached()
+    bench.controller.set_lease(instance_of(bench).id, Terms.longer(), "maria")
+    bench.monitor.gate.open()
+    assert bench.wait(operation).state is OperationState.FAILED
+    assert not bench.runtime.stopping.is_set()
+    assert {i.state for i in bench.board.state.instances.values()} == {InstanceState.READY}
+
+
+def test_a_rollback_brings_back_the_lease_of_the_last_moment(bench: Bench) -> None:
+    instance = load_of_maria(bench)
+    bench.runtime.fails["lab/two"] = "dies"
+    bench.monitor.gate = Gate()
+    operation = bench.controller.switch(bench.request("lab/two"), "maria")
+    bench.monitor.gate.wait_reached()
+    longer = bench.controller.set_lease(instance.id, Terms.longer(), "maria").lease
+    bench.monitor.gate.open()
+    bench.wait(operation)
+    assert instance_of(bench).lease == longer
+
+
+def test_terms_of_a_model_that_is_being_ended_are_refused_and_not_confirmed(bench: Bench) -> None:
+    instance = load_of_maria(bench, lease_until=None)
+    bench.controller.ask_release(instance.id, "", "ivan")
+    before = instance_of(bench).lease
+    bench.runtime.stop_gate = threading.Event()
+    operation = bench.controller.unload(instance.id, "olga")
+    assert bench.runtime.stopping.wait(10)
+    for act in (
+        lambda: bench.controller.set_lease(instance.id, Terms.longer(), "maria"),
+        lambda: bench.controller.keep(instance.id, "maria"),
+        lambda: bench.controller.ask_release(instance.id, "", "ivan"),
+        lambda: bench.controller.answer_release(instance.id, ReleaseAnswer.KEEP, "", "maria"),
+    ):
+        with pytest.raises(InstanceStopping) as refusal:
+            act()
+        assert dict(refusal.value.params) == {"model": "lab/one", "instance": instance.id}
+    assert instance_of(bench).lease == before
+    bench.runtime.stop_gate.set()
+    bench.wait(operation)
+
+
 def test_an_override_takes_the_model_and_is_written_down(bench: Bench) -> None:
     load_of_maria(bench)
     operation = bench.load("lab/two", override_reason="  the review is now ")
@@ -186,6 +284,23 @@ def test_a_lease_is_extended_changed_and_ended_by_its_owner_alone(bench: Bench) 
 def test_terms_that_cannot_be_meant_are_refused(bench: Bench, changes: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest):
         bench.controller.switch(bench.request(**changes), "maria")
+
+
+def test_no_lease_is_extended_past_the_longest_one(bench: Bench) -> None:
+    """As the JSON interface asks: the end of the lease is not set, it is moved."""
+    instance = load_of_maria(bench)
+    before = instance.lease
+    with pytest.raises(InvalidRequest) as refusal:
+        bench.controller.set_lease(instance.id, Terms(extend_s=LONGEST_S, sets_until=False), "maria")
+    assert refusal.value.params["field"] == "lease_until"
+    assert instance_of(bench).lease == before
+
+
+def test_other_terms_change_beside_a_lease_that_is_over(bench: Bench) -> None:
+    instance = load_of_maria(bench)
+    bench.later_s = 2 * HOUR
+    terms = Terms(sets_until=False, reason="paper")
+    assert bench.controller.set_lease(instance.id, terms, "maria").lease.reason == "paper"
 
 
 def test_what_a_rollback_brings_back_has_its_lease_again(bench: Bench) -> None:
@@ -407,6 +522,32 @@ def test_a_model_that_is_asked_in_its_last_moment_stays(bench: Bench) -> None:
         "idle_used_again",
     )
     assert instance.id in bench.board.state.instances
+
+
+@pytest.mark.parametrize("late", ["kept", "leased", "asked"])
+def test_an_idle_model_that_is_kept_while_the_memory_is_read_stays(bench: Bench, late: str) -> None:
+    instance = load_of_maria(bench, lease_until=None, idle_minutes=15)
+    bench.controller._watcher.stop()
+    bench.later_s = 16 * 60
+    bench.monitor.gate = Gate()
+    bench.controller._each_round()
+    bench.monitor.gate.wait_reached()
+    if late == "kept":
+        bench.controller.keep(instance.id, "ivan")
+    elif late == "leased":
+        bench.controller.set_lease(instance.id, Terms.longer(), "maria")
+    else:
+        bench.runtime.in_flight["lab/one"] = 1
+    bench.monitor.gate.open()
+    bench.until(lambda: idle_operation(bench) is not None)
+    operation = idle_operation(bench)
+    assert operation is not None
+    assert (operation.state, operation.outcome) == (
+        OperationState.CANCELLED,
+        Message("idle_used_again", {"model": "lab/one"}),
+    )
+    assert (operation.findings, told(bench, "maria")) == ((), [])
+    assert bench.loaded == ["lab/one"]
 
 
 def test_a_restart_unloads_nothing_at_once(make_bench: Callable[..., Bench]) -> None:

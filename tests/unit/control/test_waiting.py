@@ -73,6 +73,13 @@ def ends(bench: Bench, queued: Queued, state: TicketState) -> Ticket:
     return ticket
 
 
+def with_rights(bench: Bench, may_switch: Callable[[str], bool]) -> Bench:
+    """A controller, not started, that asks who may load models."""
+    bench.parts = replace(bench.parts, may_switch=may_switch)
+    bench.controller = Controller(bench.parts, StateLock(bench.settings.state_dir))
+    return bench
+
+
 def test_it_starts_by_itself_when_memory_comes_free_in_its_persons_name(full: Bench) -> None:
     queued = take(full)
     assert (queued.place, queued.why and queued.why.code) == (1, "waits_memory")
@@ -279,9 +286,7 @@ def test_one_whose_person_may_load_no_more_ends_instead_of_starting(
             return name != "anna"
         raise StoreUnavailable(reason="locked")
 
-    bench = make_bench()
-    bench.parts = replace(bench.parts, may_switch=may_switch)
-    bench.controller = Controller(bench.parts, StateLock(bench.settings.state_dir))
+    bench = with_rights(make_bench(), may_switch)
     bench.controller.start()
     queued = take(bench)
     if answers:
@@ -291,6 +296,49 @@ def test_one_whose_person_may_load_no_more_ends_instead_of_starting(
         assert asked.wait(5)
         assert line(bench) == [("lab/one", "waiting")]
     assert bench.loaded == []
+
+
+def test_one_whose_person_may_load_no_more_leaves_the_line_before_its_turn(make_bench: Callable[..., Bench]) -> None:
+    """It would hold its device against all who came later, and a new person of that name would find it."""
+    gone: set[str] = set()
+    bench = with_rights(make_bench(), lambda name: name not in gone)
+    bench.controller.start()
+    bench.machine.foreign["gpu-0"] = TRAINING
+    blocking = take(bench)
+    later = take(bench, "lab/two", "boris")
+    gone.add("anna")
+    ended = ends(bench, blocking, TicketState.FAILED)
+    assert ended.outcome == Message("ticket_without_right", {"actor": "anna"})
+    assert line(bench) == [("lab/two", "waiting")]
+    bench.machine.foreign.clear()
+    ends(bench, later, TicketState.STARTED)
+
+
+def test_one_that_was_told_and_may_load_no_more_is_ended_too(make_bench: Callable[..., Bench]) -> None:
+    gone: set[str] = set()
+    bench = with_rights(make_bench(), lambda name: name not in gone)
+    bench.controller.start()
+    told = take(bench, by_itself=False)
+    bench.until(lambda: line(bench) == [("lab/one", "ready")])
+    gone.add("anna")
+    ends(bench, told, TicketState.FAILED)
+
+
+def test_accounts_that_cannot_be_read_keep_the_line_as_it_is(make_bench: Callable[..., Bench]) -> None:
+    looks: list[str] = []
+
+    def may_switch(name: str) -> bool:
+        looks.append(name)
+        raise StoreUnavailable(reason="locked")
+
+    bench = with_rights(make_bench(), may_switch)
+    bench.controller.start()
+    bench.machine.foreign["gpu-0"] = TRAINING
+    take(bench)
+    seen = len(looks)
+    bench.controller._waiting.look()
+    assert len(looks) > seen
+    assert line(bench) == [("lab/one", "waiting")]
 
 
 def test_one_that_was_taken_back_never_starts(full: Bench) -> None:

@@ -74,6 +74,8 @@ NOT_TROUBLES = {
     "already_loaded": "nothing to do",
     "instance_in_use": "the plan asks",
     "instance_leased": "ask its owner",
+    "instance_stopping": "load it again",
+    "idle_used_again": "nothing to do",
     "not_owner": "names the owner",
     "release_pending": "wait",
     "nothing_asked": "was answered",
