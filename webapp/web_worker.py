@@ -2,8 +2,10 @@
 
 Three things of gunicorn 27's own worker let a few idle connections stop it: a thread waits without an end for the rest of a request,
 another for a client that does not take its answer, and the thread of the poller waits two seconds for each client that does not
-hang up. Here the poller collects requests (see ``incoming``), a thread never reads from a socket, a write has a deadline, and who does
-not hang up waits in the poller too. Where connections become many, those that have been idle longest are closed.
+hang up. Here the poller collects requests (see ``incoming``) and sends what of an answer was not taken at once (see ``outgoing``), before
+the connection's next request is looked at; a thread never reads from a socket, and waits for a client only in the middle of a streamed
+answer, for so long as that takes something; who does not hang up waits in the poller too. Where connections become many, those that have
+been idle longest are closed.
 """
 
 from __future__ import annotations
@@ -29,13 +31,16 @@ from gunicorn.http.errors import (
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from webapp.incoming import Arrival, Incoming
+from webapp.outgoing import Outgoing
 
 REQUEST_S: Final = 20.0
 """In this time after its first byte a request has to be whole; a new connection's first byte counts as come."""
 SEND_S: Final = 20.0
-"""In this time a client has to take a piece of an answer."""
-SEND_BUFFER: Final = 512 * 1024
-"""Bytes that the kernel may keep for a client, as far as it gives them: a whole page, so that no thread waits for who reads slowly."""
+"""In this time a client has to take something of an answer; how long it takes for all of it does not matter."""
+SEND_BUFFER: Final = 128 * 1024
+"""Bytes that the kernel may keep for a client. It tells of room in steps of a third, so a client has to take some KB in a second."""
+KEPT_LIMIT: Final = 64 * 1024 * 1024
+"""Bytes of answers that wait for all clients together; above, who has taken nothing for longest is cut off."""
 LINGER_S: Final = 2.0
 """For so long after an answer that ends the connection the client may go on sending before the connection is cut."""
 STOP_S: Final = 0.5
@@ -52,23 +57,32 @@ _REFUSALS: Final = (
 
 
 class Connection(TConn):  # type: ignore[misc]
-    """A connection with what has come on it."""
+    """A connection with what has come on it; its ``sock`` has what has still to go."""
+
+    sock: Outgoing
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.incoming = Incoming()
         self.is_last = False
-        """Whether the connection ends with this request, whatever the answer says."""
+        """Whether the connection ends with this request, whatever its answer says."""
         self.since = 0.0
-        """When it began to wait for what it waits for now."""
+        """When it began to wait for what it waits for now, or last took something of an answer."""
         self.is_closed = False
 
 
 class WebWorker(ThreadWorker):  # type: ignore[misc]
-    """See the module. ``pending_conns`` holds who has sent no whole request, ``lingering`` who has its last answer, oldest first."""
+    """See the module.
+
+    ``pending_conns`` holds who has sent no whole request, ``sending`` who has not taken its answer, ``lingering`` who has its
+    last one; each with the oldest first.
+    """
+
+    send_s: float = SEND_S
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.sending: deque[Connection] = deque()
         self.lingering: deque[Connection] = deque()
 
     @classmethod
@@ -92,7 +106,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
             return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self.nr_conns += 1
-        self._wait_for_request(Connection(self.cfg, sock, address, listener.getsockname()))
+        self._wait_for_request(Connection(self.cfg, Outgoing(sock, self.send_s), address, listener.getsockname()))
         if self.nr_conns >= self.worker_connections:
             self._close_idlest()
 
@@ -137,8 +151,41 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         self._linger(conn)
 
     def finish_request(self, conn: Connection, future: Any) -> None:
-        """Go on with a connection after an answer."""
-        if future.cancelled() or future.exception() is not None or not future.result():
+        """Send what of an answer is left, then go on with the connection."""
+        conn.is_last = future.cancelled() or future.exception() is not None or not future.result()
+        if conn.sock.unsent:
+            self._wait_for_room(conn)
+        else:
+            self._go_on(conn)
+
+    def _wait_for_room(self, conn: Connection) -> None:
+        conn.sock.setblocking(False)
+        conn.since = time.monotonic()
+        self.sending.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_WRITE, partial(self._send_more, conn))
+        while len(self.sending) > 1 and sum(each.sock.unsent for each in self.sending) > KEPT_LIMIT:
+            self._forget(self.sending, self.sending[0])
+
+    def _send_more(self, conn: Connection, client: Outgoing) -> None:
+        if conn.is_closed:
+            return
+        try:
+            client.send_more()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:  # the client has gone
+            self._forget(self.sending, conn)
+            return
+        self.sending.remove(conn)
+        if client.unsent:
+            conn.since = time.monotonic()
+            self.sending.append(conn)
+        else:
+            self.poller.unregister(client)
+            self._go_on(conn)
+
+    def _go_on(self, conn: Connection) -> None:
+        if conn.is_last:
             self._linger(conn)
         elif conn.incoming.arrival() is not Arrival.PARTIAL:
             self.enqueue_req(conn)
@@ -174,13 +221,15 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
     def murder_pending(self) -> None:
         """Close whose time is over; called in each round."""
         now = time.monotonic()
-        for waiting, patience_s in ((self.pending_conns, REQUEST_S), (self.lingering, LINGER_S)):
+        patience = ((self.pending_conns, REQUEST_S), (self.sending, self.send_s), (self.lingering, LINGER_S))
+        for waiting, patience_s in patience:
             while waiting and waiting[0].since + (patience_s if self.alive else STOP_S) <= now:
                 self._forget(waiting, waiting[0])
 
     def _close_idlest(self) -> None:
-        """Make room: who has had its answer goes first, then who takes longest to ask, then who asks nothing."""
-        for waiting in (self.lingering, self.pending_conns, self.keepalived_conns):
+        """Make room: who has had its answer goes first, then who takes longest to ask or to take an answer, then who asks nothing."""
+        by_since = sorted((w for w in (self.pending_conns, self.sending) if w), key=lambda w: w[0].since)
+        for waiting in (self.lingering, *by_since, self.keepalived_conns):
             if waiting:
                 self._forget(waiting, waiting[0])
                 return
@@ -205,12 +254,12 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         return super().handle(conn)
 
     def handle_request(self, req: Any, conn: Connection) -> Any:
-        """Answer, with a deadline for every piece."""
-        conn.sock.settimeout(SEND_S)
+        """Answer; only a stream whose client takes nothing is left before its end."""
         try:
             return super().handle_request(req, conn)
         except TimeoutError:
             self.log.debug("A client did not take its answer")
+            conn.sock.drop()
             return False
 
     def _keepalive_after(self, conn: Connection, keepalive: Any) -> bool:

@@ -19,6 +19,7 @@ NOT_AN_ATTACK = {
     "test_a_request_in_small_pieces_is_answered",
     "test_requests_behind_each_other_are_answered_one_by_one",
     "test_who_waits_to_be_told_to_go_on_is_told",
+    "test_a_client_that_does_not_read_holds_its_own_next_request_alone",
     "test_a_body_of_unknown_length_is_refused",
 }
 """What the server still has to do beside refusing, and what stands in the table under another name."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,3 +77,26 @@ def test_who_waits_for_a_word_is_known_where_its_body_is_wanted(length: int, awa
     incoming.feed(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % length)
 
     assert incoming.awaits_word is awaits
+
+
+@pytest.mark.parametrize("value", [b"1%sb", b"%s\rb", b"%s\r%s", b"a%s"])
+@pytest.mark.parametrize("field", [b"Expect:", b"Expect", b"Content-Length:", b"Transfer-Encoding : "])
+def test_a_head_full_of_spaces_is_read_in_one_pass(field: bytes, value: bytes) -> None:
+    """In two it is a matter of milliseconds still; where each space is tried with each other one, of ten seconds."""
+    spaces = b" " * (30_000 // value.count(b"%s"))
+    head = b"GET / HTTP/1.1\r\n" + field + value.replace(b"%s", spaces) + b"\r\n\r\n"
+    began = time.process_time()
+
+    assert Incoming().feed(head) in (Arrival.WHOLE, Arrival.BODILESS)
+    assert time.process_time() - began < 1
+
+
+def test_blanks_around_a_value_are_not_part_of_it() -> None:
+    incoming = Incoming()
+
+    assert (
+        incoming.feed(b"POST / HTTP/1.1\r\nContent-Length \t:\t 5 \t\r\nExpect:100-continue\t\r\n\r\n")
+        is Arrival.PARTIAL
+    )
+    assert incoming.awaits_word
+    assert incoming.feed(b"hello") is Arrival.WHOLE

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
-from tests.engine.server import WardenServer, wait_for
-from tests.integration.attacks.sockets import HOST, connected, exchange, own_request, rest_of, sending
+from tests.engine.large_wsgi import SEND_S, WHOLE
+from tests.engine.server import WardenServer, running, wait_for
+from tests.integration.attacks.conftest import THREADS
+from tests.integration.attacks.sockets import HOST, PATIENCE_S, connected, exchange, own_request, rest_of, sending
 from webapp.incoming import BODY_LIMIT, HEAD_LIMIT
 from webapp.web_worker import REQUEST_S
 
 MANY = 40
 """Ten for each thread."""
+
+
+@pytest.fixture(scope="module")
+def large_answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WardenServer]:
+    """A Warden with answers of 8 MiB and a shorter patience."""
+    folder = tmp_path_factory.mktemp("large")
+    server = WardenServer(folder / "state", folder / "cache", "tests.engine.large_wsgi:make_app()", threads=THREADS)
+    server.environment["GUNICORN_CMD_ARGS"] = "--worker-class tests.engine.large_wsgi.HastyWorker"
+    with running(server) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def _large_answers_first(large_answers: WardenServer) -> None:
+    """The server is there before the leak check looks."""
 
 
 @pytest.mark.parametrize(
@@ -43,11 +62,69 @@ def test_clients_that_stop_in_the_middle_keep_nobody_waiting(server: WardenServe
 
 
 def test_clients_that_do_not_read_their_answers_keep_nobody_waiting(server: WardenServer) -> None:
-    """A page fits into what the kernel keeps for a client; no thread waits for the reader."""
     asked = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
     with sending(server.url, asked, MANY, receive_buffer=4096):
         assert own_request(server.url).status_code == 200
         assert own_request(server.url, "/").status_code == 200
+
+
+def test_clients_that_ask_on_and_on_and_read_nothing_keep_nobody_waiting(large_answers: WardenServer) -> None:
+    """The kernel keeps one answer or a few; forty behind each other are more than it ever does."""
+    asked = b"GET /large/page HTTP/1.1\r\n" + HOST + b"\r\n"
+    with sending(large_answers.url, asked * 40, MANY, receive_buffer=4096):
+        for _ in range(10):
+            assert own_request(large_answers.url).status_code == 200
+
+
+def test_clients_that_do_not_read_an_answer_of_megabytes_keep_nobody_waiting(large_answers: WardenServer) -> None:
+    """Also not where their answers together are more than is kept: who has taken nothing for longest is cut off."""
+    asked = b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n"
+    with sending(large_answers.url, asked, MANY, receive_buffer=4096) as sockets:
+        for _ in range(5):
+            assert own_request(large_answers.url).status_code == 200
+        assert len(rest_of(sockets[0])) < len(WHOLE)
+    assert own_request(large_answers.url).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/large", "/large/pieces"])
+def test_who_stops_reading_is_cut_off(large_answers: WardenServer, path: str) -> None:
+    with connected(large_answers.url, receive_buffer=4096) as sock:
+        sock.sendall(b"GET " + path.encode() + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+        ours = sock.getsockname()
+
+        def is_cut_off() -> bool:
+            (process,) = large_answers.web_processes()
+            return all(each.raddr != ours for each in process.net_connections("tcp"))
+
+        wait_for(is_cut_off, SEND_S + PATIENCE_S, lambda: "the connection is still open")
+
+
+@pytest.mark.parametrize("path", ["/large", "/large/pieces"])
+def test_who_reads_slowly_and_steadily_gets_it_all(large_answers: WardenServer, path: str) -> None:
+    """It takes longer than a client may take nothing."""
+    began = time.monotonic()
+    parts = []
+    with connected(large_answers.url, receive_buffer=65536) as sock:
+        sock.sendall(b"GET " + path.encode() + b" HTTP/1.0\r\n" + HOST + b"\r\n")
+        taking_s = 2 * SEND_S
+        while data := sock.recv(65536):
+            parts.append(data)
+            behind_s = began + taking_s * sum(map(len, parts)) / len(WHOLE) - time.monotonic()
+            if behind_s > 0:
+                threading.Event().wait(behind_s)
+
+    assert b"".join(parts).partition(b"\r\n\r\n")[2] == WHOLE
+    assert time.monotonic() - began > SEND_S
+
+
+def test_a_client_that_does_not_read_holds_its_own_next_request_alone(server: WardenServer) -> None:
+    """What is behind an answer that nobody takes is answered once that is taken, and all of it in its order."""
+    one = b"GET /static/vendor/htmx-4.0.1.min.js HTTP/1.1\r\n" + HOST + b"\r\n"
+    last = b"GET /nothing HTTP/1.1\r\nConnection: close\r\n" + HOST + b"\r\n"
+    with connected(server.url, receive_buffer=4096) as sock:
+        sock.sendall(one * 20 + last)
+        assert own_request(server.url).status_code == 200
+        assert re.findall(rb"HTTP/1.1 (\d+)", rest_of(sock)) == [b"200"] * 20 + [b"404"]
 
 
 def test_more_connections_than_there_is_room_for_close_the_idlest(server: WardenServer) -> None:
