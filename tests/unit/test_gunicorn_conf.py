@@ -30,7 +30,7 @@ from webapp.errors import AlreadyRunning, StoreUnavailable
 
 
 class Services:
-    def start(self):
+    def start(self, addresses=()):
         problem = os.environ.get("PROBLEM")
         if problem == "running":
             raise AlreadyRunning(state_dir="/state", pid=7)
