@@ -559,7 +559,7 @@ def test_notes_that_fail_hold_up_one_request_a_while_and_no_reading(world: World
 def test_who_was_there_long_ago_does_not(world: World, accounts: Accounts) -> None:
     key, _ = signed_in(accounts)
     world.store.close()
-    world.now += 301
+    world.now += KNOWN_S + 1
 
     with pytest.raises(StoreUnavailable):
         accounts.by_session(key, HERE)
