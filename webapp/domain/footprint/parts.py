@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
@@ -167,7 +167,15 @@ class Footprint:
 
     def on(self, device_id: str) -> Footprint:
         """Return the same on another device."""
-        return replace(self, device_id=device_id)
+        return Footprint(
+            device_id,
+            self.parts,
+            self.load_peak_bytes,
+            notes=self.notes,
+            seen=self.seen,
+            warm_bytes=self.warm_bytes,
+            batched_tokens=self.batched_tokens,
+        )
 
     def part(self, name: PartName) -> int:
         """Bytes of the part ``name``, 0 when there is none."""
