@@ -105,13 +105,10 @@ class Audit:
         """Write what is not written yet. Raises StoreUnavailable; nothing is lost then."""
         with self._writing:
             with self._lock:
-                entries, self._pending = self._pending, []
-            try:
-                self._store.add(entries)
-            except BaseException:
-                with self._lock:
-                    self._pending = entries + self._pending
-                raise
+                entries = list(self._pending)
+            self._store.add(entries)
+            with self._lock:
+                del self._pending[: len(entries)]  # what came meanwhile stands behind them
 
     def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[Entry, ...]:
         """Return entries that ``where`` matches, newest first, what was just done with them. Raises StoreUnavailable."""
