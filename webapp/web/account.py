@@ -11,13 +11,15 @@ from webapp.domain.audit import Action, Detail
 from webapp.domain.people import Identity, Person, Right, Role
 from webapp.errors import InvalidRequest, SignInFailed, UnknownPerson, WardenError
 from webapp.web import words
+from webapp.web.actor import current_actor
 from webapp.web.filters import chosen
+from webapp.web.guesses import FAILED, slow_by
 from webapp.web.ports import accounts
 from webapp.web.presenters.account import AccountView, account_view
 from webapp.web.presenters.common import SUCCESS
 from webapp.web.recording import new_token, note_error, oneself, own_session, own_token, records
 from webapp.web.rights import needs, require
-from webapp.web.signing import FAILED, begin_session, slow_by_person
+from webapp.web.signing import begin_session
 from webapp.web.translate import gettext as _
 from webapp.web.visits import visit
 
@@ -38,7 +40,7 @@ def page() -> ResponseReturnValue:
 @blueprint.post("/password")
 @needs(Right.ACCOUNT)
 @records(Action.PASSWORD, oneself)
-@slow_by_person
+@slow_by(current_actor)
 def change_password() -> ResponseReturnValue:
     """Change the password; every session ends, and this browser gets a new one."""
     person, new = _me(), request.form.get("new", "")

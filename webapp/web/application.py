@@ -65,7 +65,7 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
     app.register_blueprint(waiting.blueprint)
     init_leases(app)
     init_asking(app, settings.threads)
-    init_signing(app, settings)
+    init_signing(app)
     app.register_blueprint(account.blueprint)
     app.register_blueprint(people.blueprint)
     app.register_blueprint(audit.blueprint)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Final
 
-from flask import Blueprint, Flask, Response, flash, make_response, redirect, render_template, request, session, url_for
+from flask import Blueprint, Flask, flash, make_response, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
-from flask_limiter import Limiter
 
 from webapp.domain.audit import Action
 from webapp.domain.people import SHORTEST_PASSWORD, Right, Way
 from webapp.errors import SignInFailed, UnknownInvitation, WardenError
-from webapp.settings import Settings
 from webapp.web import words
-from webapp.web.actor import SESSION_KEY, current_actor, current_identity, sign_in_is_needed
+from webapp.web.actor import SESSION_KEY, current_identity, sign_in_is_needed
+from webapp.web.guesses import FAILED, init_guesses, slow_by
 from webapp.web.ports import accounts, services
 from webapp.web.presenters.common import SUCCESS
 from webapp.web.recording import note_error, oneself, records, typed_person
@@ -23,39 +22,21 @@ from webapp.web.security import same_site_path
 from webapp.web.translate import gettext as _
 from webapp.web.visits import client_address, visit
 
-WINDOW: Final = "15 minutes"
 ADDRESS_SHARE: Final = 3
 """An address may fail this many times as often as a name: several people can sit behind it."""
-FAILED: Final = SignInFailed.status
 
 blueprint = Blueprint("signing", __name__)
-limiter = Limiter(client_address, storage_uri="memory://", strategy="moving-window")
 
 
-def init_signing(app: Flask, settings: Settings) -> None:
+def init_signing(app: Flask) -> None:
     """Let people sign in to ``app``, and slow down who guesses."""
-    limiter.init_app(app)
+    init_guesses(app)
     app.register_blueprint(blueprint)
 
 
 def _of_name() -> str:
     """Under a hash: a password that was typed into the wrong field is not kept."""
     return sha256(request.form.get("name", "").strip().lower().encode("utf-8", "replace")).hexdigest()
-
-
-def _failed(response: Response) -> bool:
-    return response.status_code == FAILED
-
-
-slow_by_name = limiter.limit(
-    lambda: f"{services().settings.sign_in_failures} per {WINDOW}", key_func=_of_name, deduct_when=_failed
-)
-slow_by_person = limiter.limit(
-    lambda: f"{services().settings.sign_in_failures} per {WINDOW}", key_func=current_actor, deduct_when=_failed
-)
-slow_by_address = limiter.limit(
-    lambda: f"{services().settings.sign_in_failures * ADDRESS_SHARE} per {WINDOW}", deduct_when=_failed
-)
 
 
 @blueprint.get("/sign-in")
@@ -70,8 +51,8 @@ def page() -> ResponseReturnValue:
 @blueprint.post("/sign-in")
 @needs(Right.OPEN)
 @records(Action.SIGN_IN, typed_person)
-@slow_by_name
-@slow_by_address
+@slow_by(_of_name)
+@slow_by(client_address, ADDRESS_SHARE)
 def sign_in() -> ResponseReturnValue:
     """Begin a session and lead on to the page that was asked for."""
     name, password = request.form.get("name", "").strip(), request.form.get("password", "")
