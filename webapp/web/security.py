@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, request
 from flask.sessions import SecureCookieSessionInterface
 from flask_wtf.csrf import CSRFProtect
+from itsdangerous import URLSafeTimedSerializer
 from werkzeug.exceptions import HTTPException, LengthRequired, RequestEntityTooLarge
 
 from webapp.domain.people import Way
@@ -89,7 +90,7 @@ def init_security(app: Flask, settings: Settings) -> None:
         WTF_CSRF_CHECK_DEFAULT=False,  # called below, after the names and origins
     )
     csrf.init_app(app)
-    app.session_interface = _Sessions()
+    app.session_interface = _Sessions(app)
     app.before_request(lambda: _check(settings))
     app.after_request(_add_headers)
 
@@ -101,6 +102,14 @@ def init_form_tokens(app: Flask) -> None:
 
 class _Sessions(SecureCookieSessionInterface):
     """Cookies that a browser sends over TLS alone, where it came by TLS."""
+
+    def __init__(self, app: Flask) -> None:
+        # Made once: Flask's own makes one for every request, and two thirds of the time for a cookie go there.
+        self._signing = super().get_signing_serializer(app)
+
+    def get_signing_serializer(self, app: Flask) -> URLSafeTimedSerializer | None:
+        """See Flask; the key of a running application does not change."""
+        return self._signing
 
     def get_cookie_secure(self, app: Flask) -> bool:
         """See Flask; the scheme is the proxy's where that may say it."""
@@ -171,7 +180,8 @@ def _netloc(origin: str) -> str | None:
 
 def _add_headers(response: Response) -> Response:
     for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
+        if name not in response.headers:
+            response.headers.add(name, value)
     response.headers.setdefault("Cache-Control", "no-store")  # figures of a moment ago are wrong figures
     return response
 

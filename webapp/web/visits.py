@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -61,7 +60,8 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _is_in(text: str, networks: Sequence[Network]) -> bool:
+@lru_cache(maxsize=256)
+def _is_in(text: str, networks: tuple[Network, ...]) -> bool:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
