@@ -68,6 +68,8 @@ class Connection(TConn):  # type: ignore[misc]
         """Whether the connection ends with this request, whatever its answer says."""
         self.since = 0.0
         """When it began to wait for what it waits for now, or last took something of an answer."""
+        self.is_kept = False
+        """Whether it has had its answer and asks nothing."""
         self.is_closed = False
 
 
@@ -110,24 +112,27 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         if self.nr_conns >= self.worker_connections:
             self._close_idlest()
 
-    def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
-        """Begin to collect the next request of a connection that was kept."""
-        if conn.is_closed:
-            return  # to make room, after the poller had seen that there is something to read
-        self.poller.unregister(client)
-        self.keepalived_conns.remove(conn)
-        self._wait_for_request(conn)
-        self._receive(conn, client)
-
     def _wait_for_request(self, conn: Connection) -> None:
-        conn.sock.setblocking(False)
+        self._expect(conn)
+        self._listen(conn)
+
+    def _expect(self, conn: Connection) -> None:
         conn.since = time.monotonic()
         self.pending_conns.append(conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._receive, conn))
 
-    def _receive(self, conn: Connection, client: socket.socket) -> None:
+    def _listen(self, conn: Connection) -> None:
+        conn.sock.setblocking(False)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
+
+    def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
         """Collect what has come; a whole request goes to a thread."""
-        data = None if conn.is_closed else _read(client)
+        if conn.is_closed:
+            return  # to make room, after the poller had seen that there is something to read
+        if conn.is_kept:
+            conn.is_kept = False
+            self.keepalived_conns.remove(conn)
+            self._expect(conn)
+        data = _read(client)
         if data is None:
             return
         waited_for_word = conn.incoming.awaits_word
@@ -187,20 +192,20 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
     def _go_on(self, conn: Connection) -> None:
         if conn.is_last:
             self._linger(conn)
-        elif conn.incoming.arrival() is not Arrival.PARTIAL:
-            self.enqueue_req(conn)
-        elif len(conn.incoming):
+        elif not conn.incoming:
+            self._keep(conn)
+        elif conn.incoming.arrival() is Arrival.PARTIAL:
             self._wait_for_request(conn)
         else:
-            self._keep(conn)
+            self.enqueue_req(conn)
 
     def _keep(self, conn: Connection) -> None:
-        conn.sock.setblocking(False)
+        conn.is_kept = True
         conn.set_timeout()
         if not self.alive:
             conn.timeout = min(conn.timeout, time.monotonic() + STOP_S)
         self.keepalived_conns.append(conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
+        self._listen(conn)
 
     def _linger(self, conn: Connection) -> None:
         """Send no more, and give the client time to hang up: closing at once could lose the end of the answer."""
