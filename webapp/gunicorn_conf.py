@@ -27,6 +27,8 @@ REQUESTS_GRACE_S = 3
 M_ARENA_MAX = -8
 """malloc.h."""
 HEAPS = 2
+GARBAGE = (10_000, 10, 10)
+"""Objects between two looks for garbage in rings. At Python's 700 every other answer pays for one."""
 STOP_S = 15
 """How long a stop may take that leaves the models loaded."""
 
@@ -114,6 +116,7 @@ def post_worker_init(worker: Any) -> None:
         sys.exit(BOOT_ERROR)
     worker.services = services
     gc.freeze()  # what was imported stays for good: no later collection stops an answer to walk through it
+    gc.set_threshold(*GARBAGE)
     gc.enable()
     say(f"Warden: {_url_of(worker)}")
 
