@@ -11,7 +11,8 @@ BODY_LIMIT: Final = 256 * 1024
 HEAD_LIMIT: Final = 32 * 1024
 """Bytes of the request line and all headers."""
 _END: Final = b"\r\n\r\n"
-_FIELDS: Final = re.compile(rb"^(content-length|transfer-encoding|expect)[ \t]*:([^\r\n]*)", re.I | re.M)
+_NAMES: Final = (b"content-length", b"transfer-encoding", b"expect")
+_FIELDS: Final = re.compile(rb"^(" + b"|".join(_NAMES) + rb")[ \t]*:([^\r\n]*)", re.I | re.M)
 """No two repetitions that match the same stand side by side, and nothing can fail behind the last: a head is read in one pass."""
 
 
@@ -71,12 +72,20 @@ class Incoming:
             self._head_seen = max(0, len(self._data) - len(_END) + 1)
             return False
         end += len(_END)
-        fields = [(name.lower(), value.strip(b" \t")) for name, value in _FIELDS.findall(bytes(self._data[:end]))]
+        fields = _fields(bytes(self._data[:end]))
         body = _body_bytes(fields)
         self._bodiless = body is None
         self._wanted = end + (body or 0)
         self.awaits_word = bool(body) and (b"expect", b"100-continue") in fields
         return True
+
+
+def _fields(head: bytes) -> list[tuple[bytes, bytes]]:
+    """The fields of a head that say how it goes on. Most heads have none, which is found sooner than where they would stand."""
+    lowered = head.lower()
+    if not any(name in lowered for name in _NAMES):
+        return []
+    return [(name.lower(), value.strip(b" \t")) for name, value in _FIELDS.findall(head)]
 
 
 def _body_bytes(fields: list[tuple[bytes, bytes]]) -> int | None:

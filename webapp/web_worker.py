@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections import deque
+from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any, Final
 
@@ -84,6 +85,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.keep_s = float(self.cfg.keepalive)  # a look into gunicorn's settings is a search
         self.sending: deque[Connection] = deque()
         self.lingering: deque[Connection] = deque()
 
@@ -155,9 +157,9 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         self.pending_conns.remove(conn)
         self._linger(conn)
 
-    def finish_request(self, conn: Connection, future: Any) -> None:
+    def finish_request(self, conn: Connection, future: Future[Any]) -> None:
         """Send what of an answer is left, then go on with the connection."""
-        conn.is_last = future.cancelled() or future.exception() is not None or not future.result()
+        conn.is_last = not _goes_on(future)
         if conn.sock.unsent:
             self._wait_for_room(conn)
         else:
@@ -201,9 +203,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
 
     def _keep(self, conn: Connection) -> None:
         conn.is_kept = True
-        conn.set_timeout()
-        if not self.alive:
-            conn.timeout = min(conn.timeout, time.monotonic() + STOP_S)
+        conn.timeout = time.monotonic() + (self.keep_s if self.alive else STOP_S)
         self.keepalived_conns.append(conn)
         self._listen(conn)
 
@@ -280,6 +280,14 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         else:
             self.log.error("A request failed", exc_info=exc)
         _refuse(client, status, reason)
+
+
+def _goes_on(answered: Future[Any]) -> bool:
+    """Whether the connection of a request that a thread has done with is good for another one."""
+    try:
+        return answered.exception() is None and bool(answered.result())
+    except CancelledError:  # by a stop
+        return False
 
 
 def _read(sock: socket.socket) -> bytes | None:
