@@ -18,6 +18,8 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 START_DEADLINE_S = 30.0
+FEW_S = 0.1
+"""Between two looks for what takes seconds and then stays: fifty looks a second would take a fifth of a core from it."""
 
 T = TypeVar("T")
 
@@ -132,7 +134,7 @@ class WardenServer:
             operation = self.get(f"/api/v1/operations/{operation_id}")
             return operation if operation["state"] != "running" else None
 
-        return wait_for(ended, timeout_s, lambda: f"operation {operation_id} did not end: {self.status()}")
+        return wait_for(ended, timeout_s, lambda: f"operation {operation_id} did not end: {self.status()}", FEW_S)
 
     def instance_of(self, model: str) -> Any:
         """The loaded instance of a model; fails when there is none or more than one."""
@@ -208,7 +210,7 @@ def held_by_workers(server: WardenServer) -> int:
     return sum(holder["bytes"] for holder in device["holders"] if holder["kind"] == "worker")
 
 
-def wait_for(look: Callable[[], T | None], timeout_s: float, complaint: Callable[[], str]) -> T:
+def wait_for(look: Callable[[], T | None], timeout_s: float, complaint: Callable[[], str], pause_s: float = 0.02) -> T:
     """Return the first answer of ``look`` that is true; fail with ``complaint`` when there is none in time."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -216,7 +218,7 @@ def wait_for(look: Callable[[], T | None], timeout_s: float, complaint: Callable
         if found:
             return found
         assert time.monotonic() < deadline, complaint()
-        time.sleep(0.02)
+        time.sleep(pause_s)
 
 
 @contextmanager
