@@ -16,7 +16,7 @@ from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode, Quantization
 from webapp.domain.plan import DevicePlan, Eviction, Plan, SwitchRequest, Verdict, WayOut
 from webapp.domain.sharing import can_share, counts
-from webapp.domain.ways import Fits, Missing, Resting, find_ways
+from webapp.domain.ways import Lacks, Missing, Resting, find_ways
 from webapp.errors import (
     AlreadyLoaded,
     CoolingDown,
@@ -108,13 +108,16 @@ class World:
         return promised
 
     @cached_property
-    def evictions(self) -> dict[tuple[str, ...], tuple[Eviction, ...]]:
-        """Who goes from some devices, as ``_evictions`` found it: many plans are tried on one world."""
-        return {}
+    def evictions(self) -> tuple[Eviction, ...]:
+        """Everything that can go: a dead instance has nothing to give back and is cleared away.
+
+        A stuck one stays: it survived every signal, and neighbours must not be unloaded time and again beside it.
+        """
+        return tuple(_eviction(i, self) for i in self.instances if i.state is not InstanceState.STUCK)
 
     @cached_property
-    def found(self) -> dict[tuple[str, frozenset[str]], DevicePlan]:
-        """What there is on a device once some instances have gone, as ``_on_device`` found it."""
+    def found(self) -> dict[tuple[str, tuple[str, ...]], _Site]:
+        """What there is on a device once some instances have gone, as ``_alone`` found it: many plans are tried on one world."""
         return {}
 
     @cached_property
@@ -147,7 +150,7 @@ def plan_switch(request: SwitchRequest, world: World, actor: str | None = None, 
     reasons = (
         *notes,
         *overruled,
-        *_spread(placed),
+        *sites.spread(capped, placed),
         *_reasons(placed),
         *_stuck(placed, world),
         *_claimed(placed, world),
@@ -191,11 +194,10 @@ def rooms(world: World, device_id: str | None = None) -> tuple[Room, ...]:
 
 
 def _room(reading: Reading, world: World) -> Room:
-    evictions = _evictions((reading.device_id,), world)
-    beside, alone = (_on_device(reading, unload, world) for unload in ((), evictions))
-    return Room(
-        reading.device_id, reading.kind, _usable(reading), _most(beside), _most(alone), reading.name, world.lessons
+    beside, alone = (
+        _most(_alone(reading, unload, world).devices[0]) for unload in ((), _evictions(reading.device_id, world))
     )
+    return Room(reading.device_id, reading.kind, _usable(reading), beside, alone, reading.name, world.lessons)
 
 
 def _most(device: DevicePlan) -> int | None:
@@ -233,7 +235,7 @@ class Openings:
         _check_devices(request, world)
         _check_unload(request, world)
         self._model, self._sites = model, _Sites(model, world)
-        self._readable = tuple(site for site in self._sites.of(request) if _is_readable(site))
+        self._readable = tuple(site for site in self._sites.of(request) if site.is_readable)
         all_kept = not self._sites.open_to(request)
         self.request = replace(request, interrupt_busy=True, override_reason="") if all_kept else request
         """What is asked about. Where a model that must stay is everywhere the memory is told of all the same."""
@@ -248,21 +250,19 @@ class Openings:
         """Return whether ``request``, another form of the one in question, would not be refused for its memory or its options."""
         if _unquantizable(request, self._model) or _unshareable(request, self._model):
             return False
-        return any(self._sites.holds(request, site) for site in self._sites.open_to(request))
+        demand = self._sites.demand(request)
+        return any(demand.holds(site) for site in self._sites.open_to(request))
 
     def lacks(self, request: SwitchRequest) -> tuple[int, int, int]:
         """Return the bytes that ``request`` needs on a device, its reserve, and those that lack there; of the choices where least lacks."""
-        sites = self._sites.open_to(request) or self._readable
+        demand, sites = self._sites.demand(request), self._sites.open_to(request) or self._readable
         found = [
             (_lacking((footprint, device)), footprint.gate_bytes, device.reserve_bytes)
             for site in sites
-            for footprint, device in [max(self._pairs(request, site), key=_lacking)]
+            for footprint, device in [max(demand.on(site), key=_lacking)]
         ]
         missing, needed, reserve = min(found)
         return needed, reserve, missing
-
-    def _pairs(self, request: SwitchRequest, site: _Site) -> Iterator[tuple[Footprint, DevicePlan]]:
-        return zip(self._sites.footprints(request, site), site.devices, strict=True)
 
 
 def _lacking(pair: tuple[Footprint, DevicePlan]) -> int:
@@ -279,8 +279,6 @@ class _Placement:
     unload: tuple[Eviction, ...]
     anywhere: bool
     """The person left the choice of the device to Warden."""
-    instead_of: _Placement | None = None
-    """The best single device, where several were chosen because it would not do."""
 
     @property
     def verdict(self) -> Verdict:
@@ -321,7 +319,7 @@ def _check_unload(request: SwitchRequest, world: World) -> None:
             raise UnknownInstance(instance=instance_id)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Site:
     """One choice of devices as a launch finds it, once what goes there is gone."""
 
@@ -332,9 +330,104 @@ class _Site:
     names: tuple[str | None, ...]
     unload: tuple[Eviction, ...]
 
-    @property
+    @cached_property
     def device_ids(self) -> tuple[str, ...]:
         return tuple(device.device_id for device in self.devices)
+
+    @cached_property
+    def rooms(self) -> tuple[int, ...]:
+        """The most that a launch may take on each device; 0 where its memory is unknown."""
+        return tuple(_most(device) or 0 for device in self.devices)
+
+    @cached_property
+    def narrowest(self) -> int:
+        return min(self.rooms)
+
+    @cached_property
+    def is_readable(self) -> bool:
+        return all(device.available_bytes is not None for device in self.devices)
+
+    def is_kept_from(self, request: SwitchRequest) -> bool:
+        """Whether a model is there that ``request`` must not unload."""
+        return any(eviction.is_kept_from(request) for eviction in self.unload)
+
+
+class _Demand:
+    """What a model takes with one set of options in one mode, wherever that is asked; each figure is worked out once."""
+
+    def __init__(self, request: SwitchRequest, model: CachedModel, lessons: Lessons) -> None:
+        self._request, self._model, self._lessons = request, model, lessons
+        self._known: dict[tuple[object, ...], tuple[Footprint, ...]] = {}
+
+    def footprints(self, site: _Site) -> tuple[Footprint, ...]:
+        """Return what the launch takes there, under the name of any equal device; only vLLM asks how large they are."""
+        key = (site.kinds, site.names, site.usable if self._request.mode is Mode.VLLM else ())
+        if key not in self._known:
+            places = [_Place(*each) for each in zip(site.device_ids, site.kinds, site.usable, site.names, strict=True)]
+            self._known[key] = _footprints(self._request, self._model, places, self._lessons)
+        return self._known[key]
+
+    def on(self, site: _Site) -> Iterator[tuple[Footprint, DevicePlan]]:
+        """Return the pairs of what is taken on a device and what there is."""
+        return zip(self.footprints(site), site.devices, strict=True)
+
+    def holds(self, site: _Site) -> bool:
+        """Return whether the memory of a choice would do."""
+        return self.lacks(site) <= 0
+
+    def lacks(self, site: _Site) -> int:
+        """Return the bytes that lack where most do, 0 or less where the memory would do; of a site that is far too small at the least."""
+        count = len(site.devices)
+        if (least := -(-self._least_bytes // count) - site.narrowest) > 0:
+            return least
+        return max(
+            footprint.gate_bytes - room for footprint, room in zip(self.footprints(site), site.rooms, strict=True)
+        )
+
+    @cached_property
+    def _least_bytes(self) -> int:
+        """What all devices hold together at the least, which is quicker to say than a share: weights, and what comes with each layer."""
+        (whole,) = estimate(self._model, self._request.options, [("", DeviceKind.GPU)], self._request.mode)
+        cached = whole.part(PartName.KV_CACHE) if self._request.mode is Mode.TRANSFORMERS else 0
+        return whole.part(PartName.WEIGHTS) + cached
+
+
+class _Pool:
+    """GPUs of which a launch may take several."""
+
+    def __init__(self, gpus: Sequence[_Site], world: World) -> None:
+        self.gpus, self._world = gpus, world
+        self._roomiest: dict[int, tuple[_Site, ...]] = {}
+
+    def roomiest(self, count: int) -> tuple[_Site, ...]:
+        """Return of each mixture of ``count`` like and unlike GPUs those with the most room: where these do not do, none do."""
+        if count not in self._roomiest:
+            self._roomiest[count] = tuple(self._mixtures(count))
+        return self._roomiest[count]
+
+    def _mixtures(self, count: int) -> Iterator[_Site]:
+        for shares in product(*(range(min(len(places), count) + 1) for places in self._alike)):
+            if sum(shares) == count:
+                chosen = sorted(p for places, n in zip(self._alike, shares, strict=True) for p in places[:n])
+                yield _joined([self.gpus[place] for place in chosen], self._world)
+
+    @cached_property
+    def _alike(self) -> Sequence[Sequence[int]]:
+        """The places of like GPUs, those with the most room first."""
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for place, site in sorted(enumerate(self.gpus), key=lambda each: -each[1].narrowest):
+            alike.setdefault((site.names, site.usable), []).append(place)
+        return tuple(alike.values())
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """They are all alike, and nobody has to go from several of them at once."""
+        spanning = any(len(eviction.freed_bytes) > 1 for site in self.gpus for eviction in site.unload)
+        return len(self._alike) <= 1 and not spanning
+
+    def combinations(self, count: int) -> Iterator[_Site]:
+        """Return every ``count`` of them."""
+        return (_joined(sites, self._world) for sites in combinations(self.gpus, count))
 
 
 class _Sites:
@@ -344,47 +437,73 @@ class _Sites:
         self.model, self.world = model, world
         self._known: dict[tuple[object, ...], tuple[_Site, ...]] = {}
         self._open: dict[tuple[object, ...], tuple[_Site, ...]] = {}
-        self._footprints: dict[tuple[object, ...], tuple[Footprint, ...]] = {}
-        self._launches: dict[tuple[int, int], DevicePlan] = {}
-        self._least: dict[tuple[object, ...], int] = {}
+        self._pools: dict[tuple[_Site, ...], _Pool] = {}
+        self._demands: dict[tuple[object, ...], _Demand] = {}
 
     def best(self, request: SwitchRequest) -> _Placement:
-        """Place on the named devices, or on the one that fits best; over several GPUs where no single one would do.
+        """Place on the named devices, or on those that cost people least; where none have the room, on the single one that is best."""
+        site = self.chosen(request) or self.alone(request)
+        return _Placement(request, (), (), anywhere=True) if site is None else self._place(request, site)
 
-        Not refused comes first, then a device that is not claimed, no model that must stay, the verdict, fewest unloads, most left.
+    def chosen(self, request: SwitchRequest) -> _Site | None:
+        """Return the devices that have the room and cost people least, several only where no single one would do; ``None`` where none have.
+
+        A device that is not claimed comes first, no model that must stay, the verdict, fewest unloads, most left.
         """
-        placements = [self._place(request, site) for site in self.of(request)]
-        nowhere = _Placement(request, (), (), anywhere=True)
-        alone = min(placements, key=lambda p: _rank(p, self.world), default=nowhere)
-        refused, _, kept = standing = _rank(alone, self.world)[:3]
-        if request.devices is not None or not (refused or kept):
+        demand = self.demand(request)
+        alone = self._best([site for site in self.of(request) if demand.holds(site)], request)
+        if request.devices is not None or (alone is not None and not alone.is_kept_from(request)):
             return alone
         together = self.together(request)
-        if together is None or _rank(together, self.world)[:3] >= standing:
-            return alone
-        return replace(together, instead_of=alone)
+        if alone is None or together is None:
+            return together or alone
+        return together if self._standing(together, request) < self._standing(alone, request) else alone
 
-    def together(self, request: SwitchRequest, more_than: int = 1) -> _Placement | None:
-        """Place over the several GPUs that cost people least; ``None`` where no several have the room."""
-        chosen = min(self._roomy(request, more_than), key=lambda s: self._reluctance(request, s), default=None)
-        if chosen is None:
-            return None
-        (site,) = self.of(replace(request, devices=chosen.device_ids))
-        return self._place(request, site)
+    def alone(self, request: SwitchRequest) -> _Site | None:
+        """Return the best of the choices that need no other device; first those that have the room."""
+        demand, sites = self.demand(request), self.of(request)
+        return self._best([site for site in sites if demand.holds(site)] or sites, request)
+
+    def _best(self, sites: Sequence[_Site], request: SwitchRequest) -> _Site | None:
+        return min(sites, key=lambda site: self._rank(request, site), default=None)
+
+    def spread(self, request: SwitchRequest, placed: _Placement) -> Iterator[Message]:
+        """Say why several devices were chosen where one would have been simpler."""
+        if placed.anywhere and len(placed.devices) > 1 and (site := self.alone(request)) is not None:
+            yield _spread(placed, self._place(request, site))
+
+    def together(self, request: SwitchRequest, more_than: int = 1) -> _Site | None:
+        """Return the several GPUs that have the room and cost people least; ``None`` where no several have."""
+        return min(self._roomy(request, more_than), key=lambda s: self._reluctance(request, s), default=None)
+
+    def demand(self, request: SwitchRequest) -> _Demand:
+        """Return what ``request`` takes."""
+        key = (request.mode, request.options)
+        if key not in self._demands:
+            self._demands[key] = _Demand(request, self.model, self.world.lessons)
+        return self._demands[key]
 
     def of(self, request: SwitchRequest) -> tuple[_Site, ...]:
         """Return the named devices as one choice, or each of those that are chosen among: never the host beside GPUs."""
         key = (request.devices, request.keep_others, request.unload)
         if key not in self._known:
-            choices = self._automatic if request.devices is None else [request.devices]
-            self._known[key] = tuple(_site(choice, request, self.world) for choice in choices)
+            readings = self._automatic
+            if request.devices is not None:
+                readings = [_reading(self.world, device_id) for device_id in request.devices]
+            sites = tuple(self._single(reading, request) for reading in readings)
+            self._known[key] = sites if request.devices is None else (_joined(sites, self.world),)
         return self._known[key]
 
     @cached_property
-    def _automatic(self) -> list[tuple[str, ...]]:
+    def _automatic(self) -> Sequence[Reading]:
         readings = () if self.world.sample is None else self.world.sample.readings
-        gpus = [r for r in readings if r.kind is DeviceKind.GPU]
-        return [(reading.device_id,) for reading in gpus or readings]
+        return [r for r in readings if r.kind is DeviceKind.GPU] or readings
+
+    def _single(self, reading: Reading, request: SwitchRequest) -> _Site:
+        unload = _evictions(reading.device_id, self.world)
+        if request.keep_others:
+            unload = tuple(eviction for eviction in unload if eviction.instance_id in request.unload)
+        return _alone(reading, unload, self.world)
 
     def open_to(self, request: SwitchRequest) -> tuple[_Site, ...]:
         """Return the choices that can be read and where no model is in use, or another person's, that must stay, the most room first.
@@ -398,143 +517,112 @@ class _Sites:
         return self._open[key]
 
     def _open_to(self, request: SwitchRequest) -> tuple[_Site, ...]:
-        is_open = [s for s in self.of(request) if _is_readable(s) and not _is_kept(s, request)]
+        is_open = [s for s in self.of(request) if s.is_readable and not s.is_kept_from(request)]
         best: dict[tuple[object, ...], _Site] = {}
         for site in is_open:
-            key = (site.kinds, site.names, self._sizes(request, site))
-            if key not in best or _narrowest(site) > _narrowest(best[key]):
+            key = (site.kinds, site.names, site.usable if request.mode is Mode.VLLM else ())
+            if key not in best or site.narrowest > best[key].narrowest:
                 best[key] = site
-        gpus = [] if request.devices is not None else _gpus(is_open)
-        together = [s for n in counts(request.mode, self.model, len(gpus)) for s in _roomiest(gpus, n)]
+        pool = self._pool([] if request.devices is not None else is_open)
+        together = [s for n in self._counts(request, pool) for s in pool.roomiest(n)]
         found = (*best.values(), *(s for s in together if not any(_outdoes(other, s) for other in together)))
-        return tuple(sorted(found, key=lambda site: -_narrowest(site) * len(site.devices)))
+        return tuple(sorted(found, key=lambda site: -site.narrowest * len(site.devices)))
+
+    def _pool(self, sites: Iterable[_Site]) -> _Pool:
+        """Return the GPUs among single devices."""
+        gpus = tuple(site for site in sites if site.kinds == (DeviceKind.GPU,))
+        if gpus not in self._pools:
+            self._pools[gpus] = _Pool(gpus, self.world)
+        return self._pools[gpus]
+
+    def _counts(self, request: SwitchRequest, pool: _Pool) -> tuple[int, ...]:
+        return counts(request.mode, self.model, len(pool.gpus))
 
     def _roomy(self, request: SwitchRequest, more_than: int) -> Iterator[_Site]:
         """Every several GPUs that have the room; not more of them than do where nobody has to wait or go."""
-        gpus = _gpus(site for site in self.of(replace(request, devices=None)) if _is_readable(site))
-        for count in counts(request.mode, self.model, len(gpus)):
-            if count <= more_than or not any(self.holds(request, site) for site in _roomiest(gpus, count)):
+        pool, demand = self._readable(replace(request, devices=None)), self.demand(request)
+        for count in self._counts(request, pool):
+            if count <= more_than or not any(demand.holds(site) for site in pool.roomiest(count)):
                 continue
-            found = [site for site in self._choices(request, gpus, count) if self.holds(request, site)]
+            found = [site for site in self._choices(request, pool, count) if demand.holds(site)]
             yield from found
             if any(not site.unload and not self._is_claimed(site) for site in found):
                 return
 
-    def _choices(self, request: SwitchRequest, gpus: Sequence[_Site], count: int) -> Iterator[_Site]:
+    def _readable(self, request: SwitchRequest) -> _Pool:
+        return self._pool(site for site in self.of(request) if site.is_readable)
+
+    def _choices(self, request: SwitchRequest, pool: _Pool, count: int) -> Iterator[_Site]:
         """Every ``count`` of the GPUs; of GPUs that are all alike those only that may cost people least (see ``_reluctance``)."""
-        spanning = any(len(eviction.freed_bytes) > 1 for site in gpus for eviction in site.unload)
-        if spanning or len({(site.names, site.usable) for site in gpus}) > 1:
-            yield from map(_joined, combinations(gpus, count))
+        if not pool.is_plain:
+            yield from pool.combinations(count)
             return
-        share = max(footprint.gate_bytes for footprint in self.footprints(request, _joined(gpus[:count])))
-        roomy = [site for site in gpus if _narrowest(site) >= share]
+        (widest,) = pool.roomiest(count)
+        share = max(footprint.gate_bytes for footprint in self.demand(request).footprints(widest))
+        roomy = [site for site in pool.gpus if site.narrowest >= share]
         for may_wait, may_disturb in product((False, True), repeat=2):
-            pool = [s for s in roomy if may_wait or not self._is_claimed(s)]
-            pool = [s for s in pool if may_disturb or not _is_kept(s, request)]
-            easiest = sorted(pool, key=lambda site: (len(site.unload), -_narrowest(site)))[:count]
+            able = [s for s in roomy if may_wait or not self._is_claimed(s)]
+            able = [s for s in able if may_disturb or not s.is_kept_from(request)]
+            easiest = sorted(able, key=lambda site: (len(site.unload), -site.narrowest))[:count]
             if len(easiest) == count:
-                yield _joined(sorted(easiest, key=gpus.index))
+                yield _joined(sorted(easiest, key=pool.gpus.index), self.world)
 
     def missing(self, request: SwitchRequest) -> Iterator[Missing]:
         """See ``Trials``; of a mixture of GPUs the one that needs least stands for all."""
-        sites = [site for site in self.of(request) if _is_readable(site)]
+        demand, sites = self.demand(request), [site for site in self.of(request) if site.is_readable]
         if request.devices is not None:
-            yield from (Missing(len(s.devices), self._lacks(request, s)) for s in sites)
+            yield from (Missing(len(s.devices), _lacks(demand, s)) for s in sites)
             return
-        yield Missing(1, {d: lacks for site in sites for d, lacks in self._lacks(request, site).items()})
-        gpus = _gpus(sites)
-        for count in counts(request.mode, self.model, len(gpus)):
-            needs = min(
-                footprint.gate_bytes
-                for mixture in _roomiest(gpus, count)
-                for footprint in self.footprints(request, mixture)
-            )
-            yield Missing(count, {site.device_ids[0]: needs - _narrowest(site) for site in gpus})
-
-    def _lacks(self, request: SwitchRequest, site: _Site) -> Mapping[str, int]:
-        pairs = zip(self.footprints(request, site), site.devices, strict=True)
-        return {device.device_id: footprint.gate_bytes - (_most(device) or 0) for footprint, device in pairs}
+        yield Missing(1, {d: lacks for site in sites for d, lacks in _lacks(demand, site).items()})
+        pool = self._pool(sites)
+        for count in self._counts(request, pool):
+            needs = min(f.gate_bytes for mixture in pool.roomiest(count) for f in demand.footprints(mixture))
+            yield Missing(count, {site.device_ids[0]: needs - site.narrowest for site in pool.gpus})
 
     def _is_claimed(self, site: _Site) -> bool:
         return any(device_id in self.world.claims for device_id in site.device_ids)
 
+    def _standing(self, site: _Site, request: SwitchRequest) -> tuple[bool, bool]:
+        return self._is_claimed(site), site.is_kept_from(request)
+
+    def _rank(self, request: SwitchRequest, site: _Site) -> tuple[object, ...]:
+        """What a choice costs people where nothing is added to it: who waits, who goes; then how well it suits."""
+        demand = self.demand(request)
+        tight = demand.holds(site) and self._is_tight(demand, site)
+        after = [d.available_bytes - f.total_bytes for f, d in demand.on(site) if d.available_bytes is not None]
+        return *self._standing(site, request), tight, len(site.unload), -min(after, default=-(2**62))
+
     def _reluctance(self, request: SwitchRequest, site: _Site) -> tuple[object, ...]:
         """What several GPUs that have the room cost people: who waits, who goes, how many are taken; then how well they suit."""
-        percent = self.world.policy.fits_percent
-        pairs = list(zip(self.footprints(request, site), site.devices, strict=True))
-        tight = any(f.gate_bytes > (d.available_bytes or 0) * percent / 100 for f, d in pairs)
+        demand = self.demand(request)
         mixed = request.mode is Mode.VLLM and len({*zip(site.names, site.usable, strict=True)}) > 1
-        left = min((_most(d) or 0) - f.gate_bytes for f, d in pairs)
-        claimed, kept = self._is_claimed(site), _is_kept(site, request)
-        return claimed, kept, len(site.unload), len(site.devices), tight, mixed, -left
+        how_many = len(site.unload), len(site.devices)
+        return *self._standing(site, request), *how_many, self._is_tight(demand, site), mixed, demand.lacks(site)
 
-    def holds(self, request: SwitchRequest, site: _Site) -> bool:
-        """Return whether the memory of a choice would do."""
-        count = len(site.devices)
-        if count > 1 and self._divisible(request) > count * _narrowest(site):
-            return False
-        pairs = zip(self.footprints(request, site), site.devices, strict=True)
-        return all(footprint.gate_bytes <= (_most(device) or 0) for footprint, device in pairs)
-
-    def _divisible(self, request: SwitchRequest) -> int:
-        """What several GPUs hold together at the least, which is quicker to say than a share: weights, and what comes with each layer."""
-        key = (request.mode, request.options)
-        if key not in self._least:
-            (whole,) = estimate(self.model, request.options, [("", DeviceKind.GPU)], request.mode)
-            cached = whole.part(PartName.KV_CACHE) if request.mode is Mode.TRANSFORMERS else 0
-            self._least[key] = whole.part(PartName.WEIGHTS) + cached
-        return self._least[key]
+    def _is_tight(self, demand: _Demand, site: _Site) -> bool:
+        percent = self.world.policy.fits_percent
+        return any(f.gate_bytes > (d.available_bytes or 0) * percent / 100 for f, d in demand.on(site))
 
     def _place(self, request: SwitchRequest, site: _Site) -> _Placement:
-        pairs = zip(site.devices, self.footprints(request, site), strict=True)
-        plans = tuple(self._launch(device, footprint) for device, footprint in pairs)
+        percent = self.world.policy.fits_percent
+        plans = tuple(_launched(device, footprint, percent) for footprint, device in self.demand(request).on(site))
         placed = replace(request, devices=site.device_ids)
         return _Placement(placed, plans, site.unload, anywhere=request.devices is None)
 
-    def _launch(self, device: DevicePlan, footprint: Footprint) -> DevicePlan:
-        """Both live as long as this does, so that their ids stay theirs."""
-        key = (id(device), id(footprint))
-        if key not in self._launches:
-            self._launches[key] = _launched(device, footprint, self.world.policy.fits_percent)
-        return self._launches[key]
 
-    def footprints(self, request: SwitchRequest, site: _Site) -> tuple[Footprint, ...]:
-        """Return what the launch takes there, under the name of any equal device; only vLLM asks how large they are."""
-        key = (request.mode, request.options, site.kinds, site.names, self._sizes(request, site))
-        if key not in self._footprints:
-            places = [_Place(*each) for each in zip(site.device_ids, site.kinds, site.usable, site.names, strict=True)]
-            self._footprints[key] = _footprints(request, self.model, places, self.world.lessons)
-        return self._footprints[key]
-
-    def _sizes(self, request: SwitchRequest, site: _Site) -> tuple[int, ...]:
-        return site.usable if request.mode is Mode.VLLM else ()
+def _lacks(demand: _Demand, site: _Site) -> Mapping[str, int]:
+    return {d.device_id: f.gate_bytes - (_most(d) or 0) for f, d in demand.on(site)}
 
 
-def _narrowest(site: _Site) -> int:
-    return min(_most(device) or 0 for device in site.devices)
-
-
-def _is_readable(site: _Site) -> bool:
-    return all(device.available_bytes is not None for device in site.devices)
-
-
-def _is_kept(site: _Site, request: SwitchRequest) -> bool:
-    return any(eviction.is_kept_from(request) for eviction in site.unload)
-
-
-def _gpus(sites: Iterable[_Site]) -> list[_Site]:
-    return [site for site in sites if site.kinds == (DeviceKind.GPU,)]
-
-
-def _joined(sites: Sequence[_Site]) -> _Site:
+def _joined(sites: Sequence[_Site], world: World) -> _Site:
     """Single devices taken together: what each has does not depend on the others, since all that touches it goes from it anyway."""
-    unload = {eviction.instance_id: eviction for site in sites for eviction in site.unload}
+    going = {eviction.instance_id for site in sites for eviction in site.unload}
     return _Site(
         devices=tuple(site.devices[0] for site in sites),
         kinds=tuple(site.kinds[0] for site in sites),
         usable=tuple(site.usable[0] for site in sites),
         names=tuple(site.names[0] for site in sites),
-        unload=tuple(unload.values()),
+        unload=tuple(eviction for eviction in world.evictions if eviction.instance_id in going),
     )
 
 
@@ -544,41 +632,7 @@ def _outdoes(other: _Site, site: _Site) -> bool:
     Not so where nearly all of a share is what each GPU takes anyway; a way out over fewer GPUs may then go unseen, never a plan.
     """
     alike = len({*other.names, *site.names}) == len({*other.usable, *site.usable}) == 1
-    return alike and len(other.devices) > len(site.devices) and _narrowest(other) >= _NEARLY * _narrowest(site)
-
-
-def _roomiest(gpus: Sequence[_Site], count: int) -> Iterator[_Site]:
-    """Of each mixture of ``count`` like and unlike GPUs those with the most room: where they do not do, no others of the kind do."""
-    alike: dict[tuple[object, ...], list[int]] = {}
-    for place, site in sorted(enumerate(gpus), key=lambda each: -_narrowest(each[1])):
-        alike.setdefault((site.names, site.usable), []).append(place)
-    for shares in product(*(range(min(len(places), count) + 1) for places in alike.values())):
-        if sum(shares) == count:
-            chosen = sorted(p for places, n in zip(alike.values(), shares, strict=True) for p in places[:n])
-            yield _joined([gpus[place] for place in chosen])
-
-
-def _site(device_ids: Sequence[str], request: SwitchRequest, world: World) -> _Site:
-    readings = [_reading(world, device_id) for device_id in device_ids]
-    unload = _evictions(device_ids, world)
-    if request.keep_others:
-        unload = tuple(eviction for eviction in unload if eviction.instance_id in request.unload)
-    return _Site(
-        devices=tuple(_on_device(reading, unload, world) for reading in readings),
-        kinds=tuple(reading.kind for reading in readings),
-        usable=tuple(_usable(reading) for reading in readings),
-        names=tuple(reading.name for reading in readings),
-        unload=unload,
-    )
-
-
-def _rank(placement: _Placement, world: World) -> tuple[bool, bool, bool, bool, int, int]:
-    claimed = any(device in world.claims for device in placement.device_ids)
-    kept = any(eviction.is_kept_from(placement.request) for eviction in placement.unload)
-    verdict = placement.verdict
-    refused, tight = verdict is Verdict.REFUSED, verdict is Verdict.TIGHT
-    after = [d.free_after_bytes for d in placement.devices if d.free_after_bytes is not None]
-    return refused, claimed, kept, tight, len(placement.unload), -min(after, default=-(2**62))
+    return alike and len(other.devices) > len(site.devices) and other.narrowest >= _NEARLY * site.narrowest
 
 
 @dataclass(frozen=True)
@@ -622,32 +676,22 @@ def _reading(world: World, device_id: str) -> Reading:
     return reading
 
 
-def _evictions(device_ids: Sequence[str], world: World) -> tuple[Eviction, ...]:
-    """Every instance of ours that touches one of the devices goes; a dead one has nothing to give back and is cleared away.
-
-    A stuck one stays: it survived every signal, and neighbours must not be unloaded time and again beside it.
-    """
-    key = tuple(device_ids)
-    if key not in world.evictions:
-        world.evictions[key] = tuple(_evicted(key, world))
-    return world.evictions[key]
+def _evictions(device_id: str, world: World) -> tuple[Eviction, ...]:
+    """Every instance of ours that touches a device goes from it."""
+    return tuple(eviction for eviction in world.evictions if device_id in eviction.freed_bytes)
 
 
-def _evicted(device_ids: Sequence[str], world: World) -> Iterator[Eviction]:
-    return (
-        Eviction(
-            instance_id=instance.id,
-            model_id=instance.model_id,
-            mode=instance.mode,
-            owner=instance.owner,
-            in_flight=instance.in_flight,
-            freed_bytes={d: _held(instance, d, world) for d in instance.devices},
-            is_foreign=instance.is_live and instance.is_foreign_to(world.actor),
-            lease_until=instance.lease.until if instance.lease.runs(world.now) else None,
-            reason=instance.lease.reason,
-        )
-        for instance in world.instances
-        if set(instance.devices) & set(device_ids) and instance.state is not InstanceState.STUCK
+def _eviction(instance: Instance, world: World) -> Eviction:
+    return Eviction(
+        instance_id=instance.id,
+        model_id=instance.model_id,
+        mode=instance.mode,
+        owner=instance.owner,
+        in_flight=instance.in_flight,
+        freed_bytes={d: _held(instance, d, world) for d in instance.devices},
+        is_foreign=instance.is_live and instance.is_foreign_to(world.actor),
+        lease_until=instance.lease.until if instance.lease.runs(world.now) else None,
+        reason=instance.lease.reason,
     )
 
 
@@ -661,11 +705,12 @@ def _promised(instance: Instance, device_id: str, world: World) -> int:
     return world.promised_bytes.get(device_id, {}).get(instance.id, 0)
 
 
-def _on_device(reading: Reading, unload: Sequence[Eviction], world: World) -> DevicePlan:
-    """What a launch finds on a device once ``unload`` is gone."""
-    key = (reading.device_id, frozenset(e.instance_id for e in unload if reading.device_id in e.freed_bytes))
+def _alone(reading: Reading, unload: tuple[Eviction, ...], world: World) -> _Site:
+    """A device as a launch finds it once ``unload``, which all touches it, is gone."""
+    key = (reading.device_id, tuple(eviction.instance_id for eviction in unload))
     if key not in world.found:
-        world.found[key] = _once_gone(reading, unload, world)
+        device = _once_gone(reading, unload, world)
+        world.found[key] = _Site((device,), (reading.kind,), (_usable(reading),), (reading.name,), unload)
     return world.found[key]
 
 
@@ -825,21 +870,18 @@ def _in_use(placed: _Placement) -> WardenError | None:
     return None
 
 
-def _spread(placed: _Placement) -> Iterator[Message]:
+def _spread(placed: _Placement, instead_of: _Placement) -> Message:
     """Why several devices were chosen: the best single one is too small, or a model is in use there, or another person's."""
-    if placed.instead_of is None:
-        return
-    (device,) = placed.instead_of.devices
+    (device,) = instead_of.devices
     params: dict[str, Param] = {
         "count": len(placed.devices),
         "devices": ", ".join(placed.device_ids),
         "device": device.device_id,
     }
     if device.verdict is not Verdict.REFUSED:
-        yield Message("plan_spread_in_use" if _leased(placed.instead_of) is None else "plan_spread_leased", params)
-        return
+        return Message("plan_spread_in_use" if _leased(instead_of) is None else "plan_spread_leased", params)
     free = device.available_bytes
-    yield Message("plan_spread", {**params, "needed_bytes": device.footprint.gate_bytes, "free_bytes": free})
+    return Message("plan_spread", {**params, "needed_bytes": device.footprint.gate_bytes, "free_bytes": free})
 
 
 def _reasons(placed: _Placement) -> Iterator[Message]:
@@ -899,17 +941,18 @@ class _Trials:
         """See ``Trials``."""
         return self._refused.unload
 
-    def rooms(self, request: SwitchRequest) -> Sequence[Fits]:
+    def rooms(self, request: SwitchRequest) -> Sequence[Lacks]:
         """See ``Trials``."""
 
-        def asking(site: _Site) -> Fits:
-            return lambda options: self._sites.holds(replace(request, options=options), site)
+        def asking(site: _Site) -> Lacks:
+            return lambda options: self._sites.demand(replace(request, options=options)).lacks(site)
 
         return [asking(site) for site in self._sites.open_to(request)]
 
     def unloads(self, request: SwitchRequest) -> tuple[Eviction, ...] | None:
         """See ``Trials``."""
-        if not any(self._sites.holds(request, site) for site in self._sites.open_to(request)):
+        demand = self._sites.demand(request)
+        if not any(demand.holds(site) for site in self._sites.open_to(request)):
             return None
         placed = self._sites.best(request)
         return placed.unload if _refusal(placed, self._sites.model, self._world) is None else None
@@ -920,8 +963,8 @@ class _Trials:
 
     def together(self, request: SwitchRequest, more_than: int) -> tuple[str, ...] | None:
         """See ``Trials``."""
-        placed = self._sites.together(request, more_than)
-        return None if placed is None else placed.device_ids
+        site = self._sites.together(request, more_than)
+        return None if site is None else site.device_ids
 
     def resting(self, request: SwitchRequest) -> tuple[Resting, ...]:
         """See ``Trials``."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
-from itertools import combinations, islice
+from itertools import combinations, cycle, islice
 from typing import Protocol
 
 from webapp.domain.model import CachedModel
@@ -56,7 +56,8 @@ class Missing:
         return self.short <= sum(0 < lacks.get(device, 0) <= size for device, size in gives_bytes.items())
 
 
-Fits = Callable[[LaunchOptions], bool]
+Lacks = Callable[[LaunchOptions], int]
+"""The bytes that lack for a launch with these options; 0 or less where it fits."""
 
 
 class Trials(Protocol):
@@ -66,8 +67,8 @@ class Trials(Protocol):
     def unload(self) -> tuple[Eviction, ...]:
         """What the refused request would unload."""
 
-    def rooms(self, request: SwitchRequest) -> Sequence[Fits]:
-        """Return, for each choice of devices that ``request`` may take, whether the memory would do with other options.
+    def rooms(self, request: SwitchRequest) -> Sequence[Lacks]:
+        """Return, for each choice of devices that ``request`` may take, what would lack there with other options.
 
         One call is quick enough to search with. A choice where a model is in use that must not be interrupted is none.
         """
@@ -155,24 +156,34 @@ def find_ways(
     return tuple(WayOut(way.message, way.request) for way in found)
 
 
-def largest(choices: Sequence[Callable[[int], bool]], least: int, most: int) -> int | None:
-    """Return the largest of ``least`` to ``most`` that one of ``choices`` takes; ``None`` where none takes even the least.
+def largest(choices: Sequence[Callable[[int], int]], least: int, most: int) -> int | None:
+    """Return the largest of ``least`` to ``most`` that one of ``choices`` has room for; ``None`` where none has it even for the least.
 
-    Each of them takes all that is smaller than something it takes.
+    Each of them says how much lacks, 0 or less where nothing does; for more never less.
     """
     best = None
-    for takes in choices:
-        found = _largest(takes, least if best is None else best + 1, most)
+    for lacks in choices:
+        found = _largest(lacks, least if best is None else best + 1, most)
         best = best if found is None else found
     return best
 
 
-def _largest(takes: Callable[[int], bool], least: int, most: int) -> int | None:
-    if least > most or not takes(least):
+def _largest(lacks: Callable[[int], int], least: int, most: int) -> int | None:
+    """By false position, since memory grows nearly evenly; each third step halves, in case it does not."""
+    if least > most or (room := -lacks(least)) < 0:
         return None
-    while least < most:
-        middle = (least + most + 1) // 2
-        least, most = (middle, most) if takes(middle) else (least, middle - 1)
+    if (lacking := lacks(most)) <= 0:
+        return most
+    for halves in cycle((False, False, True)):
+        apart = most - least
+        if apart <= 1:
+            break
+        step = apart // 2 if halves else apart * room // (room + lacking)
+        tried = least + min(max(step, 1), apart - 1)
+        if (found := lacks(tried)) <= 0:
+            least, room = tried, -found
+        else:
+            most, lacking = tried, found
     return least
 
 
@@ -255,10 +266,10 @@ class _Search:
     def _most(
         self, request: SwitchRequest, change: Callable[[int], Mapping[str, int]], least: int, most: int
     ) -> int | None:
-        def taking(fits: Fits) -> Callable[[int], bool]:
-            return lambda n: fits(_changed(request.options, **change(n)))
+        def lacking(lacks: Lacks) -> Callable[[int], int]:
+            return lambda n: lacks(_changed(request.options, **change(n)))
 
-        return largest([taking(fits) for fits in self._trials.rooms(request)], least, most)
+        return largest([lacking(lacks) for lacks in self._trials.rooms(request)], least, most)
 
     def _precision(self) -> Iterator[Way]:
         for precision in _lighter(self._request, self._model):
@@ -273,7 +284,7 @@ class _Search:
         """The fewest bits for one request at a time, and the longest context that this leaves."""
         asked = request.options.max_tokens
         tokens: int | None = asked
-        if not any(fits(request.options) for fits in self._trials.rooms(request)):
+        if all(lacks(request.options) > 0 for lacks in self._trials.rooms(request)):
             tokens = self._longest(request)
         if tokens is not None:
             precision = request.options.precision.value
