@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations, product
+from typing import NamedTuple
 
 from webapp.domain.admission import Policy, judge, within_limit
-from webapp.domain.footprint import Conditions, Footprint, PartName, Seen, estimate, in_whole_shares
+from webapp.domain.footprint import Conditions, Footprint, Launch, PartName, Seen, in_whole_shares
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.learned import NOTHING_LEARNED, Lessons, corrected
 from webapp.domain.memory import DeviceKind, Reading, Sample, instances_bytes
@@ -208,15 +209,21 @@ def _most(device: DevicePlan) -> int | None:
 def needed_bytes(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) -> tuple[int, ...]:
     """Return what ``request`` would take of ``model`` on each of the devices of ``rooms`` together, as a plan counts it."""
     capped, _ = _cap_context(request, model)
-    places = [_Place(room.device_id, room.kind, room.usable_bytes, room.device_name) for room in rooms]
-    return tuple(footprint.gate_bytes for footprint in _footprints(capped, model, places, rooms[0].lessons))
+    places = [_Place(room.kind, room.device_name, room.usable_bytes) for room in rooms]
+    return tuple(footprint.gate_bytes for footprint in _Demand(capped, model, rooms[0].lessons).over(places))
 
 
 def footprints_on(
     devices: Sequence[str], request: SwitchRequest, model: CachedModel, sample: Sample | None, lessons: Lessons
 ) -> tuple[Footprint, ...]:
     """Return what ``request`` takes on ``devices``, as a plan counts it; of a device that is not in the sample only the kind is known."""
-    return _footprints(request, model, [_place(device_id, sample) for device_id in devices], lessons)
+    footprints = _Demand(request, model, lessons).over([_place(device_id, sample) for device_id in devices])
+    return tuple(footprint.on(device_id) for footprint, device_id in zip(footprints, devices, strict=True))
+
+
+def _place(device_id: str, sample: Sample | None) -> _Place:
+    reading = None if sample is None else sample.reading(device_id)
+    return _Place(DeviceKind(device_id.partition("-")[0]), None, 0) if reading is None else _place_of(reading)
 
 
 def refusal_of(plan: Plan, world: World) -> WardenError | None:
@@ -319,20 +326,31 @@ def _check_unload(request: SwitchRequest, world: World) -> None:
             raise UnknownInstance(instance=instance_id)
 
 
+class _Place(NamedTuple):
+    """What a footprint depends on of a device."""
+
+    kind: DeviceKind
+    name: str | None
+    usable_bytes: int
+
+
 @dataclass(frozen=True, eq=False)
 class _Site:
     """One choice of devices as a launch finds it, once what goes there is gone."""
 
     devices: tuple[DevicePlan, ...]
     """Their arithmetic before anything is launched."""
-    kinds: tuple[DeviceKind, ...]
-    usable: tuple[int, ...]
-    names: tuple[str | None, ...]
+    places: tuple[_Place, ...]
     unload: tuple[Eviction, ...]
 
     @cached_property
     def device_ids(self) -> tuple[str, ...]:
         return tuple(device.device_id for device in self.devices)
+
+    @cached_property
+    def unsized(self) -> tuple[_Place, ...]:
+        """The places, however large they are."""
+        return tuple(place._replace(usable_bytes=0) for place in self.places)
 
     @cached_property
     def rooms(self) -> tuple[int, ...]:
@@ -356,16 +374,45 @@ class _Demand:
     """What a model takes with one set of options in one mode, wherever that is asked; each figure is worked out once."""
 
     def __init__(self, request: SwitchRequest, model: CachedModel, lessons: Lessons) -> None:
-        self._request, self._model, self._lessons = request, model, lessons
-        self._known: dict[tuple[object, ...], tuple[Footprint, ...]] = {}
+        self._mode, self._options, self._model, self._lessons = request.mode, request.options, model, lessons
+        self._launches: dict[tuple[Conditions, bool], Launch] = {}
+        self._known: dict[tuple[_Place, ...], tuple[Footprint, ...]] = {}
+
+    def places(self, site: _Site) -> tuple[_Place, ...]:
+        """Return what the footprints depend on; only vLLM asks how large the devices are."""
+        return site.places if self._mode is Mode.VLLM else site.unsized
 
     def footprints(self, site: _Site) -> tuple[Footprint, ...]:
-        """Return what the launch takes there, under the name of any equal device; only vLLM asks how large they are."""
-        key = (site.kinds, site.names, site.usable if self._request.mode is Mode.VLLM else ())
-        if key not in self._known:
-            places = [_Place(*each) for each in zip(site.device_ids, site.kinds, site.usable, site.names, strict=True)]
-            self._known[key] = _footprints(self._request, self._model, places, self._lessons)
-        return self._known[key]
+        """Return what the launch takes there, as earlier launches correct it; equal devices have the same, which names none of them."""
+        places = self.places(site)
+        if places not in self._known:
+            self._known[places] = self.over(places)
+        return self._known[places]
+
+    def over(self, places: Sequence[_Place]) -> tuple[Footprint, ...]:
+        """Return the footprints on such devices; vLLM takes whole shares of GPUs."""
+        unlike, on_gpus = (
+            tuple(dict.fromkeys(places)),
+            all(p.kind is DeviceKind.GPU and p.usable_bytes > 0 for p in places),
+        )
+        launch = self._launch(unlike)
+        estimated = tuple(launch.share_on(place.kind, len(places)) for place in unlike)
+        names = [place.name for place in places]
+        kind = self._lessons.kind_of(self._model.id, self._model.revision, self._mode, self._options, names)
+        footprints = corrected(estimated, kind, self._lessons)
+        if self._mode is Mode.VLLM and on_gpus:
+            footprints = in_whole_shares(footprints, [place.usable_bytes for place in unlike])
+        of_place = dict(zip(unlike, footprints, strict=True))
+        return tuple(of_place[place] for place in places)
+
+    def _launch(self, places: Sequence[_Place]) -> Launch:
+        on_host = any(place.kind is DeviceKind.HOST for place in places)
+        usable = min(place.usable_bytes for place in places)
+        conditions = Conditions() if on_host or usable <= 0 else Conditions(usable, places[0].name or "")
+        key = (conditions, on_host)
+        if key not in self._launches:
+            self._launches[key] = Launch(self._model, self._options, self._mode, conditions, on_host=on_host)
+        return self._launches[key]
 
     def on(self, site: _Site) -> Iterator[tuple[Footprint, DevicePlan]]:
         """Return the pairs of what is taken on a device and what there is."""
@@ -378,18 +425,16 @@ class _Demand:
     def lacks(self, site: _Site) -> int:
         """Return the bytes that lack where most do, 0 or less where the memory would do; of a site that is far too small at the least."""
         count = len(site.devices)
-        if (least := -(-self._least_bytes // count) - site.narrowest) > 0:
+        if (least := -(-self._undivided_bytes // count) - site.narrowest) > 0:
             return least
         return max(
             footprint.gate_bytes - room for footprint, room in zip(self.footprints(site), site.rooms, strict=True)
         )
 
     @cached_property
-    def _least_bytes(self) -> int:
-        """What all devices hold together at the least, which is quicker to say than a share: weights, and what comes with each layer."""
-        (whole,) = estimate(self._model, self._request.options, [("", DeviceKind.GPU)], self._request.mode)
-        cached = whole.part(PartName.KV_CACHE) if self._request.mode is Mode.TRANSFORMERS else 0
-        return whole.part(PartName.WEIGHTS) + cached
+    def _undivided_bytes(self) -> int:
+        """Quicker to say than a share."""
+        return self._launch([_Place(DeviceKind.GPU, None, 0)]).undivided_bytes
 
 
 class _Pool:
@@ -414,9 +459,9 @@ class _Pool:
     @cached_property
     def _alike(self) -> Sequence[Sequence[int]]:
         """The places of like GPUs, those with the most room first."""
-        alike: dict[tuple[object, ...], list[int]] = {}
+        alike: dict[tuple[_Place, ...], list[int]] = {}
         for place, site in sorted(enumerate(self.gpus), key=lambda each: -each[1].narrowest):
-            alike.setdefault((site.names, site.usable), []).append(place)
+            alike.setdefault(site.places, []).append(place)
         return tuple(alike.values())
 
     @cached_property
@@ -518,11 +563,11 @@ class _Sites:
 
     def _open_to(self, request: SwitchRequest) -> tuple[_Site, ...]:
         is_open = [s for s in self.of(request) if s.is_readable and not s.is_kept_from(request)]
-        best: dict[tuple[object, ...], _Site] = {}
+        demand, best = self.demand(request), dict[tuple[_Place, ...], _Site]()
         for site in is_open:
-            key = (site.kinds, site.names, site.usable if request.mode is Mode.VLLM else ())
-            if key not in best or site.narrowest > best[key].narrowest:
-                best[key] = site
+            places = demand.places(site)
+            if places not in best or site.narrowest > best[places].narrowest:
+                best[places] = site
         pool = self._pool([] if request.devices is not None else is_open)
         together = [s for n in self._counts(request, pool) for s in pool.roomiest(n)]
         found = (*best.values(), *(s for s in together if not any(_outdoes(other, s) for other in together)))
@@ -530,7 +575,7 @@ class _Sites:
 
     def _pool(self, sites: Iterable[_Site]) -> _Pool:
         """Return the GPUs among single devices."""
-        gpus = tuple(site for site in sites if site.kinds == (DeviceKind.GPU,))
+        gpus = tuple(site for site in sites if all(place.kind is DeviceKind.GPU for place in site.places))
         if gpus not in self._pools:
             self._pools[gpus] = _Pool(gpus, self.world)
         return self._pools[gpus]
@@ -595,7 +640,7 @@ class _Sites:
     def _reluctance(self, request: SwitchRequest, site: _Site) -> tuple[object, ...]:
         """What several GPUs that have the room cost people: who waits, who goes, how many are taken; then how well they suit."""
         demand = self.demand(request)
-        mixed = request.mode is Mode.VLLM and len({*zip(site.names, site.usable, strict=True)}) > 1
+        mixed = request.mode is Mode.VLLM and len({*site.places}) > 1
         how_many = len(site.unload), len(site.devices)
         return *self._standing(site, request), *how_many, self._is_tight(demand, site), mixed, demand.lacks(site)
 
@@ -619,9 +664,7 @@ def _joined(sites: Sequence[_Site], world: World) -> _Site:
     going = {eviction.instance_id for site in sites for eviction in site.unload}
     return _Site(
         devices=tuple(site.devices[0] for site in sites),
-        kinds=tuple(site.kinds[0] for site in sites),
-        usable=tuple(site.usable[0] for site in sites),
-        names=tuple(site.names[0] for site in sites),
+        places=tuple(site.places[0] for site in sites),
         unload=tuple(eviction for eviction in world.evictions if eviction.instance_id in going),
     )
 
@@ -631,38 +674,12 @@ def _outdoes(other: _Site, site: _Site) -> bool:
 
     Not so where nearly all of a share is what each GPU takes anyway; a way out over fewer GPUs may then go unseen, never a plan.
     """
-    alike = len({*other.names, *site.names}) == len({*other.usable, *site.usable}) == 1
+    alike = len({*other.places, *site.places}) == 1
     return alike and len(other.devices) > len(site.devices) and other.narrowest >= _NEARLY * site.narrowest
 
 
-@dataclass(frozen=True)
-class _Place:
-    """What a footprint depends on of a device."""
-
-    device_id: str
-    kind: DeviceKind
-    usable_bytes: int
-    name: str | None
-
-
-def _place(device_id: str, sample: Sample | None) -> _Place:
-    reading = None if sample is None else sample.reading(device_id)
-    if reading is None:
-        return _Place(device_id, DeviceKind(device_id.partition("-")[0]), 0, None)
-    return _Place(device_id, reading.kind, _usable(reading), reading.name)
-
-
-def _footprints(
-    request: SwitchRequest, model: CachedModel, places: Sequence[_Place], lessons: Lessons
-) -> tuple[Footprint, ...]:
-    """What the launch takes on each device, as earlier launches correct it; vLLM takes whole shares of GPUs."""
-    usable, mode, options = [place.usable_bytes for place in places], request.mode, request.options
-    on_gpus = all(place.kind is DeviceKind.GPU for place in places) and min(usable, default=0) > 0
-    conditions = Conditions(min(usable) if on_gpus else None, places[0].name or "")
-    estimated = estimate(model, options, [(place.device_id, place.kind) for place in places], mode, conditions)
-    kind = lessons.kind_of(model.id, model.revision, mode, options, [place.name for place in places])
-    footprints = corrected(estimated, kind, lessons)
-    return in_whole_shares(footprints, usable) if mode is Mode.VLLM and on_gpus else footprints
+def _place_of(reading: Reading) -> _Place:
+    return _Place(reading.kind, reading.name, _usable(reading))
 
 
 def _usable(reading: Reading) -> int:
@@ -710,7 +727,7 @@ def _alone(reading: Reading, unload: tuple[Eviction, ...], world: World) -> _Sit
     key = (reading.device_id, tuple(eviction.instance_id for eviction in unload))
     if key not in world.found:
         device = _once_gone(reading, unload, world)
-        world.found[key] = _Site((device,), (reading.kind,), (_usable(reading),), (reading.name,), unload)
+        world.found[key] = _Site((device,), (_place_of(reading),), unload)
     return world.found[key]
 
 
@@ -740,15 +757,13 @@ def _once_gone(reading: Reading, unload: Sequence[Eviction], world: World) -> De
 
 
 def _launched(device: DevicePlan, footprint: Footprint, fits_percent: float) -> DevicePlan:
-    """The device with ``footprint`` on it; equal devices share a footprint, which is then told its own."""
-    if footprint.device_id != device.device_id:
-        footprint = footprint.on(device.device_id)
-    available = device.available_bytes
+    """The device with ``footprint`` on it, which is told whose it is."""
+    available, named = device.available_bytes, footprint.on(device.device_id)
     if available is None:
-        return replace(device, footprint=footprint)
+        return replace(device, footprint=named)
     return replace(
         device,
-        footprint=footprint,
+        footprint=named,
         free_after_bytes=available - footprint.total_bytes,
         verdict=judge(footprint.gate_bytes, available, device.reserve_bytes, fits_percent),
     )
