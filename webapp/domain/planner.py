@@ -604,13 +604,12 @@ class _Sites:
             return
         (widest,) = pool.roomiest(count)
         share = max(footprint.gate_bytes for footprint in self.demand(request).footprints(widest))
-        roomy = [site for site in pool.gpus if site.narrowest >= share]
-        for may_wait, may_disturb in product((False, True), repeat=2):
-            able = [s for s in roomy if may_wait or not self._is_claimed(s)]
-            able = [s for s in able if may_disturb or not s.is_kept_from(request)]
-            easiest = sorted(able, key=lambda site: (len(site.unload), -site.narrowest))[:count]
-            if len(easiest) == count:
-                yield _joined(sorted(easiest, key=pool.gpus.index), self.world)
+        easiest = sorted((s for s in pool.gpus if s.narrowest >= share), key=lambda s: (len(s.unload), -s.narrowest))
+        claimed = [site for site in easiest if self._is_claimed(site)]
+        kept = [site for site in easiest if site.is_kept_from(request)]
+        pools = ([s for s in easiest if s not in spared][:count] for spared in ((*claimed, *kept), claimed, kept, ()))
+        for chosen in dict.fromkeys(tuple(sorted(p, key=pool.gpus.index)) for p in pools if len(p) == count):
+            yield _joined(chosen, self.world)
 
     def missing(self, request: SwitchRequest) -> Iterator[Missing]:
         """See ``Trials``; of a mixture of GPUs the one that needs least stands for all."""
