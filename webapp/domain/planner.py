@@ -14,7 +14,7 @@ from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.learned import NOTHING_LEARNED, Lessons, corrected
 from webapp.domain.memory import DeviceKind, Reading, Sample, instances_bytes
 from webapp.domain.model import CachedModel
-from webapp.domain.modes import Mode, Quantization
+from webapp.domain.modes import LaunchOptions, Mode, Quantization
 from webapp.domain.plan import DevicePlan, Eviction, Plan, SwitchRequest, Verdict, WayOut
 from webapp.domain.sharing import can_share, counts
 from webapp.domain.ways import Lacks, Missing, Resting, find_ways
@@ -78,13 +78,14 @@ class World:
 
     @cached_property
     def held_bytes(self) -> Mapping[tuple[str, str], int]:
-        """What an instance holds on a device now, by both ids: as the device says, else as measured or predicted."""
+        """What an instance holds on a device of its own now, by both ids: as the device says, else as measured or predicted."""
         readings = () if self.sample is None else self.sample.readings
         said = {reading.device_id: instances_bytes(reading) for reading in readings}
         return {
             (instance.id, device_id): by_instance.get(instance.id) or instance.held_bytes(device_id)
             for device_id, by_instance in said.items()
             for instance in self.instances
+            if device_id in instance.devices or instance.id in by_instance
         }
 
     @cached_property
@@ -210,14 +211,18 @@ def needed_bytes(request: SwitchRequest, model: CachedModel, rooms: Sequence[Roo
     """Return what ``request`` would take of ``model`` on each of the devices of ``rooms`` together, as a plan counts it."""
     capped, _ = _cap_context(request, model)
     places = [_Place(room.kind, room.device_name, room.usable_bytes) for room in rooms]
-    return tuple(footprint.gate_bytes for footprint in _Demand(capped, model, rooms[0].lessons).over(places))
+    return tuple(
+        footprint.gate_bytes for footprint in _Demand(capped.mode, capped.options, model, rooms[0].lessons).over(places)
+    )
 
 
 def footprints_on(
     devices: Sequence[str], request: SwitchRequest, model: CachedModel, sample: Sample | None, lessons: Lessons
 ) -> tuple[Footprint, ...]:
     """Return what ``request`` takes on ``devices``, as a plan counts it; of a device that is not in the sample only the kind is known."""
-    footprints = _Demand(request, model, lessons).over([_place(device_id, sample) for device_id in devices])
+    footprints = _Demand(request.mode, request.options, model, lessons).over(
+        [_place(device_id, sample) for device_id in devices]
+    )
     return tuple(footprint.on(device_id) for footprint, device_id in zip(footprints, devices, strict=True))
 
 
@@ -350,7 +355,7 @@ class _Site:
     @cached_property
     def unsized(self) -> tuple[_Place, ...]:
         """The places, however large they are."""
-        return tuple(place._replace(usable_bytes=0) for place in self.places)
+        return tuple(_Place(kind, name, 0) for kind, name, _ in self.places)
 
     @cached_property
     def rooms(self) -> tuple[int, ...]:
@@ -373,9 +378,9 @@ class _Site:
 class _Demand:
     """What a model takes with one set of options in one mode, wherever that is asked; each figure is worked out once."""
 
-    def __init__(self, request: SwitchRequest, model: CachedModel, lessons: Lessons) -> None:
-        self._mode, self._options, self._model, self._lessons = request.mode, request.options, model, lessons
-        self._launches: dict[tuple[Conditions, bool], Launch] = {}
+    def __init__(self, mode: Mode, options: LaunchOptions, model: CachedModel, lessons: Lessons) -> None:
+        self._mode, self._options, self._model, self._lessons = mode, options, model, lessons
+        self._launches: dict[tuple[object, ...], Launch] = {}
         self._known: dict[tuple[_Place, ...], tuple[Footprint, ...]] = {}
 
     def places(self, site: _Site) -> tuple[_Place, ...]:
@@ -407,10 +412,10 @@ class _Demand:
 
     def _launch(self, places: Sequence[_Place]) -> Launch:
         on_host = any(place.kind is DeviceKind.HOST for place in places)
-        usable = min(place.usable_bytes for place in places)
-        conditions = Conditions() if on_host or usable <= 0 else Conditions(usable, places[0].name or "")
-        key = (conditions, on_host)
+        usable, name = min(place.usable_bytes for place in places), places[0].name or ""
+        key = (on_host, usable, name)
         if key not in self._launches:
+            conditions = Conditions() if on_host or usable <= 0 else Conditions(usable, name)
             self._launches[key] = Launch(self._model, self._options, self._mode, conditions, on_host=on_host)
         return self._launches[key]
 
@@ -424,16 +429,18 @@ class _Demand:
 
     def lacks(self, site: _Site) -> int:
         """Return the bytes that lack where most do, 0 or less where the memory would do; of a site that is far too small at the least."""
-        count = len(site.devices)
-        if (least := -(-self._undivided_bytes // count) - site.narrowest) > 0:
+        if (least := self.least_bytes(len(site.devices)) - site.narrowest) > 0:
             return least
         return max(
             footprint.gate_bytes - room for footprint, room in zip(self.footprints(site), site.rooms, strict=True)
         )
 
+    def least_bytes(self, count: int) -> int:
+        """Return what the fullest of ``count`` devices takes at the least, which is quicker to say than a footprint."""
+        return -(-self._undivided_bytes // count)
+
     @cached_property
     def _undivided_bytes(self) -> int:
-        """Quicker to say than a share."""
         return self._launch([_Place(DeviceKind.GPU, None, 0)]).undivided_bytes
 
 
@@ -483,7 +490,7 @@ class _Sites:
         self._known: dict[tuple[object, ...], tuple[_Site, ...]] = {}
         self._open: dict[tuple[object, ...], tuple[_Site, ...]] = {}
         self._pools: dict[tuple[_Site, ...], _Pool] = {}
-        self._demands: dict[tuple[object, ...], _Demand] = {}
+        self._demands: dict[tuple[Mode, LaunchOptions], _Demand] = {}
 
     def best(self, request: SwitchRequest) -> _Placement:
         """Place on the named devices, or on those that cost people least; where none have the room, on the single one that is best."""
@@ -521,11 +528,11 @@ class _Sites:
         """Return the several GPUs that have the room and cost people least; ``None`` where no several have."""
         return min(self._roomy(request, more_than), key=lambda s: self._reluctance(request, s), default=None)
 
-    def demand(self, request: SwitchRequest) -> _Demand:
-        """Return what ``request`` takes."""
-        key = (request.mode, request.options)
+    def demand(self, request: SwitchRequest, options: LaunchOptions | None = None) -> _Demand:
+        """Return what ``request`` takes, or would take with other options."""
+        key = (request.mode, options or request.options)
         if key not in self._demands:
-            self._demands[key] = _Demand(request, self.model, self.world.lessons)
+            self._demands[key] = _Demand(*key, self.model, self.world.lessons)
         return self._demands[key]
 
     def of(self, request: SwitchRequest) -> tuple[_Site, ...]:
@@ -611,7 +618,7 @@ class _Sites:
         for chosen in dict.fromkeys(tuple(sorted(p, key=pool.gpus.index)) for p in pools if len(p) == count):
             yield _joined(chosen, self.world)
 
-    def missing(self, request: SwitchRequest) -> Iterator[Missing]:
+    def missing(self, request: SwitchRequest, short: int) -> Iterator[Missing]:
         """See ``Trials``; of a mixture of GPUs the one that needs least stands for all."""
         demand, sites = self.demand(request), [site for site in self.of(request) if site.is_readable]
         if request.devices is not None:
@@ -620,8 +627,10 @@ class _Sites:
         yield Missing(1, {d: lacks for site in sites for d, lacks in _lacks(demand, site).items()})
         pool = self._pool(sites)
         for count in self._counts(request, pool):
-            needs = min(f.gate_bytes for mixture in pool.roomiest(count) for f in demand.footprints(mixture))
-            yield Missing(count, {site.device_ids[0]: needs - site.narrowest for site in pool.gpus})
+            least = demand.least_bytes(count)
+            if sum(least <= site.narrowest for site in pool.gpus) + short >= count:
+                needs = min(f.gate_bytes for mixture in pool.roomiest(count) for f in demand.footprints(mixture))
+                yield Missing(count, {site.device_ids[0]: needs - site.narrowest for site in pool.gpus})
 
     def _is_claimed(self, site: _Site) -> bool:
         return any(device_id in self.world.claims for device_id in site.device_ids)
@@ -772,7 +781,7 @@ def _refusal(placed: _Placement, model: CachedModel, world: World) -> WardenErro
     """The first thing that forbids the plan, in the order in which a person would want to hear it."""
     return (
         _unsuitable(placed.request, model, world)
-        or _already_loaded(placed, model, world)
+        or _already_loaded(placed.request, model, world, anywhere=placed.anywhere)
         or _unreadable(placed, world)
         or (None if placed.request.load_anyway else _too_large(placed, model))
         or _leased(placed)
@@ -818,8 +827,7 @@ def _unshareable(request: SwitchRequest, model: CachedModel) -> WardenError | No
     return InvalidRequest(field="devices", value=str(count), allowed=f"{numbers} ({heads} / N)")
 
 
-def _already_loaded(placed: _Placement, model: CachedModel, world: World) -> WardenError | None:
-    request = placed.request
+def _already_loaded(request: SwitchRequest, model: CachedModel, world: World, *, anywhere: bool) -> WardenError | None:
     for instance in world.instances:
         same = (instance.mode, instance.model_id, instance.revision, instance.options) == (
             request.mode,
@@ -827,7 +835,7 @@ def _already_loaded(placed: _Placement, model: CachedModel, world: World) -> War
             model.revision,
             request.options,
         )
-        here = placed.anywhere or set(instance.devices) == set(placed.device_ids)
+        here = anywhere or set(instance.devices) == set(request.devices or ())
         if same and here and instance.state is InstanceState.READY:
             return AlreadyLoaded(model=model.id, instance=instance.id)
     return None
@@ -959,7 +967,7 @@ class _Trials:
         """See ``Trials``."""
 
         def asking(site: _Site) -> Lacks:
-            return lambda options: self._sites.demand(replace(request, options=options)).lacks(site)
+            return lambda options: self._sites.demand(request, options).lacks(site)
 
         return [asking(site) for site in self._sites.open_to(request)]
 
@@ -968,12 +976,22 @@ class _Trials:
         demand = self._sites.demand(request)
         if not any(demand.holds(site) for site in self._sites.open_to(request)):
             return None
-        placed = self._sites.best(request)
-        return placed.unload if _refusal(placed, self._sites.model, self._world) is None else None
+        site = self._sites.chosen(request)
+        return None if site is None or self._is_forbidden(request, site) else site.unload
+
+    def _is_forbidden(self, request: SwitchRequest, site: _Site) -> bool:
+        """Whether anything but the memory forbids it."""
+        placed, model = replace(request, devices=site.device_ids), self._sites.model
+        return (
+            site.is_kept_from(request)
+            or _unsuitable(placed, model, self._world) is not None
+            or _already_loaded(placed, model, self._world, anywhere=request.devices is None) is not None
+        )
 
     def takes(self, request: SwitchRequest) -> int:
         """See ``Trials``."""
-        return len(self._sites.best(request).devices)
+        site = self._sites.chosen(request)
+        return 0 if site is None else len(site.devices)
 
     def together(self, request: SwitchRequest, more_than: int) -> tuple[str, ...] | None:
         """See ``Trials``."""
@@ -989,9 +1007,9 @@ class _Trials:
             if instance.state in ANSWERING and instance.id not in request.unload and set(instance.devices) & set(asked)
         )
 
-    def missing(self, request: SwitchRequest) -> Iterable[Missing]:
+    def missing(self, request: SwitchRequest, short: int) -> Iterable[Missing]:
         """See ``Trials``."""
-        return self._sites.missing(request)
+        return self._sites.missing(request, short)
 
 
 def _resting(instance: Instance, world: World) -> Resting:

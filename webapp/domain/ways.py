@@ -85,8 +85,11 @@ class Trials(Protocol):
     def resting(self, request: SwitchRequest) -> tuple[Resting, ...]:
         """Return the models that answer on the devices that ``request`` may take and that it does not unload yet."""
 
-    def missing(self, request: SwitchRequest) -> Iterable[Missing]:
-        """Return what lacks for each number of devices that ``request`` may take; at the least, where devices differ."""
+    def missing(self, request: SwitchRequest, short: int) -> Iterable[Missing]:
+        """Return what lacks for each number of devices that ``request`` may take; at the least, where devices differ.
+
+        Those may be left out where more than ``short`` devices still have to get room.
+        """
 
 
 class Cost(IntEnum):
@@ -196,7 +199,12 @@ class _Search:
 
     @cached_property
     def _missing(self) -> tuple[Missing, ...]:
-        return tuple(self._trials.missing(self._request))
+        return tuple(self._trials.missing(self._request, self._reached))
+
+    @cached_property
+    def _reached(self) -> int:
+        """On how many devices two models that go give room, at the most."""
+        return 2 * max((len(each.gives_bytes) for each in self._willing), default=0)
 
     def ways(self) -> Iterator[Way]:
         yield from self._other_device()
@@ -308,14 +316,14 @@ class _Search:
 
     def _unload_one(self) -> Iterator[Way]:
         shown = 0
-        for each in self._willing():
+        for each in self._willing:
             if shown < UNLOADS_SHOWN and self._may_do((each,), len(each.gives_bytes)):
                 ways = [*self._without((each,), _message_of(each))]
                 shown += len(ways)
                 yield from ways
 
     def _unload_two(self) -> Iterator[Way]:
-        idle = [each for each in self._willing() if not each.in_flight]
+        idle = [each for each in self._willing if not each.in_flight]
         largest, devices = _largest_on_each(idle), 2 * max((len(each.gives_bytes) for each in idle), default=0)
         if not self._may_do((largest, largest), devices):
             return
@@ -327,6 +335,7 @@ class _Search:
                 yield from ways
                 return
 
+    @cached_property
     def _willing(self) -> list[Resting]:
         """Who may be asked to go, in the order in which one would ask: the idle first, then own models, the longest idle first."""
         candidates = [r for r in self._trials.resting(self._request) if self._request.interrupt_busy or not r.in_flight]

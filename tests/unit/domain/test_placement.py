@@ -170,7 +170,7 @@ def test_more_free_memory_never_makes_a_plan_a_refused_one(
     device = data.draw(st.sampled_from([r.device_id for r in there.sample.readings]))
 
     def freed(reading: Reading) -> Reading:
-        used = sum(there.held_bytes[i.id, device] for i in there.instances)
+        used = sum(there.held_bytes.get((i.id, device), 0) for i in there.instances)
         most = (reading.total_bytes or 0) - used
         free = data.draw(st.integers(reading.free_bytes or 0, max(most, reading.free_bytes or 0)))
         return replace(reading, free_bytes=free, used_bytes=(reading.total_bytes or 0) - free)
