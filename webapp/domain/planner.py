@@ -118,6 +118,11 @@ class World:
         return tuple(_eviction(i, self) for i in self.instances if i.state is not InstanceState.STUCK)
 
     @cached_property
+    def evictions_from(self) -> Mapping[str, tuple[Eviction, ...]]:
+        """What goes from each device, where nothing is to stay: everything of ours that touches it."""
+        return {d: tuple(each for each in self.evictions if d in each.freed_bytes) for d in self.device_ids}
+
+    @cached_property
     def found(self) -> dict[tuple[str, tuple[str, ...]], _Site]:
         """What there is on a device once some instances have gone, as ``_alone`` found it: many plans are tried on one world."""
         return {}
@@ -197,7 +202,7 @@ def rooms(world: World, device_id: str | None = None) -> tuple[Room, ...]:
 
 def _room(reading: Reading, world: World) -> Room:
     beside, alone = (
-        _most(_alone(reading, unload, world).devices[0]) for unload in ((), _evictions(reading.device_id, world))
+        _most(_alone(reading, unload, world).devices[0]) for unload in ((), world.evictions_from[reading.device_id])
     )
     return Room(reading.device_id, reading.kind, _usable(reading), beside, alone, reading.name, world.lessons)
 
@@ -412,12 +417,12 @@ class _Demand:
 
     def _launch(self, places: Sequence[_Place]) -> Launch:
         on_host = any(place.kind is DeviceKind.HOST for place in places)
-        usable, name = min(place.usable_bytes for place in places), places[0].name or ""
-        key = (on_host, usable, name)
-        if key not in self._launches:
-            conditions = Conditions() if on_host or usable <= 0 else Conditions(usable, name)
-            self._launches[key] = Launch(self._model, self._options, self._mode, conditions, on_host=on_host)
-        return self._launches[key]
+        usable = min(place.usable_bytes for place in places)
+        known = (None, "") if on_host or usable <= 0 else (usable, places[0].name or "")
+        if (known, on_host) not in self._launches:
+            launch = Launch(self._model, self._options, self._mode, Conditions(*known), on_host=on_host)
+            self._launches[known, on_host] = launch
+        return self._launches[known, on_host]
 
     def on(self, site: _Site) -> Iterator[tuple[Footprint, DevicePlan]]:
         """Return the pairs of what is taken on a device and what there is."""
@@ -436,12 +441,12 @@ class _Demand:
         )
 
     def least_bytes(self, count: int) -> int:
-        """Return what the fullest of ``count`` devices takes at the least, which is quicker to say than a footprint."""
-        return -(-self._undivided_bytes // count)
+        """See ``Launch``."""
+        return self._anywhere.least_bytes(count)
 
     @cached_property
-    def _undivided_bytes(self) -> int:
-        return self._launch([_Place(DeviceKind.GPU, None, 0)]).undivided_bytes
+    def _anywhere(self) -> Launch:
+        return self._launch([_Place(DeviceKind.GPU, None, 0)])
 
 
 class _Pool:
@@ -539,12 +544,18 @@ class _Sites:
         """Return the named devices as one choice, or each of those that are chosen among: never the host beside GPUs."""
         key = (request.devices, request.keep_others, request.unload)
         if key not in self._known:
-            readings = self._automatic
-            if request.devices is not None:
-                readings = [_reading(self.world, device_id) for device_id in request.devices]
-            sites = tuple(self._single(reading, request) for reading in readings)
-            self._known[key] = sites if request.devices is None else (_joined(sites, self.world),)
+            self._known[key] = (
+                self._each(request) if request.devices is None else (self._named(request.devices, request),)
+            )
         return self._known[key]
+
+    def _named(self, devices: Sequence[str], request: SwitchRequest) -> _Site:
+        readings = [_reading(self.world, device_id) for device_id in devices]
+        return _joined([self._single(reading, request) for reading in readings], self.world)
+
+    def _each(self, request: SwitchRequest) -> tuple[_Site, ...]:
+        """Every device that may be chosen, by itself, whatever devices were named."""
+        return tuple(self._single(reading, request) for reading in self._automatic)
 
     @cached_property
     def _automatic(self) -> Sequence[Reading]:
@@ -552,7 +563,7 @@ class _Sites:
         return [r for r in readings if r.kind is DeviceKind.GPU] or readings
 
     def _single(self, reading: Reading, request: SwitchRequest) -> _Site:
-        unload = _evictions(reading.device_id, self.world)
+        unload = self.world.evictions_from[reading.device_id]
         if request.keep_others:
             unload = tuple(eviction for eviction in unload if eviction.instance_id in request.unload)
         return _alone(reading, unload, self.world)
@@ -592,7 +603,7 @@ class _Sites:
 
     def _roomy(self, request: SwitchRequest, more_than: int) -> Iterator[_Site]:
         """Every several GPUs that have the room; not more of them than do where nobody has to wait or go."""
-        pool, demand = self._readable(replace(request, devices=None)), self.demand(request)
+        pool, demand = self._pool(site for site in self._each(request) if site.is_readable), self.demand(request)
         for count in self._counts(request, pool):
             if count <= more_than or not any(demand.holds(site) for site in pool.roomiest(count)):
                 continue
@@ -600,9 +611,6 @@ class _Sites:
             yield from found
             if any(not site.unload and not self._is_claimed(site) for site in found):
                 return
-
-    def _readable(self, request: SwitchRequest) -> _Pool:
-        return self._pool(site for site in self.of(request) if site.is_readable)
 
     def _choices(self, request: SwitchRequest, pool: _Pool, count: int) -> Iterator[_Site]:
         """Every ``count`` of the GPUs; of GPUs that are all alike those only that may cost people least (see ``_reluctance``)."""
@@ -682,8 +690,8 @@ def _outdoes(other: _Site, site: _Site) -> bool:
 
     Not so where nearly all of a share is what each GPU takes anyway; a way out over fewer GPUs may then go unseen, never a plan.
     """
-    alike = len({*other.places, *site.places}) == 1
-    return alike and len(other.devices) > len(site.devices) and other.narrowest >= _NEARLY * site.narrowest
+    nearly_as_roomy = len(other.devices) > len(site.devices) and other.narrowest >= _NEARLY * site.narrowest
+    return nearly_as_roomy and len({*other.places, *site.places}) == 1
 
 
 def _place_of(reading: Reading) -> _Place:
@@ -699,11 +707,6 @@ def _reading(world: World, device_id: str) -> Reading:
     if reading is None:
         raise UnknownDevice(device=device_id, known=", ".join(world.device_ids))
     return reading
-
-
-def _evictions(device_id: str, world: World) -> tuple[Eviction, ...]:
-    """Every instance of ours that touches a device goes from it."""
-    return tuple(eviction for eviction in world.evictions if device_id in eviction.freed_bytes)
 
 
 def _eviction(instance: Instance, world: World) -> Eviction:

@@ -317,7 +317,7 @@ class _Search:
     def _unload_one(self) -> Iterator[Way]:
         shown = 0
         for each in self._willing:
-            if shown < UNLOADS_SHOWN and self._may_do((each,), len(each.gives_bytes)):
+            if shown < UNLOADS_SHOWN and self._may_do(each.gives_bytes, len(each.gives_bytes)):
                 ways = [*self._without((each,), _message_of(each))]
                 shown += len(ways)
                 yield from ways
@@ -325,10 +325,10 @@ class _Search:
     def _unload_two(self) -> Iterator[Way]:
         idle = [each for each in self._willing if not each.in_flight]
         largest, devices = _largest_on_each(idle), 2 * max((len(each.gives_bytes) for each in idle), default=0)
-        if not self._may_do((largest, largest), devices):
+        if not self._may_do(_both(largest, largest), devices):
             return
-        hopeful = [each for each in idle if self._may_do((each, largest), devices)]
-        pairs = (pair for pair in combinations(hopeful, 2) if self._may_do(pair, devices))
+        hopeful = [each for each in idle if self._may_do(_both(each, largest), devices)]
+        pairs = (pair for pair in combinations(hopeful, 2) if self._may_do(_both(*pair), devices))
         for pair in islice(pairs, PAIRS_TRIED):
             ways = [*self._without(pair, _message_of_two(*pair))]
             if ways:
@@ -341,12 +341,9 @@ class _Search:
         candidates = [r for r in self._trials.resting(self._request) if self._request.interrupt_busy or not r.in_flight]
         return sorted(candidates, key=lambda r: (r.in_flight > 0, r.owner != self._actor, -r.idle_s))
 
-    def _may_do(self, going: Sequence[Resting], devices: int) -> bool:
-        """Whether what they hold, on so many devices at the most, could be enough on one of the choices: far cheaper to say than a plan."""
-        gives: Counter[str] = Counter()
-        for each in going:
-            gives.update(each.gives_bytes)
-        return any(missing.is_met(gives) for missing in self._missing if missing.short <= devices)
+    def _may_do(self, gives_bytes: Mapping[str, int], devices: int) -> bool:
+        """Whether as much, on so many devices at the most, could be enough on one of the choices: far cheaper to say than a plan."""
+        return any(missing.is_met(gives_bytes) for missing in self._missing if missing.short <= devices)
 
     def _without(self, going: Sequence[Resting], message: Message) -> Iterator[Way]:
         ids = tuple(each.instance_id for each in going)
@@ -354,6 +351,10 @@ class _Search:
         for way in self._try(message, changed, Cost.OTHERS_MODEL, -min(each.idle_s for each in going)):
             if set(ids) <= {victim.instance_id for victim in way.victims}:
                 yield way
+
+
+def _both(one: Resting, other: Resting) -> Mapping[str, int]:
+    return Counter(one.gives_bytes) + Counter(other.gives_bytes)
 
 
 def _largest_on_each(resting: Sequence[Resting]) -> Resting:

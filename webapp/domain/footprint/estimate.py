@@ -75,10 +75,13 @@ class Launch:
         """Return what it takes on a device of this kind, one of ``count``; see ``estimate``."""
         return _in_vllm(self, kind, count) if self.mode is Mode.VLLM else _in_transformers(self, kind, count)
 
-    @cached_property
-    def undivided_bytes(self) -> int:
-        """What all devices hold together at the least: weights, and in Transformers mode what comes with each layer."""
-        return self.weights.bytes + (0 if self.mode is Mode.VLLM else self.kept)
+    def least_bytes(self, count: int) -> int:
+        """Return what the fullest of ``count`` devices takes at the least, whatever is learned: quicker to say than its share.
+
+        Weights and KV cache are divided, evenly at the best; what a prompt needs that goes in is not.
+        """
+        cached = 0 if self.mode is Mode.VLLM else max(self.kept, self.taken_in + count * self.prefill.bytes)
+        return -(-(self.weights.bytes + cached) // count)
 
     @cached_property
     def value(self) -> int:
