@@ -482,6 +482,11 @@ class _Pool:
         spanning = any(len(eviction.freed_bytes) > 1 for site in self.gpus for eviction in site.unload)
         return len(self._alike) <= 1 and not spanning
 
+    @cached_property
+    def is_untouched(self) -> bool:
+        """Nobody has to go from any of them, and no operation runs there."""
+        return not any(site.unload or self._world.claims.keys() & site.device_ids for site in self.gpus)
+
     def combinations(self, count: int) -> Iterator[_Site]:
         """Return every ``count`` of them."""
         return (_joined(sites, self._world) for sites in combinations(self.gpus, count))
@@ -492,7 +497,8 @@ class _Sites:
 
     def __init__(self, model: CachedModel, world: World) -> None:
         self.model, self.world = model, world
-        self._known: dict[tuple[object, ...], tuple[_Site, ...]] = {}
+        self._singles: dict[tuple[object, ...], tuple[_Site, ...]] = {}
+        self._joint: dict[tuple[object, ...], _Site] = {}
         self._open: dict[tuple[object, ...], tuple[_Site, ...]] = {}
         self._pools: dict[tuple[_Site, ...], _Pool] = {}
         self._demands: dict[tuple[Mode, LaunchOptions], _Demand] = {}
@@ -542,20 +548,21 @@ class _Sites:
 
     def of(self, request: SwitchRequest) -> tuple[_Site, ...]:
         """Return the named devices as one choice, or each of those that are chosen among: never the host beside GPUs."""
-        key = (request.devices, request.keep_others, request.unload)
-        if key not in self._known:
-            self._known[key] = (
-                self._each(request) if request.devices is None else (self._named(request.devices, request),)
-            )
-        return self._known[key]
-
-    def _named(self, devices: Sequence[str], request: SwitchRequest) -> _Site:
-        readings = [_reading(self.world, device_id) for device_id in devices]
-        return _joined([self._single(reading, request) for reading in readings], self.world)
+        return self._each(request) if request.devices is None else (self._named(request.devices, request),)
 
     def _each(self, request: SwitchRequest) -> tuple[_Site, ...]:
         """Every device that may be chosen, by itself, whatever devices were named."""
-        return tuple(self._single(reading, request) for reading in self._automatic)
+        key = (request.keep_others, request.unload)
+        if key not in self._singles:
+            self._singles[key] = tuple(self._single(reading, request) for reading in self._automatic)
+        return self._singles[key]
+
+    def _named(self, devices: tuple[str, ...], request: SwitchRequest) -> _Site:
+        key = (devices, request.keep_others, request.unload)
+        if key not in self._joint:
+            readings = [_reading(self.world, device_id) for device_id in devices]
+            self._joint[key] = _joined([self._single(reading, request) for reading in readings], self.world)
+        return self._joint[key]
 
     @cached_property
     def _automatic(self) -> Sequence[Reading]:
@@ -618,6 +625,9 @@ class _Sites:
             yield from pool.combinations(count)
             return
         (widest,) = pool.roomiest(count)
+        if pool.is_untouched:
+            yield widest
+            return
         share = max(footprint.gate_bytes for footprint in self.demand(request).footprints(widest))
         easiest = sorted((s for s in pool.gpus if s.narrowest >= share), key=lambda s: (len(s.unload), -s.narrowest))
         claimed = [site for site in easiest if self._is_claimed(site)]

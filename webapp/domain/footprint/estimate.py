@@ -80,8 +80,9 @@ class Launch:
 
         Weights and KV cache are divided, evenly at the best; what a prompt needs that goes in is not.
         """
-        cached = 0 if self.mode is Mode.VLLM else max(self.kept, self.taken_in + count * self.prefill.bytes)
-        return -(-(self.weights.bytes + cached) // count)
+        if self.mode is Mode.VLLM:
+            return -(-self.weights.bytes // count)
+        return -(-(self.weights.bytes + self.taken_in) // count) + self.prefill.bytes
 
     @cached_property
     def value(self) -> int:
