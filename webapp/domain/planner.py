@@ -432,6 +432,10 @@ class _Demand:
         """Return whether the memory of a choice would do."""
         return self.lacks(site) <= 0
 
+    def roomy(self, sites: Iterable[_Site]) -> list[_Site]:
+        """Return those choices whose memory would do."""
+        return [site for site in sites if self.holds(site)]
+
     def lacks(self, site: _Site) -> int:
         """Return the bytes that lack where most do, 0 or less where the memory would do; of a site that is far too small at the least."""
         if (least := self.least_bytes(len(site.devices)) - site.narrowest) > 0:
@@ -514,7 +518,7 @@ class _Sites:
         A device that is not claimed comes first, no model that must stay, the verdict, fewest unloads, most left.
         """
         demand = self.demand(request)
-        alone = self._best([site for site in self.of(request) if demand.holds(site)], request)
+        alone = self._best(demand.roomy(self.of(request)), request)
         if request.devices is not None or (alone is not None and not alone.is_kept_from(request)):
             return alone
         together = self.together(request)
@@ -525,7 +529,7 @@ class _Sites:
     def alone(self, request: SwitchRequest) -> _Site | None:
         """Return the best of the choices that need no other device; first those that have the room."""
         demand, sites = self.demand(request), self.of(request)
-        return self._best([site for site in sites if demand.holds(site)] or sites, request)
+        return self._best(demand.roomy(sites) or sites, request)
 
     def _best(self, sites: Sequence[_Site], request: SwitchRequest) -> _Site | None:
         return min(sites, key=lambda site: self._rank(request, site), default=None)
@@ -614,7 +618,7 @@ class _Sites:
         for count in self._counts(request, pool):
             if count <= more_than or not any(demand.holds(site) for site in pool.roomiest(count)):
                 continue
-            found = [site for site in self._choices(request, pool, count) if demand.holds(site)]
+            found = demand.roomy(self._choices(request, pool, count))
             yield from found
             if any(not site.unload and not self._is_claimed(site) for site in found):
                 return

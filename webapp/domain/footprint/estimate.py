@@ -41,6 +41,8 @@ HOST_CONTEXT_BYTES = gib(0.25)
 QUANTIZING_HOST_CONTEXT_BYTES = gib(0.2945)
 """Anonymous memory of a worker that has imported everything: 256 MiB measured with torch 2.13 on the CPU, 299 to 303 with bitsandbytes."""
 
+_NO_GRAPHS, _NO_NON_TORCH = (Part(name, 0, Source.NOTHING) for name in (PartName.GRAPHS, PartName.NON_TORCH))
+
 
 def estimate(
     model: CachedModel,
@@ -136,8 +138,8 @@ def _in_transformers(launch: Launch, kind: DeviceKind, count: int) -> Footprint:
     parts = (
         *_model_parts(loaded, held, rule, ended),
         _activation_part(beyond + fixed, prefill.confidence),
-        _nothing(PartName.GRAPHS),
-        _nothing(PartName.NON_TORCH),
+        _NO_GRAPHS,
+        _NO_NON_TORCH,
         Part(PartName.CONTEXT, context, Source.MEASURED),
     )
     warm = 0 if on_host else activation.CUDA_WORKSPACE_BYTES
@@ -190,15 +192,11 @@ def _activation_part(size: int, confidence: Confidence) -> Part:
     return Part(PartName.ACTIVATION, size, source, confidence)
 
 
-def _nothing(name: PartName) -> Part:
-    return Part(name, 0, Source.NOTHING)
-
-
 def _surroundings(conditions: Conditions, count: int, *, on_host: bool) -> tuple[Part, ...]:
     """What vLLM takes whatever the model."""
     if on_host:
         context = Part(PartName.CONTEXT, VLLM_HOST_CONTEXT_BYTES, Source.MEASURED)
-        return _nothing(PartName.GRAPHS), _nothing(PartName.NON_TORCH), context
+        return _NO_GRAPHS, _NO_NON_TORCH, context
     is_large = (conditions.device_memory_bytes or 0) >= LARGE_DEVICE_BYTES
     graphs = VLLM_LARGE_GRAPHS_BYTES if is_large else VLLM_GRAPHS_BYTES
     others = VLLM_NON_TORCH_BYTES if count == 1 else VLLM_SHARED_NON_TORCH_BYTES
