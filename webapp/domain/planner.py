@@ -350,22 +350,16 @@ class _Site:
 
     devices: tuple[DevicePlan, ...]
     """Their arithmetic before anything is launched."""
+    rooms: tuple[int, ...]
+    """The most that a launch may take on each; 0 where the memory is unknown."""
     places: tuple[_Place, ...]
+    unsized: tuple[_Place, ...]
+    """The places, however large they are."""
     unload: tuple[Eviction, ...]
 
     @cached_property
     def device_ids(self) -> tuple[str, ...]:
         return tuple(device.device_id for device in self.devices)
-
-    @cached_property
-    def unsized(self) -> tuple[_Place, ...]:
-        """The places, however large they are."""
-        return tuple(_Place(kind, name, 0) for kind, name, _ in self.places)
-
-    @cached_property
-    def rooms(self) -> tuple[int, ...]:
-        """The most that a launch may take on each device; 0 where its memory is unknown."""
-        return tuple(_most(device) or 0 for device in self.devices)
 
     @cached_property
     def narrowest(self) -> int:
@@ -694,7 +688,9 @@ def _joined(sites: Sequence[_Site], world: World) -> _Site:
     going = {eviction.instance_id for site in sites for eviction in site.unload}
     return _Site(
         devices=tuple(site.devices[0] for site in sites),
+        rooms=tuple(site.rooms[0] for site in sites),
         places=tuple(site.places[0] for site in sites),
+        unsized=tuple(site.unsized[0] for site in sites),
         unload=tuple(eviction for eviction in world.evictions if eviction.instance_id in going),
     )
 
@@ -751,8 +747,9 @@ def _alone(reading: Reading, unload: tuple[Eviction, ...], world: World) -> _Sit
     """A device as a launch finds it once ``unload``, which all touches it, is gone."""
     key = (reading.device_id, tuple(eviction.instance_id for eviction in unload))
     if key not in world.found:
-        device = _once_gone(reading, unload, world)
-        world.found[key] = _Site((device,), (_place_of(reading),), unload)
+        device, place = _once_gone(reading, unload, world), _place_of(reading)
+        unsized = place._replace(usable_bytes=0)
+        world.found[key] = _Site((device,), (_most(device) or 0,), (place,), (unsized,), unload)
     return world.found[key]
 
 
