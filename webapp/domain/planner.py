@@ -157,7 +157,7 @@ def plan_switch(request: SwitchRequest, world: World, actor: str | None = None, 
     reasons = (
         *notes,
         *overruled,
-        *sites.spread(capped, placed),
+        *_spread(placed, capped, sites),
         *_reasons(placed),
         *_stuck(placed, world),
         *_claimed(placed, world),
@@ -379,7 +379,7 @@ class _Demand:
 
     def __init__(self, mode: Mode, options: LaunchOptions, model: CachedModel, lessons: Lessons) -> None:
         self._mode, self._options, self._model, self._lessons = mode, options, model, lessons
-        self._launches: dict[tuple[object, ...], Launch] = {}
+        self._launches: dict[tuple[Conditions, bool], Launch] = {}
         self._known: dict[tuple[_Place, ...], tuple[Footprint, ...]] = {}
 
     def places(self, site: _Site) -> tuple[_Place, ...]:
@@ -395,16 +395,13 @@ class _Demand:
 
     def over(self, places: Sequence[_Place]) -> tuple[Footprint, ...]:
         """Return the footprints on such devices; vLLM takes whole shares of GPUs."""
-        unlike, on_gpus = (
-            tuple(dict.fromkeys(places)),
-            all(p.kind is DeviceKind.GPU and p.usable_bytes > 0 for p in places),
-        )
+        unlike = tuple(dict.fromkeys(places))
         launch = self._launch(unlike)
         estimated = tuple(launch.share_on(place.kind, len(places)) for place in unlike)
         names = [place.name for place in places]
         kind = self._lessons.kind_of(self._model.id, self._model.revision, self._mode, self._options, names)
         footprints = corrected(estimated, kind, self._lessons)
-        if self._mode is Mode.VLLM and on_gpus:
+        if self._mode is Mode.VLLM and launch.conditions.device_memory_bytes:
             footprints = in_whole_shares(footprints, [place.usable_bytes for place in unlike])
         of_place = dict(zip(unlike, footprints, strict=True))
         return tuple(of_place[place] for place in places)
@@ -412,14 +409,14 @@ class _Demand:
     def _launch(self, places: Sequence[_Place]) -> Launch:
         on_host = any(place.kind is DeviceKind.HOST for place in places)
         usable = min(place.usable_bytes for place in places)
-        known = (None, "") if on_host or usable <= 0 else (usable, places[0].name or "")
-        if (known, on_host) not in self._launches:
-            launch = Launch(self._model, self._options, self._mode, Conditions(*known), on_host=on_host)
-            self._launches[known, on_host] = launch
-        return self._launches[known, on_host]
+        conditions = Conditions() if on_host or usable <= 0 else Conditions(usable, places[0].name or "")
+        if (conditions, on_host) not in self._launches:
+            launch = Launch(self._model, self._options, self._mode, conditions, on_host=on_host)
+            self._launches[conditions, on_host] = launch
+        return self._launches[conditions, on_host]
 
     def on(self, site: _Site) -> Iterator[tuple[Footprint, DevicePlan]]:
-        """Return the pairs of what is taken on a device and what there is."""
+        """Return what the launch takes on each device, and the device."""
         return zip(self.footprints(site), site.devices, strict=True)
 
     def holds(self, site: _Site) -> bool:
@@ -434,9 +431,11 @@ class _Demand:
         """Return the bytes that lack where most do, 0 or less where the memory would do; of a site that is far too small at the least."""
         if (least := self.least_bytes(len(site.devices)) - site.narrowest) > 0:
             return least
-        return max(
-            footprint.gate_bytes - room for footprint, room in zip(self.footprints(site), site.rooms, strict=True)
-        )
+        return max(self.lacks_on_each(site))
+
+    def lacks_on_each(self, site: _Site) -> Iterator[int]:
+        """Return the bytes that lack on each device, 0 or less where its memory would do."""
+        return (f.gate_bytes - room for f, room in zip(self.footprints(site), site.rooms, strict=True))
 
     def least_bytes(self, count: int) -> int:
         """See ``Launch``."""
@@ -461,33 +460,36 @@ class _Pool:
         return self._roomiest[count]
 
     def _mixtures(self, count: int) -> Iterator[_Site]:
-        for shares in product(*(range(min(len(places), count) + 1) for places in self._alike)):
+        for shares in product(*(range(min(len(like), count) + 1) for like in self._alike)):
             if sum(shares) == count:
-                chosen = sorted(p for places, n in zip(self._alike, shares, strict=True) for p in places[:n])
-                yield _joined([self.gpus[place] for place in chosen], self._world)
+                yield self.joined([gpu for like, n in zip(self._alike, shares, strict=True) for gpu in like[:n]])
 
     @cached_property
-    def _alike(self) -> Sequence[Sequence[int]]:
-        """The places of like GPUs, those with the most room first."""
-        alike: dict[tuple[_Place, ...], list[int]] = {}
-        for place, site in sorted(enumerate(self.gpus), key=lambda each: -each[1].narrowest):
-            alike.setdefault(site.places, []).append(place)
+    def _alike(self) -> Sequence[Sequence[_Site]]:
+        """Those that are alike, the most room first."""
+        alike: dict[tuple[_Place, ...], list[_Site]] = {}
+        for gpu in sorted(self.gpus, key=lambda gpu: -gpu.narrowest):
+            alike.setdefault(gpu.places, []).append(gpu)
         return tuple(alike.values())
+
+    def joined(self, gpus: Iterable[_Site]) -> _Site:
+        """Return some of them taken together, in the order in which they stand here."""
+        return _joined(sorted(gpus, key=self.gpus.index), self._world)
+
+    def combinations(self, count: int) -> Iterator[_Site]:
+        """Return every ``count`` of them."""
+        return (_joined(gpus, self._world) for gpus in combinations(self.gpus, count))
 
     @cached_property
     def is_plain(self) -> bool:
         """They are all alike, and nobody has to go from several of them at once."""
-        spanning = any(len(eviction.freed_bytes) > 1 for site in self.gpus for eviction in site.unload)
+        spanning = any(len(eviction.freed_bytes) > 1 for gpu in self.gpus for eviction in gpu.unload)
         return len(self._alike) <= 1 and not spanning
 
     @cached_property
     def is_untouched(self) -> bool:
         """Nobody has to go from any of them, and no operation runs there."""
-        return not any(site.unload or self._world.claims.keys() & site.device_ids for site in self.gpus)
-
-    def combinations(self, count: int) -> Iterator[_Site]:
-        """Return every ``count`` of them."""
-        return (_joined(sites, self._world) for sites in combinations(self.gpus, count))
+        return not any(gpu.unload or _is_claimed(gpu, self._world) for gpu in self.gpus)
 
 
 class _Sites:
@@ -504,7 +506,7 @@ class _Sites:
     def best(self, request: SwitchRequest) -> _Placement:
         """Place on the named devices, or on those that cost people least; where none have the room, on the single one that is best."""
         site = self.chosen(request) or self.alone(request)
-        return _Placement(request, (), (), anywhere=True) if site is None else self._place(request, site)
+        return _Placement(request, (), (), anywhere=True) if site is None else self.place(request, site)
 
     def chosen(self, request: SwitchRequest) -> _Site | None:
         """Return the devices that have the room and cost people least, several only where no single one would do; ``None`` where none have.
@@ -527,11 +529,6 @@ class _Sites:
 
     def _best(self, sites: Sequence[_Site], request: SwitchRequest) -> _Site | None:
         return min(sites, key=lambda site: self._rank(request, site), default=None)
-
-    def spread(self, request: SwitchRequest, placed: _Placement) -> Iterator[Message]:
-        """Say why several devices were chosen where one would have been simpler."""
-        if placed.anywhere and len(placed.devices) > 1 and (site := self.alone(request)) is not None:
-            yield _spread(placed, self._place(request, site))
 
     def together(self, request: SwitchRequest, more_than: int = 1) -> _Site | None:
         """Return the several GPUs that have the room and cost people least; ``None`` where no several have."""
@@ -598,7 +595,7 @@ class _Sites:
 
     def _pool(self, sites: Iterable[_Site]) -> _Pool:
         """Return the GPUs among single devices."""
-        gpus = tuple(site for site in sites if all(place.kind is DeviceKind.GPU for place in site.places))
+        gpus = tuple(site for site in sites if site.places[0].kind is DeviceKind.GPU)
         if gpus not in self._pools:
             self._pools[gpus] = _Pool(gpus, self.world)
         return self._pools[gpus]
@@ -614,7 +611,7 @@ class _Sites:
                 continue
             found = demand.roomy(self._choices(request, pool, count))
             yield from found
-            if any(not site.unload and not self._is_claimed(site) for site in found):
+            if any(not site.unload and not _is_claimed(site, self.world) for site in found):
                 return
 
     def _choices(self, request: SwitchRequest, pool: _Pool, count: int) -> Iterator[_Site]:
@@ -627,12 +624,13 @@ class _Sites:
             yield widest
             return
         share = max(footprint.gate_bytes for footprint in self.demand(request).footprints(widest))
-        easiest = sorted((s for s in pool.gpus if s.narrowest >= share), key=lambda s: (len(s.unload), -s.narrowest))
-        claimed = [site for site in easiest if self._is_claimed(site)]
-        kept = [site for site in easiest if site.is_kept_from(request)]
-        pools = ([s for s in easiest if s not in spared][:count] for spared in ((*claimed, *kept), claimed, kept, ()))
-        for chosen in dict.fromkeys(tuple(sorted(p, key=pool.gpus.index)) for p in pools if len(p) == count):
-            yield _joined(chosen, self.world)
+        roomy = sorted((s for s in pool.gpus if s.narrowest >= share), key=lambda s: (len(s.unload), -s.narrowest))
+        claimed = [site for site in roomy if _is_claimed(site, self.world)]
+        kept = [site for site in roomy if site.is_kept_from(request)]
+        for spared in dict.fromkeys(map(frozenset, ([*claimed, *kept], claimed, kept, []))):
+            easiest = [site for site in roomy if site not in spared][:count]
+            if len(easiest) == count:
+                yield pool.joined(easiest)
 
     def missing(self, request: SwitchRequest, short: int) -> Iterator[Missing]:
         """See ``Trials``; of a mixture of GPUs the one that needs least stands for all."""
@@ -648,11 +646,8 @@ class _Sites:
                 needs = min(f.gate_bytes for mixture in pool.roomiest(count) for f in demand.footprints(mixture))
                 yield Missing(count, {site.device_ids[0]: needs - site.narrowest for site in pool.gpus})
 
-    def _is_claimed(self, site: _Site) -> bool:
-        return any(device_id in self.world.claims for device_id in site.device_ids)
-
     def _standing(self, site: _Site, request: SwitchRequest) -> tuple[bool, bool]:
-        return self._is_claimed(site), site.is_kept_from(request)
+        return _is_claimed(site, self.world), site.is_kept_from(request)
 
     def _rank(self, request: SwitchRequest, site: _Site) -> tuple[object, ...]:
         """What a choice costs people where nothing is added to it: who waits, who goes; then how well it suits."""
@@ -672,7 +667,8 @@ class _Sites:
         percent = self.world.policy.fits_percent
         return any(f.gate_bytes > (d.available_bytes or 0) * percent / 100 for f, d in demand.on(site))
 
-    def _place(self, request: SwitchRequest, site: _Site) -> _Placement:
+    def place(self, request: SwitchRequest, site: _Site) -> _Placement:
+        """Return the arithmetic with the launch on these devices."""
         percent = self.world.policy.fits_percent
         plans = tuple(_launched(device, footprint, percent) for footprint, device in self.demand(request).on(site))
         placed = replace(request, devices=site.device_ids)
@@ -680,7 +676,11 @@ class _Sites:
 
 
 def _lacks(demand: _Demand, site: _Site) -> Mapping[str, int]:
-    return {d.device_id: f.gate_bytes - (_most(d) or 0) for f, d in demand.on(site)}
+    return dict(zip(site.device_ids, demand.lacks_on_each(site), strict=True))
+
+
+def _is_claimed(site: _Site, world: World) -> bool:
+    return any(device_id in world.claims for device_id in site.device_ids)
 
 
 def _joined(sites: Sequence[_Site], world: World) -> _Site:
@@ -906,8 +906,11 @@ def _in_use(placed: _Placement) -> WardenError | None:
     return None
 
 
-def _spread(placed: _Placement, instead_of: _Placement) -> Message:
+def _spread(placed: _Placement, request: SwitchRequest, sites: _Sites) -> Iterator[Message]:
     """Why several devices were chosen: the best single one is too small, or a model is in use there, or another person's."""
+    if not placed.anywhere or len(placed.devices) < 2 or (alone := sites.alone(request)) is None:
+        return
+    instead_of = sites.place(request, alone)
     (device,) = instead_of.devices
     params: dict[str, Param] = {
         "count": len(placed.devices),
@@ -915,9 +918,10 @@ def _spread(placed: _Placement, instead_of: _Placement) -> Message:
         "device": device.device_id,
     }
     if device.verdict is not Verdict.REFUSED:
-        return Message("plan_spread_in_use" if _leased(instead_of) is None else "plan_spread_leased", params)
+        yield Message("plan_spread_in_use" if _leased(instead_of) is None else "plan_spread_leased", params)
+        return
     free = device.available_bytes
-    return Message("plan_spread", {**params, "needed_bytes": device.footprint.gate_bytes, "free_bytes": free})
+    yield Message("plan_spread", {**params, "needed_bytes": device.footprint.gate_bytes, "free_bytes": free})
 
 
 def _reasons(placed: _Placement) -> Iterator[Message]:
