@@ -509,18 +509,19 @@ class _Sites:
         return _Placement(request, (), (), anywhere=True) if site is None else self.place(request, site)
 
     def chosen(self, request: SwitchRequest) -> _Site | None:
-        """Return the devices that have the room and cost people least, several only where no single one would do; ``None`` where none have.
+        """Return the devices that have the room and cost people least; ``None`` where none have it.
 
-        A device that is not claimed comes first, no model that must stay, the verdict, fewest unloads, most left.
+        A device that is not claimed comes first, no model that must stay, the verdict, fewest unloads, most left. Several are taken where
+        no single one would do at once.
         """
         demand = self.demand(request)
         alone = self._best(demand.roomy(self.of(request)), request)
-        if request.devices is not None or (alone is not None and not alone.is_kept_from(request)):
+        if request.devices is not None or (alone is not None and not any(self._standing(alone, request))):
             return alone
         together = self.together(request)
         if alone is None or together is None:
             return together or alone
-        return together if self._standing(together, request) < self._standing(alone, request) else alone
+        return together if self._spares(together, alone, request) else alone
 
     def alone(self, request: SwitchRequest) -> _Site | None:
         """Return the best of the choices that need no other device; first those that have the room."""
@@ -648,6 +649,11 @@ class _Sites:
 
     def _standing(self, site: _Site, request: SwitchRequest) -> tuple[bool, bool]:
         return _is_claimed(site, self.world), site.is_kept_from(request)
+
+    def _spares(self, together: _Site, alone: _Site, request: SwitchRequest) -> bool:
+        """Whether somebody waits or goes for the single device and nobody in that way for the several."""
+        several, single = self._standing(together, request), self._standing(alone, request)
+        return several != single and all(one <= other for one, other in zip(several, single, strict=True))
 
     def _rank(self, request: SwitchRequest, site: _Site) -> tuple[object, ...]:
         """What a choice costs people where nothing is added to it: who waits, who goes; then how well it suits."""
@@ -907,7 +913,7 @@ def _in_use(placed: _Placement) -> WardenError | None:
 
 
 def _spread(placed: _Placement, request: SwitchRequest, sites: _Sites) -> Iterator[Message]:
-    """Why several devices were chosen: the best single one is too small, or a model is in use there, or another person's."""
+    """Why several devices were chosen: the best single one is too small, or somebody's model or operation is in the way there."""
     if not placed.anywhere or len(placed.devices) < 2 or (alone := sites.alone(request)) is None:
         return
     instead_of = sites.place(request, alone)
@@ -917,11 +923,13 @@ def _spread(placed: _Placement, request: SwitchRequest, sites: _Sites) -> Iterat
         "devices": ", ".join(placed.device_ids),
         "device": device.device_id,
     }
-    if device.verdict is not Verdict.REFUSED:
-        yield Message("plan_spread_in_use" if _leased(instead_of) is None else "plan_spread_leased", params)
-        return
-    free = device.available_bytes
-    yield Message("plan_spread", {**params, "needed_bytes": device.footprint.gate_bytes, "free_bytes": free})
+    if device.verdict is Verdict.REFUSED:
+        params |= {"needed_bytes": device.footprint.gate_bytes, "free_bytes": device.available_bytes}
+        yield Message("plan_spread", params)
+    elif _leased(instead_of) is not None:
+        yield Message("plan_spread_leased", params)
+    else:
+        yield Message("plan_spread_in_use" if _in_use(instead_of) is not None else "plan_spread_claimed", params)
 
 
 def _reasons(placed: _Placement) -> Iterator[Message]:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.control.fakes import FakeMachine, model
-from tests.unit.domain.test_ways import NEW, SHAPE, asked, gpus, holding, requests, world, worlds
+from tests.unit.domain.test_ways import NEW, SHAPE, asked, codes, gpus, holding, requests, world, worlds
 from webapp.domain.lease import Lease
 from webapp.domain.memory import DeviceKind, Reading
 from webapp.domain.model import CachedModel
@@ -84,6 +84,24 @@ def test_busy_model_is_not_interrupted_where_several_gpus_are_free() -> None:
     assert (plan.refusal, plan.unload, devices_of(plan)) == (None, (), ["gpu-1", "gpu-2"])
     assert plan.reasons[0].code == "plan_spread_in_use"
     assert devices_of(plan_switch(asked(interrupt_busy=True), there)) == ["gpu-0"]
+
+
+def test_operation_is_not_waited_for_where_several_gpus_are_free() -> None:
+    machine = FakeMachine(totals={"gpu-0": gib(80), "gpu-1": gib(24), "gpu-2": gib(24)})
+    there = world(machine, cached=LARGE, claims={"gpu-0": "another"})
+    plan = plan_switch(asked(), there)
+    assert (plan.refusal, devices_of(plan), plan.reasons[0].code) == (None, ["gpu-1", "gpu-2"], "plan_spread_claimed")
+    assert devices_of(plan_switch(asked(), replace(there, claims={}))) == ["gpu-0"]
+    assert devices_of(plan_switch(asked(), replace(there, claims=dict.fromkeys(there.device_ids, "another")))) == [
+        "gpu-0"
+    ]
+
+
+def test_operation_is_waited_for_rather_than_a_model_interrupted() -> None:
+    machine = FakeMachine(totals={"gpu-0": gib(80), "gpu-1": gib(24), "gpu-2": gib(24)})
+    busy = holding("busy", "gpu-1", gib(4), machine, in_flight=1)
+    plan = plan_switch(asked(), world(machine, busy, cached=LARGE, claims={"gpu-0": "another"}))
+    assert (plan.refusal, devices_of(plan), codes(plan)) == (None, ["gpu-0"], [])
 
 
 def test_strangers_leased_model_stays_where_several_gpus_are_free() -> None:
