@@ -25,8 +25,9 @@ from webapp.domain.memory import DeviceKind, Holder, HolderKind, Reading, Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest, Verdict
-from webapp.domain.planner import World, needed_bytes, plan_switch, rooms
+from webapp.domain.planner import needed_bytes, plan_switch
 from webapp.domain.units import gib
+from webapp.domain.world import World, rooms
 
 LIMIT_MS = 5.0
 ROUNDS = 30

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode, Precision
 from webapp.domain.plan import SwitchRequest
-from webapp.domain.planner import Openings, World
+from webapp.domain.planner import Openings
 from webapp.domain.recommend import Advice, Mark, Row, row_for
 from webapp.domain.ways import SMALLEST_TOKENS, TOKENS_STEP, largest
+from webapp.domain.world import World
 from webapp.errors import UnknownModel
 from webapp.message import Message
 

@@ -17,9 +17,10 @@ from webapp.domain.memory import DeviceKind, Reading
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
 from webapp.domain.plan import Plan, SwitchRequest, Verdict
-from webapp.domain.planner import World, plan_switch, refusal_of
+from webapp.domain.planner import plan_switch, refusal_of
 from webapp.domain.sharing import can_share, counts
 from webapp.domain.units import gib
+from webapp.domain.world import World
 from webapp.errors import DeviceUnreadable
 from webapp.message import Param
 

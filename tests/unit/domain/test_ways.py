@@ -15,9 +15,10 @@ from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.model import AttentionFacts, CachedModel, CacheKind, CacheLayers, ModelShape
 from webapp.domain.modes import LaunchOptions, Mode, Precision
 from webapp.domain.plan import Eviction, Plan, SwitchRequest, Verdict, WayOut
-from webapp.domain.planner import World, plan_switch, refusal_of
+from webapp.domain.planner import plan_switch, refusal_of
 from webapp.domain.units import gib
 from webapp.domain.ways import SMALLEST_TOKENS, TOKENS_STEP, Cost, Way, largest, price
+from webapp.domain.world import World
 from webapp.errors import InvalidRequest, UnknownInstance
 from webapp.message import Message
 
