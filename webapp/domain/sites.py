@@ -49,7 +49,7 @@ class Demand:
 
     def __init__(self, mode: Mode, options: LaunchOptions, model: CachedModel, lessons: Lessons) -> None:
         self._mode, self._options, self._model, self._lessons = mode, options, model, lessons
-        self._launches: dict[tuple[Conditions, bool], Launch] = {}
+        self._launches: dict[tuple[object, ...], Launch] = {}
         self._known: dict[tuple[Place, ...], tuple[Footprint, ...]] = {}
 
     def places(self, site: Site) -> tuple[Place, ...]:
@@ -79,11 +79,11 @@ class Demand:
     def _launch(self, places: Sequence[Place]) -> Launch:
         on_host = any(place.kind is DeviceKind.HOST for place in places)
         usable = min(place.usable_bytes for place in places)
-        conditions = Conditions() if on_host or usable <= 0 else Conditions(usable, places[0].name or "")
-        if (conditions, on_host) not in self._launches:
-            launch = Launch(self._model, self._options, self._mode, conditions, on_host=on_host)
-            self._launches[conditions, on_host] = launch
-        return self._launches[conditions, on_host]
+        known = () if on_host or usable <= 0 else (usable, places[0].name or "")
+        if (on_host, known) not in self._launches:
+            launch = Launch(self._model, self._options, self._mode, Conditions(*known), on_host=on_host)
+            self._launches[on_host, known] = launch
+        return self._launches[on_host, known]
 
     def on(self, site: Site) -> Iterator[tuple[Footprint, DevicePlan]]:
         """Return what the launch takes on each device, and the device."""
