@@ -242,7 +242,7 @@ class Sites:
     def _choices(self, request: SwitchRequest, pool: _Pool, count: int) -> Iterator[Site]:
         """Every ``count`` of the GPUs; of GPUs that are all alike those only that may cost people least (see ``_reluctance``)."""
         if not pool.is_plain:
-            yield from pool.combinations(count)
+            yield from pool.combinations(count, self.demand(request).least_bytes(count))
             return
         (widest,) = pool.roomiest(count)
         if pool.is_untouched:
@@ -335,9 +335,10 @@ class _Pool:
         """Return some of them taken together, in the order in which they stand here."""
         return joined(sorted(gpus, key=self.gpus.index), self._world)
 
-    def combinations(self, count: int) -> Iterator[Site]:
-        """Return every ``count`` of them."""
-        return (joined(gpus, self._world) for gpus in combinations(self.gpus, count))
+    def combinations(self, count: int, least_bytes: int) -> Iterator[Site]:
+        """Return every ``count`` of those that have as much room."""
+        roomy = [gpu for gpu in self.gpus if gpu.narrowest >= least_bytes]
+        return (joined(gpus, self._world) for gpus in combinations(roomy, count))
 
     @cached_property
     def is_plain(self) -> bool:

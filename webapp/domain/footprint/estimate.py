@@ -75,7 +75,14 @@ class Launch:
 
     def share_on(self, kind: DeviceKind, count: int) -> Footprint:
         """Return what it takes on a device of this kind, one of ``count``; see ``estimate``."""
-        return _in_vllm(self, kind, count) if self.mode is Mode.VLLM else _in_transformers(self, kind, count)
+        if (kind, count) not in self._shares:
+            in_mode = _in_vllm if self.mode is Mode.VLLM else _in_transformers
+            self._shares[kind, count] = in_mode(self, kind, count)
+        return self._shares[kind, count]
+
+    @cached_property
+    def _shares(self) -> dict[tuple[DeviceKind, int], Footprint]:
+        return {}
 
     def least_bytes(self, count: int) -> int:
         """Return what the fullest of ``count`` devices takes at the least, whatever is learned: quicker to say than its share.
