@@ -124,6 +124,7 @@ class Sites:
         self._singles: dict[tuple[object, ...], tuple[Site, ...]] = {}
         self._joint: dict[tuple[object, ...], Site] = {}
         self._open: dict[tuple[object, ...], tuple[Site, ...]] = {}
+        self._chosen: dict[SwitchRequest, Site | None] = {}
         self._pools: dict[tuple[Site, ...], _Pool] = {}
         self._demands: dict[tuple[Mode, LaunchOptions], Demand] = {}
 
@@ -138,6 +139,11 @@ class Sites:
         A device that is not claimed comes first, no model that must stay, the verdict, fewest unloads, most left. Several are taken where
         no single one would do at once.
         """
+        if request not in self._chosen:
+            self._chosen[request] = self._choose(request)
+        return self._chosen[request]
+
+    def _choose(self, request: SwitchRequest) -> Site | None:
         demand = self.demand(request)
         alone = self._best(demand.roomy(self.of(request)), request)
         if request.devices is not None or (alone is not None and not any(self._standing(alone, request))):
