@@ -34,11 +34,12 @@ from webapp.domain.operation import (
 )
 from webapp.domain.people import Invitation, Person
 from webapp.domain.plan import Plan, SwitchRequest
-from webapp.domain.planner import Room, World, plan_switch, refusal_of, rooms
+from webapp.domain.planner import plan_switch, refusal_of
 from webapp.domain.recommend import Advice, recommend
 from webapp.domain.timeline import SCALES, Event, Point, Span, Track
 from webapp.domain.units import gib
 from webapp.domain.waiting import Queued, Ticket, TicketState, check_admissible, judge, line_up, may_cancel
+from webapp.domain.world import Room, World, rooms
 from webapp.errors import (
     ForeignTicket,
     NotConfirmed,

@@ -14,9 +14,9 @@ from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
 from webapp.domain.operation import ANY_OPERATION, Operation, OperationFilter, OperationValues
 from webapp.domain.plan import Plan, SwitchRequest
-from webapp.domain.planner import Room
 from webapp.domain.recommend import Advice
 from webapp.domain.waiting import Queued, Ticket
+from webapp.domain.world import Room
 from webapp.message import Message
 from webapp.runtimes.base import ForeignContainer
 

@@ -39,9 +39,10 @@ from webapp.domain.operation import (
     StepState,
 )
 from webapp.domain.plan import Plan, SwitchRequest
-from webapp.domain.planner import Room, plan_switch, refusal_of, rooms
+from webapp.domain.planner import plan_switch, refusal_of
 from webapp.domain.recommend import Advice, recommend
 from webapp.domain.waiting import Queued, Ticket
+from webapp.domain.world import Room, rooms
 from webapp.errors import (
     EngineMissing,
     EngineUnavailable,

@@ -26,9 +26,10 @@ from webapp.domain.memory import DeviceKind, Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
 from webapp.domain.plan import SwitchRequest
-from webapp.domain.planner import World, footprints_on
+from webapp.domain.planner import footprints_on
 from webapp.domain.selftest import Witness
 from webapp.domain.waiting import Ticket
+from webapp.domain.world import World
 from webapp.message import Message
 from webapp.runtimes.base import ContainerHost, ForeignContainer, LaunchDevice, LaunchSpec, Runtime
 from webapp.settings import Settings

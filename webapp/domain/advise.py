@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode, Precision
 from webapp.domain.plan import SwitchRequest
-from webapp.domain.planner import Openings, World
+from webapp.domain.planner import Openings
 from webapp.domain.recommend import Advice, Mark, Row, row_for
 from webapp.domain.ways import SMALLEST_TOKENS, TOKENS_STEP, largest
+from webapp.domain.world import World
 from webapp.errors import UnknownModel
 from webapp.message import Message
 
@@ -97,16 +98,21 @@ class _Search:
         found = replace(least, tokens=self._most)
         if not self._fits(found):
             steps = largest(
-                [lambda n: self._fits(replace(least, tokens=n * TOKENS_STEP))],
+                [lambda n: self._lacks(replace(least, tokens=n * TOKENS_STEP))],
                 -(-least.tokens // TOKENS_STEP),
                 (self._most - 1) // TOKENS_STEP,
             )
             found = replace(least, tokens=steps * TOKENS_STEP if steps else least.tokens)
-        batch = largest([lambda n: self._fits(replace(found, batch=n))], 1, self._row.batch_size)
+        batch = largest([lambda n: self._lacks(replace(found, batch=n))], 1, self._row.batch_size)
         return replace(found, batch=batch or 1)
 
     def _fits(self, found: _Found) -> bool:
         return self._openings.fits(found.on(self._openings.request))
+
+    def _lacks(self, found: _Found) -> int:
+        """The bytes that lack for something larger than what fits; 0 or less where nothing does."""
+        *_, missing = self._openings.lacks(found.on(self._openings.request))
+        return missing
 
     def _held_back(self, found: _Found, wanted: Mode) -> Iterator[Message]:
         """What the row would give and the memory does not."""

@@ -10,8 +10,9 @@ from itertools import islice, product
 from webapp.domain.memory import DeviceKind
 from webapp.domain.model import CachedModel
 from webapp.domain.plan import SwitchRequest
-from webapp.domain.planner import Room, needed_bytes
+from webapp.domain.planner import needed_bytes
 from webapp.domain.sharing import counts
+from webapp.domain.world import Room
 
 
 class Fit(StrEnum):

@@ -57,7 +57,7 @@ class Setup:
     @property
     def of_any_model(self) -> Setup:
         """The same for all models: what a context depends on. Quantizing brings kernels of its own."""
-        return replace(self, model_id="", revision="", dtype="")
+        return Setup("", "", self.mode, self.engine, self.device, self.device_count, "", self.quantization)
 
 
 @dataclass(frozen=True)

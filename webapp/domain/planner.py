@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import combinations, product
+from dataclasses import replace
 
-from webapp.domain.admission import Policy, judge, within_limit
-from webapp.domain.footprint import Conditions, Footprint, PartName, Seen, estimate, in_whole_shares
+from webapp.domain.footprint import Footprint, PartName, Seen
 from webapp.domain.instance import Instance, InstanceState
-from webapp.domain.learned import NOTHING_LEARNED, Lessons, corrected
-from webapp.domain.memory import DeviceKind, Reading, Sample, instances_bytes
+from webapp.domain.learned import Lessons
+from webapp.domain.memory import DeviceKind, Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode, Quantization
 from webapp.domain.plan import DevicePlan, Eviction, Plan, SwitchRequest, Verdict, WayOut
-from webapp.domain.sharing import can_share, counts
-from webapp.domain.ways import Fits, Missing, Resting, find_ways
+from webapp.domain.sharing import can_share
+from webapp.domain.sites import Demand, Placement, Sites
+from webapp.domain.ways import Lacks, Missing, Resting, find_ways
+from webapp.domain.world import Place, Room, Site, World, held_on, most_bytes, place_of, promised_on
 from webapp.errors import (
     AlreadyLoaded,
     CoolingDown,
@@ -34,93 +33,8 @@ from webapp.errors import (
 )
 from webapp.message import Message, Param
 
-_NEARLY = 0.9
-"""The share of the room at which more GPUs are as good as fewer; see ``_outdoes``."""
 ANSWERING = (InstanceState.READY, InstanceState.SILENT)
 """Models that somebody may be asked to give up: the others are on their way already, in one direction or the other."""
-
-
-@dataclass(frozen=True)
-class Cooldown:
-    """After a failed load: how often it failed in a row, and until when (seconds since the epoch) it is not tried again."""
-
-    failures: int
-    until: float
-
-
-@dataclass(frozen=True)
-class World:
-    """All that a plan depends on, at one moment."""
-
-    now: float
-    """Seconds since the epoch."""
-    sample: Sample | None
-    sample_is_stale: bool
-    instances: tuple[Instance, ...]
-    models: Mapping[str, CachedModel]
-    policy: Policy
-    mode_problems: Mapping[Mode, Message | None] = field(default_factory=dict)
-    cooldowns: Mapping[str, Cooldown] = field(default_factory=dict)
-    claims: Mapping[str, str] = field(default_factory=dict)
-    lessons: Lessons = NOTHING_LEARNED
-    actor: str | None = None
-    """Who asks: what is another person's is kept from them. ``None`` is nobody in particular."""
-
-    def seen_by(self, actor: str) -> World:
-        """Return it as ``actor`` finds it."""
-        return self if actor == self.actor else replace(self, actor=actor)
-
-    @property
-    def device_ids(self) -> tuple[str, ...]:
-        """The devices that exist, read or not."""
-        return () if self.sample is None else tuple(r.device_id for r in self.sample.readings)
-
-    @cached_property
-    def held_bytes(self) -> Mapping[tuple[str, str], int]:
-        """What an instance holds on a device now, by both ids: as the device says, else as measured or predicted."""
-        readings = () if self.sample is None else self.sample.readings
-        said = {reading.device_id: instances_bytes(reading) for reading in readings}
-        return {
-            (instance.id, device_id): by_instance.get(instance.id) or instance.held_bytes(device_id)
-            for device_id, by_instance in said.items()
-            for instance in self.instances
-        }
-
-    @cached_property
-    def own_bytes(self) -> Mapping[str, int]:
-        """What all instances hold on a device now."""
-        own: dict[str, int] = dict.fromkeys(self.device_ids, 0)
-        for (_, device_id), held in self.held_bytes.items():
-            own[device_id] += held
-        return own
-
-    @cached_property
-    def promised_bytes(self) -> Mapping[str, Mapping[str, int]]:
-        """What instances may still take if they stay, by device and instance; only where that is anything.
-
-        One was admitted for its prediction and begins with an empty KV cache.
-        """
-        promised: dict[str, dict[str, int]] = {device_id: {} for device_id in self.device_ids}
-        for (instance_id, device_id), held in self.held_bytes.items():
-            more = self._still_taking.get(instance_id, {}).get(device_id, 0) - held
-            if more > 0:
-                promised[device_id][instance_id] = more
-        return promised
-
-    @cached_property
-    def evictions(self) -> dict[tuple[str, ...], tuple[Eviction, ...]]:
-        """Who goes from some devices, as ``_evictions`` found it: many plans are tried on one world."""
-        return {}
-
-    @cached_property
-    def found(self) -> dict[tuple[str, frozenset[str]], DevicePlan]:
-        """What there is on a device once some instances have gone, as ``_on_device`` found it."""
-        return {}
-
-    @cached_property
-    def _still_taking(self) -> Mapping[str, Mapping[str, int]]:
-        growing = (i for i in self.instances if i.is_live and i.state is not InstanceState.STUCK)
-        return {instance.id: instance.predicted_bytes for instance in growing}
 
 
 def plan_switch(request: SwitchRequest, world: World, actor: str | None = None, *, with_ways_out: bool = True) -> Plan:
@@ -141,13 +55,13 @@ def plan_switch(request: SwitchRequest, world: World, actor: str | None = None, 
     _check_devices(request, world)
     _check_unload(request, world)
     capped, notes = _cap_context(request, model)
-    sites = _Sites(model, world)
+    sites = Sites(model, world)
     placed = sites.best(capped)
     refusal, overruled = _refusal(placed, model, world), _overruled(placed, model)
     reasons = (
         *notes,
         *overruled,
-        *_spread(placed),
+        *_spread(placed, capped, sites),
         *_reasons(placed),
         *_stuck(placed, world),
         *_claimed(placed, world),
@@ -169,59 +83,35 @@ def plan_switch(request: SwitchRequest, world: World, actor: str | None = None, 
     )
 
 
-@dataclass(frozen=True)
-class Room:
-    """The most that a launch may take on one device, in bytes; ``None`` where the device's memory is unknown."""
-
-    device_id: str
-    kind: DeviceKind
-    usable_bytes: int
-    """Total less the driver's reserve, as CUDA counts."""
-    beside_bytes: int | None
-    """Beside everything that is loaded."""
-    alone_bytes: int | None
-    """Once all that Warden has loaded there is unloaded."""
-    device_name: str | None = None
-    lessons: Lessons = NOTHING_LEARNED
-
-
-def rooms(world: World, device_id: str | None = None) -> tuple[Room, ...]:
-    """Return the room on every device, or on the one named; none where that does not exist."""
-    return tuple(_room(_reading(world, known), world) for known in world.device_ids if device_id in (None, known))
-
-
-def _room(reading: Reading, world: World) -> Room:
-    evictions = _evictions((reading.device_id,), world)
-    beside, alone = (_on_device(reading, unload, world) for unload in ((), evictions))
-    return Room(
-        reading.device_id, reading.kind, _usable(reading), _most(beside), _most(alone), reading.name, world.lessons
-    )
-
-
-def _most(device: DevicePlan) -> int | None:
-    """What ``judge`` does not refuse."""
-    return None if device.available_bytes is None else device.available_bytes - device.reserve_bytes
-
-
 def needed_bytes(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) -> tuple[int, ...]:
     """Return what ``request`` would take of ``model`` on each of the devices of ``rooms`` together, as a plan counts it."""
     capped, _ = _cap_context(request, model)
-    places = [_Place(room.device_id, room.kind, room.usable_bytes, room.device_name) for room in rooms]
-    return tuple(footprint.gate_bytes for footprint in _footprints(capped, model, places, rooms[0].lessons))
+    places = [Place(room.kind, room.device_name, room.usable_bytes) for room in rooms]
+    return tuple(
+        footprint.gate_bytes for footprint in Demand(capped.mode, capped.options, model, rooms[0].lessons).over(places)
+    )
 
 
 def footprints_on(
     devices: Sequence[str], request: SwitchRequest, model: CachedModel, sample: Sample | None, lessons: Lessons
 ) -> tuple[Footprint, ...]:
     """Return what ``request`` takes on ``devices``, as a plan counts it; of a device that is not in the sample only the kind is known."""
-    return _footprints(request, model, [_place(device_id, sample) for device_id in devices], lessons)
+    footprints = Demand(request.mode, request.options, model, lessons).over(
+        [_place(device_id, sample) for device_id in devices]
+    )
+    return tuple(footprint.on(device_id) for footprint, device_id in zip(footprints, devices, strict=True))
+
+
+def _place(device_id: str, sample: Sample | None) -> Place:
+    reading = None if sample is None else sample.reading(device_id)
+    return Place(DeviceKind(device_id.partition("-")[0]), None, 0) if reading is None else place_of(reading)
 
 
 def refusal_of(plan: Plan, world: World) -> WardenError | None:
     """Return the error that ``plan.refusal`` states, to be raised by who was about to carry the plan out."""
     if plan.refusal is None:
         return None
-    placed = _Placement(plan.request, plan.devices, plan.unload, plan.anywhere)
+    placed = Placement(plan.request, plan.devices, plan.unload, plan.anywhere)
     return _refusal(placed, world.models[plan.request.model_id], world)
 
 
@@ -232,8 +122,8 @@ class Openings:
         """Raise UnknownDevice, UnknownInstance, InvalidRequest."""
         _check_devices(request, world)
         _check_unload(request, world)
-        self._model, self._sites = model, _Sites(model, world)
-        self._readable = tuple(site for site in self._sites.of(request) if _is_readable(site))
+        self._model, self._sites = model, Sites(model, world)
+        self._readable = tuple(site for site in self._sites.of(request) if site.is_readable)
         all_kept = not self._sites.open_to(request)
         self.request = replace(request, interrupt_busy=True, override_reason="") if all_kept else request
         """What is asked about. Where a model that must stay is everywhere the memory is told of all the same."""
@@ -248,48 +138,24 @@ class Openings:
         """Return whether ``request``, another form of the one in question, would not be refused for its memory or its options."""
         if _unquantizable(request, self._model) or _unshareable(request, self._model):
             return False
-        return any(self._sites.holds(request, site) for site in self._sites.open_to(request))
+        demand = self._sites.demand(request)
+        return any(demand.holds(site) for site in self._sites.open_to(request))
 
     def lacks(self, request: SwitchRequest) -> tuple[int, int, int]:
         """Return the bytes that ``request`` needs on a device, its reserve, and those that lack there; of the choices where least lacks."""
-        sites = self._sites.open_to(request) or self._readable
+        demand, sites = self._sites.demand(request), self._sites.open_to(request) or self._readable
         found = [
             (_lacking((footprint, device)), footprint.gate_bytes, device.reserve_bytes)
             for site in sites
-            for footprint, device in [max(self._pairs(request, site), key=_lacking)]
+            for footprint, device in [max(demand.on(site), key=_lacking)]
         ]
         missing, needed, reserve = min(found)
         return needed, reserve, missing
 
-    def _pairs(self, request: SwitchRequest, site: _Site) -> Iterator[tuple[Footprint, DevicePlan]]:
-        return zip(self._sites.footprints(request, site), site.devices, strict=True)
-
 
 def _lacking(pair: tuple[Footprint, DevicePlan]) -> int:
     footprint, device = pair
-    return footprint.gate_bytes - (_most(device) or 0)
-
-
-@dataclass(frozen=True)
-class _Placement:
-    """One choice of devices with its arithmetic."""
-
-    request: SwitchRequest
-    devices: tuple[DevicePlan, ...]
-    unload: tuple[Eviction, ...]
-    anywhere: bool
-    """The person left the choice of the device to Warden."""
-    instead_of: _Placement | None = None
-    """The best single device, where several were chosen because it would not do."""
-
-    @property
-    def verdict(self) -> Verdict:
-        verdicts = {device.verdict for device in self.devices}
-        return next((v for v in (Verdict.REFUSED, Verdict.TIGHT) if v in verdicts), Verdict.FITS)
-
-    @property
-    def device_ids(self) -> tuple[str, ...]:
-        return tuple(device.device_id for device in self.devices)
+    return footprint.gate_bytes - (most_bytes(device) or 0)
 
 
 def _check_devices(request: SwitchRequest, world: World) -> None:
@@ -321,399 +187,11 @@ def _check_unload(request: SwitchRequest, world: World) -> None:
             raise UnknownInstance(instance=instance_id)
 
 
-@dataclass(frozen=True)
-class _Site:
-    """One choice of devices as a launch finds it, once what goes there is gone."""
-
-    devices: tuple[DevicePlan, ...]
-    """Their arithmetic before anything is launched."""
-    kinds: tuple[DeviceKind, ...]
-    usable: tuple[int, ...]
-    names: tuple[str | None, ...]
-    unload: tuple[Eviction, ...]
-
-    @property
-    def device_ids(self) -> tuple[str, ...]:
-        return tuple(device.device_id for device in self.devices)
-
-
-class _Sites:
-    """The choices of devices that a request and its changed forms may mean, each worked out once."""
-
-    def __init__(self, model: CachedModel, world: World) -> None:
-        self.model, self.world = model, world
-        self._known: dict[tuple[object, ...], tuple[_Site, ...]] = {}
-        self._open: dict[tuple[object, ...], tuple[_Site, ...]] = {}
-        self._footprints: dict[tuple[object, ...], tuple[Footprint, ...]] = {}
-        self._launches: dict[tuple[int, int], DevicePlan] = {}
-        self._least: dict[tuple[object, ...], int] = {}
-
-    def best(self, request: SwitchRequest) -> _Placement:
-        """Place on the named devices, or on the one that fits best; over several GPUs where no single one would do.
-
-        Not refused comes first, then a device that is not claimed, no model that must stay, the verdict, fewest unloads, most left.
-        """
-        placements = [self._place(request, site) for site in self.of(request)]
-        nowhere = _Placement(request, (), (), anywhere=True)
-        alone = min(placements, key=lambda p: _rank(p, self.world), default=nowhere)
-        refused, _, kept = standing = _rank(alone, self.world)[:3]
-        if request.devices is not None or not (refused or kept):
-            return alone
-        together = self.together(request)
-        if together is None or _rank(together, self.world)[:3] >= standing:
-            return alone
-        return replace(together, instead_of=alone)
-
-    def together(self, request: SwitchRequest, more_than: int = 1) -> _Placement | None:
-        """Place over the several GPUs that cost people least; ``None`` where no several have the room."""
-        chosen = min(self._roomy(request, more_than), key=lambda s: self._reluctance(request, s), default=None)
-        if chosen is None:
-            return None
-        (site,) = self.of(replace(request, devices=chosen.device_ids))
-        return self._place(request, site)
-
-    def of(self, request: SwitchRequest) -> tuple[_Site, ...]:
-        """Return the named devices as one choice, or each of those that are chosen among: never the host beside GPUs."""
-        key = (request.devices, request.keep_others, request.unload)
-        if key not in self._known:
-            choices = self._automatic if request.devices is None else [request.devices]
-            self._known[key] = tuple(_site(choice, request, self.world) for choice in choices)
-        return self._known[key]
-
-    @cached_property
-    def _automatic(self) -> list[tuple[str, ...]]:
-        readings = () if self.world.sample is None else self.world.sample.readings
-        gpus = [r for r in readings if r.kind is DeviceKind.GPU]
-        return [(reading.device_id,) for reading in gpus or readings]
-
-    def open_to(self, request: SwitchRequest) -> tuple[_Site, ...]:
-        """Return the choices that can be read and where no model is in use, or another person's, that must stay, the most room first.
-
-        Of choices that differ in nothing but their room, the one with the most stands for all.
-        """
-        will = (request.interrupt_busy, request.override_reason)
-        key = (request.mode, request.devices, request.keep_others, request.unload, will)
-        if key not in self._open:
-            self._open[key] = self._open_to(request)
-        return self._open[key]
-
-    def _open_to(self, request: SwitchRequest) -> tuple[_Site, ...]:
-        is_open = [s for s in self.of(request) if _is_readable(s) and not _is_kept(s, request)]
-        best: dict[tuple[object, ...], _Site] = {}
-        for site in is_open:
-            key = (site.kinds, site.names, self._sizes(request, site))
-            if key not in best or _narrowest(site) > _narrowest(best[key]):
-                best[key] = site
-        gpus = [] if request.devices is not None else _gpus(is_open)
-        together = [s for n in counts(request.mode, self.model, len(gpus)) for s in _roomiest(gpus, n)]
-        found = (*best.values(), *(s for s in together if not any(_outdoes(other, s) for other in together)))
-        return tuple(sorted(found, key=lambda site: -_narrowest(site) * len(site.devices)))
-
-    def _roomy(self, request: SwitchRequest, more_than: int) -> Iterator[_Site]:
-        """Every several GPUs that have the room; not more of them than do where nobody has to wait or go."""
-        gpus = _gpus(site for site in self.of(replace(request, devices=None)) if _is_readable(site))
-        for count in counts(request.mode, self.model, len(gpus)):
-            if count <= more_than or not any(self.holds(request, site) for site in _roomiest(gpus, count)):
-                continue
-            found = [site for site in self._choices(request, gpus, count) if self.holds(request, site)]
-            yield from found
-            if any(not site.unload and not self._is_claimed(site) for site in found):
-                return
-
-    def _choices(self, request: SwitchRequest, gpus: Sequence[_Site], count: int) -> Iterator[_Site]:
-        """Every ``count`` of the GPUs; of GPUs that are all alike those only that may cost people least (see ``_reluctance``)."""
-        spanning = any(len(eviction.freed_bytes) > 1 for site in gpus for eviction in site.unload)
-        if spanning or len({(site.names, site.usable) for site in gpus}) > 1:
-            yield from map(_joined, combinations(gpus, count))
-            return
-        share = max(footprint.gate_bytes for footprint in self.footprints(request, _joined(gpus[:count])))
-        roomy = [site for site in gpus if _narrowest(site) >= share]
-        for may_wait, may_disturb in product((False, True), repeat=2):
-            pool = [s for s in roomy if may_wait or not self._is_claimed(s)]
-            pool = [s for s in pool if may_disturb or not _is_kept(s, request)]
-            easiest = sorted(pool, key=lambda site: (len(site.unload), -_narrowest(site)))[:count]
-            if len(easiest) == count:
-                yield _joined(sorted(easiest, key=gpus.index))
-
-    def missing(self, request: SwitchRequest) -> Iterator[Missing]:
-        """See ``Trials``; of a mixture of GPUs the one that needs least stands for all."""
-        sites = [site for site in self.of(request) if _is_readable(site)]
-        if request.devices is not None:
-            yield from (Missing(len(s.devices), self._lacks(request, s)) for s in sites)
-            return
-        yield Missing(1, {d: lacks for site in sites for d, lacks in self._lacks(request, site).items()})
-        gpus = _gpus(sites)
-        for count in counts(request.mode, self.model, len(gpus)):
-            needs = min(
-                footprint.gate_bytes
-                for mixture in _roomiest(gpus, count)
-                for footprint in self.footprints(request, mixture)
-            )
-            yield Missing(count, {site.device_ids[0]: needs - _narrowest(site) for site in gpus})
-
-    def _lacks(self, request: SwitchRequest, site: _Site) -> Mapping[str, int]:
-        pairs = zip(self.footprints(request, site), site.devices, strict=True)
-        return {device.device_id: footprint.gate_bytes - (_most(device) or 0) for footprint, device in pairs}
-
-    def _is_claimed(self, site: _Site) -> bool:
-        return any(device_id in self.world.claims for device_id in site.device_ids)
-
-    def _reluctance(self, request: SwitchRequest, site: _Site) -> tuple[object, ...]:
-        """What several GPUs that have the room cost people: who waits, who goes, how many are taken; then how well they suit."""
-        percent = self.world.policy.fits_percent
-        pairs = list(zip(self.footprints(request, site), site.devices, strict=True))
-        tight = any(f.gate_bytes > (d.available_bytes or 0) * percent / 100 for f, d in pairs)
-        mixed = request.mode is Mode.VLLM and len({*zip(site.names, site.usable, strict=True)}) > 1
-        left = min((_most(d) or 0) - f.gate_bytes for f, d in pairs)
-        claimed, kept = self._is_claimed(site), _is_kept(site, request)
-        return claimed, kept, len(site.unload), len(site.devices), tight, mixed, -left
-
-    def holds(self, request: SwitchRequest, site: _Site) -> bool:
-        """Return whether the memory of a choice would do."""
-        count = len(site.devices)
-        if count > 1 and self._divisible(request) > count * _narrowest(site):
-            return False
-        pairs = zip(self.footprints(request, site), site.devices, strict=True)
-        return all(footprint.gate_bytes <= (_most(device) or 0) for footprint, device in pairs)
-
-    def _divisible(self, request: SwitchRequest) -> int:
-        """What several GPUs hold together at the least, which is quicker to say than a share: weights, and what comes with each layer."""
-        key = (request.mode, request.options)
-        if key not in self._least:
-            (whole,) = estimate(self.model, request.options, [("", DeviceKind.GPU)], request.mode)
-            cached = whole.part(PartName.KV_CACHE) if request.mode is Mode.TRANSFORMERS else 0
-            self._least[key] = whole.part(PartName.WEIGHTS) + cached
-        return self._least[key]
-
-    def _place(self, request: SwitchRequest, site: _Site) -> _Placement:
-        pairs = zip(site.devices, self.footprints(request, site), strict=True)
-        plans = tuple(self._launch(device, footprint) for device, footprint in pairs)
-        placed = replace(request, devices=site.device_ids)
-        return _Placement(placed, plans, site.unload, anywhere=request.devices is None)
-
-    def _launch(self, device: DevicePlan, footprint: Footprint) -> DevicePlan:
-        """Both live as long as this does, so that their ids stay theirs."""
-        key = (id(device), id(footprint))
-        if key not in self._launches:
-            self._launches[key] = _launched(device, footprint, self.world.policy.fits_percent)
-        return self._launches[key]
-
-    def footprints(self, request: SwitchRequest, site: _Site) -> tuple[Footprint, ...]:
-        """Return what the launch takes there, under the name of any equal device; only vLLM asks how large they are."""
-        key = (request.mode, request.options, site.kinds, site.names, self._sizes(request, site))
-        if key not in self._footprints:
-            places = [_Place(*each) for each in zip(site.device_ids, site.kinds, site.usable, site.names, strict=True)]
-            self._footprints[key] = _footprints(request, self.model, places, self.world.lessons)
-        return self._footprints[key]
-
-    def _sizes(self, request: SwitchRequest, site: _Site) -> tuple[int, ...]:
-        return site.usable if request.mode is Mode.VLLM else ()
-
-
-def _narrowest(site: _Site) -> int:
-    return min(_most(device) or 0 for device in site.devices)
-
-
-def _is_readable(site: _Site) -> bool:
-    return all(device.available_bytes is not None for device in site.devices)
-
-
-def _is_kept(site: _Site, request: SwitchRequest) -> bool:
-    return any(eviction.is_kept_from(request) for eviction in site.unload)
-
-
-def _gpus(sites: Iterable[_Site]) -> list[_Site]:
-    return [site for site in sites if site.kinds == (DeviceKind.GPU,)]
-
-
-def _joined(sites: Sequence[_Site]) -> _Site:
-    """Single devices taken together: what each has does not depend on the others, since all that touches it goes from it anyway."""
-    unload = {eviction.instance_id: eviction for site in sites for eviction in site.unload}
-    return _Site(
-        devices=tuple(site.devices[0] for site in sites),
-        kinds=tuple(site.kinds[0] for site in sites),
-        usable=tuple(site.usable[0] for site in sites),
-        names=tuple(site.names[0] for site in sites),
-        unload=tuple(unload.values()),
-    )
-
-
-def _outdoes(other: _Site, site: _Site) -> bool:
-    """More of the same GPUs, each with nearly as much room: a share is smaller there by more than that.
-
-    Not so where nearly all of a share is what each GPU takes anyway; a way out over fewer GPUs may then go unseen, never a plan.
-    """
-    alike = len({*other.names, *site.names}) == len({*other.usable, *site.usable}) == 1
-    return alike and len(other.devices) > len(site.devices) and _narrowest(other) >= _NEARLY * _narrowest(site)
-
-
-def _roomiest(gpus: Sequence[_Site], count: int) -> Iterator[_Site]:
-    """Of each mixture of ``count`` like and unlike GPUs those with the most room: where they do not do, no others of the kind do."""
-    alike: dict[tuple[object, ...], list[int]] = {}
-    for place, site in sorted(enumerate(gpus), key=lambda each: -_narrowest(each[1])):
-        alike.setdefault((site.names, site.usable), []).append(place)
-    for shares in product(*(range(min(len(places), count) + 1) for places in alike.values())):
-        if sum(shares) == count:
-            chosen = sorted(p for places, n in zip(alike.values(), shares, strict=True) for p in places[:n])
-            yield _joined([gpus[place] for place in chosen])
-
-
-def _site(device_ids: Sequence[str], request: SwitchRequest, world: World) -> _Site:
-    readings = [_reading(world, device_id) for device_id in device_ids]
-    unload = _evictions(device_ids, world)
-    if request.keep_others:
-        unload = tuple(eviction for eviction in unload if eviction.instance_id in request.unload)
-    return _Site(
-        devices=tuple(_on_device(reading, unload, world) for reading in readings),
-        kinds=tuple(reading.kind for reading in readings),
-        usable=tuple(_usable(reading) for reading in readings),
-        names=tuple(reading.name for reading in readings),
-        unload=unload,
-    )
-
-
-def _rank(placement: _Placement, world: World) -> tuple[bool, bool, bool, bool, int, int]:
-    claimed = any(device in world.claims for device in placement.device_ids)
-    kept = any(eviction.is_kept_from(placement.request) for eviction in placement.unload)
-    verdict = placement.verdict
-    refused, tight = verdict is Verdict.REFUSED, verdict is Verdict.TIGHT
-    after = [d.free_after_bytes for d in placement.devices if d.free_after_bytes is not None]
-    return refused, claimed, kept, tight, len(placement.unload), -min(after, default=-(2**62))
-
-
-@dataclass(frozen=True)
-class _Place:
-    """What a footprint depends on of a device."""
-
-    device_id: str
-    kind: DeviceKind
-    usable_bytes: int
-    name: str | None
-
-
-def _place(device_id: str, sample: Sample | None) -> _Place:
-    reading = None if sample is None else sample.reading(device_id)
-    if reading is None:
-        return _Place(device_id, DeviceKind(device_id.partition("-")[0]), 0, None)
-    return _Place(device_id, reading.kind, _usable(reading), reading.name)
-
-
-def _footprints(
-    request: SwitchRequest, model: CachedModel, places: Sequence[_Place], lessons: Lessons
-) -> tuple[Footprint, ...]:
-    """What the launch takes on each device, as earlier launches correct it; vLLM takes whole shares of GPUs."""
-    usable, mode, options = [place.usable_bytes for place in places], request.mode, request.options
-    on_gpus = all(place.kind is DeviceKind.GPU for place in places) and min(usable, default=0) > 0
-    conditions = Conditions(min(usable) if on_gpus else None, places[0].name or "")
-    estimated = estimate(model, options, [(place.device_id, place.kind) for place in places], mode, conditions)
-    kind = lessons.kind_of(model.id, model.revision, mode, options, [place.name for place in places])
-    footprints = corrected(estimated, kind, lessons)
-    return in_whole_shares(footprints, usable) if mode is Mode.VLLM and on_gpus else footprints
-
-
-def _usable(reading: Reading) -> int:
-    return (reading.total_bytes or 0) - (reading.reserved_bytes or 0)
-
-
-def _reading(world: World, device_id: str) -> Reading:
-    reading = None if world.sample is None else world.sample.reading(device_id)
-    if reading is None:
-        raise UnknownDevice(device=device_id, known=", ".join(world.device_ids))
-    return reading
-
-
-def _evictions(device_ids: Sequence[str], world: World) -> tuple[Eviction, ...]:
-    """Every instance of ours that touches one of the devices goes; a dead one has nothing to give back and is cleared away.
-
-    A stuck one stays: it survived every signal, and neighbours must not be unloaded time and again beside it.
-    """
-    key = tuple(device_ids)
-    if key not in world.evictions:
-        world.evictions[key] = tuple(_evicted(key, world))
-    return world.evictions[key]
-
-
-def _evicted(device_ids: Sequence[str], world: World) -> Iterator[Eviction]:
-    return (
-        Eviction(
-            instance_id=instance.id,
-            model_id=instance.model_id,
-            mode=instance.mode,
-            owner=instance.owner,
-            in_flight=instance.in_flight,
-            freed_bytes={d: _held(instance, d, world) for d in instance.devices},
-            is_foreign=instance.is_live and instance.is_foreign_to(world.actor),
-            lease_until=instance.lease.until if instance.lease.runs(world.now) else None,
-            reason=instance.lease.reason,
-        )
-        for instance in world.instances
-        if set(instance.devices) & set(device_ids) and instance.state is not InstanceState.STUCK
-    )
-
-
-def _held(instance: Instance, device_id: str, world: World) -> int:
-    """What an instance holds now; of a device that is not there only what is known of the instance."""
-    held = world.held_bytes.get((instance.id, device_id))
-    return instance.held_bytes(device_id) if held is None else held
-
-
-def _promised(instance: Instance, device_id: str, world: World) -> int:
-    return world.promised_bytes.get(device_id, {}).get(instance.id, 0)
-
-
-def _on_device(reading: Reading, unload: Sequence[Eviction], world: World) -> DevicePlan:
-    """What a launch finds on a device once ``unload`` is gone."""
-    key = (reading.device_id, frozenset(e.instance_id for e in unload if reading.device_id in e.freed_bytes))
-    if key not in world.found:
-        world.found[key] = _once_gone(reading, unload, world)
-    return world.found[key]
-
-
-def _once_gone(reading: Reading, unload: Sequence[Eviction], world: World) -> DevicePlan:
-    device_id, policy, nothing = reading.device_id, world.policy, Footprint(reading.device_id, ())
-    freed = sum(eviction.freed_bytes.get(device_id, 0) for eviction in unload)
-    reserve = policy.reserve_on(reading.total_bytes or 0)
-    if reading.free_bytes is None or world.sample_is_stale:
-        return DevicePlan(device_id, nothing, reading.total_bytes, None, freed, None, reserve, Verdict.REFUSED)
-    going = {eviction.instance_id for eviction in unload}
-    own = world.own_bytes[device_id]
-    promised = sum(more for instance_id, more in world.promised_bytes[device_id].items() if instance_id not in going)
-    before = within_limit(reading.free_bytes, own, policy.memory_limit_bytes)
-    free_then = min(reading.free_bytes + freed, max(_usable(reading), reading.free_bytes))
-    available = within_limit(free_then, own - freed, policy.memory_limit_bytes) - promised
-    return DevicePlan(
-        device_id=device_id,
-        footprint=nothing,
-        total_bytes=reading.total_bytes,
-        free_before_bytes=before,
-        freed_bytes=available + promised - before,
-        free_after_bytes=available,
-        reserve_bytes=reserve,
-        verdict=judge(0, available, reserve, policy.fits_percent),
-        promised_bytes=promised,
-    )
-
-
-def _launched(device: DevicePlan, footprint: Footprint, fits_percent: float) -> DevicePlan:
-    """The device with ``footprint`` on it; equal devices share a footprint, which is then told its own."""
-    if footprint.device_id != device.device_id:
-        footprint = footprint.on(device.device_id)
-    available = device.available_bytes
-    if available is None:
-        return replace(device, footprint=footprint)
-    return replace(
-        device,
-        footprint=footprint,
-        free_after_bytes=available - footprint.total_bytes,
-        verdict=judge(footprint.gate_bytes, available, device.reserve_bytes, fits_percent),
-    )
-
-
-def _refusal(placed: _Placement, model: CachedModel, world: World) -> WardenError | None:
+def _refusal(placed: Placement, model: CachedModel, world: World) -> WardenError | None:
     """The first thing that forbids the plan, in the order in which a person would want to hear it."""
     return (
         _unsuitable(placed.request, model, world)
-        or _already_loaded(placed, model, world)
+        or _already_loaded(placed.request, model, world, anywhere=placed.anywhere)
         or _unreadable(placed, world)
         or (None if placed.request.load_anyway else _too_large(placed, model))
         or _leased(placed)
@@ -721,7 +199,7 @@ def _refusal(placed: _Placement, model: CachedModel, world: World) -> WardenErro
     )
 
 
-def _overruled(placed: _Placement, model: CachedModel) -> tuple[Message, ...]:
+def _overruled(placed: Placement, model: CachedModel) -> tuple[Message, ...]:
     """What ``load_anyway`` passes over, said as a reason of its own: nothing where the memory does."""
     too_large = _too_large(placed, model) if placed.request.load_anyway else None
     return () if too_large is None else (Message("plan_load_anyway", too_large.message.params),)
@@ -759,8 +237,7 @@ def _unshareable(request: SwitchRequest, model: CachedModel) -> WardenError | No
     return InvalidRequest(field="devices", value=str(count), allowed=f"{numbers} ({heads} / N)")
 
 
-def _already_loaded(placed: _Placement, model: CachedModel, world: World) -> WardenError | None:
-    request = placed.request
+def _already_loaded(request: SwitchRequest, model: CachedModel, world: World, *, anywhere: bool) -> WardenError | None:
     for instance in world.instances:
         same = (instance.mode, instance.model_id, instance.revision, instance.options) == (
             request.mode,
@@ -768,13 +245,13 @@ def _already_loaded(placed: _Placement, model: CachedModel, world: World) -> War
             model.revision,
             request.options,
         )
-        here = placed.anywhere or set(instance.devices) == set(placed.device_ids)
+        here = anywhere or set(instance.devices) == set(request.devices or ())
         if same and here and instance.state is InstanceState.READY:
             return AlreadyLoaded(model=model.id, instance=instance.id)
     return None
 
 
-def _unreadable(placed: _Placement, world: World) -> WardenError | None:
+def _unreadable(placed: Placement, world: World) -> WardenError | None:
     if not placed.devices:
         return DeviceUnreadable(device=None, age_s=None)
     for device in placed.devices:
@@ -784,7 +261,7 @@ def _unreadable(placed: _Placement, world: World) -> WardenError | None:
     return None
 
 
-def _too_large(placed: _Placement, model: CachedModel) -> WardenError | None:
+def _too_large(placed: Placement, model: CachedModel) -> WardenError | None:
     for device in placed.devices:
         if device.verdict is Verdict.REFUSED and device.available_bytes is not None:
             needed = device.footprint.gate_bytes
@@ -799,7 +276,7 @@ def _too_large(placed: _Placement, model: CachedModel) -> WardenError | None:
     return None
 
 
-def _leased(placed: _Placement) -> WardenError | None:
+def _leased(placed: Placement) -> WardenError | None:
     """Another person's lease that runs; what it says of a busy model is more than that it is busy."""
     for eviction in placed.unload:
         if eviction.lease_until is not None and eviction.is_foreign and eviction.is_kept_from(placed.request):
@@ -813,7 +290,7 @@ def _leased(placed: _Placement) -> WardenError | None:
     return None
 
 
-def _in_use(placed: _Placement) -> WardenError | None:
+def _in_use(placed: Placement) -> WardenError | None:
     for eviction in placed.unload:
         if eviction.in_flight and eviction.is_kept_from(placed.request):
             return InstanceInUse(
@@ -825,24 +302,27 @@ def _in_use(placed: _Placement) -> WardenError | None:
     return None
 
 
-def _spread(placed: _Placement) -> Iterator[Message]:
-    """Why several devices were chosen: the best single one is too small, or a model is in use there, or another person's."""
-    if placed.instead_of is None:
+def _spread(placed: Placement, request: SwitchRequest, sites: Sites) -> Iterator[Message]:
+    """Why several devices were chosen: the best single one is too small, or somebody's model or operation is in the way there."""
+    if not placed.anywhere or len(placed.devices) < 2 or (alone := sites.alone(request)) is None:
         return
-    (device,) = placed.instead_of.devices
+    instead_of = sites.place(request, alone)
+    (device,) = instead_of.devices
     params: dict[str, Param] = {
         "count": len(placed.devices),
         "devices": ", ".join(placed.device_ids),
         "device": device.device_id,
     }
-    if device.verdict is not Verdict.REFUSED:
-        yield Message("plan_spread_in_use" if _leased(placed.instead_of) is None else "plan_spread_leased", params)
-        return
-    free = device.available_bytes
-    yield Message("plan_spread", {**params, "needed_bytes": device.footprint.gate_bytes, "free_bytes": free})
+    if device.verdict is Verdict.REFUSED:
+        params |= {"needed_bytes": device.footprint.gate_bytes, "free_bytes": device.available_bytes}
+        yield Message("plan_spread", params)
+    elif _leased(instead_of) is not None:
+        yield Message("plan_spread_leased", params)
+    else:
+        yield Message("plan_spread_in_use" if _in_use(instead_of) is not None else "plan_spread_claimed", params)
 
 
-def _reasons(placed: _Placement) -> Iterator[Message]:
+def _reasons(placed: Placement) -> Iterator[Message]:
     for device in placed.devices:
         if device.footprint.seen is not None:
             yield _seen(device.device_id, device.footprint.seen)
@@ -869,29 +349,29 @@ def _seen(device_id: str, seen: Seen) -> Message:
     return Message("plan_measured_otherwise_once" if seen.count == 1 else "plan_measured_otherwise", params)
 
 
-def _stuck(placed: _Placement, world: World) -> Iterator[Message]:
+def _stuck(placed: Placement, world: World) -> Iterator[Message]:
     for instance in world.instances:
         shared = [device_id for device_id in instance.devices if device_id in placed.device_ids]
         if instance.state is InstanceState.STUCK and shared:
-            held = sum(_held(instance, device_id, world) for device_id in shared)
+            held = sum(held_on(instance, device_id, world) for device_id in shared)
             yield Message("plan_stuck_holds", {"model": instance.model_id, "held_bytes": held})
 
 
-def _claimed(placed: _Placement, world: World) -> Iterator[Message]:
+def _claimed(placed: Placement, world: World) -> Iterator[Message]:
     """An operation that runs there does not change the arithmetic, and it has to end first."""
     for device_id in placed.device_ids:
         if (operation := world.claims.get(device_id)) is not None:
             yield Message("plan_device_claimed", {"device": device_id, "operation": operation})
 
 
-def _ways_out(request: SwitchRequest, refused: _Placement, sites: _Sites, actor: str | None) -> tuple[WayOut, ...]:
+def _ways_out(request: SwitchRequest, refused: Placement, sites: Sites, actor: str | None) -> tuple[WayOut, ...]:
     return find_ways(request, sites.model, _Trials(refused, sites), actor)
 
 
 class _Trials:
     """Asks the plan's own arithmetic about changed requests; see ``ways.Trials``."""
 
-    def __init__(self, refused: _Placement, sites: _Sites) -> None:
+    def __init__(self, refused: Placement, sites: Sites) -> None:
         self._refused, self._sites, self._world = refused, sites, sites.world
 
     @property
@@ -899,29 +379,40 @@ class _Trials:
         """See ``Trials``."""
         return self._refused.unload
 
-    def rooms(self, request: SwitchRequest) -> Sequence[Fits]:
+    def rooms(self, request: SwitchRequest) -> Sequence[Lacks]:
         """See ``Trials``."""
 
-        def asking(site: _Site) -> Fits:
-            return lambda options: self._sites.holds(replace(request, options=options), site)
+        def asking(site: Site) -> Lacks:
+            return lambda options: self._sites.demand(request, options).lacks(site)
 
         return [asking(site) for site in self._sites.open_to(request)]
 
     def unloads(self, request: SwitchRequest) -> tuple[Eviction, ...] | None:
         """See ``Trials``."""
-        if not any(self._sites.holds(request, site) for site in self._sites.open_to(request)):
+        demand = self._sites.demand(request)
+        if not any(demand.holds(site) for site in self._sites.open_to(request)):
             return None
-        placed = self._sites.best(request)
-        return placed.unload if _refusal(placed, self._sites.model, self._world) is None else None
+        site = self._sites.chosen(request)
+        return None if site is None or self._is_forbidden(request, site) else site.unload
+
+    def _is_forbidden(self, request: SwitchRequest, site: Site) -> bool:
+        """Whether anything but the memory forbids it."""
+        placed, model = replace(request, devices=site.device_ids), self._sites.model
+        return (
+            site.is_kept_from(request)
+            or _unsuitable(placed, model, self._world) is not None
+            or _already_loaded(placed, model, self._world, anywhere=request.devices is None) is not None
+        )
 
     def takes(self, request: SwitchRequest) -> int:
         """See ``Trials``."""
-        return len(self._sites.best(request).devices)
+        site = self._sites.chosen(request)
+        return 0 if site is None else len(site.devices)
 
     def together(self, request: SwitchRequest, more_than: int) -> tuple[str, ...] | None:
         """See ``Trials``."""
-        placed = self._sites.together(request, more_than)
-        return None if placed is None else placed.device_ids
+        site = self._sites.together(request, more_than)
+        return None if site is None else site.device_ids
 
     def resting(self, request: SwitchRequest) -> tuple[Resting, ...]:
         """See ``Trials``."""
@@ -932,9 +423,9 @@ class _Trials:
             if instance.state in ANSWERING and instance.id not in request.unload and set(instance.devices) & set(asked)
         )
 
-    def missing(self, request: SwitchRequest) -> Iterable[Missing]:
+    def missing(self, request: SwitchRequest, short: int) -> Iterable[Missing]:
         """See ``Trials``."""
-        return self._sites.missing(request)
+        return self._sites.missing(request, short)
 
 
 def _resting(instance: Instance, world: World) -> Resting:
@@ -945,7 +436,7 @@ def _resting(instance: Instance, world: World) -> Resting:
         owner=instance.owner,
         idle_s=max(0.0, world.now - used_at),
         in_flight=instance.in_flight,
-        gives_bytes={d: _held(instance, d, world) + _promised(instance, d, world) for d in instance.devices},
+        gives_bytes={d: held_on(instance, d, world) + promised_on(instance, d, world) for d in instance.devices},
     )
 
 

@@ -17,7 +17,8 @@ from webapp.domain.admission import within_limit
 from webapp.domain.fit import Needs, needs_of
 from webapp.domain.operation import Operation, OperationState
 from webapp.domain.plan import DevicePlan, Plan, SwitchRequest
-from webapp.domain.planner import Room, World, plan_switch, refusal_of, rooms
+from webapp.domain.planner import plan_switch, refusal_of
+from webapp.domain.world import Room, World, rooms
 from webapp.errors import (
     AlreadyLoaded,
     AlreadyWaiting,

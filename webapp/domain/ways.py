@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
-from itertools import combinations, islice
+from itertools import combinations, cycle, islice
 from typing import Protocol
 
 from webapp.domain.model import CachedModel
@@ -56,7 +56,8 @@ class Missing:
         return self.short <= sum(0 < lacks.get(device, 0) <= size for device, size in gives_bytes.items())
 
 
-Fits = Callable[[LaunchOptions], bool]
+Lacks = Callable[[LaunchOptions], int]
+"""The bytes that lack for a launch with these options; 0 or less where it fits."""
 
 
 class Trials(Protocol):
@@ -66,8 +67,8 @@ class Trials(Protocol):
     def unload(self) -> tuple[Eviction, ...]:
         """What the refused request would unload."""
 
-    def rooms(self, request: SwitchRequest) -> Sequence[Fits]:
-        """Return, for each choice of devices that ``request`` may take, whether the memory would do with other options.
+    def rooms(self, request: SwitchRequest) -> Sequence[Lacks]:
+        """Return, for each choice of devices that ``request`` may take, what would lack there with other options.
 
         One call is quick enough to search with. A choice where a model is in use that must not be interrupted is none.
         """
@@ -84,8 +85,11 @@ class Trials(Protocol):
     def resting(self, request: SwitchRequest) -> tuple[Resting, ...]:
         """Return the models that answer on the devices that ``request`` may take and that it does not unload yet."""
 
-    def missing(self, request: SwitchRequest) -> Iterable[Missing]:
-        """Return what lacks for each number of devices that ``request`` may take; at the least, where devices differ."""
+    def missing(self, request: SwitchRequest, short: int) -> Iterable[Missing]:
+        """Return what lacks for each number of devices that ``request`` may take; at the least, where devices differ.
+
+        Those may be left out where more than ``short`` devices still have to get room.
+        """
 
 
 class Cost(IntEnum):
@@ -155,24 +159,34 @@ def find_ways(
     return tuple(WayOut(way.message, way.request) for way in found)
 
 
-def largest(choices: Sequence[Callable[[int], bool]], least: int, most: int) -> int | None:
-    """Return the largest of ``least`` to ``most`` that one of ``choices`` takes; ``None`` where none takes even the least.
+def largest(choices: Sequence[Callable[[int], int]], least: int, most: int) -> int | None:
+    """Return the largest of ``least`` to ``most`` that one of ``choices`` has room for; ``None`` where none has it even for the least.
 
-    Each of them takes all that is smaller than something it takes.
+    Each of them says how much lacks, 0 or less where nothing does; for more never less.
     """
     best = None
-    for takes in choices:
-        found = _largest(takes, least if best is None else best + 1, most)
+    for lacks in choices:
+        found = _largest(lacks, least if best is None else best + 1, most)
         best = best if found is None else found
     return best
 
 
-def _largest(takes: Callable[[int], bool], least: int, most: int) -> int | None:
-    if least > most or not takes(least):
+def _largest(lacks: Callable[[int], int], least: int, most: int) -> int | None:
+    """By false position, since memory grows nearly evenly; each third step halves, in case it does not."""
+    if least > most or (room := -lacks(least)) < 0:
         return None
-    while least < most:
-        middle = (least + most + 1) // 2
-        least, most = (middle, most) if takes(middle) else (least, middle - 1)
+    if (lacking := lacks(most)) <= 0:
+        return most
+    for halves in cycle((False, False, True)):
+        apart = most - least
+        if apart <= 1:
+            break
+        step = apart // 2 if halves else apart * room // (room + lacking)
+        tried = least + min(max(step, 1), apart - 1)
+        if (found := lacks(tried)) <= 0:
+            least, room = tried, -found
+        else:
+            most, lacking = tried, found
     return least
 
 
@@ -185,7 +199,12 @@ class _Search:
 
     @cached_property
     def _missing(self) -> tuple[Missing, ...]:
-        return tuple(self._trials.missing(self._request))
+        return tuple(self._trials.missing(self._request, self._reached))
+
+    @cached_property
+    def _reached(self) -> int:
+        """On how many devices two models that go give room, at the most."""
+        return 2 * max((len(each.gives_bytes) for each in self._willing), default=0)
 
     def ways(self) -> Iterator[Way]:
         yield from self._other_device()
@@ -255,10 +274,10 @@ class _Search:
     def _most(
         self, request: SwitchRequest, change: Callable[[int], Mapping[str, int]], least: int, most: int
     ) -> int | None:
-        def taking(fits: Fits) -> Callable[[int], bool]:
-            return lambda n: fits(_changed(request.options, **change(n)))
+        def lacking(lacks: Lacks) -> Callable[[int], int]:
+            return lambda n: lacks(_changed(request.options, **change(n)))
 
-        return largest([taking(fits) for fits in self._trials.rooms(request)], least, most)
+        return largest([lacking(lacks) for lacks in self._trials.rooms(request)], least, most)
 
     def _precision(self) -> Iterator[Way]:
         for precision in _lighter(self._request, self._model):
@@ -273,7 +292,7 @@ class _Search:
         """The fewest bits for one request at a time, and the longest context that this leaves."""
         asked = request.options.max_tokens
         tokens: int | None = asked
-        if not any(fits(request.options) for fits in self._trials.rooms(request)):
+        if all(lacks(request.options) > 0 for lacks in self._trials.rooms(request)):
             tokens = self._longest(request)
         if tokens is not None:
             precision = request.options.precision.value
@@ -297,36 +316,34 @@ class _Search:
 
     def _unload_one(self) -> Iterator[Way]:
         shown = 0
-        for each in self._willing():
-            if shown < UNLOADS_SHOWN and self._may_do((each,), len(each.gives_bytes)):
+        for each in self._willing:
+            if shown < UNLOADS_SHOWN and self._may_do(each.gives_bytes, len(each.gives_bytes)):
                 ways = [*self._without((each,), _message_of(each))]
                 shown += len(ways)
                 yield from ways
 
     def _unload_two(self) -> Iterator[Way]:
-        idle = [each for each in self._willing() if not each.in_flight]
+        idle = [each for each in self._willing if not each.in_flight]
         largest, devices = _largest_on_each(idle), 2 * max((len(each.gives_bytes) for each in idle), default=0)
-        if not self._may_do((largest, largest), devices):
+        if not self._may_do(_both(largest, largest), devices):
             return
-        hopeful = [each for each in idle if self._may_do((each, largest), devices)]
-        pairs = (pair for pair in combinations(hopeful, 2) if self._may_do(pair, devices))
+        hopeful = [each for each in idle if self._may_do(_both(each, largest), devices)]
+        pairs = (pair for pair in combinations(hopeful, 2) if self._may_do(_both(*pair), devices))
         for pair in islice(pairs, PAIRS_TRIED):
             ways = [*self._without(pair, _message_of_two(*pair))]
             if ways:
                 yield from ways
                 return
 
+    @cached_property
     def _willing(self) -> list[Resting]:
         """Who may be asked to go, in the order in which one would ask: the idle first, then own models, the longest idle first."""
         candidates = [r for r in self._trials.resting(self._request) if self._request.interrupt_busy or not r.in_flight]
         return sorted(candidates, key=lambda r: (r.in_flight > 0, r.owner != self._actor, -r.idle_s))
 
-    def _may_do(self, going: Sequence[Resting], devices: int) -> bool:
-        """Whether what they hold, on so many devices at the most, could be enough on one of the choices: far cheaper to say than a plan."""
-        gives: Counter[str] = Counter()
-        for each in going:
-            gives.update(each.gives_bytes)
-        return any(missing.is_met(gives) for missing in self._missing if missing.short <= devices)
+    def _may_do(self, gives_bytes: Mapping[str, int], devices: int) -> bool:
+        """Whether as much, on so many devices at the most, could be enough on one of the choices: far cheaper to say than a plan."""
+        return any(missing.is_met(gives_bytes) for missing in self._missing if missing.short <= devices)
 
     def _without(self, going: Sequence[Resting], message: Message) -> Iterator[Way]:
         ids = tuple(each.instance_id for each in going)
@@ -334,6 +351,10 @@ class _Search:
         for way in self._try(message, changed, Cost.OTHERS_MODEL, -min(each.idle_s for each in going)):
             if set(ids) <= {victim.instance_id for victim in way.victims}:
                 yield way
+
+
+def _both(one: Resting, other: Resting) -> Mapping[str, int]:
+    return Counter(one.gives_bytes) + Counter(other.gives_bytes)
 
 
 def _largest_on_each(resting: Sequence[Resting]) -> Resting:

@@ -498,6 +498,9 @@ PLANS: Final[Mapping[str, Sentence]] = {
     "plan_spread_in_use": _one(
         N_("На %(device)s сейчас отвечает другая модель, поэтому эта делится между %(devices)s.")
     ),
+    "plan_spread_claimed": _one(
+        N_("На %(device)s сейчас идёт другая операция, поэтому эта модель делится между %(devices)s.")
+    ),
     "plan_spread_leased": _one(N_("На %(device)s модель другого человека, поэтому эта делится между %(devices)s.")),
     "plan_estimate_rough": _one(N_("%(device)s: оценка грубая, файлы модели говорят не обо всём.")),
     "plan_measured": _many(

@@ -8,8 +8,9 @@ from tests.unit.control.fakes import FakeMachine, FakeMonitor, loaded, model
 from webapp.domain.admission import Policy, judge, within_limit
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest, Verdict
-from webapp.domain.planner import World, plan_switch
+from webapp.domain.planner import plan_switch
 from webapp.domain.units import MIB, gib
+from webapp.domain.world import World
 
 
 @pytest.mark.parametrize(

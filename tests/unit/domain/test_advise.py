@@ -14,9 +14,10 @@ from webapp.domain.advise import advise
 from webapp.domain.model import CachedModel, ModelProblem
 from webapp.domain.modes import LaunchOptions, Mode, Precision
 from webapp.domain.plan import Plan, SwitchRequest, Verdict
-from webapp.domain.planner import World, plan_switch
+from webapp.domain.planner import plan_switch
 from webapp.domain.recommend import Advice, Mark, Row, row_for
 from webapp.domain.units import gib
+from webapp.domain.world import World
 from webapp.errors import UnknownModel
 from webapp.message import Message
 

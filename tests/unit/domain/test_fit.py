@@ -12,8 +12,9 @@ from webapp.domain.fit import Fit, Needs, fit_of, needs_of
 from webapp.domain.memory import DeviceKind
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest, Verdict
-from webapp.domain.planner import Room, World, plan_switch, rooms
+from webapp.domain.planner import plan_switch
 from webapp.domain.units import gib
+from webapp.domain.world import Room, World, rooms
 
 OLD = model("lab/old")
 GIB = st.floats(0, 30).map(gib)

@@ -15,6 +15,7 @@ from webapp.domain.footprint import (
     Conditions,
     Confidence,
     Footprint,
+    Launch,
     Note,
     Part,
     PartName,
@@ -442,6 +443,20 @@ def test_more_devices_never_hold_more_of_the_model_on_each(
 
     for more, fewer in zip(held(count + 1), held(count), strict=True):
         assert more <= fewer
+
+
+@given(
+    models(), LAUNCHES, CONDITIONS, st.sampled_from(list(Mode)), st.integers(1, 8), st.sampled_from(list(DeviceKind))
+)
+def test_no_device_takes_less_than_the_least_whatever_is_learned_of_contexts(
+    cached: CachedModel, asked: LaunchOptions, conditions: Conditions, mode: Mode, count: int, kind: DeviceKind
+) -> None:
+    """A choice of devices, the host too, is passed over by what GPUs take at the least, before its footprint is known."""
+    for stated in ("bfloat16", "float32"):
+        of_type = replace(cached, stated_dtype=stated)
+        on_gpus, there = (Launch(of_type, asked, mode, conditions, h) for h in (False, kind is DeviceKind.HOST))
+        share = there.share_on(kind, count)
+        assert on_gpus.least_bytes(count) <= share.total_bytes - share.part(PartName.CONTEXT)
 
 
 @given(st.integers(1, 200), st.integers(1, 1000))

@@ -15,8 +15,9 @@ from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.lease import NO_LEASE, Lease, ReleaseAnswer
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import Plan, SwitchRequest, Verdict
-from webapp.domain.planner import World, plan_switch, refusal_of
+from webapp.domain.planner import plan_switch, refusal_of
 from webapp.domain.units import gib
+from webapp.domain.world import World
 
 OLD, NEW = model("lab/old"), model("lab/new")
 NOW = 1_000_000.0

@@ -11,15 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.control.fakes import FakeMachine, model
-from tests.unit.domain.test_ways import NEW, SHAPE, asked, gpus, holding, requests, world, worlds
+from tests.unit.domain.test_ways import NEW, SHAPE, asked, codes, gpus, holding, requests, world, worlds
 from webapp.domain.lease import Lease
 from webapp.domain.memory import DeviceKind, Reading
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
 from webapp.domain.plan import Plan, SwitchRequest, Verdict
-from webapp.domain.planner import World, plan_switch, refusal_of
+from webapp.domain.planner import plan_switch, refusal_of
 from webapp.domain.sharing import can_share, counts
 from webapp.domain.units import gib
+from webapp.domain.world import World
 from webapp.errors import DeviceUnreadable
 from webapp.message import Param
 
@@ -84,6 +85,24 @@ def test_busy_model_is_not_interrupted_where_several_gpus_are_free() -> None:
     assert (plan.refusal, plan.unload, devices_of(plan)) == (None, (), ["gpu-1", "gpu-2"])
     assert plan.reasons[0].code == "plan_spread_in_use"
     assert devices_of(plan_switch(asked(interrupt_busy=True), there)) == ["gpu-0"]
+
+
+def test_operation_is_not_waited_for_where_several_gpus_are_free() -> None:
+    machine = FakeMachine(totals={"gpu-0": gib(80), "gpu-1": gib(24), "gpu-2": gib(24)})
+    there = world(machine, cached=LARGE, claims={"gpu-0": "another"})
+    plan = plan_switch(asked(), there)
+    assert (plan.refusal, devices_of(plan), plan.reasons[0].code) == (None, ["gpu-1", "gpu-2"], "plan_spread_claimed")
+    assert devices_of(plan_switch(asked(), replace(there, claims={}))) == ["gpu-0"]
+    assert devices_of(plan_switch(asked(), replace(there, claims=dict.fromkeys(there.device_ids, "another")))) == [
+        "gpu-0"
+    ]
+
+
+def test_operation_is_waited_for_rather_than_a_model_interrupted() -> None:
+    machine = FakeMachine(totals={"gpu-0": gib(80), "gpu-1": gib(24), "gpu-2": gib(24)})
+    busy = holding("busy", "gpu-1", gib(4), machine, in_flight=1)
+    plan = plan_switch(asked(), world(machine, busy, cached=LARGE, claims={"gpu-0": "another"}))
+    assert (plan.refusal, devices_of(plan), codes(plan)) == (None, ["gpu-0"], [])
 
 
 def test_strangers_leased_model_stays_where_several_gpus_are_free() -> None:
@@ -170,7 +189,7 @@ def test_more_free_memory_never_makes_a_plan_a_refused_one(
     device = data.draw(st.sampled_from([r.device_id for r in there.sample.readings]))
 
     def freed(reading: Reading) -> Reading:
-        used = sum(there.held_bytes[i.id, device] for i in there.instances)
+        used = sum(there.held_bytes.get((i.id, device), 0) for i in there.instances)
         most = (reading.total_bytes or 0) - used
         free = data.draw(st.integers(reading.free_bytes or 0, max(most, reading.free_bytes or 0)))
         return replace(reading, free_bytes=free, used_bytes=(reading.total_bytes or 0) - free)

@@ -12,8 +12,9 @@ from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.model import ModelShape
 from webapp.domain.modes import LaunchOptions, Mode, Quantization
 from webapp.domain.plan import Plan, SwitchRequest, Verdict
-from webapp.domain.planner import Cooldown, World, plan_switch, refusal_of
+from webapp.domain.planner import plan_switch, refusal_of
 from webapp.domain.units import gib
+from webapp.domain.world import Cooldown, World
 from webapp.errors import (
     AlreadyLoaded,
     CoolingDown,

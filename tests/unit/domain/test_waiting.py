@@ -15,7 +15,6 @@ from webapp.domain.lease import Lease
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.plan import SwitchRequest
-from webapp.domain.planner import Cooldown, World
 from webapp.domain.units import gib
 from webapp.domain.waiting import (
     COMES_BACK,
@@ -36,6 +35,7 @@ from webapp.domain.waiting import (
     may_cancel,
     next_to_start,
 )
+from webapp.domain.world import Cooldown, World
 from webapp.errors import AlreadyWaiting, CannotWait, InvalidRequest, ModeUnavailable, QueueFull
 from webapp.message import Message
 

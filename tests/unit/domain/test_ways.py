@@ -15,9 +15,10 @@ from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.model import AttentionFacts, CachedModel, CacheKind, CacheLayers, ModelShape
 from webapp.domain.modes import LaunchOptions, Mode, Precision
 from webapp.domain.plan import Eviction, Plan, SwitchRequest, Verdict, WayOut
-from webapp.domain.planner import World, plan_switch, refusal_of
+from webapp.domain.planner import plan_switch, refusal_of
 from webapp.domain.units import gib
 from webapp.domain.ways import SMALLEST_TOKENS, TOKENS_STEP, Cost, Way, largest, price
+from webapp.domain.world import World
 from webapp.errors import InvalidRequest, UnknownInstance
 from webapp.message import Message
 
@@ -221,18 +222,39 @@ def test_the_smallest_of_all_comes_only_where_four_bits_are_not_enough() -> None
     assert (smallest.precision, smallest.batch_size) == (Precision.INT4, 1)
 
 
+def evenly(n: int, limit: int) -> int:
+    return 131072 * (n - limit)
+
+
+def ever_faster(n: int, limit: int) -> int:
+    return n * n - limit * limit
+
+
+def ever_slower(n: int, limit: int) -> int:
+    return round(1e6 * (n**0.3 - limit**0.3))
+
+
+def in_one_step(n: int, limit: int) -> int:
+    return gib(40) if n > limit else -1
+
+
 @pytest.mark.parametrize(("least", "most"), [(4, 65535), (1, 1023), (3, 3), (5, 4)])
 @pytest.mark.parametrize("limits", [(2,), (3, 900), (900, 3), (70000, 1), ()])
-def test_the_search_is_exact_and_asks_little(least: int, most: int, limits: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("grows", "asked_of_each"), [(evenly, 5), (ever_faster, 17), (ever_slower, 17), (in_one_step, 48)]
+)
+def test_the_search_is_exact_and_asks_little(
+    least: int, most: int, limits: tuple[int, ...], grows: Callable[[int, int], int], asked_of_each: int
+) -> None:
     calls = []
 
-    def taking(limit: int) -> Callable[[int], bool]:
-        return lambda n: calls.append(n) or n <= limit  # type: ignore[func-returns-value]
+    def lacking(limit: int) -> Callable[[int], int]:
+        return lambda n: calls.append(n) or grows(n, limit)  # type: ignore[func-returns-value]
 
     fitting = [n for n in range(least, most + 1) if n <= max(limits, default=0)]
 
-    assert largest([taking(limit) for limit in limits], least, most) == (fitting[-1] if fitting else None)
-    assert len(calls) <= 17 * max(1, len(limits))
+    assert largest([lacking(limit) for limit in limits], least, most) == (fitting[-1] if fitting else None)
+    assert len(calls) <= asked_of_each * max(1, len(limits))
 
 
 # Devices and modes

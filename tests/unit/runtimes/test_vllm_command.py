@@ -26,8 +26,9 @@ from webapp.domain.footprint import (
 from webapp.domain.memory import DeviceKind, Reading, Sample
 from webapp.domain.modes import Dtype, LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest, Verdict
-from webapp.domain.planner import World, plan_switch
+from webapp.domain.planner import plan_switch
 from webapp.domain.units import GIB, MIB, gib
+from webapp.domain.world import World
 from webapp.errors import LaunchFailed, StartMemoryShort
 from webapp.runtimes.base import LaunchDevice, LaunchSpec
 from webapp.runtimes.vllm_command import (

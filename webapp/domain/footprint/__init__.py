@@ -7,6 +7,7 @@ from webapp.domain.footprint.estimate import (
     VLLM_CONTEXT_BYTES,
     VLLM_HOST_CONTEXT_BYTES,
     VLLM_SHARED_CONTEXT_BYTES,
+    Launch,
     estimate,
 )
 from webapp.domain.footprint.parts import Confidence, Footprint, Note, Part, PartName, Seen, Source, lowest
@@ -22,6 +23,7 @@ __all__ = [
     "Conditions",
     "Confidence",
     "Footprint",
+    "Launch",
     "Note",
     "Part",
     "PartName",

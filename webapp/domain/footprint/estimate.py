@@ -41,6 +41,8 @@ HOST_CONTEXT_BYTES = gib(0.25)
 QUANTIZING_HOST_CONTEXT_BYTES = gib(0.2945)
 """Anonymous memory of a worker that has imported everything: 256 MiB measured with torch 2.13 on the CPU, 299 to 303 with bitsandbytes."""
 
+_NO_GRAPHS, _NO_NON_TORCH = (Part(name, 0, Source.NOTHING) for name in (PartName.GRAPHS, PartName.NON_TORCH))
+
 
 def estimate(
     model: CachedModel,
@@ -54,23 +56,42 @@ def estimate(
     Transformers mode: ``weights + max(KV(prompt + output), KV(prompt) + prefill) + context``. vLLM mode: ``weights + KV(context x
     requests) + activation + graphs + non-torch + context``. What a model's files do not state is guessed and marked so; the sum is never 0.
     """
-    known = conditions or Conditions()
-    launch = _Launch(model, options, mode, known, len(devices), any(kind is DeviceKind.HOST for _, kind in devices))
-    in_mode = _in_vllm if mode is Mode.VLLM else _in_transformers
-    alike = {kind: in_mode(launch, "", kind) for kind in {kind for _, kind in devices}}
+    on_host = any(kind is DeviceKind.HOST for _, kind in devices)
+    launch = Launch(model, options, mode, conditions or Conditions(), on_host=on_host)
+    alike = {kind: launch.share_on(kind, len(devices)) for kind in {kind for _, kind in devices}}
     return tuple(alike[kind].on(device_id) for device_id, kind in devices)
 
 
 @dataclass(frozen=True)
-class _Launch:
-    """What all devices of a launch have in common."""
+class Launch:
+    """One form of a launch, over any number of devices: what they have in common is worked out once."""
 
     model: CachedModel
     options: LaunchOptions
     mode: Mode
     conditions: Conditions
-    count: int
     on_host: bool
+    """One of the devices is the host."""
+
+    def share_on(self, kind: DeviceKind, count: int) -> Footprint:
+        """Return what it takes on a device of this kind, one of ``count``; see ``estimate``."""
+        if (kind, count) not in self._shares:
+            in_mode = _in_vllm if self.mode is Mode.VLLM else _in_transformers
+            self._shares[kind, count] = in_mode(self, kind, count)
+        return self._shares[kind, count]
+
+    @cached_property
+    def _shares(self) -> dict[tuple[DeviceKind, int], Footprint]:
+        return {}
+
+    def least_bytes(self, count: int) -> int:
+        """Return what the fullest of ``count`` devices takes at the least, whatever is learned: quicker to say than its share.
+
+        Weights and KV cache are divided, evenly at the best; what a prompt needs that goes in is not.
+        """
+        if self.mode is Mode.VLLM:
+            return -(-self.weights.bytes // count)
+        return -(-(self.weights.bytes + self.taken_in) // count) + self.prefill.bytes
 
     @cached_property
     def value(self) -> int:
@@ -81,8 +102,23 @@ class _Launch:
     def weights(self) -> LoadedWeights:
         return weights.loaded_weights(self.model, self.options, self.mode, self.conditions, on_host=self.on_host)
 
-    def cache(self, loaded: int) -> CacheRule:
-        return kv_cache.cache_rule(self.model, loaded, self.conditions.kv_value_bytes or self.value)
+    @cached_property
+    def cache(self) -> CacheRule:
+        return kv_cache.cache_rule(self.model, self.weights.bytes, self.conditions.kv_value_bytes or self.value)
+
+    @cached_property
+    def kept(self) -> int:
+        """The KV cache of all requests in transformers once they are answered."""
+        return kv_cache.in_transformers(self.cache, self.options.max_tokens, self.options.batch_size)
+
+    @cached_property
+    def taken_in(self) -> int:
+        """The same while the prompts go in."""
+        return kv_cache.in_transformers(self.cache, self.prompt, self.options.batch_size, prefill=True)
+
+    @cached_property
+    def prefill(self) -> Activation:
+        return activation.prefill_bytes(self.model, self.prompt, self.options.batch_size, self.value)
 
     @property
     def prompt(self) -> int:
@@ -96,30 +132,26 @@ class _Launch:
         return min(heads) if heads else self.model.shape.kv_heads if self.model.shape else None
 
 
-def _in_transformers(launch: _Launch, device_id: str, kind: DeviceKind) -> Footprint:
-    model, requests, loaded = launch.model, launch.options.batch_size, launch.weights
+def _in_transformers(launch: Launch, kind: DeviceKind, count: int) -> Footprint:
+    model, loaded, rule, prefill = launch.model, launch.weights, launch.cache, launch.prefill
     layers = model.shape.layers if model.shape else None
-    ends = weights.end_bytes(model, loaded.bytes, launch.value)
-    held = weights.by_layers(loaded.bytes, layers, launch.count, ends)
-    rule = launch.cache(loaded.bytes)
-    ended = weights.by_layers(kv_cache.in_transformers(rule, launch.options.max_tokens, requests), layers, launch.count)
-    taken_in = kv_cache.in_transformers(rule, launch.prompt, requests, prefill=True)
-    prefill = activation.prefill_bytes(model, launch.prompt, requests, launch.value)
-    beyond = max(0, weights.by_layers(taken_in, layers, launch.count) + prefill.bytes - ended)
+    held = weights.by_layers(loaded.bytes, layers, count, weights.end_bytes(model, loaded.bytes, launch.value))
+    ended = weights.by_layers(launch.kept, layers, count)
+    beyond = max(0, weights.by_layers(launch.taken_in, layers, count) + prefill.bytes - ended)
     on_host = kind is DeviceKind.HOST
     working = activation.quantization_bytes(model, launch.options.quantization, on_host=on_host)
     fixed = working + (activation.HOST_WORKSPACE_BYTES if on_host else activation.CUDA_WORKSPACE_BYTES)
     context = _context_bytes(launch.options.quantization, on_host=on_host)
     parts = (
         *_model_parts(loaded, held, rule, ended),
-        _activation_part(Activation(beyond + fixed, prefill.confidence)),
-        _nothing(PartName.GRAPHS),
-        _nothing(PartName.NON_TORCH),
+        _activation_part(beyond + fixed, prefill.confidence),
+        _NO_GRAPHS,
+        _NO_NON_TORCH,
         Part(PartName.CONTEXT, context, Source.MEASURED),
     )
     warm = 0 if on_host else activation.CUDA_WORKSPACE_BYTES
-    load_peak = held + context + warm + _loading_bytes(launch)
-    return Footprint(device_id, parts, load_peak, _notes(loaded.notes, rule.notes, prefill.notes), warm_bytes=warm)
+    load_peak = held + context + warm + _loading_bytes(launch, count)
+    return Footprint("", parts, load_peak, _notes(loaded.notes, rule.notes, prefill.notes), warm_bytes=warm)
 
 
 def _context_bytes(quantization: Quantization, *, on_host: bool) -> int:
@@ -128,26 +160,25 @@ def _context_bytes(quantization: Quantization, *, on_host: bool) -> int:
     return INT8_GPU_CONTEXT_BYTES if quantization is Quantization.INT8 else GPU_CONTEXT_BYTES
 
 
-def _in_vllm(launch: _Launch, device_id: str, kind: DeviceKind) -> Footprint:
-    model, options, conditions, count = launch.model, launch.options, launch.conditions, launch.count
+def _in_vllm(launch: Launch, kind: DeviceKind, count: int) -> Footprint:
+    model, options, conditions, rule = launch.model, launch.options, launch.conditions, launch.cache
     limits, loaded, on_host = limits_of(options, conditions), launch.weights, kind is DeviceKind.HOST
     table = weights.rotary_table_bytes(model, launch.value)
     held = weights.divided(loaded.bytes, model, count, launch.kv_heads) + table
-    rule = launch.cache(loaded.bytes)
     block = 1 if on_host else kv_cache.BLOCK_TOKENS
     cached = kv_cache.in_vllm(rule, options.max_tokens, options.batch_size, limits, count, block=block)
     warm_up = activation.vllm_bytes(model, limits, count, launch.value, conditions)
     second = kv_cache.second_batch_bytes(rule, options.max_tokens, limits, count, conditions)
     parts = (
         *_model_parts(loaded, held, rule, cached),
-        _activation_part(Activation(warm_up.bytes + second, warm_up.confidence)),
+        _activation_part(warm_up.bytes + second, warm_up.confidence),
         *_surroundings(conditions, count, on_host=on_host),
     )
     unknown = () if on_host or conditions.device_memory_bytes else (Note.DEVICE_MEMORY_UNKNOWN,)
     context = next(part.bytes for part in parts if part.name is PartName.CONTEXT)
     notes = _notes(loaded.notes, rule.notes, warm_up.notes, unknown)
     told = limits.tokens if _takes_any_batch(model) else None
-    return Footprint(device_id, parts, held + context + _loading_bytes(launch), notes, batched_tokens=told)
+    return Footprint("", parts, held + context + _loading_bytes(launch, count), notes, batched_tokens=told)
 
 
 def _takes_any_batch(model: CachedModel) -> bool:
@@ -163,20 +194,16 @@ def _model_parts(loaded: LoadedWeights, held: int, rule: CacheRule, cached: int)
     )
 
 
-def _activation_part(needed: Activation) -> Part:
-    source = Source.GUESS if needed.confidence is Confidence.LOW else Source.RULE
-    return Part(PartName.ACTIVATION, needed.bytes, source, needed.confidence)
-
-
-def _nothing(name: PartName) -> Part:
-    return Part(name, 0, Source.NOTHING)
+def _activation_part(size: int, confidence: Confidence) -> Part:
+    source = Source.GUESS if confidence is Confidence.LOW else Source.RULE
+    return Part(PartName.ACTIVATION, size, source, confidence)
 
 
 def _surroundings(conditions: Conditions, count: int, *, on_host: bool) -> tuple[Part, ...]:
     """What vLLM takes whatever the model."""
     if on_host:
         context = Part(PartName.CONTEXT, VLLM_HOST_CONTEXT_BYTES, Source.MEASURED)
-        return _nothing(PartName.GRAPHS), _nothing(PartName.NON_TORCH), context
+        return _NO_GRAPHS, _NO_NON_TORCH, context
     is_large = (conditions.device_memory_bytes or 0) >= LARGE_DEVICE_BYTES
     graphs = VLLM_LARGE_GRAPHS_BYTES if is_large else VLLM_GRAPHS_BYTES
     others = VLLM_NON_TORCH_BYTES if count == 1 else VLLM_SHARED_NON_TORCH_BYTES
@@ -188,7 +215,7 @@ def _surroundings(conditions: Conditions, count: int, *, on_host: bool) -> tuple
     )
 
 
-def _loading_bytes(launch: _Launch) -> int:
+def _loading_bytes(launch: Launch, count: int) -> int:
     """What is held beside the finished weights while they load.
 
     transformers 5 asks a GPU for one block of the finished size and fills it. A tensor that changes its type or is quantized is there in
@@ -202,7 +229,7 @@ def _loading_bytes(launch: _Launch) -> int:
         return facts.twice_bytes if launch.mode is Mode.TRANSFORMERS else 0
     if launch.mode is Mode.VLLM:
         whole = weights.in_one_type(facts, launch.value)
-        return max(0, whole - launch.weights.bytes) // launch.count if launch.conditions.quantizes_to_fp8 else 0
+        return max(0, whole - launch.weights.bytes) // count if launch.conditions.quantizes_to_fp8 else 0
     changes = (
         launch.options.quantization is not Quantization.NONE or weights.in_one_type(facts, launch.value) != facts.bytes
     )
@@ -212,7 +239,7 @@ def _loading_bytes(launch: _Launch) -> int:
     return facts.twice_bytes + max(_in_two_types(facts, launch) if changes else 0, experts, quantizing)
 
 
-def _in_two_types(facts: WeightFacts, launch: _Launch) -> int:
+def _in_two_types(facts: WeightFacts, launch: Launch) -> int:
     """What is there a second time while it changes: the last tensors are a layer's, since the loader goes by their names.
 
     The embeddings come first, and count where they are more than everything that comes after them.

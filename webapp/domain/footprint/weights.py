@@ -137,8 +137,11 @@ def by_layers(loaded: int, layers: int | None, count: int, ends: tuple[int, int]
     before, behind = ends
     body = loaded - before - behind
     first, *middle, last = layer_counts(layers, count)
-    shares = ((before, first), (behind, last), (0, max(middle, default=0)))
-    return max(end + -(-body * each // layers) for end, each in shares)
+
+    def share(held: int) -> int:
+        return -(-body * held // layers)
+
+    return max(before + share(first), share(max(middle, default=0)), behind + share(last))
 
 
 def end_bytes(model: CachedModel, loaded: int, value: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from webapp.domain.instance import InstanceState
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest
-from webapp.domain.planner import Room
+from webapp.domain.world import Room
 from webapp.errors import InvalidRequest
 from webapp.web import formats, words
 from webapp.web.drawn import Kept

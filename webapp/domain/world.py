@@ -1,0 +1,284 @@
+"""What there is at one moment, and what a launch would find on each device once somebody has gone. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
+
+from webapp.domain.admission import Policy, judge, within_limit
+from webapp.domain.footprint import Footprint
+from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.learned import NOTHING_LEARNED, Lessons
+from webapp.domain.memory import DeviceKind, Reading, Sample, instances_bytes
+from webapp.domain.model import CachedModel
+from webapp.domain.modes import Mode
+from webapp.domain.plan import DevicePlan, Eviction, SwitchRequest, Verdict
+from webapp.errors import UnknownDevice
+from webapp.message import Message
+
+
+@dataclass(frozen=True)
+class Cooldown:
+    """After a failed load: how often it failed in a row, and until when (seconds since the epoch) it is not tried again."""
+
+    failures: int
+    until: float
+
+
+@dataclass(frozen=True)
+class World:
+    """All that a plan depends on, at one moment."""
+
+    now: float
+    """Seconds since the epoch."""
+    sample: Sample | None
+    sample_is_stale: bool
+    instances: tuple[Instance, ...]
+    models: Mapping[str, CachedModel]
+    policy: Policy
+    mode_problems: Mapping[Mode, Message | None] = field(default_factory=dict)
+    cooldowns: Mapping[str, Cooldown] = field(default_factory=dict)
+    claims: Mapping[str, str] = field(default_factory=dict)
+    lessons: Lessons = NOTHING_LEARNED
+    actor: str | None = None
+    """Who asks: what is another person's is kept from them. ``None`` is nobody in particular."""
+
+    def seen_by(self, actor: str) -> World:
+        """Return it as ``actor`` finds it."""
+        return self if actor == self.actor else replace(self, actor=actor)
+
+    @property
+    def device_ids(self) -> tuple[str, ...]:
+        """The devices that exist, read or not."""
+        return () if self.sample is None else tuple(r.device_id for r in self.sample.readings)
+
+    @cached_property
+    def held_bytes(self) -> Mapping[tuple[str, str], int]:
+        """What an instance holds on a device of its own now, by both ids: as the device says, else as measured or predicted."""
+        readings = () if self.sample is None else self.sample.readings
+        said = {reading.device_id: instances_bytes(reading) for reading in readings}
+        return {
+            (instance.id, device_id): by_instance.get(instance.id) or instance.held_bytes(device_id)
+            for device_id, by_instance in said.items()
+            for instance in self.instances
+            if device_id in instance.devices or instance.id in by_instance
+        }
+
+    @cached_property
+    def own_bytes(self) -> Mapping[str, int]:
+        """What all instances hold on a device now."""
+        own: dict[str, int] = dict.fromkeys(self.device_ids, 0)
+        for (_, device_id), held in self.held_bytes.items():
+            own[device_id] += held
+        return own
+
+    @cached_property
+    def promised_bytes(self) -> Mapping[str, Mapping[str, int]]:
+        """What instances may still take if they stay, by device and instance; only where that is anything.
+
+        One was admitted for its prediction and begins with an empty KV cache.
+        """
+        promised: dict[str, dict[str, int]] = {device_id: {} for device_id in self.device_ids}
+        for (instance_id, device_id), held in self.held_bytes.items():
+            more = self._still_taking.get(instance_id, {}).get(device_id, 0) - held
+            if more > 0:
+                promised[device_id][instance_id] = more
+        return promised
+
+    @cached_property
+    def evictions(self) -> tuple[Eviction, ...]:
+        """Everything that can go: a dead instance has nothing to give back and is cleared away.
+
+        A stuck one stays: it survived every signal, and neighbours must not be unloaded time and again beside it.
+        """
+        return tuple(_eviction(i, self) for i in self.instances if i.state is not InstanceState.STUCK)
+
+    @cached_property
+    def evictions_from(self) -> Mapping[str, tuple[Eviction, ...]]:
+        """What goes from each device, where nothing is to stay: everything of ours that touches it."""
+        return {d: tuple(each for each in self.evictions if d in each.freed_bytes) for d in self.device_ids}
+
+    @cached_property
+    def found(self) -> dict[tuple[str, tuple[str, ...]], Site]:
+        """What there is on a device once some instances have gone, as ``site_of`` found it: many plans are tried on one world."""
+        return {}
+
+    @cached_property
+    def _still_taking(self) -> Mapping[str, Mapping[str, int]]:
+        growing = (i for i in self.instances if i.is_live and i.state is not InstanceState.STUCK)
+        return {instance.id: instance.predicted_bytes for instance in growing}
+
+
+@dataclass(frozen=True)
+class Room:
+    """The most that a launch may take on one device, in bytes; ``None`` where the device's memory is unknown."""
+
+    device_id: str
+    kind: DeviceKind
+    usable_bytes: int
+    """Total less the driver's reserve, as CUDA counts."""
+    beside_bytes: int | None
+    """Beside everything that is loaded."""
+    alone_bytes: int | None
+    """Once all that Warden has loaded there is unloaded."""
+    device_name: str | None = None
+    lessons: Lessons = NOTHING_LEARNED
+
+
+def rooms(world: World, device_id: str | None = None) -> tuple[Room, ...]:
+    """Return the room on every device, or on the one named; none where that does not exist."""
+    return tuple(_room(reading_of(world, known), world) for known in world.device_ids if device_id in (None, known))
+
+
+def _room(reading: Reading, world: World) -> Room:
+    beside, alone = (
+        most_bytes(site_of(reading, unload, world).devices[0])
+        for unload in ((), world.evictions_from[reading.device_id])
+    )
+    return Room(reading.device_id, reading.kind, usable_of(reading), beside, alone, reading.name, world.lessons)
+
+
+class Place(NamedTuple):
+    """What a footprint depends on of a device."""
+
+    kind: DeviceKind
+    name: str | None
+    usable_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One choice of devices as a launch finds it, once what goes there is gone."""
+
+    devices: tuple[DevicePlan, ...]
+    """Their arithmetic before anything is launched."""
+    rooms: tuple[int, ...]
+    """The most that a launch may take on each; 0 where the memory is unknown."""
+    places: tuple[Place, ...]
+    unsized: tuple[Place, ...]
+    """The places, however large they are."""
+    unload: tuple[Eviction, ...]
+
+    @cached_property
+    def device_ids(self) -> tuple[str, ...]:
+        """In their order."""
+        return tuple(device.device_id for device in self.devices)
+
+    @cached_property
+    def narrowest(self) -> int:
+        """The room on the fullest of the devices."""
+        return min(self.rooms)
+
+    @cached_property
+    def is_readable(self) -> bool:
+        """Whether the memory of each is known."""
+        return all(device.available_bytes is not None for device in self.devices)
+
+    def is_kept_from(self, request: SwitchRequest) -> bool:
+        """Whether a model is there that ``request`` must not unload."""
+        return any(eviction.is_kept_from(request) for eviction in self.unload)
+
+
+def joined(sites: Sequence[Site], world: World) -> Site:
+    """Return single devices taken together.
+
+    What each has does not depend on the others, since all that touches it goes from it anyway.
+    """
+    going = {eviction.instance_id for site in sites for eviction in site.unload}
+    return Site(
+        devices=tuple(site.devices[0] for site in sites),
+        rooms=tuple(site.rooms[0] for site in sites),
+        places=tuple(site.places[0] for site in sites),
+        unsized=tuple(site.unsized[0] for site in sites),
+        unload=tuple(eviction for eviction in world.evictions if eviction.instance_id in going),
+    )
+
+
+def is_claimed(site: Site, world: World) -> bool:
+    """Return whether an operation runs on one of the devices."""
+    return any(device_id in world.claims for device_id in site.device_ids)
+
+
+def place_of(reading: Reading) -> Place:
+    """Return the place that a device is."""
+    return Place(reading.kind, reading.name, usable_of(reading))
+
+
+def usable_of(reading: Reading) -> int:
+    """Return a device's total less the driver's reserve, as CUDA counts; 0 is unknown."""
+    return (reading.total_bytes or 0) - (reading.reserved_bytes or 0)
+
+
+def most_bytes(device: DevicePlan) -> int | None:
+    """Return the most that a launch may take there: what ``judge`` does not refuse; ``None`` is unknown."""
+    return None if device.available_bytes is None else device.available_bytes - device.reserve_bytes
+
+
+def reading_of(world: World, device_id: str) -> Reading:
+    """Return the reading of a device; raise UnknownDevice where there is none."""
+    reading = None if world.sample is None else world.sample.reading(device_id)
+    if reading is None:
+        raise UnknownDevice(device=device_id, known=", ".join(world.device_ids))
+    return reading
+
+
+def held_on(instance: Instance, device_id: str, world: World) -> int:
+    """Return what an instance holds now; of a device that is not there only what is known of the instance."""
+    held = world.held_bytes.get((instance.id, device_id))
+    return instance.held_bytes(device_id) if held is None else held
+
+
+def promised_on(instance: Instance, device_id: str, world: World) -> int:
+    """Return what an instance may still take there if it stays."""
+    return world.promised_bytes.get(device_id, {}).get(instance.id, 0)
+
+
+def _eviction(instance: Instance, world: World) -> Eviction:
+    return Eviction(
+        instance_id=instance.id,
+        model_id=instance.model_id,
+        mode=instance.mode,
+        owner=instance.owner,
+        in_flight=instance.in_flight,
+        freed_bytes={d: held_on(instance, d, world) for d in instance.devices},
+        is_foreign=instance.is_live and instance.is_foreign_to(world.actor),
+        lease_until=instance.lease.until if instance.lease.runs(world.now) else None,
+        reason=instance.lease.reason,
+    )
+
+
+def site_of(reading: Reading, unload: tuple[Eviction, ...], world: World) -> Site:
+    """Return a device as a launch finds it once ``unload``, which all touches it, is gone."""
+    key = (reading.device_id, tuple(eviction.instance_id for eviction in unload))
+    if key not in world.found:
+        device, place = _once_gone(reading, unload, world), place_of(reading)
+        unsized = place._replace(usable_bytes=0)
+        world.found[key] = Site((device,), (most_bytes(device) or 0,), (place,), (unsized,), unload)
+    return world.found[key]
+
+
+def _once_gone(reading: Reading, unload: Sequence[Eviction], world: World) -> DevicePlan:
+    device_id, policy, nothing = reading.device_id, world.policy, Footprint(reading.device_id, ())
+    freed = sum(eviction.freed_bytes.get(device_id, 0) for eviction in unload)
+    reserve = policy.reserve_on(reading.total_bytes or 0)
+    if reading.free_bytes is None or world.sample_is_stale:
+        return DevicePlan(device_id, nothing, reading.total_bytes, None, freed, None, reserve, Verdict.REFUSED)
+    going = {eviction.instance_id for eviction in unload}
+    own = world.own_bytes[device_id]
+    promised = sum(more for instance_id, more in world.promised_bytes[device_id].items() if instance_id not in going)
+    before = within_limit(reading.free_bytes, own, policy.memory_limit_bytes)
+    free_then = min(reading.free_bytes + freed, max(usable_of(reading), reading.free_bytes))
+    available = within_limit(free_then, own - freed, policy.memory_limit_bytes) - promised
+    return DevicePlan(
+        device_id=device_id,
+        footprint=nothing,
+        total_bytes=reading.total_bytes,
+        free_before_bytes=before,
+        freed_bytes=available + promised - before,
+        free_after_bytes=available,
+        reserve_bytes=reserve,
+        verdict=judge(0, available, reserve, policy.fits_percent),
+        promised_bytes=promised,
+    )
