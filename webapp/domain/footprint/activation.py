@@ -14,19 +14,19 @@ from webapp.domain.units import MIB, gib
 
 CUDA_WORKSPACE_BYTES = gib(0.035)
 """cuBLAS's workspace and the smallest blocks of torch's allocator: published rows lie this much above weights and KV cache."""
-HOST_WORKSPACE_BYTES = gib(0.015)
-"""What an answer holds on the CPU beside cache and activations: 8 to 21 MiB measured over models of 0.1 to 4 GiB (torch 2.13)."""
+HOST_WORKSPACE_BYTES = gib(0.006)
+"""What an answer holds on the CPU beside cache and activations: 1 to 17 MiB measured over models of 0.1 to 4 GiB (torch 2.13)."""
 INT8_WORKSPACE = 1.5
 NF4_WORKSPACE = 3.3
 """Working space of bitsandbytes, in 16-bit copies of the largest linear layer: a 15.5B model (24576 x 6144) took 0.44 and 0.94 GiB."""
-HOST_NF4_WORKSPACE = 2.05
-"""The same on the CPU (bitsandbytes 0.50): 0 to 17 MiB measured for layers of 1.5, 6 and 8.3 MiB, 165 for one of 80."""
-HOST_INT8_WORKSPACES = ((40 * MIB, 5.0), (110 * MIB, 2.1))
-"""The lesser of the two: 30, 116, 63 to 92, 113 and 251 MiB measured for layers of 1.5, 6, 8.3, 32 and 80 MiB."""
+HOST_NF4_WORKSPACE = 0.85
+"""The same on the CPU (bitsandbytes 0.50): 0 to 5 MiB measured for layers of 1.5, 6 and 8.3 MiB, 17 and 70 for layers of 32 and 80."""
+HOST_INT8_WORKSPACE = (15 * MIB, 3.3)
+"""Bytes in any case, and such copies: 26, 24, 41, 80 and 286 MiB measured for the same layers."""
 HOST_INT8_LOADING = 4.7
-HOST_NF4_LOADING = 10.0
-"""What quantizing on the CPU holds beside the finished weights, in 16-bit copies of the largest linear layer: 8, 25 and 38 MiB measured for
-the same layers in INT8, 17, 48 and 65 to 113 in NF4."""
+HOST_NF4_LOADING = 9.0
+"""What quantizing on the CPU holds beside the finished weights, in 16-bit copies of the largest linear layer: 8, 25, 38 and 131 MiB
+measured for the same layers in INT8, 10, 68, 68 and 241 in NF4."""
 SAMPLER_FLOOR_BYTES = gib(0.18)
 SAMPLER_LOGIT_BYTES = 14.2
 OLD_SAMPLER_LOGIT_BYTES = 39.6
@@ -93,7 +93,7 @@ def quantization_bytes(model: CachedModel, quantization: Quantization, *, on_hos
     """Return the working space of quantized layers in transformers.
 
     The kernels of GPTQ keep a buffer for the largest layer in 16 bits (Qwen's published tables lie that much above weights and KV cache).
-    For bitsandbytes see ``INT8_WORKSPACE`` and ``HOST_HEAP_BYTES``. It is never more than what the conversion saves, so that of a model
+    For bitsandbytes see ``INT8_WORKSPACE`` and ``HOST_INT8_WORKSPACE``. It is never more than what the conversion saves, so that of a model
     of one layer a lower precision does not seem to need more.
     """
     facts = model.weights
@@ -116,7 +116,8 @@ def _for_layer(facts: WeightFacts, quantization: Quantization, *, on_host: bool)
     if not on_host:
         return round(layer * (INT8_WORKSPACE if is_int8 else NF4_WORKSPACE))
     if is_int8:
-        return min(fixed + round(copies * layer) for fixed, copies in HOST_INT8_WORKSPACES)
+        fixed, copies = HOST_INT8_WORKSPACE
+        return fixed + round(copies * layer)
     return round(layer * HOST_NF4_WORKSPACE)
 
 
