@@ -28,7 +28,7 @@ M_ARENA_MAX = -8
 """malloc.h."""
 HEAPS = 2
 GARBAGE = (10_000, 10, 10)
-"""Objects between two looks for garbage in rings. At Python's 700 every other answer pays for one."""
+"""Objects between two looks for garbage in rings. At Python's 700 some 4 % of the processor went there, with 100 open pages."""
 STOP_S = 15
 """How long a stop may take that leaves the models loaded."""
 

@@ -19,7 +19,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 START_DEADLINE_S = 30.0
 FEW_S = 0.1
-"""Between two looks for what takes seconds and then stays: fifty looks a second would take a fifth of a core from it."""
+"""Between two looks for what takes seconds and then stays: each look costs the test and the server some milliseconds."""
 
 T = TypeVar("T")
 

@@ -57,7 +57,7 @@ class Setup:
     @property
     def of_any_model(self) -> Setup:
         """The same for all models: what a context depends on. Quantizing brings kernels of its own."""
-        return Setup("", "", self.mode, self.engine, self.device, self.device_count, "", self.quantization)
+        return replace(self, model_id="", revision="", dtype="")
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class _Sessions(SecureCookieSessionInterface):
     """Cookies that a browser sends over TLS alone, where it came by TLS."""
 
     def __init__(self, app: Flask) -> None:
-        # Made once: Flask's own makes one for every request, and two thirds of the time for a cookie go there.
+        # Made once: Flask's own makes one for every request.
         self._signing = super().get_signing_serializer(app)
 
     def get_signing_serializer(self, app: Flask) -> URLSafeTimedSerializer | None:

@@ -38,7 +38,7 @@ def give_back_large_blocks() -> None:
 
     By itself it keeps blocks of up to 32 MiB in its heap once some were freed, between others that stay. A load that turns each tensor
     into another type then held up to a sixth more than it needed, now more and now less (measured: 1024 to 1166 MiB, and 1006 so), and
-    so did answers: one in INT8 held 163 MiB beside the weights where only blocks of a megabyte went back, and 67 so, in the same time.
+    so did answers: one in INT8 held 163 MiB beside the weights where only blocks of a megabyte went back, and 67 so.
     A prediction can only be right of a process that holds what it uses.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have no such option
