@@ -25,7 +25,7 @@ from webapp.worker import memory
 from webapp.worker.device_map import by_layers
 from webapp.worker.engine import DeviceMemory, LoadedModel, LoadFailed, Progress
 from webapp.worker.generation import TorchModel
-from webapp.worker.host_weights import HostWeightsFile, reading_pool
+from webapp.worker.host_weights import HostWeightsFile, readers
 
 CPU, CUDA = "cpu", "cuda"
 _WEIGHTS_BAR = "Loading weights"
@@ -154,8 +154,8 @@ def _own_memory(device: str) -> Iterator[None]:
 
     mapped = modeling_utils.safe_open
     os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
-    with reading_pool() as pool:
-        modeling_utils.safe_open = lambda filename, **_: HostWeightsFile(filename, pool)
+    with readers() as threads:
+        modeling_utils.safe_open = lambda filename, **_: HostWeightsFile(filename, threads)
         try:
             yield
         finally:

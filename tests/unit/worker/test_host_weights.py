@@ -1,7 +1,6 @@
 """Weights read by several threads are, byte for byte, those that safetensors reads."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,16 +8,23 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from webapp.worker import host_weights
-from webapp.worker.host_weights import HostWeightsFile, reading_pool
+from webapp.worker import fresh_pages, host_weights, memory
+from webapp.worker.fresh_pages import PAGE_BYTES
+from webapp.worker.host_weights import HostWeightsFile, Readers, readers
 
 DTYPES = [*sorted(host_weights._DTYPES.values(), key=str), torch.uint16]  # the last is left to the library
 
 
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with reading_pool() as pool:
-        yield pool
+@pytest.fixture(params=["filled pages", "plain reads"])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Readers]:
+    if request.param == "filled pages":
+        monkeypatch.setattr(host_weights, "LEAST_FRESH_BYTES", 2 * PAGE_BYTES)
+        monkeypatch.setattr(fresh_pages, "_HUGE_PAGES", Path("/dev/null"))
+    else:
+        monkeypatch.setattr(fresh_pages, "_open", lambda: -1)
+    with readers() as threads:
+        assert (threads._pages is not None) == (request.param == "filled pages")
+        yield threads
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
@@ -31,31 +37,70 @@ def _saved(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_tensor_of_each_type_is_read_whole(dtype: torch.dtype, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_a_tensor_of_each_type_is_read_whole(dtype: torch.dtype, tmp_path: Path, threads: Readers) -> None:
     first = torch.randint(0, 2, (3, 5, 7)).to(dtype)
     path = _saved(tmp_path / "x.safetensors", {"before": torch.ones(3), "it": first, "after": torch.ones(1)})
-    read = HostWeightsFile(path, pool).get_slice("it")[...]
+    read = HostWeightsFile(path, threads).get_slice("it")[...]
     assert (read.dtype, read.shape) == (dtype, first.shape)
     assert _bytes(read) == _bytes(first)
 
 
-def test_a_tensor_larger_than_a_part_is_put_together(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_a_tensor_larger_than_a_part_is_put_together(tmp_path: Path, threads: Readers) -> None:
     path = _saved(tmp_path / "x.safetensors", {"it": torch.randn(77, 131), "small": torch.arange(10)})
-    file = HostWeightsFile(path, pool, part_bytes=1000)
+    file = HostWeightsFile(path, threads, part_bytes=1000)
     with safe_open(path, framework="pt") as library:
         for name in library.keys():  # noqa: SIM118 - no mapping
             assert _bytes(file.get_tensor(name)) == _bytes(library.get_tensor(name))
 
 
+@pytest.mark.parametrize("size", [2 * PAGE_BYTES, 3 * PAGE_BYTES - 1, 2**20 - 8, 2**20 + 4097, 9 * 2**20 + 1])
+@pytest.mark.parametrize("part_bytes", [PAGE_BYTES, 2**20 - 1, 4 * 2**20])
+def test_pages_at_the_edges_are_read_too(size: int, part_bytes: int, tmp_path: Path, threads: Readers) -> None:
+    content = torch.randint(0, 256, (size,), dtype=torch.uint8)
+    path = _saved(tmp_path / "x.safetensors", {"before": torch.ones(3), "it": content})
+    assert torch.equal(HostWeightsFile(path, threads, part_bytes=part_bytes).get_tensor("it"), content)
+
+
+def test_pages_that_were_touched_before_are_read(
+    tmp_path: Path, threads: Readers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = torch.randint(0, 256, (5 * 2**20 + 3,), dtype=torch.uint8)
+    path = _saved(tmp_path / "x.safetensors", {"it": content})
+    used = torch.empty(len(content), dtype=torch.uint8)
+    for at in range(0, len(used), 3 * 2**20):
+        used[at] = 7
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: used)
+    assert torch.equal(HostWeightsFile(path, threads, part_bytes=2**20).get_tensor("it"), content)
+
+
+def test_weights_count_as_the_process_s_own_memory(tmp_path: Path, threads: Readers) -> None:
+    size = 64 * 2**20
+    path = _saved(tmp_path / "x.safetensors", {"it": torch.ones(size, dtype=torch.uint8)})
+    before = memory.anonymous_bytes()
+    read = HostWeightsFile(path, threads).get_tensor("it")
+    after = memory.anonymous_bytes()
+    assert before is not None and after is not None
+    assert after - before == pytest.approx(size, rel=0.1)
+    assert read.numel() == size
+
+
+def test_where_huge_pages_come_unasked_plain_reads_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh_pages, "_HUGE_PAGES", tmp_path / "enabled")
+    for setting, taken in (("always [madvise] never", True), ("[always] madvise never", False)):
+        (tmp_path / "enabled").write_text(setting)
+        with readers() as threads:
+            assert (threads._pages is not None) == taken
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (4, 0, 2), (1,)])
-def test_scalars_and_empty_tensors(shape: tuple[int, ...], tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_scalars_and_empty_tensors(shape: tuple[int, ...], tmp_path: Path, threads: Readers) -> None:
     path = _saved(tmp_path / "x.safetensors", {"it": torch.ones(shape)})
-    assert torch.equal(HostWeightsFile(path, pool).get_tensor("it"), torch.ones(shape))
+    assert torch.equal(HostWeightsFile(path, threads).get_tensor("it"), torch.ones(shape))
 
 
-def test_what_the_library_answers_is_answered(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_what_the_library_answers_is_answered(tmp_path: Path, threads: Readers) -> None:
     path = _saved(tmp_path / "x.safetensors", {"it": torch.arange(12.0).reshape(3, 4)})
-    with HostWeightsFile(path, pool) as file:
+    with HostWeightsFile(path, threads) as file:
         assert list(file.keys()) == ["it"]
         assert file.metadata() == {"format": "pt"}
         piece = file.get_slice("it")
@@ -65,12 +110,12 @@ def test_what_the_library_answers_is_answered(tmp_path: Path, pool: ThreadPoolEx
             file.get_tensor("other")
 
 
-def test_a_file_cut_short_is_an_error(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_a_file_cut_short_is_an_error(tmp_path: Path, threads: Readers) -> None:
     path = _saved(tmp_path / "x.safetensors", {"it": torch.ones(1000)})
-    file = HostWeightsFile(path, pool)
+    file = HostWeightsFile(path, threads)
     with path.open("r+b") as writing:
         writing.truncate(path.stat().st_size - 100)
     with pytest.raises(OSError, match="ends 100 bytes early"):
         file.get_tensor("it")
     with pytest.raises(SafetensorError):
-        HostWeightsFile(path, pool)
+        HostWeightsFile(path, threads)

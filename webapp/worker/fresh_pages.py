@@ -1,0 +1,96 @@
+"""Puts data into pages that nobody has touched, by userfaultfd: the kernel hands a page out filled.
+
+A plain read into such memory is a fault a page, and each page is cleared before it is written. For 1 GB in the page cache two threads
+took 0.33 s so, and 0.19 s with filled pages; they are the same anonymous ones in both cases. Source: ``man 2 userfaultfd`` and
+``man 2 ioctl_userfaultfd``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import platform
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PAGE_BYTES = mmap.PAGESIZE
+
+_SYSTEM_CALLS = {"x86_64": 323, "aarch64": 282}
+_USER_MODE_ONLY = 1
+"""Asks for faults of the program alone, what everybody may from Linux 5.11 on."""
+_API, _REGISTER, _UNREGISTER, _COPY = 0xC018AA3F, 0xC020AA00, 0x8010AA01, 0xC028AA03
+_API_VERSION = 0xAA
+_MISSING = 1
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+class FreshPages:
+    """A userfaultfd of this process; closed by ``close``."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self._descriptor)
+
+    @contextmanager
+    def taking(self, address: int, length: int) -> Iterator[bool]:
+        """Have the pages from ``address`` filled by ``put`` within; both are multiples of the page's size in bytes.
+
+        Yields whether the kernel agrees. Nothing else may read or write these pages meanwhile: it would wait for the page.
+        """
+        registration = struct.pack("QQQQ", address, length, _MISSING, 0)
+        agreed = self._told(_REGISTER, registration)
+        try:
+            yield agreed
+        finally:
+            if agreed:
+                self._told(_UNREGISTER, struct.pack("QQ", address, length))
+
+    def put(self, address: int, source: int, length: int) -> bool:
+        """Copy ``length`` bytes from the address ``source``; ``False`` where a page was touched before, or there is no memory.
+
+        Some of the pages may have been filled then.
+        """
+        return self._told(_COPY, struct.pack("QQQQq", address, source, length, 0, 0))
+
+    def _told(self, request: int, argument: bytes) -> bool:
+        try:
+            fcntl.ioctl(self._descriptor, request, bytearray(argument))
+        except OSError:
+            return False
+        return True
+
+
+@contextmanager
+def fresh_pages() -> Iterator[FreshPages | None]:
+    """Open a userfaultfd; ``None`` where there is none to be had, or where huge pages are handed out unasked and plain reads are faster."""
+    descriptor = -1 if _huge_pages_unasked() else _open()
+    if descriptor < 0:
+        yield None
+        return
+    pages = FreshPages(descriptor)
+    try:
+        yield pages if pages._told(_API, struct.pack("QQQ", _API_VERSION, 0, 0)) else None
+    finally:
+        pages.close()
+
+
+def _huge_pages_unasked() -> bool:
+    """Whether the server's transparent huge pages are on ``always``: 1 GB took 0.09 s by plain reads there."""
+    try:
+        return "[always]" in _HUGE_PAGES.read_text(encoding="ascii")
+    except OSError:
+        return False
+
+
+def _open() -> int:
+    number = _SYSTEM_CALLS.get(platform.machine())
+    if number is None:
+        return -1
+    return int(ctypes.CDLL(None).syscall(number, os.O_CLOEXEC | _USER_MODE_ONLY))
