@@ -55,11 +55,10 @@ class HostWeightsFile:
         SafetensorError: its header is broken, or does not match the file's length.
     """
 
-    def __init__(self, path: str | Path, readers: Readers, part_bytes: int = PART_BYTES) -> None:
+    def __init__(self, path: str | Path, readers: Readers) -> None:
         self._library: Any = safe_open(path, framework="pt", device="cpu", backend="pread")
         self._path = Path(path)
         self._readers = readers
-        self._part_bytes = part_bytes
         with self._path.open("rb") as file:
             size = int.from_bytes(file.read(_HEADER_SIZE_BYTES), "little")
             self._header: dict[str, Any] = json.loads(file.read(size))
@@ -93,7 +92,7 @@ class HostWeightsFile:
         if tensor.numel():
             start, _ = entry["data_offsets"]
             raw = tensor.reshape(-1).view(torch.uint8)
-            self._readers.fill(self._path, self._data_start + start, raw, self._part_bytes)
+            self._readers.fill(self._path, self._data_start + start, raw)
         return tensor
 
 
@@ -115,12 +114,20 @@ class _Slice:
 class Readers:
     """Threads that read one tensor's parts side by side, into fresh pages where the kernel gives them."""
 
-    def __init__(self, pool: ThreadPoolExecutor, pages: FreshPages | None) -> None:
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        pages: FreshPages | None,
+        part_bytes: int = PART_BYTES,
+        least_fresh_bytes: int = LEAST_FRESH_BYTES,
+    ) -> None:
         self._pool = pool
         self._pages = pages
+        self._part_bytes = part_bytes
+        self._least_fresh_bytes = least_fresh_bytes
         self._block = _Block()
 
-    def fill(self, path: Path, start: int, into: torch.Tensor, part_bytes: int) -> None:
+    def fill(self, path: Path, start: int, into: torch.Tensor) -> None:
         """Read as many bytes as ``into`` has, from the file's byte ``start`` on. ``into`` is flat, of bytes.
 
         Raises:
@@ -131,15 +138,15 @@ class Readers:
             os.posix_fadvise(file.fileno(), start, len(into), os.POSIX_FADV_WILLNEED)
             target = _Target(file, start, into)
             left = [range(len(into))]
-            if self._pages is not None and len(into) >= LEAST_FRESH_BYTES:
-                left = self._fill_fresh(self._pages, target, part_bytes)
-            self._each(target.read, [part for piece in left for part in _parts(piece, part_bytes)])
+            if self._pages is not None and len(into) >= self._least_fresh_bytes:
+                left = self._fill_fresh(self._pages, target)
+            self._each(target.read, [part for piece in left for part in _parts(piece, self._part_bytes)])
 
-    def _fill_fresh(self, pages: FreshPages, target: _Target, part_bytes: int) -> list[range]:
+    def _fill_fresh(self, pages: FreshPages, target: _Target) -> list[range]:
         """Fill the whole pages of ``target``; return what is left to read."""
         first = -target.address % PAGE_BYTES
         end = first + (target.length - first) // PAGE_BYTES * PAGE_BYTES
-        parts = _parts(range(first, end), max(part_bytes // PAGE_BYTES, 1) * PAGE_BYTES)
+        parts = _parts(range(first, end), max(self._part_bytes // PAGE_BYTES, 1) * PAGE_BYTES)
         with pages.taking(target.address + first, end - first) as agreed:
             done = self._each(partial(target.put, pages, self._block), parts) if agreed else [False] * len(parts)
         unfilled = [part for part, filled in zip(parts, done, strict=True) if not filled]
@@ -195,7 +202,8 @@ class _Target:
         while done < len(memory):
             count = os.preadv(self._file.fileno(), [memory[done:]], self._start + at + done)
             if count == 0:
-                raise OSError(f"{self._file.name!s} ends {len(memory) - done} bytes early")
+                lacking = self._start + self.length - os.fstat(self._file.fileno()).st_size
+                raise OSError(f"{self._file.name!s} ends {lacking} bytes early")
             done += count
 
 

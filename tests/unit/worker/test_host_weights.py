@@ -1,6 +1,8 @@
 """Weights read by several threads are, byte for byte, those that safetensors reads."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,23 +10,24 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from webapp.worker import fresh_pages, host_weights, memory
-from webapp.worker.fresh_pages import PAGE_BYTES
-from webapp.worker.host_weights import HostWeightsFile, Readers, readers
+from webapp.worker import host_weights, memory
+from webapp.worker.fresh_pages import PAGE_BYTES, fresh_pages
+from webapp.worker.host_weights import THREADS, HostWeightsFile, Readers
 
 DTYPES = [*sorted(host_weights._DTYPES.values(), key=str), torch.uint16]  # the last is left to the library
 
 
 @pytest.fixture(params=["filled pages", "plain reads"])
-def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Readers]:
-    if request.param == "filled pages":
-        monkeypatch.setattr(host_weights, "LEAST_FRESH_BYTES", 2 * PAGE_BYTES)
-        monkeypatch.setattr(fresh_pages, "_HUGE_PAGES", Path("/dev/null"))
-    else:
-        monkeypatch.setattr(fresh_pages, "_open", lambda: -1)
-    with readers() as threads:
-        assert (threads._pages is not None) == (request.param == "filled pages")
-        yield threads
+def make_readers(request: pytest.FixtureRequest) -> Iterator[Callable[..., Readers]]:
+    with ThreadPoolExecutor(THREADS) as pool, fresh_pages(huge_pages=Path("/dev/null")) as pages:
+        assert pages is not None
+        used = pages if request.param == "filled pages" else None
+        yield partial(Readers, pool, used, least_fresh_bytes=2 * PAGE_BYTES)
+
+
+@pytest.fixture
+def threads(make_readers: Callable[..., Readers]) -> Readers:
+    return make_readers()
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
@@ -45,9 +48,9 @@ def test_a_tensor_of_each_type_is_read_whole(dtype: torch.dtype, tmp_path: Path,
     assert _bytes(read) == _bytes(first)
 
 
-def test_a_tensor_larger_than_a_part_is_put_together(tmp_path: Path, threads: Readers) -> None:
+def test_a_tensor_larger_than_a_part_is_put_together(tmp_path: Path, make_readers: Callable[..., Readers]) -> None:
     path = _saved(tmp_path / "x.safetensors", {"it": torch.randn(77, 131), "small": torch.arange(10)})
-    file = HostWeightsFile(path, threads, part_bytes=1000)
+    file = HostWeightsFile(path, make_readers(part_bytes=1000))
     with safe_open(path, framework="pt") as library:
         for name in library.keys():  # noqa: SIM118 - no mapping
             assert _bytes(file.get_tensor(name)) == _bytes(library.get_tensor(name))
@@ -55,22 +58,21 @@ def test_a_tensor_larger_than_a_part_is_put_together(tmp_path: Path, threads: Re
 
 @pytest.mark.parametrize("size", [2 * PAGE_BYTES, 3 * PAGE_BYTES - 1, 2**20 - 8, 2**20 + 4097, 9 * 2**20 + 1])
 @pytest.mark.parametrize("part_bytes", [PAGE_BYTES, 2**20 - 1, 4 * 2**20])
-def test_pages_at_the_edges_are_read_too(size: int, part_bytes: int, tmp_path: Path, threads: Readers) -> None:
+def test_pages_at_the_edges_are_read_too(
+    size: int, part_bytes: int, tmp_path: Path, make_readers: Callable[..., Readers]
+) -> None:
     content = torch.randint(0, 256, (size,), dtype=torch.uint8)
     path = _saved(tmp_path / "x.safetensors", {"before": torch.ones(3), "it": content})
-    assert torch.equal(HostWeightsFile(path, threads, part_bytes=part_bytes).get_tensor("it"), content)
+    assert torch.equal(HostWeightsFile(path, make_readers(part_bytes=part_bytes)).get_tensor("it"), content)
 
 
-def test_pages_that_were_touched_before_are_read(
-    tmp_path: Path, threads: Readers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pages_that_were_touched_before_are_read(tmp_path: Path, make_readers: Callable[..., Readers]) -> None:
     content = torch.randint(0, 256, (5 * 2**20 + 3,), dtype=torch.uint8)
-    path = _saved(tmp_path / "x.safetensors", {"it": content})
-    used = torch.empty(len(content), dtype=torch.uint8)
-    for at in range(0, len(used), 3 * 2**20):
-        used[at] = 7
-    monkeypatch.setattr(torch, "empty", lambda *_, **__: used)
-    assert torch.equal(HostWeightsFile(path, threads, part_bytes=2**20).get_tensor("it"), content)
+    (tmp_path / "x").write_bytes(_bytes(content))
+    into = torch.empty(len(content), dtype=torch.uint8)
+    into[:: 3 * 2**20] = 7
+    make_readers(part_bytes=2**20).fill(tmp_path / "x", 0, into)
+    assert torch.equal(into, content)
 
 
 def test_weights_count_as_the_process_s_own_memory(tmp_path: Path, threads: Readers) -> None:
@@ -82,14 +84,6 @@ def test_weights_count_as_the_process_s_own_memory(tmp_path: Path, threads: Read
     assert before is not None and after is not None
     assert after - before == pytest.approx(size, rel=0.1)
     assert read.numel() == size
-
-
-def test_where_huge_pages_come_unasked_plain_reads_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fresh_pages, "_HUGE_PAGES", tmp_path / "enabled")
-    for setting, taken in (("always [madvise] never", True), ("[always] madvise never", False)):
-        (tmp_path / "enabled").write_text(setting)
-        with readers() as threads:
-            assert (threads._pages is not None) == taken
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (4, 0, 2), (1,)])
@@ -110,12 +104,13 @@ def test_what_the_library_answers_is_answered(tmp_path: Path, threads: Readers) 
             file.get_tensor("other")
 
 
-def test_a_file_cut_short_is_an_error(tmp_path: Path, threads: Readers) -> None:
-    path = _saved(tmp_path / "x.safetensors", {"it": torch.ones(1000)})
+@pytest.mark.parametrize(("size", "lacking"), [(4000, 100), (9 * 2**20, 100), (9 * 2**20, 7 * 2**20)])
+def test_a_file_cut_short_is_an_error(size: int, lacking: int, tmp_path: Path, threads: Readers) -> None:
+    path = _saved(tmp_path / "x.safetensors", {"it": torch.ones(size, dtype=torch.uint8)})
     file = HostWeightsFile(path, threads)
     with path.open("r+b") as writing:
-        writing.truncate(path.stat().st_size - 100)
-    with pytest.raises(OSError, match="ends 100 bytes early"):
+        writing.truncate(path.stat().st_size - lacking)
+    with pytest.raises(OSError, match=f"ends {lacking} bytes early"):
         file.get_tensor("it")
     with pytest.raises(SafetensorError):
         HostWeightsFile(path, threads)
