@@ -38,7 +38,7 @@ from webapp.hardware.nvml import NvmlProbe
 from webapp.runtimes.demo import DemoProgram
 from webapp.runtimes.transformers import TransformersRuntime
 from webapp.runtimes.vllm import VllmRuntime
-from webapp.settings import Settings, is_local
+from webapp.settings import Settings, is_local, sqlite_url
 from webapp.store.audit import AuditStore
 from webapp.store.people import PeopleStore
 from webapp.store.store import Store
@@ -361,7 +361,7 @@ def services_beside(settings: Settings) -> Iterator[tuple[Services, tuple[str, .
     Nobody has to sign in to them, and nobody else reaches them.
     """
     with tempfile.TemporaryDirectory(prefix="warden-selftest-") as folder:
-        alone = {"database_url": f"sqlite:///{folder}/warden.db", "proxy_user_header": None, "bind": "127.0.0.1"}
+        alone = {"database_url": sqlite_url(Path(folder, "warden.db")), "proxy_user_header": None, "bind": "127.0.0.1"}
         services = Services(settings.model_copy(update=alone))
         with services.beside() as loaded:
             yield services, loaded

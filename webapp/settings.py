@@ -9,6 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import quote
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -50,6 +51,11 @@ def _default_hf_cache() -> Path:
 def is_local(address: str) -> bool:
     """Whether nobody but this machine's own users can reach ``address``."""
     return address == "localhost" or ipaddress.ip_address(address).is_loopback
+
+
+def sqlite_url(file: Path) -> str:
+    """Return the SQLAlchemy URL of a SQLite file; a ``%`` or ``?`` in the path would name another file where it is not quoted."""
+    return f"sqlite:///{quote(str(file))}"
 
 
 class Settings(BaseSettings):
@@ -309,7 +315,7 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         """The SQLAlchemy URL in force."""
-        return self.database_url or f"sqlite:///{self.state_dir / 'warden.db'}"
+        return self.database_url or sqlite_url(self.state_dir / "warden.db")
 
     @property
     def is_local(self) -> bool:

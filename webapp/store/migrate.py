@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 
 from sqlalchemy import Connection, insert, inspect, select
+from sqlalchemy.exc import DatabaseError
 
 from webapp.store.schema import HEAD, metadata, revisions
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 
 
+_MISFIT = re.compile("already exists|duplicate column|no such (table|column)|does not exist", re.IGNORECASE)
+"""What SQLite and PostgreSQL say of a revision that does not fit the tables; a full disk or a lock is said otherwise."""
+
+
 class NewerDatabase(Exception):
-    """The database has a revision that this version of Warden does not know."""
+    """The database has a later revision than this version of Warden knows; ``str()`` names both."""
+
+
+class ForeignDatabase(Exception):
+    """The revision, or the tables, are those of no released version of Warden; ``str()`` says what does not fit."""
 
 
 def migrate(connection: Connection) -> None:
@@ -21,14 +31,15 @@ def migrate(connection: Connection) -> None:
 
     Raises:
         NewerDatabase: a newer Warden has migrated it.
+        ForeignDatabase: its revision or its tables are not those of any version up to this one.
     """
     if connection.dialect.name == "postgresql":  # no request waits for it, and a new index may take longer than one may
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
     tables = inspect(connection).get_table_names()
     if not tables:
         _make(connection)
-    elif _revision(connection, tables) != HEAD:
-        _upgrade(connection)
+    elif (revision := _revision(connection, tables)) != HEAD:
+        _upgrade(connection, revision)
 
 
 def _revision(connection: Connection, tables: Collection[str]) -> str | None:
@@ -44,7 +55,7 @@ def _make(connection: Connection) -> None:
     connection.execute(insert(revisions).values(version_num=HEAD))
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, revision: str | None) -> None:
     # Imported here: Alembic takes 0.2 s and 6 MB, and only an update needs it.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
@@ -55,4 +66,11 @@ def _upgrade(connection: Connection) -> None:
     try:
         command.upgrade(config, "head")
     except CommandError as exc:
-        raise NewerDatabase(str(exc)) from exc
+        is_later = revision is not None and revision.isdigit() and revision > HEAD
+        raise (NewerDatabase if is_later else ForeignDatabase)(
+            f"revision {revision}; this version knows revisions up to {HEAD}"
+        ) from exc
+    except DatabaseError as exc:
+        if not _MISFIT.search(detail := " ".join(str(exc.orig).split())):
+            raise
+        raise ForeignDatabase(f"revision {revision} does not fit its tables: {detail}") from exc

@@ -44,7 +44,7 @@ from webapp.domain.timeline import Event, Point
 from webapp.domain.waiting import Ticket
 from webapp.errors import ConfigurationError, StoreUnavailable
 from webapp.store.documents import DocumentError, dump, load
-from webapp.store.migrate import NewerDatabase, migrate
+from webapp.store.migrate import ForeignDatabase, NewerDatabase, migrate
 from webapp.store.points import dump_point, load_point
 from webapp.store.schema import leases, measurements, tickets, timeline
 from webapp.store.schema import operations as table
@@ -459,6 +459,12 @@ def _translated(file: Path | None) -> Iterator[None]:
     except NewerDatabase as exc:
         raise StoreUnavailable(
             reason=f"a newer Warden has written the database ({exc}); update Warden, or choose another folder by WARDEN_STATE_DIR"
+        ) from exc
+    except ForeignDatabase as exc:
+        raise StoreUnavailable(
+            reason=f"{file or 'the database'} was written by a version of Warden that was never released ({exc}); start that "
+            "version, or restore a backup made before it ran, or move the database away: loaded models stay, while history, "
+            "leases and accounts are lost"
         ) from exc
     except SQLAlchemyError as exc:
         raise StoreUnavailable(reason=_reason(exc, file)) from exc

@@ -34,6 +34,7 @@ from webapp.domain.operation import (
     StepState,
 )
 from webapp.errors import ConfigurationError, StoreUnavailable
+from webapp.settings import Settings
 from webapp.store import schema
 from webapp.store.migrate import MIGRATIONS
 from webapp.store.store import Store, postgresql_options
@@ -300,6 +301,45 @@ def test_a_database_of_a_newer_warden_is_left_alone(store: Store, database: Path
     again = reopened(database)
     assert again.operation("op-001") == operation(1)
     again.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("UPDATE alembic_version SET version_num = '0003a'", "revision 0003a"),
+        ("UPDATE alembic_version SET version_num = '0000'", "revision 0000"),
+        ("UPDATE alembic_version SET version_num = '0003'", "table tickets already exists"),
+        ("DROP TABLE alembic_version", "table operations already exists"),
+    ],
+)
+def test_a_database_of_an_unreleased_version_is_told_from_a_newer_one(
+    store: Store, database: Path, damage: str, said: str
+) -> None:
+    store.save_operation(operation(1))
+    store.close()
+    edit(database, damage)
+    before = rows(database, SCHEMA)
+
+    with pytest.raises(StoreUnavailable, match="never released") as caught:
+        Store(url(database)).open()
+
+    reason = str(caught.value.params["reason"])
+    assert said in reason
+    assert "backup" in reason
+    assert "free space" not in reason
+    assert "update Warden" not in reason
+    assert rows(database, SCHEMA) == before
+
+
+@pytest.mark.parametrize("name", ["50%20off", "what?mode=memory", "100%", "a#b", "ключ %3F"])
+def test_the_database_stays_in_its_folder_whatever_the_path_is_called(tmp_path: Path, name: str) -> None:
+    settings = Settings(state_dir=tmp_path / name)
+    store = Store(settings.database)
+    store.open()
+    store.close()
+
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name / "warden.db").is_file()
 
 
 @pytest.mark.parametrize(
