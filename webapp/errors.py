@@ -49,6 +49,7 @@
     ├── Unavailable                                    503
     │   ├── DeviceUnreadable      device_unreadable         the device has no figure that can be trusted
     │   ├── StoreUnavailable      store_unavailable         the database does not answer
+    │   ├── NotStored             not_stored                it could not be kept, so it was not done
     │   ├── TooManyQuestions      too_many_questions        the page leads as many answers as it can
     │   ├── Stopping              stopping                  Warden is shutting down
     │   └── EngineUnavailable                               Docker cannot be asked
@@ -406,6 +407,12 @@ class StoreUnavailable(Unavailable):
     """The database does not answer. Params: reason."""
 
     code = "store_unavailable"
+
+
+class NotStored(Unavailable):
+    """What was asked for could not be kept, so it was not done. Params: reason."""
+
+    code = "not_stored"
 
 
 class TooManyQuestions(Unavailable):
