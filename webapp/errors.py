@@ -65,6 +65,10 @@
     │   ├── WorkerGarbled         worker_garbled            the process answers what is not its protocol
     │   │   └── ServerGarbled     server_garbled            the container serves what is not vLLM, or another model
     │   ├── LaunchBlocked         launch_blocked            the server was in no state to start it; the model is not to blame
+    │   │   ├── DiskFull          disk_full                 no space is left where the start has to write
+    │   │   ├── DiskReadOnly      disk_read_only            nothing can be written where the start has to write
+    │   │   ├── TooManyFiles      too_many_files            Warden may open no more files and connections
+    │   │   ├── TooManyProcesses  too_many_processes        no more processes or threads may be started
     │   │   ├── LoadFenced        load_fenced               somebody else took the memory that the load still needed
     │   │   ├── ImageMissing      image_missing             the image is not on this server
     │   │   ├── GpuRuntimeMissing gpu_runtime_missing       Docker cannot give a container a GPU
@@ -503,6 +507,30 @@ class LaunchBlocked(LaunchFailed):
     """The server was in no state to start it; nothing is known against the model, so it may be tried again at once."""
 
     code = "launch_blocked"
+
+
+class DiskFull(LaunchBlocked):
+    """No space is left on the disk where the start has to write, or the quota is used up. Params: model, path, mount."""
+
+    code = "disk_full"
+
+
+class DiskReadOnly(LaunchBlocked):
+    """The file system where the start has to write is mounted read-only. Params: model, path, mount."""
+
+    code = "disk_read_only"
+
+
+class TooManyFiles(LaunchBlocked):
+    """Warden, or the whole machine, may open no more files and connections. Params: model, limit (``None`` is unknown)."""
+
+    code = "too_many_files"
+
+
+class TooManyProcesses(LaunchBlocked):
+    """The machine starts no more processes or threads for Warden. Params: model."""
+
+    code = "too_many_processes"
 
 
 class LoadFenced(LaunchBlocked):

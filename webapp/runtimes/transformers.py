@@ -60,6 +60,7 @@ from webapp.runtimes.protocol import (
     decode,
     encode,
 )
+from webapp.runtimes.shortage import launch_error
 from webapp.runtimes.spares import Spares, is_spare
 from webapp.runtimes.worker_folder import InstanceRecord, WorkerFolder
 from webapp.settings import Settings
@@ -187,7 +188,7 @@ class TransformersRuntime:
         except (OSError, ValueError) as exc:
             folder.remove()
             model = None if record is None else record.model_id
-            raise LaunchFailed(model=model, detail=str(exc), log="") from exc
+            raise launch_error(exc, folder.path, model) from exc
         self._note(name, _Started(processes.identify(pid), loading=record is not None))
         log.info("started worker %s, pid %s", name, pid)
 

@@ -329,6 +329,30 @@ ERRORS: Final[Mapping[str, Sentence]] = {
     "launch_blocked": _one(
         N_("Модель %(model)s не запущена: сервер к этому не готов (%(detail)s). Устраните причину и повторите.")
     ),
+    "disk_full": _one(
+        N_(
+            "Модель %(model)s не запущена: на диске %(mount)s кончилось место, и %(path)s не записать. Освободите место "
+            "(df -h %(mount)s) и повторите."
+        )
+    ),
+    "disk_read_only": _one(
+        N_(
+            "Модель %(model)s не запущена: файловая система %(mount)s доступна только для чтения, и %(path)s не записать. "
+            "Перемонтируйте её для записи или укажите другую папку в WARDEN_STATE_DIR."
+        )
+    ),
+    "too_many_files": _one(
+        N_(
+            "Модель %(model)s не запущена: открыто предельное число файлов и соединений (%(limit)s). Закройте лишние "
+            "страницы или увеличьте предел: ulimit -n, в службе systemd LimitNOFILE."
+        )
+    ),
+    "too_many_processes": _one(
+        N_(
+            "Модель %(model)s не запущена: достигнут предел числа процессов. Завершите лишние или увеличьте предел: "
+            "ulimit -u, в службе systemd TasksMax."
+        )
+    ),
     "load_fenced": _one(
         N_(
             "Загрузка модели %(model)s остановлена заранее: ей не хватило бы памяти (%(device)s). Память занял сосед — "
@@ -470,6 +494,10 @@ REASONS: Final[Mapping[str, Sentence]] = {
     "engine_forbidden": _one(N_("нет прав на сокет Docker")),
     "engine_unreachable": _one(N_("Docker не отвечает")),
     "engine_failed": _one(N_("Docker отвечает ошибкой")),
+    "disk_full": _one(N_("на диске кончилось место")),
+    "disk_read_only": _one(N_("диск доступен только для чтения")),
+    "too_many_files": _one(N_("открыто предельное число файлов")),
+    "too_many_processes": _one(N_("достигнут предел числа процессов")),
     "load_fenced": _one(N_("её память занял сосед")),
     "image_missing": _one(N_("образа vLLM на этом сервере нет")),
     "gpu_runtime_missing": _one(N_("Docker не может дать контейнеру видеокарту")),

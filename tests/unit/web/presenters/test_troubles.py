@@ -86,6 +86,10 @@ NOT_TROUBLES = {
     # the cause is known and has one remedy
     "image_missing": "names the command",
     "gpu_runtime_missing": "names what to install",
+    "disk_full": "names the disk and the command",
+    "disk_read_only": "names the file system",
+    "too_many_files": "names the limit",
+    "too_many_processes": "names the limit",
     "port_taken": "names the setting",
     "port_lost": "load again",
     "name_taken": "names the command",
