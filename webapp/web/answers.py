@@ -27,7 +27,7 @@ def accepted(operation: Operation, told: str = "") -> ResponseReturnValue:
     """Answer that ``operation`` has begun, and who is ``told`` of it; its progress comes through the poll."""
     note_operation(operation)
     begun = _("%(operation)s: начато.", operation=operation_view(operation).title)
-    return done(f"{begun} {_('%(owner)s узнает об этом.', owner=told)}" if told else begun)
+    return done(" ".join((begun, _("%(owner)s получит уведомление.", owner=told))) if told else begun)
 
 
 def stopping(operation: Operation, *, rollback: bool) -> ResponseReturnValue:
