@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-GROUND = frozenset({"webapp.errors", "webapp.message"})
+GROUND = frozenset({"webapp.errors", "webapp.folders", "webapp.message"})
 DOMAIN = GROUND | {"webapp.domain"}
 CONTROL = DOMAIN | {
     "webapp.settings",
@@ -29,6 +29,7 @@ CONTROL = DOMAIN | {
 
 ALLOWED = {
     "webapp.message": frozenset[str](),
+    "webapp.folders": frozenset[str](),
     "webapp.errors": frozenset({"webapp.message"}),
     "webapp.domain": DOMAIN,
     "webapp.settings": DOMAIN,

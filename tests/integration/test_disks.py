@@ -1,0 +1,75 @@
+"""A state folder on a disk that is full, read-only or gone: every page answers, and models can be ended."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.engine.disks import SmallDisk, covered, small_disk
+from tests.engine.server import WardenServer
+from tests.web.test_rights import RULES, address
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk")
+
+PAGES = sorted({address(rule) for rule in RULES if "GET" in rule.methods and rule.path != "/timeline.csv"})
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path / "disk") as disk:
+        yield disk
+
+
+@pytest.fixture
+def server(disk: SmallDisk, cache: Path) -> Iterator[WardenServer]:
+    """A server with its state on the small disk, not started."""
+    server = WardenServer(disk.folder / "state", cache)
+    yield server
+    server.stop()
+    server.end_models()
+
+
+def fill(disk: SmallDisk, server: WardenServer, until_end: ExitStack) -> None:
+    disk.fill()
+
+
+def make_read_only(disk: SmallDisk, server: WardenServer, until_end: ExitStack) -> None:
+    until_end.enter_context(covered(server.state))
+
+
+def remove(disk: SmallDisk, server: WardenServer, until_end: ExitStack) -> None:
+    shutil.rmtree(server.state)
+
+
+HARMS = (fill, make_read_only, remove)
+Harm = Callable[[SmallDisk, WardenServer, ExitStack], None]
+
+
+@pytest.mark.parametrize("harm", HARMS, ids=lambda harm: harm.__name__)
+def test_every_page_answers_after_a_fresh_start_when_the_disk_takes_nothing(
+    server: WardenServer, disk: SmallDisk, harm: Harm
+) -> None:
+    """Nothing is compiled yet: the first page of each kind would be kept in the folder."""
+    server.start()
+    with ExitStack() as until_end, httpx.Client(base_url=server.url, timeout=20) as browser:
+        harm(disk, server, until_end)
+        answers = {page: browser.get(page, headers={"Accept": "text/html"}) for page in PAGES}
+        token = re.search(r'name="csrf_token" value="([^"]+)"', answers["/confirm/emergency"].text)
+        assert token is not None
+        emergency = browser.post("/emergency", data={"csrf_token": token[1], "confirmed": "1"})
+
+    assert {page: answer.status_code for page, answer in answers.items() if answer.status_code >= 500} == {}
+    assert "<html" in error_page(answers).text
+    assert emergency.status_code == 303
+
+
+def error_page(answers: dict[str, httpx.Response]) -> httpx.Response:
+    """An answer that tells of an error as a page."""
+    return next(answer for page, answer in answers.items() if answer.status_code == 404 and "/api/" not in page)
