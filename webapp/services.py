@@ -38,7 +38,7 @@ from webapp.hardware.nvml import NvmlProbe
 from webapp.runtimes.demo import DemoProgram
 from webapp.runtimes.transformers import TransformersRuntime
 from webapp.runtimes.vllm import VllmRuntime
-from webapp.settings import Settings, is_local, sqlite_url
+from webapp.settings import Settings, is_local, removed_settings, sqlite_url
 from webapp.store.audit import AuditStore
 from webapp.store.people import PeopleStore
 from webapp.store.store import Store
@@ -164,7 +164,6 @@ class Sandboxes:
             "hf_cache": folder / "cache",
             "database_url": None,
             "memory_limit_gib": limit_bytes / GIB,
-            "prewarm": 0,
             "idle_unload_minutes": 0.0,
             "on_stop": "unload",
             "allow_pickle": False,
@@ -242,6 +241,8 @@ class Services:
         """
         logging.basicConfig(level=self.settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        for variable, instead in removed_settings().items():
+            log.warning("%s is not a setting any more and changes nothing: %s", variable, instead)
         self._lock.take()
         self._store.open()
         self._refuse_strangers([self.settings.bind, *addresses])

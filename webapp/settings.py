@@ -7,8 +7,10 @@ import os
 import re
 import shlex
 import sys
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Final, Literal, Self
 from urllib.parse import quote
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -28,6 +30,10 @@ MODEL_PLACEHOLDER = "{model}"
 """Stands in ``vllm_entrypoint`` for the model's folder."""
 FIRST_FREE_PORT, LAST_PORT = 1024, 65535
 """The ports that a program may take without rights of its own."""
+REMOVED: Final[Mapping[str, str]] = {
+    "prewarm": "every worker is now forked from a launcher that has imported the libraries; remove the setting",
+}
+"""Settings of earlier versions and what took their place: an upgrade names them and goes on."""
 
 
 def _default_state_dir() -> Path:
@@ -141,7 +147,6 @@ class Settings(BaseSettings):
         f"{shlex.quote(sys.executable)} -m webapp.worker",
         description="The program that runs a Transformers model.",
     )
-    prewarm: int = Field(0, ge=0, le=8, description="Spare workers that have imported everything and hold no model.")
     worker_ask_s: float = Field(10.0, ge=0, description="How long a worker may take to end after it was asked.")
     worker_term_s: float = Field(5.0, ge=0, description="…and after SIGTERM.")
     worker_kill_s: float = Field(5.0, ge=0, description="…and after SIGKILL to its process group.")
@@ -309,8 +314,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments come before the environment, and that before the TOML file."""
-        path = Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
-        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path))
+        return (init_settings, env_settings, _File(settings_cls, toml_file=_file()))
 
     @property
     def database(self) -> str:
@@ -331,6 +335,27 @@ class Settings(BaseSettings):
     def memory_limit_bytes(self) -> int | None:
         """The limit on a device for Warden's own instances, in bytes."""
         return None if self.memory_limit_gib is None else round(self.memory_limit_gib * GIB)
+
+
+class _File(TomlConfigSettingsSource):
+    """The TOML file, without what is a setting no longer."""
+
+    def __call__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__call__().items() if name not in REMOVED}
+
+
+def _file() -> Path:
+    return Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
+
+
+def removed_settings() -> Mapping[str, str]:
+    """Return the settings of earlier versions that are still given, by their variable, with what took their place."""
+    try:
+        in_file = tomllib.loads(_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        in_file = {}  # a file that cannot be read is refused by ``load_settings``
+    variables = {name: f"WARDEN_{name.upper()}" for name in REMOVED}
+    return {variables[name]: REMOVED[name] for name in REMOVED if variables[name] in os.environ or name in in_file}
 
 
 def load_settings(**overrides: object) -> Settings:

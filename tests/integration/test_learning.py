@@ -27,7 +27,7 @@ def cache(tmp_path: Path) -> Path:
 def test_second_plan_says_measured_and_is_right_within_two_percent(
     start_server: Callable[..., WardenServer],
 ) -> None:
-    server = start_server(prewarm=0)
+    server = start_server()
     assert server.post("/api/v1/plan", BODY).json()["measured"] is None
     assert server.load(MODEL)["state"] == "succeeded"
     server.load("lab/one")

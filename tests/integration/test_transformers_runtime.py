@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from webapp.domain.footprint import Footprint, Part, PartName
 from webapp.domain.memory import DeviceKind
 from webapp.domain.modes import LaunchOptions
 from webapp.errors import (
+    DiskFull,
     GenerationFailed,
     LaunchFailed,
     NotReady,
@@ -35,7 +36,7 @@ from webapp.runtimes.chat import stream_chat
 from webapp.runtimes.processes import find_marked
 from webapp.runtimes.protocol import process_start_time
 from webapp.runtimes.transformers import TransformersRuntime
-from webapp.runtimes.worker_folder import InstanceRecord, WorkerFolder
+from webapp.runtimes.worker_folder import WorkerFolder
 from webapp.settings import Settings
 
 MODEL = "tests/tiny"
@@ -388,82 +389,60 @@ def test_a_program_that_is_not_there_is_said_and_leaves_no_folder(make_runtime: 
     assert list(workers(runtime).iterdir()) == []
 
 
-def test_a_spare_takes_the_model_and_is_replaced_after_the_load(make_runtime: RuntimeMaker, model: Path) -> None:
-    runtime = make_runtime(prewarm=1)
-    (spare,) = wait_for_spares(runtime)
+def test_a_prepared_worker_waits_without_a_model_until_it_is_launched(make_runtime: RuntimeMaker, model: Path) -> None:
+    runtime = make_runtime()
+    runtime.prepare(spec(model))
+    wait_for(
+        runtime, "one", ProbeState.STARTING, lambda probe: Path(WorkerFolder(workers(runtime) / "one").socket).exists()
+    )
     (pid,) = runtime.processes()
-    wait_for(runtime, spare, ProbeState.STARTING, lambda _: "imported" in "".join(runtime.log_tail(spare, 5)))
+    log = runtime.log_tail("one", 50)
 
-    began = time.monotonic()
-    runtime.launch(spec(model))
+    assert not any("imported" in line for line in log), "it holds nothing that the memory is not made for yet"
+    assert runtime.reap(frozenset) == (), "what was prepared here is no leftover"
+
+    runtime.launch(spec(model, batch_size=2))
     ready = wait_for(runtime, "one", ProbeState.READY)
 
-    assert time.monotonic() - began < 3.0
     assert ready.pid == pid
-    (other,) = wait_for_spares(runtime)
-    assert other != spare
-    assert set(runtime.processes().values()) == {"one", other}
-    assert runtime.reap(lambda: frozenset({"one"})) == (), "a spare is no leftover"
+    record = WorkerFolder(workers(runtime) / "one").record()
+    assert record is not None and record.options.batch_size == 2, "the launch counts, not the preparation"
 
-    runtime.stop()
-    assert runtime.processes() == {pid: "one"}
+
+def test_a_prepared_worker_that_is_not_wanted_leaves_nothing(make_runtime: RuntimeMaker, model: Path) -> None:
+    runtime = make_runtime()
+    runtime.prepare(spec(model))
+
+    assert runtime.terminate("one", ask=False).survivors == ()
+
+    assert list(workers(runtime).iterdir()) == []
+    assert find_marked(str(workers(runtime))) == {}
+
+
+def test_a_prepared_worker_that_an_earlier_warden_left_is_no_instance(make_runtime: RuntimeMaker, model: Path) -> None:
+    make_runtime().prepare(spec(model))
     second = make_runtime()
-    assert [(found.instance.id, found.adoptable) for found in second.discover()] == [("one", True)]
-    assert second.reap(lambda: frozenset({"one"})) == ()
-    assert second.terminate("one").survivors == ()
-    assert find_marked(str(workers(second))) == {}
+    wait_for(second, "one", ProbeState.STARTING, lambda probe: probe.pid is not None)
+
+    assert [(found.instance.id, found.adoptable) for found in second.discover()] == [("one", False)]
+    assert [left.message.code for left in second.reap(frozenset)] == ["leftover_process"]
 
 
-def test_spares_of_an_earlier_run_are_used_or_ended(make_runtime: RuntimeMaker, model: Path) -> None:
-    first = make_runtime(prewarm=1)
-    wait_for_spares(first)
-    (pid,) = first.processes()
+def test_a_full_disk_is_said_before_anything_is_started(tmp_path: Path, model: Path) -> None:
+    state = tmp_path / "small"
+    state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", state], check=True)
+    try:
+        runtime = TransformersRuntime(Settings(state_dir=state, worker_command=REAL))
+        (state / "ballast").write_bytes(b"x" * 2**16)
 
-    second = make_runtime(prewarm=1)
-    assert wait_for_spares(second) == list(first.processes().values())
-    assert second.reap(frozenset) == ()
-    assert is_alive(pid)
+        with pytest.raises(DiskFull) as caught:
+            runtime.prepare(spec(model))
 
-    third = make_runtime(prewarm=0)
-    assert third.discover() == ()
-    assert [left.message.code for left in third.reap(frozenset)] == ["leftover_process"]
-    assert not is_alive(pid)
-
-
-@pytest.mark.parametrize("renamed", [False, True])
-def test_a_spare_that_was_half_handed_over_is_no_instance_and_no_spare(
-    make_runtime: RuntimeMaker, model: Path, renamed: bool
-) -> None:
-    """As Warden leaves it when it is killed between the record, the new name and the question."""
-    first = make_runtime(prewarm=1)
-    (spare,) = wait_for_spares(first)
-    (pid,) = first.processes()
-    folder = WorkerFolder(workers(first) / spare)
-    folder.write_record(InstanceRecord.of(spec(model)))
-    if renamed:
-        folder.path.rename(workers(first) / "one")
-
-    second = make_runtime()
-    found = second.discover()
-
-    assert [(one.instance.id, one.adoptable) for one in found] == ([("one", False)] if renamed else [])
-    if renamed:
-        assert second.terminate("one", ask=False).survivors == ()
-    else:
-        assert [left.message.code for left in second.reap(frozenset)] == ["leftover_process"]
-    assert not is_alive(pid)
-    assert find_marked(str(workers(second))) == {}
-
-
-def wait_for_spares(runtime: TransformersRuntime) -> Sequence[str]:
-    """Wait until a spare has written down which process it is."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        names = [name for name in runtime.processes().values() if name.startswith("spare-")]
-        if names and all((workers(runtime) / name / "process.json").exists() for name in names):
-            return names
-        time.sleep(0.02)
-    raise AssertionError("no spare")
+        assert caught.value.params["mount"] == str(state)
+        assert runtime.processes() == {}
+    finally:
+        subprocess.run(["umount", state], check=True)
 
 
 def test_a_worker_on_a_stubbed_gpu_files_its_bytes(

@@ -11,7 +11,7 @@ import pytest
 
 from webapp.cli import settings_markdown, variable
 from webapp.errors import ConfigurationError
-from webapp.settings import Settings, load_settings
+from webapp.settings import Settings, load_settings, removed_settings
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -120,13 +120,27 @@ def test_a_toml_file_is_read(toml: Path) -> None:
 def test_arguments_come_before_the_environment_and_that_before_the_file(
     toml: Path, only_these_variables: pytest.MonkeyPatch
 ) -> None:
-    toml.write_text("port = 1\nthreads = 3\nprewarm = 4\n", encoding="utf-8")
+    toml.write_text("port = 1\nthreads = 3\nticket_limit = 4\n", encoding="utf-8")
     only_these_variables.setenv("WARDEN_PORT", "2")
     only_these_variables.setenv("WARDEN_THREADS", "5")
 
     settings = load_settings(port=3)
 
-    assert (settings.port, settings.threads, settings.prewarm) == (3, 5, 4)
+    assert (settings.port, settings.threads, settings.ticket_limit) == (3, 5, 4)
+
+
+def test_a_setting_that_was_removed_is_named_and_refuses_no_start(
+    toml: Path, only_these_variables: pytest.MonkeyPatch
+) -> None:
+    assert removed_settings() == {}
+    toml.write_text("port = 8100\nprewarm = 2\n", encoding="utf-8")
+
+    assert load_settings().port == 8100
+    assert list(removed_settings()) == ["WARDEN_PREWARM"]
+
+    toml.write_text("", encoding="utf-8")
+    only_these_variables.setenv("WARDEN_PREWARM", "1")
+    assert list(removed_settings()) == ["WARDEN_PREWARM"]
 
 
 def test_an_unknown_name_in_the_file_is_refused(toml: Path) -> None:

@@ -31,9 +31,9 @@ from webapp.domain.model import CachedModel
 from webapp.domain.operation import Finding, OperationState, Receipt, StepName, StepState
 from webapp.domain.plan import Plan
 from webapp.domain.planner import plan_switch, refusal_of
-from webapp.errors import Cancelled, DeviceUnreadable, Superseded, WardenError
+from webapp.errors import Cancelled, DeviceUnreadable, Superseded, UnknownModel, WardenError
 from webapp.message import Message, Param
-from webapp.runtimes.base import LaunchSpec
+from webapp.runtimes.base import LaunchSpec, Runtime
 
 log = logging.getLogger(__name__)
 
@@ -77,13 +77,18 @@ class Switch:
         run.undo = self.undo
         with run.step(StepName.PLAN) as note:
             note.message = self._plan_message()
-        self._unload()
-        self._clean()
-        spec = self._check()
-        with run.step(StepName.LAUNCH) as note:
-            instance = self._launch(spec)
-            run.commit()
-            note.message = Message("launched", {"model": instance.model_id})
+            self._prepare()
+        try:
+            self._unload()
+            self._clean()
+            spec = self._check()
+            with run.step(StepName.LAUNCH) as note:
+                instance = self._launch(spec)
+                run.commit()
+                note.message = Message("launched", {"model": instance.model_id})
+        except Exception:
+            self._give_up_prepared()
+            raise
         seconds = round(run.parts.monotonic() - began, 2)
         with run.step(StepName.READY) as note:
             note.message = Message("ready_after", {"seconds": seconds})
@@ -91,6 +96,27 @@ class Switch:
             instance = measure(run, instance)
             note.message = _measured(instance)
         return self._outcome(instance, seconds)
+
+    def _prepare(self) -> None:
+        """Make what the launch needs besides memory, before anything goes for it. Raises LaunchBlocked: nothing is unloaded then."""
+        parts, model_id = self.run.parts, self.plan.request.model_id
+        sample, model = parts.monitor.latest(), parts.world().models.get(model_id)
+        if model is None:
+            raise UnknownModel(model=model_id)
+        self._runtime.prepare(self._spec(self.plan, model, sample))
+
+    def _give_up_prepared(self) -> None:
+        """Remove what was prepared for a launch that will not be made; one that was made has removed its own."""
+        if self._spec_launched is not None:
+            return
+        try:
+            self._runtime.terminate(self.instance_id, ask=False)
+        except WardenError as exc:
+            log.warning("what was prepared for %s is left: %s", self.plan.request.model_id, exc)
+
+    @property
+    def _runtime(self) -> Runtime:
+        return self.run.parts.runtimes[self.plan.request.mode]
 
     def _launch(self, spec: LaunchSpec) -> Instance:
         """Launch; where memory is the reason that it fails, the operation keeps how that came about."""
@@ -195,7 +221,7 @@ class Switch:
         _, self._spec_launched = self._plan_again()
         return self._spec_launched
 
-    def _spec(self, plan: Plan, model: CachedModel, sample: Sample) -> LaunchSpec:
+    def _spec(self, plan: Plan, model: CachedModel, sample: Sample | None) -> LaunchSpec:
         return LaunchSpec(
             instance_id=self.instance_id,
             operation_id=self.run.id,

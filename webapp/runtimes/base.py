@@ -211,6 +211,15 @@ class Runtime(Protocol):
     def discover(self) -> tuple[Found, ...]:
         """List what an earlier Warden left, live and broken."""
 
+    def prepare(self, spec: LaunchSpec) -> None:
+        """Make what a launch of ``spec`` needs besides memory: folder, files, descriptors, process; before anything is unloaded for it.
+
+        What was prepared is used by ``launch`` of the same id and removed by ``terminate``. A launch without it works as well.
+
+        Raises:
+            LaunchBlocked: something of it cannot be had; nothing is left behind.
+        """
+
     def launch(self, spec: LaunchSpec) -> None:
         """Start an instance and return at once; ``probe`` tells how it gets on.
 

@@ -2,14 +2,15 @@
 
 A worker's folder is ``STATE_DIR/workers/ID`` (mode 0700). It holds
 
-``spec.json``      written by Warden before the start (mode 0600): ``id``, ``token``, and the launch under ``load`` (``null`` for a spare)
+``spec.json``      written by Warden before the start (mode 0600): ``id``, ``token``, the launch under ``load``, and ``waits``
 ``instance.json``  written by Warden for itself, before the launch: what the instance is, so that a later Warden can list it
 ``process.json``   written by the worker first of all: ``pid``, ``pgid``, ``start_time`` (clock ticks after boot), ``protocol``
 ``failure.json``   written by the worker before it ends after a failed load: ``code``, ``detail``
 ``s``              the socket
 ``log``            standard output and error
 
-A spare's folder has a name of its own; when the spare is used the folder is renamed to the instance's id, and its socket with it.
+A worker that ``waits`` holds no model and has imported nothing until ``POST /load`` tells it to go on, and with what: it is started
+before memory is made for it, and the plan may change until then.
 The environment of a worker, and so of all that it starts, carries ``WARDEN_INSTANCE`` (the name that its folder began with) and
 ``WARDEN_WORKER_ROOT`` (``STATE_DIR/workers``): what is left of it is found even when its folder is gone.
 
@@ -51,7 +52,7 @@ class WorkerState(StrEnum):
     IMPORTING = "importing"
     """The libraries are being imported."""
     IDLE = "idle"
-    """Everything is imported and no model was asked for: a spare."""
+    """It waits to be told what to load."""
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"
@@ -94,6 +95,7 @@ class WorkerSpec:
     id: str
     token: str
     load: LoadSpec | None
+    waits: bool = False
 
 
 @dataclass(frozen=True)

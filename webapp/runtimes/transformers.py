@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
@@ -61,7 +62,6 @@ from webapp.runtimes.protocol import (
     encode,
 )
 from webapp.runtimes.shortage import launch_error
-from webapp.runtimes.spares import Spares, is_spare
 from webapp.runtimes.worker_folder import InstanceRecord, WorkerFolder
 from webapp.settings import Settings
 
@@ -94,11 +94,13 @@ _OUT_OF_MEMORY_TEXTS = ("memory allocation of", "out of memory", "memoryerror", 
 
 @dataclass(frozen=True)
 class _Started:
-    """A worker that this runtime started; ``exit`` is known once it has ended."""
+    """A worker that this runtime started."""
 
     process: ProcessId | None
-    loading: bool
+    untold: LoadSpec | None = None
+    """What it is to load and does not know yet."""
     exit: int | str | None = None
+    """How it ended, once that is known."""
 
 
 class TransformersRuntime:
@@ -114,7 +116,6 @@ class TransformersRuntime:
         """By id, what this runtime has launched and not yet ended."""
         self._command_looked_at = float("-inf")
         self._command_problem: Message | None = None
-        self._spares = Spares(settings.prewarm, self._spawn_spare, self._is_usable_spare, self._end_spare)
 
     def engine(self) -> str:
         """See ``Runtime``. The worker has the libraries that are installed here."""
@@ -135,29 +136,46 @@ class TransformersRuntime:
 
     def start(self) -> None:
         """See ``Runtime``."""
-        found = [folder for folder in self._folders() if is_spare(folder.id) and self._is_usable_spare(folder.id)]
-        self._spares.start(folder.id for folder in found)
-        for folder in found:
-            if folder.id in self._spares.names:
-                self._note(folder.id, _Started(folder.process(), loading=False))
 
     def stop(self) -> None:
         """See ``Runtime``."""
-        self._spares.stop()
 
     # Launch
 
+    def prepare(self, spec: LaunchSpec) -> None:
+        """See ``Runtime``. The worker runs, holds no model and has imported nothing that it does not share."""
+        self._spawn(InstanceRecord.of(spec), self._load_spec(spec))
+
     def launch(self, spec: LaunchSpec) -> None:
-        """See ``Runtime``."""
-        record = InstanceRecord.of(spec)
-        load = self._load_spec(spec)
-        self._note(spec.instance_id, _Started(None, loading=True))
+        """See ``Runtime``. A prepared worker is told its model, which takes a socket and nothing else."""
+        record, load = InstanceRecord.of(spec), self._load_spec(spec)
+        folder = WorkerFolder(self._root / record.id)
+        if record.id not in self._started:
+            self._spawn(record, load)
+        else:
+            self._rewrite(folder, record)
+        self._note(record.id, replace(self._started[record.id], untold=load))
+        if Path(folder.socket).exists():
+            with suppress(WardenError):  # ``probe`` tries again, and says what is wrong
+                self._tell(folder, load)
+
+    def _rewrite(self, folder: WorkerFolder, record: InstanceRecord) -> None:
+        """Write down what a prepared worker becomes: the plan was made anew at the gate. Raises LaunchBlocked; nothing is left then."""
+        prepared = folder.record()
         try:
-            if not self._use_spare(record, load):
-                self._spawn(spec.instance_id, load, record)
-        except LaunchFailed:
-            self._forget(spec.instance_id)
-            raise
+            folder.write_record(record)
+        except OSError as exc:
+            if prepared is not None and _places(prepared) == _places(record):
+                log.warning("the record of %s is kept as it was prepared: %s", record.id, exc)
+                return
+            self._end(record.id, ask=False)
+            raise launch_error(exc, folder.path, record.model_id) from exc
+
+    def _tell(self, folder: WorkerFolder, load: LoadSpec) -> None:
+        """Tell a worker what to load; to hear it twice does no harm. Raises what ``_ask`` raises."""
+        body = encode(WorkerSpec(folder.id, "", load))
+        self._ask(folder, self._process(folder), "POST", "/load", LOAD_S, body)
+        self._note(folder.id, replace(self._started[folder.id], untold=None))
 
     def _load_spec(self, spec: LaunchSpec) -> LoadSpec:
         on_gpu = any(device.kind is DeviceKind.GPU for device in spec.devices)
@@ -176,21 +194,21 @@ class TransformersRuntime:
             allow_remote_code=self._settings.allow_remote_code,
         )
 
-    def _spawn(self, name: str, load: LoadSpec | None, record: InstanceRecord | None) -> None:
-        """Start a worker; every file that tells of it is there before its process is. Raises LaunchFailed."""
-        folder = WorkerFolder(self._root / name)
+    def _spawn(self, record: InstanceRecord, load: LoadSpec) -> None:
+        """Start a worker that waits to be told; every file that tells of it is there before its process is. Raises LaunchBlocked."""
+        folder = WorkerFolder(self._root / record.id)
+        self._note(record.id, _Started(None))
         try:
             self._make_folder(folder.path)
-            if record is not None:
-                folder.write_record(record)
-            folder.write_spec(WorkerSpec(name, secrets.token_urlsafe(32), load))
-            pid = self._start_process(folder)
+            folder.write_record(record)
+            folder.write_spec(WorkerSpec(record.id, secrets.token_urlsafe(32), load, waits=True))
+            process = processes.identify(self._start_process(folder))
         except (OSError, ValueError) as exc:
             folder.remove()
-            model = None if record is None else record.model_id
-            raise launch_error(exc, folder.path, model) from exc
-        self._note(name, _Started(processes.identify(pid), loading=record is not None))
-        log.info("started worker %s, pid %s", name, pid)
+            self._forget(record.id)
+            raise launch_error(exc, folder.path, record.model_id) from exc
+        self._note(record.id, _Started(process))
+        log.info("started worker %s, pid %s", record.id, None if process is None else process.pid)
 
     def _make_folder(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -226,51 +244,6 @@ class TransformersRuntime:
         except ValueError:
             return []
 
-    # Spares
-
-    def _use_spare(self, record: InstanceRecord, load: LoadSpec) -> bool:
-        """Give the model to a spare; False when there is none that takes it.
-
-        The folder becomes the instance's before the spare hears of the model: whenever Warden dies, what is found under the id is an
-        instance that is not ready, or one that is.
-        """
-        name = self._spares.take()
-        if name is None:
-            return False
-        spare, folder = WorkerFolder(self._root / name), WorkerFolder(self._root / record.id)
-        spec = spare.spec()
-        try:
-            if spec is None:
-                raise FileNotFoundError(spare.path)
-            spare.write_record(record)
-            spare.path.rename(folder.path)
-            folder.write_spec(WorkerSpec(record.id, spec.token, load))
-            body = encode(WorkerSpec(record.id, "", load))
-            sockets.ask(folder.socket, spec.token, "POST", "/load", body=body, timeout_s=LOAD_S)
-        except (OSError, sockets.Unreachable, sockets.Silent, sockets.Garbled) as exc:
-            log.warning("spare %s does not take %s (%s); starting a worker instead", name, record.model_id, exc)
-            self._end(name, ask=False)
-            self._end(record.id, ask=False)
-            self._note(record.id, _Started(None, loading=True))
-            self._spares.refill()
-            return False
-        started = self._started.get(name)
-        self._forget(name)
-        self._note(record.id, _Started(None if started is None else started.process, loading=True))
-        log.info("spare %s became %s", name, record.id)
-        return True
-
-    def _spawn_spare(self, name: str) -> None:
-        self._spawn(name, None, None)
-
-    def _is_usable_spare(self, name: str) -> bool:
-        folder = WorkerFolder(self._root / name)
-        process = self._process(folder)
-        return process is not None and process.is_alive and folder.record() is None
-
-    def _end_spare(self, name: str) -> None:
-        self._end(name, ask=False)
-
     # Questions
 
     def probe(self, instance_id: str) -> Probe:
@@ -282,13 +255,13 @@ class TransformersRuntime:
         folder.trim_log()
         if not Path(folder.socket).exists():
             return self._starting(folder, process)
+        started = self._started.get(instance_id)
+        if started is not None and started.untold is not None:
+            self._tell(folder, started.untold)
         report = self._report(folder, process)
         if report.state == WorkerState.FAILED.value:
             raise self._load_failed(folder, report.failure_code, report.failure_detail)
-        probe = _probe(report, folder.log_size())
-        if probe.state is ProbeState.READY:
-            self._loaded(instance_id)
-        return probe
+        return _probe(report, folder.log_size())
 
     def _starting(self, folder: WorkerFolder, process: ProcessId | None) -> Probe:
         """A worker that was started a moment ago and has no socket yet."""
@@ -307,7 +280,7 @@ class TransformersRuntime:
             raise self._garbled(folder, str(exc)) from exc
         if report.protocol != PROTOCOL:
             raise self._garbled(folder, f"speaks protocol {report.protocol}, not {PROTOCOL}")
-        if (report.id != folder.id and not is_spare(report.id)) or (process is not None and report.pid != process.pid):
+        if report.id != folder.id or (process is not None and report.pid != process.pid):
             raise self._garbled(folder, f"says that it is {report.id}, pid {report.pid}")
         return report
 
@@ -372,12 +345,7 @@ class TransformersRuntime:
 
     def terminate(self, instance_id: str, *, on_stage: StageCallback | None = None, ask: bool = True) -> StopResult:
         """See ``Runtime``."""
-        self._spares.forget(instance_id)
-        was_loading = self._is_loading(instance_id)
-        result = self._end(instance_id, ask=ask, on_stage=on_stage)
-        if was_loading:
-            self._spares.refill()
-        return result
+        return self._end(instance_id, ask=ask, on_stage=on_stage)
 
     def _end(self, name: str, *, ask: bool, on_stage: StageCallback | None = None) -> StopResult:
         began = time.monotonic()
@@ -424,7 +392,7 @@ class TransformersRuntime:
         return frozenset(found)
 
     def _marked(self) -> Mapping[ProcessId, str]:
-        """Every marked process with the folder that it belongs to now: what was a spare's carries the spare's name for ever."""
+        """Every marked process with the folder that it belongs to: the mark may be another's, the session is not."""
         owners = {process.pid: folder.id for folder in self._folders() if (process := folder.process()) is not None}
         marked = processes.find_marked(str(self._root))
         return {process: owners.get(_session_of(process) or 0, name) for process, name in marked.items()}
@@ -433,7 +401,7 @@ class TransformersRuntime:
 
     def discover(self) -> tuple[Found, ...]:
         """See ``Runtime``."""
-        folders = [folder for folder in self._folders() if not is_spare(folder.id) and folder.record() is not None]
+        folders = [folder for folder in self._folders() if folder.record() is not None]
         if not folders:
             return ()
         with ThreadPoolExecutor(min(DISCOVER_THREADS, len(folders)), "warden-discover") as pool:
@@ -474,7 +442,7 @@ class TransformersRuntime:
         return (*left, *self._reap_marked(known))
 
     def _is_leftover(self, name: str, known: Callable[[], frozenset[str]]) -> bool:
-        return name not in known() and name not in self._started and name not in self._spares.names
+        return name not in known() and name not in self._started
 
     def _reap_folder(self, name: str) -> Leftover:
         folder = WorkerFolder(self._root / name)
@@ -566,17 +534,6 @@ class TransformersRuntime:
         with self._lock:
             self._started = {other: started for other, started in self._started.items() if other != name}
 
-    def _is_loading(self, name: str) -> bool:
-        started = self._started.get(name)
-        return started is not None and started.loading
-
-    def _loaded(self, name: str) -> None:
-        """A load is done: now there is time to start another spare."""
-        started = self._started.get(name)
-        if started is not None and started.loading:
-            self._note(name, replace(started, loading=False))
-            self._spares.refill()
-
 
 @cache
 def _engine() -> str:
@@ -596,6 +553,11 @@ class _Detached(subprocess.Popen[bytes]):
 
     def __del__(self) -> None:
         return
+
+
+def _places(record: InstanceRecord) -> tuple[object, ...]:
+    """What a later Warden must not read wrong."""
+    return record.model_id, record.revision, record.options, record.devices
 
 
 def _probe(report: StateReport, log_size: int) -> Probe:

@@ -159,6 +159,9 @@ class VllmRuntime:
 
     # Launch
 
+    def prepare(self, spec: LaunchSpec) -> None:
+        """See ``Runtime``."""
+
     def launch(self, spec: LaunchSpec) -> None:
         """See ``Runtime``."""
         with self._lock:

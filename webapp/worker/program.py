@@ -74,13 +74,16 @@ class Program:
         self._engine = engine
         self._token = spec.token
         self._lock = threading.Lock()
-        self._status = _Status(spec.id, WorkerState.IMPORTING, spec.load)
+        told = spec.load is not None and not spec.waits
+        self._status = _Status(
+            spec.id, WorkerState.IMPORTING if told else WorkerState.IDLE, spec.load if told else None
+        )
         self._told = threading.Event()
         """There is a model to load."""
         self._exit_code = 0
         self._ended = threading.Event()
         self.service = Service(self, engine)
-        if spec.load is not None:
+        if told:
             self._told.set()
 
     def run(self) -> int:
@@ -121,9 +124,9 @@ class Program:
     def take(self, spec: WorkerSpec) -> bool:
         """See ``Control``."""
         with self._lock:
-            if self._status.load is not None or self._status.state not in (WorkerState.IMPORTING, WorkerState.IDLE):
-                return False
-            self._status = replace(self._status, id=spec.id, load=spec.load)
+            if self._status.state is not WorkerState.IDLE:
+                return self._status.load == spec.load  # the answer was lost, and it is told once more
+            self._status = replace(self._status, state=WorkerState.IMPORTING, load=spec.load)
         self._told.set()
         return True
 
@@ -145,8 +148,8 @@ class Program:
     def _bring_up(self) -> None:
         failure: Failure | None = None
         try:
-            self._import()
             self._told.wait()
+            self._import()
             self._load()
         except Exception as exc:
             log.exception("the load failed")
@@ -165,9 +168,6 @@ class Program:
         gc.collect()
         gc.freeze()  # some 300 000 objects of the libraries that every later collection would walk, 0.2 s each
         log.info("imported the libraries in %.2f s", time.monotonic() - began)
-        with self._lock:
-            if self._status.state is WorkerState.IMPORTING and self._status.load is None:
-                self._status = replace(self._status, state=WorkerState.IDLE)
 
     def _load(self) -> None:
         spec = self._status.load

@@ -38,7 +38,7 @@ class Control(Protocol):
         """Return the worker's state."""
 
     def take(self, spec: WorkerSpec) -> bool:
-        """Give a spare its model; False when it is no idle spare."""
+        """Give a worker that waits its model; False when it has another one."""
 
     def stop(self, wait_s: float) -> None:
         """Begin to end; requests under way may go on for ``wait_s``."""
@@ -100,7 +100,7 @@ class Service:
         except ProtocolError as exc:
             raise ApiError(400, "invalid", str(exc)) from exc
         if spec.load is None or not self._control.take(spec):
-            raise ApiError(409, "not_idle", "the worker is no idle spare")
+            raise ApiError(409, "not_idle", "the worker has a model")
         exchange.reply(202, {"id": spec.id})
 
     def _clean(self, exchange: Exchange) -> None:

@@ -48,7 +48,7 @@ Start = Callable[..., WardenServer]
 
 def loaded(start: Start) -> tuple[WardenServer, Path]:
     """A server with a model, and the model's folder."""
-    server = start(prewarm=1)
+    server = start()
     server.load("lab/one")
     return server, server.state / "workers" / server.instance_of("lab/one")["id"]
 

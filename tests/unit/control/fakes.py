@@ -296,6 +296,8 @@ class FakeRuntime:
     found: tuple[Found, ...] = ()
     alive: dict[str, LaunchSpec] = field(default_factory=dict)
     launched: list[LaunchSpec] = field(default_factory=list)
+    prepared: set[str] = field(default_factory=set)
+    """Instances whose launch was prepared, and neither made nor given up."""
     died: set[str] = field(default_factory=set)
     overlapped: bool = False
     """Raised when two launches used one device at the same time."""
@@ -317,8 +319,13 @@ class FakeRuntime:
         self._meet("discover")
         return self.found
 
+    def prepare(self, spec: LaunchSpec) -> None:
+        self._meet("prepare", spec.model_id)
+        self.prepared.add(spec.instance_id)
+
     def launch(self, spec: LaunchSpec) -> None:
         self._meet("launch", spec.model_id)
+        self.prepared.discard(spec.instance_id)
         with self._lock:
             devices = {d.id for d in spec.devices}
             self.overlapped |= bool(devices & self._loading)
@@ -382,6 +389,7 @@ class FakeRuntime:
         if ask and self.stop_gate is not None:
             self.stop_gate.wait(10)
         self._meet("ask" if ask else "kill")
+        self.prepared.discard(instance_id)
         with self._lock:
             spec = self.alive.get(instance_id)
             if spec is None:

@@ -21,7 +21,7 @@ from webapp.domain.memory import DeviceKind
 from webapp.domain.modes import LaunchOptions
 from webapp.domain.operation import Operation, OperationState, StepName, StepState
 from webapp.domain.units import gib
-from webapp.errors import AlreadyLoaded, NotCancellable, StoreUnavailable, Unavailable
+from webapp.errors import AlreadyLoaded, DiskFull, NotCancellable, StoreUnavailable, Unavailable, UnknownModel
 from webapp.runtimes.base import Found, LaunchDevice, LaunchSpec
 
 MakeBench = Callable[..., Bench]
@@ -73,6 +73,32 @@ def no_more_threads() -> Iterator[None]:
         yield
     finally:
         threading.stack_size(usual)
+
+
+# What a start needs is made before anything goes for it
+
+
+def test_a_switch_that_cannot_be_prepared_unloads_nothing_and_blames_no_model(bench: Bench) -> None:
+    kept = load_instance(bench)
+    bench.runtime.raises["prepare lab/two"] = DiskFull(model="lab/two", path="/state/workers", mount="/state")
+
+    operation = bench.load("lab/two")
+
+    assert error_of(operation) == "disk_full"
+    assert outcome_of(operation) == "nothing_changed"
+    assert bench.board.state.instances[kept].state is InstanceState.READY
+    assert bench.board.state.cooldowns == {}
+    assert bench.runtime.launched[-1].model_id == "lab/one"
+
+
+def test_what_was_prepared_is_given_up_when_the_switch_ends_before_its_launch(bench: Bench) -> None:
+    load_instance(bench)
+    bench.runtime.raises["reap"] = UnknownModel(model="lab/two")
+
+    operation = bench.load("lab/two")
+
+    assert operation.state is OperationState.FAILED
+    assert bench.runtime.prepared == set()
 
 
 # At the start
