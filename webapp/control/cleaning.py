@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from webapp.control.parts import Parts, known_instances, side_by_side, total_or_none
 from webapp.control.run import Outcome, Run
 from webapp.control.settle import free_by_device
-from webapp.control.unloading import READING_TIMEOUT_S, not_removed, note_stop
+from webapp.control.unloading import READING_TIMEOUT_S, UNREACHABLE, not_removed, note_stop
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.memory import HolderKind, Reading, Sample, build_ledger
 from webapp.domain.operation import Finding, OperationState, StepName
 from webapp.domain.units import MIB
 from webapp.errors import WardenError
 from webapp.message import Message, Param
-from webapp.runtimes.base import CleanResult, StopResult
+from webapp.runtimes.base import CleanResult, Runtime, StopResult
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def clean(run: Run) -> Outcome:
     before = free_by_device(sample)
     findings: list[Finding] = []
     with run.step(StepName.CLEAN) as note:
-        for part in (_clean_instances, _remove_dead, _reap):
+        for part in (_clean_instances, _remove_dead, _reap_all):
             found = part(parts)
             run.add_findings(*found)
             findings += found
@@ -81,14 +82,18 @@ def _removed(instance: Instance, result: StopResult | Exception) -> Finding:
     return Finding(Message("dead_removed" if gone else "dead_not_removed", {"model": instance.model_id}), gone)
 
 
-def _reap(parts: Parts) -> list[Finding]:
-    runtimes = list(parts.runtimes.values())
+def _reap_all(parts: Parts) -> list[Finding]:
+    return reap(parts, list(parts.runtimes.values()))
+
+
+def reap(parts: Parts, runtimes: Sequence[Runtime]) -> list[Finding]:
+    """Remove what belongs to no instance; a runtime that cannot be asked is a line of the result and keeps no other from its turn."""
     results = side_by_side(lambda r: r.reap(lambda: known_instances(parts)), runtimes, "reap")
     findings = []
     for runtime, result in zip(runtimes, results, strict=True):
         if isinstance(result, Exception):
             log.error("leftovers of %s could not be looked for", runtime.mode, exc_info=result)
-            findings.append(Finding(Message("runtime_unreachable", {"mode": runtime.mode.value}), ok=False))
+            findings.append(Finding(Message(UNREACHABLE, {"mode": runtime.mode.value}), ok=False))
         else:
             findings += [Finding(left.message, left.ok) for left in result]
     return findings

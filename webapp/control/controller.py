@@ -18,6 +18,7 @@ from webapp.control.lock import StateLock
 from webapp.control.parts import Parts, side_by_side
 from webapp.control.reconcile import LateRuntimes, reconcile
 from webapp.control.run import Outcome, Run, carry_out
+from webapp.control.stuck import StuckInstances, clear_stuck
 from webapp.control.switching import Switch, new_id
 from webapp.control.waiting import Calls, Waiting
 from webapp.control.watcher import Watcher
@@ -81,6 +82,7 @@ class Controller:
         self._waiting = Waiting(parts, Calls(self.switch, self.cancel, self.operation))
         self._leasing = Leasing(parts)
         self._watcher = Watcher(parts, self._each_round)
+        self._stuck = StuckInstances(parts, self._clear_stuck)
         self._runs: dict[str, Run] = {}
         self._threads: dict[str, threading.Thread] = {}
 
@@ -428,6 +430,7 @@ class Controller:
     def _each_round(self) -> None:
         """What is looked at once a second, and sooner when something has happened."""
         self._late.look()
+        self._stuck.look(self._watcher.over)
         self._waiting.nudge()
         for instance_id in self._leasing.look():
             self._unload_idle(instance_id)
@@ -444,6 +447,9 @@ class Controller:
             log.info("%s is idle and stays for now: %s", instance_id, exc)
         else:
             self._parts.record(audit.idle_unload(instance, self._parts.clock(), operation.id))
+
+    def _clear_stuck(self, instance: Instance) -> Operation:
+        return self._unload(instance, IDLE_ACTOR, lambda run: clear_stuck(run, instance.id))
 
     @contextmanager
     def _explained(self, instance: Instance) -> Iterator[None]:

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from webapp.control import postmortem
+from webapp.control.cleaning import reap
 from webapp.control.launching import launch_undisturbed, measure
 from webapp.control.leases import in_use, lease_of, refuse_kept
-from webapp.control.parts import known_instances, launch_devices, spec_again, total_or_none
+from webapp.control.parts import launch_devices, spec_again, total_or_none
 from webapp.control.run import Outcome, Run, Undone
 from webapp.control.settle import free_by_device
 from webapp.control.unloading import (
     READING_TIMEOUT_S,
+    UNREACHABLE,
     Before,
     LastLook,
     end_instances,
@@ -25,7 +27,7 @@ from webapp.control.unloading import (
     sums,
     take_stock,
 )
-from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.instance import ANSWERING, Instance
 from webapp.domain.memory import Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.operation import Finding, OperationState, Receipt, StepName, StepState
@@ -37,8 +39,6 @@ from webapp.runtimes.base import LaunchSpec, Runtime
 
 log = logging.getLogger(__name__)
 
-ANSWERING = (InstanceState.READY, InstanceState.SILENT)
-"""The states of a model that somebody may want back."""
 STEPS = (
     StepName.PLAN,
     StepName.UNLOAD,
@@ -182,9 +182,12 @@ class Switch:
         parts = self.run.parts
         with self.run.step(StepName.CLEAN) as note:
             runtimes = {instance.mode: parts.runtime(instance) for instance in self.evicted}
-            leftovers = [left for r in runtimes.values() for left in r.reap(lambda: known_instances(parts))]
-            self.run.add_findings(*(Finding(left.message, left.ok) for left in leftovers))
-            note.message = Message("reaped", {"count": len(leftovers)})
+            found = reap(parts, list(runtimes.values()))
+            self.run.add_findings(*found)
+            asked = [finding for finding in found if finding.message.code != UNREACHABLE]
+            note.message = Message("reaped", {"count": len(asked)})
+            if len(asked) < len(found):
+                note.state = StepState.WARNING
 
     def _check(self) -> LaunchSpec:
         """Make the plan again on a fresh reading, with nothing more to unload: the verdict of this moment counts."""

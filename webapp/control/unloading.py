@@ -11,7 +11,7 @@ from webapp.control.parts import Parts, side_by_side, total_or_none
 from webapp.control.run import Outcome, Run, Undone
 from webapp.control.settle import Settled, Stock, settle, stock_by_device
 from webapp.domain.idle import idle_unload_at
-from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.instance import ANSWERING, Instance, InstanceState
 from webapp.domain.memory import Sample, instance_bytes
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Finding, HeldBy, OperationState, Receipt, StepName, StepState
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 NOT_REMOVED = "container_not_removed"
 """Code of the finding for a container that has ended and that Docker does not let go; it is removed later."""
+UNREACHABLE = "runtime_unreachable"
+"""Code of the finding for a runtime whose leftovers could not be looked for."""
 READING_TIMEOUT_S = 3.0
 """How long an operation waits for a reading of its own before it goes on with the latest one."""
 
@@ -178,8 +180,8 @@ def unload_outcome(model_id: str, receipts: Sequence[Receipt]) -> Outcome:
 
 
 def removed_outcome(run: Run, outcome: Outcome) -> Outcome:
-    """Return ``outcome``, as a warning where a container of what was ended is still on Docker's list; a finding names it."""
-    if any(finding.message.code == NOT_REMOVED for finding in run.operation.findings):
+    """Return ``outcome``, as a warning if something of what was ended may be left on Docker's list; a finding names it."""
+    if any(finding.message.code in (NOT_REMOVED, UNREACHABLE) for finding in run.operation.findings):
         return replace(outcome, state=OperationState.WARNING)
     return outcome
 
@@ -242,7 +244,7 @@ def _held_now(sample: Sample | None, instance: Instance, device_id: str) -> int:
     """What an instance holds: as the device says, else as listed; one that only starts holds nothing that is not seen."""
     reading = None if sample is None else sample.reading(device_id)
     seen = None if reading is None else instance_bytes(reading, instance.id)
-    if seen == 0 and instance.state not in (InstanceState.STARTING, InstanceState.LOADING):
+    if seen == 0 and instance.state in ANSWERING:
         seen = None  # a process that answers holds something: the device cannot tell whose it is
     return instance.held_bytes(device_id) if seen is None else seen
 

@@ -1,4 +1,5 @@
-"""Looks at every loaded model once a second: does it answer, how many requests, what does it hold, has it died."""
+"""Looks at every loaded model once a second: does it answer, how many requests, what does it hold, has it died. What is listed as
+stuck is looked at too: its runtime may be back, or its last process may have ended."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from dataclasses import replace
 
 from webapp.control.parts import Parts, held_by, side_by_side
 from webapp.control.postmortem import explain
-from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.instance import ANSWERING, Instance, InstanceState
 from webapp.errors import (
     EngineUnavailable,
     LaunchFailed,
@@ -20,7 +21,7 @@ from webapp.errors import (
     WorkerSilent,
 )
 from webapp.message import Message
-from webapp.runtimes.base import Probe
+from webapp.runtimes.base import Probe, ProbeState
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ NUDGED_S = 0.1
 """The least time between two rounds, however often it is nudged; the worker has counted its request by then."""
 SILENT_AFTER = 3
 """Rounds without an answer after which a model is called silent; one slow answer is not news."""
-WATCHED = (InstanceState.READY, InstanceState.SILENT)
+WATCHED = (*ANSWERING, InstanceState.STUCK)
 
 
 class Watcher:
@@ -42,6 +43,7 @@ class Watcher:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._missed: dict[str, int] = {}
+        self._over: frozenset[str] = frozenset()
         self._round_at: float | None = None
 
     def start(self) -> None:
@@ -60,6 +62,11 @@ class Watcher:
         """Look soon: something has happened that the list does not show yet."""
         self._wake.set()
 
+    @property
+    def over(self) -> frozenset[str]:
+        """The stuck instances that serve nobody any more, as their runtimes say: what is left of them can be cleared away."""
+        return self._over
+
     def age_s(self) -> float | None:
         """Seconds since the last full round; ``None`` before the first."""
         return None if self._round_at is None else self._parts.monotonic() - self._round_at
@@ -76,12 +83,15 @@ class Watcher:
             self._stop.wait(NUDGED_S)
 
     def look(self) -> None:
-        """Make one round over the instances that are ready or silent."""
+        """Make one round over the instances that are ready, silent or stuck."""
         watched = [i for i in self._parts.board.state.instances.values() if i.state in WATCHED]
         self._missed = {i.id: self._missed.get(i.id, 0) for i in watched}
         results = side_by_side(lambda i: self._parts.runtime(i).probe(i.id), watched, "probe")
-        for instance, result in zip(watched, results, strict=True):
-            self._note(instance, result)
+        looks = tuple(zip(watched, results, strict=True))
+        self._over = frozenset(i.id for i, result in looks if i.state is InstanceState.STUCK and _is_over(result))
+        for instance, result in looks:
+            if instance.id not in self._over:
+                self._note(instance, result)
         self._round_at = self._parts.monotonic()
 
     def _note(self, instance: Instance, result: Probe | Exception) -> None:
@@ -105,6 +115,13 @@ class Watcher:
 
     def _change(self, instance: Instance, change: Callable[[Instance], Instance]) -> bool:
         return self._parts.board.change_in_state(instance.id, instance.state, change)
+
+
+def _is_over(result: Probe | Exception) -> bool:
+    """Whether a stuck instance has gone, has ended, or only began to start; a runtime that gives no answer has said nothing."""
+    if isinstance(result, Probe):
+        return result.state is not ProbeState.READY
+    return isinstance(result, LaunchFailed | UnknownInstance) and not isinstance(result, WorkerGarbled)
 
 
 def _alive(instance: Instance, probe: Probe, measured: Mapping[str, int]) -> Instance:

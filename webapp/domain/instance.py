@@ -25,7 +25,7 @@ class InstanceState(StrEnum):
     STOPPING = "stopping"
     """It is being ended."""
     STUCK = "stuck"
-    """Every signal was sent and a process still lives."""
+    """It could not be proved that it ended: a process outlived every signal, or its runtime could not be asked."""
     DEAD = "dead"
     """It ended by itself; only its log is left."""
 
@@ -38,10 +38,13 @@ TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = {
     InstanceState.READY: frozenset({InstanceState.SILENT, InstanceState.STOPPING, InstanceState.DEAD}),
     InstanceState.SILENT: frozenset({InstanceState.READY, InstanceState.STOPPING, InstanceState.DEAD}),
     InstanceState.STOPPING: frozenset({InstanceState.STUCK, InstanceState.DEAD}),
-    InstanceState.STUCK: frozenset({InstanceState.STOPPING, InstanceState.DEAD}),
+    InstanceState.STUCK: frozenset({InstanceState.STOPPING, InstanceState.READY, InstanceState.DEAD}),
     InstanceState.DEAD: frozenset({InstanceState.STOPPING}),
 }
 """From each state, the states that may follow; a stopped instance leaves the list instead of having a state."""
+
+ANSWERING = (InstanceState.READY, InstanceState.SILENT)
+"""The states of a model that somebody may want to keep, or to have back."""
 
 
 @dataclass(frozen=True)

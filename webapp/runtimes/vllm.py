@@ -128,6 +128,8 @@ class VllmRuntime:
         self._launching: frozenset[str] = frozenset()
         self._ports: frozenset[int] = frozenset()
         """Chosen for containers that are being created."""
+        self._unborn: frozenset[str] = frozenset()
+        """Instances whose container Docker has not confirmed to have created: none of it was ever started."""
         self._kept = KeptContainers(settings.state_dir / "kept_containers.json", self._remove_kept)
         self._watch = ContainerWatch(self._engine, settings, self._kept.look)
         self._has_looked = False
@@ -196,6 +198,8 @@ class VllmRuntime:
             container = self._engine.create(plan)
         except EngineUnavailable:
             self._kept.add(spec.instance_id)  # it may come into being all the same
+            with self._lock:
+                self._unborn |= {spec.instance_id}
             raise
         try:
             pid = self._start(container, spec.model_id)
@@ -368,9 +372,12 @@ class VllmRuntime:
             results = [self._end(one, ask=ask, keep=False, on_stage=tell) for one in ids]
             result = _hardest(results, time.monotonic() - began)
         except EngineUnavailable:
-            if own is None:
+            if own is not None:
+                result = self._end_without_engine(own, began, tell)
+            elif instance_id in self._unborn:
+                result = StopResult(StopStage.ASK, time.monotonic() - began, not_removed=True)
+            else:
                 raise
-            result = self._end_without_engine(own, began, tell)
         if not result.survivors:
             self._forget(instance_id)
         log.info("containers of %s ended by %s in %.2f s", instance_id, result.stage, result.seconds)
@@ -674,6 +681,7 @@ class VllmRuntime:
         with self._lock:
             own = self._own.get(instance_id)
             self._own = {name: other for name, other in self._own.items() if name != instance_id}
+            self._unborn -= {instance_id}
         if own is not None:
             own.log.stop()
         self._watch.nudge()

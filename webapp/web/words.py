@@ -709,6 +709,7 @@ OUTCOMES: Final[Mapping[str, Sentence]] = {
     "restore_model_gone": _one(N_("%(model)s: не вернуть, её больше нет в кеше")),
     "restore_no_memory": _one(N_("%(model)s: не вернуть, не хватает %(missing_bytes)s")),
     "restore_failed_because": _one(N_("%(model)s: не вернуть, %(code)s")),
+    "stuck_cleared": _one(N_("Модель %(model)s завершилась, от неё ничего не осталось; запись убрана.")),
     "dead_removed": _one(N_("%(model)s: завершилась раньше, запись убрана")),
     "dead_not_removed": _one(N_("%(model)s: завершилась раньше, но остатки убрать не удалось")),
     "clean_worker": _one(N_("%(model)s: вернула %(freed_bytes)s")),

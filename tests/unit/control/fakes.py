@@ -301,6 +301,8 @@ class FakeRuntime:
     died: set[str] = field(default_factory=set)
     overlapped: bool = False
     """Raised when two launches used one device at the same time."""
+    outlived: set[str] = field(default_factory=set)
+    """Instances that a stop was seen not to end: they answer nobody any more."""
     _loading: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _moves: Iterator[int] = field(default_factory=itertools.count)
@@ -340,6 +342,10 @@ class FakeRuntime:
         spec = self.alive.get(instance_id)
         if spec is None:
             raise UnknownInstance(instance=instance_id)
+        if (error := self.raises.get("probe")) is not None:
+            raise error
+        if instance_id in self.outlived:
+            raise WorkerSilent(instance=instance_id, seconds=0.0)
         if instance_id in self.died:
             raise WorkerDied(model=spec.model_id, exit="SIGKILL", log="")
         fault = self.fails.get(spec.model_id)
@@ -397,6 +403,7 @@ class FakeRuntime:
             self._loading -= {d.id for d in spec.devices}
             if spec.model_id in self.survives | self.survives_once:
                 self.survives_once.discard(spec.model_id)
+                self.outlived.add(instance_id)
                 return StopResult(StopStage.VERIFY, 1.0, (Survivor(4242, "me", "worker", "D"),))
             self.alive.pop(instance_id)
             if spec.model_id not in self.leaks:

@@ -15,7 +15,7 @@ from webapp.control.reconcile import reconcile
 from webapp.domain.instance import InstanceState
 from webapp.domain.memory import HolderKind
 from webapp.domain.modes import Mode
-from webapp.domain.operation import Operation, OperationKind, OperationState, StepName
+from webapp.domain.operation import Operation, OperationKind, OperationState, StepName, StepState
 from webapp.domain.units import gib
 from webapp.errors import Busy, EngineMissing, EngineUnreachable, NotConfirmed, UnknownContainer, WardenError
 from webapp.message import Message
@@ -295,6 +295,7 @@ def test_hanging_docker_does_not_keep_an_emergency_from_ending_the_workers(make_
     load_in_container(bench, "lab/one")
     bench.load("lab/two", keep_others=True)
     bench.vllm.gates["kill"] = Gate()
+    bench.vllm.fails["lab/one"] = "no_engine"
     operation = bench.wait(bench.controller.emergency("maria"))
     assert not bench.runtime.alive
     assert operation.state is OperationState.WARNING
@@ -302,6 +303,16 @@ def test_hanging_docker_does_not_keep_an_emergency_from_ending_the_workers(make_
     assert not_reached == ["lab/one"]
     assert "runtime_unreachable" in codes(operation)
     assert [i.state for i in bench.board.state.instances.values()] == [InstanceState.STUCK]
+
+
+def test_docker_that_goes_after_the_unload_does_not_fail_the_switch(bench: Bench) -> None:
+    load_in_container(bench)
+    bench.vllm.raises["reap"] = AWAY
+    operation = bench.load("lab/two")
+    assert (operation.state, outcome_of(operation)) == (OperationState.WARNING, "switch_done")
+    assert codes(operation) == ["runtime_unreachable"]
+    assert next(s for s in operation.steps if s.name is StepName.CLEAN).state is StepState.WARNING
+    assert bench.loaded == ["lab/two"]
 
 
 def test_dead_docker_does_not_keep_an_emergency_from_ending_the_workers(bench: Bench) -> None:

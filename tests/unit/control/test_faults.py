@@ -125,6 +125,7 @@ def test_instance_whose_removal_breaks_is_listed_as_stuck(make_bench: MakeBench)
     bench = make_bench()
     bench.runtime.launch(left_by_an_earlier_warden("half"))
     bench.runtime.raises["kill"] = OSError("no such control group")
+    bench.runtime.fails["lab/one"] = "silent"
     bench.runtime.found = (Found(loaded(model("lab/one"), "half"), adoptable=False),)
     bench.controller.start()
     assert bench.board.state.instances["half"].state is InstanceState.STUCK
@@ -274,6 +275,7 @@ def test_emergency_counts_its_last_look(bench: Bench) -> None:
 def test_emergency_says_what_it_could_not_end(bench: Bench) -> None:
     instance_id = load_instance(bench)
     bench.runtime.raises["kill"] = OSError("no such control group")
+    bench.runtime.fails["lab/one"] = "silent"
     operation = bench.wait(bench.controller.emergency("maria"))
     assert operation.state is OperationState.WARNING
     assert "end_failed" in codes(operation)
@@ -330,7 +332,7 @@ def test_failed_launch_that_cannot_be_removed_stays_listed_and_keeps_its_error(b
     bench.runtime.raises["kill"] = OSError("no such control group")
     operation = bench.load("lab/one")
     assert error_of(operation) == "out_of_memory"
-    assert [i.state for i in bench.board.state.instances.values()] == [InstanceState.STUCK]
+    bench.until(lambda: [i.state for i in bench.board.state.instances.values()] == [InstanceState.STUCK])
     assert bench.board.state.cooldowns["lab/one"].failures == 1
 
 

@@ -46,6 +46,8 @@ class FakeEngine(Engine):
     ports_in_use: int = 0
     late_start: bool = False
     """A start that is not confirmed in time and takes place all the same."""
+    away: bool = False
+    """Whether nobody answers."""
     started: list[str] = field(default_factory=list)
     killed: list[str] = field(default_factory=list)
     removals: int = 0
@@ -63,9 +65,11 @@ class FakeEngine(Engine):
         return container
 
     def image_id(self, image: str) -> str | None:
+        self._meet()
         return self.images.get(image)
 
     def containers(self, label: str | None = None) -> tuple[Seen, ...]:
+        self._meet()
         self.looks += label is None
         wanted = None if label is None else tuple(label.split("=", 1))
         return tuple(
@@ -75,6 +79,7 @@ class FakeEngine(Engine):
         )
 
     def inspect(self, container: str) -> Inspected:
+        self._meet()
         found = self._find(container)
         if found.name in self.fails:
             raise FAILED
@@ -95,9 +100,11 @@ class FakeEngine(Engine):
         )
 
     def create(self, plan: ContainerPlan) -> str:
+        self._meet()
         return self.put(plan.name, labels=plan.labels, environment=plan.environment).id
 
     def start(self, container: str, model: str | None) -> None:
+        self._meet()
         self.started.append(container)
         if self.ports_in_use:
             self.ports_in_use -= 1
@@ -113,6 +120,7 @@ class FakeEngine(Engine):
             found.state, found.exit_code = "exited", 137
 
     def remove(self, container: str) -> None:
+        self._meet()
         self.removals += 1
         if (found := self.containers_by_id.get(container)) is not None:
             if found.name in self.kept:
@@ -127,6 +135,10 @@ class FakeEngine(Engine):
 
     def follow(self, container: str, *, since: float | None, tail: int) -> LogStream:
         return _Said(self._find(container))
+
+    def _meet(self) -> None:
+        if self.away:
+            raise SILENT
 
     def _find(self, container: str) -> FakeContainer:
         try:

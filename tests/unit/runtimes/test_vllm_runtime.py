@@ -89,6 +89,40 @@ def test_start_that_docker_confirms_late_counts(start: StartRuntime, engine: Fak
     assert container.state == "running"
 
 
+def test_start_that_docker_never_confirmed_leaves_nothing_to_be_ended(
+    start: StartRuntime, engine: FakeEngine, tmp_path: Path
+) -> None:
+    one = start()
+    engine.away = True
+    with pytest.raises(EngineUnreachable):
+        one.launch(spec(tmp_path))
+    result = one.terminate("1a2b3c4d5e6f", ask=False)
+    assert (result.survivors, result.not_removed) == ((), True)
+
+
+def test_container_that_came_into_being_after_all_is_removed_when_docker_is_back(
+    start: StartRuntime, engine: FakeEngine, tmp_path: Path
+) -> None:
+    one = start()
+    engine.away = True
+    with pytest.raises(EngineUnreachable):
+        one.launch(spec(tmp_path))
+    left_by_an_earlier_warden(engine, tmp_path, state="created")
+    engine.away = False
+    wait_for(lambda: not engine.containers_by_id, 5, lambda: f"{engine.containers_by_id}")
+    assert engine.started == []
+
+
+def test_container_that_was_started_and_cannot_be_asked_about_is_not_said_to_have_ended(
+    start: StartRuntime, engine: FakeEngine, tmp_path: Path
+) -> None:
+    one = start()
+    left_by_an_earlier_warden(engine, tmp_path)
+    engine.away = True
+    with pytest.raises(EngineUnreachable):
+        one.terminate("1a2b3c4d5e6f")
+
+
 def test_two_starts_at_once_get_two_ports(start: StartRuntime, engine: FakeEngine, tmp_path: Path) -> None:
     one = start()
     one.launch(spec(tmp_path, "000000000001"))

@@ -83,6 +83,7 @@ NOT_TROUBLES = {
     "mode_unavailable": "choose the other mode",
     "not_ready": "wait",
     "unavailable": "wait",
+    "not_stored": "names what to do",
     # the cause is known and has one remedy
     "image_missing": "names the command",
     "gpu_runtime_missing": "names what to install",
@@ -113,6 +114,7 @@ WENT_WELL = {
     "emergency_done",
     "demo_done",
     "dead_removed",
+    "stuck_cleared",
     "container_ended",
     "container_ended_freed",
 }

@@ -1,0 +1,85 @@
+"""Clears stuck instances away once their runtime says that they are over: each by an ordinary operation, with a receipt."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from webapp.control.parts import Parts
+from webapp.control.run import Outcome, Run
+from webapp.control.unloading import LastLook, end_instances, removed_outcome, unload_outcome
+from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.operation import OperationState
+from webapp.errors import IdleUsedAgain, UnknownInstance, WardenError
+from webapp.message import Message
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S = 2.0
+LONGEST_PAUSE_S = 3600.0
+"""An instance that stays stuck is tried again after a pause that doubles."""
+
+
+@dataclass(frozen=True)
+class _Try:
+    """The last attempt at one instance; ``not_before`` is by the monotonic clock."""
+
+    not_before: float
+    pause_s: float
+
+
+class StuckInstances:
+    """Decides when an instance that is over is tried again. Used by the watcher's thread alone."""
+
+    def __init__(self, parts: Parts, unload: Callable[[Instance], object]) -> None:
+        """``unload`` begins the operation and may raise what refuses it."""
+        self._parts = parts
+        self._unload = unload
+        self._tries: dict[str, _Try] = {}
+
+    def look(self, over: Collection[str]) -> None:
+        """Begin to clear away what is ``over``; what is claimed by an operation waits for another round."""
+        state, now = self._parts.board.state, self._parts.monotonic()
+        stuck = {i.id: i for i in state.instances.values() if i.state is InstanceState.STUCK}
+        self._tries = {name: tried for name, tried in self._tries.items() if name in state.instances}
+        for name in sorted(stuck.keys() & set(over)):
+            tried = self._tries.get(name)
+            is_due = tried is None or tried.not_before <= now
+            if is_due and state.accepting and not set(stuck[name].devices) & set(state.claims):
+                pause_s = FIRST_PAUSE_S if tried is None else min(2 * tried.pause_s, LONGEST_PAUSE_S)
+                self._tries[name] = _Try(now + pause_s, pause_s)
+                self._begin(stuck[name])
+
+    def _begin(self, instance: Instance) -> None:
+        try:
+            self._unload(instance)
+        except WardenError as exc:
+            log.info("%s is over and stays on the list for now: %s", instance.id, exc)
+
+
+def clear_stuck(run: Run, instance_id: str) -> Outcome:
+    """Prove that nothing of a stuck instance is left, and take it off the list: the body of an ``unload`` operation.
+
+    Raises:
+        UnknownInstance: it has left the list meanwhile.
+        StopFailed: a process of it lives still.
+    """
+    parts = run.parts
+    instance = parts.board.state.instances.get(instance_id)
+    if instance is None:
+        raise UnknownInstance(instance=instance_id)
+    try:
+        receipts = end_instances(run, (instance,), LastLook(_refuse_back, lambda instances: None))
+    except IdleUsedAgain as exc:
+        return Outcome(OperationState.CANCELLED, exc.message)
+    gone = Message("stuck_cleared", {"model": instance.model_id})
+    parts.leases.tell(instance.owner, gone)
+    outcome = unload_outcome(instance.model_id, receipts) if receipts else Outcome(OperationState.SUCCEEDED, gone)
+    return removed_outcome(run, outcome)
+
+
+def _refuse_back(instance: Instance) -> None:
+    """Raises IdleUsedAgain."""
+    if instance.state is not InstanceState.STUCK:
+        raise IdleUsedAgain(model=instance.model_id)
