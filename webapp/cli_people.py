@@ -1,6 +1,7 @@
 """``warden users`` and ``warden tokens``: accounts from the terminal of the machine, also while Warden runs.
 
-Whoever may write the state folder may do everything here; the commands ask for no sign-in.
+Whoever may write the state folder may do everything here; the commands ask for no sign-in. Each command says which database
+it uses and refuses one that no Warden has ever run with: run by another user than the service's, it would find an empty folder.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from webapp.console import explain
+from webapp.console import explain, page_url
 from webapp.domain.audit import Action, Came, Detail, Details, Doer, Entry, Kind, Result, Target, short
 from webapp.domain.people import ApiToken, Person, Role
 from webapp.errors import StoreUnavailable, WardenError
-from webapp.settings import load_settings
+from webapp.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from webapp.control.accounts import Accounts
+    from webapp.services import Place
 
 DAY_S: Final = 86_400.0
 SENTENCES: Final[Mapping[str, str]] = {
@@ -41,26 +43,44 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print a J
 from_stdin_option = click.option(
     "--password-stdin", is_flag=True, help="Read the password from the first line of the input."
 )
+new_option = click.option("--new", is_flag=True, help="Also where no Warden has run yet: a new installation.")
+
+NOWHERE: Final = """no Warden has ever run with the state folder {folder} and the database {database}: the command did nothing.{elsewhere}
+Name the state folder of the service, or run the command as the user of the service:
+  WARDEN_STATE_DIR=/path/to/the/folder {command} …
+  sudo -u USER {command} …
+If the service sets WARDEN_DATABASE_URL or WARDEN_CONFIG, set it here too. For a new installation, before its first start, add --new."""
+OTHER_DATABASE: Final = """the Warden of the state folder {folder} uses the database {used}, not {database}: the command did nothing.
+Set WARDEN_DATABASE_URL or WARDEN_CONFIG as the service does. For a new database, before its first start, add --new."""
+ELSEWHERE: Final = "\nA Warden answers at {url}; its state folder is another one."
+ELSEWHERE_TIMEOUT_S: Final = 1.0
 
 
 @contextmanager
-def _accounts() -> Iterator[Accounts]:
+def _accounts(*, new: bool) -> Iterator[Accounts]:
+    """Give the accounts to look at, and say where they are."""
     from webapp.services import open_accounts  # noqa: PLC0415  its parts take half a second that no other command needs
 
     try:
-        with open_accounts(load_settings()) as accounts:
+        settings = load_settings()
+        _say_where(settings, new=new)
+        with open_accounts(settings) as accounts:
             yield accounts
     except WardenError as exc:
         raise click.ClickException(_sentence(exc)) from exc
 
 
 @contextmanager
-def _act(action: Action, target: Callable[[Accounts], Target], *further: tuple[Detail, str]) -> Iterator[Accounts]:
+def _act(
+    action: Action, target: Callable[[Accounts], Target], *further: tuple[Detail, str], new: bool
+) -> Iterator[Accounts]:
     """Give the accounts for one act, and put it down: who is at the terminal, what, to whom, with what result."""
     from webapp.services import open_people  # noqa: PLC0415  as above
 
     try:
-        with open_people(load_settings()) as (accounts, audit):
+        settings = load_settings()
+        _say_where(settings, new=new)
+        with open_people(settings) as (accounts, audit):
             found, details = target(accounts), (*_before(action, accounts, target), *further)
             try:
                 yield accounts
@@ -71,6 +91,50 @@ def _act(action: Action, target: Callable[[Accounts], Target], *further: tuple[D
             audit.record(_entry(action, found if found.id else target(accounts), details))
     except WardenError as exc:
         raise click.ClickException(_sentence(exc)) from exc
+
+
+def _say_where(settings: Settings, *, new: bool) -> None:
+    """Say which database is used and whether a Warden runs with it, before anything is written.
+
+    Raises:
+        StoreUnavailable, ConfigurationError
+        ClickException: no Warden has ever run with it, and it is not to be ``new``. A database elsewhere than the service's would
+            leave the running page as open as before.
+    """
+    from webapp.services import place_of  # noqa: PLC0415  as above
+
+    place = place_of(settings)
+    if not place.is_known and not new:
+        raise click.ClickException(_nowhere(place, settings))
+    if place.is_running is None:
+        state = "a Warden has used it; this state folder does not show whether one is running"
+    elif place.is_running:
+        state = f"Warden is running (process {place.pid})"
+    else:
+        state = "Warden is not running" if place.is_known else "no Warden has ever run here"
+    click.echo(f"State folder {place.state_dir}, database {place.database}: {state}.", err=True)
+
+
+def _nowhere(place: Place, settings: Settings) -> str:
+    if place.other_database:
+        return OTHER_DATABASE.format(folder=place.state_dir, used=place.other_database, database=place.database)
+    url = page_url(settings.bind, settings.port)
+    return NOWHERE.format(
+        folder=place.state_dir,
+        database=place.database,
+        elsewhere=ELSEWHERE.format(url=url) if _answers(url) else "",
+        command=click.get_current_context().command_path,
+    )
+
+
+def _answers(url: str) -> bool:
+    """Whether a Warden serves its page at ``url``."""
+    import httpx  # noqa: PLC0415  0.2 s that only a refusal needs
+
+    try:
+        return "monitor_age_s" in httpx.get(f"{url}/healthz", timeout=ELSEWHERE_TIMEOUT_S, trust_env=False).json()
+    except (httpx.HTTPError, ValueError, TypeError):
+        return False
 
 
 def _before(action: Action, accounts: Accounts, target: Callable[[Accounts], Target]) -> Details:
@@ -132,9 +196,10 @@ def users() -> None:
 @click.option("--role", type=role_choice, default=Role.VIEWER.value, show_default=True)
 @click.option("--proxied", is_flag=True, help="Without a password: only a trusted proxy signs this person in.")
 @from_stdin_option
-def add_user(name: str, role: str, proxied: bool, password_stdin: bool) -> None:
+@new_option
+def add_user(name: str, role: str, proxied: bool, password_stdin: bool, new: bool) -> None:
     """Make an account. Once there is an administrator, everybody has to sign in."""
-    with _act(Action.PERSON_MADE, _person(name), (Detail.ROLE, role)) as accounts:
+    with _act(Action.PERSON_MADE, _person(name), (Detail.ROLE, role), new=new) as accounts:
         accounts.check_new(name, at_the_machine=True)
         password = None if proxied else _password(name, password_stdin)
         person = accounts.add(name, Role(role), password)
@@ -143,9 +208,10 @@ def add_user(name: str, role: str, proxied: bool, password_stdin: bool) -> None:
 
 @users.command("list")
 @as_json_option
-def list_users(as_json: bool) -> None:
+@new_option
+def list_users(as_json: bool, new: bool) -> None:
     """Show every account."""
-    with _accounts() as accounts:
+    with _accounts(new=new) as accounts:
         people = accounts.people()
     if as_json:
         click.echo(json.dumps([_user_document(person) for person in people], indent=2))
@@ -166,27 +232,30 @@ def list_users(as_json: bool) -> None:
 @users.command("role")
 @click.argument("name")
 @click.argument("role", type=role_choice)
-def change_role(name: str, role: str) -> None:
+@new_option
+def change_role(name: str, role: str, new: bool) -> None:
     """Change a role; it counts from the next request on."""
-    with _act(Action.ROLE, _person(name), (Detail.ROLE, role)) as accounts:
+    with _act(Action.ROLE, _person(name), (Detail.ROLE, role), new=new) as accounts:
         accounts.set_role(name, Role(role))
     click.echo(f"{name} is {role}.")
 
 
 @users.command("disable")
 @click.argument("name")
-def disable_user(name: str) -> None:
+@new_option
+def disable_user(name: str, new: bool) -> None:
     """Disable an account: its sessions end, its tokens open nothing."""
-    with _act(Action.DISABLED, _person(name)) as accounts:
+    with _act(Action.DISABLED, _person(name), new=new) as accounts:
         accounts.set_disabled(name, True)
     click.echo(f"{name} is disabled.")
 
 
 @users.command("enable")
 @click.argument("name")
-def enable_user(name: str) -> None:
+@new_option
+def enable_user(name: str, new: bool) -> None:
     """Enable an account again."""
-    with _act(Action.ENABLED, _person(name)) as accounts:
+    with _act(Action.ENABLED, _person(name), new=new) as accounts:
         accounts.set_disabled(name, False)
     click.echo(f"{name} is enabled.")
 
@@ -194,9 +263,10 @@ def enable_user(name: str) -> None:
 @users.command("password")
 @click.argument("name")
 @from_stdin_option
-def new_password(name: str, password_stdin: bool) -> None:
+@new_option
+def new_password(name: str, password_stdin: bool, new: bool) -> None:
     """Give a new password; all sessions of the person end."""
-    with _act(Action.PASSWORD, _person(name)) as accounts:
+    with _act(Action.PASSWORD, _person(name), new=new) as accounts:
         person = accounts.person(name)
         accounts.set_password(name, _password(person.name, password_stdin))
     click.echo(f"The password of {person.name} is changed, all sessions have ended.")
@@ -205,12 +275,13 @@ def new_password(name: str, password_stdin: bool) -> None:
 @users.command("remove")
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def remove_user(name: str, yes: bool) -> None:
+@new_option
+def remove_user(name: str, yes: bool, new: bool) -> None:
     """Remove an account with its sessions, tokens and open invitations; its operations stay in the history.
 
     An account without a password is disabled instead: the proxy would make it anew with the person's next request.
     """
-    with _act(Action.REMOVED, _person(name)) as accounts:
+    with _act(Action.REMOVED, _person(name), new=new) as accounts:
         person = accounts.person(name)
         if not yes:
             click.confirm(f"Remove {person.name} ({person.role})?", abort=True)
@@ -231,11 +302,12 @@ def tokens() -> None:
     "--scope", type=role_choice, default=Role.VIEWER.value, show_default=True, help="At most the owner's role."
 )
 @click.option("--days", type=click.IntRange(1, 3650), help="How long it lasts. Default: until it is revoked.")
-def add_token(owner: str, label: str, scope: str, days: int | None) -> None:
+@new_option
+def add_token(owner: str, label: str, scope: str, days: int | None, new: bool) -> None:
     """Make a token of OWNER and print it, this once: it is kept nowhere."""
     token = Target(Kind.TOKEN, name=short(label))
     further = ((Detail.OWNER, short(owner)), (Detail.SCOPE, scope), (Detail.DAYS, str(days or 0)))
-    with _act(Action.TOKEN_MADE, lambda accounts: token, *further) as accounts:
+    with _act(Action.TOKEN_MADE, lambda accounts: token, *further, new=new) as accounts:
         key = accounts.add_token(accounts.person(owner), label, Role(scope), None if days is None else days * DAY_S)
     click.echo("Save it now; it is not shown again:", err=True)
     click.echo(key)
@@ -243,9 +315,10 @@ def add_token(owner: str, label: str, scope: str, days: int | None) -> None:
 
 @tokens.command("list")
 @as_json_option
-def list_tokens(as_json: bool) -> None:
+@new_option
+def list_tokens(as_json: bool, new: bool) -> None:
     """Show every token, without what opens anything."""
-    with _accounts() as accounts:
+    with _accounts(new=new) as accounts:
         names = {person.id: person.name for person in accounts.people()}
         found = accounts.tokens()
     if as_json:
@@ -260,9 +333,10 @@ def list_tokens(as_json: bool) -> None:
 
 @tokens.command("revoke")
 @click.argument("token_id")
-def revoke_token(token_id: str) -> None:
+@new_option
+def revoke_token(token_id: str, new: bool) -> None:
     """Revoke a token by its id."""
-    with _act(Action.TOKEN_REVOKED, _token(token_id)) as accounts:
+    with _act(Action.TOKEN_REVOKED, _token(token_id), new=new) as accounts:
         accounts.drop_token(token_id)
     click.echo(f"The token {token_id} is revoked.")
 

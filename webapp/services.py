@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -21,7 +22,7 @@ from webapp.control.controller import Controller
 from webapp.control.journal import Journal
 from webapp.control.learning import Learning
 from webapp.control.leases import Leases
-from webapp.control.lock import StateLock
+from webapp.control.lock import StateLock, last_holder
 from webapp.control.parts import Parts
 from webapp.control.passwords import Passwords
 from webapp.control.recorder import Recorder, Timeline
@@ -41,7 +42,7 @@ from webapp.runtimes.vllm import VllmRuntime
 from webapp.settings import Settings, is_local, removed_settings, sqlite_url
 from webapp.store.audit import AuditStore
 from webapp.store.people import PeopleStore
-from webapp.store.store import Store
+from webapp.store.store import Store, shown_database
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +189,7 @@ class Services:
 
     def __init__(self, settings: Settings, make_journal: Callable[[Store], Journal] = Journal) -> None:
         self.settings = settings
-        self._lock = StateLock(settings.state_dir)
+        self._lock = StateLock(settings.state_dir, shown_database(settings.database))
         self._store = Store(settings.database)
         self.audit = _audit(settings, self._store)
         self._board = Board()
@@ -326,6 +327,39 @@ def _accounts(settings: Settings, store: Store, owners: Callable[[], Collection[
 
 def _audit(settings: Settings, store: Store) -> Audit:
     return Audit(AuditStore(store), settings.audit_days * DAY_S)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where accounts are kept, and what is known of a Warden that serves from there."""
+
+    state_dir: Path
+    database: str
+    """Without a password."""
+    is_known: bool
+    """Whether a Warden has ever run with the database."""
+    is_running: bool | None
+    """Whether one does now; ``None`` if the state folder does not show it."""
+    pid: str = ""
+    other_database: str = ""
+    """What the Warden of the state folder uses instead."""
+
+
+def place_of(settings: Settings) -> Place:
+    """Return where accounts are kept; nothing is created.
+
+    Raises:
+        StoreUnavailable, ConfigurationError
+    """
+    folder, database = settings.state_dir, shown_database(settings.database)
+    holder = last_holder(folder)
+    if holder is not None and holder.database == database:
+        return Place(folder, database, True, holder.is_running, holder.pid)
+    is_known = Store(settings.database).has_served()
+    if holder is not None and not holder.database and is_known:  # a version that did not write its database down
+        return Place(folder, database, True, holder.is_running, holder.pid)
+    other = "" if holder is None else holder.database
+    return Place(folder, database, is_known, None if is_known else False, other_database=other)
 
 
 @contextmanager

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.engine.server import WardenServer, running
+from tests.engine.server import ROOT, WardenServer, running
 from webapp.domain.people import Role
 from webapp.services import open_accounts
 from webapp.settings import Settings
@@ -74,3 +77,43 @@ def test_a_header_that_only_looks_like_the_proxys_is_dropped(tmp_path: Path) -> 
         url = f"{server.url}/api/v1/status"
         assert httpx.get(url, headers={"X_Forwarded_User": "boss"}, verify=False).status_code == 401
         assert httpx.get(url, headers={"X-Forwarded-User": "boss"}, verify=False).status_code == 200
+
+
+def warden(state: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """The command as a person gives it in a terminal."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WARDEN_")}
+    environment |= {"WARDEN_STATE_DIR": str(state), "PYTHONPATH": str(ROOT), **settings}
+    command = [sys.executable, "-m", "webapp.cli", *arguments]
+    return subprocess.run(
+        command,
+        check=False,
+        env=environment,
+        cwd=state.parent,
+        input=f"{PASSWORD}\n",
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+
+
+def test_an_administrator_is_written_where_the_warden_runs_and_nowhere_else(tmp_path: Path) -> None:
+    server = WardenServer(tmp_path / "state", tmp_path / "cache")
+    add = ("users", "add", "boss", "--role", "administrator", "--password-stdin")
+    with running(server):
+        port = server.url.rpartition(":")[2]
+        astray = warden(tmp_path / "elsewhere", *add, WARDEN_PORT=port)
+        assert astray.returncode == 1
+        assert "no Warden has ever run with the state folder" in astray.stderr
+        assert f"A Warden answers at {server.url}; its state folder is another one." in astray.stderr
+        assert not (tmp_path / "elsewhere").exists()
+        assert httpx.get(f"{server.url}/api/v1/status", verify=False).status_code == 200
+
+        made = warden(tmp_path / "state", *add)
+        assert made.returncode == 0
+        (process,) = server.web_processes()
+        where = f"State folder {tmp_path / 'state'}, database {tmp_path / 'state' / 'warden.db'}: "
+        assert where + f"Warden is running (process {process.pid})." in made.stderr
+        assert made.stdout == "boss is administrator.\n"
+        assert httpx.get(f"{server.url}/api/v1/status", verify=False).status_code == 401
+    stopped = warden(tmp_path / "state", "users", "list")
+    assert where + "Warden is not running." in stopped.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from click.testing import CliRunner, Result
 from tests.unit.test_cli import Answering
 from webapp.cli import main
 from webapp.control.accounts import local_name
+from webapp.control.lock import StateLock
 from webapp.domain.audit import Action, Came, Detail, Entry, Kind, Target
+from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.services import open_accounts, open_people
 from webapp.settings import load_settings
+from webapp.store.store import Store, shown_database
 
 PASSWORD = "correct horse"
 
@@ -25,7 +29,15 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         environment.setenv("WARDEN_STATE_DIR", str(tmp_path))
         environment.setenv("WARDEN_CONFIG", str(tmp_path / "none.toml"))
         environment.setenv("COLUMNS", "200")
+        has_run(tmp_path)
         yield tmp_path
+
+
+def has_run(folder: Path, database: str | None = None) -> None:
+    """Leave behind what a Warden leaves that ran with a state folder and has ended."""
+    lock = StateLock(folder, database or f"{folder / 'warden.db'}")
+    lock.take()
+    lock.release()
 
 
 def warden(*arguments: str, said: str = f"{PASSWORD}\n{PASSWORD}\n") -> Result:
@@ -43,6 +55,123 @@ def test_the_one_command_makes_the_first_administrator_and_shows_no_password() -
     assert "boss is administrator." in result.output
     assert PASSWORD not in result.output
     assert users()["boss"]["role"] == "administrator"
+
+
+WRITING = (
+    ("users", "add", "anna"),
+    ("users", "role", "boss", "viewer"),
+    ("users", "disable", "boss"),
+    ("users", "enable", "boss"),
+    ("users", "password", "boss"),
+    ("users", "remove", "boss", "--yes"),
+    ("tokens", "add", "boss", "nightly"),
+    ("tokens", "revoke", "t1"),
+)
+LOOKING = (("users", "list"), ("tokens", "list"))
+
+
+@pytest.mark.parametrize("command", [*WRITING, *LOOKING], ids=" ".join)
+def test_a_folder_in_which_no_warden_has_ever_run_is_refused_and_stays_empty(
+    folder: Path, command: tuple[str, ...]
+) -> None:
+    elsewhere = folder / "elsewhere"
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("WARDEN_STATE_DIR", str(elsewhere))
+        result = warden(*command)
+
+    assert result.exit_code == 1
+    assert f"no Warden has ever run with the state folder {elsewhere}" in result.output
+    assert "WARDEN_STATE_DIR=" in result.output
+    assert "--new" in result.output
+    assert "Password" not in result.output
+    assert not elsewhere.exists()
+
+
+@pytest.mark.parametrize("command", [*WRITING, *LOOKING], ids=" ".join)
+def test_each_command_says_which_database_it_uses_and_whether_a_warden_runs(
+    folder: Path, command: tuple[str, ...]
+) -> None:
+    warden("users", "add", "boss")
+    place = f"State folder {folder}, database {folder / 'warden.db'}: "
+    assert place + "Warden is not running.\n" in warden(*command).stderr
+
+    lock = StateLock(folder, str(folder / "warden.db"))
+    lock.take()
+    try:
+        assert place + f"Warden is running (process {os.getpid()}).\n" in warden(*command).stderr
+    finally:
+        lock.release()
+
+
+def test_a_new_installation_is_written_when_that_is_asked_for(folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("WARDEN_STATE_DIR", str(folder / "fresh"))
+        result = warden("users", "add", "boss", "--role", "administrator", "--new")
+        assert result.exit_code == 0
+        assert "no Warden has ever run here" in result.stderr
+        assert warden("users", "add", "anna").exit_code == 1
+        assert json.loads(warden("users", "list", "--json", "--new").stdout)[0]["name"] == "boss"
+
+
+def test_the_folder_of_a_warden_that_uses_another_database_is_refused(folder: Path) -> None:
+    has_run(folder, "postgresql://db/warden")
+
+    result = warden("users", "add", "boss")
+
+    assert result.exit_code == 1
+    assert "uses the database postgresql://db/warden" in result.output
+    assert "WARDEN_DATABASE_URL" in result.output
+    assert not (folder / "warden.db").exists()
+
+
+def test_a_database_that_a_warden_has_used_is_known_from_any_folder(folder: Path) -> None:
+    file = folder / "service.db"
+    store = Store(f"sqlite:///{file}")
+    store.open()
+    store.save_operation(Operation("o1", OperationKind.CLEAN, "ivan", OperationState.SUCCEEDED, 1.0, ended_at=2.0))
+    store.close()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("WARDEN_DATABASE_URL", f"sqlite:///{file}")
+        environment.setenv("WARDEN_STATE_DIR", str(folder / "elsewhere"))
+        result = warden("users", "add", "boss")
+
+    assert result.exit_code == 0
+    assert f"database {file}: a Warden has used it; this state folder does not show" in result.stderr
+
+
+def test_a_folder_of_an_older_warden_is_known_by_its_database(folder: Path) -> None:
+    (folder / "lock").write_text("4242\n")
+    assert warden("users", "add", "boss").exit_code == 1
+
+    with open_accounts(load_settings()):
+        pass
+    store = Store(load_settings().database)
+    store.open()
+    store.save_operation(Operation("o1", OperationKind.CLEAN, "ivan", OperationState.SUCCEEDED, 1.0, ended_at=2.0))
+    store.close()
+    assert warden("users", "add", "boss").exit_code == 0
+
+
+def test_the_password_of_a_database_is_not_printed() -> None:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("WARDEN_DATABASE_URL", "postgresql+nodriver://anna:hunter2@db/warden?password=hunter3")
+        result = warden("users", "add", "boss")
+
+    assert result.exit_code == 1
+    assert "hunter" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite:////var/lib/warden/warden.db", "/var/lib/warden/warden.db"),
+        ("postgresql://anna:hunter2@db:5433/warden?password=hunter3&sslmode=require", "postgresql://db:5433/warden"),
+        ("postgresql:///warden?host=/run/postgresql", "postgresql:///warden?host=%2Frun%2Fpostgresql"),
+        ("no url", "(unreadable)"),
+    ],
+)
+def test_a_database_is_shown_without_what_opens_it(url: str, shown: str) -> None:
+    assert shown_database(url) == shown
 
 
 def test_a_password_comes_from_the_input_when_a_program_gives_it() -> None:

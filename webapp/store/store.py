@@ -23,6 +23,7 @@ from sqlalchemy import (
     event,
     func,
     insert,
+    inspect,
     select,
     tuple_,
     update,
@@ -65,6 +66,9 @@ DRIVERS = ("psycopg", "psycopg2")
 E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
 
+WRITTEN_BY_A_RUN = (timeline, table)
+"""Tables that only a running Warden writes; accounts are written in a terminal too."""
+
 _NEWEST_FIRST = (table.c.started_at.desc(), table.c.id.desc())
 
 
@@ -95,6 +99,26 @@ class Store:
             engine.dispose()
             raise
         self._engine = engine
+
+    def has_served(self) -> bool:
+        """Whether a Warden has run with this database; needs no ``open``, and creates nothing.
+
+        Raises:
+            ConfigurationError: the URL cannot be used.
+            StoreUnavailable: the database does not answer.
+        """
+        url = _usable(self._url)
+        file = _sqlite_file(url)
+        if file is not None and not file.exists():
+            return False
+        engine = _engine(url)
+        try:
+            with _translated(file), engine.connect() as connection:
+                present = set(inspect(connection).get_table_names())
+                kept = (each for each in WRITTEN_BY_A_RUN if each.name in present)
+                return any(connection.execute(select(each).limit(1)).first() is not None for each in kept)
+        finally:
+            engine.dispose()
 
     def close(self) -> None:
         """Close all connections; idempotent."""
@@ -381,19 +405,33 @@ def _event(row: Row[Any]) -> Event | None:
         return None
 
 
+def shown_database(text: str | URL) -> str:
+    """Return the database of a URL for people: a file's full path, or server and name without user, password and options."""
+    try:
+        url = make_url(text)
+    except SQLAlchemyError:
+        return "(unreadable)"
+    file = _sqlite_file(url)
+    if file is not None:
+        return str(file.absolute())
+    shown = URL.create(url.get_backend_name(), host=url.host, port=url.port, database=url.database)
+    sockets = {name: url.query[name] for name in ("host", "port") if name in url.query}
+    return shown.set(query=sockets).render_as_string()
+
+
 def _usable(text: str) -> URL:
     try:
         url = make_url(text)
     except SQLAlchemyError as exc:
         raise _misconfigured("(hidden)", "not an SQLAlchemy URL, such as sqlite:////var/lib/warden/warden.db") from exc
     if url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise _misconfigured(str(url), "only SQLite and PostgreSQL are supported")
+        raise _misconfigured(shown_database(url), "only SQLite and PostgreSQL are supported")
     if url.get_backend_name() == "postgresql" and url.get_driver_name() not in DRIVERS:
         raise _misconfigured(
-            str(url), f"{url.get_driver_name()} is no driver that keeps Warden's deadlines; leave it out"
+            shown_database(url), f"{url.get_driver_name()} is no driver that keeps Warden's deadlines; leave it out"
         )
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        raise _misconfigured(str(url), "a database in memory forgets everything; name a file")
+        raise _misconfigured(shown_database(url), "a database in memory forgets everything; name a file")
     return url
 
 
@@ -423,9 +461,15 @@ def _engine(url: URL) -> Engine:
             return create_engine(url, **postgresql_options(url), hide_parameters=True)
         engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
     except ImportError as exc:
-        raise _misconfigured(str(url), f"the database driver is missing: pip install {exc.name}") from exc
+        raise _misconfigured(
+            shown_database(url),
+            f"the database driver is missing: pip install {exc.name}",
+        ) from exc
     except NoSuchModuleError as exc:
-        raise _misconfigured(str(url), f"there is no driver {url.get_driver_name()}; leave it out") from exc
+        raise _misconfigured(
+            shown_database(url),
+            f"there is no driver {url.get_driver_name()}; leave it out",
+        ) from exc
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
