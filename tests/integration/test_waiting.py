@@ -45,6 +45,26 @@ def test_it_survives_kill_9_and_starts_once_the_other_model_has_gone(start_serve
     assert [i["model"] for i in server.status()["instances"]] == ["lab/two"]
 
 
+def test_model_that_somebody_loads_meanwhile_satisfies_it_and_that_is_known_after_kill_9(start_server: Start) -> None:
+    server = start_server("tests.engine.holding_wsgi:app")
+    (server.state / "hold").write_text("launch")
+    body = {"mode": "transformers", "model": "lab/one"}
+    loading = server.post("/api/v1/switch", body).json()["id"]
+    wait_for((server.state / "held").exists, 60, lambda: "the launch was not reached")
+    taken = server.post("/api/v1/tickets", body)
+    assert (taken.status_code, taken.json()["why"]["code"]) == (201, "waits_operation")
+    (server.state / "hold").unlink()
+    server.finished(loading)
+    ticket_id = taken.json()["id"]
+    assert becomes(server, ticket_id, "started")["outcome"]["code"] == "ticket_satisfied"
+    later = server.post("/api/v1/tickets", {"mode": "transformers", "model": "lab/two", "starts_by_itself": False})
+    assert server.post(f"/api/v1/tickets/{later.json()['id']}/cancel").status_code == 200
+    server.kill()
+    server.start()
+    assert ticket_of(server, ticket_id)["outcome"]["code"] == "ticket_satisfied"
+    assert ticket_of(server, later.json()["id"])["state"] == "cancelled"
+
+
 def test_killed_in_its_start_it_waits_again_and_starts(start_server: Start) -> None:
     server = start_server("tests.engine.holding_wsgi:app", **ROOM_FOR_ONE)
     (server.state / "hold").write_text("launch")

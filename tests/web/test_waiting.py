@@ -185,6 +185,18 @@ def test_one_that_waited_in_vain_stays_for_a_while_with_the_reason(
     assert re.findall(r'data-ticket="(\w+)"', shown) == ["t9"]
 
 
+def test_one_whose_model_somebody_else_loaded_says_so(visitor: Visitor, controller: FakeController) -> None:
+    why = Message("ticket_satisfied", {"model": MODEL.id, "owner": "ivan"})
+    asked = SwitchRequest(instance().mode, MODEL.id)
+    ended = Ticket("t9", 9, asked, "maria", 0.0, state=TicketState.STARTED, ended_at=time.time(), outcome=why)
+    controller.changed(waited=(ended, replace(ended, id="t8", outcome=None)))
+    shown = region(visitor.get("/").text)
+    assert re.findall(r'data-ticket="(\w+)"', shown) == ["t9"]
+    assert "✅" in shown
+    assert "уже загружена, владелец ivan" in shown
+    assert "не дождалась" not in shown
+
+
 @pytest.mark.parametrize("state", [TicketState.WAITING, TicketState.READY, TicketState.STARTING])
 def test_english_has_no_russian_left(app: Flask, full: FakeController, state: TicketState) -> None:
     wait_for(full)

@@ -263,4 +263,4 @@ def _remember_failure(parts: Parts, model_id: str, exc: Exception) -> None:
     last = parts.board.state.cooldowns.get(model_id)
     failures = 1 if last is None else last.failures + 1
     pause = min(settings.cooldown_s * 2 ** (failures - 1), settings.cooldown_max_s)
-    parts.board.set_cooldown(model_id, Cooldown(failures, parts.clock() + pause))
+    parts.board.set_cooldown(model_id, Cooldown(failures, parts.monotonic() + pause))

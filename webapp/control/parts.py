@@ -153,6 +153,7 @@ class Parts:
         state = self.board.state
         return World(
             now=self.clock(),
+            monotonic=self.monotonic(),
             sample=sample or self.monitor.latest(),
             sample_is_stale=sample is None and self.monitor.is_stale(),
             instances=tuple(state.instances.values()),

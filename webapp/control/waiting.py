@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from webapp.control.audit import ticket_started
+from webapp.control.elapsed import Elapsed
 from webapp.control.parts import Parts
 from webapp.control.switching import new_id
 from webapp.domain.instance import InstanceState
@@ -19,6 +20,8 @@ from webapp.domain.operation import Operation, OperationState
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.waiting import (
     MOST_TRIES,
+    SATISFIED,
+    Judgement,
     Queued,
     Ticket,
     TicketState,
@@ -33,10 +36,11 @@ from webapp.domain.waiting import (
     next_to_start,
     still_asked,
 )
+from webapp.domain.world import World
 from webapp.errors import (
-    AlreadyLoaded,
     ForeignTicket,
     NotCancellable,
+    NotStored,
     Refused,
     StoreUnavailable,
     TicketEnded,
@@ -83,6 +87,13 @@ class Waiting:
         self._calls = calls
         self._lock = threading.Lock()
         self._tickets: dict[str, Ticket] = {}
+        self._pending: frozenset[str] = frozenset()
+        """Tickets that are not in the store yet: they have their place, and nobody sees or starts them."""
+        self._are_read = parts.tickets is None
+        """Whether what an earlier Warden left was read; until then there is no next number."""
+        self._elapsed = Elapsed(parts.monotonic)
+        self._recorded: frozenset[tuple[str, str]] = frozenset()
+        """Defects that are in the log already, by ticket and kind: a look comes every second."""
         self._line = Line()
         self._unsaved: dict[str, Ticket] = {}
         self._writing = threading.Lock()
@@ -102,11 +113,10 @@ class Waiting:
 
     def start(self) -> None:
         """Take up what was waiting when an earlier Warden ended, and begin to look."""
-        with self._lock:
-            self._tickets = {ticket.id: ticket for ticket in self._kept()}
-            for ticket in in_order(self._tickets.values()):
-                if ticket.state is TicketState.STARTING and ticket.operation_id is None:
-                    self._put(ticket.to(TicketState.WAITING))  # cut off before it had an operation
+        try:
+            self._read()
+        except StoreUnavailable as exc:
+            log.warning("requests that were waiting cannot be read yet: %s", exc)
         self._wake.set()
         self._thread = threading.Thread(target=self._run, name="warden-waiting", daemon=True)
         self._thread.start()
@@ -124,33 +134,55 @@ class Waiting:
         """Look soon: something may have changed. Never waits."""
         self._wake.set()
 
-    def _kept(self) -> tuple[Ticket, ...]:
-        if self._parts.tickets is None:
-            return ()
-        try:
-            return self._parts.tickets.tickets()
-        except StoreUnavailable as exc:
-            log.warning("requests that were waiting cannot be read: %s", exc)
-            return ()
+    def _read(self) -> None:
+        """Take up what an earlier Warden left, once. Raises StoreUnavailable."""
+        if self._are_read:
+            return
+        assert self._parts.tickets is not None
+        kept = self._parts.tickets.tickets()
+        with self._lock:
+            self._tickets = {**{ticket.id: self._taken_up(ticket) for ticket in kept}, **self._tickets}
+            self._are_read = True
+        self._publish()
+
+    def _taken_up(self, ticket: Ticket) -> Ticket:
+        """Go on with an earlier Warden's ticket; of its clock only the time of day is known, so a pause begins anew."""
+        if ticket.is_open:
+            waited_s = max(0.0, self._parts.clock() - ticket.created_at)
+            self._elapsed.note((ticket.id, "waits"), None, waited_s)
+        if ticket.not_before is not None:
+            ticket = replace(ticket, not_before=self._parts.monotonic() + self._pause_s(ticket.tries))
+        cut_off = ticket.state is TicketState.STARTING and ticket.operation_id is None  # before it had an operation
+        return ticket.to(TicketState.WAITING) if cut_off else ticket
 
     # What a person does
 
     def take(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
-        """Take a ticket; it is in the store when this returns.
+        """Take a ticket; it is in the store when this returns, and nowhere when this raises.
 
         Raises:
             NotFound, InvalidRequest, Refused, CannotWait: see ``check_admissible``.
             QueueFull, AlreadyWaiting: see ``check_place``.
-            StoreUnavailable: it could not be kept, so it was not taken.
+            NotStored: it could not be kept, so it was not taken.
         """
         check_admissible(request, self._parts.world(actor=actor))
-        ticket = self._enter(request, actor, starts_by_itself)
         try:
-            self._write()
-        except StoreUnavailable:
-            if self._drop(ticket.id):
-                raise
-        self._look_at_line()
+            self._read()
+            ticket = self._enter(request, actor, starts_by_itself)
+        except StoreUnavailable as exc:
+            raise _not_stored(exc) from exc
+        try:
+            judged = next(one for one in self._judge_line() if one.ticket.id == ticket.id)
+            self._keep(ticket.id)
+        except StoreUnavailable as exc:
+            self._drop(ticket.id)
+            raise _not_stored(exc) from exc
+        except BaseException:
+            self._drop(ticket.id)
+            raise
+        self._confirm(ticket.id)
+        log.info("ticket %s: %s waits for %s", ticket.id, actor, request.model_id)
+        self._publish((judged,))
         self._wake.set()
         return self._queued(ticket.id)
 
@@ -164,7 +196,7 @@ class Waiting:
             self._calls.cancel(ticket.operation_id, actor)
         self._end(ticket_id, TicketState.CANCELLED)
         log.info("ticket %s of %s was taken back by %s", ticket_id, ticket.actor, actor)
-        self._settle_line()
+        self._show()
         return self._tickets[ticket_id]
 
     def resume(self, ticket_id: str, actor: str, *, is_administrator: bool) -> Queued:
@@ -173,8 +205,7 @@ class Waiting:
         with self._lock:
             if (ticket := self._tickets[ticket_id]).is_open:
                 self._put(replace(ticket, paused_by=None))
-        self._settle_line()
-        self._wake.set()
+        self._show()
         return self._queued(ticket_id)
 
     def start_now(self, ticket_id: str, actor: str, *, is_administrator: bool) -> Operation:
@@ -190,10 +221,10 @@ class Waiting:
             operation = self._calls.switch(request, ticket.actor)
         except Exception:
             self._back(ticket_id)
-            self._settle_line()
+            self._show()
             raise
         self._began(ticket_id, operation)
-        self._settle_line()
+        self._show()
         return operation
 
     def pause(self, actor: str) -> None:
@@ -218,22 +249,36 @@ class Waiting:
                 created_at=self._parts.clock(),
                 starts_by_itself=starts_by_itself,
             )
-            self._put(ticket)
-        log.info("ticket %s: %s waits for %s", ticket.id, actor, request.model_id)
+            self._tickets = {**self._tickets, ticket.id: ticket}
+            self._pending |= {ticket.id}
         return ticket
 
-    def _drop(self, ticket_id: str) -> bool:
-        """Forget a ticket that could not be kept; False when it has been started meanwhile and stays."""
+    def _keep(self, ticket_id: str) -> None:
+        """Write a ticket that its person has not been told of, as it is now. Raises StoreUnavailable."""
+        if self._parts.tickets is not None:
+            with self._writing:
+                self._parts.tickets.save_ticket(self._tickets[ticket_id], ENDED_KEPT)
+
+    def _confirm(self, ticket_id: str) -> None:
+        """Let a ticket that is in the store be seen and started."""
+        self._elapsed.note((ticket_id, "waits"), None)
         with self._lock:
-            if self._tickets[ticket_id].state not in (TicketState.WAITING, TicketState.READY):
-                return False
+            self._pending -= {ticket_id}
+
+    def _drop(self, ticket_id: str) -> None:
+        """Forget a ticket that was not taken after all."""
+        with self._lock:
             self._tickets = {key: value for key, value in self._tickets.items() if key != ticket_id}
             self._unsaved.pop(ticket_id, None)
-            return True
+            self._pending -= {ticket_id}
+
+    def _open(self) -> tuple[Ticket, ...]:
+        """The tickets that have their place, and that their people have been told of."""
+        return in_order(ticket for ticket in self._tickets.values() if ticket.id not in self._pending)
 
     def _find(self, ticket_id: str, actor: str, is_administrator: bool) -> Ticket:
         ticket = self._tickets.get(ticket_id)
-        if ticket is None:
+        if ticket is None or ticket_id in self._pending:
             raise UnknownTicket(ticket=ticket_id)
         if not ticket.is_open:
             raise _ended(ticket)
@@ -263,34 +308,76 @@ class Waiting:
 
     def look(self) -> None:
         """Settle what has ended, start what fits, and tell whom it concerns; costs nothing while nobody waits."""
-        if in_order(self._tickets.values()) or self._line.queued:
-            self._settle_starts()
-            self._expire()
-            self._end_without_right()
-            while (one := next_to_start(self._look_at_line())) is not None and not self._stop.is_set():
-                if not self._start(one):
-                    break  # the world is not as it was judged: look again when something changes
-            self._look_at_line()
-        self._save()
+        try:
+            self._read()
+            if self._open() or self._line.queued:
+                self._look()
+        except StoreUnavailable as exc:
+            log.warning("requests that were waiting cannot be read yet: %s", exc)
+        finally:
+            self._save()
 
-    def _settle_line(self) -> None:
-        self._look_at_line()
+    def _look(self) -> None:
+        self._each(self._open(), self._settle_start)
+        self._each(self._open(), self._expire)
+        self._end_without_right()
+        passed: set[str] = set()
+        while (one := next_to_start(self._look_at_line(), passed)) is not None and not self._stop.is_set():
+            passed.add(one.ticket.id)  # where the world is not as it was judged, it has its next turn in the next look
+            self._start(one)
+
+    def _each(self, tickets: Iterable[Ticket], act: Callable[[Ticket], None]) -> None:
+        """Do ``act`` with each ticket; what nobody expected of one keeps no other from its turn."""
+        for ticket in tickets:
+            try:
+                act(ticket)
+            except Exception as exc:  # noqa: BLE001 - one item of a loop; recorded
+                self._record(ticket, exc)
+
+    def _record(self, ticket: Ticket, exc: Exception) -> None:
+        """Log a defect, once for each ticket and kind."""
+        kind = (ticket.id, type(exc).__name__)
+        if kind not in self._recorded:
+            self._recorded = frozenset(known for known in self._recorded if known[0] in self._tickets) | {kind}
+            log.error("ticket %s: a look at it failed", ticket.id, exc_info=exc)
+
+    def _show(self) -> None:
+        """Show and write what a person has changed; the line is judged in a moment, so no other ticket can fail this call."""
+        self._publish()
         self._save()
+        self._wake.set()
 
     def _look_at_line(self) -> tuple[Queued, ...]:
         """Judge every open ticket on one reading, tell whom that concerns, and make the line readable."""
         with self._looking:
-            running, world = self._parts.board.state.running, self._parts.world()
-            queued = line_up(self._tickets.values(), lambda ticket, held: judge(ticket, held, world, running))
-            for one in queued:
-                self._note(one, world.now)
-            return self._publish(queued)
+            judged = {one.ticket.id: one for one in self._judge_line() if one.ticket.id not in self._pending}
+            now = self._parts.clock()
+            self._each((one.ticket for one in judged.values()), lambda ticket: self._note(judged[ticket.id], now))
+            return self._publish(judged.values())
+
+    def _judge_line(self) -> tuple[Queued, ...]:
+        """Judge every open ticket on one reading; one that its person has not been told of yet has its place, too."""
+        running, world = self._parts.board.state.running, self._parts.world()
+        return line_up(self._tickets.values(), lambda ticket, held: self._judge(ticket, held, world, running))
+
+    def _judge(self, ticket: Ticket, held: frozenset[str], world: World, running: Mapping[str, Operation]) -> Judgement:
+        """Judge one ticket; where that fails it waits and holds nothing, and says why.
+
+        Raises what it fails with for a ticket that its person has not been told of: it is not taken then.
+        """
+        try:
+            return judge(ticket, held, world, running)
+        except Exception as exc:
+            if ticket.id in self._pending:
+                raise
+            self._record(ticket, exc)
+            return Judgement(Message("waits_unjudged", {"detail": type(exc).__name__}))
 
     def _note(self, one: Queued, now: float) -> None:
-        """Tell a person that it fits, take that back where it does so no more, and end what waits in vain."""
+        """Mark a ticket ready, revoke that if it no longer fits, and end one that has nothing more to wait for."""
         ticket = one.ticket
         if one.is_over:
-            there = one.why is not None and one.why.code == AlreadyLoaded.code
+            there = one.why is not None and one.why.code == SATISFIED
             self._move(ticket, lambda t: t.ended(TicketState.STARTED if there else TicketState.FAILED, now, one.why))
         elif ticket.state is TicketState.READY and not one.fits:
             self._move(ticket, lambda t: t.to(TicketState.WAITING, told_at=None))
@@ -306,21 +393,25 @@ class Waiting:
             self._put(change(seen))
             return True
 
-    def _publish(self, queued: tuple[Queued, ...]) -> tuple[Queued, ...]:
-        """Make the line readable with the newest values of the tickets; those that have ended leave it."""
+    def _publish(self, judged: Iterable[Queued] = ()) -> tuple[Queued, ...]:
+        """Make the line readable: the newest tickets with their newest judgements, without those that have ended."""
         with self._lock:
-            tickets = self._tickets
-            newest = (replace(one, ticket=tickets[one.ticket.id]) for one in queued if one.ticket.id in tickets)
-            still = [one for one in newest if one.ticket.is_open]
-            line = tuple(replace(one, place=place) for place, one in enumerate(still, 1))
-            ended = sorted((t for t in tickets.values() if not t.is_open), key=lambda t: t.ended_at or 0, reverse=True)
-            self._tickets = {t.id: t for t in (*in_order(tickets.values()), *ended[:ENDED_KEPT])}
+            known = {one.ticket.id: one for one in (*self._line.queued, *judged)}
+            unjudged = Message("waits_judgement")
+            line = tuple(
+                replace(known.get(ticket.id) or Queued(ticket, place, unjudged), ticket=ticket, place=place)
+                for place, ticket in enumerate(self._open(), 1)
+            )
+            waiting = in_order(self._tickets.values())
+            ended = sorted((t for t in self._tickets.values() if not t.is_open), key=_ended_at, reverse=True)
+            self._tickets = {t.id: t for t in (*waiting, *ended[:ENDED_KEPT])}
+            self._elapsed.keep([(t.id, what) for t in waiting for what in ("waits", "told")])
             if (line, tuple(ended[:ENDED_KEPT])) != (self._line.queued, self._line.ended):
                 self._line = Line(line, tuple(ended[:ENDED_KEPT]), self._line.version + 1)
         return line
 
     def _queued(self, ticket_id: str) -> Queued:
-        """A ticket as last judged; one that was not yet stands at the end and fits nowhere."""
+        """A ticket as last judged; one that has left the line since then stands at its end and fits nowhere."""
         line = self._line.queued
         found = next((one for one in line if one.ticket.id == ticket_id), None)
         return found or Queued(self._tickets[ticket_id], len(line) + 1, Message("waits_judgement"))
@@ -333,27 +424,24 @@ class Waiting:
         fitting = queued.request if queued.fits else None
         return fitting or still_asked(ticket.request, self._parts.world())
 
-    def _start(self, one: Queued) -> bool:
-        """Start the ticket whose turn it is; False when it was not to be."""
+    def _start(self, one: Queued) -> None:
+        """Start the ticket whose turn it is; what was taken back or paused while it was judged is left alone."""
         ticket = one.ticket
         if not self._may_start(ticket) or not self._move(ticket, _starting):
-            return False  # taken back or paused while it was judged
+            return
         try:
             operation = self._calls.switch(one.request or ticket.request, ticket.actor)
         except (Refused, Unavailable) as exc:
             log.info("ticket %s is not started: %s", ticket.id, exc)
             self._back(ticket.id)
-            return False
         except WardenError as exc:
             self._end(ticket.id, TicketState.FAILED, exc.message)
-            return False
-        except Exception:
-            self._end(
-                ticket.id, TicketState.FAILED, Message("unexpected")
-            )  # a defect must not start it again and again
-            raise
-        self._parts.record(ticket_started(ticket, self._parts.clock(), operation.id))
-        return self._began(ticket.id, operation)
+        except Exception as exc:  # noqa: BLE001 - one item of a loop; recorded
+            self._record(ticket, exc)
+            self._end(ticket.id, TicketState.FAILED, Message("unexpected"))  # else it is started again and again
+        else:
+            self._parts.record(ticket_started(ticket, self._parts.clock(), operation.id))
+            self._began(ticket.id, operation)
 
     def _may_start(self, ticket: Ticket) -> bool:
         """Whether its person may load models at this moment; who may not, the next look ends."""
@@ -363,7 +451,7 @@ class Waiting:
             log.info("ticket %s is not started: %s", ticket.id, exc)
             return False
 
-    def _began(self, ticket_id: str, operation: Operation) -> bool:
+    def _began(self, ticket_id: str, operation: Operation) -> None:
         """Note the operation; where the ticket was taken back or paused meanwhile, the operation is not wanted any more."""
         with self._lock:
             ticket = self._tickets[ticket_id]
@@ -373,7 +461,6 @@ class Waiting:
         log.info("ticket %s of %s is started: operation %s", ticket_id, ticket.actor, operation.id)
         if not wanted:
             self._cancel_unwanted(operation, ticket.paused_by or ticket.actor)
-        return wanted
 
     def _cancel_unwanted(self, operation: Operation, actor: str) -> None:
         try:
@@ -396,14 +483,9 @@ class Waiting:
             if ticket.is_open:
                 self._put(ticket.ended(state, now, outcome))
 
-    def _settle_starts(self) -> None:
-        for ticket in in_order(self._tickets.values()):
-            if ticket.state is TicketState.STARTING:
-                self._settle_start(ticket)
-
     def _settle_start(self, ticket: Ticket) -> None:
         """See what became of a start; one without an operation was cut off before it had one, unless it is being made just now."""
-        operation = self._operation_of(ticket)
+        operation = self._operation_of(ticket) if ticket.state is TicketState.STARTING else None
         if operation is None or operation.is_running:
             return
         if operation.state in (OperationState.SUCCEEDED, OperationState.WARNING) or self._runs(operation):
@@ -435,31 +517,32 @@ class Waiting:
         if not counts_as_try(operation):
             self._back(ticket.id)
             return
-        settings, tries = self._parts.settings, ticket.tries + 1
+        tries = ticket.tries + 1
         if tries >= MOST_TRIES:
             self._end(ticket.id, TicketState.FAILED, _without_log(operation))
             return
-        pause_s = min(settings.cooldown_s * 2 ** (tries - 1), settings.cooldown_max_s)
-        self._back(ticket.id, tries=tries, not_before=self._parts.clock() + pause_s)
+        self._back(ticket.id, tries=tries, not_before=self._parts.monotonic() + self._pause_s(tries))
         log.info("ticket %s waits on: operation %s found no room", ticket.id, operation.id)
 
-    def _expire(self) -> None:
-        """End what has waited too long, and what was told and left."""
-        now, settings = self._parts.clock(), self._parts.settings
-        wait_s = settings.ticket_wait_h * 3600
-        for ticket in in_order(self._tickets.values()):
-            if ticket.told_at is not None and now - ticket.told_at > settings.ticket_hold_s:
-                self._expire_one(ticket, Message("ticket_not_fetched", {"seconds": settings.ticket_hold_s}))
-            elif ticket.state is not TicketState.STARTING and now - ticket.created_at > wait_s:
-                self._expire_one(ticket, Message("ticket_waited_long", {"seconds": wait_s}))
+    def _pause_s(self, tries: int) -> float:
+        settings = self._parts.settings
+        return min(settings.cooldown_s * 2.0 ** (tries - 1), settings.cooldown_max_s)
+
+    def _expire(self, ticket: Ticket) -> None:
+        """End a ticket that has waited too long, or whose person was told and did not come."""
+        settings, elapsed = self._parts.settings, self._elapsed
+        wait_s, waits, told = settings.ticket_wait_h * 3600, (ticket.id, "waits"), (ticket.id, "told")
+        elapsed.note(waits, None)
+        elapsed.note(told, ticket.told_at)
+        if ticket.told_at is not None and elapsed.seconds(told, ticket.told_at) > settings.ticket_hold_s:
+            self._expire_one(ticket, Message("ticket_not_fetched", {"seconds": settings.ticket_hold_s}))
+        elif ticket.state is not TicketState.STARTING and elapsed.seconds(waits, None) > wait_s:
+            self._expire_one(ticket, Message("ticket_waited_long", {"seconds": wait_s}))
 
     def _end_without_right(self) -> None:
         """End what waits for people who may load models no more: it would hold its place in vain, and a namesake would find it."""
-        waiting = in_order(self._tickets.values())
-        for actor in sorted({ticket.actor for ticket in waiting}):
-            if self._may_load_no_more(actor):
-                for ticket in (one for one in waiting if one.actor == actor):
-                    self._end_one_without_right(ticket)
+        asked: dict[str, bool] = {}
+        self._each(self._open(), lambda ticket: self._end_one_without_right(ticket, asked))
 
     def _may_load_no_more(self, actor: str) -> bool:
         try:
@@ -467,7 +550,12 @@ class Waiting:
         except StoreUnavailable:
             return False  # asked again at the next look, and before a start
 
-    def _end_one_without_right(self, ticket: Ticket) -> None:
+    def _end_one_without_right(self, ticket: Ticket, asked: dict[str, bool]) -> None:
+        """``asked`` holds who may load no more: the accounts are asked once a person."""
+        if ticket.actor not in asked:
+            asked[ticket.actor] = self._may_load_no_more(ticket.actor)
+        if not asked[ticket.actor]:
+            return
         now, why = self._parts.clock(), Message("ticket_without_right", {"actor": ticket.actor})
         if self._move(ticket, lambda t: t.ended(TicketState.FAILED, now, why)):
             log.info("ticket %s has ended: %s may load models no more", ticket.id, ticket.actor)
@@ -481,24 +569,38 @@ class Waiting:
 
     def _save(self) -> None:
         """Write what has changed; what cannot be written now is tried again at the next look."""
-        try:
-            self._write()
-        except StoreUnavailable as exc:
-            log.warning("waiting requests were not written down: %s", exc)
-
-    def _write(self) -> None:
-        if self._parts.tickets is None:
-            return
         with self._writing:
             with self._lock:
-                unsaved, self._unsaved = self._unsaved, {}
+                unsaved = {key: ticket for key, ticket in self._unsaved.items() if key not in self._pending}
+                self._unsaved = {key: ticket for key, ticket in self._unsaved.items() if key in self._pending}
+            written: set[str] = set()
             try:
-                for ticket in unsaved.values():
-                    self._parts.tickets.save_ticket(ticket, ENDED_KEPT)
-            except StoreUnavailable:
-                with self._lock:
-                    self._unsaved = {**unsaved, **self._unsaved}
-                raise
+                written.update(ticket.id for ticket in unsaved.values() if self._is_written(ticket))
+            except StoreUnavailable as exc:  # for all of them: each would wait for it
+                log.warning("waiting requests were not written down: %s", exc)
+            with self._lock:
+                left = {key: ticket for key, ticket in unsaved.items() if key not in written}
+                self._unsaved = {**left, **self._unsaved}
+
+    def _is_written(self, ticket: Ticket) -> bool:
+        """Write a ticket; False, and recorded, where that fails for this one alone. Raises StoreUnavailable."""
+        try:
+            if self._parts.tickets is not None:
+                self._parts.tickets.save_ticket(ticket, ENDED_KEPT)
+        except StoreUnavailable:
+            raise
+        except Exception as exc:  # noqa: BLE001 - one item of a loop; recorded
+            self._record(ticket, exc)
+            return False
+        return True
+
+
+def _not_stored(exc: StoreUnavailable) -> NotStored:
+    return NotStored(reason=exc.params.get("reason"))
+
+
+def _ended_at(ticket: Ticket) -> float:
+    return ticket.ended_at or 0.0
 
 
 def _starting(ticket: Ticket) -> Ticket:

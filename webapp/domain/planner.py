@@ -213,8 +213,10 @@ def _unsuitable(request: SwitchRequest, model: CachedModel, world: World) -> War
     if (invalid := _unquantizable(request, model) or _unshareable(request, model)) is not None:
         return invalid
     cooldown = world.cooldowns.get(model.id)
-    if cooldown is not None and cooldown.until > world.now:
-        return CoolingDown(model=model.id, seconds=round(cooldown.until - world.now, 1), failures=cooldown.failures)
+    if cooldown is not None and cooldown.until > world.monotonic:
+        return CoolingDown(
+            model=model.id, seconds=round(cooldown.until - world.monotonic, 1), failures=cooldown.failures
+        )
     return None
 
 

@@ -8,7 +8,7 @@ failed load, a mode that is away, a figure that cannot be read) holds nothing, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -50,8 +50,8 @@ COMES_BACK: Final = frozenset(
 """Errors of a start that say nothing against the model: there was no room after all, so the ticket waits on in its place."""
 NO_FAULT: Final = frozenset({"cancelled_by_emergency", "cancelled_by_stop"})
 """Errors of a start that was cut off from outside: it counts as no try."""
-POINTLESS: Final = frozenset({AlreadyLoaded.code, InvalidRequest.code})
-"""Refusals that no waiting changes: the ticket has nothing more to wait for."""
+SATISFIED: Final = "ticket_satisfied"
+"""What a ticket says once its model is there without a start of its own."""
 
 
 class TicketState(StrEnum):
@@ -64,7 +64,7 @@ class TicketState(StrEnum):
     STARTING = "starting"
     """Its operation runs."""
     STARTED = "started"
-    """Its model is there."""
+    """Its model is there: loaded by its start, or by somebody else; ``outcome`` then says by whom."""
     CANCELLED = "cancelled"
     """A person took it back."""
     EXPIRED = "expired"
@@ -78,6 +78,7 @@ TRANSITIONS: Final[Mapping[TicketState, frozenset[TicketState]]] = {
         {
             TicketState.READY,
             TicketState.STARTING,
+            TicketState.STARTED,
             TicketState.CANCELLED,
             TicketState.EXPIRED,
             TicketState.FAILED,
@@ -87,6 +88,7 @@ TRANSITIONS: Final[Mapping[TicketState, frozenset[TicketState]]] = {
         {
             TicketState.WAITING,
             TicketState.STARTING,
+            TicketState.STARTED,
             TicketState.CANCELLED,
             TicketState.EXPIRED,
             TicketState.FAILED,
@@ -100,7 +102,7 @@ TRANSITIONS: Final[Mapping[TicketState, frozenset[TicketState]]] = {
     TicketState.EXPIRED: frozenset(),
     TicketState.FAILED: frozenset(),
 }
-"""From each state, the states that may follow."""
+"""From each state, the states that may follow. A model that somebody else has loaded satisfies a ticket in any of the open ones."""
 OPEN: Final = frozenset(state for state, following in TRANSITIONS.items() if following)
 """The states of a ticket that still has its place."""
 
@@ -126,7 +128,7 @@ class Ticket:
     tries: int = 0
     """Starts that came back for want of room."""
     not_before: float | None = None
-    """When it may start again after such a one."""
+    """When it may start again after such a one, by the monotonic clock of this process."""
     paused_by: str | None = None
     """Whose emergency keeps it from starting, until a person lets it go on."""
     ended_at: float | None = None
@@ -163,7 +165,7 @@ class Judgement:
     request: SwitchRequest | None = None
     """What would be started now: as asked, on the devices that were found."""
     is_over: bool = False
-    """No waiting helps any more."""
+    """There is nothing more to wait for: what was asked for is there, or cannot be had by waiting."""
 
 
 @dataclass(frozen=True)
@@ -215,9 +217,9 @@ def _line_up(ordered: Iterable[Ticket], judge: Judge) -> Iterator[Queued]:
         holders |= {device: ticket for device in devices if device not in holders}
 
 
-def next_to_start(line: Iterable[Queued]) -> Queued | None:
-    """Return the first ticket in line that starts by itself and has nothing in its way."""
-    return next((queued for queued in line if may_start(queued)), None)
+def next_to_start(line: Iterable[Queued], passed: Collection[str] = ()) -> Queued | None:
+    """Return the first ticket in line that starts by itself and has nothing in its way; the ids in ``passed`` had their turn."""
+    return next((queued for queued in line if may_start(queued) and queued.ticket.id not in passed), None)
 
 
 def may_start(queued: Queued) -> bool:
@@ -295,10 +297,18 @@ def judge(ticket: Ticket, held: frozenset[str], world: World, running: Mapping[s
         return Judgement(exc.message, is_over=True)
     except NotFound as exc:  # a catalogue that is not read yet, a driver that is away: it may be there again
         return Judgement(exc.message)
-    if plan.refusal is not None and plan.refusal.code in POINTLESS:
+    if plan.refusal is not None and plan.refusal.code == AlreadyLoaded.code:
+        return Judgement(_satisfied(plan.refusal, world), is_over=True)
+    if plan.refusal is not None and plan.refusal.code == InvalidRequest.code:
         return Judgement(plan.refusal, is_over=True)
     plan = _elsewhere(plan, request, held, world)
     return _judged(ticket, request, plan, world, running)
+
+
+def _satisfied(refusal: Message, world: World) -> Message:
+    """Say whose model it is that is there already."""
+    owner = next((i.owner for i in world.instances if i.id == refusal.params.get("instance")), None)
+    return Message(SATISFIED, {"model": refusal.params.get("model"), "owner": owner})
 
 
 def _judged(
@@ -309,7 +319,7 @@ def _judged(
         return Judgement(why)
     if why is not None:
         return Judgement(why, _candidates(request, plan, world))
-    if ticket.not_before is not None and ticket.not_before > world.now:
+    if ticket.not_before is not None and ticket.not_before > world.monotonic:
         why = Message("waits_pause", {"tries": ticket.tries, "most": MOST_TRIES})
     found = tuple(device.device_id for device in plan.devices)
     return Judgement(why, _touched(plan), replace(request, devices=found))

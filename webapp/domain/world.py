@@ -21,7 +21,7 @@ from webapp.message import Message
 
 @dataclass(frozen=True)
 class Cooldown:
-    """After a failed load: how often it failed in a row, and until when (seconds since the epoch) it is not tried again."""
+    """After a failed load: how often it failed in a row, and until when (monotonic seconds) it is not tried again."""
 
     failures: int
     until: float
@@ -42,6 +42,8 @@ class World:
     cooldowns: Mapping[str, Cooldown] = field(default_factory=dict)
     claims: Mapping[str, str] = field(default_factory=dict)
     lessons: Lessons = NOTHING_LEARNED
+    monotonic: float = 0.0
+    """Now by the clock that never jumps: pauses are counted on it."""
     actor: str | None = None
     """Who asks: what is another person's is kept from them. ``None`` is nobody in particular."""
 

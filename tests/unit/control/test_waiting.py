@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.control.conftest import Bench
-from tests.unit.control.fakes import Gate, model
+from tests.unit.control.fakes import SHAPE, Gate, model
 from webapp.control.controller import Controller
 from webapp.control.lock import StateLock
 from webapp.control.waiting import Calls, Waiting
@@ -26,8 +26,10 @@ from webapp.errors import (
     AlreadyWaiting,
     CannotWait,
     ForeignTicket,
+    InstanceInUse,
     InvalidRequest,
     NotEnoughMemory,
+    NotStored,
     QueueFull,
     StoreUnavailable,
     TicketEnded,
@@ -150,17 +152,192 @@ def test_many_clicks_at_once_take_no_more_than_may(full: Bench) -> None:
     assert [one.place for one in full.controller.snapshot().waiting] == list(range(1, 9))
 
 
-def test_defect_in_a_start_ends_the_ticket_instead_of_trying_for_ever(full: Bench) -> None:
+def test_defect_in_a_start_ends_that_ticket_and_the_next_one_starts(full: Bench) -> None:
     def defect(request: SwitchRequest, actor: str) -> Operation:
-        raise ValueError("a defect")
+        if actor == "anna":
+            raise ValueError("a defect")
+        return full.controller.switch(request, actor)
 
     waiting = Waiting(full.parts, Calls(defect, full.controller.cancel, full.controller.operation))
     waiting.take(full.request(), "anna", starts_by_itself=True)
+    waiting.take(full.request("lab/two"), "boris", starts_by_itself=True)
     full.machine.foreign.clear()
-    with pytest.raises(ValueError, match="a defect"):
-        waiting.look()
     waiting.look()
     assert [(one.state, one.outcome) for one in waiting.line.ended] == [(TicketState.FAILED, Message("unexpected"))]
+    assert [(one.ticket.actor, one.ticket.state) for one in waiting.line.queued] == [("boris", TicketState.STARTING)]
+    full.until(lambda: full.loaded == ["lab/two"])
+
+
+def test_start_that_is_refused_keeps_no_other_device_idle(make_bench: Callable[..., Bench]) -> None:
+    """The world was another one than the one that was judged: the ticket waits, the others have their turn in the same look."""
+    bench = make_bench()
+    bench.machine.totals = {"gpu-0": gib(24), "gpu-1": gib(24)}
+
+    def refuse_anna(request: SwitchRequest, actor: str) -> Operation:
+        if actor == "anna":
+            raise InstanceInUse(model="lab/three", instance="i", in_flight=1, owner="maria")
+        return bench.controller.switch(request, actor)
+
+    bench.board.accept(True)
+    waiting = Waiting(bench.parts, Calls(refuse_anna, bench.controller.cancel, bench.controller.operation))
+    waiting.take(bench.request(devices=("gpu-0",)), "anna", starts_by_itself=True)
+    waiting.take(bench.request("lab/two", devices=("gpu-1",)), "boris", starts_by_itself=True)
+    waiting.look()
+    assert [(one.ticket.actor, one.ticket.state.value) for one in waiting.line.queued] == [
+        ("anna", "waiting"),
+        ("boris", "starting"),
+    ]
+    bench.until(lambda: bench.loaded == ["lab/two"])
+
+
+def loads(bench: Bench, model_id: str, actor: str) -> Operation:
+    """A person has pressed Apply, and the model is on its way; it becomes ready when ``bench.runtime.gate`` is opened."""
+    bench.runtime.gate = threading.Event()
+    operation = bench.controller.switch(bench.request(model_id), actor)
+    assert bench.runtime.launching.wait(10)
+    return operation
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_model_that_another_person_loaded_meanwhile_ends_the_ticket_as_satisfied(bench: Bench, by_itself: bool) -> None:
+    loading = loads(bench, "lab/one", "ivan")
+    queued = take(bench, by_itself=by_itself)
+    assert queued.why is not None
+    assert queued.why.code == "waits_operation"
+    assert bench.runtime.gate is not None
+    bench.runtime.gate.set()
+    bench.wait(loading)
+    ended = ends(bench, queued, TicketState.STARTED)
+    assert ended.outcome == Message("ticket_satisfied", {"model": "lab/one", "owner": "ivan"})
+    assert (ended.operation_id, bench.loaded, len(bench.runtime.launched)) == (None, ["lab/one"], 1)
+
+
+def test_after_a_satisfied_ticket_the_line_goes_on_for_everybody(bench: Bench) -> None:
+    loading = loads(bench, "lab/one", "ivan")
+    satisfied, later = take(bench), take(bench, "lab/two", "boris")
+    assert bench.runtime.gate is not None
+    bench.runtime.gate.set()
+    bench.wait(loading)
+    ends(bench, satisfied, TicketState.STARTED)
+    ends(bench, later, TicketState.STARTED)
+    assert bench.loaded == ["lab/two"]
+    assert [t.state for t in bench.store.waiting.values()] == [TicketState.STARTED] * 2
+
+
+BROKEN = model("lab/broken", shape=replace(SHAPE, experts="odd"))  # type: ignore[arg-type]
+"""A model whose facts are not what the arithmetic of a plan counts on: it raises what nobody expects."""
+
+
+def broken_ticket(bench: Bench, number: int = 1, **changes: object) -> Ticket:
+    """A ticket of an earlier Warden's that cannot be judged."""
+    bench.catalog.models = (*bench.catalog.models, BROKEN)
+    made = Ticket("broken", number, bench.request(BROKEN.id), "eve", time.time(), **changes)  # type: ignore[arg-type]
+    bench.store.waiting = {made.id: made}
+    return made
+
+
+@pytest.fixture
+def beside_broken(make_bench: Callable[..., Bench]) -> Bench:
+    """A full GPU, and in the first place a ticket that cannot be judged."""
+    bench = make_bench()
+    broken_ticket(bench)
+    bench.machine.foreign["gpu-0"] = TRAINING
+    bench.controller.start()
+    bench.until(lambda: [o.why and o.why.code for o in bench.controller.snapshot().waiting] == ["waits_unjudged"])
+    return bench
+
+
+def test_ticket_that_cannot_be_judged_says_so_and_why(beside_broken: Bench) -> None:
+    (one,) = beside_broken.controller.snapshot().waiting
+    assert one.why == Message("waits_unjudged", {"detail": "AttributeError"})
+    assert (one.devices, one.behind) == (frozenset(), None)
+
+
+def test_ticket_that_cannot_be_judged_is_logged_once(beside_broken: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        beside_broken.controller._waiting.look()
+    assert [r.levelname for r in caplog.records if "broken" in r.getMessage()] in ([], ["ERROR"])
+
+
+def test_others_are_taken_judged_told_started_and_saved_beside_one_that_cannot_be_judged(beside_broken: Bench) -> None:
+    by_itself = take(beside_broken)
+    told = take(beside_broken, "lab/two", "boris", by_itself=False)
+    beside_broken.controller.cancel_ticket(take(beside_broken, "lab/three", "olga").ticket.id, "olga")
+    beside_broken.machine.foreign.clear()
+    ends(beside_broken, by_itself, TicketState.STARTED)
+    beside_broken.until(lambda: ("lab/two", "ready") in line(beside_broken))
+    beside_broken.until(lambda: beside_broken.store.waiting[told.ticket.id].state is TicketState.READY)
+    states = [t.state.value for t in beside_broken.store.waiting.values() if t.actor in ("anna", "olga")]
+    assert states == ["started", "cancelled"]
+
+
+def test_others_expire_beside_one_that_cannot_be_judged(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(ticket_wait_h=1.0)
+    broken_ticket(bench)
+    bench.machine.foreign["gpu-0"] = TRAINING
+    bench.controller.start()
+    queued = take(bench)
+    bench.ahead_s = 3601
+    ends(bench, queued, TicketState.EXPIRED)
+    bench.until(lambda: [t.state for t in bench.store.waiting.values()] == [TicketState.EXPIRED] * 2)
+
+
+def test_one_that_cannot_be_judged_is_taken_back(beside_broken: Bench) -> None:
+    assert beside_broken.controller.cancel_ticket("broken", "eve").state is TicketState.CANCELLED
+    assert line(beside_broken) == []
+
+
+def test_ticket_that_cannot_be_judged_is_not_taken(full: Bench) -> None:
+    full.catalog.models = (*full.catalog.models, BROKEN)
+    with pytest.raises(AttributeError):
+        take(full, BROKEN.id)
+    assert (line(full), full.store.waiting) == ([], {})
+
+
+def test_ticket_is_not_started_before_it_is_in_the_store(bench: Bench) -> None:
+    """Until then its person has not been told that it waits, and may be told that it does not."""
+    bench.store.gate, written = Gate(), []
+    with ThreadPoolExecutor(1) as pool:
+        taking = pool.submit(take, bench)
+        bench.store.gate.wait_reached()
+        bench.controller._waiting._look()
+        written.append((bench.runtime.launched, line(bench)))
+        bench.store.raises = StoreUnavailable(reason="disk full")
+        bench.store.gate.open()
+        with pytest.raises(NotStored):
+            taking.result()
+    bench.store.raises = None
+    bench.controller._waiting.look()
+    assert written == [([], [])]
+    assert (bench.store.waiting, bench.loaded, bench.runtime.launched) == ({}, [], [])
+
+
+def test_how_a_ticket_ended_is_known_after_a_restart(make_bench: Callable[..., Bench]) -> None:
+    first = make_bench()
+    first.controller.start()
+    queued = take(first)
+    ends(first, queued, TicketState.STARTED)
+    first.controller.stop()
+    again = make_bench()
+    again.store.waiting = first.store.waiting
+    again.controller.start()
+    kept = waited(again, queued.ticket.id)
+    assert kept is not None
+    assert (kept.state, kept.actor) == (TicketState.STARTED, "anna")
+
+
+def test_line_that_could_not_be_read_at_the_start_is_read_later(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    kept = Ticket("t7", 7, bench.request("lab/two"), "boris", time.time())
+    bench.store.waiting = {kept.id: kept}
+    bench.machine.foreign["gpu-0"] = TRAINING
+    bench.store.raises = StoreUnavailable(reason="locked")
+    bench.controller.start()
+    with pytest.raises(NotStored):
+        take(bench)
+    bench.store.raises = None
+    assert take(bench).ticket.number == 8
+    assert line(bench) == [("lab/two", "waiting"), ("lab/one", "waiting")]
 
 
 def test_no_more_wait_than_may(make_bench: Callable[..., Bench]) -> None:
@@ -452,7 +629,7 @@ def test_stop_of_warden_in_its_start_leaves_it_waiting(make_bench: Callable[...,
 
 def test_one_that_cannot_be_kept_is_not_taken(full: Bench) -> None:
     full.store.raises = StoreUnavailable(reason="disk full")
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(NotStored):
         take(full)
     full.store.raises = None
     assert line(full) == []

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from webapp.control.contract import Snapshot
-from webapp.domain.waiting import Queued, Ticket, TicketState
+from webapp.domain.waiting import SATISFIED, Queued, Ticket, TicketState
 from webapp.web import words
-from webapp.web.presenters.common import WARNING, options_line, short_name
+from webapp.web.presenters.common import SUCCESS, WARNING, options_line, short_name
 from webapp.web.translate import gettext as _
 
 ENDED_STAYS_S = 600.0
-"""For this long the page says of a ticket that waits no more why it was not started."""
+"""For this long the page says of a ticket that waits no more how it ended."""
 UNLUCKY = frozenset({TicketState.FAILED, TicketState.EXPIRED})
 TONES = {TicketState.READY: "good", TicketState.STARTING: "accent"}
 
@@ -40,7 +40,7 @@ class TicketRow:
 
 @dataclass(frozen=True)
 class EndedRow:
-    """One that waits no more and was not started."""
+    """One that waits no more and was not started: in vain, or because its model is there already."""
 
     id: str
     model: str
@@ -55,7 +55,7 @@ class EndedRow:
 
 @dataclass(frozen=True)
 class WaitingView:
-    """The region: who waits, and who waited in vain a moment ago."""
+    """The region: who waits, and whose ticket ended a moment ago without a start."""
 
     rows: tuple[TicketRow, ...]
     ended: tuple[EndedRow, ...]
@@ -68,7 +68,11 @@ class WaitingView:
 
 def waiting_view(snapshot: Snapshot, now: float) -> WaitingView:
     """Return the region at ``now`` (seconds since the epoch)."""
-    lately = (t for t in snapshot.waited if t.state in UNLUCKY and now - (t.ended_at or 0) < ENDED_STAYS_S)
+    lately = (
+        t
+        for t in snapshot.waited
+        if (t.state in UNLUCKY or _is_satisfied(t)) and now - (t.ended_at or 0) < ENDED_STAYS_S
+    )
     return WaitingView(tuple(ticket_row(queued) for queued in snapshot.waiting), tuple(map(_ended, lately)))
 
 
@@ -139,17 +143,23 @@ def _news(ticket: Ticket) -> str:
     return _("%(model)s дождалась места и запускается.", model=model) if ticket.state is TicketState.STARTING else ""
 
 
+def _is_satisfied(ticket: Ticket) -> bool:
+    return ticket.outcome is not None and ticket.outcome.code == SATISFIED
+
+
 def _ended(ticket: Ticket) -> EndedRow:
     why = "" if ticket.outcome is None else words.say(ticket.outcome)
     word = words.word(words.TICKET_STATES, ticket.state)
+    satisfied, model = _is_satisfied(ticket), short_name(ticket.request.model_id)
+    news = why if satisfied else _("%(model)s не дождалась места: %(why)s", model=model, why=why or word)
     return EndedRow(
         id=ticket.id,
         model=ticket.request.model_id,
         actor=ticket.actor,
-        sign=WARNING,
-        state_word=word,
+        sign=SUCCESS if satisfied else WARNING,
+        state_word=_("уже загружена") if satisfied else word,
         why=why,
         ended_at=ticket.ended_at or 0,
-        news=_("%(model)s не дождалась места: %(why)s", model=short_name(ticket.request.model_id), why=why or word),
+        news=news,
         news_key=f"{ticket.id}-{ticket.state}",
     )
