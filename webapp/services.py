@@ -37,7 +37,8 @@ from webapp.hardware.host import HOST_ID, HostProbe
 from webapp.hardware.monitor import Monitor
 from webapp.hardware.nvml import NvmlProbe
 from webapp.runtimes.demo import DemoProgram
-from webapp.runtimes.transformers import TransformersRuntime
+from webapp.runtimes.launcher import Launcher
+from webapp.runtimes.transformers import TransformersRuntime, worker_environment
 from webapp.runtimes.vllm import VllmRuntime
 from webapp.settings import Settings, is_local, removed_settings, sqlite_url
 from webapp.store.audit import AuditStore
@@ -57,10 +58,10 @@ FIRST_READING_S = 2.0
 class _Sandbox:
     """See ``control.parts.Sandbox``: Transformers mode alone, a cache and a store of its own, the real Warden's readings."""
 
-    def __init__(self, settings: Settings, monitor: Monitor) -> None:
+    def __init__(self, settings: Settings, monitor: Monitor, launcher: Launcher | None) -> None:
         self._folder = settings.state_dir
         self._store = Store(settings.database)
-        self._transformers = TransformersRuntime(settings)
+        self._transformers = TransformersRuntime(settings, launcher)
         self._catalog = Catalog(settings.hf_cache, settings.cache_poll_s)
         self.controller = Controller(
             Parts(
@@ -105,8 +106,9 @@ def _start(sandbox: _Sandbox) -> None:
 class Sandboxes:
     """See ``SandboxMaker``. One at a time a state folder; what a killed one left is removed before the next, and at every start."""
 
-    def __init__(self, settings: Settings, monitor: Callable[[], Monitor]) -> None:
+    def __init__(self, settings: Settings, monitor: Callable[[], Monitor], launcher: Launcher | None = None) -> None:
         self._settings = settings
+        self._launcher = launcher
         self._root = settings.state_dir.absolute() / SANDBOXES
         self._monitor = monitor
         self._open: _Sandbox | None = None
@@ -119,7 +121,7 @@ class Sandboxes:
         try:
             lock.take()
             self._remove_all()
-            self._open = sandbox = _Sandbox(settings, self._monitor())
+            self._open = sandbox = _Sandbox(settings, self._monitor(), self._launcher)
         except AlreadyRunning:
             raise
         except WardenError as exc:
@@ -194,13 +196,14 @@ class Services:
         self.audit = _audit(settings, self._store)
         self._board = Board()
         self.accounts = _accounts(settings, self._store, lambda: owners(self._board.state))
-        self._transformers = TransformersRuntime(settings)
+        self._launcher = Launcher(settings.state_dir, worker_environment()) if settings.forks_workers else None
+        self._transformers = TransformersRuntime(settings, self._launcher)
         self._vllm = VllmRuntime(settings)
         self._catalog = Catalog(
             settings.hf_cache, settings.cache_poll_s, settings.allow_pickle, settings.allow_remote_code
         )
-        self._sandboxes = Sandboxes(settings, lambda: self._monitor)
-        holders = Holders(workers=self._workers, containers=self._vllm.containers)
+        self._sandboxes = Sandboxes(settings, lambda: self._monitor, self._launcher)
+        holders = Holders(workers=self._workers, containers=self._vllm.containers, launcher=self._launcher_pid)
         self._monitor = Monitor(
             (NvmlProbe(holders), HostProbe(holders)),
             settings.reading_interval_s,
@@ -255,6 +258,8 @@ class Services:
             log.warning("the devices did not answer within %s s; the page says so until they do", FIRST_READING_S)
         self.controller.start()
         self._recorder.start()
+        if self._launcher is not None and self.settings.launcher == "start":
+            self._launcher.start()
 
     def _may_switch(self, name: str) -> bool:
         """Whether a person may load models now; without accounts everybody is the one person there is. Raises StoreUnavailable."""
@@ -277,11 +282,19 @@ class Services:
         """Stop everything; return what the person at the console should know of the models that stay loaded."""
         self._recorder.stop()
         lines = self.controller.stop()
+        self._stop_launcher()
         self._monitor.stop()
         self._catalog.stop()
         self.audit.stop()
         self._store.close()
         return lines
+
+    def _stop_launcher(self) -> None:
+        if self._launcher is not None:
+            self._launcher.stop()
+
+    def _launcher_pid(self) -> int | None:
+        return None if self._launcher is None else self._launcher.pid()
 
     def _workers(self) -> Mapping[int, str]:
         return {**self._transformers.processes(), **self._sandboxes.processes()}
@@ -305,6 +318,7 @@ class Services:
             yield tuple(instance.model_id for instance in found)
         finally:
             self.controller.end_operations()
+            self._stop_launcher()
             self._journal.stop()
             self._vllm.stop()
             self._monitor.stop()

@@ -28,6 +28,7 @@ CONFIG_VARIABLE = "WARDEN_CONFIG"
 DEFAULT_CONFIG = Path("/etc/warden.toml")
 MODEL_PLACEHOLDER = "{model}"
 """Stands in ``vllm_entrypoint`` for the model's folder."""
+WORKER_COMMAND: Final = f"{shlex.quote(sys.executable)} -m webapp.worker"
 FIRST_FREE_PORT, LAST_PORT = 1024, 65535
 """The ports that a program may take without rights of its own."""
 REMOVED: Final[Mapping[str, str]] = {
@@ -144,8 +145,13 @@ class Settings(BaseSettings):
     settle_deadline_s: float = Field(30.0, gt=0, description="After this time the memory counts as not given back.")
 
     worker_command: str = Field(
-        f"{shlex.quote(sys.executable)} -m webapp.worker",
+        WORKER_COMMAND,
         description="The program that runs a Transformers model.",
+    )
+    launcher: Literal["start", "demand", "off"] = Field(
+        "start",
+        description="When the libraries are imported that all Transformers workers share: at the start of Warden, for the first model, "
+        "or by every worker for itself. Not used with a WARDEN_WORKER_COMMAND of one's own.",
     )
     worker_ask_s: float = Field(10.0, ge=0, description="How long a worker may take to end after it was asked.")
     worker_term_s: float = Field(5.0, ge=0, description="…and after SIGTERM.")
@@ -320,6 +326,11 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The SQLAlchemy URL in force."""
         return self.database_url or sqlite_url(self.state_dir / "warden.db")
+
+    @property
+    def forks_workers(self) -> bool:
+        """Whether workers are forked from a launcher: a program of one's own cannot be."""
+        return self.launcher != "off" and self.worker_command == WORKER_COMMAND
 
     @property
     def is_local(self) -> bool:

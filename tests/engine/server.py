@@ -174,6 +174,7 @@ class WardenServer:
             "WARDEN_STATE_DIR": str(self.state),
             "WARDEN_HF_CACHE": str(self.cache),
             "WARDEN_PORT": "0",
+            "WARDEN_LAUNCHER": "demand",  # most tests load nothing, and the imports take seconds
             "WARDEN_DOCKER_SOCKET": str(self.state / "no-docker.sock"),
         }
         return {**clean, **own, "PYTHONPATH": str(ROOT), **self._settings, **self.environment}

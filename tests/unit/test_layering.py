@@ -39,7 +39,9 @@ ALLOWED = {
     "webapp.hardware": DOMAIN | {"webapp.settings", "webapp.hardware"},
     "webapp.runtimes.protocol": frozenset[str](),
     "webapp.runtimes": DOMAIN | {"webapp.settings", "webapp.runtimes"},
-    "webapp.worker": frozenset({"webapp.domain.layers", "webapp.runtimes.protocol", "webapp.worker"}),
+    "webapp.worker": frozenset(
+        {"webapp.domain.layers", "webapp.hardware.shared_pages", "webapp.runtimes.protocol", "webapp.worker"}
+    ),
     "webapp.control": CONTROL | {"webapp.control"},
     "webapp.incoming": frozenset[str](),
     "webapp.outgoing": frozenset[str](),

@@ -172,7 +172,7 @@ def test_the_emergency_list_is_exact(visitor: Visitor, controller: FakeControlle
     answer = visitor.get("/fragments/emergency").text
 
     assert 'data-instance="i1"' in answer
-    assert "2 запасных процесса" in answer
+    assert "2 служебных процесса" in answer
     assert "2 запроса сейчас" in answer
 
 

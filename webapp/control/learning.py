@@ -44,11 +44,16 @@ class Learning:
         """What is known now; a reference, so reading it never waits."""
         return self._lessons
 
-    def with_engines(self, engines: Mapping[Mode, str]) -> Lessons:
+    def with_engines(self, engines: Mapping[Mode, str], *, shares_libraries: bool = False) -> Lessons:
         """Return what is known now, to be looked up by these ``engines``: waits only where one has changed, and then for an assignment."""
-        if self._lessons.engines != engines:
+        if (self._lessons.engines, self._lessons.shares_libraries) != (engines, shares_libraries):
             with self._lock:
-                self._lessons = replace(self._lessons, engines=engines, version=self._lessons.version + 1)
+                self._lessons = replace(
+                    self._lessons,
+                    engines=engines,
+                    shares_libraries=shares_libraries,
+                    version=self._lessons.version + 1,
+                )
         return self._lessons
 
     def start(self, engines: Mapping[Mode, str]) -> None:

@@ -169,9 +169,11 @@ class Parts:
     @property
     def lessons(self) -> Lessons:
         """What was learned of earlier launches, and what would run a model now: an image may be another one by now."""
+        runtime = self.runtimes.get(Mode.TRANSFORMERS)
+        shares = runtime is not None and runtime.shares_libraries()
         if self.learning is None:
-            return NOTHING_LEARNED
-        return self.learning.with_engines(self.engines())
+            return replace(NOTHING_LEARNED, shares_libraries=shares)
+        return self.learning.with_engines(self.engines(), shares_libraries=shares)
 
     def engines(self) -> Mapping[Mode, str]:
         """What would run a model in each mode."""

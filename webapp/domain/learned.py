@@ -202,6 +202,8 @@ class Lessons:
     by_device: Mapping[Setup, Lesson] = field(default_factory=dict)
     """Whatever the model was, see ``Setup.of_any_model``; only what tells a context."""
     version: int = 0
+    shares_libraries: bool = False
+    """Whether a worker that is started now shares its libraries with others (the engine's name says so, too)."""
 
     def kind_of(
         self, model_id: str, revision: str, mode: Mode, options: LaunchOptions, names: Sequence[str | None]

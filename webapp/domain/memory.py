@@ -36,7 +36,9 @@ class HolderKind(StrEnum):
     """Whose process holds memory."""
 
     WORKER = "worker"
-    """A worker of Warden's (a spare one too)."""
+    """A worker of Warden's."""
+    LAUNCHER = "launcher"
+    """Warden's launcher, which holds the libraries that its workers share."""
     CONTAINER = "container"
     """A process in a container that Warden started."""
     FOREIGN = "foreign"
@@ -117,6 +119,7 @@ class LedgerKind(StrEnum):
     """What a part of a device's total is."""
 
     DRIVER = "driver"
+    LAUNCHER = "launcher"
     CONTAINER = "container"
     WORKER = "worker"
     FOREIGN = "foreign"
@@ -235,6 +238,7 @@ def build_ledger(reading: Reading, instances: Mapping[str, str]) -> Ledger | Non
 _LEDGER_KINDS = {
     HolderKind.CONTAINER: LedgerKind.CONTAINER,
     HolderKind.WORKER: LedgerKind.WORKER,
+    HolderKind.LAUNCHER: LedgerKind.LAUNCHER,
     HolderKind.FOREIGN: LedgerKind.FOREIGN,
 }
 _LEDGER_ORDER = tuple(LedgerKind)

@@ -81,7 +81,8 @@ class Demand:
         usable = min(place.usable_bytes for place in places)
         known = () if on_host or usable <= 0 else (usable, places[0].name or "")
         if (on_host, known) not in self._launches:
-            launch = Launch(self._model, self._options, self._mode, Conditions(*known), on_host=on_host)
+            conditions = replace(Conditions(*known), shares_libraries=self._lessons.shares_libraries)
+            launch = Launch(self._model, self._options, self._mode, conditions, on_host=on_host)
             self._launches[on_host, known] = launch
         return self._launches[on_host, known]
 

@@ -111,9 +111,12 @@ class Look:
     Not for more than one thread.
     """
 
-    def __init__(self, workers: Mapping[int, str], containers: Mapping[str, str], directory: Holders) -> None:
+    def __init__(
+        self, workers: Mapping[int, str], containers: Mapping[str, str], launcher: int | None, directory: Holders
+    ) -> None:
         self.workers = workers
         self.containers = containers
+        self.launcher = launcher
         self._directory = directory
         self._stats: dict[int, ProcessStat | None] = {}
 
@@ -143,6 +146,8 @@ class Look:
         return self._stats[pid]
 
     def _owner(self, pid: int, container_id: str | None) -> tuple[HolderKind, str | None]:
+        if pid == self.launcher:
+            return HolderKind.LAUNCHER, None
         instance_id = self._worker_of(pid)
         if instance_id is not None:
             return HolderKind.WORKER, instance_id
@@ -171,9 +176,16 @@ class Look:
 class Holders:
     """The directory of processes. ``proc`` is where the kernel shows those that the pids belong to."""
 
-    def __init__(self, workers: Workers = dict, containers: Containers = dict, proc: Path = Path("/proc")) -> None:
+    def __init__(
+        self,
+        workers: Workers = dict,
+        containers: Containers = dict,
+        proc: Path = Path("/proc"),
+        launcher: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._workers = workers
         self._containers = containers
+        self._launcher = launcher
         self._proc = os.fspath(proc)
         self._facts: dict[int, _Facts] = {}
         self._users: dict[int, str] = {}
@@ -183,7 +195,7 @@ class Holders:
         """Begin a round: ask once what is ours, and forget the processes of which nothing was said for long."""
         self._looks += 1
         self._facts = {pid: facts for pid, facts in self._facts.items() if facts.expires_at_look > self._looks}
-        return Look(_ours(self._workers), _ours(self._containers), self)
+        return Look(_ours(self._workers), _ours(self._containers), self._launcher(), self)
 
     def read_stat(self, pid: int) -> ProcessStat | None:
         """Read a process's stat, or ``None`` when it has gone or may not be read."""

@@ -12,6 +12,7 @@ from webapp.domain.memory import DeviceKind, Holder, Reading
 from webapp.domain.units import KIB, MIB
 from webapp.errors import ProbeFailed
 from webapp.hardware.holders import Holders, Look, read_quickly
+from webapp.hardware.shared_pages import SharedPages
 
 HOST_ID = "host"
 HOLDER_FROM_BYTES = 32 * MIB
@@ -42,6 +43,7 @@ class HostProbe:
         self._holders = holders
         self._proc = proc
         self._cgroup = cgroup
+        self._shared = SharedPages(str(proc))
         self._name: str | None = None
         self._ticks: tuple[int, int] | None = None
 
@@ -120,11 +122,17 @@ class HostProbe:
     def _find_holders(self, look: Look) -> Iterator[Holder]:
         """Every process with much memory of its own.
 
-        Pages that a fork shares with its parent count for both, as the kernel counts them.
+        What a worker shares with the launcher is the launcher's. Of other people's processes, pages that a fork shares with its
+        parent count for both, as the kernel counts them.
         """
+        self._shared.keep_only(look.workers)
         for pid in self._pids():
             own_bytes = self._anonymous_bytes(pid)
-            if own_bytes is not None and (own_bytes >= HOLDER_FROM_BYTES or pid in look.workers):
+            if own_bytes is None:
+                continue
+            if pid in look.workers:
+                yield look.holder(pid, max(0, own_bytes - self._shared.shared_bytes(pid)))
+            elif own_bytes >= HOLDER_FROM_BYTES:
                 yield look.holder(pid, own_bytes)
 
     def _pids(self) -> list[int]:

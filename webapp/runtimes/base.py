@@ -199,6 +199,9 @@ class Runtime(Protocol):
     def engine(self) -> str:
         """Name and version of what would run a model now; measurements are kept by it. Never waits."""
 
+    def shares_libraries(self) -> bool:
+        """Whether an instance that is started now shares what it imports with others, so that only the rest is its own. Never waits."""
+
     def unavailable(self) -> Message | None:
         """Why the mode cannot be chosen now, or ``None``. Never waits."""
 

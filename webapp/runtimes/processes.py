@@ -18,7 +18,7 @@ from pathlib import Path
 
 from webapp.runtimes.base import StageCallback, StopStage, Survivor
 from webapp.runtimes.ladder import Rung, climb
-from webapp.runtimes.protocol import INSTANCE_VARIABLE, ROOT_VARIABLE, process_start_time
+from webapp.runtimes.protocol import INSTANCE_VARIABLE, ROOT_VARIABLE, exit_text, process_start_time
 
 PROC = Path("/proc")
 COMMAND_LENGTH = 120
@@ -104,7 +104,7 @@ def wait_gone(processes: Iterable[ProcessId], timeout_s: float) -> bool:
     return not left
 
 
-def reap_child(pid: int) -> int | str | None:
+def reap_child(pid: int) -> str | None:
     """Return how a child of this program ended: exit code or signal name. ``None`` while it runs and for no child of ours."""
     try:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -112,8 +112,7 @@ def reap_child(pid: int) -> int | str | None:
         return None
     if ended == 0:
         return None
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else _signal_name(-code)
+    return exit_text(os.waitstatus_to_exitcode(status))
 
 
 def end_processes(
@@ -331,10 +330,3 @@ def _user(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

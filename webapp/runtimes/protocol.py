@@ -6,6 +6,7 @@ A worker's folder is ``STATE_DIR/workers/ID`` (mode 0700). It holds
 ``instance.json``  written by Warden for itself, before the launch: what the instance is, so that a later Warden can list it
 ``process.json``   written by the worker first of all: ``pid``, ``pgid``, ``start_time`` (clock ticks after boot), ``protocol``
 ``failure.json``   written by the worker before it ends after a failed load: ``code``, ``detail``
+``exit.json``      written by the keeper of a forked worker once that has ended: ``exit``, its code or the name of its signal
 ``s``              the socket
 ``log``            standard output and error
 
@@ -13,6 +14,11 @@ A worker that ``waits`` holds no model and has imported nothing until ``POST /lo
 before memory is made for it, and the plan may change until then.
 The environment of a worker, and so of all that it starts, carries ``WARDEN_INSTANCE`` (the name that its folder began with) and
 ``WARDEN_WORKER_ROOT`` (``STATE_DIR/workers``): what is left of it is found even when its folder is gone.
+
+A worker is forked from the launcher (``webapp.worker.launcher``), a process that has imported the libraries and touched no device, or
+started by a command of its own. The launcher takes ``ForkRequest`` and answers ``ForkReply``, a message each, over a pair of sockets that
+has no name: nobody but the Warden that started it can ask, and it ends when that Warden does. Between the two stands a keeper, a process
+that waits for the worker's end and writes it down; so a worker depends neither on Warden's life nor on the launcher's.
 
 Every request carries ``Authorization: Bearer TOKEN``. The routes are ``GET /state``, ``POST /load``, ``POST /clean``, ``POST /stop``
 and OpenAI's ``GET /v1/models``, ``POST /v1/chat/completions`` and ``POST /v1/completions``.
@@ -24,6 +30,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -38,6 +45,7 @@ SPEC_FILE = "spec.json"
 INSTANCE_FILE = "instance.json"
 PROCESS_FILE = "process.json"
 FAILURE_FILE = "failure.json"
+EXIT_FILE = "exit.json"
 SOCKET_FILE = "s"
 LOG_FILE = "log"
 INSTANCE_VARIABLE = "WARDEN_INSTANCE"
@@ -100,12 +108,56 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class ProcessRecord:
-    """``process.json``: which process a worker is."""
+    """``process.json``: which process a worker is, and which waits for its end where it was forked."""
 
     pid: int
     pgid: int
     start_time: int
     protocol: int = PROTOCOL
+    keeper: int | None = None
+
+
+@dataclass(frozen=True)
+class ExitRecord:
+    """``exit.json``: how a worker ended, as text: its code, or the name of its signal."""
+
+    exit: str
+
+
+@dataclass(frozen=True)
+class LauncherReady:
+    """The launcher's first message: everything is imported, and from now on it forks."""
+
+    pid: int
+    start_time: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LauncherRecord:
+    """``process.json`` in the launcher's folder: which process it is, and which Warden's."""
+
+    pid: int
+    start_time: int
+    warden_pid: int
+    warden_start_time: int
+
+
+@dataclass(frozen=True)
+class ForkRequest:
+    """A worker to be forked: its folder, in which ``spec.json`` and ``instance.json`` stand."""
+
+    folder: str
+
+
+@dataclass(frozen=True)
+class ForkReply:
+    """The worker's process, or why there is none: the system's error number where it has one, and a text."""
+
+    pid: int | None = None
+    start_time: int | None = None
+    errno: int | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -218,6 +270,16 @@ def write_file(path: Path, data: bytes) -> None:
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(data)
     temporary.replace(path)
+
+
+def exit_text(code: int) -> str:
+    """Return how a process ended, from its exit code as ``os.waitstatus_to_exitcode`` gives it."""
+    if code >= 0:
+        return str(code)
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
 
 
 def process_start_time(pid: int) -> int | None:

@@ -45,6 +45,7 @@ from webapp.runtimes.base import (
     StopResult,
 )
 from webapp.runtimes.ladder import nobody
+from webapp.runtimes.launcher import Launcher, LauncherUnavailable
 from webapp.runtimes.processes import ProcessId, StopTimes
 from webapp.runtimes.protocol import (
     INSTANCE_VARIABLE,
@@ -75,6 +76,7 @@ ASK_S = 2.0
 """How long a worker may take to say that it was told to stop; one that does not answer is not waited for any longer."""
 DEATH_S = 0.3
 """A worker that hung up gets this long to be seen dead before its answer is called garbled."""
+KEEPER_POLL_S = 0.01
 COMMAND_LOOK_S = 2.0
 """How often the program is looked for: every request asks whether the mode can be chosen."""
 ERROR_LINES = 20
@@ -99,7 +101,7 @@ class _Started:
     process: ProcessId | None
     untold: LoadSpec | None = None
     """What it is to load and does not know yet."""
-    exit: int | str | None = None
+    exit: str | None = None
     """How it ended, once that is known."""
 
 
@@ -108,8 +110,10 @@ class TransformersRuntime:
 
     mode = Mode.TRANSFORMERS
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, launcher: Launcher | None = None) -> None:
+        """``launcher`` forks the workers; without one, and while it cannot be had, each is started by the command."""
         self._settings = settings
+        self._launcher = launcher
         self._root = settings.state_dir / FOLDER
         self._lock = threading.Lock()
         self._started: Mapping[str, _Started] = {}
@@ -118,8 +122,12 @@ class TransformersRuntime:
         self._command_problem: Message | None = None
 
     def engine(self) -> str:
-        """See ``Runtime``. The worker has the libraries that are installed here."""
-        return _engine()
+        """See ``Runtime``. The worker has the libraries that are installed here, of its own or with others."""
+        return f"{_engine()} shared" if self.shares_libraries() else _engine()
+
+    def shares_libraries(self) -> bool:
+        """See ``Runtime``."""
+        return self._launcher is not None and self._launcher.is_ready
 
     def unavailable(self) -> Message | None:
         """See ``Runtime``."""
@@ -202,13 +210,23 @@ class TransformersRuntime:
             self._make_folder(folder.path)
             folder.write_record(record)
             folder.write_spec(WorkerSpec(record.id, secrets.token_urlsafe(32), load, waits=True))
-            process = processes.identify(self._start_process(folder))
+            process = self._fork(folder) or processes.identify(self._start_process(folder))
         except (OSError, ValueError) as exc:
             folder.remove()
             self._forget(record.id)
             raise launch_error(exc, folder.path, record.model_id) from exc
         self._note(record.id, _Started(process))
         log.info("started worker %s, pid %s", record.id, None if process is None else process.pid)
+
+    def _fork(self, folder: WorkerFolder) -> ProcessId | None:
+        """Fork a worker; ``None`` where there is no launcher to do it. Raises OSError."""
+        if self._launcher is None:
+            return None
+        try:
+            return self._launcher.fork(folder.path)
+        except LauncherUnavailable as exc:
+            log.warning("worker %s is started by itself, the launcher does not fork it: %s", folder.id, exc)
+            return None
 
     def _make_folder(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -233,10 +251,7 @@ class TransformersRuntime:
         return process.pid
 
     def _environment(self, name: str) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if key not in _KEPT_FROM_WORKERS}
-        package = str(Path(__file__).parents[2])
-        search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        return {**kept, "PYTHONPATH": search, INSTANCE_VARIABLE: name, ROOT_VARIABLE: str(self._root)}
+        return {**worker_environment(), INSTANCE_VARIABLE: name, ROOT_VARIABLE: str(self._root)}
 
     def _command(self) -> list[str]:
         try:
@@ -475,6 +490,8 @@ class TransformersRuntime:
             process = folder.process()
             if process is not None and process.is_alive:
                 found[process.pid] = folder.id
+                if (keeper := folder.keeper()) is not None:
+                    found[keeper] = folder.id
         return found
 
     # Inside
@@ -496,7 +513,7 @@ class TransformersRuntime:
         started = self._started.get(folder.id)
         process = folder.process() or (None if started is None else started.process)
         if process is not None and started is not None and started.exit is None and not process.is_alive:
-            self._note(folder.id, replace(started, exit=processes.reap_child(process.pid)))
+            self._note(folder.id, replace(started, exit=processes.reap_child(process.pid) or _exit_of(folder)))
         return process
 
     def _ended(self, folder: WorkerFolder) -> WardenError:
@@ -508,7 +525,7 @@ class TransformersRuntime:
         lines = folder.log_tail(ERROR_LINES)
         model, text = self._model(folder), "\n".join(lines)
         started = self._started.get(folder.id)
-        how = None if started is None else started.exit
+        how = _exit_of(folder) if started is None else started.exit
         if how == "SIGABRT" and any(words in text.lower() for words in _OUT_OF_MEMORY_TEXTS):
             # Native code has no exceptions to raise: it prints a line and aborts.
             return OutOfMemory(model=model, detail=lines[-1], log=text)
@@ -533,6 +550,13 @@ class TransformersRuntime:
     def _forget(self, name: str) -> None:
         with self._lock:
             self._started = {other: started for other, started in self._started.items() if other != name}
+
+
+def worker_environment() -> dict[str, str]:
+    """Return what every worker and the launcher begin with: Warden's own without its secrets, and where this package is."""
+    kept = {key: value for key, value in os.environ.items() if key not in _KEPT_FROM_WORKERS}
+    package = str(Path(__file__).parents[2])
+    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
 
 
 @cache
@@ -582,6 +606,14 @@ def _probe(report: StateReport, log_size: int) -> Probe:
 
 def _difference(before: int | None, after: int | None) -> int | None:
     return None if before is None or after is None else before - after
+
+
+def _exit_of(folder: WorkerFolder) -> str | None:
+    """How a forked worker ended; its keeper writes that a moment after the end, and not at all where it was killed itself."""
+    deadline = time.monotonic() + DEATH_S
+    while folder.keeper() is not None and folder.exit() is None and time.monotonic() < deadline:
+        time.sleep(KEEPER_POLL_S)
+    return folder.exit()
 
 
 def _session_of(process: ProcessId) -> int | None:

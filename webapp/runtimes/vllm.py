@@ -141,6 +141,10 @@ class VllmRuntime:
         name = self._settings.vllm_image
         return name if image_id is None else f"{name} ({image_id.partition(':')[2][:SHORT_ID]})"
 
+    def shares_libraries(self) -> bool:
+        """See ``Runtime``."""
+        return False
+
     def unavailable(self) -> Message | None:
         """See ``Runtime``."""
         return self._watch.view.problem

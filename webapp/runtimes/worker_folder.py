@@ -15,12 +15,14 @@ from webapp.domain.modes import LaunchOptions, Mode
 from webapp.runtimes.base import LaunchSpec
 from webapp.runtimes.processes import ProcessId
 from webapp.runtimes.protocol import (
+    EXIT_FILE,
     FAILURE_FILE,
     INSTANCE_FILE,
     LOG_FILE,
     PROCESS_FILE,
     SOCKET_FILE,
     SPEC_FILE,
+    ExitRecord,
     Failure,
     ProcessRecord,
     ProtocolError,
@@ -152,9 +154,19 @@ class WorkerFolder:
         record = self.process_record()
         return None if record is None else ProcessId(record.pid, record.start_time)
 
+    def keeper(self) -> int | None:
+        """Return the pid of the process that waits for the worker's end, where there is one; it lives as long as the worker."""
+        record = self.process_record()
+        return None if record is None else record.keeper
+
     def failure(self) -> Failure | None:
         """Return why the load failed."""
         return self._decoded(Failure, FAILURE_FILE)
+
+    def exit(self) -> str | None:
+        """Return how a forked worker ended: its exit code or the name of its signal."""
+        record = self._decoded(ExitRecord, EXIT_FILE)
+        return None if record is None else record.exit
 
     def log_size(self) -> int:
         """Return the log's size in bytes."""

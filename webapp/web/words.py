@@ -1150,7 +1150,8 @@ PHASES: Final[Mapping[str, str]] = {
 LEDGER: Final[Mapping[str, str]] = {
     LedgerKind.DRIVER: N_("драйвер"),
     LedgerKind.CONTAINER: N_("контейнер"),
-    LedgerKind.WORKER: N_("запасной процесс"),
+    LedgerKind.LAUNCHER: N_("общие библиотеки моделей"),
+    LedgerKind.WORKER: N_("служебный процесс"),
     LedgerKind.FOREIGN: N_("чужой процесс"),
     LedgerKind.UNATTRIBUTED: N_("не установлено"),
     LedgerKind.FREE: N_("свободно"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ ENVIRONMENT = {
     "TRANSFORMERS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    # is_available() would initialise CUDA, and a spare must not touch a device before it knows which.
+    # is_available() would initialise CUDA, and a process that has done that cannot be forked.
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     "TOKENIZERS_PARALLELISM": "false",
@@ -47,6 +48,17 @@ class TorchEngine:
         """See ``Engine``."""
         os.environ.update(environment(os.environ))
         self._torch = importlib.import_module("webapp.worker.torch_engine")
+
+    @staticmethod
+    def has_touched_a_device() -> bool:
+        """Whether this process has a CUDA context, which no fork of it could use."""
+        torch = sys.modules.get("torch")
+        return torch is not None and bool(torch.cuda.is_initialized())
+
+    def begin_anew(self) -> None:
+        """Draw seeds: a fork would give the same random numbers as its neighbours."""
+        self.import_libraries()
+        self._libraries.draw_seeds()
 
     def prepare(self, spec: LoadSpec) -> None:
         """See ``Engine``."""

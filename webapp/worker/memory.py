@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from webapp.hardware.shared_pages import SharedPages
+
 _STATUS = Path("/proc/self/status")
 _ANONYMOUS = re.compile(r"^RssAnon:\s+(\d+) kB", re.MULTILINE)
 _TYPES = frozenset({"OutOfMemoryError", "MemoryError"})
@@ -17,12 +19,16 @@ _FROM_LARGE = -3
 _LARGE_BYTES = 2**18
 _CHAIN = 8
 """How many causes of an error are asked."""
+_shared = SharedPages()
 
 
-def anonymous_bytes() -> int | None:
-    """Return the process's anonymous resident memory: heap and stacks, no mapped files. ``None`` where the kernel has no figure."""
+def own_bytes() -> int | None:
+    """Return the process's own resident memory: heap and stacks, no mapped files, and nothing that it shares with the launcher.
+
+    ``None`` where the kernel has no figure.
+    """
     found = _ANONYMOUS.search(_STATUS.read_text(encoding="ascii", errors="replace"))
-    return None if found is None else int(found[1]) * 1024
+    return None if found is None else max(0, int(found[1]) * 1024 - _shared.shared_bytes("self"))
 
 
 def give_back() -> None:

@@ -99,7 +99,7 @@ class Program:
     def report(self) -> StateReport:
         """See ``Control``."""
         status = self._status
-        anonymous, device = memory.anonymous_bytes(), self._engine.memory()
+        anonymous, device = memory.own_bytes(), self._engine.memory()
         base = status.base_bytes
         on_host = None if anonymous is None or base is None else max(0, anonymous - base)
         return StateReport(
@@ -178,7 +178,7 @@ class Program:
         self._engine.prepare(spec)
         gc.collect()
         gc.set_threshold(*GARBAGE)
-        self._set(state=WorkerState.LOADING, base_bytes=memory.anonymous_bytes())
+        self._set(state=WorkerState.LOADING, base_bytes=memory.own_bytes())
         memory.give_back_large_blocks()
         model = self._engine.load(spec, self._progress)
         self._engine.clean()
@@ -211,17 +211,18 @@ def describe(error: BaseException) -> Failure:
     return Failure(code.value, f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
-def enter(folder: Path) -> WorkerSpec:
+def enter(folder: Path, keeper: int | None = None) -> WorkerSpec:
     """Make ``folder`` the working folder, write down which process this is, and read what is to be done.
 
-    A relative name binds the socket, so the limit of 107 bytes for its path does not matter.
+    ``keeper`` is the process that waits for this one's end, where there is one. A relative name binds the socket, so the limit of 107
+    bytes for its path does not matter. Raises OSError, ProtocolError.
     """
     os.umask(0o077)
     os.chdir(folder)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     pid = os.getpid()
-    record = ProcessRecord(pid, os.getpgid(0), process_start_time(pid) or 0)
+    record = ProcessRecord(pid, os.getpgid(0), process_start_time(pid) or 0, keeper=keeper)
     write_file(Path(PROCESS_FILE), encode(record))
     return decode_spec(Path(SPEC_FILE).read_bytes())
 
@@ -238,11 +239,17 @@ def main(argv: Sequence[str] | None = None, engine: Engine | None = None) -> NoR
     """Run a worker and end the process. ``engine`` replaces the libraries."""
     options = arguments(argv)
     spec = enter(options.dir)
+    code = work(spec, engine or TorchEngine(options.torch_device))
+    # Not sys.exit: tearing torch down takes long and can hang, and the kernel frees everything anyway.
+    os._exit(code)
+
+
+def work(spec: WorkerSpec, engine: Engine) -> int:
+    """Run the worker that ``enter`` has made ready; return its exit code."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     log.info("worker %s, pid %s", spec.id, os.getpid())
-    code = Program(spec, engine or TorchEngine(options.torch_device)).run()
+    code = Program(spec, engine).run()
     log.info("ended with code %s", code)
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not sys.exit: tearing torch down takes long and can hang, and the kernel frees everything anyway.
-    os._exit(code)
+    return code

@@ -104,9 +104,9 @@ class Service:
         exchange.reply(202, {"id": spec.id})
 
     def _clean(self, exchange: Exchange) -> None:
-        before, device_before = memory.anonymous_bytes(), self._engine.memory()
+        before, device_before = memory.own_bytes(), self._engine.memory()
         self._engine.clean()
-        after, device_after = memory.anonymous_bytes(), self._engine.memory()
+        after, device_after = memory.own_bytes(), self._engine.memory()
         report = CleanReport(
             before,
             after,

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import accelerate  # noqa: F401 - a load asks for it; imported now, it costs a spare's load nothing
+import accelerate  # noqa: F401 - a load asks for it; imported here, it costs no load anything
+import numpy as np
 import torch
 import transformers
 import transformers.generation.utils
-import transformers.models.llama.modeling_llama  # most families share its parts; a spare has them at hand
+import transformers.models.llama.modeling_llama  # most families share its parts
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, modeling_utils
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
@@ -207,6 +208,12 @@ def _listening() -> Iterator[list[str]]:
         logger.removeHandler(memo)
 
 
+def draw_seeds() -> None:
+    """Give torch and numpy seeds of their own; Python's ``random`` draws one after a fork by itself."""
+    torch.seed()
+    np.random.seed()
+
+
 def device_memory() -> DeviceMemory | None:
     """torch's figures over all visible GPUs; ``None`` while CUDA is untouched."""
     if not torch.cuda.is_initialized():
@@ -228,7 +235,5 @@ def clean_device() -> None:
 
 
 transformers_logging.disable_progress_bar()
-get_checkpoint_conversion_mapping(
-    "llama"
-)  # the first call makes all families' patterns, in 0.2 s: a spare has them at hand
+get_checkpoint_conversion_mapping("llama")  # the first call makes all families' patterns, in 0.2 s
 VERSIONS = f"torch {torch.__version__}, transformers {transformers.__version__}"

@@ -46,13 +46,13 @@ class FaultyGpuEngine(StubGpuEngine):
 
     def _slow(self, gpus: list[Path]) -> None:
         assert self._gate is not None, "--gate names the file to wait for"
-        file_bytes(gpus, memory.anonymous_bytes() or 0)
+        file_bytes(gpus, memory.own_bytes() or 0)
         while not self._gate.exists():
             threading.Event().wait(POLL_S)
 
     def _greedy(self, gpus: list[Path]) -> None:
         """Take more than was expected; from then on the process gets what the GPU has left."""
-        base, (gpu, *_) = memory.anonymous_bytes() or 0, gpus
+        base, (gpu, *_) = memory.own_bytes() or 0, gpus
         has = free_bytes(gpu) - CONTEXT_BYTES
         limit = data_bytes() + max(0, has)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

@@ -32,7 +32,7 @@ class StubGpuEngine(TorchEngine):
         self._stub = stub
 
     def load(self, spec: LoadSpec, progress: Progress) -> LoadedModel:
-        base = memory.anonymous_bytes() or 0
+        base = memory.own_bytes() or 0
         gpus = chosen_gpus(self._stub, spec.visible_devices)
         file_bytes(gpus, base)
         threading.Thread(target=self._keep_filing, args=(gpus, base), daemon=True).start()
@@ -55,7 +55,7 @@ def names(gpu: Path, name: str) -> bool:
 
 
 def file_bytes(gpus: list[Path], base: int) -> None:
-    held = max(0, (memory.anonymous_bytes() or 0) - base)
+    held = max(0, (memory.own_bytes() or 0) - base)
     for gpu in gpus:
         folder = gpu / "processes"
         folder.mkdir(parents=True, exist_ok=True)

@@ -266,6 +266,8 @@ class FakeRuntime:
     """By model: how many requests it answers now."""
     used_at: float | None = None
     """When its models answered somebody, from the moment on at which they are ready."""
+    shares: bool = False
+    """Whether what its models import is shared."""
     libraries: str = "1"
     """The version of what runs its models."""
     told: MemoryReport | None = None
@@ -309,6 +311,9 @@ class FakeRuntime:
 
     def engine(self) -> str:
         return f"fake {self.mode} {self.libraries}"
+
+    def shares_libraries(self) -> bool:
+        return self.shares
 
     def unavailable(self) -> Message | None:
         return self.problem

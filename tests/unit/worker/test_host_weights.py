@@ -78,9 +78,9 @@ def test_pages_that_were_touched_before_are_read(tmp_path: Path, make_readers: C
 def test_weights_count_as_the_process_s_own_memory(tmp_path: Path, threads: Readers) -> None:
     size = 64 * 2**20
     path = _saved(tmp_path / "x.safetensors", {"it": torch.ones(size, dtype=torch.uint8)})
-    before = memory.anonymous_bytes()
+    before = memory.own_bytes()
     read = HostWeightsFile(path, threads).get_tensor("it")
-    after = memory.anonymous_bytes()
+    after = memory.own_bytes()
     assert before is not None and after is not None
     assert after - before == pytest.approx(size, rel=0.1)
     assert read.numel() == size

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from webapp.worker.memory import anonymous_bytes, give_back, is_out_of_memory
+from webapp.worker.memory import give_back, is_out_of_memory, own_bytes
 from webapp.worker.program import describe
 
 
@@ -53,13 +53,13 @@ def test_a_failure_carries_the_errors_own_short_text() -> None:
 
 def test_the_process_knows_its_own_memory() -> None:
     give_back()
-    assert (anonymous_bytes() or 0) > 2**20
+    assert (own_bytes() or 0) > 2**20
 
 
 def test_large_blocks_are_given_back_when_they_are_freed() -> None:
     """In a process of its own: a freed block between two that stay would be kept in the heap, once glibc has seen such blocks."""
     program = (
-        "from webapp.worker.memory import anonymous_bytes, give_back_large_blocks\n"
+        "from webapp.worker.memory import own_bytes, give_back_large_blocks\n"
         "import ctypes, sys\n"
         "libc = ctypes.CDLL(None); libc.malloc.restype = ctypes.c_void_p; libc.malloc.argtypes = [ctypes.c_size_t]\n"
         "libc.free.argtypes = [ctypes.c_void_p]\n"
@@ -68,9 +68,9 @@ def test_large_blocks_are_given_back_when_they_are_freed() -> None:
         "if sys.argv[1] == 'back': give_back_large_blocks()\n"
         "libc.free(take(30 * 2**20))\n"
         "blocks = [take(8 * 2**20) for _ in range(9)]\n"
-        "before = anonymous_bytes()\n"
+        "before = own_bytes()\n"
         "for block in blocks[0:8:2]: libc.free(block)\n"
-        "print(before - anonymous_bytes())\n"
+        "print(before - own_bytes())\n"
     )
 
     def given_back(word: str) -> int:

@@ -29,6 +29,8 @@ class Conditions:
     max_num_batched_tokens: int | None = None
     kv_value_bytes: int | None = None
     """Bytes of a number in the KV cache, where it is not the type that the model computes in."""
+    shares_libraries: bool = False
+    """A worker is forked from a process that has imported the libraries, and shares them."""
     quantizes_to_fp8: bool = False
     """vLLM turns the linear layers into FP8 while loading (``--quantization fp8``)."""
 

@@ -40,6 +40,9 @@ VLLM_HOST_CONTEXT_BYTES = gib(1.4)
 HOST_CONTEXT_BYTES = gib(0.25)
 QUANTIZING_HOST_CONTEXT_BYTES = gib(0.2945)
 """Anonymous memory of a worker that has imported everything: 256 MiB measured with torch 2.13 on the CPU, 299 to 303 with bitsandbytes."""
+SHARING_HOST_CONTEXT_BYTES = gib(0.033)
+QUANTIZING_SHARING_HOST_CONTEXT_BYTES = gib(0.0775)
+"""The same of a worker that was forked from a launcher and shares the libraries with it: its private memory alone."""
 
 _NO_GRAPHS, _NO_NON_TORCH = (Part(name, 0, Source.NOTHING) for name in (PartName.GRAPHS, PartName.NON_TORCH))
 
@@ -141,7 +144,7 @@ def _in_transformers(launch: Launch, kind: DeviceKind, count: int) -> Footprint:
     on_host = kind is DeviceKind.HOST
     working = activation.quantization_bytes(model, launch.options.quantization, on_host=on_host)
     fixed = working + (activation.HOST_WORKSPACE_BYTES if on_host else activation.CUDA_WORKSPACE_BYTES)
-    context = _context_bytes(launch.options.quantization, on_host=on_host)
+    context = _context_bytes(launch, on_host=on_host)
     parts = (
         *_model_parts(loaded, held, rule, ended),
         _activation_part(beyond + fixed, prefill.confidence),
@@ -154,10 +157,15 @@ def _in_transformers(launch: Launch, kind: DeviceKind, count: int) -> Footprint:
     return Footprint("", parts, load_peak, _notes(loaded.notes, rule.notes, prefill.notes), warm_bytes=warm)
 
 
-def _context_bytes(quantization: Quantization, *, on_host: bool) -> int:
-    if on_host:
-        return HOST_CONTEXT_BYTES if quantization is Quantization.NONE else QUANTIZING_HOST_CONTEXT_BYTES
-    return INT8_GPU_CONTEXT_BYTES if quantization is Quantization.INT8 else GPU_CONTEXT_BYTES
+def _context_bytes(launch: Launch, *, on_host: bool) -> int:
+    quantization = launch.options.quantization
+    if not on_host:
+        return INT8_GPU_CONTEXT_BYTES if quantization is Quantization.INT8 else GPU_CONTEXT_BYTES
+    if launch.conditions.shares_libraries:
+        plain, quantizing = SHARING_HOST_CONTEXT_BYTES, QUANTIZING_SHARING_HOST_CONTEXT_BYTES
+    else:
+        plain, quantizing = HOST_CONTEXT_BYTES, QUANTIZING_HOST_CONTEXT_BYTES
+    return plain if quantization is Quantization.NONE else quantizing
 
 
 def _in_vllm(launch: Launch, kind: DeviceKind, count: int) -> Footprint:

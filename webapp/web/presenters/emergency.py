@@ -51,7 +51,7 @@ class EmergencyView:
 
 def emergency_view(preview: EmergencyPreview) -> EmergencyView:
     """Return the view of a preview."""
-    spares = ngettext("%(num)s запасной процесс", "%(num)s запасных процессов", preview.spares)
+    spares = ngettext("%(num)s служебный процесс", "%(num)s служебных процессов", preview.spares)
     tickets = ngettext(
         "%(num)s заявка, которая ждёт места, будет приостановлена и сама не запустится.",
         "%(num)s заявок, которые ждут места, будут приостановлены и сами не запустятся.",

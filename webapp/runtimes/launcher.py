@@ -1,0 +1,251 @@
+"""The launcher from Warden's side: starts the process that forks workers, asks it, and starts it again when it ends.
+
+All that is asked goes over a pair of sockets without a name, so nobody else can ask; the launcher ends as soon as Warden's end is closed,
+whatever closes it. Its workers outlive it. See ``webapp.worker.launcher``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Final
+
+from webapp.runtimes import processes
+from webapp.runtimes.processes import ProcessId
+from webapp.runtimes.protocol import (
+    LOG_FILE,
+    PROCESS_FILE,
+    ForkReply,
+    ForkRequest,
+    LauncherReady,
+    LauncherRecord,
+    ProtocolError,
+    decode,
+    encode,
+    exit_text,
+    process_start_time,
+    write_file,
+)
+
+log = logging.getLogger(__name__)
+
+COMMAND: Final = (sys.executable, "-m", "webapp.worker.launcher", "--control")
+FOLDER: Final = "launcher"
+ROOM: Final = {"WARDEN_ROOM": "." * 1024}
+"""See ``webapp.worker.process``: what a worker writes its marks over."""
+MESSAGE_BYTES: Final = 1 << 16
+IMPORT_S: Final = 120.0
+"""How long the imports may take; a machine under load needs 20 s."""
+FORK_S: Final = 15.0
+PAUSES_S: Final = (0.2, 1.0, 5.0, 30.0, 120.0)
+"""Between two starts of a launcher that ended by itself; one that was ready begins anew with the first."""
+STOP_S: Final = 2.0
+LOG_LIMIT_BYTES: Final = 2**20
+LOG_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+
+
+class LauncherUnavailable(Exception):
+    """No worker can be forked now; the text says why. A worker can still be started by itself."""
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A launcher that was started."""
+
+    program: subprocess.Popen[bytes]
+    control: socket.socket
+    ready: bool = False
+
+
+class Launcher:
+    """Keeps one launcher running from the first need of it until ``stop``. Every call may be made from any thread."""
+
+    def __init__(self, state_dir: Path, environment: Mapping[str, str], fork_s: float = FORK_S) -> None:
+        """``environment`` is what its workers begin with."""
+        self._fork_s = fork_s
+        self._folder = state_dir / FOLDER
+        self._environment = {**environment, **ROOM}
+        self._changed = threading.Condition()
+        self._running: _Running | None = None
+        self._problem: str | None = None
+        """Why the last one ended, until another is ready."""
+        self._asking = threading.Lock()
+        """Held while one question is asked: answers come in the order of the questions."""
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # Life
+
+    def start(self) -> None:
+        """Begin to import, in the background; idempotent."""
+        with self._changed:
+            if self._thread is not None or self._stopping.is_set():
+                return
+            self._thread = threading.Thread(target=self._keep, name="warden-launcher", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the launcher; its workers stay."""
+        self._stopping.set()
+        with self._changed:
+            running, thread = self._running, self._thread
+            self._changed.notify_all()
+        if running is not None:
+            running.program.kill()  # it holds nothing that has to be put away
+        if thread is not None:
+            thread.join(STOP_S)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a worker that is started now shares the libraries."""
+        running = self._running
+        return running is not None and running.ready
+
+    def pid(self) -> int | None:
+        """The launcher's process, ``None`` while there is none. Never waits."""
+        running = self._running
+        return None if running is None else running.program.pid
+
+    # Questions
+
+    def fork(self, folder: Path) -> ProcessId:
+        """Return a worker that was forked into ``folder``; waits for a launcher that still imports.
+
+        Raises:
+            LauncherUnavailable: no launcher is to be had.
+            OSError: the system gives no process, file or space.
+        """
+        self.start()
+        with self._asking:
+            running = self._wait_until_ready()
+            reply = self._ask(running, ForkRequest(str(folder)))
+        if reply.errno is not None:
+            raise OSError(reply.errno, reply.detail, str(folder))
+        if reply.pid is None or reply.start_time is None:
+            raise LauncherUnavailable(reply.detail)
+        return ProcessId(reply.pid, reply.start_time)
+
+    def _wait_until_ready(self) -> _Running:
+        with self._changed:
+            self._changed.wait_for(self._is_decided, IMPORT_S)
+            running = self._running
+        if running is None or not running.ready:
+            raise LauncherUnavailable(self._problem or f"it is not ready after {IMPORT_S:.0f} s")
+        return running
+
+    def _is_decided(self) -> bool:
+        return self.is_ready or self._problem is not None or self._stopping.is_set()
+
+    def _ask(self, running: _Running, request: ForkRequest) -> ForkReply:
+        try:
+            running.control.settimeout(self._fork_s)
+            running.control.send(encode(request))
+            return decode(ForkReply, running.control.recv(MESSAGE_BYTES))
+        except (OSError, ProtocolError) as exc:
+            running.program.kill()  # what it would still answer would be taken for the answer to the next question
+            raise LauncherUnavailable(f"it does not answer: {exc}") from exc
+
+    # Keeping it
+
+    def _keep(self) -> None:
+        self._end_earlier()
+        failures = 0
+        while not self._stopping.is_set():
+            failures = 0 if self._run_once() else failures + 1
+            self._stopping.wait(PAUSES_S[min(failures, len(PAUSES_S) - 1)])
+
+    def _run_once(self) -> bool:
+        """Start a launcher and stay until it has ended; return whether it was ready."""
+        try:
+            running = self._spawn()
+        except OSError as exc:
+            self._set(None, f"it cannot be started: {exc}")
+            return False
+        was_ready = False
+        try:
+            self._set(running, self._problem)
+            was_ready = self._await_ready(running)
+            running.program.wait()
+        finally:
+            running.program.kill()
+            how = exit_text(running.program.wait())
+            running.control.close()
+            # What was ready is ready again soon, and worth to be waited for.
+            self._set(None, None if was_ready else f"it ended ({how}); see {self._folder / LOG_FILE}")
+        if not self._stopping.is_set():
+            log.warning("the launcher, pid %s, ended: %s", running.program.pid, how)
+        return was_ready
+
+    def _await_ready(self, running: _Running) -> bool:
+        running.control.settimeout(IMPORT_S)
+        try:
+            ready = decode(LauncherReady, running.control.recv(MESSAGE_BYTES))
+        except (OSError, ProtocolError) as exc:
+            log.warning("the launcher does not become ready: %s", exc)
+            running.program.kill()
+            return False
+        log.info("the launcher, pid %s, forks workers after %s s", ready.pid, ready.seconds)
+        self._set(replace(running, ready=True), None)
+        return True
+
+    def _set(self, running: _Running | None, problem: str | None) -> None:
+        with self._changed:
+            self._running, self._problem = running, problem
+            self._changed.notify_all()
+
+    def _spawn(self) -> _Running:
+        """Start the process. Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs, self._log() as output:
+                program = subprocess.Popen(  # noqa: S603 - this very program, no shell
+                    [*COMMAND, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    cwd="/",
+                    env=self._environment,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+        except OSError:
+            ours.close()
+            raise
+        self._write_down(program.pid)
+        return _Running(program, ours)
+
+    def _log(self) -> IO[bytes]:
+        """The log, begun anew once it is long; where none can be written the launcher runs without."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path = self._folder / LOG_FILE
+            is_long = path.exists() and path.stat().st_size > LOG_LIMIT_BYTES
+            return os.fdopen(os.open(path, LOG_FLAGS | (os.O_TRUNC if is_long else 0), 0o600), "wb")
+        except OSError as exc:
+            log.warning("the launcher has no log: %s", exc)
+            return open(os.devnull, "wb")  # noqa: PTH123 - the same kind of file as above
+
+    def _write_down(self, pid: int) -> None:
+        """Note which launcher is whose, for a Warden that comes after one that was killed."""
+        warden = os.getpid()
+        record = LauncherRecord(pid, process_start_time(pid) or 0, warden, process_start_time(warden) or 0)
+        with suppress(OSError):
+            write_file(self._folder / PROCESS_FILE, encode(record))
+
+    def _end_earlier(self) -> None:
+        """End what a killed Warden's launcher left that cannot see the end of it: one that is stopped, or stuck in an import."""
+        try:
+            record = decode(LauncherRecord, (self._folder / PROCESS_FILE).read_bytes())
+        except (OSError, ProtocolError):
+            return
+        if not ProcessId(record.warden_pid, record.warden_start_time).is_alive:
+            processes.send(ProcessId(record.pid, record.start_time), signal.SIGKILL)

@@ -1,0 +1,191 @@
+"""The launcher: imports torch and all that every model needs once, touches no device, and forks a worker whenever it is asked.
+
+``python -m webapp.worker.launcher --control FD``. A worker of its own takes 4 to 9 s to import the libraries and holds 250 MiB of them;
+a forked one has them at once and shares them. What makes that safe:
+
+- **One thread.** A lock that another thread held in the moment of a fork is held for ever in the child. The thread count is asked
+  before every fork, and none is made while it is not one.
+- **No device.** A CUDA context does not survive a fork, so nothing here may make one: torch looks for GPUs by NVML alone
+  (``libraries.ENVIRONMENT``), and bitsandbytes, whose import initialises CUDA, is imported by the workers that quantize.
+- **Nothing shared that should differ.** A worker has a session, log, marks, seeds and descriptors of its own before it does anything.
+
+``Warden ── fork request ──► launcher ── fork ──► keeper ── fork ──► worker``. The keeper waits for the worker's end, writes it down,
+and ends; it belongs to nobody once the launcher has gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import gc
+import importlib
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from webapp.runtimes.protocol import (
+    EXIT_FILE,
+    INSTANCE_VARIABLE,
+    LOG_FILE,
+    ROOT_VARIABLE,
+    ExitRecord,
+    ForkReply,
+    ForkRequest,
+    LauncherReady,
+    ProtocolError,
+    decode,
+    encode,
+    exit_text,
+    process_start_time,
+    write_file,
+)
+from webapp.worker import memory, process
+from webapp.worker.libraries import TorchEngine
+from webapp.worker.program import GARBAGE_WHILE_IMPORTING, enter, work
+
+log = logging.getLogger(__name__)
+
+MESSAGE_BYTES = 1 << 16
+REPLY_S = 10.0
+"""How long a fork may take until the worker has written down which process it is."""
+FAMILIES = ("gemma2", "gemma3", "llama", "mistral", "phi3", "qwen2", "qwen3")
+"""Architectures that most people load; the code of any other one is imported by its worker, in a tenth of a second."""
+
+
+def prepare() -> None:
+    """Import everything that workers share, and let the garbage collector never walk it again: that would copy its pages."""
+    gc.set_threshold(*GARBAGE_WHILE_IMPORTING)
+    os.environ["OPENBLAS_NUM_THREADS"] = (
+        "1"  # numpy's library begins its threads when it is imported; nothing of a model's goes there
+    )
+    TorchEngine().import_libraries()
+    for family in FAMILIES:
+        importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+    memory.give_back()
+    gc.freeze()
+
+
+def serve(control: socket.socket) -> None:
+    """Fork whenever it is asked, until Warden hangs up."""
+    while message := control.recv(MESSAGE_BYTES):
+        try:
+            reply = fork(Path(decode(ForkRequest, message).folder), control)
+        except ProtocolError as exc:
+            reply = ForkReply(detail=str(exc))
+        except OSError as exc:
+            reply = ForkReply(errno=exc.errno, detail=str(exc))
+        control.send(encode(reply))
+
+
+def fork(folder: Path, control: socket.socket) -> ForkReply:
+    """Fork a worker into ``folder`` and return which process it is. Raises OSError."""
+    if (problem := why_not()) is not None:
+        return ForkReply(detail=problem)
+    reading, writing = os.pipe()
+    try:
+        if os.fork() == 0:
+            _keep(folder, control, writing)
+        os.close(writing)
+        return _answer(reading)
+    finally:
+        os.close(reading)
+
+
+def why_not() -> str | None:
+    """Return why no fork may be made, or ``None``: what would work in most workers and hang or fail in some."""
+    if (count := process.threads()) != 1:
+        return f"the launcher has {count} threads"
+    return "the launcher has initialised CUDA" if TorchEngine.has_touched_a_device() else None
+
+
+def _answer(reading: int) -> ForkReply:
+    """What the worker says of itself before it goes to work."""
+    readable, _, _ = select.select([reading], [], [], REPLY_S)
+    data = os.read(reading, MESSAGE_BYTES) if readable else b""
+    return decode(ForkReply, data) if data else ForkReply(detail="the worker ended before it had begun")
+
+
+def _keep(folder: Path, control: socket.socket, writing: int) -> NoReturn:
+    """Be the keeper of a worker: fork it, wait for its end, write that down."""
+    try:
+        control.close()
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        worker = os.fork()
+        if worker == 0:
+            _begin(folder, writing)
+        os.close(writing)
+        process.show_name("warden-keeper", folder.name)
+        _, status = os.waitpid(worker, 0)
+        with suppress(OSError):  # the folder is gone: somebody ended the worker, and nobody asks how
+            write_file(folder / EXIT_FILE, encode(ExitRecord(exit_text(os.waitstatus_to_exitcode(status)))))
+    except OSError as exc:
+        with suppress(OSError):
+            os.write(writing, encode(ForkReply(errno=exc.errno, detail=str(exc))))
+    finally:
+        os._exit(0)
+
+
+def _begin(folder: Path, writing: int) -> NoReturn:
+    """Be the worker: take on a life of its own, say so, and go to work. CUDA is touched only after all of this."""
+    code = 1
+    try:
+        os.setsid()
+        process.show_environment({INSTANCE_VARIABLE: folder.name, ROOT_VARIABLE: str(folder.parent)})
+        process.show_name("warden-worker", folder.name)
+        process.redirect_output(folder / LOG_FILE)
+        spec = enter(folder, keeper=os.getppid())
+        engine = TorchEngine()
+        engine.begin_anew()
+        os.write(writing, encode(ForkReply(os.getpid(), process_start_time(os.getpid()))))
+        os.close(writing)
+        code = work(spec, engine)
+    except Exception as exc:
+        log.exception("the worker could not begin")
+        number = exc.errno if isinstance(exc, OSError) else None
+        with suppress(OSError):
+            os.write(writing, encode(ForkReply(errno=number, detail=f"{type(exc).__name__}: {exc}")))
+    finally:
+        os._exit(code)
+
+
+def end_with(control: socket.socket, *, while_importing: bool) -> None:
+    """Have the kernel end this process as soon as Warden hangs up: an import looks at nothing for seconds. Off once requests come."""
+    fcntl.fcntl(control, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(control, fcntl.F_GETFL)
+    fcntl.fcntl(control, fcntl.F_SETFL, flags | os.O_ASYNC if while_importing else flags & ~os.O_ASYNC)
+
+
+def main() -> NoReturn:
+    """Run the launcher and end the process."""
+    began = time.monotonic()
+    parser = argparse.ArgumentParser(prog="python -m webapp.worker.launcher", description="Forks workers for Warden.")
+    parser.add_argument("--control", type=int, required=True, help="descriptor of the socket that requests come from")
+    options = parser.parse_args()
+    os.umask(0o077)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are nobody's to wait for
+    process.show_name("warden-launcher")
+    control = socket.socket(fileno=options.control)
+    end_with(control, while_importing=True)
+    prepare()
+    end_with(control, while_importing=False)
+    seconds = round(time.monotonic() - began, 2)
+    if (problem := why_not()) is not None:
+        sys.exit(f"no worker can be forked: {problem}")
+    log.info("ready to fork after %s s, pid %s", seconds, os.getpid())
+    control.send(encode(LauncherReady(os.getpid(), process_start_time(os.getpid()) or 0, seconds)))
+    serve(control)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
