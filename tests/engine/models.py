@@ -331,3 +331,6 @@ _BREAKS = {
     ModelProblem.NO_TOKENIZER: _remove_tokenizer,
     ModelProblem.UNREADABLE: _make_unreadable,
 }
+
+BREAKABLE = tuple(_BREAKS)
+"""Every problem that files can have; a defect of Warden's own is none of them."""

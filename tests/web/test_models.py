@@ -10,6 +10,7 @@ from flask import Flask
 from tests.web.conftest import HTMX, Visitor
 from tests.web.fakes import FakeController, foreign, instance, model, reading, worker
 from tests.web.test_fragments import hidden
+from webapp.domain.model import ModelShape
 from webapp.domain.units import gib
 from webapp.message import Message
 
@@ -115,6 +116,43 @@ def test_name_of_a_model_is_shown_as_text(visitor: Visitor, controller: FakeCont
     controller.changed(models=(model('lab/"><script>alert(1)</script>'),))
 
     assert "<script>alert" not in visitor.get("/").text
+
+
+BOUNDLESS = ModelShape(28, 2048, 6144, 16, 8, 128, 10**400)
+"""Sizes that no float holds; the catalogue lets none through."""
+
+
+@pytest.mark.parametrize("mode", ["transformers", "vllm"])
+@pytest.mark.parametrize(
+    "odd", [{"shape": BOUNDLESS}, {"architecture": 7}, {"weights": "none"}], ids=lambda odd: next(iter(odd))
+)
+def test_a_model_that_cannot_be_judged_is_one_row_that_says_so(
+    visitor: Visitor, controller: FakeController, odd: dict[str, object], mode: str
+) -> None:
+    controller.changed(models=(model("lab/good"), model("lab/odd", **odd)), mode_problems={})
+    form = {"mode": mode, "precision": "auto", "max_tokens": "512", "batch_size": "1", "device": "auto"}
+
+    for chosen in ("lab/good", "lab/odd"):
+        page = visitor.get("/", query_string={**form, "model": chosen})
+        found = fits(page.text)
+        assert page.status_code == 200
+        assert found["lab/good"] == "поместится сейчас"
+        assert found["lab/odd"] or "Warden не смог разобрать модель lab/odd" in page.text
+        assert search(visitor, **form, model=chosen).count("data-cached") == 2
+    names = [each["id"] for each in visitor.get("/api/v1/models").get_json()]
+    assert names == ["lab/good", "lab/odd"]
+
+
+def test_a_model_that_cannot_be_described_is_one_document_that_says_so(
+    visitor: Visitor, controller: FakeController
+) -> None:
+    controller.changed(models=(model("lab/good"), model("lab/odd", problem=Message("model_broken_config", 7))))
+
+    good, odd = visitor.get("/api/v1/models").get_json()
+
+    assert (good["id"], good["problem"]) == ("lab/good", None)
+    assert (odd["id"], odd["problem_code"]) == ("lab/odd", "model_misread")
+    assert "lab/odd" in odd["problem"]
 
 
 def test_unchanged_list_is_not_sent_again(visitor: Visitor) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from webapp.catalog.architectures import BUILT_IN, words
+from webapp.catalog.files import whole_number
 from webapp.domain.model import AttentionDoubt, AttentionFacts, CacheKind, CacheLayers, ExpertFacts, ModelShape
 
 Config = Mapping[str, object]
@@ -280,7 +281,7 @@ def _full_layers(count: int, config: Config, sizes: _Sizes, kind: str) -> Iterat
     by_layer = next(
         (v for name in ("num_key_value_heads", "num_kv_heads") if isinstance(v := config.get(name), list)), None
     )
-    if by_layer and len(by_layer) == count and all(type(heads) is int and heads > 0 for heads in by_layer):
+    if by_layer and len(by_layer) == count and all(whole_number(heads) for heads in by_layer):
         for kv_heads, layers in sorted(Counter(by_layer).items()):
             yield CacheLayers(CacheKind.FULL, layers, kv_heads, 2 * sizes.head_dim)
         return
@@ -365,5 +366,4 @@ def _first(config: Config, *names: str) -> int | None:
 
 
 def _int(config: Config, name: str, least: int = 1) -> int | None:
-    value = config.get(name)
-    return value if type(value) is int and value >= least else None
+    return whole_number(config.get(name), least)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from webapp.catalog.architectures import TIED_BY_DEFAULT
 from webapp.catalog.attention import attention_facts, expert_facts
-from webapp.catalog.files import printable
+from webapp.catalog.files import MAX_TEXT, printable, whole_number
 from webapp.domain.model import AttentionFacts, ModelShape
 
 _TEXT_CONFIGS = ("text_config", "language_config", "llm_config")
@@ -122,11 +122,7 @@ def _dtype(config: Mapping[str, object]) -> str | None:
 
 def _size(config: Mapping[str, object], names: tuple[str, ...]) -> int | None:
     """Return the first of ``names`` that is a positive number; a list (a value a layer) is no single size."""
-    for name in names:
-        value = config.get(name)
-        if type(value) is int and value > 0:
-            return value
-    return None
+    return next((size for name in names if (size := whole_number(config.get(name))) is not None), None)
 
 
 def _first(value: object) -> str | None:
@@ -134,4 +130,4 @@ def _first(value: object) -> str | None:
 
 
 def _text(value: object) -> str | None:
-    return printable(value) if isinstance(value, str) and value else None
+    return printable(value) if isinstance(value, str) and 0 < len(value) <= MAX_TEXT else None

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from webapp.catalog.architectures import generates_text, needs_remote_code
 from webapp.catalog.config import ConfigFacts, config_facts
-from webapp.catalog.files import BadFile, open_regular, printable, read_object
+from webapp.catalog.files import BadFile, open_regular, printable, read_bytes, read_object
 from webapp.catalog.headers import BadHeader, Tensor, facts_of, main_dtype, read_tensors
+from webapp.catalog.streaming import MAX_TENSORS, read_index, read_members
 from webapp.domain.model import CachedModel, ModelProblem, WeightFacts
 from webapp.message import Message
 
@@ -48,6 +49,7 @@ _REVISION = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]{0,127}")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _MAX_DEPTH = 8
 _LOCATION_BYTES = 256
+_MAX_DETAIL = 300
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,13 @@ def unreadable(repository: Path, exc: OSError) -> CachedModel:
     return _bare(Entry(repository, ""), _Listing(), _unreadable(exc))
 
 
+def misread(repository: Path, exc: Exception) -> CachedModel:
+    """Return the description of a repository's folder that this program has a defect with."""
+    entry = Entry(repository, "")
+    detail = f"{type(exc).__name__}: {exc}"
+    return _bare(entry, _Listing(), _message(ModelProblem.MISREAD, model=entry.id, detail=detail))
+
+
 def describe(entry: Entry, policy: Policy) -> CachedModel:
     """Return what an entry's files say. Never raises: an entry that cannot be read is described with that problem."""
     try:
@@ -201,7 +210,7 @@ def _bare(entry: Entry, listing: _Listing, problem: Message | None) -> CachedMod
 def _main_revision(repository: Path) -> str | None:
     try:
         with open_regular(repository / "refs" / "main") as file:
-            revision = file.read(_LOCATION_BYTES).decode("ascii", "replace").strip()
+            revision = read_bytes(file, _LOCATION_BYTES).decode("ascii", "replace").strip()
     except FileNotFoundError:
         return None
     # The name becomes part of a path; nothing but a plain name may.
@@ -253,9 +262,13 @@ def _stat(item: os.DirEntry[str]) -> os.stat_result | None:
         return item.stat(follow_symlinks=False)
 
 
-def _json(path: Path) -> dict[str, object]:
+def _json(path: Path) -> Mapping[str, object]:
+    return _parsed(path, read_object)
+
+
+def _parsed(path: Path, read: Callable[[Path], Mapping[str, object]]) -> Mapping[str, object]:
     try:
-        return read_object(path)
+        return read(path)
     except BadFile as exc:
         raise _Problem(ModelProblem.BROKEN_CONFIG, detail=f"{path.name}: {exc}") from exc
 
@@ -308,9 +321,9 @@ def _tensors(snapshot: Path, listing: _Listing, policy: Policy) -> tuple[Tensor,
     return None
 
 
-def _read(snapshot: Path, name: str) -> tuple[Tensor, ...]:
+def _read(snapshot: Path, name: str, most: int = MAX_TENSORS) -> tuple[Tensor, ...]:
     try:
-        return read_tensors(snapshot / name)
+        return read_tensors(snapshot / name, most=most)
     except BadHeader as exc:
         raise _Problem(ModelProblem.BROKEN_WEIGHTS, file=name, detail=str(exc)) from exc
 
@@ -319,22 +332,21 @@ def _read_shards(snapshot: Path, listing: _Listing) -> tuple[Tensor, ...]:
     weight_map = _weight_map(snapshot, _INDEX)
     shards = sorted(set(weight_map.values()))
     _require_all(shards, listing)
-    tensors = tuple(tensor for shard in shards for tensor in _read(snapshot, shard))
+    tensors: list[Tensor] = []
+    for shard in shards:
+        tensors += _read(snapshot, shard, MAX_TENSORS - len(tensors))
     absent = weight_map.keys() - {tensor.name for tensor in tensors}
     if absent:
         first = min(absent)
         raise _Problem(ModelProblem.BROKEN_WEIGHTS, file=weight_map[first], detail=f"no tensor {first[:80]}")
-    return tensors
+    return tuple(tensors)
 
 
-def _weight_map(snapshot: Path, index: str) -> dict[str, str]:
+def _weight_map(snapshot: Path, index: str) -> Mapping[str, str]:
     try:
-        weight_map = read_object(snapshot / index).get("weight_map")
+        return read_index(snapshot / index)[0]
     except BadFile as exc:
         raise _Problem(ModelProblem.BROKEN_WEIGHTS, file=index, detail=str(exc)) from exc
-    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-        raise _Problem(ModelProblem.BROKEN_WEIGHTS, file=index, detail="no weight_map")
-    return weight_map
 
 
 def _require_all(shards: Iterable[str], listing: _Listing) -> None:
@@ -381,8 +393,11 @@ def _has_chat_template(snapshot: Path, listing: _Listing) -> bool:
     return bool(_tokenizer_config(snapshot, listing).get("chat_template"))
 
 
-def _tokenizer_config(snapshot: Path, listing: _Listing) -> dict[str, object]:
-    return _json(snapshot / _TOKENIZER_CONFIG) if _TOKENIZER_CONFIG in listing else {}
+def _tokenizer_config(snapshot: Path, listing: _Listing) -> Mapping[str, object]:
+    """Return what counts of it here; thousands of added tokens make some of them large."""
+    if _TOKENIZER_CONFIG not in listing:
+        return {}
+    return _parsed(snapshot / _TOKENIZER_CONFIG, lambda path: read_members(path, ("auto_map", "chat_template")))
 
 
 def _cut_off(entry: Entry, problem: Message) -> Message:
@@ -407,4 +422,4 @@ def _unreadable(exc: OSError) -> Message:
 
 
 def _message(problem: ModelProblem, **params: str | None) -> Message:
-    return Message(problem.value, {key: None if v is None else printable(v) for key, v in params.items()})
+    return Message(problem.value, {key: None if v is None else printable(v)[:_MAX_DETAIL] for key, v in params.items()})

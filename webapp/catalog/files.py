@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -9,9 +10,12 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-MAX_JSON_BYTES = 128 * 2**20
-"""An index of 100 000 tensors has about 10 MB."""
-
+MAX_JSON_BYTES = 2 * 2**20
+"""What is parsed as a whole; Python makes twenty times as much of it. A large config.json has 50 kB."""
+MAX_NUMBER = 2**40
+"""A stated size above this is none; the largest in use is a context of ten million tokens."""
+MAX_TEXT = 200
+"""A stated name that is longer is none: it would stand in every row of the page."""
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -35,6 +39,18 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def read_bytes(file: BinaryIO, most: int) -> bytes:
+    """Return up to ``most`` bytes of a file that ``open_regular`` opened.
+
+    Raises:
+        OSError: it cannot be read, or gives nothing without a wait, as some of the kernel's own files do.
+    """
+    data: bytes | None = file.read(most)
+    if data is None:
+        raise OSError(errno.EAGAIN, "the file gives no bytes", getattr(file, "name", None))
+    return data
+
+
 def parse_object(data: bytes) -> dict[str, object]:
     """Return ``data`` as a JSON object. Raises BadFile."""
     try:
@@ -51,14 +67,21 @@ def parse_object(data: bytes) -> dict[str, object]:
 def read_object(path: Path) -> dict[str, object]:
     """Return the JSON object in a file. Raises BadFile, OSError."""
     with open_regular(path) as file:
-        # Asked for the most at once, Python would take that much memory for every small file, which costs more than its reading.
         size = os.fstat(file.fileno()).st_size
-        data = file.read(min(size, MAX_JSON_BYTES) + 1)
+        if size > MAX_JSON_BYTES:
+            raise BadFile(f"larger than {MAX_JSON_BYTES} bytes")
+        # Asked for the most at once, Python would take that much memory for every small file, which costs more than its reading.
+        data = read_bytes(file, size + 1)
         if len(data) > size:
-            data += file.read(MAX_JSON_BYTES + 1 - len(data))
+            data += read_bytes(file, MAX_JSON_BYTES + 1 - len(data))
     if len(data) > MAX_JSON_BYTES:
         raise BadFile(f"larger than {MAX_JSON_BYTES} bytes")
     return parse_object(data)
+
+
+def whole_number(value: object, least: int = 1) -> int | None:
+    """Return a stated size; ``None`` for what is no whole number, too small, or beyond everything that there is."""
+    return value if type(value) is int and least <= value <= MAX_NUMBER else None
 
 
 def printable(text: str) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from webapp.catalog.config import ConfigFacts, config_facts
 from webapp.catalog.entry import find_entry
 from webapp.catalog.files import BadFile, printable, read_object
 from webapp.catalog.headers import Tensor, facts_of, main_dtype, read_tensors
 from webapp.catalog.sizes import tensors_of_sizes
+from webapp.catalog.streaming import read_index
 from webapp.domain.model import CachedModel, WeightFacts, WeightsSource
+
+T = TypeVar("T")
 
 _CONFIG, _WEIGHTS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
@@ -60,7 +64,7 @@ def describe_folder(path: Path, model_id: str) -> CachedModel:
     """
     if not (path / _CONFIG).exists():
         raise BadFolder(f"{path} has no {_CONFIG}")
-    raw = _read(path / _CONFIG)
+    raw = _read(path / _CONFIG, read_object)
     config = config_facts(raw)
     weights, parameters = _weights(path, raw, config)
     files = _file_bytes(path)
@@ -126,14 +130,12 @@ def _headers(path: Path, names: Sequence[str]) -> tuple[Tensor, ...]:
 def _index(path: Path) -> _Index | None:
     if not (path / _INDEX).exists():
         return None
-    raw = _read(path / _INDEX)
-    named, metadata = raw.get("weight_map"), raw.get("metadata")
-    weight_map = named if isinstance(named, dict) else {}
+    weight_map, metadata = _read(path / _INDEX, read_index)
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     # A name that leads out of the folder is no shard of this model.
-    shards = sorted({str(name) for name in weight_map.values() if os.path.basename(str(name)) == name})  # noqa: PTH119
+    shards = sorted({name for name in weight_map.values() if os.path.basename(name) == name})  # noqa: PTH119
     size = int(total) if isinstance(total, int | float) and 0 < total < 2**62 else None
-    return _Index(tuple(shards), frozenset(map(str, weight_map)), size)
+    return _Index(tuple(shards), frozenset(weight_map), size)
 
 
 def _saved_twice(index: _Index, config: ConfigFacts) -> int:
@@ -168,9 +170,9 @@ def _of_total(total: int, by_sizes: WeightFacts, config: ConfigFacts) -> WeightF
     return WeightFacts(total, elements, elements * 9 // 10, 0, ((dtype, elements),), source=WeightsSource.INDEX)
 
 
-def _read(path: Path) -> dict[str, object]:
+def _read(path: Path, read: Callable[[Path], T]) -> T:
     try:
-        return read_object(path)
+        return read(path)
     except BadFile as exc:
         raise BadFolder(f"{path}: {exc}") from exc
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from webapp.catalog.files import BadFile, open_regular, parse_object
+from webapp.catalog.files import MAX_JSON_BYTES, BadFile, open_regular, parse_object, read_bytes, whole_number
+from webapp.catalog.streaming import MAX_NAME, MAX_STREAMED_BYTES, MAX_TENSORS, ObjectReader
 from webapp.domain.model import WeightFacts
 
-MAX_HEADER_BYTES = 100_000_000
-"""The limit of the safetensors library itself."""
-
 _LENGTH_BYTES = 8
+_MOST = 2**62
+"""No size or place in a file is more."""
+_MOST_DIMENSIONS = 16
 _METADATA = "__metadata__"
 
 DTYPE_NAMES = {
@@ -83,7 +85,7 @@ class Tensor(NamedTuple):
         return self.name.rpartition(".")[0].rpartition(".")[2]
 
 
-def read_tensors(path: Path, *, headers_only: bool = False) -> tuple[Tensor, ...]:
+def read_tensors(path: Path, *, headers_only: bool = False, most: int = MAX_TENSORS) -> tuple[Tensor, ...]:
     """Return the tensors of a safetensors file in the order of their data.
 
     Reads the header alone: a u64 length in little-endian order, then that many bytes of JSON. As in the safetensors library,
@@ -91,35 +93,46 @@ def read_tensors(path: Path, *, headers_only: bool = False) -> tuple[Tensor, ...
     files that are meant to end after the header: the data may then be missing.
 
     Raises:
-        BadHeader: the header or the length is wrong.
+        BadHeader: the header or the length is wrong, or there are more than ``most`` tensors.
         OSError: the file cannot be read.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         header_bytes = _header_length(file, size)
-        entries = parse_header(file.read(header_bytes))
-    base = _LENGTH_BYTES + header_bytes
-    tensors = sorted([_tensor(name, entry, base, path) for name, entry in entries.items()], key=_START_AND_END)
+        base = _LENGTH_BYTES + header_bytes
+        tensors = [_tensor(name, entry, base, path) for name, entry in islice(_entries(file, header_bytes), most + 1)]
+    if len(tensors) > most:
+        raise BadHeader(f"more than {MAX_TENSORS} tensors")
+    tensors.sort(key=_START_AND_END)
     _check_coverage(tensors, base, None if headers_only else size)
     return tuple(tensors)
 
 
-def parse_header(data: bytes) -> dict[str, object]:
-    """Return the entries of a header by tensor name. Raises BadHeader."""
+def _entries(file: BinaryIO, length: int) -> Iterator[tuple[str, object]]:
+    """Yield the entries of a header by tensor name; a long one is never parsed as a whole. Raises BadHeader."""
     try:
-        entries = parse_object(data)
+        if length <= MAX_JSON_BYTES:
+            entries = parse_object(read_bytes(file, length))
+            entries.pop(_METADATA, None)
+            yield from entries.items()
+            return
+        reader = ObjectReader(file, length)
+        for name in reader.members():
+            if name == _METADATA:
+                reader.skip()
+            else:
+                yield name, reader.value()
+        reader.end()
     except BadFile as exc:
         raise BadHeader(f"header: {exc}") from exc
-    entries.pop(_METADATA, None)
-    return entries
 
 
 def _header_length(file: BinaryIO, size: int) -> int:
-    prefix = file.read(_LENGTH_BYTES)
+    prefix = read_bytes(file, _LENGTH_BYTES)
     if len(prefix) < _LENGTH_BYTES:
         raise BadHeader(f"only {size} bytes")
     length = int.from_bytes(prefix, "little")
-    if length > MAX_HEADER_BYTES:
+    if length > MAX_STREAMED_BYTES:
         raise BadHeader(f"header of {length} bytes")
     if _LENGTH_BYTES + length > size:
         raise BadHeader(f"header of {length} bytes in a file of {size}")
@@ -129,9 +142,13 @@ def _header_length(file: BinaryIO, size: int) -> int:
 def _tensor(name: str, entry: Any, base: int, path: Path) -> Tensor:
     try:
         dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        if max(len(name), len(dtype)) > MAX_NAME or len(shape) > _MOST_DIMENSIONS:
+            raise BadHeader(f"tensor {name[:80]} is not described")
         elements = math.prod(shape)
         if type(dtype) is not str or not type(elements) is type(start) is type(end) is int or min(shape, default=0) < 0:
             raise BadHeader(f"tensor {name[:80]} is not described")
+        if max(elements, end, *shape) > _MOST:
+            raise BadHeader(f"tensor {name[:80]} is larger than any file")
     except (LookupError, TypeError, ValueError) as exc:
         raise BadHeader(f"tensor {name[:80]} is not described") from exc
     # A type that this table does not know yet is judged by its offsets alone.
@@ -282,10 +299,10 @@ def _packed_bits(quantization: Mapping[str, object]) -> int | None:
     if isinstance(groups, dict):
         weights = [group.get("weights") for group in groups.values() if isinstance(group, dict)]
         stated = [weight.get("num_bits") for weight in weights if isinstance(weight, dict)]
-    bits = set(stated)
+    bits = {whole_number(each) for each in stated}
     only = bits.pop() if len(bits) == 1 else None
     # Three bits do not fill an int32 evenly in every format; halves and quarters of a byte do.
-    return only if type(only) is int and only in (2, 4, 8) else None
+    return only if only in (2, 4, 8) else None
 
 
 def _is_buffer(tensor: Tensor) -> bool:
@@ -335,4 +352,4 @@ def _agree(one: bytes, other: bytes) -> bool:
 def _sample(tensor: Tensor, offset: int) -> bytes:
     with open_regular(tensor.file) as file:
         file.seek(tensor.start + offset)
-        return file.read(min(_SAMPLE_BYTES, tensor.bytes - offset))
+        return read_bytes(file, min(_SAMPLE_BYTES, tensor.bytes - offset))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from webapp.catalog.entry import FACT_FILES, PREFIX, Entry, Policy, describe, find_entry, unreadable
+from webapp.catalog.entry import FACT_FILES, PREFIX, Entry, Policy, describe, find_entry, misread, unreadable
 from webapp.catalog.files import printable
 from webapp.domain.model import CachedModel
 from webapp.message import Message
@@ -86,7 +86,9 @@ class Catalog:
         allow_pickle: bool = False,
         allow_remote_code: bool = False,
         clock: Callable[[], float] = time.time,
+        describe: Callable[[Entry, Policy], CachedModel] = describe,
     ) -> None:
+        self._describe = describe
         self._cache_dir = cache_dir
         self._poll_s = poll_s
         self._policy = Policy(allow_pickle=allow_pickle, allow_remote_code=allow_remote_code)
@@ -187,11 +189,11 @@ class Catalog:
             is_its_turn = not known.is_whole or (hash(name) + self._looks) % turns == 0
             if not is_its_turn or known.weights.is_unchanged():
                 return known
-        return _read(self._cache_dir / name, self._policy, self._clock())
+        return _read(self._cache_dir / name, lambda entry: self._describe(entry, self._policy), self._clock())
 
 
-def _read(repository: Path, policy: Policy, now: float) -> _Known:
-    """Read a repository's folder.
+def _read(repository: Path, describe: Callable[[Entry], CachedModel], now: float) -> _Known:
+    """Read a repository's folder; whatever is the matter with it is said of its own model.
 
     Each part of the signature is taken before that part is read, so that a change in between is seen by the next look.
     """
@@ -199,19 +201,20 @@ def _read(repository: Path, policy: Policy, now: float) -> _Known:
     weights = _watched([])
     try:
         entry = find_entry(repository)
+        if entry is not None and entry.revision:
+            snapshot = _watched([str(entry.snapshot)])
+            # What was read, too: a download goes through new names, but somebody may cut or edit a file in place.
+            names = _names(entry.snapshot)
+            facts = _watched([_data_of(entry, name) for name in names if name in FACT_FILES])
+            weights = _watched([_data_of(entry, name) for name in names if name.endswith(".safetensors")])
+            places = _joined(places, snapshot, facts)
+        model = None if entry is None else describe(entry)
     except OSError as exc:
-        return _Known(places, weights, True, unreadable(repository, exc))
-    if entry is None:
-        return _Known(places, weights, _is_settled(places.signature, now), None)
-    if entry.revision:
-        snapshot = _watched([str(entry.snapshot)])
-        # What was read, too: a download goes through new names, but somebody may cut or edit a file in place.
-        names = _names(entry.snapshot)
-        facts = _watched([_data_of(entry, name) for name in names if name in FACT_FILES])
-        weights = _watched([_data_of(entry, name) for name in names if name.endswith(".safetensors")])
-        places = _joined(places, snapshot, facts)
-    is_settled = _is_settled(places.signature + weights.signature, now)
-    return _Known(places, weights, is_settled, describe(entry, policy))
+        model = unreadable(repository, exc)
+    except Exception as exc:  # around one entry: a surprise in it must not hide the others
+        log.exception("The cache entry %s could not be read", repository)
+        model = misread(repository, exc)
+    return _Known(places, weights, _is_settled(places.signature + weights.signature, now), model)
 
 
 def _names(folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from webapp.catalog.architectures import words
 from webapp.catalog.attention import Config
 from webapp.catalog.config import ConfigFacts, text_values
+from webapp.catalog.files import whole_number
 from webapp.catalog.headers import Tensor
 from webapp.domain.model import CacheKind
 
@@ -89,8 +90,7 @@ def _attention(config: Config, facts: ConfigFacts) -> Iterator[_Matrix]:
 
 def _latent_attention(config: Config, hidden: int, heads: int) -> Iterator[_Matrix]:
     def size(name: str) -> int:
-        value = config.get(name)
-        return value if type(value) is int and value > 0 else 0
+        return whole_number(config.get(name)) or 0
 
     nope, rope, value, rank, query_rank = map(
         size, ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "kv_lora_rank", "q_lora_rank")
@@ -176,9 +176,9 @@ def _stored(
 def _in_groups(path: str, matrix: _Matrix, quantization: Mapping[str, object], *, has_order: bool) -> list[Tensor]:
     """GPTQ and AWQ: packed integers, and for each group of inputs a 16-bit scale and a packed zero point an output."""
     bits, group = quantization.get("bits", quantization.get("w_bit")), quantization.get("group_size", 128)
-    bits = bits if type(bits) is int and bits > 0 else 4
+    bits, group = whole_number(bits) or 4, whole_number(group)
     columns, rows = matrix.columns, matrix.rows * matrix.experts
-    groups = math.ceil(columns / group) if type(group) is int and group > 0 else 1
+    groups = -(-columns // group) if group else 1
     tensors = [
         _plain(f"{path}.qweight", (columns * bits // 32, rows), ("I32", 4)),
         _plain(f"{path}.qzeros", (groups, rows * bits // 32), ("I32", 4)),

@@ -32,6 +32,8 @@ class ModelProblem(StrEnum):
     """The snapshot has no tokenizer."""
     UNREADABLE = "model_unreadable"
     """The files cannot be read by this user. Params: detail."""
+    MISREAD = "model_misread"
+    """Warden itself has failed at the files: a defect of the program, which this model shows. Params: model, detail."""
 
 
 @dataclass(frozen=True)

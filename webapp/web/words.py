@@ -458,6 +458,12 @@ MODELS: Final[Mapping[str, Sentence]] = {
     "model_not_causal": _one(N_("не генерирует текст (%(architecture)s); нужна языковая модель")),
     "model_no_tokenizer": _one(N_("нет токенизатора; скачайте модель целиком")),
     "model_unreadable": _one(N_("файлы не читаются: %(detail)s; проверьте права на кеш")),
+    "model_misread": _one(
+        N_(
+            "Warden не смог разобрать модель %(model)s (%(detail)s): это ошибка программы, подробности в её журнале; "
+            "скачайте модель ещё раз или удалите её из кеша"
+        )
+    ),
 }
 """Why a cached model cannot be loaded: clauses that stand after a colon."""
 
@@ -477,6 +483,7 @@ REASONS: Final[Mapping[str, Sentence]] = {
     "model_broken_weights": _one(N_("файл весов повреждён")),
     "model_not_causal": _one(N_("она не генерирует текст")),
     "model_unreadable": _one(N_("её файлы не читаются")),
+    "model_misread": _one(N_("Warden не смог её разобрать")),
     "out_of_memory": _one(N_("не хватило памяти")),
     "launch_failed": _one(N_("она не запустилась")),
     "launch_stalled": _one(N_("загрузка замерла")),

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.models import WEIGHTS, break_model, change_config, make_model, put_file, remove_model
+from tests.engine.models import BREAKABLE, WEIGHTS, break_model, change_config, make_model, put_file, remove_model
+from webapp.catalog.entry import Entry, Policy, describe
 from webapp.catalog.scan import Catalog, CatalogView
-from webapp.domain.model import ModelProblem
+from webapp.domain.model import CachedModel, ModelProblem
+from webapp.message import Message
 from webapp.worker.demo import DEMO_ID, make_demo
 
 LONG_S = 3600.0
@@ -102,6 +104,28 @@ def test_one_folder_that_cannot_be_read_hides_no_other(tmp_path: Path, catalog: 
     assert loop.problem.code == ModelProblem.UNREADABLE
 
 
+def test_a_defect_at_one_entry_is_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fails_at_one(entry: Entry, policy: Policy) -> CachedModel:
+        if entry.id == "tests/odd":
+            raise TypeError("unhashable type: 'list'")
+        return describe(entry, policy)
+
+    for name in ("tests/good", "tests/odd"):
+        make_model(tmp_path, name)
+    catalog = Catalog(tmp_path, clock=lambda: time.time() + 60, describe=fails_at_one)
+
+    view = catalog.look()
+    again = catalog.look()
+
+    good, odd = view.models
+    assert (view.problem, good.problem) == (None, None)
+    assert odd.problem == Message(
+        ModelProblem.MISREAD.value, {"model": "tests/odd", "detail": "TypeError: unhashable type: 'list'"}
+    )
+    assert again.models[1] is odd
+    assert caplog.text.count("tests--odd could not be read") == 1
+
+
 def test_what_did_not_change_is_not_read_again(tmp_path: Path, catalog: Catalog) -> None:
     make_model(tmp_path, "tests/kept")
     changed = make_model(tmp_path, "tests/changed")
@@ -151,7 +175,7 @@ def test_a_look_at_everything_sees_weights_changed_in_their_place_at_once(tmp_pa
 
 
 def test_what_shows_in_a_folder_or_a_small_file_waits_for_no_turn(tmp_path: Path, catalog: Catalog) -> None:
-    kinds = [kind for kind in ModelProblem if kind is not ModelProblem.BROKEN_WEIGHTS]
+    kinds = [kind for kind in BREAKABLE if kind is not ModelProblem.BROKEN_WEIGHTS]
     snapshots = make_sharded_models(tmp_path, MANY)
     catalog.look()
     for snapshot, how in zip(snapshots, kinds, strict=False):
@@ -228,7 +252,7 @@ def test_files_that_are_no_links_are_watched_where_they_are(tmp_path: Path, cata
     assert catalog.look().models[0].problem is not None
 
 
-@pytest.mark.parametrize("how", list(ModelProblem))
+@pytest.mark.parametrize("how", BREAKABLE)
 def test_a_model_that_breaks_and_heals_is_seen(tmp_path: Path, catalog: Catalog, how: ModelProblem) -> None:
     snapshot = make_model(tmp_path)
     assert catalog.look().models[0].problem is None

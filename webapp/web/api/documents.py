@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +26,7 @@ from webapp.domain.timeline import Event, Held, Point, Track
 from webapp.domain.waiting import Queued, Ticket
 from webapp.message import Message
 from webapp.web import words
+from webapp.web.presenters.common import misread
 from webapp.web.presenters.postmortem import cause_message
 
 Document = dict[str, Any]
@@ -195,6 +197,19 @@ def container_document(container: ForeignContainer) -> Document:
         "pids": list(container.pids),
         "of_warden": container.of_warden,
     }
+
+
+def models_document(models: Iterable[CachedModel]) -> list[Document]:
+    """Return the cached models; one that cannot be described has the reason in the place of its facts."""
+    return [_described(model) for model in models]
+
+
+def _described(model: CachedModel) -> Document:
+    try:
+        return model_document(model)
+    except Exception as exc:  # noqa: BLE001  around one model: the list names all the others
+        bare = replace(model, parameters=None, dtype=None, architecture=None, quantization=None, context_length=None)
+        return model_document(replace(bare, problem=misread(model.id, exc)))
 
 
 def model_document(model: CachedModel) -> Document:

@@ -32,7 +32,7 @@ from webapp.web.api.documents import (
     container_document,
     entry_document,
     instance_document,
-    model_document,
+    models_document,
     operation_document,
     plan_document,
     status_document,
@@ -62,7 +62,7 @@ def status() -> ResponseReturnValue:
 @needs(Right.SEE)
 def models() -> ResponseReturnValue:
     """Return the cached models; whether the cache can be read at all stands in the status."""
-    return jsonify([model_document(model) for model in controller().snapshot().models])
+    return jsonify(models_document(controller().snapshot().models))
 
 
 @blueprint.get("/recommendation")

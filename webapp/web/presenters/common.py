@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from webapp.domain.model import ModelProblem
 from webapp.domain.modes import LaunchOptions
 from webapp.message import Message
 from webapp.web import formats, words
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
 
+log = logging.getLogger(__name__)
+
+LONGEST_DETAIL = 200
 SUCCESS, WARNING, FAILURE = "✅", "⚠️", "❌"
 
 
@@ -27,6 +32,13 @@ def reason_of(message: Message, begin: str = "") -> Reason:
     said = f"{begin}: {words.clause(message)}" if begin else words.say(message)
     command = message.params.get("command")
     return Reason(ended(said), command if isinstance(command, str) and command else None)
+
+
+def misread(model_id: str, exc: Exception) -> Message:
+    """Record that a model could not be judged, and return what its own row says of it."""
+    log.error("The model %s cannot be judged", model_id, exc_info=exc)
+    detail = f"{type(exc).__name__}: {exc}"[:LONGEST_DETAIL]
+    return Message(ModelProblem.MISREAD.value, {"model": model_id, "detail": detail})
 
 
 def ended(text: str) -> str:

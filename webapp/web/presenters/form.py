@@ -13,7 +13,7 @@ from webapp.web import formats, words
 from webapp.web.drawn import Kept
 from webapp.web.forms import AUTO, JOINT, LaunchForm
 from webapp.web.i18n import LANGUAGES
-from webapp.web.presenters.common import Reason, quantizing_note, reason_of, tokens
+from webapp.web.presenters.common import Reason, misread, quantizing_note, reason_of, tokens
 from webapp.web.presenters.leases import TermChoice, idle_choices, lease_choices
 from webapp.web.presenters.plan import PlanView, plan_view
 from webapp.web.translate import gettext as _
@@ -178,6 +178,9 @@ def advice_view(form: LaunchForm, controller: ControllerApi, actor: str) -> Advi
     try:
         advice = controller.advise(form.placed(), actor) if form.model else controller.recommend(form.first_device)
     except (InvalidRequest, NotFound):
+        return None
+    except Exception as exc:  # noqa: BLE001  around the model in the form: the page shows all the others
+        misread(form.model, exc)
         return None
     return None if advice is None else _advice(advice, form)
 

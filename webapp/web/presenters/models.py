@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from hashlib import blake2b
 from typing import Final
@@ -16,10 +16,11 @@ from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.world import Room
 from webapp.errors import InvalidRequest
+from webapp.message import Message
 from webapp.web import formats, words
 from webapp.web.drawn import Kept
 from webapp.web.forms import ON, LaunchForm
-from webapp.web.presenters.common import tokens
+from webapp.web.presenters.common import misread, tokens
 from webapp.web.translate import gettext as _
 
 ANSWERING = frozenset({InstanceState.READY, InstanceState.SILENT})
@@ -143,15 +144,18 @@ class ModelLists:
 
     def __init__(self) -> None:
         self._known: Kept[tuple[str, int], tuple[tuple[CachedModel, ...], tuple[_Known, ...]]] = Kept(2)
-        self._needs: Kept[tuple[object, ...], tuple[tuple[CachedModel, ...], tuple[Needs, ...]]] = Kept(LAUNCHES_KEPT)
+        self._needs: Kept[tuple[object, ...], tuple[tuple[CachedModel, ...], tuple[Needs | Message, ...]]] = Kept(
+            LAUNCHES_KEPT
+        )
 
     def of(
         self, snapshot: Snapshot, form: LaunchForm, search: ModelSearch, rooms: Sequence[Room], language: str
     ) -> ModelList:
         """Return the list for a page whose form has these values."""
         known = self._facts(snapshot.models, language)
-        fits = self._fits(snapshot.models, form, rooms)
-        found = [(one, fit) for one, fit in zip(known, fits, strict=True) if _is_found(one, search)]
+        needs = self._needs_of(snapshot.models, form, rooms)
+        judged = (_judged(one, need, rooms) for one, need in zip(known, needs, strict=True))
+        found = [(one, fit) for one, fit in judged if _is_found(one, search)]
         found.sort(key=_ORDERS[search.sort])
         loaded = frozenset(i.model_id for i in snapshot.instances if i.state in ANSWERING)
         looks = {fit: _look(fit) for fit in Fit}
@@ -166,26 +170,24 @@ class ModelLists:
 
     def _facts(self, models: tuple[CachedModel, ...], language: str) -> tuple[_Known, ...]:
         def make() -> tuple[tuple[CachedModel, ...], tuple[_Known, ...]]:
-            return models, tuple(_known(model) for model in models)
+            return models, tuple(_known_or_why(model) for model in models)
 
         return self._known.of((language, id(models)), make)[
             1
         ]  # the kept tuple holds the models, so the id stays theirs
 
-    def _fits(self, models: tuple[CachedModel, ...], form: LaunchForm, rooms: Sequence[Room]) -> list[Fit]:
+    def _needs_of(
+        self, models: tuple[CachedModel, ...], form: LaunchForm, rooms: Sequence[Room]
+    ) -> tuple[Needs | Message, ...]:
         request = _request(form)
         places = tuple(
             (room.device_id, room.kind, room.usable_bytes, room.device_name, room.lessons.version) for room in rooms
         )
 
-        def make() -> tuple[tuple[CachedModel, ...], tuple[Needs, ...]]:
-            return models, tuple(needs_of(request, model, rooms) for model in models)
+        def make() -> tuple[tuple[CachedModel, ...], tuple[Needs | Message, ...]]:
+            return models, tuple(_needs_or_why(request, model, rooms) for model in models)
 
-        needs = self._needs.of((id(models), request.mode, request.options, request.devices is None, places), make)[1]
-        return [
-            Fit.UNKNOWN if model.problem is not None else fit_of(need, rooms)
-            for model, need in zip(models, needs, strict=True)
-        ]
+        return self._needs.of((id(models), request.mode, request.options, request.devices is None, places), make)[1]
 
 
 def _request(form: LaunchForm) -> SwitchRequest:
@@ -194,6 +196,29 @@ def _request(form: LaunchForm) -> SwitchRequest:
         return form.to_request()
     except InvalidRequest:
         return SwitchRequest(Mode.TRANSFORMERS, form.model, LaunchOptions())
+
+
+def _known_or_why(model: CachedModel) -> _Known:
+    try:
+        return _known(model)
+    except Exception as exc:  # noqa: BLE001  around one row: the list shows all the others
+        return _Known(model, size="", facts="", problem=words.clause(misread(model.id, exc)), found_by=model.id.lower())
+
+
+def _needs_or_why(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) -> Needs | Message:
+    try:
+        return needs_of(request, model, rooms)
+    except Exception as exc:  # noqa: BLE001  around one row: the list shows all the others
+        return misread(model.id, exc)
+
+
+def _judged(known: _Known, needs: Needs | Message, rooms: Sequence[Room]) -> tuple[_Known, Fit]:
+    """Return how a model fits; of one that cannot be judged the row says so."""
+    if known.model.problem is not None:
+        return known, Fit.UNKNOWN
+    if isinstance(needs, Message):
+        return replace(known, problem=words.clause(needs)), Fit.UNKNOWN
+    return known, fit_of(needs, rooms)
 
 
 def _known(model: CachedModel) -> _Known:

@@ -23,7 +23,7 @@ from webapp.errors import (
 )
 from webapp.web import charts, formats, words
 from webapp.web.forms import LaunchForm
-from webapp.web.presenters.common import ended, quantizing_note, short_name, where
+from webapp.web.presenters.common import ended, misread, quantizing_note, short_name, where
 from webapp.web.presenters.troubles import TroubleView, plan_trouble
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
@@ -148,10 +148,11 @@ def plan_view(
     if not form.model:
         return None
     try:
-        plan = controller.plan(form.to_request(), actor)
+        return _of_plan(controller.plan(form.to_request(), actor), form, snapshot, may_override=may_override)
     except WardenError as exc:
         return _impossible(words.say(exc.message))
-    return _of_plan(plan, form, snapshot, may_override=may_override)
+    except Exception as exc:  # noqa: BLE001  around the model in the form: the page shows all the others
+        return _impossible(words.say(misread(form.model, exc)))
 
 
 def _impossible(refusal: str) -> PlanView:
