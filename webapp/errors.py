@@ -27,6 +27,7 @@
     │   ├── InstanceInUse         instance_in_use           a model that would be unloaded answers requests
     │   ├── InstanceLeased        instance_leased           a model that would be unloaded is another person's, for a time
     │   ├── InstanceStopping      instance_stopping         the model is being ended: its terms change no more
+    │   ├── CannotEnd             cannot_end                a model that would be unloaded cannot be ended in order now
     │   ├── IdleUsedAgain         idle_used_again           the model was to go for being idle and is wanted again
     │   ├── NotOwner              not_owner            403  only the owner of a model may do that
     │   ├── ReleasePending        release_pending           somebody asks for the model already
@@ -36,6 +37,7 @@
     │   ├── ModelUnsuitable       model_unsuitable          the cached files cannot be loaded
     │   ├── NotReady              not_ready                 the instance does not answer requests now
     │   ├── NotCancellable        not_cancellable           the operation has ended
+    │   ├── NothingToRestore      nothing_to_restore        the operation has nothing that could be loaded again
     │   ├── NotConfirmed          not_confirmed             ending somebody else's container needs its name
     │   ├── Superseded            superseded                an emergency took the operation's claims over
     │   ├── QueueFull             queue_full                as many requests wait as may
@@ -278,6 +280,15 @@ class InstanceStopping(Refused):
     code = "instance_stopping"
 
 
+class CannotEnd(Refused):
+    """A model that would be unloaded runs in a mode that cannot be asked: it could be neither ended in order nor loaded again.
+
+    Params: model, instance, mode, reason (a code).
+    """
+
+    code = "cannot_end"
+
+
 class IdleUsedAgain(Refused):
     """The model was to go for being idle, and in the last moment it is used, kept or leased. Params: model."""
 
@@ -331,6 +342,12 @@ class NotCancellable(Refused):
     """The operation has ended. Params: operation, state."""
 
     code = "not_cancellable"
+
+
+class NothingToRestore(Refused):
+    """The operation has nothing that could be loaded again: everything came back, or somebody was quicker. Params: operation."""
+
+    code = "nothing_to_restore"
 
 
 class NotConfirmed(Refused):

@@ -43,6 +43,7 @@ from webapp.domain.world import Room, World, rooms
 from webapp.errors import (
     ForeignTicket,
     NotConfirmed,
+    NothingToRestore,
     UnknownContainer,
     UnknownDevice,
     UnknownInstance,
@@ -315,6 +316,12 @@ class FakeController:
             raise error
         begun = self._begin(OperationKind.SWITCH, actor, request)
         return replace(begun, model_id=request.model_id, mode=request.mode.value)
+
+    def restore(self, operation_id: str, actor: str) -> Operation:
+        owing = self.operation(operation_id)
+        if not owing.to_restore:
+            raise NothingToRestore(operation=operation_id)
+        return replace(self._begin(OperationKind.RESTORE, actor), model_id=owing.to_restore[0].model_id)
 
     def take_ticket(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
         if self.refusal is not None:

@@ -201,6 +201,7 @@ def _bare(entry: Entry, listing: _Listing, problem: Message | None) -> CachedMod
         modified_at=max([_modified(entry.repository), _modified(entry.snapshot), *(i.st_mtime for i in listing.infos)]),
         problem=problem,
         is_demo=DEMO_MARKER in listing,
+        revisions=_other_revisions(entry),
     )
 
 
@@ -220,6 +221,15 @@ def _main_revision(repository: Path) -> str | None:
 def _newest(snapshots: Path) -> str | None:
     dated = [(_modified(snapshots / name), name) for name in _names(snapshots) if _REVISION.fullmatch(name)]
     return max(dated)[1] if dated else None
+
+
+def _other_revisions(entry: Entry) -> frozenset[str]:
+    snapshots = entry.repository / "snapshots"
+    try:
+        names = frozenset(name for name in _names(snapshots) if _REVISION.fullmatch(name))
+    except OSError:
+        return frozenset()
+    return names - {entry.revision}
 
 
 def _names(folder: Path) -> list[str]:

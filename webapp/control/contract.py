@@ -224,6 +224,12 @@ class ControllerApi(Protocol):
         Raises UnknownOperation, NotCancellable.
         """
 
+    def restore(self, operation_id: str, actor: str) -> Operation:
+        """Begin to load again what an operation that has ended had unloaded and did not bring back, in the names of its owners.
+
+        Raises UnknownOperation, NothingToRestore, Busy.
+        """
+
     def operation(self, operation_id: str) -> Operation:
         """Return an operation, running or from the store. Raises UnknownOperation, StoreUnavailable."""
 

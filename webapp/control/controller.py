@@ -10,16 +10,27 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from webapp.control import audit, cleaning, containers, demo, emergency, postmortem, selftest, switching, unloading
+from webapp.control import (
+    audit,
+    cleaning,
+    containers,
+    demo,
+    emergency,
+    postmortem,
+    restoring,
+    selftest,
+    switching,
+    unloading,
+)
 from webapp.control.board import State, busy_with
 from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
 from webapp.control.leases import IDLE_ACTOR, Leasing, Terms, check_terms, refuse_kept
 from webapp.control.lock import StateLock
-from webapp.control.parts import Parts, side_by_side
+from webapp.control.parts import Parts, new_id, side_by_side
 from webapp.control.reconcile import LateRuntimes, reconcile
 from webapp.control.run import Outcome, Run, carry_out
 from webapp.control.stuck import StuckInstances, clear_stuck
-from webapp.control.switching import Switch, new_id
+from webapp.control.switching import Switch
 from webapp.control.waiting import Calls, Waiting
 from webapp.control.watcher import Watcher
 from webapp.domain.admission import own_bytes, within_limit
@@ -30,6 +41,8 @@ from webapp.domain.memory import HistoryPoint, Holder, HolderKind, Reading
 from webapp.domain.modes import Mode
 from webapp.domain.operation import (
     ANY_OPERATION,
+    Evicted,
+    Finding,
     Operation,
     OperationFilter,
     OperationKind,
@@ -48,6 +61,7 @@ from webapp.errors import (
     EngineMissing,
     EngineUnavailable,
     NotConfirmed,
+    NothingToRestore,
     NotReady,
     OutOfMemory,
     Unavailable,
@@ -83,6 +97,7 @@ class Controller:
         self._leasing = Leasing(parts)
         self._watcher = Watcher(parts, self._each_round)
         self._stuck = StuckInstances(parts, self._clear_stuck)
+        self._cut_off = restoring.CutOff(parts, lambda owing, owed: self._restore(owing, owed, IDLE_ACTOR))
         self._runs: dict[str, Run] = {}
         self._threads: dict[str, threading.Thread] = {}
 
@@ -102,7 +117,9 @@ class Controller:
         if (learning := self._parts.learning) is not None:
             learning.start(self._parts.engines())
         self._leasing.start()
-        self._late.expect(reconcile(self._parts).unanswered)
+        reconciled = reconcile(self._parts)
+        self._late.expect(reconciled.unanswered)
+        self._cut_off.expect(reconciled.cut_off)
         self._watcher.start()
         self._board.accept(True)
         self._waiting.start()
@@ -321,6 +338,31 @@ class Controller:
         )
         return self._begin(operation, instance.devices, body)
 
+    def restore(self, operation_id: str, actor: str) -> Operation:
+        """See ``ControllerApi``."""
+        owing = self.operation(operation_id)
+        if owing.is_running or not owing.to_restore:
+            raise NothingToRestore(operation=operation_id)
+        return self._restore(owing, owing.to_restore, actor)
+
+    def _restore(self, owing: Operation, owed: tuple[Evicted, ...], actor: str) -> Operation:
+        """Begin to load ``owed`` again; from then on it is the new operation that owes it."""
+        devices = tuple(dict.fromkeys(device for evicted in owed for device in evicted.devices))
+        operation = replace(
+            self._new(OperationKind.RESTORE, actor, restoring.STEPS),
+            mode=owed[0].mode.value,
+            model_id=owed[0].model_id,
+            devices=devices,
+            to_restore=owed,
+        )
+        begun = self._begin(operation, devices, restoring.load_again)
+        told = Finding(Message("restore_begun", {"models": restoring.names(owed), "actor": actor}))
+        rest = tuple(evicted for evicted in owing.to_restore if evicted not in owed)
+        passed_on = replace(owing, to_restore=rest, findings=(*owing.findings, told))
+        self._board.amend(passed_on)
+        self._parts.journal.record(passed_on)
+        return begun
+
     def set_lease(self, instance_id: str, terms: Terms, actor: str) -> Instance:
         """See ``ControllerApi``."""
         return self._leasing.set(instance_id, terms, actor)
@@ -431,6 +473,7 @@ class Controller:
         """What is looked at once a second, and sooner when something has happened."""
         self._late.look()
         self._stuck.look(self._watcher.over)
+        self._cut_off.look(self._late.silent)
         self._waiting.nudge()
         for instance_id in self._leasing.look():
             self._unload_idle(instance_id)

@@ -7,7 +7,7 @@ import threading
 from typing import Protocol
 
 from webapp.domain.operation import ANY_OPERATION, Operation, OperationFilter, OperationValues
-from webapp.errors import StoreUnavailable
+from webapp.errors import NotStored, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,12 @@ class Journal:
                 self._ended.add(operation.id)
             self._pending[operation.id] = operation
             self._changed.notify_all()
+
+    def keep(self, operation: Operation) -> None:
+        """Write ``operation`` before this returns. Raises NotStored."""
+        self.record(operation)
+        if not self.flush(1.0):
+            raise NotStored(reason="no answer in 1 s")
 
     def flush(self, timeout_s: float = DRAIN_S) -> bool:
         """Wait until everything is written; False when that took too long."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 from webapp.catalog.scan import CatalogView
@@ -25,6 +25,7 @@ from webapp.domain.learned import NOTHING_LEARNED, Lessons
 from webapp.domain.memory import DeviceKind, Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
+from webapp.domain.operation import Evicted
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.planner import footprints_on
 from webapp.domain.selftest import Witness
@@ -180,6 +181,11 @@ class Parts:
         return {mode: runtime.engine() for mode, runtime in self.runtimes.items()}
 
 
+def new_id() -> str:
+    """Return an id for an instance or an operation: 12 hex digits."""
+    return secrets.token_hex(6)
+
+
 def launch_devices(sample: Sample | None, device_ids: Iterable[str]) -> tuple[LaunchDevice, ...]:
     """Return what a runtime needs to know of the devices; one that is not in the sample keeps its id alone."""
     return tuple(_launch_device(sample, device_id) for device_id in device_ids)
@@ -204,28 +210,25 @@ def _launch_device(sample: Sample | None, device_id: str) -> LaunchDevice:
 
 
 def spec_again(
-    instance: Instance, model: CachedModel, sample: Sample | None, lessons: Lessons, *, new_id: str, operation_id: str
+    evicted: Evicted, model: CachedModel, sample: Sample | None, lessons: Lessons, *, new_id: str, operation_id: str
 ) -> LaunchSpec:
-    """Return what launches an instance that was evicted once more, from the same revision where that is still there.
+    """Return what launches once more what was evicted; ``model`` is at the very revision that ran.
 
     ``sample`` is a fresh reading: what the runtime computes from the free memory rests on it. ``lessons`` correct the footprint. The launch
     is ``decided_on`` none: a model that ran a moment ago gets its chance, although nobody has counted whether its context would fit to
     the last token.
     """
-    same_revision = model.snapshot.parent / instance.revision
-    snapshot: Path = same_revision if same_revision.is_dir() else model.snapshot
-    model = replace(model, revision=snapshot.name)
-    request = SwitchRequest(instance.mode, model.id, instance.options)
+    request = SwitchRequest(evicted.mode, model.id, evicted.options)
     return LaunchSpec(
         instance_id=new_id,
         operation_id=operation_id,
-        model_id=instance.model_id,
-        revision=snapshot.name,
-        snapshot=snapshot,
-        options=instance.options,
-        devices=launch_devices(sample, instance.devices),
-        owner=instance.owner,
-        footprints=footprints_on(instance.devices, request, model, sample, lessons),
+        model_id=model.id,
+        revision=model.revision,
+        snapshot=model.snapshot,
+        options=evicted.options,
+        devices=launch_devices(sample, evicted.devices),
+        owner=evicted.owner,
+        footprints=footprints_on(evicted.devices, request, model, sample, lessons),
     )
 
 

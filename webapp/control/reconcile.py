@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from webapp.control.parts import Expired, Parts, known_instances, side_by_side, within
 from webapp.control.unloading import not_removed, note_stop
-from webapp.domain.instance import Instance, InstanceState
-from webapp.domain.operation import Finding, Operation, OperationState
+from webapp.domain.instance import ANSWERING, Instance, InstanceState
+from webapp.domain.modes import Mode
+from webapp.domain.operation import Finding, Operation, OperationKind, OperationState
 from webapp.errors import EngineMissing, EngineUnavailable
 from webapp.message import Message, Param
 from webapp.runtimes.base import Found, Leftover, Runtime, StopResult
@@ -31,6 +32,8 @@ class Reconciled:
 
     findings: tuple[Finding, ...]
     unanswered: tuple[Runtime, ...] = ()
+    cut_off: tuple[Operation, ...] = ()
+    """The operations that an earlier Warden did not end, as they read now."""
 
 
 def reconcile(parts: Parts, *, discover_s: float = DISCOVER_DEADLINE_S) -> Reconciled:
@@ -39,14 +42,15 @@ def reconcile(parts: Parts, *, discover_s: float = DISCOVER_DEADLINE_S) -> Recon
     runtimes = tuple(parts.runtimes.values())
     taken = _take_in_all(parts, runtimes, discover_s)
     findings = tuple(finding for one in taken for finding in one.findings)
-    abandoned = {operation.id: _abandoned(operation, findings, parts.clock()) for operation in cut_off}
+    abandoned = {operation.id: _abandoned(parts, operation, findings) for operation in cut_off}
     for operation in abandoned.values():
         parts.journal.record(operation)
     recent = {operation.id: operation for operation in parts.journal.recent(RECENT)}
     parts.board.set_recent({**recent, **abandoned}.values())
     for finding in findings:
         log.info("found at the start: %s %s", finding.message.code, dict(finding.message.params))
-    return Reconciled(findings, tuple(runtime for one in taken for runtime in one.unanswered))
+    unanswered = tuple(runtime for one in taken for runtime in one.unanswered)
+    return Reconciled(findings, unanswered, tuple(abandoned.values()))
 
 
 class LateRuntimes:
@@ -61,6 +65,11 @@ class LateRuntimes:
     def expect(self, runtimes: tuple[Runtime, ...]) -> None:
         """Begin to ask ``runtimes``."""
         self._waiting, self._tried_at = runtimes, self._parts.monotonic()
+
+    @property
+    def silent(self) -> frozenset[Mode]:
+        """The modes of which it is not known yet what they run."""
+        return frozenset(runtime.mode for runtime in self._waiting)
 
     def look(self) -> None:
         """Ask again, when it is time, in a thread of its own: a call that hangs holds nobody up. Never waits."""
@@ -169,7 +178,13 @@ def _reap(parts: Parts, runtime: Runtime, expired: Expired) -> tuple[Leftover, .
     return () if expired.is_set() else runtime.reap(lambda: known_instances(parts))
 
 
-def _abandoned(operation: Operation, findings: tuple[Finding, ...], now: float) -> Operation:
-    """The step that ran when Warden ended has failed, those after it never began."""
-    closed = operation.closed(OperationState.ABANDONED, now, Message("abandoned"))
-    return replace(closed, findings=(*operation.findings, *findings))
+def _abandoned(parts: Parts, operation: Operation, findings: tuple[Finding, ...]) -> Operation:
+    """The step that ran when Warden ended has failed, those after it never began.
+
+    A switch whose model is there owes nothing: what it unloaded was unloaded for that.
+    """
+    closed = operation.closed(OperationState.ABANDONED, parts.clock(), Message("abandoned"))
+    made = parts.board.state.instances.get(operation.instance_id or "")
+    is_made = made is not None and made.state in ANSWERING and operation.kind is OperationKind.SWITCH
+    owed = () if is_made else operation.to_restore
+    return replace(closed, findings=(*operation.findings, *findings), to_restore=owed)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from webapp.control import postmortem
 from webapp.control.cleaning import reap
 from webapp.control.launching import launch_undisturbed, measure
 from webapp.control.leases import in_use, lease_of, refuse_kept
-from webapp.control.parts import launch_devices, spec_again, total_or_none
+from webapp.control.parts import launch_devices, new_id, total_or_none
+from webapp.control.restoring import names, restore, restored_message
 from webapp.control.run import Outcome, Run, Undone
-from webapp.control.settle import free_by_device
 from webapp.control.unloading import (
     READING_TIMEOUT_S,
     UNREACHABLE,
@@ -30,10 +28,10 @@ from webapp.control.unloading import (
 from webapp.domain.instance import ANSWERING, Instance
 from webapp.domain.memory import Sample
 from webapp.domain.model import CachedModel
-from webapp.domain.operation import Finding, OperationState, Receipt, StepName, StepState
+from webapp.domain.operation import Evicted, Finding, OperationState, Receipt, StepName, StepState
 from webapp.domain.plan import Plan
 from webapp.domain.planner import plan_switch, refusal_of
-from webapp.errors import Cancelled, DeviceUnreadable, Superseded, UnknownModel, WardenError
+from webapp.errors import DeviceUnreadable, UnknownModel, WardenError
 from webapp.message import Message, Param
 from webapp.runtimes.base import LaunchSpec, Runtime
 
@@ -51,11 +49,6 @@ STEPS = (
 )
 
 
-def new_id() -> str:
-    """Return an id for an instance or an operation: 12 hex digits."""
-    return secrets.token_hex(6)
-
-
 @dataclass
 class Switch:
     """One switch on its way. ``plan`` is the one that was accepted."""
@@ -63,7 +56,7 @@ class Switch:
     run: Run
     plan: Plan
     instance_id: str
-    evicted: tuple[Instance, ...] = ()
+    evicted: tuple[Evicted, ...] = ()
     """What answered and was unloaded; a rollback brings these back."""
     before: Before | None = None
     """The memory before the unloading."""
@@ -85,6 +78,7 @@ class Switch:
             with run.step(StepName.LAUNCH) as note:
                 instance = self._launch(spec)
                 run.commit()
+                run.change(to_restore=())
                 note.message = Message("launched", {"model": instance.model_id})
         except Exception:
             self._give_up_prepared()
@@ -159,6 +153,7 @@ class Switch:
         look = LastLook(self._refuse_kept, self._taken)
         refuse_now(parts, going, look)
         self.before = take_stock(parts, going)
+        self._owe(going)
         self.receipts = end_instances(self.run, going, look, self.before)
 
     def _refuse_kept(self, instance: Instance) -> None:
@@ -168,10 +163,22 @@ class Switch:
         if instance.in_flight and instance.is_live and not request.interrupt_busy:
             raise in_use(instance)
 
+    def _owe(self, going: tuple[Instance, ...]) -> None:
+        """Write down what is to come back before any of it goes: a Warden that is killed meanwhile loads it again at its next start.
+
+        Raises NotStored: it cannot be written down, so nothing goes.
+        """
+        if self.plan.request.restore_on_failure:
+            owed = tuple(Evicted.of(instance) for instance in going if instance.state in ANSWERING)
+            self.run.parts.journal.keep(self.run.change(to_restore=owed))
+
     def _taken(self, instances: tuple[Instance, ...]) -> None:
         """Keep what a rollback brings back, on the terms of this moment, and tell whose it is."""
-        self.evicted = tuple(instance for instance in instances if instance.state in ANSWERING)
-        self.run.change(evicted=tuple(instance.model_id for instance in self.evicted))
+        self.evicted = tuple(Evicted.of(instance) for instance in instances if instance.state in ANSWERING)
+        changes: dict[str, object] = {"evicted": tuple(evicted.model_id for evicted in self.evicted)}
+        if self.plan.request.restore_on_failure:
+            changes["to_restore"] = self.evicted
+        self.run.parts.journal.record(self.run.change(**changes))
         note_others(self.run, instances, self.plan.request.override_reason, self.plan.request.model_id)
 
     def _clean(self) -> None:
@@ -181,8 +188,8 @@ class Switch:
             return
         parts = self.run.parts
         with self.run.step(StepName.CLEAN) as note:
-            runtimes = {instance.mode: parts.runtime(instance) for instance in self.evicted}
-            found = reap(parts, list(runtimes.values()))
+            modes = {evicted.mode for evicted in self.evicted}
+            found = reap(parts, [parts.runtimes[mode] for mode in modes])
             self.run.add_findings(*found)
             asked = [finding for finding in found if finding.message.code != UNREACHABLE]
             note.message = Message("reaped", {"count": len(asked)})
@@ -220,7 +227,7 @@ class Switch:
     def _spec_once_more(self) -> LaunchSpec:
         """Return what a second start launches: checked again, on the same devices, under an id of its own."""
         self.instance_id = new_id()
-        self.run.change(instance_id=self.instance_id)
+        self.run.parts.journal.record(self.run.change(instance_id=self.instance_id))
         _, self._spec_launched = self._plan_again()
         return self._spec_launched
 
@@ -240,72 +247,30 @@ class Switch:
 
     def undo(self) -> Undone | None:
         """Launch again what was evicted, unless the person chose otherwise. ``launch`` has removed its own half already."""
-        gone = tuple(i for i in self.evicted if i.id not in self.run.parts.board.state.instances)
+        gone = tuple(e for e in self.evicted if e.instance_id not in self.run.parts.board.state.instances)
+        self.run.change(to_restore=gone if self.plan.request.restore_on_failure else ())
         if not gone:
             return Undone(Message("nothing_changed"))
         if not self.plan.request.restore_on_failure:
-            return Undone(Message("not_restored_by_choice", {"models": _names(gone)}))
+            return Undone(Message("not_restored_by_choice", {"models": names(gone)}))
         with self.run.step(StepName.ROLLBACK) as note:
             self._settle_again(gone)
-            findings = tuple(self._restore(instance) for instance in gone)
-            failed = tuple(i for i, f in zip(gone, findings, strict=True) if not f.ok)
+            findings = restore(self.run, gone, StepName.ROLLBACK, planned=False)
+            failed = [e for e, finding in zip(gone, findings, strict=True) if not finding.ok]
+            note.message = restored_message(gone, failed)
             if failed:
                 note.state = StepState.WARNING
-                note.message = Message("restore_failed", {"models": _names(failed)})
-            else:
-                note.message = Message("rolled_back", {"models": _names(gone)})
         return Undone(note.message, findings)
 
-    def _settle_again(self, gone: tuple[Instance, ...]) -> None:
+    def _settle_again(self, gone: tuple[Evicted, ...]) -> None:
         """Wait until the memory of what has gone, and of the launch that failed, is back."""
         assert self.before is not None
         self.run.tell(StepName.ROLLBACK, Message("rollback_settling"))
         held: dict[str, int] = {}
-        for instance in gone:
-            for device_id in instance.devices:
-                held[device_id] = held.get(device_id, 0) + instance.held_bytes(device_id)
+        for evicted in gone:
+            for device_id, held_bytes in evicted.held_bytes.items():
+                held[device_id] = held.get(device_id, 0) + held_bytes
         settle_receipts(self.run, replace(self.before, held_bytes=held), StepName.ROLLBACK)
-
-    def _restore(self, instance: Instance) -> Finding:
-        """Bring one model back; an error is a line of the result, so that the next one gets its turn."""
-        name: dict[str, Param] = {"model": instance.model_id}
-        parts = self.run.parts
-        model = parts.world().models.get(instance.model_id)
-        if model is None:
-            return Finding(Message("restore_model_gone", name), ok=False)
-        sample = parts.monitor.fresh(READING_TIMEOUT_S)
-        if (short := _short_of(sample, instance)) is not None:
-            return Finding(Message("restore_no_memory", {**name, "missing_bytes": short}), ok=False)
-
-        def spec(fresh: Sample | None) -> LaunchSpec:
-            return spec_again(instance, model, fresh, parts.lessons, new_id=new_id(), operation_id=self.run.id)
-
-        try:
-            again = launch_undisturbed(
-                self.run,
-                instance.mode,
-                spec(sample),
-                lambda: spec(parts.monitor.fresh(READING_TIMEOUT_S)),
-                step=StepName.ROLLBACK,
-                lease=instance.lease,
-            )
-            measure(self.run, again)
-        except (Superseded, Cancelled):
-            raise
-        except WardenError as exc:
-            return Finding(Message("restore_failed_because", {**name, "code": exc.code}), ok=False)
-        except Exception as exc:
-            log.exception("%s could not be brought back", instance.model_id)
-            return Finding(Message("restore_failed_because", {**name, "code": type(exc).__name__}), ok=False)
-        return Finding(Message("restored", name))
-
-
-def _short_of(sample: Sample | None, instance: Instance) -> int | None:
-    """How many bytes are missing on a device for what the instance held there; ``None`` when nothing is missing or unknown."""
-    free = free_by_device(sample)
-    missing = [instance.held_bytes(d) - free[d] for d in instance.devices if d in free]
-    worst = max(missing, default=0)
-    return worst if worst > 0 else None
 
 
 def _measured(instance: Instance) -> Message:
@@ -318,7 +283,3 @@ def _measured(instance: Instance) -> Message:
         "measured_bytes": sum(instance.measured_bytes.values()),
     }
     return Message("measured", figures)
-
-
-def _names(instances: Sequence[Instance]) -> str:
-    return ", ".join(instance.model_id for instance in instances)

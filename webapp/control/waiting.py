@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 
 from webapp.control.audit import ticket_started
 from webapp.control.elapsed import Elapsed
-from webapp.control.parts import Parts
-from webapp.control.switching import new_id
+from webapp.control.parts import Parts, new_id
 from webapp.domain.instance import InstanceState
 from webapp.domain.operation import Operation, OperationState
 from webapp.domain.plan import SwitchRequest

@@ -207,3 +207,5 @@ class CachedModel:
     """The type that config.json asks for; most weights may be stored in another."""
     has_vision: bool = False
     """Images or sound go in beside text."""
+    revisions: frozenset[str] = frozenset()
+    """The other snapshots in the cache, which ``refs/main`` does not name."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
+from webapp.domain.instance import Instance
+from webapp.domain.lease import NO_LEASE, Lease
+from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.postmortem import PostMortem
 from webapp.domain.selftest import Check
@@ -23,6 +27,8 @@ class OperationKind(StrEnum):
     """Makes the demo model in the cache."""
     STOP_CONTAINER = "stop_container"
     """Ends a container that Warden did not start."""
+    RESTORE = "restore"
+    """Loads again what another operation had unloaded and did not bring back."""
     SELFTEST = "selftest"
     """Checks on a tiny model of its own that everything works."""
 
@@ -128,6 +134,38 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Evicted:
+    """A model that was unloaded to make room, with all that loads it again as it was."""
+
+    instance_id: str
+    """Its id until then; what comes back has another."""
+    model_id: str
+    mode: Mode
+    revision: str
+    options: LaunchOptions
+    devices: tuple[str, ...]
+    owner: str
+    lease: Lease = NO_LEASE
+    held_bytes: Mapping[str, int] = field(default_factory=dict)
+    """By device."""
+
+    @classmethod
+    def of(cls, instance: Instance) -> Evicted:
+        """Return what ``instance`` becomes when it is unloaded now."""
+        return cls(
+            instance_id=instance.id,
+            model_id=instance.model_id,
+            mode=instance.mode,
+            revision=instance.revision,
+            options=instance.options,
+            devices=instance.devices,
+            owner=instance.owner,
+            lease=instance.lease,
+            held_bytes={device_id: instance.held_bytes(device_id) for device_id in instance.devices},
+        )
+
+
+@dataclass(frozen=True)
 class Operation:
     """One operation, running or ended. Times are seconds since the epoch."""
 
@@ -144,6 +182,8 @@ class Operation:
     devices: tuple[str, ...] = ()
     evicted: tuple[str, ...] = ()
     """Models that were unloaded to make room."""
+    to_restore: tuple[Evicted, ...] = ()
+    """What is to be loaded again unless this succeeds; once it has ended, what could not be and is one click away."""
     receipts: tuple[Receipt, ...] = ()
     findings: tuple[Finding, ...] = ()
     error: Message | None = None

@@ -65,6 +65,8 @@ class Eviction:
     """Until when a lease of it runs; ``None`` where none does."""
     reason: str = ""
     """What its owner holds it for."""
+    no_return: Message | None = None
+    """Why it could not be loaded again if the launch fails; ``None`` where nothing is known against it."""
 
     def is_kept_from(self, request: SwitchRequest) -> bool:
         """Whether ``request`` must not unload it: it is in use, or another person's and leased."""

@@ -18,8 +18,14 @@ from webapp.domain.ways import Lacks, Missing, Resting, find_ways
 from webapp.domain.world import Place, Room, Site, World, held_on, most_bytes, place_of, promised_on
 from webapp.errors import (
     AlreadyLoaded,
+    CannotEnd,
     CoolingDown,
     DeviceUnreadable,
+    EngineFailed,
+    EngineForbidden,
+    EngineMissing,
+    EngineUnavailable,
+    EngineUnreachable,
     InstanceInUse,
     InstanceLeased,
     InvalidRequest,
@@ -35,6 +41,11 @@ from webapp.message import Message, Param
 
 ANSWERING = (InstanceState.READY, InstanceState.SILENT)
 """Models that somebody may be asked to give up: the others are on their way already, in one direction or the other."""
+
+UNREACHABLE = frozenset(
+    each.code for each in (EngineUnavailable, EngineMissing, EngineForbidden, EngineUnreachable, EngineFailed)
+)
+"""Why a mode cannot be chosen when what runs in it cannot be asked either."""
 
 
 def plan_switch(request: SwitchRequest, world: World, actor: str | None = None, *, with_ways_out: bool = True) -> Plan:
@@ -63,6 +74,7 @@ def plan_switch(request: SwitchRequest, world: World, actor: str | None = None, 
         *overruled,
         *_spread(placed, capped, sites),
         *_reasons(placed),
+        *_no_returns(placed),
         *_stuck(placed, world),
         *_claimed(placed, world),
     )
@@ -196,6 +208,7 @@ def _refusal(placed: Placement, model: CachedModel, world: World) -> WardenError
         or (None if placed.request.load_anyway else _too_large(placed, model))
         or _leased(placed)
         or _in_use(placed)
+        or _unendable(placed)
     )
 
 
@@ -302,6 +315,29 @@ def _in_use(placed: Placement) -> WardenError | None:
                 owner=eviction.owner,
             )
     return None
+
+
+def _unendable(placed: Placement) -> WardenError | None:
+    """A model whose mode cannot be asked: it could be neither ended in order nor brought back if the launch fails."""
+    if not placed.request.restore_on_failure:
+        return None
+    for eviction in placed.unload:
+        if eviction.no_return is not None and eviction.no_return.code in UNREACHABLE:
+            return CannotEnd(
+                model=eviction.model_id,
+                instance=eviction.instance_id,
+                mode=eviction.mode.value,
+                reason=eviction.no_return.code,
+            )
+    return None
+
+
+def _no_returns(placed: Placement) -> Iterator[Message]:
+    """What of the evicted would not come back, before anybody decides on it; what is refused for that is said by the refusal."""
+    refused = UNREACHABLE if placed.request.restore_on_failure else frozenset()
+    for eviction in placed.unload:
+        if eviction.no_return is not None and eviction.no_return.code not in refused:
+            yield Message("plan_no_return", {"model": eviction.model_id, "reason": eviction.no_return.code})
 
 
 def _spread(placed: Placement, request: SwitchRequest, sites: Sites) -> Iterator[Message]:

@@ -150,6 +150,7 @@ _MARKS: Final[Mapping[OperationKind, EventMark]] = {
     OperationKind.EMERGENCY: EventMark.EMERGENCY,
     OperationKind.STOP_CONTAINER: EventMark.CONTAINER,
     OperationKind.SELFTEST: EventMark.SELFTEST,
+    OperationKind.RESTORE: EventMark.LOAD,
 }
 
 

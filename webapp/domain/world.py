@@ -15,6 +15,7 @@ from webapp.domain.memory import DeviceKind, Reading, Sample, instances_bytes
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
 from webapp.domain.plan import DevicePlan, Eviction, SwitchRequest, Verdict
+from webapp.domain.returning import no_return
 from webapp.errors import UnknownDevice
 from webapp.message import Message
 
@@ -248,6 +249,7 @@ def _eviction(instance: Instance, world: World) -> Eviction:
         is_foreign=instance.is_live and instance.is_foreign_to(world.actor),
         lease_until=instance.lease.until if instance.lease.runs(world.now) else None,
         reason=instance.lease.reason,
+        no_return=no_return(instance, world.models, world.mode_problems),
     )
 
 

@@ -136,3 +136,11 @@ def cancel(operation_id: str) -> ResponseReturnValue:
     require_cancel(controller().operation(operation_id))
     rollback = request.form.get("rollback") == ON
     return stopping(controller().cancel(operation_id, current_actor(), rollback=rollback), rollback=rollback)
+
+
+@blueprint.post("/operations/<operation_id>/restore")
+@needs(Right.SWITCH)
+@records(Action.SWITCH, recording.operation)
+def restore(operation_id: str) -> ResponseReturnValue:
+    """Load again what an operation had unloaded and did not bring back."""
+    return accepted(controller().restore(operation_id, current_actor()))

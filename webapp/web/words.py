@@ -159,6 +159,12 @@ ERRORS: Final[Mapping[str, Sentence]] = {
             "Модель %(model)s уже выгружается: менять аренду и договариваться о ней поздно. Если она нужна, загрузите её снова."
         )
     ),
+    "cannot_end": _one(
+        N_(
+            "Модель %(model)s сейчас не завершить штатно и не вернуть, если загрузка не удастся: %(reason)s. Устраните "
+            "причину или откажитесь от возврата прежних моделей. Ничего не изменено."
+        )
+    ),
     "idle_used_again": _one(N_("Моделью %(model)s снова пользуются, она остаётся.")),
     "not_owner": _one(N_("Модель %(model)s загружена не вами: это может сделать её владелец, %(owner)s.")),
     "release_pending": _one(
@@ -179,6 +185,7 @@ ERRORS: Final[Mapping[str, Sentence]] = {
         N_("Модель %(model)s нельзя загрузить: %(reason)s. Выберите другую или исправьте её файлы в кеше.")
     ),
     "not_ready": _one(N_("Модель %(model)s не принимает запросы: %(state)s. Подождите, пока она будет готова.")),
+    "nothing_to_restore": _one(N_("Загружать снова нечего: всё уже загружено или загружается. Обновите страницу.")),
     "not_cancellable": _one(N_("Отменять нечего: операция уже закончилась (%(state)s).")),
     "superseded": _one(N_("Операцию прервала экстренная очистка.")),
     "unavailable": _one(N_("Нужная часть программы не отвечает. Повторите через минуту.")),
@@ -470,6 +477,8 @@ MODELS: Final[Mapping[str, Sentence]] = {
 REASONS: Final[Mapping[str, Sentence]] = {
     "worker_command_missing": _one(N_("программы из WARDEN_WORKER_COMMAND на этом сервере нет")),
     "folder_broken": _one(N_("её папка повреждена")),
+    "files_gone": _one(N_("её файлов больше нет в кеше")),
+    "revision_gone": _one(N_("в кеше теперь другая ревизия")),
     "half_started": _one(N_("она не успела запуститься")),
     "launch_too_slow": _one(N_("она загружалась слишком долго")),
     "model_pickle_only": _one(N_("веса только в pickle, а он может выполнить код")),
@@ -566,6 +575,7 @@ PLANS: Final[Mapping[str, Sentence]] = {
         )
     ),
     "plan_promised": _one(N_("%(device)s: ещё %(promised_bytes)s обещаны моделям, которые загружаются.")),
+    "plan_no_return": _one(N_("Если загрузка не удастся, модель %(model)s не вернуть: %(reason)s.")),
     "plan_stuck_holds": _one(N_("Модель %(model)s не завершается и держит %(held_bytes)s: эта память не вернётся.")),
     "context_capped": _one(N_("Модель рассчитана на %(max_tokens)s токенов, поэтому вместо %(asked)s будет столько.")),
     "way_out_unload_others": _one(N_("Выгрузить остальные")),
@@ -694,7 +704,17 @@ OUTCOMES: Final[Mapping[str, Sentence]] = {
         )
     ),
     "rolled_back": _one(N_("Прежние модели загружены снова: %(models)s.")),
-    "restore_failed": _one(N_("Прежние модели вернуть не удалось: %(models)s. Загрузите их вручную.")),
+    "restore_failed": _one(
+        N_(
+            "Вернуть не удалось: %(models)s. Причины указаны в результате по пунктам; когда они устранены, нажмите "
+            "«Загрузить снова»."
+        )
+    ),
+    "restore_begun": _one(N_("%(models)s: повторная загрузка начата, её запустил пользователь %(actor)s")),
+    "restore_not_needed": _one(N_("%(model)s: уже загружена")),
+    "restore_revision_gone": _one(
+        N_("%(model)s: не вернуть, ревизии %(revision)s в кеше больше нет; другая ревизия сама не загружается")
+    ),
     "not_restored_by_choice": _one(N_("Прежние модели не возвращены, как и было выбрано: %(models)s.")),
     "switch_done_memory_held": _one(
         N_(
@@ -1068,6 +1088,7 @@ KINDS: Final[Mapping[str, str]] = {
     OperationKind.DEMO: N_("Создание демонстрационной модели"),
     OperationKind.STOP_CONTAINER: N_("Остановка контейнера"),
     OperationKind.SELFTEST: N_("Самопроверка"),
+    OperationKind.RESTORE: N_("Повторная загрузка"),
 }
 OPERATION_STATES: Final[Mapping[str, str]] = {
     OperationState.RUNNING: N_("выполняется"),
@@ -1345,10 +1366,12 @@ PROBLEMS: Final[Mapping[str, str]] = {
     "instance_stopping": N_("модель уже выгружается"),
     "invalid": N_("недопустимое значение"),
     "last_administrator": N_("это последний администратор"),
+    "cannot_end": N_("модель сейчас не завершить"),
     "mode_unavailable": N_("режим недоступен"),
     "model_unsuitable": N_("модель не подходит"),
     "name_in_use": N_("имя занято"),
     "not_cancellable": N_("уже не отменить"),
+    "nothing_to_restore": N_("нечего загружать снова"),
     "not_confirmed": N_("подтверждение не совпало"),
     "not_enough_memory": N_("не хватает памяти"),
     "not_found": N_("не найдено"),

@@ -360,3 +360,14 @@ def test_a_surprise_in_the_thread_is_shown_and_the_last_list_kept(tmp_path: Path
         assert seen(catalog).problem is None
     finally:
         catalog.stop()
+
+
+def test_snapshots_that_main_does_not_name_are_known_and_noticed_when_they_go(tmp_path: Path, catalog: Catalog) -> None:
+    snapshot = make_model(tmp_path, "tests/one")
+    older = snapshot.with_name("b" * 40)
+    shutil.copytree(snapshot, older, symlinks=True)
+    (found,) = catalog.look().models
+    assert (found.revision, found.revisions) == (snapshot.name, {older.name})
+    shutil.rmtree(older)
+    (found,) = catalog.look().models
+    assert found.revisions == frozenset()

@@ -21,7 +21,7 @@ from webapp.domain.memory import DeviceKind
 from webapp.domain.modes import LaunchOptions
 from webapp.domain.operation import Operation, OperationState, StepName, StepState
 from webapp.domain.units import gib
-from webapp.errors import AlreadyLoaded, DiskFull, NotCancellable, StoreUnavailable, Unavailable, UnknownModel
+from webapp.errors import AlreadyLoaded, DiskFull, NotCancellable, StoreUnavailable, Unavailable
 from webapp.runtimes.base import Found, LaunchDevice, LaunchSpec
 
 MakeBench = Callable[..., Bench]
@@ -93,11 +93,13 @@ def test_a_switch_that_cannot_be_prepared_unloads_nothing_and_blames_no_model(be
 
 def test_what_was_prepared_is_given_up_when_the_switch_ends_before_its_launch(bench: Bench) -> None:
     load_instance(bench)
-    bench.runtime.raises["reap"] = UnknownModel(model="lab/two")
+    reaping = bench.runtime.gates["reap"] = Gate()
+    operation = bench.controller.switch(bench.request("lab/two"), "ivan")
+    reaping.wait_reached()
+    bench.catalog.models = (model("lab/one"),)
+    reaping.open()
 
-    operation = bench.load("lab/two")
-
-    assert operation.state is OperationState.FAILED
+    assert error_of(bench.wait(operation)) == "unknown_model"
     assert bench.runtime.prepared == set()
 
 

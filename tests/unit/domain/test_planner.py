@@ -9,7 +9,7 @@ import pytest
 from tests.unit.control.fakes import FakeMachine, FakeMonitor, loaded, model
 from webapp.domain.admission import Policy
 from webapp.domain.instance import Instance, InstanceState
-from webapp.domain.model import ModelShape
+from webapp.domain.model import CachedModel, ModelShape
 from webapp.domain.modes import LaunchOptions, Mode, Quantization
 from webapp.domain.plan import Plan, SwitchRequest, Verdict
 from webapp.domain.planner import plan_switch, refusal_of
@@ -99,6 +99,72 @@ def test_stuck_model_that_holds_too_much_refuses_the_plan() -> None:
     machine = FakeMachine(held={("gpu-0", "old"): gib(20)})
     plan = plan_switch(request(), world(machine, loaded(OLD, state=InstanceState.STUCK)))
     assert (plan.verdict, plan.unload) == (Verdict.REFUSED, ())
+
+
+NEWER = "f" * 40
+
+
+def evicting(old: CachedModel | None = OLD, problem: Message | None = None, **changes: object) -> Plan:
+    """The plan of a switch that unloads the old model, of which the cache has ``old`` and whose mode has ``problem``."""
+    running = loaded(OLD, **changes)
+    around = world(FakeMachine(held={("gpu-0", "old"): gib(2)}), running)
+    models = {NEW.id: NEW} | ({} if old is None else {old.id: old})
+    return plan_switch(request(), replace(around, models=models, mode_problems={Mode.VLLM: problem}))
+
+
+def said_of_the_return(plan: Plan) -> list[object]:
+    return [reason.params["reason"] for reason in plan.reasons if reason.code == "plan_no_return"]
+
+
+def test_model_that_can_come_back_has_nothing_said_of_it() -> None:
+    plan = evicting()
+    assert (said_of_the_return(plan), plan.unload[0].no_return) == ([], None)
+
+
+def test_model_whose_files_are_gone_is_said_not_to_come_back() -> None:
+    plan = evicting(old=None)
+    assert said_of_the_return(plan) == ["files_gone"]
+    assert plan.unload[0].no_return == Message("files_gone", {"model": OLD.id})
+    assert plan.verdict is not Verdict.REFUSED
+
+
+def test_model_whose_revision_is_gone_is_said_not_to_come_back() -> None:
+    assert said_of_the_return(evicting(old=replace(OLD, revision=NEWER))) == ["revision_gone"]
+
+
+def test_model_whose_revision_is_still_there_comes_back_whatever_the_cache_names_by_now() -> None:
+    assert said_of_the_return(evicting(old=replace(OLD, revision=NEWER, revisions=frozenset({OLD.revision})))) == []
+
+
+def test_model_whose_files_were_damaged_is_said_not_to_come_back() -> None:
+    broken = replace(OLD, problem=Message("model_incomplete", {"missing": "model.safetensors"}))
+    assert said_of_the_return(evicting(old=broken)) == ["model_incomplete"]
+
+
+def test_model_that_has_ended_by_itself_is_not_expected_back() -> None:
+    assert said_of_the_return(evicting(old=None, state=InstanceState.DEAD)) == []
+
+
+AWAY = Message("engine_unreachable", {"socket": "/run/docker.sock", "detail": "timed out"})
+
+
+def test_model_that_docker_cannot_end_now_is_not_unloaded() -> None:
+    plan = evicting(problem=AWAY, mode=Mode.VLLM)
+    assert plan.refusal is not None
+    assert plan.refusal.code == "cannot_end"
+    assert plan.refusal.params["reason"] == "engine_unreachable"
+
+
+def test_model_whose_image_is_gone_can_be_ended_and_does_not_come_back() -> None:
+    plan = evicting(problem=Message("image_missing", {"image": "lab/vllm:1"}), mode=Mode.VLLM)
+    assert (plan.refusal, said_of_the_return(plan)) == (None, ["image_missing"])
+
+
+def test_who_wants_no_return_may_unload_what_docker_cannot_end_now_and_is_told() -> None:
+    running = loaded(OLD, mode=Mode.VLLM)
+    around = world(FakeMachine(held={("gpu-0", "old"): gib(2)}), running)
+    plan = plan_switch(request(restore_on_failure=False), replace(around, mode_problems={Mode.VLLM: AWAY}))
+    assert (plan.refusal, said_of_the_return(plan)) == (None, ["engine_unreachable"])
 
 
 def test_dead_model_is_cleared_away_and_gives_nothing_back() -> None:

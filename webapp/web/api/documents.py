@@ -16,7 +16,7 @@ from webapp.domain.lease import ReleaseRequest
 from webapp.domain.memory import Holder, LedgerKind, Reading, build_ledger, level_of, used_percent
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions
-from webapp.domain.operation import HeldBy, Operation, Receipt, Step
+from webapp.domain.operation import Evicted, HeldBy, Operation, Receipt, Step
 from webapp.domain.plan import Eviction, Plan, SwitchRequest
 from webapp.domain.planner import footprint_parts
 from webapp.domain.postmortem import Account, HolderLine, PostMortem
@@ -333,6 +333,7 @@ def _eviction_document(eviction: Eviction) -> Document:
         "in_flight": eviction.in_flight,
         "lease_until": when(eviction.lease_until),
         "freed_bytes": dict(eviction.freed_bytes),
+        "no_return": message_document(eviction.no_return),
     }
 
 
@@ -355,6 +356,20 @@ def request_document(request: SwitchRequest) -> Document:
     }
 
 
+def _evicted_document(evicted: Evicted) -> Document:
+    """A model that was unloaded and has not come back, as it ran."""
+    return {
+        "instance_id": evicted.instance_id,
+        "model": evicted.model_id,
+        "revision": evicted.revision,
+        "mode": evicted.mode.value,
+        "options": options_document(evicted.options),
+        "devices": list(evicted.devices),
+        "owner": evicted.owner,
+        "lease_until": when(evicted.lease.until),
+    }
+
+
 def operation_document(operation: Operation) -> Document:
     """Return an operation, running or ended."""
     return {
@@ -367,6 +382,7 @@ def operation_document(operation: Operation) -> Document:
         "instance_id": operation.instance_id,
         "devices": list(operation.devices),
         "evicted": list(operation.evicted),
+        "to_restore": [_evicted_document(evicted) for evicted in operation.to_restore],
         "started_at": when(operation.started_at),
         "ended_at": when(operation.ended_at),
         "steps": [_step_document(step) for step in operation.steps],

@@ -242,6 +242,14 @@ def cancel(operation_id: str) -> ResponseReturnValue:
     return _accepted(controller().cancel(operation_id, current_actor(), rollback=cancel_rollback()))
 
 
+@blueprint.post("/operations/<operation_id>/restore")
+@needs(Right.SWITCH)
+@records(Action.SWITCH, recording.operation)
+def restore(operation_id: str) -> ResponseReturnValue:
+    """Load again what an operation had unloaded and did not bring back: its ``to_restore``."""
+    return _accepted(controller().restore(operation_id, current_actor()))
+
+
 @blueprint.get("/tickets")
 @needs(Right.SEE)
 def tickets() -> ResponseReturnValue:

@@ -31,6 +31,7 @@ KIND_SIGNS = {
     OperationKind.DEMO: "✨",
     OperationKind.STOP_CONTAINER: "🛑",
     OperationKind.SELFTEST: "🔎",
+    OperationKind.RESTORE: "↩️",
 }
 STATE_SIGNS = {
     OperationState.RUNNING: "⏳",
@@ -106,6 +107,8 @@ class OperationView:
     """Whether its own page says how its model ran out of memory."""
     can_cancel: bool
     can_end_rollback: bool
+    restorable: str
+    """The models that one click loads again; empty where there are none."""
 
     @property
     def is_running(self) -> bool:
@@ -139,6 +142,7 @@ def operation_view(operation: Operation, listed: Collection[str] = ()) -> Operat
         is_explained=operation.post_mortem is not None,
         can_cancel=_can_cancel(operation),
         can_end_rollback=operation.is_running and _is_undoing(operation),
+        restorable=_restorable(operation),
     )
 
 
@@ -248,6 +252,12 @@ def _running_sentence(operation: Operation) -> str:
 def _finding_line(finding: Finding) -> Line:
     sign = WARNING if finding.message.code == AGAINST_THE_ESTIMATE else ""
     return Line(words.say(finding.message), finding.ok, sign)
+
+
+def _restorable(operation: Operation) -> str:
+    if operation.is_running:
+        return ""
+    return ", ".join(short_name(evicted.model_id) for evicted in operation.to_restore)
 
 
 def _can_cancel(operation: Operation) -> bool:

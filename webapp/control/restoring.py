@@ -1,0 +1,208 @@
+"""Loads again what was unloaded to make room: in a rollback, after a switch that was cut off, or on a click."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from webapp.control.launching import launch_undisturbed, measure
+from webapp.control.parts import Parts, new_id, spec_again
+from webapp.control.run import Outcome, Run
+from webapp.control.settle import free_by_device
+from webapp.control.unloading import READING_TIMEOUT_S, note_stop
+from webapp.domain.instance import ANSWERING, InstanceState
+from webapp.domain.memory import Sample
+from webapp.domain.model import CachedModel
+from webapp.domain.modes import Mode
+from webapp.domain.operation import Evicted, Finding, Operation, OperationState, StepName, StepState
+from webapp.domain.plan import SwitchRequest
+from webapp.domain.planner import plan_switch, refusal_of
+from webapp.domain.returning import at_revision
+from webapp.errors import AlreadyLoaded, Busy, Cancelled, Superseded, WardenError
+from webapp.message import Message, Param
+from webapp.runtimes.base import LaunchSpec
+
+log = logging.getLogger(__name__)
+
+STEPS = (StepName.LAUNCH,)
+PATIENCE_S = 300.0
+"""How long after the start a model that was cut off waits for its mode, the cache and the readings before it is left to a click."""
+DYING_S = 30.0
+"""How long a model that was found running may still be on its way out: its stop had begun when Warden was killed."""
+
+
+def restore(run: Run, owed: Sequence[Evicted], step: StepName, *, planned: bool) -> tuple[Finding, ...]:
+    """Load models again one after the other, each as it ran; a line each, and what came back is owed no more.
+
+    ``planned`` asks the plan whether it fits; a rollback does not, since the model ran there a moment ago.
+
+    Raises:
+        Superseded, Cancelled: what was not reached stays owed.
+    """
+    findings = []
+    for evicted in owed:
+        finding = _restore(run, evicted, step, planned=planned)
+        findings.append(finding)
+        if finding.ok:
+            rest = tuple(o for o in run.operation.to_restore if o.instance_id != evicted.instance_id)
+            run.parts.journal.record(run.change(to_restore=rest))
+    return tuple(findings)
+
+
+def _restore(run: Run, evicted: Evicted, step: StepName, *, planned: bool) -> Finding:
+    """Bring one model back; an error is a line of the result, so that the next one gets its turn."""
+    try:
+        return _launch_again(run, evicted, step, planned=planned)
+    except (Superseded, Cancelled):
+        raise
+    except WardenError as exc:
+        code = exc.code
+    except Exception as exc:
+        log.exception("%s could not be brought back", evicted.model_id)
+        code = type(exc).__name__
+    return Finding(Message("restore_failed_because", {"model": evicted.model_id, "code": code}), ok=False)
+
+
+def _launch_again(run: Run, evicted: Evicted, step: StepName, *, planned: bool) -> Finding:
+    """Raises WardenError."""
+    parts, name = run.parts, {"model": evicted.model_id}
+    listed = parts.world().models.get(evicted.model_id)
+    if listed is None:
+        return Finding(Message("restore_model_gone", name), ok=False)
+    model = at_revision(listed, evicted.revision)
+    if model is None:
+        revision: dict[str, Param] = {**name, "revision": evicted.revision}
+        return Finding(Message("restore_revision_gone", revision), ok=False)
+    sample = parts.monitor.fresh(READING_TIMEOUT_S)
+    if planned:
+        try:
+            _refuse(parts, evicted, model, sample)
+        except AlreadyLoaded:
+            return Finding(Message("restore_not_needed", name))
+    elif (short := _short_of(sample, evicted)) is not None:
+        return Finding(Message("restore_no_memory", {**name, "missing_bytes": short}), ok=False)
+
+    def spec(fresh: Sample | None) -> LaunchSpec:
+        return spec_again(evicted, model, fresh, parts.lessons, new_id=new_id(), operation_id=run.id)
+
+    again = launch_undisturbed(
+        run,
+        evicted.mode,
+        spec(sample),
+        lambda: spec(parts.monitor.fresh(READING_TIMEOUT_S)),
+        step=step,
+        lease=evicted.lease,
+    )
+    measure(run, again)
+    return Finding(Message("restored", name))
+
+
+def _refuse(parts: Parts, evicted: Evicted, model: CachedModel, sample: Sample | None) -> None:
+    """Raise what the plan of a launch on the same devices, beside all that is loaded, is refused with."""
+    world = parts.world(sample)
+    world = replace(world, models={**world.models, model.id: model})
+    request = SwitchRequest(evicted.mode, model.id, evicted.options, devices=evicted.devices, keep_others=True)
+    plan = plan_switch(request, world, with_ways_out=False)
+    if (error := refusal_of(plan, world)) is not None:
+        raise error
+
+
+def _short_of(sample: Sample | None, evicted: Evicted) -> int | None:
+    """How many bytes are missing on a device for what the model held there; ``None`` when nothing is missing or unknown."""
+    free = free_by_device(sample)
+    missing = [held - free[d] for d, held in evicted.held_bytes.items() if d in free]
+    worst = max(missing, default=0)
+    return worst if worst > 0 else None
+
+
+def load_again(run: Run) -> Outcome:
+    """Load all that the operation owes: the body of a ``restore`` operation."""
+    owed = run.operation.to_restore
+    with run.step(StepName.LAUNCH) as note:
+        _clear_dead(run.parts, owed)
+        findings = restore(run, owed, StepName.LAUNCH, planned=True)
+        run.add_findings(*findings)
+        failed = [e for e, finding in zip(owed, findings, strict=True) if not finding.ok]
+        note.message = restored_message(owed, failed)
+        if failed:
+            note.state = StepState.WARNING
+    states = (OperationState.FAILED if len(failed) == len(owed) else OperationState.WARNING) if failed else None
+    return Outcome(states or OperationState.SUCCEEDED, note.message)
+
+
+def restored_message(owed: Sequence[Evicted], failed: Sequence[Evicted]) -> Message:
+    """What to say of a return: which models could not be loaded again, else which were."""
+    return Message("restore_failed" if failed else "rolled_back", {"models": names(failed or owed)})
+
+
+def names(evicted: Sequence[Evicted]) -> str:
+    """The models' names in one line."""
+    return ", ".join(each.model_id for each in evicted)
+
+
+def _clear_dead(parts: Parts, owed: Sequence[Evicted]) -> None:
+    """Take what died on its way out off the list: it comes back under another id."""
+    for evicted in owed:
+        instance = parts.board.state.instances.get(evicted.instance_id)
+        if instance is not None and instance.state is InstanceState.DEAD:
+            note_stop(parts, instance, parts.runtime(instance).terminate(instance.id, ask=False))
+
+
+class CutOff:
+    """Loads again what switches had unloaded that an earlier Warden did not end, once all that decides on it has answered.
+
+    Used by the watcher's thread alone, but for ``expect`` before that one starts.
+    """
+
+    def __init__(self, parts: Parts, begin: Callable[[Operation, tuple[Evicted, ...]], object]) -> None:
+        """``begin`` starts the operation that loads some of what another one owes; it may raise what refuses it."""
+        self._parts = parts
+        self._begin = begin
+        self._waiting: dict[str, tuple[Evicted, ...]] = {}
+        self._since = 0.0
+
+    def expect(self, operations: Sequence[Operation]) -> None:
+        """Begin to look after what ``operations`` owe."""
+        self._since = self._parts.monotonic()
+        self._waiting = {operation.id: operation.to_restore for operation in operations if operation.to_restore}
+
+    def look(self, silent: frozenset[Mode]) -> None:
+        """Begin what can be begun; ``silent`` are the modes that have not said yet what they run. Never waits."""
+        if not self._waiting or not self._parts.board.state.accepting:
+            return
+        waited_s = self._parts.monotonic() - self._since
+        for operation_id, owed in list(self._waiting.items()):
+            lives = tuple(e for e in owed if self._lives(e))
+            due = tuple(e for e in owed if e not in lives)
+            ready = tuple(e for e in due if self._is_ready(e, silent))
+            self._waiting[operation_id] = owed
+            if ready and self._try(operation_id, ready):
+                self._waiting[operation_id] = tuple(e for e in owed if e not in ready)
+            if waited_s > DYING_S and lives:
+                self._waiting[operation_id] = tuple(e for e in self._waiting[operation_id] if e not in lives)
+        is_over = waited_s > PATIENCE_S
+        self._waiting = {} if is_over else {name: owed for name, owed in self._waiting.items() if owed}
+
+    def _lives(self, evicted: Evicted) -> bool:
+        instance = self._parts.board.state.instances.get(evicted.instance_id)
+        return instance is not None and instance.state in ANSWERING
+
+    def _is_ready(self, evicted: Evicted, silent: frozenset[Mode]) -> bool:
+        parts = self._parts
+        is_read = parts.catalog.latest().scanned_at is not None and not parts.monitor.is_stale()
+        return is_read and evicted.mode not in silent and parts.mode_problems().get(evicted.mode) is None
+
+    def _try(self, operation_id: str, ready: tuple[Evicted, ...]) -> bool:
+        """Return whether nothing more is to be done for it."""
+        owing = next((o for o in self._parts.board.state.recent if o.id == operation_id), None)
+        still = () if owing is None else tuple(e for e in ready if e in owing.to_restore)
+        if owing is None or not still:
+            return True  # somebody was quicker
+        try:
+            self._begin(owing, still)
+        except Busy:
+            return False
+        except WardenError as exc:
+            log.warning("what operation %s had unloaded is not loaded again: %s", operation_id, exc)
+        return True
