@@ -93,7 +93,8 @@ class Settings(BaseSettings):
     sign_in_failures: int = Field(
         10,
         ge=1,
-        description="Failed sign-ins with one name within 15 minutes, and three times as many from one address, before a pause.",
+        description="Failed sign-ins with one name within 15 minutes before a pause; after three times as many from one address, "
+        "a name may fail a third as often there.",
     )
     proxy_user_header: str | None = Field(
         None, description="Header in which a trusted proxy names the person, such as X-Forwarded-User."

@@ -28,6 +28,7 @@ PASSWORD = "correct horse"
 NAMES = {Role.VIEWER: "vera", Role.OPERATOR: "olga", Role.ADMINISTRATOR: "anna"}
 PAGE = {"Accept": "text/html"}
 HOUR = 3600.0
+QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
 class Clock:
@@ -41,10 +42,9 @@ class Clock:
 
 
 @contextmanager
-def made_accounts(store: Store, clock: Clock) -> Iterator[Accounts]:
-    """Give accounts over a real store, with hashes that cost nothing."""
+def made_accounts(store: Store, clock: Clock, hasher: PasswordHasher = QUICK) -> Iterator[Accounts]:
+    """Give accounts over a real store, with hashes that cost nothing unless ``hasher`` makes them."""
     store.open()
-    hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     try:
         yield Accounts(PeopleStore(store), Passwords(hasher), Limits(HOUR, 10 * HOUR), clock)
     finally:
@@ -108,11 +108,11 @@ class Browser:
 
 
 @contextmanager
-def made_lab(folder: Path, *, people: bool = True, **changes: object) -> Iterator[Lab]:
+def made_lab(folder: Path, *, people: bool = True, hasher: PasswordHasher = QUICK, **changes: object) -> Iterator[Lab]:
     """Give an application with one person of each role."""
     settings = Settings(state_dir=folder / "state", hf_cache=folder / "cache", threads=4, **changes)  # type: ignore[arg-type]
     clock, controller, store = Clock(), FakeController(), Store(f"sqlite:///{folder / 'warden.db'}")
-    with made_accounts(store, clock) as accounts:
+    with made_accounts(store, clock, hasher) as accounts:
         if people:
             for role, name in NAMES.items():
                 accounts.add(name, role, PASSWORD)

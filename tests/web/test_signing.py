@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
+from argon2 import PasswordHasher
 from flask import Flask
 
 from tests.web.conftest import HTMX, Visitor
@@ -126,11 +130,44 @@ def test_who_guesses_a_password_has_to_wait(lab: Lab) -> None:
     assert "Too many failed attempts" in guesser.sign_in("anna").text
 
 
-def test_who_guesses_names_has_to_wait(lab: Lab) -> None:
-    guesser = lab.browser(REMOTE_ADDR="10.9.0.1")
+def test_guesses_that_are_sent_at_once_are_no_more_than_others(tmp_path: Path) -> None:
+    """What is being checked counts as failed until it has succeeded."""
+    with made_lab(tmp_path, hasher=PasswordHasher(time_cost=40, memory_cost=1024, parallelism=1)) as lab:
+        guessers = [lab.browser(REMOTE_ADDR=f"10.9.0.{n}") for n in range(25)]
+        tokens = [guesser.csrf() for guesser in guessers]
+        barrier = Barrier(len(guessers))
+
+        def guess(number: int) -> int:
+            fields = {"name": "anna", "password": f"guess {number}", "csrf_token": tokens[number]}
+            barrier.wait(10)
+            return guessers[number].client.post("/sign-in", data=fields).status_code
+
+        with ThreadPoolExecutor(len(guessers)) as pool:
+            statuses = Counter(pool.map(guess, range(len(guessers))))
+    assert statuses == {401: 10, 429: 15}
+
+
+def guessed_from(lab: Lab, address: str) -> Browser:
+    """A browser at an address from which thirty sign-ins have failed."""
+    guesser = lab.browser(REMOTE_ADDR=address)
     for number in range(30):
         assert guesser.sign_in(f"name{number}").status_code == 401
+    return lab.browser(REMOTE_ADDR=address)
 
+
+def test_nobody_is_kept_out_by_what_others_at_the_same_address_guess(lab: Lab) -> None:
+    """Behind one proxy, or an ``ssh -L``, everybody has the same address."""
+    neighbour = guessed_from(lab, "127.0.0.1")
+
+    assert neighbour.sign_in("olga", "mistyped").status_code == 401
+    assert neighbour.sign_in("olga").status_code == 303
+    assert lab.browser(REMOTE_ADDR="127.0.0.1").sign_in("anna").status_code == 303
+
+
+def test_who_guesses_names_has_less_guesses_at_each(lab: Lab) -> None:
+    guesser = guessed_from(lab, "10.9.0.1")
+
+    assert [guesser.sign_in("anna", f"guess {n}").status_code for n in range(4)] == [401] * 3 + [429]
     assert guesser.sign_in("anna").status_code == 429
     assert lab.browser(REMOTE_ADDR="10.9.0.2").sign_in("anna").status_code == 303
 
@@ -289,11 +326,12 @@ def test_what_the_proxy_says_comes_before_a_cookie_and_its_forms_need_their_toke
 
 
 def test_behind_a_proxy_the_guessers_own_address_waits(tmp_path: Path) -> None:
-    with made_lab(tmp_path, **PROXY, sign_in_failures=1) as lab:
+    with made_lab(tmp_path, **PROXY, sign_in_failures=2) as lab:
         guesser = proxied(lab, None, HTTP_X_FORWARDED_FOR="1.2.3.4, 10.7.7.7")
-        for number in range(3):
+        for number in range(6):
             assert guesser.sign_in(f"name{number}").status_code == 401
         pretends = proxied(lab, None, HTTP_X_FORWARDED_FOR="9.9.9.9, 10.7.7.7")
+        assert pretends.sign_in("anna", "guess").status_code == 401
         assert pretends.sign_in("anna").status_code == 429
         assert proxied(lab, None, HTTP_X_FORWARDED_FOR="10.8.8.8").sign_in("anna").status_code == 303
 

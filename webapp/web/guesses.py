@@ -1,16 +1,21 @@
-"""Slows down who guesses passwords: who has failed too often in a quarter of an hour is refused before a password is looked at."""
+"""Slows down who guesses passwords: who has failed too often in a quarter of an hour is refused before a password is looked at.
+
+A name has so many failures as the setting allows, wherever they come from. An address from which three times as many failed is watched
+closely: each name has a third of its failures there, and one password of it is checked at a time. So nobody is kept out by what others
+at the same address guess (behind one proxy, or an ``ssh -L``, that is everybody), and a flood from it costs one check at a time.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from functools import wraps
 from typing import Final, ParamSpec, cast
 
 from flask import Flask, current_app, make_response
 from flask.typing import ResponseReturnValue
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
 from werkzeug.exceptions import TooManyRequests
 
 from webapp.errors import SignInFailed
@@ -20,32 +25,91 @@ P = ParamSpec("P")
 View = Callable[P, ResponseReturnValue]
 
 EXTENSION: Final = "warden_guesses"
-WINDOW_MINUTES: Final = 15
+WINDOW_S: Final = 15 * 60.0
 FAILED: Final = SignInFailed.status
+ADDRESS_SHARE: Final = 3
+"""From an address this many times the failures of a name are let pass: several people can sit behind it…"""
+WATCHED_SHARE: Final = 3
+"""…and then a name has this part of its own failures there: whoever mistypes a password once or twice still gets in."""
+
+
+class Guesses:
+    """Counts failures by key, in a window that moves with the monotonic clock.
+
+    What is being checked counts as failed until it has succeeded: guesses that are sent at once are no more than others. (`limits`
+    counts by the time of day, gives nothing back, and starts a thread for each failure.)
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._failed: OrderedDict[str, deque[float]] = OrderedDict()
+        """When it failed, by key; the key that failed last stands last."""
+        self._checked: Counter[str] = Counter()
+        """Checks under way, by key."""
+
+    def begin(self, name: str, address: str | None, allowed: int) -> bool:
+        """Enter a check of a password; False where there must be none. ``allowed`` is how often one name may fail."""
+        with self._lock:
+            self._forget()
+            watched = address is not None and self._count(address) >= ADDRESS_SHARE * allowed
+            most = max(1, allowed // WATCHED_SHARE) if watched else allowed
+            if self._count(name) >= most or (watched and self._checked[address or ""] > 0):
+                return False
+            self._checked.update(_keys(name, address))
+            return True
+
+    def end(self, name: str, address: str | None, *, failed: bool) -> None:
+        """Take note of how a check that had begun ended."""
+        with self._lock:
+            for key in _keys(name, address):
+                self._checked[key] -= 1
+                if failed:
+                    self._failed.setdefault(key, deque()).append(self._monotonic())
+                    self._failed.move_to_end(key)
+            self._checked += Counter()  # drops what is 0
+
+    def _count(self, key: str) -> int:
+        times = self._failed.get(key, deque())
+        while times and times[0] < self._since():
+            times.popleft()
+        return len(times) + self._checked[key]
+
+    def _forget(self) -> None:
+        """Forget the keys that have not failed in the window."""
+        while self._failed and next(iter(self._failed.values()))[-1] < self._since():
+            self._failed.popitem(last=False)
+
+    def _since(self) -> float:
+        return self._monotonic() - WINDOW_S
+
+
+def _keys(name: str, address: str | None) -> tuple[str, ...]:
+    return (name,) if address is None else (name, address)
 
 
 def init_guesses(app: Flask) -> None:
     """Let ``app`` count failures; they are forgotten when it ends."""
-    app.extensions[EXTENSION] = MovingWindowRateLimiter(MemoryStorage())
+    app.extensions[EXTENSION] = Guesses()
 
 
-def slow_by(key: Callable[[], str], share: int = 1) -> Callable[[View[P]], View[P]]:
-    """Refuse a view to whose ``key`` it has failed for ``share`` times as often as the setting allows. Raises TooManyRequests.
-
-    The limits are asked here alone, not in hooks as Flask-Limiter's are: those took a seventh of what every other request costs.
-    """
+def slow_by(name: Callable[[], str], address: Callable[[], str] | None = None) -> Callable[[View[P]], View[P]]:
+    """Refuse a view to whoever has failed it too often, by name and, where that is given, by address. Raises TooManyRequests."""
 
     def guard(view: View[P]) -> View[P]:
         @wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
-            counter = cast(MovingWindowRateLimiter, current_app.extensions[EXTENSION])
-            allowed = RateLimitItemPerMinute(share * services().settings.sign_in_failures, WINDOW_MINUTES)
-            guess = (view.__name__, str(share), key())
-            if not counter.test(allowed, *guess):
+            guesses = cast(Guesses, current_app.extensions[EXTENSION])
+            by_name = f"{view.__name__} name {name()}"
+            by_address = None if address is None else f"{view.__name__} address {address()}"
+            if not guesses.begin(by_name, by_address, services().settings.sign_in_failures):
                 raise TooManyRequests
-            response = make_response(view(*args, **kwargs))
-            if response.status_code == FAILED:
-                counter.hit(allowed, *guess)
+            failed = False
+            try:
+                response = make_response(view(*args, **kwargs))
+                failed = response.status_code == FAILED
+            finally:
+                guesses.end(by_name, by_address, failed=failed)
             return response
 
         return guarded

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Final
 
 from flask import Blueprint, Flask, flash, make_response, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
@@ -21,9 +20,6 @@ from webapp.web.rights import needs
 from webapp.web.security import same_site_path
 from webapp.web.translate import gettext as _
 from webapp.web.visits import client_address, visit
-
-ADDRESS_SHARE: Final = 3
-"""An address may fail this many times as often as a name: several people can sit behind it."""
 
 blueprint = Blueprint("signing", __name__)
 
@@ -51,8 +47,7 @@ def page() -> ResponseReturnValue:
 @blueprint.post("/sign-in")
 @needs(Right.OPEN)
 @records(Action.SIGN_IN, typed_person)
-@slow_by(_of_name)
-@slow_by(client_address, ADDRESS_SHARE)
+@slow_by(_of_name, client_address)
 def sign_in() -> ResponseReturnValue:
     """Begin a session and lead on to the page that was asked for."""
     name, password = request.form.get("name", "").strip(), request.form.get("password", "")
