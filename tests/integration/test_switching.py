@@ -48,6 +48,17 @@ def test_fifty_simultaneous_applies_are_one_load_and_forty_nine_refusals(start_s
     assert len(server.worker_pids()) == 1
 
 
+def test_model_whose_answer_has_just_ended_is_not_in_use(start_server: Start) -> None:
+    server = start_server()
+    server.load("lab/one")
+    for loaded, wanted in (("lab/one", "lab/two"), ("lab/two", "lab/one")):
+        ask = f"/api/v1/instances/{server.instance_of(loaded)['id']}/ask"
+        assert server.post(ask, {"prompt": "hello", "max_tokens": 64}).status_code == 200
+        switched = server.post("/api/v1/switch", {"mode": "transformers", "model": wanted})
+        assert switched.status_code == 202, switched.json()
+        assert server.finished(switched.json()["id"])["state"] == "succeeded"
+
+
 def test_keep_others_adds_beside_and_both_answer(start_server: Start) -> None:
     server = start_server()
     server.load("lab/one")

@@ -60,6 +60,7 @@ from webapp.domain.world import Room, rooms
 from webapp.errors import (
     EngineMissing,
     EngineUnavailable,
+    InstanceInUse,
     NotConfirmed,
     NothingToRestore,
     NotReady,
@@ -280,11 +281,17 @@ class Controller:
         """See ``ControllerApi``."""
         request = _with_reason(request)
         check_terms(request.lease_until, request.reason, request.idle_minutes, self._parts.clock())
+        looked_again = False
         while True:
             state, world = self._board.state, self._parts.world(actor=actor)
             _refuse_while_claimed(state, request.devices or world.device_ids, all_of_them=request.devices is None)
             plan = plan_switch(request, world)
-            if (error := refusal_of(plan, world)) is not None:
+            error = refusal_of(plan, world)
+            if isinstance(error, InstanceInUse) and not looked_again:
+                self._watcher.look_again(e.instance_id for e in plan.unload)
+                looked_again = True
+                continue
+            if error is not None:
                 raise error
             devices = tuple(device.device_id for device in plan.devices)
             claims = {*devices, *(d for e in plan.unload for d in e.freed_bytes)}
@@ -324,7 +331,11 @@ class Controller:
         """See ``ControllerApi``."""
         instance = self._instance(instance_id)
         reason = (override_reason or "").strip() or None
-        refuse_kept(instance, actor, self._parts.clock(), override=reason is not None)
+        try:
+            refuse_kept(instance, actor, self._parts.clock(), override=reason is not None)
+        except InstanceInUse:
+            self._watcher.look_again([instance_id])
+            refuse_kept(self._instance(instance_id), actor, self._parts.clock())
         return self._unload(instance, actor, lambda run: unloading.unload(run, instance_id, reason))
 
     def _unload(self, instance: Instance, actor: str, body: Callable[[Run], Outcome]) -> Operation:

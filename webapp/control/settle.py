@@ -63,7 +63,8 @@ class Settled:
     """How the wait ended on one device. ``freed_bytes`` is ``None`` when the device could not be read.
 
     ``freed_bytes`` is by how much the free memory rose, plus ``others_bytes``: by how much everybody else grew meanwhile. So a
-    neighbour who takes what was given back does not make a receipt lie.
+    neighbour who takes what was given back does not make a receipt lie. An end takes no memory: where the sum is below 0, somebody grew
+    whom the device does not name; that counts among the others, and nothing was freed as far as is known.
     """
 
     device_id: str
@@ -124,7 +125,7 @@ def settle(
             if device_id not in done and _is_settled(look, last.get(device_id), policy.share):
                 done[device_id] = replace(look, settled=True)
         if len(done) == len(expected) or seconds >= policy.deadline_s:
-            return tuple(done.get(device_id, look) for device_id, look in looks.items())
+            return tuple(_without_loss(done.get(device_id, look)) for device_id, look in looks.items())
         if seconds >= policy.warn_s and not warned:
             warned = True
             if on_slow is not None:
@@ -165,6 +166,13 @@ def _look(device_id: str, wanted: int, before: Stock | None, now: Stock | None, 
         others = now.others_bytes - before.others_bytes
     freed = now.free_bytes - before.free_bytes + (others or 0)
     return Settled(device_id, wanted, freed, seconds, settled=False, others_bytes=others)
+
+
+def _without_loss(result: Settled) -> Settled:
+    """Count what is missing beyond nothing to others who grew unseen; rise and others still add up to what was freed."""
+    if result.freed_bytes is None or result.freed_bytes >= 0:
+        return result
+    return replace(result, freed_bytes=0, others_bytes=(result.others_bytes or 0) - result.freed_bytes)
 
 
 def _is_settled(look: Settled, last: int | None, share: float) -> bool:

@@ -363,7 +363,7 @@ def settle_receipts(run: Run, before: Before, step: StepName = StepName.SETTLE) 
 def _receipt(result: Settled, before: Before, sample: Sample | None) -> Receipt:
     only = before.instances[0] if len(before.instances) == 1 else None
     own = before.own_bytes.get(result.device_id)
-    model_freed = None if own is None or result.freed_bytes is None else result.freed_bytes - own
+    model_freed = None if own is None or result.freed_bytes is None else max(0, result.freed_bytes - own)
     return Receipt(
         device_id=result.device_id,
         expected_bytes=result.expected_bytes,

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from webapp.control.parts import Parts, held_by, side_by_side
+from webapp.control.parts import Expired, Parts, held_by, side_by_side, within
 from webapp.control.postmortem import explain
 from webapp.domain.instance import ANSWERING, Instance, InstanceState
 from webapp.errors import (
@@ -30,6 +30,11 @@ NUDGED_S = 0.1
 """The least time between two rounds, however often it is nudged; the worker has counted its request by then."""
 SILENT_AFTER = 3
 """Rounds without an answer after which a model is called silent; one slow answer is not news."""
+LOOK_AGAIN_S = 0.5
+"""How long a request that would be refused waits at most for another look at the models that it is refused for."""
+LOOKS_AGAIN = 3
+LOOK_PAUSE_S = 0.03
+"""A worker has sent the end of an answer some moments before it counts the request as over."""
 WATCHED = (*ANSWERING, InstanceState.STUCK)
 
 
@@ -93,6 +98,24 @@ class Watcher:
             if instance.id not in self._over:
                 self._note(instance, result)
         self._round_at = self._parts.monotonic()
+
+    def look_again(self, instance_ids: Iterable[str]) -> None:
+        """Look at instances that are in use as far as the list knows, until none is, for some tenths of a second at most."""
+        asked = frozenset(instance_ids)
+
+        def look(expired: Expired) -> bool:
+            for _ in range(LOOKS_AGAIN):
+                listed = self._parts.board.state.instances.values()
+                busy = [i for i in listed if i.id in asked and i.in_flight and i.state in WATCHED]
+                results = side_by_side(lambda i: self._parts.runtime(i).probe(i.id), busy, "look")
+                for instance, result in zip(busy, results, strict=True):
+                    if isinstance(result, Probe):  # whatever else it says is for the next round
+                        self._note(instance, result)
+                if not busy or expired.wait(LOOK_PAUSE_S):
+                    break
+            return True
+
+        within(LOOK_AGAIN_S, look, "look-again")
 
     def _note(self, instance: Instance, result: Probe | Exception) -> None:
         """Write what was seen, unless an operation has moved the instance on meanwhile."""

@@ -108,8 +108,9 @@ class Receipt:
     """What an unload really gave back, on one device.
 
     ``freed_bytes`` is how much the device's free memory rose, plus what everybody else took meanwhile (``others_bytes``, negative
-    when they gave back; ``None`` where the device cannot tell). ``model_freed_bytes`` is that less what the process held before it
-    loaded anything (interpreter and libraries), so it compares with the weights; ``None`` where the process could not say.
+    when they gave back; ``None`` where the device cannot tell); never below 0, since an end takes no memory: what fell counts as taken by
+    others whom the device does not name. ``model_freed_bytes`` is that less what the process held before it loaded anything
+    (interpreter and libraries), so it compares with the weights; ``None`` where the process could not say.
     """
 
     device_id: str

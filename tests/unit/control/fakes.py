@@ -394,7 +394,8 @@ class FakeRuntime:
         return named.get(fault or "")
 
     def terminate(self, instance_id: str, *, on_stage: StageCallback | None = None, ask: bool = True) -> StopResult:
-        self.stopping.set()
+        if instance_id in self.alive:
+            self.stopping.set()  # what was only prepared has no process that could be stopped
         if on_stage is not None:
             on_stage(StopStage.ASK)
         if ask and self.stop_gate is not None:

@@ -357,11 +357,38 @@ def test_dead_model_is_noticed_and_cleaned_away(bench: Bench) -> None:
 def test_busy_model_is_evicted_only_on_purpose(bench: Bench) -> None:
     instance_id = bench.load("lab/one").instance_id
     assert instance_id is not None
+    bench.runtime.in_flight["lab/one"] = 2
     bench.board.change(instance_id, lambda i: replace(i, in_flight=2))
     with pytest.raises(InstanceInUse) as refusal:
         bench.controller.switch(bench.request("lab/two"), "maria")
     assert refusal.value.params["in_flight"] == 2
     assert bench.load("lab/two", interrupt_busy=True).state is OperationState.SUCCEEDED
+
+
+def in_use_as_far_as_the_list_knows(bench: Bench) -> str:
+    """A loaded model whose last answer has ended a moment ago; the list will not know it until somebody looks."""
+    instance_id = bench.load("lab/one").instance_id
+    assert instance_id is not None
+    bench.controller._watcher.stop()
+    bench.board.change(instance_id, lambda i: replace(i, in_flight=1))
+    return instance_id
+
+
+def test_answer_that_has_just_ended_refuses_no_switch(bench: Bench) -> None:
+    in_use_as_far_as_the_list_knows(bench)
+    assert bench.wait(bench.controller.switch(bench.request("lab/two"), "ivan")).state is OperationState.SUCCEEDED
+
+
+def test_answer_that_has_just_ended_refuses_no_unload(bench: Bench) -> None:
+    instance_id = in_use_as_far_as_the_list_knows(bench)
+    assert bench.wait(bench.controller.unload(instance_id, "maria")).state is OperationState.SUCCEEDED
+
+
+def test_model_that_says_nothing_at_the_last_look_counts_as_the_list_knows_it(bench: Bench) -> None:
+    in_use_as_far_as_the_list_knows(bench)
+    bench.runtime.fails["lab/one"] = "silent"
+    with pytest.raises(InstanceInUse):
+        bench.controller.switch(bench.request("lab/two"), "ivan")
 
 
 def test_same_model_with_the_same_options_is_not_loaded_twice(bench: Bench) -> None:

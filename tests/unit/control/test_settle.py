@@ -85,6 +85,25 @@ def test_neighbour_who_takes_what_was_given_back_does_not_make_the_receipt_lie()
     assert (result.settled, result.freed_bytes, result.others_bytes) == (True, gib(4), gib(3))
 
 
+@pytest.mark.parametrize("seen", [True, False])
+def test_receipt_never_says_that_an_end_took_memory(seen: bool) -> None:
+    """Somebody grew by 5 GiB of whom the device names all, or nothing; what is left of the model is 4 GiB of 4."""
+
+    def grows(machine: FakeMachine, now: float) -> None:
+        if seen:
+            machine.foreign["gpu-0"] = gib(5)
+        else:
+            machine.totals = {"gpu-0": gib(19)}
+
+    result = run(grows)
+    assert (result.settled, result.freed_bytes, result.others_bytes) == (False, 0, gib(5))
+
+
+def test_little_that_was_held_and_a_free_figure_that_fell_make_no_negative_receipt() -> None:
+    result = run(lambda machine, now: machine.totals.update({"gpu-0": gib(24) - 2_355_200}), expected=1000)  # type: ignore[attr-defined]
+    assert (result.settled, result.freed_bytes, result.others_bytes) == (True, 0, 2_355_200)
+
+
 def test_device_that_cannot_be_read_gives_an_unknown_figure() -> None:
     result = run(lambda machine, now: machine.lost.add("gpu-0"))
     assert (result.settled, result.freed_bytes) == (False, None)
