@@ -26,6 +26,7 @@ from tokenizers import Tokenizer
 
 from tests.engine.models import make_big_model, make_model
 from tests.engine.server import WardenServer, running
+from webapp.hardware.shared_pages import SharedPages
 from webapp.worker.demo import Shape
 
 ANSWER = 8
@@ -85,6 +86,7 @@ GPU_MODELS: Mapping[str, Shape] = {
     "lab/14gb": Shape(layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32, vocabulary=32000),
 }
 """The sizes of known models of 0.6 to 6.7 billion weights."""
+_shared = SharedPages()
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -100,12 +102,12 @@ class Held:
 
 
 def _own_bytes(pid: int) -> int:
-    """Resident less shared pages, as the host's reading counts a process; 0 when it has gone."""
+    """Anonymous memory less what is shared with the launcher, as the host's reading counts a worker; 0 when it has gone."""
     try:
         fields = Path(f"/proc/{pid}/statm").read_text().split()
     except OSError:
         return 0
-    return (int(fields[1]) - int(fields[2])) * _PAGE_BYTES
+    return max(0, (int(fields[1]) - int(fields[2])) * _PAGE_BYTES - _shared.shared_bytes(pid))
 
 
 def _gpu_bytes(_pid: int) -> int:
@@ -135,13 +137,11 @@ class Place:
     around: int
     """Tokens that the model's template may put around a prompt."""
     percent: float
-    prewarm: int
-    """Spare workers: importing takes longer than all that is measured here."""
     bytes_of: Callable[[int], int]
 
 
-HOST = Place("host", tuple(MODELS), _cpu_model, tuple(PRECISIONS), 512, 2, 5.0, 0, _own_bytes)
-GPU = Place("gpu-0", tuple(GPU_MODELS), _gpu_model, ("bfloat16", "INT8", "NF4"), 4096, 16, 3.0, 1, _gpu_bytes)
+HOST = Place("host", tuple(MODELS), _cpu_model, tuple(PRECISIONS), 512, 2, 5.0, _own_bytes)
+GPU = Place("gpu-0", tuple(GPU_MODELS), _gpu_model, ("bfloat16", "INT8", "NF4"), 4096, 16, 3.0, _gpu_bytes)
 
 
 @dataclass
@@ -181,7 +181,7 @@ def main(options: list[str] | None = None) -> None:
             cache = Path(folder) / "cache"
             prompt = _prompt(place.make(cache, model, place.context), place.context - ANSWER - place.around)
             for precision in precisions:
-                with running(WardenServer(Path(folder) / precision, cache, prewarm=place.prewarm)) as server:
+                with running(WardenServer(Path(folder) / precision, cache, launcher="start")) as server:
                     server.models(1)
                     wrong += _measure(server, place, model, precision, prompt)
     for line in wrong:

@@ -1,8 +1,9 @@
 """How long a switch takes, and what of that is Warden's.
 
-First the steps of a switch from one tiny model to another. Then, for a tiny model and one of about 1 GB, in turns: Apply on an empty
-device with and without a spare worker, the worker alone (started directly, without Warden), and ``transformers serve`` of the same
-version (installed under ``build/`` when it is not there). Steps are the operations' own times; the rest is a client's clock.
+First the steps of a switch from one tiny model to another, with the launcher and without it. Then, for a tiny model and one of about
+1 GB, in turns: Apply on an empty device with and without the launcher, the worker alone (started directly, without Warden), and
+``transformers serve`` of the same version (installed under ``build/`` when it is not there). Steps are the operations' own times; the
+rest is a client's clock. At last ten small models one after the other, with what each holds beside its weights.
 """
 
 from __future__ import annotations
@@ -35,18 +36,20 @@ POLL_S = 0.01
 SERVE = ROOT / "build" / "serve"
 SERVE_PROGRAM = "from transformers.cli.transformers import main; main()"
 DEADLINE_S = 120.0
+MANY = 10
+MIB = 2**20
 
 
 def main() -> None:
     """Print the steps' medians, then Warden beside the worker alone and beside transformers serve."""
-    for prewarm in (0, 1):
+    for launcher in ("start", "off"):
         with tempfile.TemporaryDirectory() as folder:
             cache = Path(folder) / "cache"
             make_model(cache, "lab/one", seed=1)
             make_model(cache, "lab/two", seed=2)
-            with running(WardenServer(Path(folder) / "state", cache, prewarm=prewarm)) as server:
+            with running(WardenServer(Path(folder) / "state", cache, launcher=launcher)) as server:
                 server.models(2)
-                _measure_steps(server, prewarm)
+                _measure_steps(server, launcher)
     missing = _install_serve()
     if missing:
         _say(f"transformers serve is left out: {missing}")
@@ -55,16 +58,17 @@ def main() -> None:
         models = {"lab/one": make_model(cache, "lab/one"), BIG_MODEL: make_big_model(cache)}
         for model, snapshot in models.items():
             _compare(Path(folder), cache, model, snapshot, with_serve=not missing)
+    _load_many()
 
 
 # The steps
 
 
-def _measure_steps(server: WardenServer, prewarm: int) -> None:
+def _measure_steps(server: WardenServer, launcher: str) -> None:
     times: dict[str, list[float]] = {}
+    if launcher == "start":
+        _wait_for_launcher(server)
     for number in range(ROUNDS + 1):
-        if prewarm:
-            wait_for(lambda: _has_spare(server), 60, lambda: "no spare")
         operation = server.load(("lab/one", "lab/two")[number % 2])
         assert operation["state"] == "succeeded", operation
         if number:
@@ -72,12 +76,12 @@ def _measure_steps(server: WardenServer, prewarm: int) -> None:
                 times.setdefault(step["name"], []).append(_seconds(step))
             times.setdefault("whole", []).append(_seconds(operation))
     line = ", ".join(f"{name} {sorted(values)[len(values) // 2]:.3f} s" for name, values in times.items())
-    _say(f"prewarm {prewarm}, median of {ROUNDS}: {line}")
+    _say(f"launcher {launcher}, median of {ROUNDS}: {line}")
 
 
-def _has_spare(server: WardenServer) -> bool:
-    log = [p for p in (server.state / "workers").glob("spare-*/log") if "imported the libraries" in p.read_text()]
-    return bool(log)
+def _wait_for_launcher(server: WardenServer) -> None:
+    log = server.state / "launcher" / "log"
+    wait_for(lambda: log.exists() and "ready to fork" in log.read_text(), 60, lambda: "no launcher")
 
 
 def _seconds(span: dict[str, Any]) -> float:
@@ -96,20 +100,19 @@ def _compare(folder: Path, cache: Path, model: str, snapshot: Path, *, with_serv
         times.setdefault(name, []).append(seconds)
 
     with (
-        running(WardenServer(folder / f"plain-{snapshot.name}", cache)) as plain,
-        running(WardenServer(folder / f"warm-{snapshot.name}", cache, prewarm=1)) as warm,
+        running(WardenServer(folder / f"forked-{snapshot.name}", cache, launcher="start")) as forked,
+        running(WardenServer(folder / f"plain-{snapshot.name}", cache, launcher="off")) as plain,
     ):
-        for server in (plain, warm):
+        for server in (forked, plain):
             server.models(2)
+        _wait_for_launcher(forked)
         for turn in range(TURNS + 1):
-            wait_for(lambda: _has_spare(warm), 60, lambda: "no spare")
             found = [
                 ("worker alone, spawn to ready", _alone(folder / f"alone-{snapshot.name}-{turn}", model, snapshot))
             ]
-            for name, server in (("Warden", plain), ("Warden with a spare", warm)):
+            for name, server in (("Warden", forked), ("Warden without a launcher", plain)):
                 ready_s, token_s = _apply(server, model)
                 found += [(f"{name}, Apply to ready", ready_s), (f"{name}, Apply to first token", token_s)]
-                wait_for(lambda: _has_spare(warm), 60, lambda: "no spare")
             if with_serve:
                 start_s, token_s = _serve_once(snapshot)
                 found += [
@@ -121,7 +124,7 @@ def _compare(folder: Path, cache: Path, model: str, snapshot: Path, *, with_serv
     _say(f"{model}, median of {TURNS} (shortest to longest), load average {os.getloadavg()[0]:.2f}")
     for name, values in times.items():
         _say(f"  {name}: {statistics.median(values):.3f} s ({min(values):.3f} to {max(values):.3f})")
-    alone, whole = times["worker alone, spawn to ready"], times["Warden, Apply to ready"]
+    alone, whole = times["worker alone, spawn to ready"], times["Warden without a launcher, Apply to ready"]
     _say(
         f"  Warden's own, median of the differences: {statistics.median(w - a for w, a in zip(whole, alone, strict=True)):.3f} s"
     )
@@ -157,6 +160,36 @@ def _ended(client: httpx.Client, operation_id: str) -> Any:
         if operation["state"] != "running":
             return operation
         time.sleep(POLL_S)
+
+
+# Many models
+
+
+def _load_many() -> None:
+    """Load ten small models beside each other; print what each worker holds of its own, less its weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder) / "cache"
+        sizes = {}
+        for number in range(MANY):
+            snapshot = make_model(cache, f"lab/small{number}", seed=number, hidden=256, intermediate=1024, layers=4)
+            sizes[f"lab/small{number}"] = (snapshot / "model.safetensors").stat().st_size
+        with running(WardenServer(Path(folder) / "state", cache, launcher="start")) as server:
+            server.models(MANY)
+            _wait_for_launcher(server)
+            for model in sizes:
+                operation = server.load(model, keep_others=True)
+                assert operation["state"] == "succeeded", operation
+            status = server.status()
+        beside = [_held(status, model) - size for model, size in sizes.items()]
+        launcher = sum(h["bytes"] for h in status["devices"][0]["holders"] if h["kind"] == "launcher")
+    figures = ", ".join(f"{size / MIB:.1f}" for size in beside)
+    _say(f"{MANY} models of {min(sizes.values()) / MIB:.1f} MiB, MiB beside the weights of each: {figures}")
+    _say(f"  the launcher: {launcher / MIB:.0f} MiB once")
+
+
+def _held(status: Any, model: str) -> int:
+    (instance,) = [one["id"] for one in status["instances"] if one["model"] == model]
+    return sum(h["bytes"] for h in status["devices"][0]["holders"] if h["instance_id"] == instance)
 
 
 # transformers serve

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -89,10 +90,20 @@ def test_memory_that_a_load_took_is_on_the_receipt_and_back_on_the_gpu(start_ser
     assert server.worker_pids() == []
 
 
-def test_spare_worker_holds_nothing_of_the_gpu(start_server: Start) -> None:
-    server = start_server(prewarm=1)
-    wait_for(server.worker_pids, 60, lambda: "no spare worker")
-    assert [h for h in gpu(server)["holders"] or () if h["kind"] == "worker"] == []
+def test_the_launcher_touches_no_gpu_and_a_fork_of_it_works(start_server: Start) -> None:
+    """It asks itself before every fork whether CUDA is initialised, and makes none then."""
+    server = start_server(launcher="start")
+    log = server.state / "launcher" / "log"
+    wait_for(lambda: log.exists() and "ready to fork" in log.read_text(), 60, lambda: "no launcher")
+    launcher = json.loads((server.state / "launcher" / "process.json").read_text())["pid"]
+
+    for quantization in ("none", "int8"):
+        instance = load(server, "lab/tiny", quantization=quantization)
+        ask(server, instance)
+        assert launcher not in {holder["pid"] for holder in gpu(server)["holders"] or ()}
+        said = (server.state / "workers" / instance["id"] / "log").read_text()
+        assert "imported the libraries in 0.0" in said, "it was forked"
+        unload(server, instance)
 
 
 @pytest.mark.parametrize(("quantization", "most"), [("int8", 0.75), ("int4", 0.55)])
@@ -188,7 +199,7 @@ def test_models_on_the_gpu_outlive_a_killed_server_and_are_taken_back(start_serv
 
 
 def test_twenty_loads_leave_the_gpu_as_it_was(start_server: Start, figures: Figures) -> None:
-    server = start_server(prewarm=1)
+    server = start_server(launcher="start")
     before = gpu(server)["used_bytes"]
     for _ in range(20):
         unload(server, load(server, "lab/tiny"))
