@@ -1,5 +1,7 @@
 # make run     start Warden on http://127.0.0.1:8000     (settings: WARDEN_*, see README.md)
-# make test    ruff, mypy and every test                  (PYTEST_ARGS="-k name" for some of them, JOBS=0 for one after the other)
+# make test    ruff, mypy, and the tests of some minutes   (PYTEST_ARGS="-k name" for some of them, JOBS=0 for one after the other)
+# make test-all  all other tests: Docker, the real vLLM, every page in the browser   (PYTEST_ARGS and JOBS as above)
+# make coverage  both, with the branches that each of the two runs through
 # make images  what the Docker tests' images need          (some minutes and 3 GB, once)
 # make check   ruff and mypy alone
 # make rights  write who may call what into docs/rights.md
@@ -17,18 +19,32 @@ JOBS        ?= 2
 CATALOGUES  := $(wildcard webapp/translations/*/LC_MESSAGES/*.po)
 COMPILED    := $(CATALOGUES:.po=.mo)
 
+PYTEST = CHROMIUM=$$(BIN=$(BIN) scripts/ensure_chromium.sh) && export CHROMIUM && $(BIN)/python -m pytest --numprocesses $(JOBS)
+
 # -qq: pip says only what goes wrong; the constraints hold for what the build itself needs, too.
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-build-isolation -c constraints.txt
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test check images words rights bench clean
+.PHONY: run test test-all coverage check images words rights bench clean
 
 run: $(VENV)/.installed $(COMPILED)
 	@exec $(BIN)/python -m gunicorn -c webapp/gunicorn_conf.py wsgi:app
 
 test: check $(COMPILED)
-	@chromium=$$(BIN=$(BIN) scripts/ensure_chromium.sh) && CHROMIUM=$$chromium exec $(BIN)/python -m pytest --numprocesses $(JOBS) $(PYTEST_ARGS)
+	@$(PYTEST) --part quick $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-test $(COMPILED)
+	@$(PYTEST) --part rest $(PYTEST_ARGS)
+
+# A part's files lie in a folder of its own, so that each can be reported alone and both together.
+coverage: $(VENV)/.installed-test $(COMPILED)
+	@rm -rf build/coverage && mkdir -p build/coverage/quick build/coverage/rest
+	@for part in quick rest; do \
+	    export COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml COVERAGE_FILE=$(CURDIR)/build/coverage/$$part/data; \
+	    $(PYTEST) --part $$part $(PYTEST_ARGS); \
+	done
+	@scripts/coverage.sh $(BIN) build/coverage
 
 check: $(VENV)/.installed-test
 	@$(BIN)/ruff check .

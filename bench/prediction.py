@@ -183,6 +183,7 @@ def main(options: list[str] | None = None) -> None:
             for precision in precisions:
                 with running(WardenServer(Path(folder) / precision, cache, launcher="start")) as server:
                     server.models(1)
+                    server.launcher_ready()
                     wrong += _measure(server, place, model, precision, prompt)
     for line in wrong:
         sys.stderr.write(line + "\n")

@@ -32,20 +32,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"
         make_model(cache, "lab/one")
-        _start(Path(folder) / "warm-up", cache)
-        first = [_start(Path(folder) / f"state-{number}", cache) for number in range(ROUNDS)]
-        later = [_start(Path(folder) / "state-0", cache) for _ in range(ROUNDS)]
+        _start(Path(folder) / "warm-up", cache, "off")
+        measured = {}
+        for launcher in ("start", "off"):
+            states = [Path(folder) / f"{launcher}-{number}" for number in range(ROUNDS)]
+            measured[f"first start, launcher {launcher}"] = [_start(state, cache, launcher) for state in states]
+            measured[f"later start, launcher {launcher}"] = [_start(states[0], cache, launcher) for _ in states]
     _say(f"load average {os.getloadavg()[0]:.2f}, median of {ROUNDS} and the longest, from the exec")
-    for name, times in (("first start", first), ("later start", later)):
+    for name, times in measured.items():
         pages, figures = zip(*times, strict=True)
         _say(f"{name}: page {_middle(pages)}, complete memory figures {_middle(figures)}")
 
 
-def _start(state: Path, cache: Path) -> tuple[float, float]:
+def _start(state: Path, cache: Path, launcher: str) -> tuple[float, float]:
     """Return the seconds to the first page and to the first one with all figures."""
     port = _free_port()
     began = time.monotonic()
-    server = WardenServer(state, cache, port=port)
+    server = WardenServer(state, cache, port=port, launcher=launcher)
     page_s = None
     server.begin()
     try:

@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 
 from tests.engine.models import BIG_MODEL, make_big_model, make_model
-from tests.engine.server import ROOT, WardenServer, running, wait_for
+from tests.engine.server import ROOT, WardenServer, running
 from tests.engine.workers.direct import DirectWorker, load_spec
 
 ROUNDS = 4
@@ -67,7 +67,7 @@ def main() -> None:
 def _measure_steps(server: WardenServer, launcher: str) -> None:
     times: dict[str, list[float]] = {}
     if launcher == "start":
-        _wait_for_launcher(server)
+        server.launcher_ready()
     for number in range(ROUNDS + 1):
         operation = server.load(("lab/one", "lab/two")[number % 2])
         assert operation["state"] == "succeeded", operation
@@ -77,11 +77,6 @@ def _measure_steps(server: WardenServer, launcher: str) -> None:
             times.setdefault("whole", []).append(_seconds(operation))
     line = ", ".join(f"{name} {sorted(values)[len(values) // 2]:.3f} s" for name, values in times.items())
     _say(f"launcher {launcher}, median of {ROUNDS}: {line}")
-
-
-def _wait_for_launcher(server: WardenServer) -> None:
-    log = server.state / "launcher" / "log"
-    wait_for(lambda: log.exists() and "ready to fork" in log.read_text(), 60, lambda: "no launcher")
 
 
 def _seconds(span: dict[str, Any]) -> float:
@@ -105,7 +100,7 @@ def _compare(folder: Path, cache: Path, model: str, snapshot: Path, *, with_serv
     ):
         for server in (forked, plain):
             server.models(2)
-        _wait_for_launcher(forked)
+        forked.launcher_ready()
         for turn in range(TURNS + 1):
             found = [
                 ("worker alone, spawn to ready", _alone(folder / f"alone-{snapshot.name}-{turn}", model, snapshot))
@@ -175,7 +170,7 @@ def _load_many() -> None:
             sizes[f"lab/small{number}"] = (snapshot / "model.safetensors").stat().st_size
         with running(WardenServer(Path(folder) / "state", cache, launcher="start")) as server:
             server.models(MANY)
-            _wait_for_launcher(server)
+            server.launcher_ready()
             for model in sizes:
                 operation = server.load(model, keep_others=True)
                 assert operation["state"] == "succeeded", operation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 import time
 import uuid
@@ -24,6 +25,18 @@ ALONE = frozenset({"docker_engine", "bare_engine", "browser"})
 """Fixtures whose tests do not run beside each other…"""
 ONE_BY_ONE = ("tests/integration/vllm/", "tests/e2e/")
 """…and where these are."""
+QUICK = (
+    "tests/unit/",
+    "tests/web/",
+    "tests/integration/test_demo_model.py",
+    "tests/integration/test_kill.py",
+    "tests/integration/test_launcher.py",
+    "tests/integration/test_nvml.py",
+    "tests/integration/test_switching.py",
+    "tests/integration/test_worker.py",
+    "tests/e2e/test_main_job.py",
+)
+"""What ``make test`` runs; ``make test-all`` runs all other tests."""
 PATIENCE_S = 3.0
 """A thread or a process that was told to end may take this long."""
 KEPT_THREADS = (
@@ -43,6 +56,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "leaves(reason): starts what another test or fixture ends; no leak check")
     os.environ[MARK] = uuid.uuid4().hex
     gc.set_threshold(50_000, 10, 100)  # at Python's 700 a tenth of the time goes into looking for garbage
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", choices=("quick", "rest"), help="run the quick tests alone, or all but these")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    part = config.getoption("--part")
+    if part is None:
+        return
+    left = [item for item in items if item.nodeid.startswith(QUICK) is not (part == "quick")]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item.nodeid.startswith(QUICK) is (part == "quick")]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -77,10 +103,31 @@ def _templates_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield
 
 
+class Starts:
+    """Whether this program has started a process since none of the run was there: until then there is nothing to look for.
+
+    A look reads the environment of every process of the machine, 10 ms for each test before this was asked.
+    """
+
+    EVENTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn"})
+
+    def __init__(self) -> None:
+        self.happened = False
+        sys.addaudithook(self._note)
+
+    def _note(self, event: str, _: object) -> None:
+        if event in self.EVENTS:
+            self.happened = True
+
+
+STARTS = Starts()
+
+
 @pytest.fixture(autouse=True)
 def leaves_nothing_running(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a thread or a process, grandchildren and orphans included."""
     threads, processes = _threads(), _processes()
+    STARTS.happened = bool(processes)
     yield
     if request.node.get_closest_marker("leaves"):
         return
@@ -111,6 +158,8 @@ def _new_threads(before: set[threading.Thread]) -> list[str]:
 
 def _processes() -> set[int]:
     """Every live process of this run: descendants, and orphans that carry the run's mark."""
+    if not STARTS.happened:
+        return set()
     mark = f"{MARK}={os.environ[MARK]}".encode()
     return {pid for pid in psutil.pids() if pid != os.getpid() and mark in _environment(pid)}
 

@@ -96,6 +96,11 @@ class WardenServer:
         children = psutil.Process(self.process.pid).children()
         return [child for child in children if os.getsid(child.pid) == self.process.pid]
 
+    def launcher_ready(self) -> None:
+        """Wait until workers can be forked."""
+        log = self.state / "launcher" / "log"
+        wait_for(lambda: log.exists() and "ready to fork" in log.read_text(), 90, lambda: "no launcher")
+
     def worker_pids(self) -> list[int]:
         """Every live process that this Warden's folder marks as a model worker, whoever started it."""
         mark = f"WARDEN_WORKER_ROOT={self.state / 'workers'}".encode()

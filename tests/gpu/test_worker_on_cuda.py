@@ -93,8 +93,7 @@ def test_memory_that_a_load_took_is_on_the_receipt_and_back_on_the_gpu(start_ser
 def test_the_launcher_touches_no_gpu_and_a_fork_of_it_works(start_server: Start) -> None:
     """It asks itself before every fork whether CUDA is initialised, and makes none then."""
     server = start_server(launcher="start")
-    log = server.state / "launcher" / "log"
-    wait_for(lambda: log.exists() and "ready to fork" in log.read_text(), 60, lambda: "no launcher")
+    server.launcher_ready()
     launcher = json.loads((server.state / "launcher" / "process.json").read_text())["pid"]
 
     for quantization in ("none", "int8"):
