@@ -29,6 +29,7 @@
     │   ├── InstanceStopping      instance_stopping         the model is being ended: its terms change no more
     │   ├── CannotEnd             cannot_end                a model that would be unloaded cannot be ended in order now
     │   ├── IdleUsedAgain         idle_used_again           the model was to go for being idle and is wanted again
+    │   ├── LeasePending          lease_pending             new terms of the model are being written down
     │   ├── NotOwner              not_owner            403  only the owner of a model may do that
     │   ├── ReleasePending        release_pending           somebody asks for the model already
     │   ├── NothingAsked          nothing_asked             nobody asks for the model
@@ -295,6 +296,12 @@ class IdleUsedAgain(Refused):
     code = "idle_used_again"
 
 
+class LeasePending(Refused):
+    """New terms of the model are being written down: nobody else takes it before it is known whether they hold. Params: model, instance."""
+
+    code = "lease_pending"
+
+
 class NotOwner(Refused):
     """Only the owner of a model may do that. Params: model, instance, owner."""
 
@@ -425,7 +432,7 @@ class DeviceUnreadable(Unavailable):
 
 
 class StoreUnavailable(Unavailable):
-    """The database does not answer. Params: reason."""
+    """The database does not answer. Params: reason, trouble (``StoreTrouble``) and file (SQLite's) where they are known."""
 
     code = "store_unavailable"
 

@@ -20,11 +20,13 @@ from webapp.control.audit import Audit
 from webapp.control.board import Board, State
 from webapp.control.controller import Controller
 from webapp.control.journal import Journal
+from webapp.control.keeping import Keeper
 from webapp.control.learning import Learning
 from webapp.control.leases import Leases
 from webapp.control.lock import StateLock, last_holder
 from webapp.control.parts import Parts
 from webapp.control.passwords import Passwords
+from webapp.control.pausing import PauseMark
 from webapp.control.recorder import Recorder, Timeline
 from webapp.domain.instance import InstanceState
 from webapp.domain.modes import Mode
@@ -63,11 +65,13 @@ class _Sandbox:
         self._store = Store(settings.database)
         self._transformers = TransformersRuntime(settings, launcher)
         self._catalog = Catalog(settings.hf_cache, settings.cache_poll_s)
+        keeper = Keeper(self._store)
         self.controller = Controller(
             Parts(
                 settings=settings,
                 board=Board(),
-                journal=Journal(self._store),
+                keeper=keeper,
+                journal=Journal(self._store, keeper),
                 monitor=monitor,
                 catalog=self._catalog,
                 runtimes={Mode.TRANSFORMERS: self._transformers},
@@ -189,7 +193,7 @@ class Sandboxes:
 class Services:
     """All parts of a running Warden. The constructor stores; ``start`` and ``stop`` do. ``make_journal`` is a seam."""
 
-    def __init__(self, settings: Settings, make_journal: Callable[[Store], Journal] = Journal) -> None:
+    def __init__(self, settings: Settings, make_journal: Callable[[Store, Keeper], Journal] = Journal) -> None:
         self.settings = settings
         self._lock = StateLock(settings.state_dir, shown_database(settings.database))
         self._store = Store(settings.database)
@@ -211,12 +215,13 @@ class Services:
             settings.history_minutes * 60,
             settings.stale_after_s,
         )
-        self._journal = make_journal(self._store)
+        self._keeper = Keeper(self._store, places=max(1, settings.threads // 4))
         self.controller = Controller(
             Parts(
                 settings=settings,
                 board=self._board,
-                journal=self._journal,
+                keeper=self._keeper,
+                journal=make_journal(self._store, self._keeper),
                 monitor=self._monitor,
                 catalog=self._catalog,
                 runtimes={Mode.TRANSFORMERS: self._transformers, Mode.VLLM: self._vllm},
@@ -224,7 +229,8 @@ class Services:
                 sandboxes=self._sandboxes,
                 learning=Learning(self._store),
                 tickets=self._store,
-                leases=Leases(self._store),
+                pause_mark=PauseMark(settings.state_dir),
+                leases=Leases(self._store, self._keeper),
                 may_switch=self._may_switch,
                 record=self.audit.record,
                 demo=DemoProgram(settings.hf_cache),
@@ -312,14 +318,14 @@ class Services:
         found = [one.instance for one in self._transformers.discover() if one.instance.state is InstanceState.READY]
         for instance in found:
             self._board.put(instance)
-        self._journal.start()
+        self._keeper.start()
         self._board.accept(True)
         try:
             yield tuple(instance.model_id for instance in found)
         finally:
             self.controller.end_operations()
             self._stop_launcher()
-            self._journal.stop()
+            self._keeper.stop()
             self._vllm.stop()
             self._monitor.stop()
             self._store.close()

@@ -107,6 +107,7 @@ class Settings(BaseSettings):
         description="Role of a person whom the proxy names for the first time; «none» lets only known ones in.",
     )
     audit_days: float = Field(365.0, gt=0, description="How long the record of who did what is kept.")
+    operation_days: float = Field(365.0, gt=0, description="How long operations are kept in the history.")
     database_url: str | None = Field(None, description="SQLAlchemy URL; SQLite in the state folder when empty.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much Warden logs.")
     default_language: Literal["ru", "en"] = Field(

@@ -194,6 +194,7 @@ class FakeController:
     lessons: Lessons = NOTHING_LEARNED
     present: frozenset[str] = frozenset()
     notices: tuple[Notice, ...] = ()
+    store_problem: Message | None = None
     seen: set[str] = field(default_factory=set)
     """Who has looked at a page."""
     calls: list[tuple[object, ...]] = field(default_factory=list)
@@ -227,6 +228,7 @@ class FakeController:
             waited=self.waited,
             present=self.present,
             notices=self.notices,
+            store_problem=self.store_problem,
         )
 
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
@@ -300,7 +302,7 @@ class FakeController:
         return self.log
 
     def health(self) -> Health:
-        return Health(self.healthy, 0.2 if self.healthy else None, 0.1)
+        return Health(self.healthy, 0.2 if self.healthy else None, 0.1, self.store_problem)
 
     def emergency_preview(self) -> EmergencyPreview:
         others = tuple(h for r in self.readings for h in r.holders if h.kind is HolderKind.FOREIGN)
@@ -362,6 +364,9 @@ class FakeController:
         refuse_kept(self._instance(instance_id), actor, time.time(), override=override_reason is not None)
         reasons = () if override_reason is None else (override_reason,)
         return self._begin(OperationKind.UNLOAD, actor, instance_id, *reasons)
+
+    def is_stored(self, operation_id: str) -> bool:
+        return self.store_problem is None
 
     def set_lease(self, instance_id: str, terms: Terms, actor: str) -> Instance:
         return self._changed("lease", instance_id, actor, terms, lambda lease: lease)

@@ -402,7 +402,8 @@ def test_healthz_is_true_only_while_both_live(
     answer = client.get("/healthz")
 
     assert answer.status_code == status
-    assert answer.json == {"ok": healthy, "monitor_age_s": 0.2 if healthy else None, "controller_age_s": 0.1}
+    age = 0.2 if healthy else None
+    assert answer.json == {"ok": healthy, "monitor_age_s": age, "controller_age_s": 0.1, "store_problem": None}
 
 
 def test_containers_of_other_people_are_listed_with_what_is_known(

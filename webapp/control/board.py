@@ -29,6 +29,13 @@ class State:
     claims: Mapping[str, str] = field(default_factory=dict)
     """What is claimed (device ids and other names), and by which operation."""
     cooldowns: Mapping[str, Cooldown] = field(default_factory=dict)
+    pending: frozenset[str] = frozenset()
+    """Operations that are being written down: they claim already, and are shown to nobody before it is known that they are accepted."""
+
+    @property
+    def shown(self) -> tuple[Operation, ...]:
+        """The running operations that are accepted."""
+        return tuple(operation for operation in self.running.values() if operation.id not in self.pending)
 
 
 class Board:
@@ -43,8 +50,15 @@ class Board:
         """The present state; a reference, so reading it never waits."""
         return self._state
 
-    def begin(self, operation: Operation, claims: Iterable[str], *, unchanged_since: State | None = None) -> bool:
-        """Enter ``operation`` and claim ``claims`` for it.
+    def begin(
+        self,
+        operation: Operation,
+        claims: Iterable[str],
+        *,
+        unchanged_since: State | None = None,
+        is_pending: bool = False,
+    ) -> bool:
+        """Enter ``operation`` and claim ``claims`` for it; one that ``is_pending`` is to be confirmed or withdrawn.
 
         Returns False, and does nothing, when the instances are not those of ``unchanged_since``: the plan has to be made again.
 
@@ -60,7 +74,25 @@ class Board:
             _refuse_claimed(state, names)
             if unchanged_since is not None and not _same_instances(state, unchanged_since):
                 return False
-            self._enter(state, operation, names)
+            self._enter(state, operation, names, is_pending=is_pending)
+            return True
+
+    def confirm(self, operation_id: str) -> Operation:
+        """Let everybody see an operation that was pending. Raises Superseded where an emergency has ended it meanwhile."""
+        with self._lock:
+            operation = self._state.running.get(operation_id)
+            if operation is None:
+                raise Superseded(operation=operation_id)
+            self._set(pending=self._state.pending - {operation_id})
+            return operation
+
+    def withdraw(self, operation_id: str) -> bool:
+        """Take back an operation that was pending, with its claims; False where an emergency has ended it meanwhile."""
+        with self._lock:
+            state = self._state
+            if operation_id not in state.running:
+                return False
+            self._set(**_without(state, operation_id))
             return True
 
     def claim(self, operation_id: str, claims: Iterable[str]) -> None:
@@ -92,7 +124,9 @@ class Board:
                 if other.kind is OperationKind.EMERGENCY:
                     raise busy_with(other)
             ended = tuple(close(other) for other in state.running.values())
-            cleared = replace(state, running={}, claims={}, recent=_newest((*ended, *state.recent)))
+            cleared = replace(
+                state, running={}, claims={}, pending=frozenset(), recent=_newest((*ended, *state.recent))
+            )
             self._enter(cleared, operation, (*state.claims, *claims))
             return ended
 
@@ -114,11 +148,7 @@ class Board:
             if operation is None:
                 raise Superseded(operation=operation_id)
             changed = change(operation)
-            self._set(
-                running={key: value for key, value in state.running.items() if key != operation_id},
-                claims={name: owner for name, owner in state.claims.items() if owner != operation_id},
-                recent=_newest((changed, *state.recent)),
-            )
+            self._set(**_without(state, operation_id), recent=_newest((changed, *state.recent)))
             return changed
 
     def request_cancel(self, operation_id: str, actor: str) -> Operation:
@@ -142,7 +172,7 @@ class Board:
             self._set(recent=tuple(operation if o.id == operation.id else o for o in self._state.recent))
 
     def put(self, instance: Instance, *, operation_id: str | None = None) -> None:
-        """Enter an instance, or replace it; the lease of one that is listed stays as it is, since its owner may have changed it meanwhile.
+        """Enter an instance, or replace it; the terms of one that is listed stay: its owner may have changed them meanwhile.
 
         With ``operation_id``: raises Superseded when that runs no longer.
         """
@@ -150,7 +180,7 @@ class Board:
             if operation_id is not None and operation_id not in self._state.running:
                 raise Superseded(operation=operation_id)
             listed = self._state.instances.get(instance.id)
-            entered = instance if listed is None else replace(instance, lease=listed.lease)
+            entered = instance if listed is None else replace(instance, lease=listed.lease, pending=listed.pending)
             self._set(instances={**self._state.instances, instance.id: entered})
 
     def change(self, instance_id: str, change: Callable[[Instance], Instance]) -> Instance:
@@ -219,13 +249,23 @@ class Board:
             raise UnknownInstance(instance=instance_id)
         return instance
 
-    def _enter(self, state: State, operation: Operation, names: tuple[str, ...]) -> None:
+    def _enter(self, state: State, operation: Operation, names: tuple[str, ...], *, is_pending: bool = False) -> None:
         claims = {**state.claims, **dict.fromkeys(names, operation.id)}
         running = {**state.running, operation.id: operation}
-        self._state = replace(state, version=state.version + 1, running=running, claims=claims)
+        pending = state.pending | {operation.id} if is_pending else state.pending
+        self._state = replace(state, version=state.version + 1, running=running, claims=claims, pending=pending)
 
     def _set(self, **changes: object) -> None:
         self._state = replace(self._state, version=self._state.version + 1, **changes)  # type: ignore[arg-type]
+
+
+def _without(state: State, operation_id: str) -> dict[str, object]:
+    """What changes when an operation runs no longer: its claims are free."""
+    return {
+        "running": {key: value for key, value in state.running.items() if key != operation_id},
+        "claims": {name: owner for name, owner in state.claims.items() if owner != operation_id},
+        "pending": state.pending - {operation_id},
+    }
 
 
 def _refuse_claimed(state: State, names: tuple[str, ...]) -> None:

@@ -67,6 +67,8 @@ class Snapshot:
     """Who has a page open."""
     notices: tuple[Notice, ...] = ()
     """What is to be told to one person each, oldest first."""
+    store_problem: Message | None = None
+    """Why nothing that Warden is told can be kept now; ``None`` while it can."""
 
     @property
     def mode(self) -> str | None:
@@ -105,6 +107,8 @@ class Health:
     ok: bool
     monitor_age_s: float | None
     controller_age_s: float | None
+    store_problem: Message | None = None
+    """Why nothing can be written down."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,13 @@ class ControllerApi(Protocol):
         """
 
     def switch(self, request: SwitchRequest, actor: str) -> Operation:
-        """Begin to load a model, unloading what the plan names. Raises NotFound, Refused, InvalidRequest, Unavailable."""
+        """Begin to load a model, unloading what the plan names; the operation is in the store when this returns.
+
+        Raises NotFound, Refused, InvalidRequest, Unavailable (NotStored: nothing was begun).
+        """
+
+    def is_stored(self, operation_id: str) -> bool:
+        """Return whether the store has what was last written of an operation: all but a switch act first."""
 
     def take_ticket(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
         """Let ``request`` wait until there is room; it then starts in ``actor``'s name, or its person is only told.
@@ -175,19 +185,28 @@ class ControllerApi(Protocol):
         """
 
     def set_lease(self, instance_id: str, terms: Terms, actor: str) -> Instance:
-        """Give an instance of ``actor``'s new terms. Raises UnknownInstance, NotOwner, InstanceStopping, InvalidRequest."""
+        """Give an instance of ``actor``'s new terms, which are in the store when this returns.
+
+        Raises UnknownInstance, NotOwner, InstanceStopping, InvalidRequest, LeasePending, NotStored.
+        """
 
     def ask_release(self, instance_id: str, why: str, actor: str) -> Instance:
-        """Ask the owner of an instance to release it. Raises UnknownInstance, InstanceStopping, InvalidRequest, ReleasePending."""
+        """Ask the owner of an instance to release it.
+
+        Raises UnknownInstance, InstanceStopping, InvalidRequest, ReleasePending, LeasePending, NotStored.
+        """
 
     def answer_release(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
-        """ReleaseAnswer an ask to release an instance of ``actor``'s.
+        """Answer an ask to release an instance of ``actor``'s.
 
-        Raises UnknownInstance, NotOwner, InstanceStopping, NothingAsked, InvalidRequest.
+        Raises UnknownInstance, NotOwner, InstanceStopping, NothingAsked, InvalidRequest, LeasePending, NotStored.
         """
 
     def keep(self, instance_id: str, actor: str) -> Instance:
-        """Count a click as use of an instance, so that it is not unloaded for being idle. Raises UnknownInstance, InstanceStopping."""
+        """Count a click as use of an instance, so that it is not unloaded for being idle.
+
+        Raises UnknownInstance, InstanceStopping, LeasePending, NotStored.
+        """
 
     def see(self, actor: str) -> None:
         """Note that ``actor`` has a page open; never waits."""

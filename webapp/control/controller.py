@@ -24,9 +24,10 @@ from webapp.control import (
 )
 from webapp.control.board import State, busy_with
 from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
-from webapp.control.leases import IDLE_ACTOR, Leasing, Terms, check_terms, refuse_kept
+from webapp.control.leases import IDLE_ACTOR, Leasing, Terms, check_terms, lease_of, refuse_kept
 from webapp.control.lock import StateLock
-from webapp.control.parts import Parts, new_id, side_by_side
+from webapp.control.parts import Parts, new_id, side_by_side, within
+from webapp.control.pausing import Pause
 from webapp.control.reconcile import LateRuntimes, reconcile
 from webapp.control.run import Outcome, Run, carry_out
 from webapp.control.stuck import StuckInstances, clear_stuck
@@ -36,7 +37,7 @@ from webapp.control.watcher import Watcher
 from webapp.domain.admission import own_bytes, within_limit
 from webapp.domain.advise import advise
 from webapp.domain.instance import Instance, InstanceState
-from webapp.domain.lease import ReleaseAnswer
+from webapp.domain.lease import NO_LEASE, Lease, ReleaseAnswer
 from webapp.domain.memory import HistoryPoint, Holder, HolderKind, Reading
 from webapp.domain.modes import Mode
 from webapp.domain.operation import (
@@ -84,6 +85,9 @@ WATCHER_LATE_S = 15.0
 """A watcher that has made no round for this long counts as hanging."""
 STOP_DEADLINE_S = 8.0
 """How long a stop of Warden waits for operations to put things back."""
+PAUSE_MARK_S = 1.0
+"""How long an emergency waits for the disk before it acts."""
+DAY_S = 86_400.0
 
 
 class Controller:
@@ -112,7 +116,7 @@ class Controller:
             ConfigurationError: the state folder cannot be used.
         """
         self._lock.take()
-        self._parts.journal.start()
+        self._parts.keeper.start(self._write_again, self._prune)
         for runtime in self._parts.runtimes.values():
             runtime.start()
         if (learning := self._parts.learning) is not None:
@@ -123,7 +127,7 @@ class Controller:
         self._cut_off.expect(reconciled.cut_off)
         self._watcher.start()
         self._board.accept(True)
-        self._waiting.start()
+        self._waiting.start(None if self._parts.pause_mark is None else self._parts.pause_mark.start())
 
     def stop(self) -> tuple[str, ...]:
         """End operations and threads; return what the person at the console should know of the models that stay loaded."""
@@ -134,10 +138,9 @@ class Controller:
         for runtime in self._parts.runtimes.values():
             runtime.stop()
         lines = self._leave_models()
-        self._parts.journal.stop()
         if self._parts.learning is not None:
             self._parts.learning.stop()
-        self._parts.leases.stop()
+        self._parts.keeper.stop()
         if (
             not self._threads
         ):  # else the kernel gives it back with the process: nobody may begin beside a thread that still acts
@@ -169,14 +172,15 @@ class Controller:
         number = None if sample is None else sample.number
         problems, foreign = parts.mode_problems(), parts.foreign_containers()
         present, notices = parts.presence.present(parts.clock()), parts.leases.notices
-        outside = zlib.crc32(repr((problems, foreign, sorted(present), notices)).encode())
+        trouble = parts.keeper.trouble
+        outside = zlib.crc32(repr((problems, foreign, sorted(present), notices, trouble)).encode())
         return Snapshot(
             version=f"{number}.{state.version}.{catalog.version}.{int(stale)}.{outside:x}-{line.version}",
             sample=sample,
             sample_age_s=parts.monitor.age_s(),
             sample_is_stale=stale,
             instances=tuple(sorted(state.instances.values(), key=lambda i: (i.started_at, i.id))),
-            running=tuple(sorted(state.running.values(), key=lambda o: o.started_at)),
+            running=tuple(sorted(state.shown, key=lambda o: o.started_at)),
             recent=state.recent,
             models=catalog.models,
             models_problem=catalog.problem,
@@ -188,6 +192,7 @@ class Controller:
             waited=line.ended,
             present=present,
             notices=notices,
+            store_problem=trouble,
         )
 
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
@@ -226,7 +231,7 @@ class Controller:
     def operation(self, operation_id: str) -> Operation:
         """See ``ControllerApi``."""
         state = self._board.state
-        known = {o.id: o for o in (*state.recent, *state.running.values())}
+        known = {o.id: o for o in (*state.recent, *state.shown)}
         found = known.get(operation_id) or self._parts.journal.find(operation_id)
         if found is None:
             raise UnknownOperation(operation=operation_id)
@@ -239,7 +244,7 @@ class Controller:
         seen = None if before is None else _age(self.operation(before))
         kept = self._parts.journal.newest(limit, where, before)
         state = self._board.state
-        present = {o.id: o for o in (*state.recent, *state.running.values())}  # what is stored may be a moment old
+        present = {o.id: o for o in (*state.recent, *state.shown)}  # what is stored may be a moment old
         found = [o for o in kept if o.id not in present]
         found += [o for o in present.values() if where.matches(o) and (seen is None or _age(o) < seen)]
         return tuple(sorted(found, key=_age, reverse=True)[:limit])
@@ -258,7 +263,9 @@ class Controller:
         monitor, watcher = self._parts.monitor.age_s(), self._watcher.age_s()
         ticking = monitor is not None and not self._parts.monitor.is_stale()
         answering = watcher is not None and watcher < WATCHER_LATE_S
-        return Health(ok=ticking and answering, monitor_age_s=monitor, controller_age_s=watcher)
+        problem = self._parts.keeper.trouble
+        ok = ticking and answering and problem is None
+        return Health(ok=ok, monitor_age_s=monitor, controller_age_s=watcher, store_problem=problem)
 
     def emergency_preview(self) -> EmergencyPreview:
         """See ``ControllerApi``."""
@@ -305,9 +312,29 @@ class Controller:
                 request=request,
             )
             run = Run(operation.id, self._parts)
-            if self._board.begin(operation, claims, unchanged_since=state):
+            if self._board.begin(operation, claims, unchanged_since=state, is_pending=True):
                 assert operation.instance_id is not None
-                return self._go(operation, run, Switch(run, plan, operation.instance_id).carry_out)
+                accepted = self._keep(operation, operation.instance_id, lease_of(request, operation.started_at))
+                return self._go(accepted, run, Switch(run, plan, operation.instance_id).carry_out)
+
+    def _keep(self, operation: Operation, instance_id: str, lease: Lease) -> Operation:
+        """Write a switch down, with the terms that its model is to have, before anybody is told that it is accepted.
+
+        Raises:
+            NotStored: nothing of it is left.
+            Superseded: an emergency has ended it meanwhile.
+        """
+        kept = False
+        try:
+            if lease != NO_LEASE:
+                self._parts.leases.keep(instance_id, lease)
+            self._parts.journal.keep(operation)
+            kept = True
+        finally:
+            if not kept and self._board.withdraw(operation.id):
+                self._parts.journal.drop(operation)
+                self._parts.leases.changed(instance_id)
+        return self._board.confirm(operation.id)
 
     def take_ticket(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
         """See ``ControllerApi``."""
@@ -336,7 +363,7 @@ class Controller:
         except InstanceInUse:
             self._watcher.look_again([instance_id])
             refuse_kept(self._instance(instance_id), actor, self._parts.clock())
-        return self._unload(instance, actor, lambda run: unloading.unload(run, instance_id, reason))
+        return self._written(self._unload(instance, actor, lambda run: unloading.unload(run, instance_id, reason)))
 
     def _unload(self, instance: Instance, actor: str, body: Callable[[Run], Outcome]) -> Operation:
         operation = self._new(OperationKind.UNLOAD, actor, (StepName.UNLOAD, StepName.SETTLE))
@@ -354,7 +381,7 @@ class Controller:
         owing = self.operation(operation_id)
         if owing.is_running or not owing.to_restore:
             raise NothingToRestore(operation=operation_id)
-        return self._restore(owing, owing.to_restore, actor)
+        return self._written(self._restore(owing, owing.to_restore, actor))
 
     def _restore(self, owing: Operation, owed: tuple[Evicted, ...], actor: str) -> Operation:
         """Begin to load ``owed`` again; from then on it is the new operation that owes it."""
@@ -373,6 +400,10 @@ class Controller:
         self._board.amend(passed_on)
         self._parts.journal.record(passed_on)
         return begun
+
+    def is_stored(self, operation_id: str) -> bool:
+        """See ``ControllerApi``."""
+        return self._parts.journal.is_written(operation_id)
 
     def set_lease(self, instance_id: str, terms: Terms, actor: str) -> Instance:
         """See ``ControllerApi``."""
@@ -410,22 +441,23 @@ class Controller:
         claims = containers.claims_of(self._parts, container)
         operation = self._new(OperationKind.STOP_CONTAINER, actor, containers.STEPS)
         operation = replace(operation, model_id=container.model, devices=claims[:-1])
-        return self._begin(operation, claims, lambda run: containers.stop_container(run, container))
+        return self._written(self._begin(operation, claims, lambda run: containers.stop_container(run, container)))
 
     def clean(self, actor: str) -> Operation:
         """See ``ControllerApi``."""
         operation = self._new(OperationKind.CLEAN, actor, cleaning.STEPS)
-        return self._begin(operation, self._all_devices(), cleaning.clean)
+        return self._written(self._begin(operation, self._all_devices(), cleaning.clean))
 
     def make_demo(self, actor: str) -> Operation:
         """See ``ControllerApi``."""
         operation = self._new(OperationKind.DEMO, actor, demo.STEPS)
-        return self._begin(operation, (demo.CLAIM,), demo.make_demo)
+        return self._written(self._begin(operation, (demo.CLAIM,), demo.make_demo))
 
     def selftest(self, actor: str) -> Operation:
         """See ``ControllerApi``."""
         operation = self._new(OperationKind.SELFTEST, actor, selftest.STEPS)
-        return self._begin(operation, (selftest.CLAIM,), lambda run: selftest.SelfTest(run, self.recommend).carry_out())
+        body: Callable[[Run], Outcome] = lambda run: selftest.SelfTest(run, self.recommend).carry_out()  # noqa: E731
+        return self._written(self._begin(operation, (selftest.CLAIM,), body))
 
     def emergency(self, actor: str) -> Operation:
         """See ``ControllerApi``."""
@@ -438,7 +470,9 @@ class Controller:
             return other.closed(OperationState.CANCELLED, now, Message("taken_over"), error=error)
 
         self._waiting.pause(actor)
+        self._mark_pause(Pause(actor, now))
         ended = self._board.take_over(operation, devices, close)
+        self._parts.journal.record(operation)
         run = Run(operation.id, self._parts)
         run.commit()
         self._go(operation, run, emergency.emergency)
@@ -446,7 +480,17 @@ class Controller:
             self._parts.journal.record(other)
             if (other_run := self._runs.get(other.id)) is not None:
                 other_run.cancel()
-        return operation
+        return self._written(operation)
+
+    def _mark_pause(self, pause: Pause) -> None:
+        """Have the pause outlive this Warden before anything is ended; a disk that hangs holds the emergency up no longer than a moment."""
+        mark = self._parts.pause_mark
+        if mark is None:
+            return
+        try:
+            within(PAUSE_MARK_S, lambda expired: mark.set(pause), "pause-mark")
+        except RuntimeError:  # no more threads
+            mark.set(pause)
 
     def cancel(self, operation_id: str, actor: str, *, rollback: bool = False) -> Operation:
         """See ``ControllerApi``."""
@@ -536,7 +580,26 @@ class Controller:
 
     def _begin(self, operation: Operation, claims: Iterable[str], body: Callable[[Run], Outcome]) -> Operation:
         self._board.begin(operation, claims)
+        self._parts.journal.record(operation)
         return self._go(operation, Run(operation.id, self._parts), body)
+
+    def _written(self, operation: Operation) -> Operation:
+        """Wait for a moment until the store has what acts already; ``is_stored`` says whether it has."""
+        self._parts.journal.settle(operation.id)
+        return operation
+
+    def _write_again(self) -> None:
+        """Have all written that is in memory: the database was made anew, or another one was put in its place."""
+        state = self._board.state
+        for operation in (*state.recent, *state.running.values()):
+            self._parts.journal.record(operation)
+        for instance_id in state.instances:
+            self._parts.leases.changed(instance_id)
+        self._waiting.write_again()
+
+    def _prune(self) -> bool:
+        """Drop operations that have been kept for long enough; return whether there are more. Raises StoreUnavailable."""
+        return self._parts.journal.prune(self._parts.clock() - self._parts.settings.operation_days * DAY_S)
 
     def _go(self, operation: Operation, run: Run, body: Callable[[Run], Outcome]) -> Operation:
         """Start the thread of an operation that is entered already."""
@@ -548,9 +611,10 @@ class Controller:
             thread.start()
         except RuntimeError as exc:  # no more threads: the claims must not stay taken
             self._runs.pop(operation.id, None)
-            self._board.end(
+            ended = self._board.end(
                 operation.id, lambda o: o.closed(OperationState.FAILED, self._parts.clock(), Message("nothing_changed"))
             )
+            self._parts.journal.record(ended)
             raise Unavailable(reason=str(exc)) from exc
         if (entered := self._board.state.running.get(operation.id)) and entered.cancel_requested_by is not None:
             run.cancel()  # somebody was quicker than this line

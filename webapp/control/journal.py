@@ -1,18 +1,17 @@
-"""Keeps operations in the store by a thread of its own: a store that is slow or fails never keeps an operation waiting."""
+"""Operations in the store: the newest value of each, written by the keeper; a store that fails holds up none that acts."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from typing import Protocol
 
+from webapp.control.keeping import DRAIN_S, Keeper
 from webapp.domain.operation import ANY_OPERATION, Operation, OperationFilter, OperationValues
 from webapp.errors import NotStored, StoreUnavailable
 
 log = logging.getLogger(__name__)
-
-DRAIN_S = 5.0
-"""How long a stop waits for what is not written yet."""
 
 
 class OperationStore(Protocol):
@@ -20,6 +19,12 @@ class OperationStore(Protocol):
 
     def save_operation(self, operation: Operation) -> None:
         """Insert or replace an operation. Raises StoreUnavailable."""
+
+    def drop_operation(self, operation_id: str) -> None:
+        """Forget an operation; idempotent. Raises StoreUnavailable."""
+
+    def prune(self, before: float) -> bool:
+        """Drop some of those that ended before ``before``; return whether there are more. Raises StoreUnavailable."""
 
     def operation(self, operation_id: str) -> Operation | None:
         """Return an operation or ``None``. Raises StoreUnavailable."""
@@ -37,53 +42,80 @@ class OperationStore(Protocol):
 
 
 class Journal:
-    """Writes operations down as they go. Of several values of one operation only the newest is written, and never one that runs
-    after one that has ended."""
+    """Has operations written by the keeper: only the newest of several values of one, and never a running one after an ended one."""
 
-    def __init__(self, store: OperationStore) -> None:
+    def __init__(self, store: OperationStore, keeper: Keeper) -> None:
         self._store = store
-        self._changed = threading.Condition()
-        self._pending: dict[str, Operation] = {}
+        self._keeper = keeper
+        self._lock = threading.Lock()
+        self._unwritten: dict[str, Operation] = {}
         self._ended: set[str] = set()
-        self._writing: Operation | None = None
-        self._stopping = False
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Begin to write."""
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="warden-journal", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Write what is left, for some seconds at most, and end."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(DRAIN_S)
-            self._thread = None
 
     def record(self, operation: Operation) -> None:
         """Have ``operation`` written; never waits."""
-        with self._changed:
-            if operation.id in self._ended and operation.is_running:
-                return
-            if not operation.is_running:
-                self._ended.add(operation.id)
-            self._pending[operation.id] = operation
-            self._changed.notify_all()
+        if self._take(operation):
+            self._write_later(operation.id)
 
     def keep(self, operation: Operation) -> None:
-        """Write ``operation`` before this returns. Raises NotStored."""
-        self.record(operation)
-        if not self.flush(1.0):
-            raise NotStored(reason="no answer in 1 s")
+        """Write ``operation`` before this returns. Raises NotStored: what becomes of it then is the caller's to say."""
+        self._take(operation)
+        self._keeper.now(lambda: self._write(operation.id))
+
+    def settle(self, operation_id: str) -> None:
+        """Wait for a moment until the newest value that was recorded is written; ``is_written`` says whether it is."""
+        with suppress(NotStored):
+            self._keeper.now(lambda: self._write(operation_id))
 
     def flush(self, timeout_s: float = DRAIN_S) -> bool:
         """Wait until everything is written; False when that took too long."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._pending and self._writing is None, timeout_s)
+        return self._keeper.flush(timeout_s)
+
+    def drop(self, operation: Operation) -> None:
+        """Forget an operation that was not begun after all; a write of it that came through late is taken back. Never waits."""
+        with self._lock:
+            self._unwritten.pop(operation.id, None)
+        self._keeper.later(_key(operation.id), lambda: self._store.drop_operation(operation.id))
+
+    def is_written(self, operation_id: str) -> bool:
+        """Whether the newest value that was recorded of an operation is in the store."""
+        return operation_id not in self._unwritten
+
+    def prune(self, before: float) -> bool:
+        """Drop some of those that ended before ``before``; return whether there are more. Raises StoreUnavailable."""
+        return self._store.prune(before)
+
+    def _take(self, operation: Operation) -> bool:
+        with self._lock:
+            if operation.id in self._ended and operation.is_running:
+                return False
+            if not operation.is_running:
+                self._ended.add(operation.id)
+            self._unwritten[operation.id] = operation
+            return True
+
+    def _write_later(self, operation_id: str) -> None:
+        if not self._keeper.later(_key(operation_id), lambda: self._write(operation_id)):
+            with self._lock:
+                self._unwritten.pop(operation_id, None)
+
+    def _write(self, operation_id: str) -> None:
+        """Write the newest value, in the keeper's thread. Raises StoreUnavailable; whatever else fails is no better the next time."""
+        operation = self._unwritten.get(operation_id)
+        if operation is None:
+            return
+        try:
+            self._store.save_operation(operation)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            self._forget(operation)
+            raise
+        self._forget(operation)
+
+    def _forget(self, written: Operation) -> None:
+        with self._lock:
+            if self._unwritten.get(written.id) is written:
+                del self._unwritten[written.id]
 
     def cut_off(self) -> tuple[Operation, ...]:
         """Return the operations that an earlier Warden did not end; empty when the store cannot be read."""
@@ -103,12 +135,7 @@ class Journal:
 
     def find(self, operation_id: str) -> Operation | None:
         """Return an operation or ``None``. Raises StoreUnavailable."""
-        with self._changed:
-            writing = self._writing
-            newest = self._pending.get(operation_id)
-        if newest is None and writing is not None and writing.id == operation_id:
-            newest = writing
-        return newest or self._store.operation(operation_id)
+        return self._unwritten.get(operation_id) or self._store.operation(operation_id)
 
     def newest(
         self, limit: int, where: OperationFilter = ANY_OPERATION, before: str | None = None
@@ -120,23 +147,6 @@ class Journal:
         """Return what the kept operations can be filtered by. Raises StoreUnavailable."""
         return self._store.values()
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._pending or self._stopping)
-                if not self._pending:
-                    return
-                operation = self._pending.pop(next(iter(self._pending)))
-                self._writing = operation
-            self._write(operation)
-            with self._changed:
-                self._writing = None
-                self._changed.notify_all()
 
-    def _write(self, operation: Operation) -> None:
-        try:
-            self._store.save_operation(operation)
-        except StoreUnavailable as exc:
-            log.warning("operation %s was not written down: %s", operation.id, exc)
-        except Exception:
-            log.exception("operation %s could not be written down", operation.id)
+def _key(operation_id: str) -> str:
+    return f"operation {operation_id}"

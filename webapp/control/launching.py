@@ -58,7 +58,7 @@ def launch(
     runtime, spec = run.parts.runtimes[mode], replace(spec, started_at=run.parts.clock())
     starting = replace(_starting(run.parts, mode, spec), lease=lease)
     run.parts.board.put(starting, operation_id=run.id)
-    run.parts.leases.changed(spec.instance_id)
+    run.parts.leases.settle(spec.instance_id, lease)
     run.tell(step, Message(f"creating_{mode}", {"model": spec.model_id}))
     try:
         runtime.launch(spec)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from webapp.control.audit import released_in_silence
+from webapp.control.keeping import DEADLINE_S, Keeper
 from webapp.domain.audit import WARDEN
 from webapp.domain.idle import idle_unload_at, silence_releases
 from webapp.domain.instance import Instance, InstanceState
@@ -20,10 +21,13 @@ from webapp.errors import (
     InstanceLeased,
     InstanceStopping,
     InvalidRequest,
+    LeasePending,
     NothingAsked,
     NotOwner,
+    NotStored,
     ReleasePending,
     StoreUnavailable,
+    UnknownInstance,
 )
 from webapp.message import Message, Param
 
@@ -32,8 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DRAIN_S: Final = 5.0
-"""How long a stop waits for what is not written yet."""
 KEPT_S: Final = 60 * 86400.0
 """Terms that have not changed for so long belong to a model that ended while no Warden ran."""
 NOTICES_KEPT: Final = 200
@@ -113,14 +115,16 @@ def check_text(field: str, text: str) -> None:
 
 
 def refuse_kept(instance: Instance, actor: str, now: float, *, override: bool = False) -> None:
-    """Refuse to take ``instance`` from another person who holds it: leased, or answering somebody.
+    """Refuse to take ``instance`` from another person who holds it: leased, about to be, or answering somebody.
 
-    Raises InstanceLeased, InstanceInUse.
+    Raises InstanceLeased, LeasePending, InstanceInUse.
     """
     if override or not instance.is_live or not instance.is_foreign_to(actor):
         return
     if instance.lease.runs(now):
         raise leased(instance)
+    if instance.pending is not None and instance.pending.runs(now):
+        raise LeasePending(model=instance.model_id, instance=instance.id)
     if instance.in_flight:
         raise in_use(instance)
 
@@ -149,46 +153,54 @@ def lease_of(request: SwitchRequest, now: float) -> Lease:
 
 
 class Leases:
-    """Writes the terms down by a thread of its own, always as they are at that moment, and holds the notices.
+    """The terms in the store, and the notices. Without a store (a sandbox) nothing is kept."""
 
-    Without a store (a sandbox) nothing is kept.
-    """
-
-    def __init__(self, store: LeaseStore | None = None) -> None:
+    def __init__(self, store: LeaseStore | None = None, keeper: Keeper | None = None) -> None:
         self._store = store
+        self._keeper = keeper
         self._lock = threading.Lock()
         self._kept: Mapping[str, Lease] = {}
         self._notices: tuple[Notice, ...] = ()
         self._numbers = 0
         self._read: Callable[[str], Lease | None] = lambda instance_id: None
-        self._pending: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._clock: Callable[[], float] = lambda: 0.0
-        self._thread: threading.Thread | None = None
 
     def start(self, read: Callable[[str], Lease | None], clock: Callable[[], float]) -> None:
-        """Read what was kept and begin to write. ``read`` gives an instance's terms as they stand, ``None`` once it has gone."""
+        """Read what was kept. ``read`` gives an instance's terms as they stand, ``None`` once it has gone."""
         self._read, self._clock = read, clock
-        if self._store is None:
-            return
-        self._kept = self._load(self._store)
-        self._thread = threading.Thread(target=self._run, args=(self._store,), name="warden-leases", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Write what is left, for some seconds at most, and end."""
-        self._pending.put(None)
-        if self._thread is not None:
-            self._thread.join(DRAIN_S)
-            self._thread = None
+        if self._store is not None:
+            self._kept = self._load(self._store)
 
     def kept(self, instance_id: str) -> Lease:
         """Return the terms that an earlier Warden wrote down."""
         return self._kept.get(instance_id, NO_LEASE)
 
     def changed(self, instance_id: str) -> None:
-        """Have the terms of an instance written; never waits."""
-        if self._thread is not None:
-            self._pending.put(instance_id)
+        """Have the terms of an instance written as they stand then; never waits."""
+        if self._keeper is not None:
+            self._keeper.later(f"lease {instance_id}", lambda: self._write_as_it_stands(instance_id))
+
+    def keep(self, instance_id: str, lease: Lease) -> None:
+        """Write the terms of an instance before this returns.
+
+        Raises:
+            NotStored: the database did not take them in time; the ``changed`` that has to follow takes back what came through late.
+        """
+        if self._keeper is not None:
+            self._keeper.now(lambda: self.write(instance_id, lease))
+
+    def settle(self, instance_id: str, lease: Lease) -> None:
+        """Have the terms written with which an instance begins, and wait for that for a moment: an operation goes on without."""
+        if lease != NO_LEASE:
+            with suppress(NotStored):
+                self.keep(instance_id, lease)
+                return
+        self.changed(instance_id)
+
+    def write(self, instance_id: str, lease: Lease) -> None:
+        """Write the terms of an instance, in the keeper's thread. Raises StoreUnavailable."""
+        if self._store is not None:
+            self._store.save_lease(instance_id, lease, self._clock())
 
     @property
     def notices(self) -> tuple[Notice, ...]:
@@ -216,22 +228,20 @@ class Leases:
             log.warning("leases cannot be read: %s", exc)
             return {}
 
-    def _run(self, store: LeaseStore) -> None:
-        while (instance_id := self._pending.get()) is not None:
-            try:
-                lease = self._read(instance_id)
-                if lease is None:
-                    store.drop_lease(instance_id)
-                else:
-                    store.save_lease(instance_id, lease, self._clock())
-            except StoreUnavailable as exc:
-                log.warning("the lease of %s was not written down: %s", instance_id, exc)
-            except Exception:
-                log.exception("the lease of %s could not be written down", instance_id)
+    def _write_as_it_stands(self, instance_id: str) -> None:
+        lease = self._read(instance_id)
+        if lease is not None:
+            self.write(instance_id, lease)
+        elif self._store is not None:
+            self._store.drop_lease(instance_id)
+
+
+class _Pending(Exception):
+    """Other terms of the instance are being written down."""
 
 
 class Leasing:
-    """What people do with leases; each change is decided and made in one locked block of the board.
+    """What people do with leases. Each change is decided and marked as pending in one locked block, written, and only then made.
 
     Nothing is agreed on for a model that is being ended: what was confirmed would not hold.
     """
@@ -239,13 +249,15 @@ class Leasing:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._listed: frozenset[str] = frozenset()
+        self._settled = threading.Condition()
+        """Notified when terms are pending no more."""
 
     def start(self) -> None:
         """Read what was kept; before anything is adopted."""
         self._parts.leases.start(self._terms, self._parts.clock)
 
     def set(self, instance_id: str, terms: Terms, actor: str) -> Instance:
-        """Give an instance new terms. Raises UnknownInstance, NotOwner, InstanceStopping, InvalidRequest."""
+        """Give an instance new terms. Raises UnknownInstance, NotOwner, InstanceStopping, InvalidRequest, LeasePending, NotStored."""
         now = self._parts.clock()
 
         def change(instance: Instance) -> Instance:
@@ -259,7 +271,7 @@ class Leasing:
     def ask(self, instance_id: str, why: str, actor: str) -> Instance:
         """Ask the owner to release an instance; a second ask of the same person changes nothing.
 
-        Raises UnknownInstance, InstanceStopping, InvalidRequest, ReleasePending.
+        Raises UnknownInstance, InstanceStopping, InvalidRequest, ReleasePending, LeasePending, NotStored.
         """
         check_text("why", why)
         now = self._parts.clock()
@@ -275,7 +287,10 @@ class Leasing:
         return self._agree(instance_id, change)
 
     def answer(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
-        """ReleaseAnswer the open ask. Raises UnknownInstance, NotOwner, InstanceStopping, NothingAsked, InvalidRequest."""
+        """Answer the open ask.
+
+        Raises UnknownInstance, NotOwner, InstanceStopping, NothingAsked, InvalidRequest, LeasePending, NotStored.
+        """
         check_text("word", word)
         now = self._parts.clock()
 
@@ -290,7 +305,7 @@ class Leasing:
         return instance
 
     def keep(self, instance_id: str, actor: str) -> Instance:
-        """Count a click as use, so that an idle instance stays. Raises UnknownInstance, InstanceStopping."""
+        """Count a click as use, so that an idle instance stays. Raises UnknownInstance, InstanceStopping, LeasePending, NotStored."""
         now = self._parts.clock()
         instance = self._agree(instance_id, lambda i: replace(i, lease=i.lease.kept(now)))
         log.info("%s is kept by %s", instance_id, actor)
@@ -305,19 +320,28 @@ class Leasing:
         self._listed = frozenset(instances)
         for instance in instances.values():
             if silence_releases(instance, now, settings.release_silence_s):
-                self._release_by_silence(instance.id, now)
-        due = ((i.id, idle_unload_at(i, settings.idle_unload_minutes)) for i in instances.values())
+                self._release_later(instance.id)
+        live = [i for i in instances.values() if i.pending is None]
+        due = ((i.id, idle_unload_at(i, settings.idle_unload_minutes)) for i in live)
         return tuple(instance_id for instance_id, at in due if at is not None and at <= now)
 
-    def _release_by_silence(self, instance_id: str, now: float) -> None:
-        silence_s = self._parts.settings.release_silence_s
+    def _release_later(self, instance_id: str) -> None:
+        """Let silence count in the keeper's thread, which tries again while the store does not take it; until then nobody is told."""
+        self._parts.keeper.later(f"silence {instance_id}", lambda: self._release_by_silence(instance_id))
+
+    def _release_by_silence(self, instance_id: str) -> None:
+        """Raises StoreUnavailable; what is not so any more changes nothing."""
+        now, silence_s = self._parts.clock(), self._parts.settings.release_silence_s
 
         def change(instance: Instance) -> Instance:
             if not silence_releases(instance, now, silence_s):
                 return instance  # answered, or in use, a moment ago
             return replace(instance, lease=instance.lease.answered(ReleaseAnswer.RELEASE, now, None))
 
-        instance = self._change(instance_id, change)
+        try:
+            instance = self._change(instance_id, change, self._parts.leases.write)
+        except (_Pending, UnknownInstance, InstanceStopping):
+            return  # the next look asks again
         release = instance.lease.release
         if release is not None and release.answered_at == now:
             self._tell_asker(instance)
@@ -342,24 +366,70 @@ class Leasing:
         self._parts.leases.tell(release.asker, message)
 
     def _agree(self, instance_id: str, change: Callable[[Instance], Instance]) -> Instance:
-        """Change what people have agreed on. Raises UnknownInstance, InstanceStopping."""
+        """Change what people have agreed on; other terms that are pending are waited for.
 
-        def agreed(instance: Instance) -> Instance:
-            changed = change(instance)
-            if instance.state is InstanceState.STOPPING:
-                raise InstanceStopping(model=instance.model_id, instance=instance.id)
-            return changed
+        Raises UnknownInstance, InstanceStopping, LeasePending, NotStored.
+        """
+        deadline = self._parts.monotonic() + DEADLINE_S
+        while True:
+            try:
+                return self._change(instance_id, change, self._parts.leases.keep)
+            except _Pending as exc:
+                if not self._wait_until_settled(instance_id, deadline):
+                    raise LeasePending(model=self._model_of(instance_id), instance=instance_id) from exc
 
-        return self._change(instance_id, agreed)
+    def _change(
+        self, instance_id: str, change: Callable[[Instance], Instance], write: Callable[[str, Lease], None]
+    ) -> Instance:
+        """Decide, mark as pending, write, and make the change; where it is not written, nothing has changed.
 
-    def _change(self, instance_id: str, change: Callable[[Instance], Instance]) -> Instance:
-        instance = self._parts.board.change(instance_id, change)
+        Raises UnknownInstance, InstanceStopping, _Pending, and what ``change`` and ``write`` raise.
+        """
+        board = self._parts.board
+
+        def mark(instance: Instance) -> Instance:
+            changed = change(replace(instance, pending=None))
+            _refuse_stopping(instance)
+            if instance.pending is not None:
+                raise _Pending
+            return instance if changed.lease == instance.lease else replace(instance, pending=changed.lease)
+
+        marked = board.change(instance_id, mark)
+        if marked.pending is None:
+            return marked  # it is so already
+        made: Instance | None = None
+        try:
+            write(instance_id, marked.pending)
+            made = board.change(instance_id, _made)
+            return made
+        finally:
+            if made is None:
+                self._undo(instance_id)
+            with self._settled:
+                self._settled.notify_all()
+
+    def _undo(self, instance_id: str) -> None:
+        """Take the mark back, and have what stands written: a write that was given up may come through late."""
+        with suppress(UnknownInstance):
+            self._parts.board.change(instance_id, lambda i: replace(i, pending=None))
         self._parts.leases.changed(instance_id)
-        return instance
+
+    def _wait_until_settled(self, instance_id: str, deadline: float) -> bool:
+        def is_settled() -> bool:
+            instance = self._parts.board.state.instances.get(instance_id)
+            return instance is None or instance.pending is None
+
+        with self._settled:
+            return self._settled.wait_for(is_settled, max(0.0, deadline - self._parts.monotonic()))
+
+    def _model_of(self, instance_id: str) -> str | None:
+        instance = self._parts.board.state.instances.get(instance_id)
+        return None if instance is None else instance.model_id
 
     def _terms(self, instance_id: str) -> Lease | None:
+        """What is to stand in the store: terms that are pending are there already, or are about to be."""
         instance = self._parts.board.state.instances.get(instance_id)
-        return None if instance is None else instance.lease
+        return None if instance is None else instance.pending or instance.lease
 
 
 def _on(lease: Lease, terms: Terms, now: float) -> Lease:
@@ -371,6 +441,18 @@ def _on(lease: Lease, terms: Terms, now: float) -> Lease:
     else:
         changed = replace(lease, reason=reason)
     return changed.idle_after(terms.idle_minutes, now) if terms.sets_idle else changed
+
+
+def _made(instance: Instance) -> Instance:
+    """Make what was pending the terms. Raises InstanceStopping where it was taken meanwhile, by its owner or an override."""
+    _refuse_stopping(instance)
+    assert instance.pending is not None
+    return replace(instance, lease=instance.pending, pending=None)
+
+
+def _refuse_stopping(instance: Instance) -> None:
+    if instance.state is InstanceState.STOPPING:
+        raise InstanceStopping(model=instance.model_id, instance=instance.id)
 
 
 def _refuse_stranger(instance: Instance, actor: str) -> None:

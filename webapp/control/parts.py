@@ -14,8 +14,10 @@ from webapp.catalog.scan import CatalogView
 from webapp.control.board import Board
 from webapp.control.contract import ControllerApi
 from webapp.control.journal import Journal
+from webapp.control.keeping import Keeper
 from webapp.control.learning import Learning
 from webapp.control.leases import Leases
+from webapp.control.pausing import PauseMark
 from webapp.control.presence import Presence
 from webapp.control.settle import DeviceMonitor, SettlePolicy
 from webapp.domain.admission import Policy
@@ -75,6 +77,9 @@ class TicketStore(Protocol):
     def save_ticket(self, ticket: Ticket, keep: int) -> None:
         """Insert or replace a ticket, and of the ended ones keep only the newest ``keep``. Raises StoreUnavailable."""
 
+    def drop_ticket(self, ticket_id: str) -> None:
+        """Forget a ticket that was not taken after all; idempotent. Raises StoreUnavailable."""
+
     def tickets(self) -> tuple[Ticket, ...]:
         """Return all kept tickets in the order in which people came. Raises StoreUnavailable."""
 
@@ -100,6 +105,7 @@ class Parts:
 
     settings: Settings
     board: Board
+    keeper: Keeper
     journal: Journal
     monitor: DeviceMonitor
     catalog: ModelCatalog
@@ -114,6 +120,8 @@ class Parts:
     """``None`` in a sandbox: nothing is learned of models that are there for a test."""
     tickets: TicketStore | None = None
     """``None`` in a sandbox: nobody waits there."""
+    pause_mark: PauseMark | None = None
+    """``None`` in a sandbox."""
     leases: Leases = field(default_factory=Leases)
     presence: Presence = field(default_factory=Presence)
     may_switch: Callable[[str], bool] = lambda name: True

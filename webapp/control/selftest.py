@@ -146,7 +146,9 @@ class SelfTest:
     def _state(self) -> Judged:
         parts = self.run.parts
         parts.journal.record(self.run.operation)
-        return judge_state(state_facts(parts.settings.state_dir, kept=_is_kept(parts, self.run.id)))
+        kept = _is_kept(parts, self.run.id)
+        facts = state_facts(parts.settings.state_dir, kept=kept)
+        return judge_state(facts if kept else replace(facts, store_problem=parts.keeper.trouble))
 
     def _advice(self) -> Judged:
         shown = self.recommend()

@@ -88,7 +88,7 @@ def unload_idle(run: Run, instance_id: str) -> Outcome:
 def _refuse_used(parts: Parts, instance: Instance) -> None:
     """Raises IdleUsedAgain."""
     due_at = idle_unload_at(instance, parts.settings.idle_unload_minutes)
-    if due_at is None or due_at > parts.clock():
+    if due_at is None or due_at > parts.clock() or instance.pending is not None:
         raise IdleUsedAgain(model=instance.model_id)
 
 

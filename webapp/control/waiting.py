@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 
 from webapp.control.audit import ticket_started
 from webapp.control.elapsed import Elapsed
+from webapp.control.keeping import not_stored
 from webapp.control.parts import Parts, new_id
+from webapp.control.pausing import Pause
 from webapp.domain.instance import InstanceState
 from webapp.domain.operation import Operation, OperationState
 from webapp.domain.plan import SwitchRequest
@@ -39,7 +41,6 @@ from webapp.domain.world import World
 from webapp.errors import (
     ForeignTicket,
     NotCancellable,
-    NotStored,
     Refused,
     StoreUnavailable,
     TicketEnded,
@@ -90,6 +91,8 @@ class Waiting:
         """Tickets that are not in the store yet: they have their place, and nobody sees or starts them."""
         self._are_read = parts.tickets is None
         """Whether what an earlier Warden left was read; until then there is no next number."""
+        self._left: Pause | None = None
+        """An emergency's pause that an earlier Warden left behind."""
         self._elapsed = Elapsed(parts.monotonic)
         self._recorded: frozenset[tuple[str, str]] = frozenset()
         """Defects that are in the log already, by ticket and kind: a look comes every second."""
@@ -110,8 +113,9 @@ class Waiting:
 
     # Life
 
-    def start(self) -> None:
-        """Take up what was waiting when an earlier Warden ended, and begin to look."""
+    def start(self, left: Pause | None = None) -> None:
+        """Take up what was waiting when an earlier Warden ended, and begin to look; ``left`` is a pause that the store may not have."""
+        self._left = left
         try:
             self._read()
         except StoreUnavailable as exc:
@@ -142,6 +146,8 @@ class Waiting:
         with self._lock:
             self._tickets = {**{ticket.id: self._taken_up(ticket) for ticket in kept}, **self._tickets}
             self._are_read = True
+            if self._left is not None:
+                self._pause(self._left.actor, self._left.at)
         self._publish()
 
     def _taken_up(self, ticket: Ticket) -> Ticket:
@@ -169,13 +175,10 @@ class Waiting:
             self._read()
             ticket = self._enter(request, actor, starts_by_itself)
         except StoreUnavailable as exc:
-            raise _not_stored(exc) from exc
+            raise not_stored(exc) from exc
         try:
             judged = next(one for one in self._judge_line() if one.ticket.id == ticket.id)
             self._keep(ticket.id)
-        except StoreUnavailable as exc:
-            self._drop(ticket.id)
-            raise _not_stored(exc) from exc
         except BaseException:
             self._drop(ticket.id)
             raise
@@ -229,10 +232,20 @@ class Waiting:
     def pause(self, actor: str) -> None:
         """Let nothing start by itself that waits now: an emergency of ``actor`` begins. Never waits."""
         with self._lock:
-            for ticket in in_order(self._tickets.values()):
-                if ticket.starts_by_itself and ticket.paused_by is None:
-                    self._put(replace(ticket, paused_by=actor))
+            self._pause(actor, self._parts.clock())
         self._wake.set()
+
+    def write_again(self) -> None:
+        """Have every ticket written again: the database was made anew. Never waits."""
+        with self._lock:
+            self._unsaved = {**self._tickets}
+        self._wake.set()
+
+    def _pause(self, actor: str, at: float) -> None:
+        """Pause what waited at that moment; under the lock."""
+        for ticket in in_order(self._tickets.values()):
+            if ticket.starts_by_itself and ticket.paused_by is None and ticket.created_at <= at:
+                self._put(replace(ticket, paused_by=actor))
 
     # Tickets
 
@@ -253,10 +266,15 @@ class Waiting:
         return ticket
 
     def _keep(self, ticket_id: str) -> None:
-        """Write a ticket that its person has not been told of, as it is now. Raises StoreUnavailable."""
-        if self._parts.tickets is not None:
+        """Write a ticket that its person has not been told of, as it is now. Raises NotStored."""
+        store = self._parts.tickets
+
+        def write() -> None:
             with self._writing:
-                self._parts.tickets.save_ticket(self._tickets[ticket_id], ENDED_KEPT)
+                if store is not None and (ticket := self._tickets.get(ticket_id)) is not None:
+                    store.save_ticket(ticket, ENDED_KEPT)
+
+        self._parts.keeper.now(write)
 
     def _confirm(self, ticket_id: str) -> None:
         """Let a ticket that is in the store be seen and started."""
@@ -265,11 +283,13 @@ class Waiting:
             self._pending -= {ticket_id}
 
     def _drop(self, ticket_id: str) -> None:
-        """Forget a ticket that was not taken after all."""
+        """Forget a ticket that was not taken after all; a write of it that came through late is taken back."""
         with self._lock:
             self._tickets = {key: value for key, value in self._tickets.items() if key != ticket_id}
             self._unsaved.pop(ticket_id, None)
             self._pending -= {ticket_id}
+        if (store := self._parts.tickets) is not None:
+            self._parts.keeper.later(f"ticket {ticket_id}", lambda: store.drop_ticket(ticket_id))
 
     def _open(self) -> tuple[Ticket, ...]:
         """The tickets that have their place, and that their people have been told of."""
@@ -580,6 +600,8 @@ class Waiting:
             with self._lock:
                 left = {key: ticket for key, ticket in unsaved.items() if key not in written}
                 self._unsaved = {**left, **self._unsaved}
+        if self._parts.pause_mark is not None and self._are_read and not self._unsaved:
+            self._parts.pause_mark.clear()  # the store has the pause
 
     def _is_written(self, ticket: Ticket) -> bool:
         """Write a ticket; False, and recorded, where that fails for this one alone. Raises StoreUnavailable."""
@@ -592,10 +614,6 @@ class Waiting:
             self._record(ticket, exc)
             return False
         return True
-
-
-def _not_stored(exc: StoreUnavailable) -> NotStored:
-    return NotStored(reason=exc.params.get("reason"))
 
 
 def _ended_at(ticket: Ticket) -> float:

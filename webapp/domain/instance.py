@@ -105,6 +105,8 @@ class Instance:
     """The operation that keeps how it ran out of memory."""
     lease: Lease = NO_LEASE
     """Until when, and on what terms, its owner holds it."""
+    pending: Lease | None = None
+    """New terms that are being written down: they protect it from others already, and are shown to nobody before they hold."""
     adopted_at: float | None = None
     """When Warden found it running."""
     ready_at: float | None = None

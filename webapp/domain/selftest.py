@@ -189,6 +189,8 @@ class StateFacts:
     loose: tuple[str, ...] = ()
     kept: bool = True
     """Whether an operation that was written down could be read again."""
+    store_problem: Message | None = None
+    """Why it could not, where that is known."""
 
 
 def judge_state(facts: StateFacts) -> Judged:
@@ -198,7 +200,7 @@ def judge_state(facts: StateFacts) -> Judged:
         seen = Message("selftest_state_unwritable", {**folder, "detail": facts.write_problem})
         return failed(seen, Message("selftest_advice_state", folder))
     if not facts.kept:
-        return failed(Message("selftest_not_kept"), Message("selftest_advice_store"))
+        return failed(facts.store_problem or Message("selftest_not_kept"), Message("selftest_advice_store"))
     if facts.mode is None or facts.mode & 0o077:
         shown = "" if facts.mode is None else f"{facts.mode:04o}"
         seen = Message("selftest_state_open", {**folder, "bits": shown})

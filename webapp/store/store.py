@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
@@ -31,6 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DatabaseError, NoSuchModuleError, SQLAlchemyError
 
+from webapp.domain.keeping import StoreTrouble
 from webapp.domain.learned import Measurement
 from webapp.domain.lease import Lease
 from webapp.domain.operation import (
@@ -47,14 +50,16 @@ from webapp.errors import ConfigurationError, StoreUnavailable
 from webapp.store.documents import DocumentError, dump, load
 from webapp.store.migrate import ForeignDatabase, NewerDatabase, migrate
 from webapp.store.points import dump_point, load_point
-from webapp.store.schema import leases, measurements, tickets, timeline
+from webapp.store.schema import leases, measurements, revisions, tickets, timeline
 from webapp.store.schema import operations as table
 from webapp.store.texts import column_text as _text
 
 log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 5.0
-"""How long a write waits for another process's, SQLite only."""
+"""How long a write waits for another process's, SQLite only…"""
+PROMPT_S = 0.9
+"""…and one that somebody waits for: an answer comes within a second, with the reason."""
 POOL_TIMEOUT_S = 3.0
 """How long a thread waits for a connection while the others use all, PostgreSQL only."""
 DEADLINES: Mapping[str, int] = {"connect_timeout": 3, "tcp_user_timeout": 5000}
@@ -62,6 +67,10 @@ DEADLINES: Mapping[str, int] = {"connect_timeout": 3, "tcp_user_timeout": 5000}
 STATEMENT_TIMEOUT = "-c statement_timeout=5000"
 DRIVERS = ("psycopg", "psycopg2")
 """Those that know libpq's deadlines."""
+SPACE_BYTES = 64 * 1024
+"""With less than this free, a disk is why SQLite cannot write: its smallest files take half of it."""
+PRUNED_AT_ONCE = 500
+"""Old operations that go in one transaction: nobody who writes waits for more."""
 
 E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
@@ -79,6 +88,12 @@ class Store:
         """Keep the SQLAlchemy URL; nothing is opened yet."""
         self._url = url
         self._engine: Engine | None = None
+        self._files: _Files = None
+        """Which files are open; SQLite only."""
+        self._writing = threading.Lock()
+        """Held by the one who writes what people rely on: SQLite lets those who wait for one another starve."""
+        self._has_failed = False
+        """Whether a transaction has failed since one for certain wrote something."""
 
     def open(self) -> None:
         """Connect and bring the tables to the present revision.
@@ -98,7 +113,44 @@ class Store:
         except StoreUnavailable:
             engine.dispose()
             raise
-        self._engine = engine
+        self._engine, self._files = engine, _files(file)
+
+    def look(self) -> bool:
+        """Return whether the file was deleted or replaced and is open anew; where a transaction has failed, try to write.
+
+        Raises StoreUnavailable: nothing can be written now.
+        """
+        if self._is_replaced():
+            log.error("the database %s was deleted or replaced: it is opened anew", self._file)
+            was = self._files
+            self.close()  # before the new one is opened: SQLite must not meet two journals of one name
+            _remove_journal(self._file, was)
+            self._open_anew()
+            return True
+        if self._engine is None:
+            self._open_anew()
+            return True
+        if self._has_failed:
+            with self._kept() as connection:
+                connection.execute(update(revisions).values(version_num=revisions.c.version_num))
+        return False
+
+    def _open_anew(self) -> None:
+        """Raises StoreUnavailable."""
+        try:
+            self.open()
+        except StoreUnavailable as exc:
+            raise StoreUnavailable(
+                trouble=StoreTrouble.GONE.value, file=str(self._file), reason=exc.params["reason"]
+            ) from exc
+
+    @property
+    def _file(self) -> Path | None:
+        return _sqlite_file(make_url(self._url))
+
+    def _is_replaced(self) -> bool:
+        """Whether what is open is not what stands at the path any more; nothing that is written there would be found again."""
+        return self._files is not None and _files(self._file) != self._files
 
     def has_served(self) -> bool:
         """Whether a Warden has run with this database; needs no ``open``, and creates nothing.
@@ -122,17 +174,22 @@ class Store:
 
     def close(self) -> None:
         """Close all connections; idempotent."""
-        engine, self._engine = self._engine, None
+        engine, self._engine, self._files = self._engine, None, None
         if engine is not None:
             engine.dispose()
 
     def save_operation(self, operation: Operation) -> None:
         """Keep ``operation``, replacing what was kept under its id. Raises StoreUnavailable."""
         row = _row(operation)
-        with self._begin() as connection:
+        with self._kept() as connection:
             changed = connection.execute(update(table).where(table.c.id == row["id"]).values(row))
             if changed.rowcount == 0:
                 connection.execute(insert(table).values(row))
+
+    def drop_operation(self, operation_id: str) -> None:
+        """Forget an operation that was not begun after all; idempotent. Raises StoreUnavailable."""
+        with self._kept() as connection:
+            connection.execute(delete(table).where(table.c.id == _text(operation_id)))
 
     def operation(self, operation_id: str) -> Operation | None:
         """Return the operation ``operation_id`` or ``None``. Raises StoreUnavailable, also when its document is unreadable."""
@@ -178,12 +235,11 @@ class Store:
         """Return every operation that was kept as running, newest first. Raises StoreUnavailable."""
         return self._select(_newest(table.c.state == OperationState.RUNNING.value))
 
-    def prune(self, keep: int) -> int:
-        """Drop all but the newest ``keep`` ended operations and return how many went. Raises StoreUnavailable."""
-        ended = table.c.state != OperationState.RUNNING.value
-        kept = select(table.c.id).where(ended).order_by(*_NEWEST_FIRST).limit(keep)
-        with self._begin() as connection:
-            return connection.execute(delete(table).where(ended, table.c.id.not_in(kept))).rowcount
+    def prune(self, before: float) -> bool:
+        """Drop some of the operations that ended before ``before``; return whether there are more. Raises StoreUnavailable."""
+        old = select(table.c.id).where(table.c.ended_at < before).limit(PRUNED_AT_ONCE)
+        with self._kept() as connection:
+            return connection.execute(delete(table).where(table.c.id.in_(old))).rowcount == PRUNED_AT_ONCE
 
     def save_points(self, step_s: int, points: Mapping[str, Sequence[Point]]) -> None:
         """Keep points by device, ``step_s`` apart, replacing those of the same moments. Raises StoreUnavailable."""
@@ -264,10 +320,15 @@ class Store:
         row = {"id": ticket.id, "number": ticket.number, "ended_at": ticket.ended_at, "document": dump(ticket)}
         ended = tickets.c.ended_at.is_not(None)
         newest = select(tickets.c.id).where(ended).order_by(tickets.c.ended_at.desc()).limit(keep)
-        with self._begin() as connection:
+        with self._kept() as connection:
             connection.execute(delete(tickets).where(tickets.c.id == ticket.id))
             connection.execute(insert(tickets).values(row))
             connection.execute(delete(tickets).where(ended, tickets.c.id.not_in(newest)))
+
+    def drop_ticket(self, ticket_id: str) -> None:
+        """Forget a ticket that was not taken after all; idempotent. Raises StoreUnavailable."""
+        with self._kept() as connection:
+            connection.execute(delete(tickets).where(tickets.c.id == _text(ticket_id)))
 
     def tickets(self) -> tuple[Ticket, ...]:
         """Return all kept tickets in the order in which people came.
@@ -286,13 +347,13 @@ class Store:
         """Keep the terms of an instance, replacing those that were kept. Raises StoreUnavailable."""
         key = _text(instance_id)
         row = {"instance_id": key, "changed_at": changed_at, "document": dump(lease)}
-        with self._begin() as connection:
+        with self._kept() as connection:
             connection.execute(delete(leases).where(leases.c.instance_id == key))
             connection.execute(insert(leases).values(row))
 
     def drop_lease(self, instance_id: str) -> None:
         """Forget the terms of an instance; idempotent. Raises StoreUnavailable."""
-        with self._begin() as connection:
+        with self._kept() as connection:
             connection.execute(delete(leases).where(leases.c.instance_id == _text(instance_id)))
 
     def drop_leases(self, before: float) -> int:
@@ -320,13 +381,66 @@ class Store:
         return self._begin()
 
     @contextmanager
-    def _begin(self) -> Iterator[Connection]:
+    def _kept(self) -> Iterator[Connection]:
+        """A transaction of what people rely on: it waits no longer than they do, and ends well only in the file at the path."""
+        deadline = time.monotonic() + PROMPT_S
+        if not self._writing.acquire(timeout=PROMPT_S):
+            raise StoreUnavailable(reason="another write takes too long", trouble=StoreTrouble.SLOW.value)
+        try:
+            self._refuse_replaced()
+            with self._begin(max(0.0, deadline - time.monotonic())) as connection:
+                yield connection
+            self._refuse_replaced()
+        finally:
+            self._writing.release()
+        self._has_failed = False
+
+    def _refuse_replaced(self) -> None:
+        if self._is_replaced():
+            file = str(self._file)
+            raise StoreUnavailable(reason=f"{file} was deleted or replaced", trouble=StoreTrouble.GONE.value, file=file)
+
+    @contextmanager
+    def _begin(self, busy_s: float = BUSY_TIMEOUT_S) -> Iterator[Connection]:
         """A transaction whose errors are the store's."""
         engine = self._engine
         if engine is None:
-            raise StoreUnavailable(reason="the database is not open")
-        with _translated(_sqlite_file(engine.url)), engine.begin() as connection:
-            yield connection
+            raise StoreUnavailable(reason="the database is not open", trouble=StoreTrouble.FAILED.value)
+        try:
+            with (
+                _translated(_sqlite_file(engine.url)),
+                engine.connect() as connection,
+                connection.execution_options(warden_busy_s=busy_s).begin(),
+            ):
+                yield connection
+        except StoreUnavailable:
+            self._has_failed = True
+            raise
+
+
+_Files = tuple[tuple[int, int] | None, ...] | None
+
+
+def _remove_journal(file: Path | None, was: _Files) -> None:
+    """Remove the journal of a database that stands there no more: SQLite would write its pages into the one that does."""
+    now = _files(file)
+    if now is None or was is None or now[0] == was[0] or now[1] != was[1]:
+        return
+    for suffix in ("-wal", "-shm"):
+        Path(f"{file}{suffix}").unlink(missing_ok=True)
+
+
+def _files(file: Path | None) -> _Files:
+    """Which files stand at the paths of an SQLite database and of its journal; ``None`` in the place of one that does not."""
+    return None if file is None else tuple(_identity(Path(f"{file}{suffix}")) for suffix in ("", "-wal"))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _members(of: type[E], found: set[str]) -> tuple[E, ...]:
@@ -487,11 +601,14 @@ def postgresql_options(url: URL) -> dict[str, Any]:
 def _set_up_sqlite(connection: Any, _record: object) -> None:
     # Python's driver opens transactions late and never around DDL, so a crash would leave half a migration: Warden begins its own.
     connection.isolation_level = None
-    for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", "PRAGMA foreign_keys=ON"):
+    # FULL: in WAL mode nothing less brings a commit to the disk before it returns, and what was confirmed outlives a power failure.
+    for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON"):
         connection.execute(statement)
 
 
 def _begin_sqlite(connection: Connection) -> None:
+    busy_s = connection.get_execution_options().get("warden_busy_s", BUSY_TIMEOUT_S)
+    connection.exec_driver_sql(f"PRAGMA busy_timeout={round(busy_s * 1000)}")
     connection.exec_driver_sql("BEGIN")
 
 
@@ -511,7 +628,28 @@ def _translated(file: Path | None) -> Iterator[None]:
             "leases and accounts are lost"
         ) from exc
     except SQLAlchemyError as exc:
-        raise StoreUnavailable(reason=_reason(exc, file)) from exc
+        where: dict[str, str] = {} if file is None else {"file": str(file)}
+        raise StoreUnavailable(reason=_reason(exc, file), trouble=_trouble(exc, file).value, **where) from exc
+
+
+def _trouble(error: SQLAlchemyError, file: Path | None) -> StoreTrouble:
+    """What it was, by SQLite's own name for it; a full disk is also found by the disk itself, since SQLite may call it an I/O error."""
+    name = str(getattr(getattr(error, "orig", None), "sqlite_errorname", ""))
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return StoreTrouble.LOCKED
+    if name == "SQLITE_FULL" or (name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")) and _is_full(file)):
+        return StoreTrouble.FULL
+    return StoreTrouble.FAILED
+
+
+def _is_full(file: Path | None) -> bool:
+    if file is None:
+        return False
+    try:
+        disk = os.statvfs(file.parent)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < SPACE_BYTES or (disk.f_files > 0 and disk.f_favail == 0)
 
 
 def _reason(error: SQLAlchemyError, file: Path | None) -> str:

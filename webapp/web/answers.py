@@ -6,6 +6,7 @@ from flask import flash, make_response, redirect, render_template, request
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.operation import Operation
+from webapp.web.ports import controller
 from webapp.web.presenters.common import FAILURE, SUCCESS
 from webapp.web.presenters.operations import operation_view
 from webapp.web.recording import note_operation, note_question
@@ -26,8 +27,12 @@ def wants_fragment() -> bool:
 def accepted(operation: Operation, told: str = "") -> ResponseReturnValue:
     """Answer that ``operation`` has begun, and who is ``told`` of it; its progress comes through the poll."""
     note_operation(operation)
-    begun = _("%(operation)s: начато.", operation=operation_view(operation).title)
-    return done(" ".join((begun, _("%(owner)s получит уведомление.", owner=told))) if told else begun)
+    said = [_("%(operation)s: начато.", operation=operation_view(operation).title)]
+    if told:
+        said.append(_("%(owner)s получит уведомление.", owner=told))
+    if not controller().is_stored(operation.id):
+        said.append(_("База данных не отвечает: запись об операции появится в истории позже."))
+    return done(" ".join(said))
 
 
 def stopping(operation: Operation, *, rollback: bool) -> ResponseReturnValue:

@@ -166,6 +166,7 @@ ERRORS: Final[Mapping[str, Sentence]] = {
         )
     ),
     "idle_used_again": _one(N_("Моделью %(model)s снова пользуются, она остаётся.")),
+    "lease_pending": _one(N_("Условия аренды модели %(model)s прямо сейчас записываются. Повторите через секунду.")),
     "not_owner": _one(N_("Модель %(model)s загружена не вами: это может сделать её владелец, %(owner)s.")),
     "release_pending": _one(
         N_("Модель %(model)s уже просит освободить пользователь %(asker)s. Дождитесь ответа владельца.")
@@ -839,6 +840,40 @@ LEASES: Final[Mapping[str, Sentence]] = {
 }
 """What people are told of models that change hands, and of idle ones."""
 
+KEEPING: Final[Mapping[str, Sentence]] = {
+    "keeping_locked": _one(
+        N_(
+            "Warden не может сохранять новое: файл базы данных %(file)s занят другим процессом. Найдите и завершите его: "
+            "fuser -v %(file)s."
+        )
+    ),
+    "keeping_full": _one(
+        N_("Warden не может сохранять новое: на диске, где лежит %(file)s, закончилось место. Освободите место.")
+    ),
+    "keeping_gone": _one(
+        N_(
+            "Warden не может сохранять новое: файл базы данных %(file)s пропал, и создать его заново не удаётся "
+            "(%(detail)s). Верните папку и права на неё."
+        )
+    ),
+    "keeping_slow": _one(
+        N_("Warden не может сохранять новое: база данных отвечает дольше секунды. Проверьте диск и нагрузку на сервер.")
+    ),
+    "keeping_failed": _one(N_("Warden не может сохранять новое: база данных отвечает ошибкой (%(detail)s).")),
+    "keeping_lost": _many(
+        *NN_(
+            "Не поместилась в память и потеряна %(count)s запись.",
+            "Не поместились в память и потеряны записи: %(count)s.",
+        )
+    ),
+    "store_locked": _one(N_("файл базы данных занят другим процессом")),
+    "store_full": _one(N_("на диске закончилось место")),
+    "store_gone": _one(N_("файл базы данных пропал")),
+    "store_slow": _one(N_("база данных отвечает дольше секунды")),
+    "store_failed": _one(N_("база данных отвечает ошибкой")),
+}
+"""Why Warden cannot keep what it is told."""
+
 SELFTEST: Final[Mapping[str, Sentence]] = {
     "selftest_checking": _one(N_("%(check)s")),
     "selftest_checked": _many(*NN_("%(count)s пункт", "пунктов: %(count)s")),
@@ -1056,6 +1091,7 @@ SENTENCES: Final[Mapping[str, Sentence]] = {
     **MODELS,
     **WEB,
     **LEASES,
+    **KEEPING,
     **SELFTEST,
     **WHY,
     **WAITING,
@@ -1372,6 +1408,7 @@ PROBLEMS: Final[Mapping[str, str]] = {
     "invalid": N_("недопустимое значение"),
     "last_administrator": N_("это последний администратор"),
     "cannot_end": N_("модель сейчас не завершить"),
+    "lease_pending": N_("условия аренды записываются"),
     "mode_unavailable": N_("режим недоступен"),
     "model_unsuitable": N_("модель не подходит"),
     "name_in_use": N_("имя занято"),
@@ -1494,7 +1531,8 @@ def _devices(value: str) -> str:
 
 
 def _reason(value: str) -> str:
-    return gettext(REASONS[value].one) if value in REASONS else value
+    known = {**REASONS, **KEEPING}
+    return gettext(known[value].one) if value in known else value
 
 
 def _state(value: str) -> str:

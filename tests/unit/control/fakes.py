@@ -512,6 +512,24 @@ class FakeStore:
         self.measured: list[Measurement] = []
         self.waiting: dict[str, Ticket] = {}
         self.terms: dict[str, Lease] = {}
+        self.is_renewed = False
+        """Whether the next look finds a database that was made anew."""
+        self.pruned: list[float] = []
+
+    def look(self) -> bool:
+        if self.raises is not None:
+            raise self.raises
+        renewed, self.is_renewed = self.is_renewed, False
+        return renewed
+
+    def drop_operation(self, operation_id: str) -> None:
+        self._fail()
+        self.saved.pop(operation_id, None)
+
+    def prune(self, before: float) -> bool:
+        self._fail()
+        self.pruned.append(before)
+        return False
 
     def save_ticket(self, ticket: Ticket, keep: int) -> None:
         if self.gate is not None:
@@ -519,11 +537,17 @@ class FakeStore:
         self._fail()
         self.waiting[ticket.id] = ticket
 
+    def drop_ticket(self, ticket_id: str) -> None:
+        self._fail()
+        self.waiting.pop(ticket_id, None)
+
     def tickets(self) -> tuple[Ticket, ...]:
         self._fail()
         return tuple(sorted(self.waiting.values(), key=lambda ticket: ticket.number))
 
     def save_lease(self, instance_id: str, lease: Lease, changed_at: float) -> None:
+        if self.gate is not None:
+            self.gate.pass_through()
         self._fail()
         self.terms[instance_id] = lease
 

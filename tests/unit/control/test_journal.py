@@ -1,4 +1,4 @@
-"""The journal: its own thread writes, the newest value only, and a store that hangs or fails keeps nobody waiting."""
+"""The journal: the newest value of each operation is written, and a store that hangs or fails holds up none that acts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 
 from tests.unit.control.fakes import FakeStore, Gate
 from webapp.control.journal import Journal
+from webapp.control.keeping import Keeper
 from webapp.domain.operation import Operation, OperationFilter, OperationKind, OperationState
-from webapp.errors import StoreUnavailable
+from webapp.errors import NotStored, StoreUnavailable
 from webapp.message import Message
 
 RUNNING = Operation("one", OperationKind.SWITCH, "ivan", OperationState.RUNNING, started_at=1.0)
@@ -28,13 +29,18 @@ def store() -> FakeStore:
 
 
 @pytest.fixture
-def journal(store: FakeStore) -> Iterator[Journal]:
-    made = Journal(store)
+def keeper(store: FakeStore) -> Iterator[Keeper]:
+    made = Keeper(store, deadline_s=0.2, retry_s=0.02)
     made.start()
     yield made
     if store.gate is not None:
         store.gate.open()
     made.stop()
+
+
+@pytest.fixture
+def journal(store: FakeStore, keeper: Keeper) -> Journal:
+    return Journal(store, keeper)
 
 
 def hold(store: FakeStore, journal: Journal) -> Gate:
@@ -110,37 +116,75 @@ def test_hanging_store_keeps_nobody_waiting(store: FakeStore, journal: Journal) 
     assert store.saved["one"] == RUNNING
 
 
-@pytest.mark.parametrize("fault", [StoreUnavailable(reason="disk full"), ValueError("surprise")])
-def test_write_that_fails_is_logged_and_the_next_one_is_made(
-    store: FakeStore, journal: Journal, fault: Exception, caplog: pytest.LogCaptureFixture
+def test_what_the_store_refuses_is_kept_at_hand_and_written_once_it_can(store: FakeStore, journal: Journal) -> None:
+    store.raises = StoreUnavailable(reason="disk full")
+    journal.record(RUNNING)
+    journal.record(ENDED)
+    assert not journal.flush(0.1)
+    assert (journal.is_written("one"), journal.find("one")) == (False, ENDED)
+    store.raises = None
+    assert journal.flush()
+    assert (store.written, journal.is_written("one")) == ([ENDED], True)
+
+
+def test_a_value_that_cannot_be_written_at_all_is_logged_and_holds_up_no_other(
+    store: FakeStore, journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store.raises = fault
-    with caplog.at_level(logging.WARNING):
+    store.raises = ValueError("surprise")
+    with caplog.at_level(logging.ERROR):
         journal.record(RUNNING)
         assert journal.flush()
     assert "operation one" in caplog.text
     store.raises = None
+    assert journal.find("one") is None
     journal.record(ENDED)
     assert journal.flush()
     assert store.written == [ENDED]
 
 
-def test_stop_writes_what_is_left(store: FakeStore, journal: Journal) -> None:
+def test_what_is_kept_is_in_the_store_when_that_returns(store: FakeStore, journal: Journal) -> None:
+    journal.keep(RUNNING)
+    assert store.written == [RUNNING]
+
+
+@pytest.mark.parametrize("fault", [StoreUnavailable(reason="disk full"), ValueError("surprise")])
+def test_what_cannot_be_kept_is_refused_and_dropped(store: FakeStore, journal: Journal, fault: Exception) -> None:
+    store.raises = fault
+    with pytest.raises(NotStored):
+        journal.keep(RUNNING)
+    journal.drop(RUNNING)
+    store.raises = None
+    assert journal.flush()
+    assert (store.written, journal.find("one")) == ([], None)
+
+
+def test_what_came_through_after_it_was_refused_is_taken_back(store: FakeStore, journal: Journal) -> None:
+    store.gate = Gate()
+    with pytest.raises(NotStored):
+        journal.keep(RUNNING)
+    journal.drop(RUNNING)
+    store.gate.open()
+    assert journal.flush()
+    assert (store.written, store.saved) == ([RUNNING], {})
+
+
+def test_an_operation_that_acts_first_waits_for_its_newest_value(store: FakeStore, journal: Journal) -> None:
+    gate = hold(store, journal)
+    journal.record(RUNNING)
+    journal.record(ENDED)
+    journal.settle("one")
+    assert not journal.is_written("one")
+    gate.open()
+    journal.settle("one")
+    assert (journal.is_written("one"), of_one(store)) == (True, [ENDED])
+
+
+def test_stop_writes_what_is_left(store: FakeStore, keeper: Keeper, journal: Journal) -> None:
     gate = hold(store, journal)
     journal.record(ENDED)
     gate.open()
-    journal.stop()
+    keeper.stop()
     assert store.saved["one"] == ENDED
-
-
-def test_journal_that_was_stopped_can_start_again(store: FakeStore, journal: Journal) -> None:
-    journal.stop()
-    journal.stop()
-    journal.record(RUNNING)
-    assert not journal.flush(0.01)
-    journal.start()
-    assert journal.flush()
-    assert store.written == [RUNNING]
 
 
 def test_what_was_cut_off_is_what_the_store_calls_running(store: FakeStore, journal: Journal) -> None:

@@ -26,7 +26,6 @@ from webapp.errors import (
     NothingAsked,
     NotOwner,
     ReleasePending,
-    StoreUnavailable,
     UnknownInstance,
 )
 from webapp.message import Message
@@ -338,16 +337,6 @@ def test_a_lease_survives_a_restart(make_bench: Callable[..., Bench]) -> None:
     assert instance_of(bench).lease == lease
     with pytest.raises(InstanceLeased):
         bench.controller.unload("old", "ivan")
-
-
-def test_a_store_that_fails_costs_the_lease_nothing_until_the_restart(bench: Bench) -> None:
-    bench.store.raises = StoreUnavailable(reason="disk full")
-    operation = bench.controller.switch(bench.request("lab/one", lease_until=bench.parts.clock() + HOUR), "maria")
-    bench.until(lambda: not bench.board.state.running)
-    assert operation.actor == "maria"
-    with pytest.raises(InstanceLeased):
-        bench.controller.unload(instance_of(bench).id, "ivan")
-    bench.store.raises = None
 
 
 # Asks to release

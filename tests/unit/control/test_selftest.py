@@ -15,6 +15,7 @@ from webapp.control.board import Board
 from webapp.control.contract import Question
 from webapp.control.controller import Controller
 from webapp.control.journal import Journal
+from webapp.control.keeping import Keeper
 from webapp.control.lock import StateLock
 from webapp.control.parts import Parts
 from webapp.domain.instance import InstanceState
@@ -71,10 +72,13 @@ class FakeSandboxes:
         settings = self.bench.settings.model_copy(
             update={"state_dir": self.folder, "memory_limit_gib": limit_bytes / GIB, "on_stop": "unload"}
         )
+        store = FakeStore()
+        keeper = Keeper(store)
         parts = Parts(
             settings=settings,
             board=Board(),
-            journal=Journal(FakeStore()),
+            keeper=keeper,
+            journal=Journal(store, keeper),
             monitor=self.bench.monitor,
             catalog=catalog,
             runtimes={Mode.TRANSFORMERS: self.runtime},

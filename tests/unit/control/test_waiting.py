@@ -178,6 +178,7 @@ def test_start_that_is_refused_keeps_no_other_device_idle(make_bench: Callable[.
             raise InstanceInUse(model="lab/three", instance="i", in_flight=1, owner="maria")
         return bench.controller.switch(request, actor)
 
+    bench.keeper.start()
     bench.board.accept(True)
     waiting = Waiting(bench.parts, Calls(refuse_anna, bench.controller.cancel, bench.controller.operation))
     waiting.take(bench.request(devices=("gpu-0",)), "anna", starts_by_itself=True)

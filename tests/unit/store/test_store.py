@@ -9,8 +9,10 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +39,7 @@ from webapp.errors import ConfigurationError, StoreUnavailable
 from webapp.settings import Settings
 from webapp.store import schema
 from webapp.store.migrate import MIGRATIONS
-from webapp.store.store import Store, postgresql_options
+from webapp.store.store import PRUNED_AT_ONCE, Store, postgresql_options
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -168,14 +170,138 @@ def test_running_lists_every_operation_that_has_not_ended(store: Store) -> None:
     assert ids(store.running()) == ["op-003", "op-001"]
 
 
-def test_prune_drops_the_oldest_and_never_a_running_one(store: Store) -> None:
+def test_prune_drops_what_ended_before_and_never_a_running_one(store: Store) -> None:
     store.save_operation(operation(0, state=OperationState.RUNNING, ended_at=None))
     for number in range(1, 6):
         store.save_operation(operation(number))
 
-    assert store.prune(keep=2) == 3
+    assert not store.prune(before=2004.0)
     assert ids(store.operations(10)) == ["op-005", "op-004", "op-000"]
-    assert store.prune(keep=2) == 0
+
+
+def test_prune_drops_some_at_a_time_and_says_that_there_are_more(store: Store) -> None:
+    for number in range(PRUNED_AT_ONCE + 1):
+        store.save_operation(operation(number))
+
+    assert store.prune(before=9e9)
+    assert len(store.operations(10)) == 1
+    assert not store.prune(before=9e9)
+    assert store.operations(10) == ()
+
+
+def test_an_operation_that_was_not_begun_is_forgotten(store: Store) -> None:
+    store.save_operation(operation(1))
+    store.drop_operation("op-001")
+    store.drop_operation("op-001")
+    assert store.operation("op-001") is None
+
+
+# What happens to the file
+
+
+def locked(database: Path) -> sqlite3.Connection:
+    """Hold the write lock of a database, as a backup or a hung process does."""
+    holder = sqlite3.connect(database, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    return holder
+
+
+def trouble_of(act: Callable[[], object]) -> object:
+    with pytest.raises(StoreUnavailable) as caught:
+        act()
+    return caught.value.params.get("trouble")
+
+
+def test_a_locked_database_refuses_within_a_second_what_somebody_waits_for(store: Store, database: Path) -> None:
+    with closing(locked(database)) as holder:
+        began = time.monotonic()
+        assert trouble_of(lambda: store.save_operation(operation(1))) == "locked"
+        assert time.monotonic() - began < 1.5
+        assert trouble_of(store.look) == "locked"
+        holder.rollback()
+    assert not store.look()
+    store.save_operation(operation(1))
+
+
+@pytest.mark.parametrize("names", [("",), ("", "-wal", "-shm")], ids=["the file", "all files"])
+def test_a_deleted_database_takes_nothing_until_it_is_made_anew(
+    store: Store, database: Path, names: tuple[str, ...]
+) -> None:
+    store.save_operation(operation(1))
+    for name in names:
+        Path(f"{database}{name}").unlink()
+
+    assert trouble_of(lambda: store.save_operation(operation(2))) == "gone"
+    assert store.look()
+    assert not store.look()
+    store.save_operation(operation(3))
+
+    assert stat.S_IMODE(database.stat().st_mode) == 0o600
+    again = reopened(database)
+    assert ids(again.operations(10)) == ["op-003"]
+    again.close()
+
+
+def test_a_database_that_another_one_replaces_is_read_from_then_on(
+    store: Store, database: Path, tmp_path: Path
+) -> None:
+    other = reopened(tmp_path / "backup.db")
+    other.save_operation(operation(7))
+    other.close()
+    (tmp_path / "backup.db").replace(database)
+
+    assert trouble_of(lambda: store.save_operation(operation(2))) == "gone"
+    assert store.look()
+    store.save_operation(operation(3))
+    assert ids(store.operations(10)) == ["op-007", "op-003"]
+
+
+def test_a_database_whose_folder_is_gone_too_says_so_until_it_is_back(store: Store, database: Path) -> None:
+    shutil.rmtree(database.parent)
+    database.parent.touch()  # nothing can be made there
+
+    for _ in range(2):
+        assert trouble_of(store.look) == "gone"
+    database.parent.unlink()
+
+    assert store.look()
+    store.save_operation(operation(1))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of two megabytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", disk], check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no byte free."""
+    file = disk / "ballast"
+    with file.open("wb", buffering=0) as ballast, suppress(OSError):
+        while ballast.write(b"x" * 4096):
+            pass
+    return file
+
+
+def test_a_full_disk_is_called_that_and_the_end_of_it_is_noticed(small_disk: Path) -> None:
+    store = reopened(small_disk / "state" / "warden.db")
+    store.save_operation(operation(1))
+    ballast = fill(small_disk)
+    large = operation(2, actor="x" * 300_000)
+
+    assert trouble_of(lambda: store.save_operation(large)) == "full"
+    assert ids(store.operations(10)) == ["op-001"]
+    ballast.unlink()
+
+    assert not store.look()
+    store.save_operation(large)
+    assert ids(store.operations(10)) == ["op-002", "op-001"]
+    store.close()
 
 
 def test_text_that_a_column_cannot_hold_is_kept_in_the_document(store: Store) -> None:
@@ -216,14 +342,14 @@ def test_two_processes_may_hold_the_database(store: Store, database: Path) -> No
     other.close()
 
 
-def test_sqlite_is_set_up_for_many_readers_and_one_writer(store: Store) -> None:
+def test_sqlite_is_set_up_for_many_readers_and_one_writer_whose_commits_outlive_a_power_failure(store: Store) -> None:
     with store._begin() as connection:
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         }
 
-    assert pragmas == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 5000}
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
 
 
 def test_only_the_owner_can_read_the_files(store: Store, database: Path) -> None:
@@ -268,7 +394,7 @@ def test_a_database_that_breaks_while_in_use_is_unavailable(store: Store, databa
         lambda: store.save_operation(operation(1)),
         store.running,
         store.values,
-        lambda: store.prune(1),
+        lambda: store.prune(1.0),
     ):
         with pytest.raises(StoreUnavailable, match="no such table"):
             call()
@@ -438,7 +564,7 @@ def test_a_start_without_an_update_needs_no_alembic(database: Path, start: str) 
         reopened(database).close()
     program = f"""
 import sys
-from webapp.store.store import Store, postgresql_options
+from webapp.store.store import PRUNED_AT_ONCE, Store, postgresql_options
 store = Store({url(database)!r})
 store.open()
 store.close()

@@ -13,6 +13,7 @@ import pytest
 from webapp import errors
 from webapp.domain.footprint import Confidence, Note, PartName, Source
 from webapp.domain.instance import InstanceState
+from webapp.domain.keeping import StoreTrouble
 from webapp.domain.memory import LedgerKind, Level
 from webapp.domain.model import ModelProblem
 from webapp.domain.modes import Mode, Precision
@@ -37,6 +38,7 @@ COMPOSED = {
     "stop_": list(StopStage),
     "vllm_": list(Stage),
     "why_": list(Cause),
+    "keeping_": list(StoreTrouble),
 }
 """Codes that are put together where they are said, by their beginning."""
 

@@ -62,6 +62,7 @@ def status_document(snapshot: Snapshot, idle_minutes: float = 0.0) -> Document:
         "models_problem": message_document(snapshot.models_problem),
         "models_scanned_at": when(snapshot.models_scanned_at),
         "mode_problems": {mode.value: message_document(why) for mode, why in snapshot.mode_problems.items()},
+        "store_problem": message_document(snapshot.store_problem),
     }
 
 

@@ -323,4 +323,5 @@ def _instance(instance: Instance) -> ResponseReturnValue:
 def _accepted(begun: Operation) -> ResponseReturnValue:
     note_operation(begun)
     where = url_for("api.operation", operation_id=begun.id)
-    return jsonify(operation_document(begun)), 202, {"Location": where}
+    stored = controller().is_stored(begun.id)
+    return jsonify({**operation_document(begun), "stored": stored}), 202, {"Location": where}

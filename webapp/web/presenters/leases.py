@@ -9,6 +9,7 @@ from hashlib import blake2b
 from webapp.control.contract import Snapshot
 from webapp.domain.idle import LAST_MINUTE_S, idle_minutes, idle_unload_at
 from webapp.domain.instance import Instance, InstanceState
+from webapp.message import Message
 from webapp.web import formats, terms, words
 from webapp.web.presenters.common import short_name
 from webapp.web.translate import gettext as _
@@ -252,6 +253,8 @@ class Banner:
 
     asks: tuple[AskRow, ...]
     notices: tuple[NoticeRow, ...]
+    keeping: tuple[str, ...] = ()
+    """Why Warden cannot keep what it is told, and what to do, a sentence each."""
 
     @property
     def token(self) -> str:
@@ -265,7 +268,20 @@ def banner(snapshot: Snapshot, actor: str) -> Banner:
     return Banner(
         asks=tuple(_asks(snapshot, actor)),
         notices=tuple(NoticeRow(n.number, words.say(n.message), n.at) for n in reversed(told[-SHOWN_LIMIT:])),
+        keeping=tuple(_keeping(snapshot.store_problem)),
     )
+
+
+def _keeping(problem: Message | None) -> Iterator[str]:
+    if problem is None:
+        return
+    yield words.say(problem)
+    yield _(
+        "Новые аренды, места в очереди и загрузки не принимаются. Выгрузка, очистка и экстренная очистка работают, "
+        "записи о них появятся позже."
+    )
+    if problem.params.get("lost"):
+        yield words.say(Message("keeping_lost", {"count": problem.params["lost"]}))
 
 
 def _asks(snapshot: Snapshot, actor: str) -> Iterator[AskRow]:

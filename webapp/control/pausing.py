@@ -1,0 +1,75 @@
+"""The mark of an emergency's pause of the line: a file that outlives a Warden that dies before the store has the pause.
+
+It is made before it is needed and written over in place, so that a full disk does not keep an emergency from leaving its mark.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+NAME: Final = "paused"
+SIZE: Final = 1024
+"""Bytes of the file; a name is far shorter."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Nothing that waited at that moment (seconds since the epoch) starts by itself before a person says so."""
+
+    actor: str
+    at: float
+
+
+class PauseMark:
+    """The file in the state folder. Each change is on the disk when the call returns; what fails is logged and stops nobody."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / NAME
+        self._is_set = False
+
+    def start(self) -> Pause | None:
+        """Return the pause that an earlier Warden left, and make the file if there is none."""
+        left = self._read()
+        self._is_set = left is not None
+        if left is None:
+            self._write("")
+        return left
+
+    def set(self, pause: Pause) -> None:
+        """Leave the mark."""
+        self._is_set = True
+        self._write(json.dumps(asdict(pause)))
+
+    def clear(self) -> None:
+        """Remove the mark once the store has the pause; costs nothing where there is none."""
+        if self._is_set:
+            self._is_set = False
+            self._write("")
+
+    def _read(self) -> Pause | None:
+        try:
+            text = self._path.read_text().strip()
+            return Pause(**json.loads(text)) if text else None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as exc:
+            log.warning("whether an emergency has paused what waits cannot be read: %s", exc)
+            return None
+
+    def _write(self, text: str) -> None:
+        try:
+            file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.pwrite(file, text.encode().ljust(SIZE), 0)
+                os.fsync(file)
+            finally:
+                os.close(file)
+        except OSError as exc:
+            log.warning("the mark of an emergency's pause cannot be written: %s", exc)
