@@ -87,6 +87,7 @@
     │   ├── ContainerExited       container_exited          the container ended by itself, for no reason that is known
     │   └── ContainerRemoved      container_removed         somebody removed the container
     ├── WorkerSilent              worker_silent        504  the process does not answer in time
+    │   └── WorkerCutOff          worker_cut_off            the process lives and its folder was removed
     ├── GenerationFailed          generation_failed    502  the model could not answer the prompt
     ├── StopFailed                stop_failed          500  a process survived every signal
     ├── Cancelled                 cancelled            409  a person cancelled the operation
@@ -653,6 +654,12 @@ class WorkerSilent(WardenError):
 
     code = "worker_silent"
     status = 504
+
+
+class WorkerCutOff(WorkerSilent):
+    """The process lives and its folder was removed, so that nobody can ask it anything. Params: instance, pid, path, seconds."""
+
+    code = "worker_cut_off"
 
 
 class GenerationFailed(WardenError):

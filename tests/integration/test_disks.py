@@ -73,3 +73,41 @@ def test_every_page_answers_after_a_fresh_start_when_the_disk_takes_nothing(
 def error_page(answers: dict[str, httpx.Response]) -> httpx.Response:
     """An answer that tells of an error as a page."""
     return next(answer for page, answer in answers.items() if answer.status_code == 404 and "/api/" not in page)
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+def test_a_removed_state_folder_leaves_a_model_alive_listed_and_in_reach(
+    server: WardenServer, cache: Path, adopted: bool
+) -> None:
+    server.start()
+    server.models(3)
+    server.load("lab/one")
+    if adopted:
+        server.kill()
+        server.start()
+        server.models(3)
+    (pid,) = server.worker_pids()
+    shutil.rmtree(server.state)
+
+    instance = server.becomes(server.instance_of("lab/one")["id"], "silent")
+    assert instance["problem"]["code"] == "worker_cut_off"
+    assert str(pid) in instance["problem"]["text"]
+    assert "holds" in refused_start(WardenServer(server.state, cache))
+    assert server.worker_pids() == [pid]
+
+    unloaded = server.finished(server.post(f"/api/v1/instances/{instance['id']}/unload").json()["id"])
+    assert unloaded["state"] in ("succeeded", "warning"), unloaded  # a neighbour of the host's may grow meanwhile
+    assert unloaded["receipt"]["expected_bytes"] > 0
+    assert server.worker_pids() == []
+    again = server.load("lab/two")
+    assert again["state"] == "succeeded", again
+    folders = [path for path in (server.state, *server.state.rglob("*")) if path.is_dir()]
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}
+
+
+def refused_start(server: WardenServer) -> str:
+    """What a Warden says that does not start."""
+    server.begin()
+    assert server.process is not None
+    server.process.wait(30)
+    return "\n".join(server.stop())

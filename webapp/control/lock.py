@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from webapp.control.path_claim import PathTaken, claim_path
 from webapp.errors import AlreadyRunning, ConfigurationError
+from webapp.folders import disk_trouble, make_private
 
 LOCK = "lock"
 
@@ -23,14 +27,17 @@ class Holder:
 
 
 class StateLock:
-    """An exclusive lock on ``FOLDER/lock``; the kernel gives it back when the process ends, however it ends.
+    """An exclusive lock on ``FOLDER/lock`` and on the folder's path; the kernel gives both back when the process ends, however it ends.
 
-    The file names the process and ``database``, so that a command in a terminal can tell whose folder it is.
+    The file names the process and ``database``, so that a command in a terminal can tell whose folder it is. It guards a folder that
+    two containers share. The claim on the path holds where there is no file: on a disk that is full or read-only, and after somebody
+    has removed the folder under a running Warden.
     """
 
     def __init__(self, folder: Path, database: str = "") -> None:
         self._folder = folder
         self._database = database
+        self._claim: socket.socket | None = None
         self._file: int | None = None
 
     def take(self) -> None:
@@ -40,32 +47,70 @@ class StateLock:
             AlreadyRunning: another Warden holds it.
             ConfigurationError: the folder cannot be used.
         """
-        if self._file is not None:
+        if self._claim is not None:
             return
+        try:
+            claim = claim_path(self._folder)
+        except PathTaken as exc:
+            raise AlreadyRunning(state_dir=str(self._folder), pid=str(exc.pid or self._written_pid())) from exc
+        except OSError as exc:
+            raise self._unusable(str(exc)) from exc
+        try:
+            self._file = self._lock_file()
+        except ConfigurationError:
+            claim.close()
+            raise
+        self._claim = claim
+
+    def release(self) -> None:
+        """Give the lock back; idempotent."""
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _lock_file(self) -> int | None:
+        """Return the locked file; ``None`` where the disk takes none."""
         file = self._open()
+        if file is None:
+            return None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
             pid, _ = _read(file)
             os.close(file)
             raise AlreadyRunning(state_dir=str(self._folder), pid=pid or None) from exc
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"{os.getpid()}\n{self._database}\n".encode(), 0)
-        self._file = file
+        with suppress(OSError):  # on a full disk what stood there goes on to stand there
+            content = f"{os.getpid()}\n{self._database}\n".encode()
+            os.pwrite(file, content, 0)
+            os.ftruncate(file, len(content))
+        return file
 
-    def release(self) -> None:
-        """Give the lock back; idempotent."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-
-    def _open(self) -> int:
+    def _open(self) -> int | None:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._folder.chmod(0o700)
+            make_private(self._folder)
+            if self._folder.stat().st_mode & 0o077:
+                self._folder.chmod(0o700)
             return os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as exc:
-            raise ConfigurationError(setting="WARDEN_STATE_DIR", value=str(self._folder), detail=str(exc)) from exc
+            trouble = disk_trouble(exc)
+            if trouble is None:
+                raise self._unusable(str(exc)) from exc
+            if not self._folder.is_dir():
+                raise self._unusable(f"the folder cannot be created, {trouble}, or choose another folder") from exc
+        try:
+            return os.open(self._folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+
+    def _written_pid(self) -> str:
+        holder = last_holder(self._folder)
+        return "" if holder is None else holder.pid
+
+    def _unusable(self, detail: str) -> ConfigurationError:
+        return ConfigurationError(setting="WARDEN_STATE_DIR", value=str(self._folder), detail=detail)
 
 
 def last_holder(folder: Path) -> Holder | None:

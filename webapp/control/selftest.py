@@ -54,6 +54,7 @@ from webapp.errors import (
     Superseded,
     WardenError,
 )
+from webapp.folders import make_private
 from webapp.message import Message
 
 log = logging.getLogger(__name__)
@@ -390,7 +391,7 @@ def state_facts(folder: Path, *, kept: bool = True) -> StateFacts:
     """Return what the state folder looks like, after writing and removing a file in it."""
     probe = folder / f".selftest-{threading.get_ident()}"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(folder)
         probe.touch(mode=0o600)
         probe.unlink()
         mode = folder.stat().st_mode & 0o777

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Final
 
+from webapp.folders import make_private
 from webapp.runtimes import processes
 from webapp.runtimes.processes import ProcessId
 from webapp.runtimes.protocol import (
@@ -226,7 +227,7 @@ class Launcher:
     def _log(self) -> IO[bytes]:
         """The log, begun anew once it is long; where none can be written the launcher runs without."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(self._folder)
             path = self._folder / LOG_FILE
             is_long = path.exists() and path.stat().st_size > LOG_LIMIT_BYTES
             return os.fdopen(os.open(path, LOG_FLAGS | (os.O_TRUNC if is_long else 0), 0o600), "wb")

@@ -27,10 +27,12 @@ from webapp.errors import (
     OutOfMemory,
     UnknownInstance,
     WardenError,
+    WorkerCutOff,
     WorkerDied,
     WorkerGarbled,
     WorkerSilent,
 )
+from webapp.folders import make_private
 from webapp.message import Message
 from webapp.runtimes import processes, sockets
 from webapp.runtimes.base import (
@@ -229,8 +231,7 @@ class TransformersRuntime:
             return None
 
     def _make_folder(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.parent.chmod(0o700)
+        make_private(path.parent)
         path.mkdir(mode=0o700)
 
     def _start_process(self, folder: WorkerFolder) -> int:
@@ -436,6 +437,9 @@ class TransformersRuntime:
             return Found(instance, adoptable=False, reason=exc.message)
         if probe.state is not ProbeState.READY or probe.pid is None or folder.process() is None:
             return Found(instance, adoptable=False, reason=Message("half_started"))
+        self._note(
+            folder.id, _Started(folder.process())
+        )  # as long as it lives it is known, whatever becomes of its folder
         ready = replace(
             instance,
             state=InstanceState.READY,
@@ -503,10 +507,14 @@ class TransformersRuntime:
             return []
 
     def _folder(self, instance_id: str) -> WorkerFolder:
+        """Return an instance's folder. Raises UnknownInstance, and WorkerCutOff if only its process is left."""
         folder = WorkerFolder(self._root / instance_id)
-        if not instance_id or not folder.exists():
-            raise UnknownInstance(instance=instance_id)
-        return folder
+        if instance_id and folder.exists():
+            return folder
+        process = self._process(folder)
+        if process is not None and process.is_alive:
+            raise WorkerCutOff(instance=instance_id, pid=process.pid, path=str(folder.path), seconds=0.0)
+        raise UnknownInstance(instance=instance_id)
 
     def _process(self, folder: WorkerFolder) -> ProcessId | None:
         """The worker's process by its own record, or as it was started; a child that has ended is taken off the kernel's list."""

@@ -6,6 +6,7 @@ name to 127.0.0.1 read the answers.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -23,9 +24,12 @@ from werkzeug.exceptions import HTTPException, LengthRequired, RequestEntityTooL
 
 from webapp.domain.people import Way
 from webapp.errors import ConfigurationError
+from webapp.folders import disk_trouble, make_private
 from webapp.incoming import BODY_LIMIT
 from webapp.settings import Settings
 from webapp.web.actor import current_identity
+
+log = logging.getLogger(__name__)
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -189,18 +193,24 @@ def _add_headers(response: Response) -> Response:
 def secret_key(state_dir: Path) -> bytes:
     """Return the key that signs cookies, made once and kept in the state folder for its owner only.
 
+    On a disk that takes nothing a new key lasts until the program ends: everybody signs in again then, and models can be ended now.
+
     Raises:
         ConfigurationError: the state folder cannot be written, or the file holds no key.
     """
     path = state_dir / SECRET_FILE
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(state_dir)
         if not path.exists():
             _create(path)
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)  # a copy that came from elsewhere can be open
         key = path.read_bytes()
     except OSError as exc:
+        trouble = disk_trouble(exc)
+        if trouble is not None and not path.exists():
+            log.warning("%s cannot be written (%s); sign-ins end with this process", path, trouble)
+            return secrets.token_bytes(SECRET_BYTES)
         raise ConfigurationError(
             setting="WARDEN_STATE_DIR", value=str(state_dir), detail=f"{exc.strerror}: {exc.filename}"
         ) from exc
@@ -222,7 +232,7 @@ def _create(path: Path) -> None:
     except FileExistsError:
         pass
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
 
 
 def same_site_path(target: str | None) -> str:

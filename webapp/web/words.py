@@ -253,6 +253,12 @@ ERRORS: Final[Mapping[str, Sentence]] = {
     "worker_silent": _one(
         N_("Процесс модели %(instance)s не ответил за %(seconds)s. Подождите; если не поможет, выгрузите модель.")
     ),
+    "worker_cut_off": _one(
+        N_(
+            "Папку модели (%(path)s) кто-то удалил: процесс %(pid)s работает, но спросить его нельзя. Выгрузите модель и "
+            "загрузите её снова."
+        )
+    ),
     "generation_failed": _one(
         N_("Модель %(model)s не смогла ответить: %(detail)s. Измените вопрос или спросите ещё раз.")
     ),
@@ -501,6 +507,7 @@ REASONS: Final[Mapping[str, Sentence]] = {
     "worker_garbled": _one(N_("её процесс отвечает непонятно")),
     "server_garbled": _one(N_("в её контейнере отвечает не vLLM")),
     "worker_silent": _one(N_("её процесс не отвечает")),
+    "worker_cut_off": _one(N_("её папку удалили")),
     "unknown_instance": _one(N_("её уже нет")),
     "unknown_model": _one(N_("её нет в кеше")),
     "not_enough_memory": _one(N_("для неё не хватает памяти")),

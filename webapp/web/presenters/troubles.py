@@ -53,6 +53,7 @@ TROUBLES: Final[Mapping[str, Trouble]] = {
     "worker_garbled": Trouble.LAUNCH,
     "server_garbled": Trouble.LAUNCH,
     "worker_silent": Trouble.LAUNCH,
+    "worker_cut_off": Trouble.LAUNCH,
     "stop_failed": Trouble.STOP,
     "engine_unavailable": Trouble.STOP,
     "engine_unreachable": Trouble.STOP,
