@@ -92,12 +92,24 @@ class Switch:
         return self._outcome(instance, seconds)
 
     def _prepare(self) -> None:
-        """Make what the launch needs besides memory, before anything goes for it. Raises LaunchBlocked: nothing is unloaded then."""
+        """Make what the launch needs besides memory, before anything goes for it.
+
+        Raises LaunchBlocked, EngineUnavailable: nothing is unloaded then.
+        """
         parts, model_id = self.run.parts, self.plan.request.model_id
         sample, model = parts.monitor.latest(), parts.world().models.get(model_id)
         if model is None:
             raise UnknownModel(model=model_id)
+        self._reach_what_goes()
         self._runtime.prepare(self._spec(self.plan, model, sample))
+
+    def _reach_what_goes(self) -> None:
+        """What could be neither ended in order nor brought back stays, unless nobody wants it back. Raises EngineUnavailable."""
+        if self.plan.request.restore_on_failure:
+            listed = self.run.parts.board.state.instances
+            going = [listed[e.instance_id] for e in self.plan.unload if e.instance_id in listed]
+            for mode in {instance.mode for instance in going if instance.state in ANSWERING}:
+                self.run.parts.runtimes[mode].reach()
 
     def _give_up_prepared(self) -> None:
         """Remove what was prepared for a launch that will not be made; one that was made has removed its own."""

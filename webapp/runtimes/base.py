@@ -221,6 +221,14 @@ class Runtime(Protocol):
 
         Raises:
             LaunchBlocked: something of it cannot be had; nothing is left behind.
+            EngineUnavailable: nobody can be asked whether it can be had.
+        """
+
+    def reach(self) -> None:
+        """Make sure that what runs in this mode can be ended, and started again, now; waits as long as one answer may take.
+
+        Raises:
+            EngineUnavailable: nobody answers who could do that.
         """
 
     def launch(self, spec: LaunchSpec) -> None:

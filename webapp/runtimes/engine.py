@@ -29,6 +29,7 @@ from docker.types import DeviceRequest, LogConfig
 from docker.types import Mount as DockerMount
 
 from webapp.errors import (
+    DiskFull,
     EngineFailed,
     EngineForbidden,
     EngineMissing,
@@ -39,6 +40,7 @@ from webapp.errors import (
     LaunchBlocked,
     NameTaken,
 )
+from webapp.runtimes.shortage import mount_of
 from webapp.runtimes.vllm_command import CONTAINER_PORT, ContainerPlan
 from webapp.runtimes.vllm_server import LOOPBACK
 
@@ -53,6 +55,7 @@ _NO_GPU_RUNTIME = re.compile(
     r"could not select device driver|unknown runtime|nvidia-container|no CDI devices|CDI device", re.I
 )
 _PORT_IN_USE = re.compile(r"port is already allocated|address already in use|ports are not available", re.I)
+_NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.I)
 _NO_CONTAINER = re.compile(r"no such container", re.I)
 """A start answers 404 for more than that: a network that is not there, for one."""
 
@@ -176,12 +179,12 @@ class Engine:
                     raise ImageMissing(model=model, image=plan.image, command=pull_command(plan.image)) from exc
                 if exc.status_code == 409:
                     raise NameTaken(model=model, name=plan.name) from exc
-                raise LaunchBlocked(model=model, detail=detail, log="") from exc
+                raise _blocked(client, model, detail) from exc
             try:
                 client.put_archive(created, "/", _archive(plan.modules))
             except APIError as exc:
                 client.remove_container(created, force=True)
-                raise LaunchBlocked(model=model, detail=_detail(exc), log="") from exc
+                raise _blocked(client, model, _detail(exc)) from exc
             return created
 
     def start(self, container: str, model: str | None) -> None:
@@ -201,7 +204,7 @@ class Engine:
                     raise PortInUse(detail) from exc
                 if _NO_GPU_RUNTIME.search(detail):
                     raise GpuRuntimeMissing(model=model, detail=detail) from exc
-                raise LaunchBlocked(model=model, detail=detail, log="") from exc
+                raise _blocked(client, model, detail) from exc
 
     def signal(self, container: str, name: str) -> None:
         """Send a signal to the container's first process; one that does not run, or has gone, is left. A paused one goes on first."""
@@ -438,6 +441,14 @@ def moment(stamp: bytes) -> float | None:
     if match is None:
         return None
     return datetime.fromisoformat(match[1] + "+00:00").timestamp() + float(match[2] or 0)
+
+
+def _blocked(client: docker.APIClient, model: str | None, detail: str) -> LaunchBlocked:
+    """Return why Docker did not start a container; of a full disk which one it is. Raises APIError."""
+    if not _NO_SPACE.search(detail):
+        return LaunchBlocked(model=model, detail=detail, log="")
+    root = Path(client.info()["DockerRootDir"])
+    return DiskFull(model=model, path=str(root), mount=str(mount_of(root)))
 
 
 def _detail(exc: APIError) -> str:

@@ -156,6 +156,9 @@ class TransformersRuntime:
         """See ``Runtime``. The worker runs, holds no model and has imported nothing that it does not share."""
         self._spawn(InstanceRecord.of(spec), self._load_spec(spec))
 
+    def reach(self) -> None:
+        """See ``Runtime``. The system itself ends and starts a worker."""
+
     def launch(self, spec: LaunchSpec) -> None:
         """See ``Runtime``. A prepared worker is told its model, which takes a socket and nothing else."""
         record, load = InstanceRecord.of(spec), self._load_spec(spec)

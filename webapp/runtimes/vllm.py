@@ -56,7 +56,8 @@ from webapp.runtimes.followed_log import FollowedLog
 from webapp.runtimes.kept_containers import KeptContainers
 from webapp.runtimes.ladder import Rung, climb, nobody
 from webapp.runtimes.processes import ProcessId, SharedFile
-from webapp.runtimes.vllm_command import HOST_NETWORK, LABEL, container_plan, port_range, record_of
+from webapp.runtimes.shortage import launch_error
+from webapp.runtimes.vllm_command import HOST_NETWORK, LABEL, ContainerPlan, container_plan, port_range, record_of
 from webapp.runtimes.vllm_log import Stage, cause_of, stage_of
 from webapp.runtimes.vllm_server import LOOPBACK, NotServing, Rubbish, VllmServer
 from webapp.runtimes.worker_folder import InstanceRecord
@@ -166,17 +167,49 @@ class VllmRuntime:
     # Launch
 
     def prepare(self, spec: LaunchSpec) -> None:
+        """See ``Runtime``. A container is created and removed again: what vLLM is told depends on the memory that will be free, so the
+        one that runs is made at the launch. The image, the mounts, the name and Docker's disk have proved good by then.
+        """
+        with self._starting(spec.instance_id):
+            try:
+                port = self._any_port(spec.model_id)
+                plan = container_plan(_on_empty_devices(spec), self._settings, port=port, api_key="")
+                trial = self._engine.create(plan)
+            except OSError as exc:
+                raise launch_error(exc, self._settings.state_dir, spec.model_id) from exc
+            except EngineUnavailable:
+                self._kept.add(spec.instance_id)  # it may come into being all the same
+                raise
+            self._remove_or_refuse(trial, plan, spec.model_id)
+
+    def _any_port(self, model: str) -> int:
+        """Return a port that nobody but containers of our own has, which may go. Raises PortTaken."""
+        with self._lock:
+            own = {own.server.port for own in self._own.values()}
+        port = next((p for p in port_range(self._settings) if p in own or _is_free(p)), None)
+        if port is None:
+            raise PortTaken(model=model, ports=self._settings.vllm_ports, log="")
+        return port
+
+    def reach(self) -> None:
         """See ``Runtime``."""
+        self._engine.containers(f"{LABEL}home={self._home}")
+
+    @contextmanager
+    def _starting(self, instance_id: str) -> Iterator[None]:
+        """Have no container of ``instance_id`` taken for a leftover in the block."""
+        with self._lock:
+            self._launching |= {instance_id}
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._launching -= {instance_id}
 
     def launch(self, spec: LaunchSpec) -> None:
         """See ``Runtime``."""
-        with self._lock:
-            self._launching |= {spec.instance_id}
-        try:
+        with self._starting(spec.instance_id):
             own = self._create_and_start(spec)
-        finally:
-            with self._lock:
-                self._launching -= {spec.instance_id}
         log.info("started container %s for %s on port %s", own.id[:12], spec.model_id, own.server.port)
 
     def _create_and_start(self, spec: LaunchSpec) -> _Own:
@@ -210,8 +243,7 @@ class VllmRuntime:
         except ContainerGone as exc:
             raise ContainerRemoved(model=spec.model_id, log="") from exc
         except PortInUse:
-            if not self._remove_quietly(container):
-                raise LaunchBlocked(model=spec.model_id, detail=f"Docker keeps {plan.name}", log="") from None
+            self._remove_or_refuse(container, plan, spec.model_id)
             raise
         except WardenError:
             self._remove_quietly(container)
@@ -249,6 +281,11 @@ class VllmRuntime:
         finally:
             with self._lock:
                 self._ports -= {port}
+
+    def _remove_or_refuse(self, container: str, plan: ContainerPlan, model: str) -> None:
+        """Take away what another of the same name is to follow. Raises LaunchBlocked: Docker keeps it, and with it the name."""
+        if not self._remove_quietly(container):
+            raise LaunchBlocked(model=model, detail=f"Docker keeps {plan.name}", log="") from None
 
     def _remove_quietly(self, container: str) -> bool:
         """Take away what could not be started; where the engine does not let it go, it is removed later. Return whether it is gone."""
@@ -689,6 +726,17 @@ class VllmRuntime:
         if own is not None:
             own.log.stop()
         self._watch.nudge()
+
+
+def _on_empty_devices(spec: LaunchSpec) -> LaunchSpec:
+    """The launch as it will find its devices at the best: how much is free in the end is decided at the gate, by the plan."""
+    emptied = (
+        device
+        if device.total_bytes is None
+        else replace(device, free_bytes=device.total_bytes - (device.reserved_bytes or 0))
+        for device in spec.devices
+    )
+    return replace(spec, devices=tuple(emptied))
 
 
 def _is_free(port: int) -> bool:

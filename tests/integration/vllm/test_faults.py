@@ -19,7 +19,6 @@ from tests.engine.engine_fixtures import engine_settings
 from tests.engine.server import wait_for
 from tests.integration.vllm.conftest import (
     ACTOR,
-    ENDED,
     MODELS,
     PORTS,
     FaultTable,
@@ -43,6 +42,8 @@ ONE = MODELS[0]
 StartRuntime = Callable[..., VllmRuntime]
 
 
+TRIED = 1
+"""Containers that a switch creates and removes before anything is unloaded, to find out whether it may."""
 HELD_MB = 1500
 """What the stand-in takes with its weights: more than what others take of the host's RAM in the same seconds."""
 
@@ -125,7 +126,7 @@ def test_start_that_fails_ends_in_its_error_with_the_log_and_leaves_nothing(
     assert operation.outcome.code == "nothing_changed"
     assert left == before
     wait_for(lambda: free_bytes - one.free_bytes() < HELD_MB * MIB * 2 / 3, 10, lambda: "the memory does not come back")
-    assert len(witness.ids()) == (2 if fault == "disturbed" else 1)
+    assert len(witness.ids()) == TRIED + (2 if fault == "disturbed" else 1)
     assert one.instances == ()
     fault_table.add(title, code, seconds_of(operation), left)
 
@@ -141,7 +142,7 @@ def test_start_that_was_disturbed_once_is_made_again_and_says_so(
     operation = one.switch(ONE)
     assert operation.state is OperationState.SUCCEEDED, operation
     assert [finding.message.code for finding in operation.findings] == ["launch_again_disturbed"]
-    assert len(witness.ids()) == 2
+    assert len(witness.ids()) == TRIED + 2
     assert len(witness.traces().containers) == 1
 
 
@@ -254,28 +255,6 @@ def test_engine_that_hangs_is_said_within_its_time(
     fault_table.add("engine hangs", "engine_unreachable", seconds, witness.traces())
 
 
-def test_engine_that_hangs_in_the_middle_of_a_switch_leaves_something_to_end_later(
-    warden: StartWarden, engine: PrivateEngine, witness: Witness, fault_table: FaultTable
-) -> None:
-    one = warden(
-        docker_poll_s=6, docker_timeout_s=1, docker_start_timeout_s=1
-    )  # the next look comes too late to refuse
-    before = witness.traces()
-    engine.pause()
-    operation = one.switch(ONE)
-    assert operation.error is not None
-    assert operation.error.code == "engine_unreachable", operation.error
-    (stuck,) = one.instances
-    assert stuck.state is InstanceState.STUCK
-    engine.resume()
-    assert one.unload(stuck).state in ENDED
-    assert one.instances == ()
-    one.becomes_possible(None)
-    wait_for(lambda: witness.traces() == before, 20, lambda: f"{witness.traces()} are left")
-    seconds = seconds_of(operation)
-    fault_table.add("engine hangs after the switch began (then unloaded)", "engine_unreachable", seconds, before)
-
-
 def test_engine_that_is_slow_to_create_a_container_is_waited_for(warden: StartWarden, engine: PrivateEngine) -> None:
     one = warden(vllm_env=standin(), docker_poll_s=60, docker_timeout_s=1, docker_start_timeout_s=30)
     engine.pause()
@@ -296,7 +275,7 @@ def test_network_that_is_not_there_is_named_and_the_created_container_removed(
     assert operation.error is not None
     assert operation.error.code == "launch_blocked", operation.error
     assert "network nowhere not found" in str(operation.error.params["detail"])
-    assert len(witness.ids()) == 1
+    assert len(witness.ids()) == TRIED + 1
     assert witness.traces() == before
     fault_table.add("network that is not there", operation.error.code, seconds_of(operation), before)
 

@@ -330,6 +330,9 @@ class FakeRuntime:
         self._meet("prepare", spec.model_id)
         self.prepared.add(spec.instance_id)
 
+    def reach(self) -> None:
+        self._meet("reach")
+
     def launch(self, spec: LaunchSpec) -> None:
         self._meet("launch", spec.model_id)
         self.prepared.discard(spec.instance_id)

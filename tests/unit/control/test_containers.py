@@ -17,7 +17,7 @@ from webapp.domain.memory import HolderKind
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, StepName, StepState
 from webapp.domain.units import gib
-from webapp.errors import Busy, EngineMissing, EngineUnreachable, NotConfirmed, UnknownContainer, WardenError
+from webapp.errors import Busy, CannotEnd, EngineMissing, EngineUnreachable, NotConfirmed, UnknownContainer, WardenError
 from webapp.message import Message
 from webapp.runtimes.base import Found, Leftover, Survivor
 
@@ -303,6 +303,32 @@ def test_hanging_docker_does_not_keep_an_emergency_from_ending_the_workers(make_
     assert not_reached == ["lab/one"]
     assert "runtime_unreachable" in codes(operation)
     assert [i.state for i in bench.board.state.instances.values()] == [InstanceState.STUCK]
+
+
+def test_docker_that_is_away_keeps_a_switch_from_ending_what_it_could_not_bring_back(bench: Bench) -> None:
+    load_in_container(bench)
+    bench.vllm.raises["reach"] = AWAY
+    operation = bench.load("lab/two")
+    assert (error_of(operation), outcome_of(operation)) == ("engine_unreachable", "nothing_changed")
+    assert [(i.model_id, i.state) for i in bench.board.state.instances.values()] == [("lab/one", InstanceState.READY)]
+    assert (bench.runtime.prepared, bench.runtime.launched) == (set(), [])
+
+
+def test_docker_that_is_known_to_be_away_refuses_the_switch_at_once(bench: Bench) -> None:
+    load_in_container(bench)
+    bench.vllm.problem = AWAY.message
+    with pytest.raises(CannotEnd):
+        bench.controller.switch(bench.request("lab/two"), "ivan")
+    assert bench.loaded == ["lab/one"]
+
+
+def test_who_wants_no_return_may_switch_while_docker_is_away(bench: Bench) -> None:
+    load_in_container(bench)
+    bench.vllm.problem = AWAY.message
+    bench.vllm.raises |= {"reach": AWAY, "reap": AWAY}
+    operation = bench.load("lab/two", restore_on_failure=False)
+    assert (operation.state, outcome_of(operation)) == (OperationState.WARNING, "switch_done")
+    assert bench.loaded == ["lab/two"]
 
 
 def test_docker_that_goes_after_the_unload_does_not_fail_the_switch(bench: Bench) -> None:

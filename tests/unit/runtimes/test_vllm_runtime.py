@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from tests.unit.runtimes.fake_engine import FakeContainer, FakeEngine, serving
 from webapp.domain.instance import InstanceState
 from webapp.domain.memory import DeviceKind
 from webapp.domain.modes import LaunchOptions
-from webapp.errors import EngineMissing, EngineUnreachable, LaunchBlocked
+from webapp.errors import EngineMissing, EngineUnreachable, LaunchBlocked, PortTaken, TooManyFiles
 from webapp.runtimes.base import LaunchDevice, LaunchSpec
 from webapp.runtimes.kept_containers import KeptContainers
 from webapp.runtimes.vllm import PORT_LABEL, VllmRuntime
@@ -121,6 +123,63 @@ def test_container_that_was_started_and_cannot_be_asked_about_is_not_said_to_hav
     engine.away = True
     with pytest.raises(EngineUnreachable):
         one.terminate("1a2b3c4d5e6f")
+
+
+def test_preparation_tries_what_docker_is_asked_for_and_leaves_nothing(
+    start: StartRuntime, engine: FakeEngine, tmp_path: Path
+) -> None:
+    one = start()
+    one.prepare(spec(tmp_path))
+    assert (engine.removals, engine.containers_by_id, engine.started) == (1, {}, [])
+    one.launch(spec(tmp_path))
+    assert len(engine.containers_by_id) == 1
+
+
+def test_preparation_says_that_docker_is_away(start: StartRuntime, engine: FakeEngine, tmp_path: Path) -> None:
+    one = start()
+    engine.away = True
+    with pytest.raises(EngineUnreachable):
+        one.prepare(spec(tmp_path))
+    with pytest.raises(EngineUnreachable):
+        one.reach()
+
+
+def test_preparation_says_that_docker_keeps_the_name(start: StartRuntime, engine: FakeEngine, tmp_path: Path) -> None:
+    engine.kept = {"warden-1a2b3c4d5e6f"}
+    with pytest.raises(LaunchBlocked):
+        start().prepare(spec(tmp_path))
+
+
+def test_preparation_finds_that_others_have_every_port(start: StartRuntime, engine: FakeEngine, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortTaken):
+            start(vllm_ports=f"{port}-{port}").prepare(spec(tmp_path))
+    assert engine.containers_by_id == {}
+
+
+def test_port_of_a_model_that_may_go_is_good_enough_for_a_preparation(
+    start: StartRuntime, engine: FakeEngine, tmp_path: Path
+) -> None:
+    with serving("lab/one") as port:
+        left_by_an_earlier_warden(engine, tmp_path, port=port)
+        one = start(vllm_ports=f"{port}-{port}")
+        assert len(one.discover()) == 1
+        one.prepare(spec(tmp_path, "000000000002"))
+
+
+def test_preparation_that_finds_no_free_descriptor_names_the_limit(tmp_path: Path) -> None:
+    one = VllmRuntime(settings_in(tmp_path, docker_socket=tmp_path / "docker.sock"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as last:
+        limit = last.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        with pytest.raises(TooManyFiles) as refusal:
+            one.prepare(spec(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert refusal.value.params["limit"] == limit
 
 
 def test_two_starts_at_once_get_two_ports(start: StartRuntime, engine: FakeEngine, tmp_path: Path) -> None:
