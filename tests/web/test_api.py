@@ -86,7 +86,7 @@ def test_status_has_the_contracts_names(client: FlaskClient, controller: FakeCon
 
 def test_unknown_is_null_and_never_zero(client: FlaskClient, controller: FakeController) -> None:
     controller.readings = (without_figures(reading(), Message("device_lost", {"device": "gpu-0"})),)
-    controller.instances = (instance("i1", measured_bytes={}, predicted_bytes={}),)
+    controller.instances = (instance("i1", measured_bytes={}, predicted_bytes={}, in_flight=None),)
 
     status = client.get("/api/v1/status").json
 
@@ -95,6 +95,7 @@ def test_unknown_is_null_and_never_zero(client: FlaskClient, controller: FakeCon
     names = ("total_bytes", "free_bytes", "used_bytes", "used_percent", "level", "unattributed_bytes", "holders")
     assert [device[name] for name in names] == [None] * len(names)
     assert status["instances"][0]["measured_bytes"] is None
+    assert status["instances"][0]["in_flight"] is None
     assert device["problem"]["code"] == "device_lost"
 
 

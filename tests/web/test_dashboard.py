@@ -118,6 +118,14 @@ def test_a_loaded_model_can_be_asked_and_unloaded(visitor: Visitor, controller: 
     assert "🗑️" in page
 
 
+def test_a_model_that_does_not_say_how_busy_it_is_is_not_shown_as_idle(
+    visitor: Visitor, controller: FakeController
+) -> None:
+    controller.instances = (instance("i1", in_flight=None, owner=current_actor()),)
+
+    assert "запросы: нет данных" in text_of(visitor.get("/").text)
+
+
 def test_a_container_is_stopped_by_its_own_sign(visitor: Visitor, controller: FakeController) -> None:
     controller.instances = (instance("c1", mode=Mode.VLLM),)
 

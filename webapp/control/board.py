@@ -291,7 +291,7 @@ def _same_instances(state: State, other: State) -> bool:
     """Whether the same instances run, busy or not and leased as they were: what a plan's evictions rest on."""
 
     def essence(of: State) -> dict[str, tuple[InstanceState, bool, Lease]]:
-        return {i.id: (i.state, bool(i.in_flight), i.lease) for i in of.instances.values()}
+        return {i.id: (i.state, i.may_be_busy, i.lease) for i in of.instances.values()}
 
     return state.instances is other.instances or essence(state) == essence(other)
 

@@ -142,7 +142,7 @@ def _is_unused(parts: Parts, instance: Instance) -> bool:
     except WardenError as exc:
         log.debug("%s cannot be asked whether it was used: %s", instance.id, exc)
         return False
-    return not probe.in_flight and probe.last_used_at is None
+    return probe.in_flight == 0 and probe.last_used_at is None
 
 
 def _starting(parts: Parts, mode: Mode, spec: LaunchSpec) -> Instance:

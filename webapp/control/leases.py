@@ -115,7 +115,7 @@ def check_text(field: str, text: str) -> None:
 
 
 def refuse_kept(instance: Instance, actor: str, now: float, *, override: bool = False) -> None:
-    """Refuse to take ``instance`` from another person who holds it: leased, about to be, or answering somebody.
+    """Refuse to take ``instance`` from another person who holds it: leased, about to be, or perhaps answering somebody.
 
     Raises InstanceLeased, LeasePending, InstanceInUse.
     """
@@ -125,7 +125,7 @@ def refuse_kept(instance: Instance, actor: str, now: float, *, override: bool = 
         raise leased(instance)
     if instance.pending is not None and instance.pending.runs(now):
         raise LeasePending(model=instance.model_id, instance=instance.id)
-    if instance.in_flight:
+    if instance.may_be_busy:
         raise in_use(instance)
 
 

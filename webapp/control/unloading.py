@@ -132,7 +132,7 @@ def _note_taken(run: Run, instance: Instance, reason: str | None, new_model: str
     """Tell the owner of ``instance`` that another person takes its memory; keep that in the operation where it was against his will."""
     now, actor = run.parts.clock(), run.operation.actor
     params: dict[str, Param] = {"model": instance.model_id, "actor": actor, "owner": instance.owner}
-    held = instance.is_foreign_to(actor) and (instance.lease.runs(now) or instance.in_flight > 0)
+    held = instance.is_foreign_to(actor) and (instance.lease.runs(now) or instance.may_be_busy)
     if reason is not None and held:
         message = Message("lease_overridden", {**params, "reason": reason})
         run.add_findings(Finding(message, ok=False))

@@ -24,7 +24,7 @@ def idle_unload_at(instance: Instance, server_minutes: float) -> float | None:
     that much left at least.
     """
     minutes = idle_minutes(instance, server_minutes)
-    if minutes is None or instance.in_flight or instance.state is not InstanceState.READY:
+    if minutes is None or instance.may_be_busy or instance.state is not InstanceState.READY:
         return None
     news = (instance.adopted_at, instance.lease.idle_set_at, instance.lease.until)
     return max(instance.used_at + minutes * 60, *(at + LAST_MINUTE_S for at in news if at is not None), 0.0)
@@ -33,6 +33,6 @@ def idle_unload_at(instance: Instance, server_minutes: float) -> float | None:
 def silence_releases(instance: Instance, now: float, silence_s: float) -> bool:
     """Return whether the owner's silence gives the model up: nobody uses it, its lease is over, and the ask is old enough."""
     asked = instance.lease.asked
-    if asked is None or instance.in_flight or instance.lease.runs(now):
+    if asked is None or instance.may_be_busy or instance.lease.runs(now):
         return False
     return now - max(asked.asked_at, instance.used_at) >= silence_s

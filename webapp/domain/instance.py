@@ -91,7 +91,8 @@ class Instance:
     measured_bytes: Mapping[str, int] = field(default_factory=dict)
     """Footprint by device, as the device reported after the start."""
     last_used_at: float | None = None
-    in_flight: int = 0
+    in_flight: int | None = 0
+    """Requests that it answers or that wait; ``None`` is unknown."""
     memory: MemoryReport | None = None
     progress: float | None = None
     """Share loaded, 0 to 1, while loading."""
@@ -134,6 +135,11 @@ class Instance:
     def is_foreign_to(self, actor: str | None) -> bool:
         """Whether it is somebody else's, who has not given it up for ``actor``; nobody in particular (``None``) is no stranger."""
         return actor is not None and self.owner != actor and not self.lease.is_given_to(actor)
+
+    @property
+    def may_be_busy(self) -> bool:
+        """Whether it answers somebody, as far as is known: where that is unknown, it may."""
+        return self.in_flight != 0
 
     @property
     def is_live(self) -> bool:

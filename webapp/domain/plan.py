@@ -57,7 +57,7 @@ class Eviction:
     model_id: str
     mode: Mode
     owner: str
-    in_flight: int
+    in_flight: int | None
     freed_bytes: Mapping[str, int]
     is_foreign: bool = False
     """Another person's, who has not given it up for who asks."""
@@ -69,9 +69,9 @@ class Eviction:
     """Why it could not be loaded again if the launch fails; ``None`` where nothing is known against it."""
 
     def is_kept_from(self, request: SwitchRequest) -> bool:
-        """Whether ``request`` must not unload it: it is in use, or another person's and leased."""
+        """Whether ``request`` must not unload it: it is in use, or another person's and leased, or another person's and perhaps in use."""
         if self.is_foreign and request.override_reason is None:
-            return bool(self.in_flight) or self.lease_until is not None
+            return self.in_flight != 0 or self.lease_until is not None
         return bool(self.in_flight) and not request.interrupt_busy
 
 

@@ -307,7 +307,7 @@ def _leased(placed: Placement) -> WardenError | None:
 
 def _in_use(placed: Placement) -> WardenError | None:
     for eviction in placed.unload:
-        if eviction.in_flight and eviction.is_kept_from(placed.request):
+        if eviction.in_flight != 0 and eviction.is_kept_from(placed.request):
             return InstanceInUse(
                 model=eviction.model_id,
                 instance=eviction.instance_id,

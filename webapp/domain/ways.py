@@ -33,7 +33,7 @@ class Resting:
     model_id: str
     owner: str
     idle_s: float
-    in_flight: int
+    in_flight: int | None
     gives_bytes: Mapping[str, int]
     """By device, at the most."""
 
@@ -142,7 +142,7 @@ def price(way: Way, actor: str | None) -> tuple[Cost, float]:
     4. The quality of the answers and how they come: 16 bits, INT8, the other mode, 4 bits, the smallest of all.
     5. Last of all what cuts off an answer that somebody is waiting for.
     """
-    if any(victim.in_flight for victim in way.victims):
+    if any(victim.in_flight != 0 for victim in way.victims):
         return Cost.BUSY_MODEL, way.lost
     if way.victims and way.cost < Cost.ALL_MODELS and way.cost is not Cost.OWN_OPTIONS:
         own = all(victim.owner == actor for victim in way.victims)
@@ -323,7 +323,7 @@ class _Search:
                 yield from ways
 
     def _unload_two(self) -> Iterator[Way]:
-        idle = [each for each in self._willing if not each.in_flight]
+        idle = [each for each in self._willing if each.in_flight == 0]
         largest, devices = _largest_on_each(idle), 2 * max((len(each.gives_bytes) for each in idle), default=0)
         if not self._may_do(_both(largest, largest), devices):
             return
@@ -338,8 +338,10 @@ class _Search:
     @cached_property
     def _willing(self) -> list[Resting]:
         """Who may be asked to go, in the order in which one would ask: the idle first, then own models, the longest idle first."""
-        candidates = [r for r in self._trials.resting(self._request) if self._request.interrupt_busy or not r.in_flight]
-        return sorted(candidates, key=lambda r: (r.in_flight > 0, r.owner != self._actor, -r.idle_s))
+        candidates = [
+            r for r in self._trials.resting(self._request) if self._request.interrupt_busy or r.in_flight == 0
+        ]
+        return sorted(candidates, key=lambda r: (r.in_flight != 0, r.owner != self._actor, -r.idle_s))
 
     def _may_do(self, gives_bytes: Mapping[str, int], devices: int) -> bool:
         """Whether as much, on so many devices at the most, could be enough on one of the choices: far cheaper to say than a plan."""
@@ -368,7 +370,7 @@ def _largest_on_each(resting: Sequence[Resting]) -> Resting:
 
 def _message_of(going: Resting) -> Message:
     params: dict[str, Param] = {"model": going.model_id, "instance": going.instance_id, "owner": going.owner}
-    if going.in_flight:
+    if going.in_flight != 0:
         return Message("way_out_unload_busy", {**params, "in_flight": going.in_flight})
     return Message("way_out_unload", {**params, "idle_s": round(going.idle_s, 1)})
 

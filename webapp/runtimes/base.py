@@ -86,7 +86,8 @@ class Probe:
     activity: tuple[object, ...] = ()
     progress: float | None = None
     message: Message | None = None
-    in_flight: int = 0
+    in_flight: int | None = 0
+    """Requests that it answers or that wait; ``None`` where it answers and does not say."""
     last_used_at: float | None = None
     memory: MemoryReport | None = None
     has_chat_template: bool = False
@@ -239,7 +240,7 @@ class Runtime(Protocol):
         """
 
     def probe(self, instance_id: str) -> Probe:
-        """Ask an instance how it is; waits at most about 2 s.
+        """Ask an instance how it is; waits at most about 4 s.
 
         Raises:
             WorkerSilent: it lives and does not answer in time.

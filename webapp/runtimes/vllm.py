@@ -59,7 +59,7 @@ from webapp.runtimes.processes import ProcessId, SharedFile
 from webapp.runtimes.shortage import launch_error
 from webapp.runtimes.vllm_command import HOST_NETWORK, LABEL, ContainerPlan, container_plan, port_range, record_of
 from webapp.runtimes.vllm_log import Stage, cause_of, stage_of
-from webapp.runtimes.vllm_server import LOOPBACK, NotServing, Rubbish, VllmServer
+from webapp.runtimes.vllm_server import LOOPBACK, Load, NotServing, Rubbish, VllmServer
 from webapp.runtimes.worker_folder import InstanceRecord
 from webapp.settings import Settings
 
@@ -102,7 +102,7 @@ class _Own:
     """When it was last asked whether it answers, by the monotonic clock."""
     is_garbled: bool = False
     """Whether its last answer while it started was no vLLM's, or another model's."""
-    in_flight: int = 0
+    in_flight: int | None = 0
     served: float | None = None
     last_used_at: float | None = None
     shared: frozenset[SharedFile] = frozenset()
@@ -354,11 +354,15 @@ class VllmRuntime:
         except (NotServing, Rubbish) as exc:
             if self._has_ended_soon(own):
                 raise self._ended(own) from exc
-            raise WorkerSilent(instance=own.record.id, seconds=HTTP_S) from exc
-        used = load.in_flight > 0 or (own.served is not None and load.served != own.served)
+            if not self._answers(own, HTTP_S):
+                raise WorkerSilent(instance=own.record.id, seconds=HTTP_S) from exc
+            log.debug("%s answers and does not say how busy it is: %s", own.record.id, exc)
+            load = Load()
+        served = own.served if load.served is None else load.served
+        used = bool(load.in_flight) or (own.served is not None and served != own.served)
         last = time.time() if used else own.last_used_at
         changed = self._change(
-            own.record.id, lambda o: replace(o, in_flight=load.in_flight, served=load.served, last_used_at=last)
+            own.record.id, lambda o: replace(o, in_flight=load.in_flight, served=served, last_used_at=last)
         )
         return self._ready_probe(changed or own)
 

@@ -31,9 +31,9 @@ class Rubbish(Exception):
 class Load:
     """How busy a server is."""
 
-    in_flight: int
-    """Requests that run or wait."""
-    served: float | None
+    in_flight: int | None = None
+    """Requests that run or wait; ``None`` where it does not say."""
+    served: float | None = None
     """Requests that were answered since its start."""
 
 
@@ -72,7 +72,8 @@ class VllmServer:
             figures = sums(response.text)
         except ValueError as exc:
             raise not_metrics from exc
-        return Load(round(sum(figures.get(name, 0.0) for name in _WAITING)), figures.get(_SERVED))
+        told = [figures[name] for name in _WAITING if name in figures]
+        return Load(round(sum(told)) if told else None, figures.get(_SERVED))
 
     def _get(self, route: str, timeout_s: float) -> httpx.Response:
         import httpx  # noqa: PLC0415  0.1 s of every start that only a container needs

@@ -77,7 +77,7 @@ def unload(instance_id: str) -> ResponseReturnValue:
 
 
 def _must_ask(instance: Instance, actor: str) -> bool:
-    held = instance.lease.runs(time.time()) or instance.in_flight > 0
+    held = instance.lease.runs(time.time()) or instance.may_be_busy
     return held and instance.is_live and instance.is_foreign_to(actor)
 
 

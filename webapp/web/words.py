@@ -139,6 +139,12 @@ ERRORS: Final[Mapping[str, Sentence]] = {
     ),
     "instance_in_use": _one(
         N_(
+            "Неизвестно, отвечает ли сейчас на запросы модель %(model)s (владелец %(owner)s), поэтому она считается "
+            "занятой. Попросите владельца освободить её."
+        )
+    ),
+    "instance_in_use_counted": _one(
+        N_(
             "Модель %(model)s (владелец %(owner)s) сейчас отвечает на запросы: %(in_flight)s. Дождитесь ответов; у своей "
             "модели их можно прервать, чужую — попросить освободить."
         )
@@ -1075,6 +1081,7 @@ WAITING: Final[Mapping[str, Sentence]] = {
 FULLER: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "busy": ("busy_model", ("model", "step")),
     "instance_leased": ("instance_leased_for", ("reason",)),
+    "instance_in_use": ("instance_in_use_counted", ("in_flight",)),
     "release_kept": ("release_kept_word", ("word",)),
     "release_given": ("release_given_word", ("word",)),
     "unexpected": ("unexpected_named", ("detail",)),

@@ -98,6 +98,26 @@ def test_answers_of_a_strangers_model_are_cut_off_only_by_an_override(
     assert (None if plan.refusal is None else plan.refusal.code) == code
 
 
+@pytest.mark.parametrize(
+    ("actor", "interrupt", "override", "code"),
+    [
+        ("ivan", True, None, "instance_in_use"),
+        ("ivan", False, "fire", None),
+        ("maria", False, None, None),
+    ],
+)
+def test_strangers_model_counts_as_busy_while_that_is_unknown_and_ones_own_does_not(
+    actor: str, interrupt: bool, override: str | None, code: str | None
+) -> None:
+    plan = plan_of(actor, marias(in_flight=None), interrupt_busy=interrupt, override_reason=override)
+    assert (None if plan.refusal is None else plan.refusal.code) == code
+
+
+def test_model_of_which_it_is_unknown_whether_it_is_used_is_not_unloaded_for_being_idle() -> None:
+    assert idle_unload_at(marias(), 15) is not None
+    assert idle_unload_at(marias(in_flight=None), 15) is None
+
+
 def test_a_dead_model_is_nobodys_any_more() -> None:
     assert plan_of("ivan", marias(state=InstanceState.DEAD, lease=LEASED)).refusal is None
 

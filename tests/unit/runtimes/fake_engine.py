@@ -167,12 +167,14 @@ class _Said(LogStream):
 
 
 @contextmanager
-def serving(model: str) -> Iterator[int]:
-    """Answer as vLLM does, that it serves ``model``; gives the port."""
+def serving(model: str, metrics: bytes | None = None) -> Iterator[int]:
+    """Answer as vLLM does, that it serves ``model``, and with ``metrics`` how busy it is; gives the port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = json.dumps({"data": [{"id": model}]}).encode()
+            if metrics is not None and self.path == "/metrics":
+                body = metrics
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -16,11 +16,12 @@ from tests.unit.runtimes.fake_engine import FakeContainer, FakeEngine, serving
 from webapp.domain.instance import InstanceState
 from webapp.domain.memory import DeviceKind
 from webapp.domain.modes import LaunchOptions
-from webapp.errors import EngineMissing, EngineUnreachable, LaunchBlocked, PortTaken, TooManyFiles
-from webapp.runtimes.base import LaunchDevice, LaunchSpec
+from webapp.errors import EngineMissing, EngineUnreachable, LaunchBlocked, PortTaken, TooManyFiles, WorkerSilent
+from webapp.runtimes.base import LaunchDevice, LaunchSpec, ProbeState
 from webapp.runtimes.kept_containers import KeptContainers
 from webapp.runtimes.vllm import PORT_LABEL, VllmRuntime
 from webapp.runtimes.vllm_command import container_plan
+from webapp.runtimes.vllm_server import VllmServer
 from webapp.settings import Settings
 
 SERVED = b'INFO:     172.17.0.1:58340 - "GET /metrics HTTP/1.1" 200 OK\n'
@@ -223,6 +224,40 @@ def test_model_whose_process_cannot_be_seen_is_adopted_all_the_same(
         left_by_an_earlier_warden(engine, tmp_path, port, pid=NOBODY)
         (found,) = start().discover()
     assert (found.adoptable, found.instance.state) == (True, InstanceState.READY)
+
+
+def test_model_that_answers_and_does_not_say_how_busy_it_is_is_ready(
+    start: StartRuntime, engine: FakeEngine, tmp_path: Path
+) -> None:
+    with serving("lab/one") as port:  # the list of models at every address, /metrics too
+        left_by_an_earlier_warden(engine, tmp_path, port)
+        one = start()
+        one.discover()
+        probe = one.probe("1a2b3c4d5e6f")
+    assert (probe.state, probe.in_flight, probe.last_used_at) == (ProbeState.READY, None, None)
+
+
+def test_model_that_answers_nothing_at_all_is_silent(start: StartRuntime, engine: FakeEngine, tmp_path: Path) -> None:
+    with serving("lab/one") as port:
+        left_by_an_earlier_warden(engine, tmp_path, port)
+        one = start()
+        one.discover()
+    with pytest.raises(WorkerSilent):
+        one.probe("1a2b3c4d5e6f")
+
+
+METRICS = b"""# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{model_name="lab/one"} 2.0
+vllm:num_requests_waiting{model_name="lab/one"} 1.0
+"""
+
+
+@pytest.mark.parametrize(("page", "in_flight"), [(METRICS, 3), (b"# TYPE another gauge\nanother 1.0\n", None)])
+def test_page_of_metrics_without_the_figures_says_nothing_of_how_busy_the_model_is(
+    page: bytes, in_flight: int | None
+) -> None:
+    with serving("lab/one", metrics=page) as port:
+        assert VllmServer(port, "key").load(2.0).in_flight == in_flight
 
 
 def test_model_that_has_served_and_does_not_answer_is_silent(

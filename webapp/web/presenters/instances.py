@@ -46,7 +46,7 @@ class InstanceRow:
     state: str
     state_word: str
     tone: str
-    in_flight: int
+    in_flight: int | None
     in_flight_words: str
     percent: int | None
     problem: str | None
@@ -64,7 +64,7 @@ class InstanceRow:
 
 def instance_row(instance: Instance, view: View = NOBODY) -> InstanceRow:
     """Return the row of an instance as somebody sees it."""
-    busy = instance.state is InstanceState.READY and instance.in_flight > 0
+    busy = instance.state is InstanceState.READY and bool(instance.in_flight)
     vllm = instance.mode is Mode.VLLM
     return InstanceRow(
         id=instance.id,
@@ -130,5 +130,7 @@ def _problem(instance: Instance) -> str | None:
     return words.say(Message(instance.problem.code, params))
 
 
-def _in_flight(count: int) -> str:
+def _in_flight(count: int | None) -> str:
+    if count is None:
+        return _("запросы: %(count)s", count=formats.unknown())
     return ngettext("%(num)s запрос сейчас", "%(num)s запросов сейчас", count) if count else ""

@@ -78,7 +78,7 @@ def lease_view(instance: Instance, view: View) -> LeaseView:
     lease, now = instance.lease, view.now
     own = instance.id in view.onlooker.own
     goes_at = idle_unload_at(instance, view.idle_minutes)
-    held = lease.runs(now) or instance.in_flight > 0
+    held = lease.runs(now) or instance.may_be_busy
     return LeaseView(
         reason=lease.reason,
         until=lease.until,
@@ -214,6 +214,8 @@ def _why_not(instance: Instance, now: float) -> Iterator[str]:
         yield _("Для чего: %(reason)s.", reason=lease.reason)
     if instance.in_flight:
         yield _("Сейчас модель отвечает.")
+    elif instance.in_flight is None:
+        yield _("Неизвестно, отвечает ли модель сейчас.")
 
 
 def _pending(instance: Instance, actor: str) -> str:

@@ -216,7 +216,7 @@ def _can_wait(plan: Plan, snapshot: Snapshot) -> bool:
 
 def _is_taken(eviction: Eviction) -> bool:
     """Whether it is another person's, leased or busy."""
-    return eviction.is_foreign and (eviction.lease_until is not None or eviction.in_flight > 0)
+    return eviction.is_foreign and (eviction.lease_until is not None or eviction.in_flight != 0)
 
 
 def _is_held(eviction: Eviction, plan: Plan) -> bool:
@@ -335,11 +335,16 @@ def _slices(device: DevicePlan) -> tuple[charts.Slice, ...]:
 
 def _eviction(eviction: Eviction, now: float) -> EvictionRow:
     until = eviction.lease_until if eviction.is_foreign else None
-    busy = ngettext("%(num)s запрос сейчас", "%(num)s запросов сейчас", eviction.in_flight)
     return EvictionRow(
         model=short_name(eviction.model_id),
         owner=eviction.owner,
         gives=formats.size(sum(eviction.freed_bytes.values())),
-        busy=busy if eviction.in_flight else "",
+        busy=_busy(eviction.in_flight),
         held="" if until is None else _("аренда до %(until)s", until=formats.moment(until, now)),
     )
+
+
+def _busy(count: int | None) -> str:
+    if count is None:
+        return _("запросы: %(count)s", count=formats.unknown())
+    return ngettext("%(num)s запрос сейчас", "%(num)s запросов сейчас", count) if count else ""
