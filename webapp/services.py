@@ -254,7 +254,10 @@ class Services:
         for variable, instead in removed_settings().items():
             log.warning("%s is not a setting any more and changes nothing: %s", variable, instead)
         self._lock.take()
-        self._store.open()
+        if (unopened := self._store.open_or_read()) is not None:
+            log.error(
+                "nothing that happens is kept until this is mended, without a restart: %s", unopened.params["reason"]
+            )
         self._refuse_strangers([self.settings.bind, *addresses])
         self.audit.start()
         self._sandboxes.remove_leftovers()

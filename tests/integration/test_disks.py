@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.engine.disks import SmallDisk, covered, small_disk
-from tests.engine.server import WardenServer
+from tests.engine.server import WardenServer, wait_for
 from tests.web.test_rights import RULES, address
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk")
@@ -111,3 +111,68 @@ def refused_start(server: WardenServer) -> str:
     assert server.process is not None
     server.process.wait(30)
     return "\n".join(server.stop())
+
+
+def test_a_start_on_a_full_disk_shows_the_page_and_ends_models(server: WardenServer, disk: SmallDisk) -> None:
+    server.start()
+    server.models(3)
+    server.load("lab/one")
+    server.kill()
+    disk.fill()
+    server.start()
+
+    page = httpx.get(server.url, headers={"Accept-Language": "en"}, timeout=20)
+    assert page.status_code == 200
+    assert "the disk is full: free space on it" in complaint(server)
+    instance = server.instance_of("lab/one")
+    assert instance["state"] in ("ready", "silent")
+    accepted = server.post(f"/api/v1/instances/{instance['id']}/unload")
+    assert accepted.status_code == 202, accepted.text
+    server.finished(accepted.json()["id"])
+    assert server.worker_pids() == []
+
+
+def test_a_start_on_a_read_only_disk_shows_the_page(server: WardenServer, disk: SmallDisk) -> None:
+    server.start()
+    server.stop()
+    server.end_models()
+    disk.make_read_only()
+    server.start()
+
+    answers = {
+        page: httpx.get(server.url + page, timeout=20).status_code for page in ("/", "/history", "/confirm/emergency")
+    }
+    assert set(answers.values()) == {200}, answers
+    assert "mounted read-only: mount it for writing" in complaint(server)
+
+
+def complaint(server: WardenServer) -> str:
+    """What a server says at its start of the database that it cannot write."""
+    begin = f"nothing that happens is kept until this is mended, without a restart: {server.state}/warden.db"
+    return next(line for line in server.output if begin in line)
+
+
+def test_a_fresh_start_on_a_full_disk_keeps_by_itself_what_happens_once_there_is_space(
+    server: WardenServer, disk: SmallDisk
+) -> None:
+    disk.fill()
+    server.start()
+    server.models(3)
+    page = httpx.get(server.url, headers={"Accept-Language": "en"}, timeout=20)
+    assert page.status_code == 200
+    assert "cannot save" in page.text
+    refused = server.post("/api/v1/switch", {"mode": "transformers", "model": "lab/one"})
+    assert refused.status_code == 503, refused.text
+
+    disk.free()
+
+    wait_for(
+        lambda: "cannot save" not in httpx.get(server.url, headers={"Accept-Language": "en"}, timeout=20).text,
+        20,
+        lambda: "the page says that nothing is kept",
+    )
+    operation = server.load("lab/one")
+    assert operation["state"] == "succeeded", operation
+    server.kill()
+    server.start()
+    assert server.get(f"/api/v1/operations/{operation['id']}")["state"] == "succeeded"

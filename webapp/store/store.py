@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -47,11 +48,13 @@ from webapp.domain.operation import (
 from webapp.domain.timeline import Event, Point
 from webapp.domain.waiting import Ticket
 from webapp.errors import ConfigurationError, StoreUnavailable
+from webapp.folders import disk_trouble, make_private
 from webapp.store.documents import DocumentError, dump, load
 from webapp.store.migrate import ForeignDatabase, NewerDatabase, migrate
 from webapp.store.points import dump_point, load_point
 from webapp.store.schema import leases, measurements, revisions, tickets, timeline
 from webapp.store.schema import operations as table
+from webapp.store.stand_in import copy_elsewhere, remove
 from webapp.store.texts import column_text as _text
 
 log = logging.getLogger(__name__)
@@ -94,6 +97,8 @@ class Store:
         """Held by the one who writes what people rely on: SQLite lets those who wait for one another starve."""
         self._has_failed = False
         """Whether a transaction has failed since one for certain wrote something."""
+        self._unopened: StoreUnavailable | None = None
+        """Why a copy stands in for the database; ``None`` while the database itself is open."""
 
     def open(self) -> None:
         """Connect and bring the tables to the present revision.
@@ -113,7 +118,40 @@ class Store:
         except StoreUnavailable:
             engine.dispose()
             raise
+        self._close_copy()
         self._engine, self._files = engine, _files(file)
+
+    def open_or_read(self) -> StoreUnavailable | None:
+        """Open; where its disk takes nothing, read from a copy until it does (``look``), and return why: nothing is kept meanwhile.
+
+        Raises as ``open`` does where the disk is not to blame, or where no other disk takes the copy.
+        """
+        try:
+            self.open()
+        except StoreUnavailable as exc:
+            if (file := self._file) is None or not _takes_nothing(exc):
+                raise
+            try:
+                self._engine = _opened_copy(file)
+            except OSError:
+                raise exc from None
+            self._unopened, self._has_failed = exc, True
+            return exc
+        try:
+            self._write_something()  # with a journal of an earlier run at hand even a full disk's database opens
+        except StoreUnavailable as exc:
+            return exc
+        return None
+
+    def _write_something(self) -> None:
+        with self._kept() as connection:
+            connection.execute(update(revisions).values(version_num=revisions.c.version_num))
+
+    def _close_copy(self) -> None:
+        if self._unopened is not None and self._engine is not None:
+            self._engine.dispose()
+            remove(Path(str(self._engine.url.database)))
+            self._unopened = self._engine = None
 
     def look(self) -> bool:
         """Return whether the file was deleted or replaced and is open anew; where a transaction has failed, try to write.
@@ -127,12 +165,14 @@ class Store:
             _remove_journal(self._file, was)
             self._open_anew()
             return True
+        if self._unopened is not None:
+            self.open()
+            return True
         if self._engine is None:
             self._open_anew()
             return True
         if self._has_failed:
-            with self._kept() as connection:
-                connection.execute(update(revisions).values(version_num=revisions.c.version_num))
+            self._write_something()
         return False
 
     def _open_anew(self) -> None:
@@ -174,6 +214,7 @@ class Store:
 
     def close(self) -> None:
         """Close all connections; idempotent."""
+        self._close_copy()
         engine, self._engine, self._files = self._engine, None, None
         if engine is not None:
             engine.dispose()
@@ -413,8 +454,10 @@ class Store:
                 connection.execution_options(warden_busy_s=busy_s).begin(),
             ):
                 yield connection
-        except StoreUnavailable:
+        except StoreUnavailable as exc:
             self._has_failed = True
+            if self._unopened is not None:
+                raise StoreUnavailable(**self._unopened.params) from exc
             raise
 
 
@@ -560,13 +603,45 @@ def _sqlite_file(url: URL) -> Path | None:
 def _make_private(file: Path) -> None:
     """Create the database file, or restrict it, to mode 0600; SQLite gives its journal files the same mode."""
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(file.parent)
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         if file.stat().st_mode & 0o077:
             file.chmod(0o600)
     except OSError as exc:
+        trouble = disk_trouble(exc)
         advice = "check the folder's owner and free space, or set WARDEN_STATE_DIR to another one"
-        raise StoreUnavailable(reason=f"{file}: {exc.strerror}; {advice}") from exc
+        raise StoreUnavailable(
+            reason=f"{file}: {trouble or f'{exc.strerror}; {advice}'}",
+            trouble=(StoreTrouble.FULL if exc.errno in (errno.ENOSPC, errno.EDQUOT) else StoreTrouble.FAILED).value,
+            file=str(file),
+        ) from exc
+
+
+def _takes_nothing(error: StoreUnavailable) -> bool:
+    """Whether the database cannot be opened because nothing can be written on its disk."""
+    cause = error.__cause__
+    is_full = error.params.get("trouble") == StoreTrouble.FULL.value
+    return is_full or (isinstance(cause, OSError) and disk_trouble(cause) is not None)
+
+
+def _opened_copy(file: Path) -> Engine:
+    """Return an engine over a copy that is only read. Raises OSError, StoreUnavailable."""
+    copy = copy_elsewhere(file)
+    engine = _engine(URL.create("sqlite", database=str(copy)))
+    try:
+        with _translated(file), engine.begin() as connection:
+            migrate(connection)
+    except StoreUnavailable:
+        engine.dispose()
+        remove(copy)
+        raise
+    engine.dispose()  # what is connected from here on only reads
+    event.listen(engine, "connect", _only_read)
+    return engine
+
+
+def _only_read(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA query_only=ON")
 
 
 def _engine(url: URL) -> Engine:
@@ -659,4 +734,6 @@ def _reason(error: SQLAlchemyError, file: Path | None) -> str:
         return f"{detail}; check that the database server runs and WARDEN_DATABASE_URL is right"
     if "not a database" in detail or "malformed" in detail:
         return f"{file}: {detail}; move the file away and start again: loaded models stay, only the history is lost"
+    if _trouble(error, file) is StoreTrouble.FULL:
+        return f"{file}: {detail}; the disk is full: free space on it"
     return f"{file}: {detail}; check the folder's owner and free space"

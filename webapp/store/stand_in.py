@@ -1,0 +1,44 @@
+"""A copy of the database to read from while its own disk takes nothing: SQLite cannot even open a file there."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+IN_MEMORY = Path("/dev/shm")  # noqa: S108  the copy's folder there is its owner's alone  # nosec B108
+PREFIX = "warden-database-"
+
+
+def copy_elsewhere(file: Path) -> Path:
+    """Copy an SQLite database, and what its journal holds, into a folder of its own in memory or among the temporary files.
+
+    A database that does not exist yet has an empty copy. Raises OSError: no other disk takes it either.
+    """
+    places = [str(place) for place in (IN_MEMORY, Path(tempfile.gettempdir())) if place.is_dir()]
+    for place in places[:-1]:
+        try:
+            return _copy(file, place)
+        except OSError as exc:
+            log.info("the database cannot be copied to %s: %s", place, exc)
+    return _copy(file, places[-1])
+
+
+def _copy(file: Path, place: str) -> Path:
+    copy = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place)) / file.name
+    try:
+        for suffix in ("", "-wal"):
+            if (source := Path(f"{file}{suffix}")).exists():
+                shutil.copyfile(source, f"{copy}{suffix}")
+    except OSError:
+        remove(copy)
+        raise
+    return copy
+
+
+def remove(copy: Path) -> None:
+    """Remove a copy with its folder; idempotent."""
+    shutil.rmtree(copy.parent, ignore_errors=True)
