@@ -32,6 +32,7 @@ QUICK = (
     "tests/integration/test_kill.py",
     "tests/integration/test_launcher.py",
     "tests/integration/test_nvml.py",
+    "tests/integration/test_shortage.py",
     "tests/integration/test_switching.py",
     "tests/integration/test_worker.py",
     "tests/e2e/test_main_job.py",
