@@ -16,8 +16,10 @@ import socket
 import sys
 import time
 from collections import deque
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
+from threading import Barrier
 from typing import Any, Final
 
 from gunicorn import util
@@ -46,6 +48,8 @@ LINGER_S: Final = 2.0
 """For so long after an answer that ends the connection the client may go on sending before the connection is cut."""
 STOP_S: Final = 0.5
 """How long a stop waits for requests that are not whole."""
+MADE_S: Final = 5.0
+"""How long the start waits until all threads of requests are there."""
 READ: Final = 64 * 1024
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _GONE: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED})
@@ -95,6 +99,14 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         if cfg.is_ssl:
             sys.exit("Warden speaks plain HTTP: let a proxy speak TLS, and name its address in WARDEN_TRUSTED_PROXIES.")
         super().check_config(cfg, log)
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        """Return the threads of requests, all of them made already: once the machine gives no more, an emergency still has its own."""
+        pool, together = ThreadPoolExecutor(self.cfg.threads), Barrier(self.cfg.threads)
+        with suppress(RuntimeError):  # there are no more to be had: those that there are do
+            for made in [pool.submit(together.wait, MADE_S) for _ in range(self.cfg.threads)]:
+                made.result()
+        return pool
 
     # In the thread of the poller
 

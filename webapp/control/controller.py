@@ -30,6 +30,7 @@ from webapp.control.parts import Parts, new_id, side_by_side, within
 from webapp.control.pausing import Pause
 from webapp.control.reconcile import LateRuntimes, reconcile
 from webapp.control.run import Outcome, Run, carry_out
+from webapp.control.standby import Standby
 from webapp.control.stuck import StuckInstances, clear_stuck
 from webapp.control.switching import Switch
 from webapp.control.waiting import Calls, Waiting
@@ -103,6 +104,7 @@ class Controller:
         self._watcher = Watcher(parts, self._each_round)
         self._stuck = StuckInstances(parts, self._clear_stuck)
         self._cut_off = restoring.CutOff(parts, lambda owing, owed: self._restore(owing, owed, IDLE_ACTOR))
+        self._standby = Standby()
         self._runs: dict[str, Run] = {}
         self._threads: dict[str, threading.Thread] = {}
 
@@ -126,6 +128,7 @@ class Controller:
         self._late.expect(reconciled.unanswered)
         self._cut_off.expect(reconciled.cut_off)
         self._watcher.start()
+        self._standby.start()
         self._board.accept(True)
         self._waiting.start(None if self._parts.pause_mark is None else self._parts.pause_mark.start())
 
@@ -134,6 +137,7 @@ class Controller:
         self._waiting.stop()
         self.end_operations()
         self._watcher.stop()
+        self._standby.stop()
         self._late.stop()
         for runtime in self._parts.runtimes.values():
             runtime.stop()
@@ -604,11 +608,8 @@ class Controller:
     def _go(self, operation: Operation, run: Run, body: Callable[[Run], Outcome]) -> Operation:
         """Start the thread of an operation that is entered already."""
         self._runs[operation.id] = run
-        thread = threading.Thread(
-            target=self._work, args=(run, body), name=f"warden-{operation.kind}-{operation.id}", daemon=True
-        )
         try:
-            thread.start()
+            self._begin_thread(operation, lambda: self._work(run, body))
         except RuntimeError as exc:  # no more threads: the claims must not stay taken
             self._runs.pop(operation.id, None)
             ended = self._board.end(
@@ -619,6 +620,15 @@ class Controller:
         if (entered := self._board.state.running.get(operation.id)) and entered.cancel_requested_by is not None:
             run.cancel()  # somebody was quicker than this line
         return operation
+
+    def _begin_thread(self, operation: Operation, work: Callable[[], None]) -> None:
+        """Have ``work`` done by a new thread; an emergency's, where there is none to be had, by the one that waits. Raises RuntimeError."""
+        name = f"warden-{operation.kind}-{operation.id}"
+        try:
+            threading.Thread(target=work, name=name, daemon=True).start()
+        except RuntimeError:
+            if operation.kind is not OperationKind.EMERGENCY or not self._standby.run(work):
+                raise
 
     def _work(self, run: Run, body: Callable[[Run], Outcome]) -> None:
         self._threads[run.id] = threading.current_thread()

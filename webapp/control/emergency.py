@@ -77,7 +77,7 @@ def emergency(run: Run) -> Outcome:
 
 def _end_everything(run: Run, tally: _Tally, listed: Mapping[str, Instance]) -> None:
     """End all of all runtimes, side by side; ``listed`` are instances that get a line even when another thread was quicker."""
-    runtimes = list(run.parts.runtimes.values())
+    runtimes = sorted(run.parts.runtimes.values(), key=lambda runtime: runtime.mode is Mode.VLLM)  # Docker may hang
     side_by_side(lambda runtime: _end_runtime(run, runtime, tally), runtimes, "emergency")
     for instance in listed.values():
         if instance.id not in tally.findings and instance.id not in run.parts.board.state.instances:

@@ -270,7 +270,8 @@ class Expired(threading.Event):
 def within(seconds: float, call: Callable[[Expired], T], what: str) -> T | None:
     """Return what ``call`` returns, or ``None`` when it takes longer or fails; it then goes on alone and finds its argument set.
 
-    For calls into a part that may hang for ever, where something else still has to be done.
+    For calls into a part that may hang for ever, where something else still has to be done. On a machine that gives no thread the call
+    is made here, and waited for to its end: better late than not at all.
     """
     result: list[T] = []
     expired = Expired()
@@ -282,8 +283,12 @@ def within(seconds: float, call: Callable[[Expired], T], what: str) -> T | None:
             log.exception("%s failed", what)
 
     thread = threading.Thread(target=work, name=f"warden-{what}", daemon=True)
-    thread.start()
-    thread.join(seconds)
+    try:
+        thread.start()
+    except RuntimeError:
+        work()
+    else:
+        thread.join(seconds)
     if not result:
         expired.set()
         log.warning("%s gave no answer within %s s", what, seconds)
@@ -292,7 +297,10 @@ def within(seconds: float, call: Callable[[Expired], T], what: str) -> T | None:
 
 
 def side_by_side(call: Callable[[T], R], items: Sequence[T], what: str) -> list[R | Exception]:
-    """Return ``call`` of each item, made at the same time; an error stands in the place of its result."""
+    """Return ``call`` of each item, made at the same time; an error stands in the place of its result.
+
+    On a machine that gives no more threads the calls are made one after the other.
+    """
     results: dict[int, R | Exception] = {}
 
     def work(index: int, item: T) -> None:
@@ -301,12 +309,15 @@ def side_by_side(call: Callable[[T], R], items: Sequence[T], what: str) -> list[
         except Exception as exc:  # noqa: BLE001 - the top of a thread; the caller gets it
             results[index] = exc
 
-    threads = [
-        threading.Thread(target=work, args=(i, item), name=f"warden-{what}-{i}", daemon=True)
-        for i, item in enumerate(items)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
+    begun = []
+    for i, item in enumerate(items):
+        thread = threading.Thread(target=work, args=(i, item), name=f"warden-{what}-{i}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            work(i, item)
+        else:
+            begun.append(thread)
+    for thread in begun:
         thread.join()
     return [results[i] for i in range(len(items))]

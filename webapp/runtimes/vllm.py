@@ -512,8 +512,12 @@ class VllmRuntime:
         files = frozenset(file for own in self._own.values() if own.id == container for file in own.shared)
         if files:
             thread = threading.Thread(target=processes.unlink_unused, args=(files,), name="warden-shm", daemon=True)
-            thread.start()
-            thread.join(SHARED_S)
+            try:
+                thread.start()
+            except RuntimeError:  # the machine gives no thread
+                processes.unlink_unused(files)
+            else:
+                thread.join(SHARED_S)
 
     def _end_without_engine(self, own: _Own, began: float, on_stage: StageCallback) -> StopResult:
         """Docker does not answer: end the container's processes themselves, as far as this user may.

@@ -1,0 +1,45 @@
+"""A thread that is made at the start and waits: an emergency has to act on a machine that gives no new thread."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Final
+
+STOP_S: Final = 5.0
+
+
+class Standby:
+    """Does one thing at a time, in the thread that it has had since ``start``."""
+
+    def __init__(self) -> None:
+        self._free = threading.Lock()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Make the thread."""
+        self._thread = threading.Thread(target=self._run, name="warden-standby", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; what it does just now is waited for some seconds at most."""
+        self._work.put(None)
+        if self._thread is not None:
+            self._thread.join(STOP_S)
+            self._thread = None
+
+    def run(self, work: Callable[[], None]) -> bool:
+        """Have ``work``, which raises nothing, done; False where there is no such thread, or it is busy."""
+        if self._thread is None or not self._free.acquire(blocking=False):
+            return False
+        self._work.put(work)
+        return True
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            try:
+                work()
+            finally:
+                self._free.release()
