@@ -16,6 +16,7 @@ from webapp.control.leases import refuse_kept
 from webapp.domain.admission import Policy
 from webapp.domain.advise import advise
 from webapp.domain.audit import EVERYTHING, AuditFilter, Entry
+from webapp.domain.idle import Quiet, idle_unload_in
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.learned import NOTHING_LEARNED, Lessons
 from webapp.domain.lease import Lease, ReleaseAnswer
@@ -229,7 +230,17 @@ class FakeController:
             present=self.present,
             notices=self.notices,
             store_problem=self.store_problem,
+            idle_unload_at=dict(self._idle_unloads()),
         )
+
+    def _idle_unloads(self) -> Iterator[tuple[str, float]]:
+        """As a controller counts that has looked all the time."""
+        now = time.time()
+        for one in self.instances:
+            quiet = Quiet(now - one.used_at, now - max(one.ready_at or one.started_at, one.lease.idle_set_at or 0))
+            left_s = idle_unload_in(one, 0.0, quiet, now)
+            if left_s is not None:
+                yield one.id, now + left_s
 
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
         return self.histories.get(device_id, ())

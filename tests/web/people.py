@@ -46,7 +46,7 @@ def made_accounts(store: Store, clock: Clock, hasher: PasswordHasher = QUICK) ->
     """Give accounts over a real store, with hashes that cost nothing unless ``hasher`` makes them."""
     store.open()
     try:
-        yield Accounts(PeopleStore(store), Passwords(hasher), Limits(HOUR, 10 * HOUR), clock)
+        yield Accounts(PeopleStore(store), Passwords(hasher), Limits(HOUR, 10 * HOUR), clock, monotonic=clock)
     finally:
         store.close()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import logging
 import secrets
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
@@ -101,15 +102,17 @@ class Accounts:
         limits: Limits,
         clock: Callable[[], float],
         owners: Callable[[], Collection[str]] = nobody,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._passwords = passwords
         self._limits = limits
         self._clock = clock
+        self._monotonic = monotonic
         self._owners = owners
-        self._known = Known(clock)
-        self._reads = Pause(clock)
-        self._notes = Pause(clock)
+        self._known = Known(monotonic)
+        self._reads = Pause(monotonic)
+        self._notes = Pause(monotonic)
         self._administrator: tuple[bool, float] | None = None
         """Whether there is one, and when that was read."""
 
@@ -118,7 +121,7 @@ class Accounts:
 
         Where the database fails after it was read, what was read counts.
         """
-        seen, now = self._administrator, self._clock()
+        seen, now = self._administrator, self._monotonic()
         if seen is not None and (seen[0] or 0 <= now - seen[1] < CHECKED_S):
             return seen[0]
         try:

@@ -37,6 +37,7 @@ from webapp.control.waiting import Calls, Waiting
 from webapp.control.watcher import Watcher
 from webapp.domain.admission import own_bytes, within_limit
 from webapp.domain.advise import advise
+from webapp.domain.idle import idle_unload_in
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.lease import NO_LEASE, Lease, ReleaseAnswer
 from webapp.domain.memory import HistoryPoint, Holder, HolderKind, Reading
@@ -175,7 +176,7 @@ class Controller:
         catalog = parts.catalog.latest()
         number = None if sample is None else sample.number
         problems, foreign = parts.mode_problems(), parts.foreign_containers()
-        present, notices = parts.presence.present(parts.clock()), parts.leases.notices
+        present, notices = parts.presence.present(parts.monotonic()), parts.leases.notices
         trouble = parts.keeper.trouble
         outside = zlib.crc32(repr((problems, foreign, sorted(present), notices, trouble)).encode())
         return Snapshot(
@@ -197,7 +198,15 @@ class Controller:
             present=present,
             notices=notices,
             store_problem=trouble,
+            idle_unload_at=dict(self._idle_unloads(state)),
         )
+
+    def _idle_unloads(self, state: State) -> Iterator[tuple[str, float]]:
+        now, minutes = self._parts.clock(), self._parts.settings.idle_unload_minutes
+        for instance in state.instances.values():
+            left_s = idle_unload_in(instance, minutes, self._parts.idleness.quiet(instance, now), now)
+            if left_s is not None:
+                yield instance.id, now + left_s
 
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
         """See ``ControllerApi``."""
@@ -429,7 +438,7 @@ class Controller:
 
     def see(self, actor: str) -> None:
         """See ``ControllerApi``."""
-        self._parts.presence.see(actor, self._parts.clock())
+        self._parts.presence.see(actor, self._parts.monotonic())
 
     def dismiss(self, notice: int, actor: str) -> None:
         """See ``ControllerApi``."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from webapp.control.audit import released_in_silence
 from webapp.control.keeping import DEADLINE_S, Keeper
 from webapp.domain.audit import WARDEN
-from webapp.domain.idle import idle_unload_at, silence_releases
+from webapp.domain.idle import idle_unload_in, silence_releases
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.lease import EXTENSION_S, LONGEST_S, NO_LEASE, TEXT_LIMIT, Lease, ReleaseAnswer
 from webapp.domain.plan import SwitchRequest
@@ -318,12 +318,18 @@ class Leasing:
         for gone in self._listed - set(instances):
             self._parts.leases.changed(gone)
         self._listed = frozenset(instances)
+        self._parts.idleness.look(instances.values(), now)
         for instance in instances.values():
-            if silence_releases(instance, now, settings.release_silence_s):
+            if self._is_silent(instance, now):
                 self._release_later(instance.id)
-        live = [i for i in instances.values() if i.pending is None]
-        due = ((i.id, idle_unload_at(i, settings.idle_unload_minutes)) for i in live)
-        return tuple(instance_id for instance_id, at in due if at is not None and at <= now)
+        live, quiet = [i for i in instances.values() if i.pending is None], self._parts.idleness.quiet
+        due = ((i.id, idle_unload_in(i, settings.idle_unload_minutes, quiet(i, now), now)) for i in live)
+        return tuple(instance_id for instance_id, left_s in due if left_s is not None and left_s <= 0)
+
+    def _is_silent(self, instance: Instance, now: float) -> bool:
+        """Whether the owner has left an ask unanswered for as long as that counts."""
+        silence_s = self._parts.settings.release_silence_s
+        return silence_releases(instance, now, silence_s, self._parts.idleness.quiet(instance, now))
 
     def _release_later(self, instance_id: str) -> None:
         """Let silence count in the keeper's thread, which tries again while the store does not take it; until then nobody is told."""
@@ -331,10 +337,10 @@ class Leasing:
 
     def _release_by_silence(self, instance_id: str) -> None:
         """Raises StoreUnavailable; what is not so any more changes nothing."""
-        now, silence_s = self._parts.clock(), self._parts.settings.release_silence_s
+        now = self._parts.clock()
 
         def change(instance: Instance) -> Instance:
-            if not silence_releases(instance, now, silence_s):
+            if not self._is_silent(instance, now):
                 return instance  # answered, or in use, a moment ago
             return replace(instance, lease=instance.lease.answered(ReleaseAnswer.RELEASE, now, None))
 

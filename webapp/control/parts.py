@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 from webapp.catalog.scan import CatalogView
 from webapp.control.board import Board
 from webapp.control.contract import ControllerApi
+from webapp.control.idleness import Idleness
 from webapp.control.journal import Journal
 from webapp.control.keeping import Keeper
 from webapp.control.learning import Learning
@@ -124,6 +125,7 @@ class Parts:
     """``None`` in a sandbox."""
     leases: Leases = field(default_factory=Leases)
     presence: Presence = field(default_factory=Presence)
+    idleness: Idleness = field(default_factory=Idleness)
     may_switch: Callable[[str], bool] = lambda name: True
     """Whether a person may still load models: a request that waited starts in nobody else's name. Raises StoreUnavailable."""
     record: Callable[[Entry], None] = lambda entry: None

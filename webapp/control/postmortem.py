@@ -65,7 +65,7 @@ def of_launch(
 def of_instance(parts: Parts, instance: Instance, error: WardenError) -> PostMortem | None:
     """Return the report of a model that ran out of memory after it was ready. ``None`` where nothing was read."""
     samples = parts.monitor.lately()
-    since = next((s for s in samples if s.taken_at >= parts.clock() - BEFORE_S), None)
+    since = next((s for s in samples if s.monotonic_s >= parts.monotonic() - BEFORE_S), None)
     if since is None:
         return None
     gates = {d: instance.predicted_bytes[d] for d in instance.devices if d in instance.predicted_bytes}

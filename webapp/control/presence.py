@@ -10,7 +10,7 @@ PRESENT_S: Final = 20.0
 
 
 class Presence:
-    """Holds when each person was last seen, as one mapping that is replaced."""
+    """Holds when each person was last seen, in monotonic seconds, as one mapping that is replaced."""
 
     def __init__(self) -> None:
         self._seen: Mapping[str, float] = {}

@@ -10,7 +10,7 @@ from webapp.control.leases import refuse_kept
 from webapp.control.parts import Parts, side_by_side, total_or_none
 from webapp.control.run import Outcome, Run, Undone
 from webapp.control.settle import Settled, Stock, settle, stock_by_device
-from webapp.domain.idle import idle_unload_at
+from webapp.domain.idle import idle_unload_in
 from webapp.domain.instance import ANSWERING, Instance, InstanceState
 from webapp.domain.memory import Sample, instance_bytes
 from webapp.domain.modes import Mode
@@ -87,14 +87,16 @@ def unload_idle(run: Run, instance_id: str) -> Outcome:
 
 def _refuse_used(parts: Parts, instance: Instance) -> None:
     """Raises IdleUsedAgain."""
-    due_at = idle_unload_at(instance, parts.settings.idle_unload_minutes)
-    if due_at is None or due_at > parts.clock() or instance.pending is not None:
+    now = parts.clock()
+    quiet = parts.idleness.quiet(instance, now)
+    left_s = idle_unload_in(instance, parts.settings.idle_unload_minutes, quiet, now)
+    if left_s is None or left_s > 0 or instance.pending is not None:
         raise IdleUsedAgain(model=instance.model_id)
 
 
 def _note_idle(run: Run, instances: Sequence[Instance]) -> None:
     for instance in instances:
-        idle_s = round(run.parts.clock() - instance.used_at, 1)
+        idle_s = round(run.parts.idleness.quiet(instance, run.parts.clock()).unused_s, 1)
         told: dict[str, Param] = {"model": instance.model_id, "idle_s": idle_s}
         run.add_findings(Finding(Message("unloaded_idle", told)))
         run.parts.leases.tell(instance.owner, Message("unloaded_idle", told))

@@ -106,7 +106,7 @@ class Watcher:
         def look(expired: Expired) -> bool:
             for _ in range(LOOKS_AGAIN):
                 listed = self._parts.board.state.instances.values()
-                busy = [i for i in listed if i.id in asked and i.in_flight and i.state in WATCHED]
+                busy = [i for i in listed if i.id in asked and i.may_be_busy and i.state in WATCHED]
                 results = side_by_side(lambda i: self._parts.runtime(i).probe(i.id), busy, "look")
                 for instance, result in zip(busy, results, strict=True):
                     if isinstance(result, Probe):  # whatever else it says is for the next round

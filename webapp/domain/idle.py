@@ -1,13 +1,29 @@
-"""When an idle model goes, and when its owner's silence gives it up. Pure; the clock is passed in."""
+"""When an idle model goes, and when its owner's silence gives it up. Pure; what has passed is passed in.
+
+How long something has lasted is never a difference of two times of day: those jump. A lease alone ends by the time of day.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from webapp.domain.instance import Instance, InstanceState
 
 LAST_MINUTE_S: Final = 60.0
 """An idle model is counted down for this long before it goes, so that somebody can keep it."""
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """For how long an instance has been as it is, in seconds that a clock without jumps has counted."""
+
+    unused_s: float = 0.0
+    """Since it answered somebody, was kept by a click, or became ready."""
+    counted_s: float = 0.0
+    """Since it was found, its lease ended, its idle time was chosen, or nobody could see the countdown."""
+    asked_s: float = 0.0
+    """Since the ask to release it that is open."""
 
 
 def idle_minutes(instance: Instance, server_minutes: float) -> float | None:
@@ -17,22 +33,22 @@ def idle_minutes(instance: Instance, server_minutes: float) -> float | None:
     return minutes if minutes > 0 else None
 
 
-def idle_unload_at(instance: Instance, server_minutes: float) -> float | None:
-    """Return when ``instance`` goes for being idle, or ``None``: it is never to go, answers somebody, or is not ready.
+def idle_unload_in(instance: Instance, server_minutes: float, quiet: Quiet, now: float) -> float | None:
+    """Return in how many seconds ``instance`` goes for being idle, or ``None``: it is never to go, answers somebody, or is not ready.
 
-    A lease holds it. The last minute is always counted down: after an adoption, a change of the idle time, or the end of a lease there is
-    that much left at least.
+    A lease holds it. The last minute is always counted down, or all of an idle time that is shorter. ``now`` is the time of day.
     """
     minutes = idle_minutes(instance, server_minutes)
     if minutes is None or instance.may_be_busy or instance.state is not InstanceState.READY:
         return None
-    news = (instance.adopted_at, instance.lease.idle_set_at, instance.lease.until)
-    return max(instance.used_at + minutes * 60, *(at + LAST_MINUTE_S for at in news if at is not None), 0.0)
+    idle_s, until = minutes * 60, instance.lease.until
+    countdown_s = min(idle_s, LAST_MINUTE_S)
+    left_s = max(0.0, idle_s - quiet.unused_s, countdown_s - quiet.counted_s)
+    return left_s if until is None or until <= now else max(left_s, until - now + countdown_s)
 
 
-def silence_releases(instance: Instance, now: float, silence_s: float) -> bool:
+def silence_releases(instance: Instance, now: float, silence_s: float, quiet: Quiet) -> bool:
     """Return whether the owner's silence gives the model up: nobody uses it, its lease is over, and the ask is old enough."""
-    asked = instance.lease.asked
-    if asked is None or instance.may_be_busy or instance.lease.runs(now):
+    if instance.lease.asked is None or instance.may_be_busy or instance.lease.runs(now):
         return False
-    return now - max(asked.asked_at, instance.used_at) >= silence_s
+    return min(quiet.asked_s, quiet.unused_s) >= silence_s

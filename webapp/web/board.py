@@ -81,7 +81,7 @@ class Board:
     def _show(self, snapshot: Snapshot, moment: Moment, now: float) -> Shown:
         warden, spoken = services(), moment[0]
         window_s = warden.settings.history_minutes * 60
-        looked = View(moment[-1], now, warden.settings.idle_unload_minutes)
+        looked = View(moment[-1], now, warden.settings.idle_unload_minutes, snapshot.idle_unload_at)
         view = live_view(snapshot, warden.controller, self._ended, spoken, window_s, looked)
         return Shown(snapshot, view, view.token(spoken), moment)
 

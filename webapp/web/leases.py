@@ -147,4 +147,5 @@ def _from_banner(text: str) -> ResponseReturnValue:
 
 def _view() -> View:
     snapshot = controller().snapshot()
-    return View(Onlooker.of(current_actor(), snapshot), time.time(), services().settings.idle_unload_minutes)
+    minutes = services().settings.idle_unload_minutes
+    return View(Onlooker.of(current_actor(), snapshot), time.time(), minutes, snapshot.idle_unload_at)

@@ -21,6 +21,7 @@ from tests.unit.control.fakes import (
 )
 from webapp.control.board import Board
 from webapp.control.controller import Controller
+from webapp.control.idleness import Idleness
 from webapp.control.journal import Journal
 from webapp.control.keeping import Keeper
 from webapp.control.learning import Learning
@@ -46,7 +47,7 @@ class Bench:
         self.ahead_s = 0.0
         """How far the controller's clock for durations is ahead of the real one."""
         self.later_s = 0.0
-        """How far the controller's clock is ahead of the real one."""
+        """How far the controller's clock is ahead of the real one; alone, that is a time of day that was set."""
         self.machine = FakeMachine()
         self.monitor = FakeMonitor(self.machine)
         self.runtime = FakeRuntime(self.machine)
@@ -71,11 +72,20 @@ class Bench:
             demo=FakeDemo(self.catalog),
             pause_mark=PauseMark(settings.state_dir),
             leases=Leases(self.store, self.keeper),
+            idleness=Idleness(lambda: time.monotonic() + self.ahead_s),
             record=self.recorded.append,
             clock=lambda: time.time() + self.later_s,
             monotonic=lambda: time.monotonic() + self.ahead_s,
         )
         self.controller = Controller(self.parts, StateLock(settings.state_dir))
+
+    def at(self, seconds: float) -> None:
+        """Let it be so many seconds after the start of the test, by both clocks; Warden looks every few of the last two minutes."""
+        self.controller._leasing.look()
+        while self.ahead_s < seconds:
+            self.ahead_s = max(seconds - 120.0, min(self.ahead_s + 5.0, seconds))
+            self.later_s = self.ahead_s
+            self.controller._leasing.look()
 
     def request(self, model_id: str = "lab/one", **changes: object) -> SwitchRequest:
         return SwitchRequest(Mode.TRANSFORMERS, model_id, LaunchOptions(), **changes)  # type: ignore[arg-type]

@@ -78,7 +78,8 @@ class World:
         self.owners = {"gone"}
         limits = Limits(HOUR, 10 * HOUR)
         people, passwords = PeopleStore(self.store), Passwords(self.hasher)
-        self.accounts = Accounts(people, passwords, limits, lambda: self.now, lambda: self.owners)
+        clock = lambda: self.now  # noqa: E731
+        self.accounts = Accounts(people, passwords, limits, clock, lambda: self.owners, clock)
 
 
 @pytest.fixture

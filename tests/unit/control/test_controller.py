@@ -202,6 +202,18 @@ def test_model_that_failed_cools_down_and_success_clears_it(bench: Bench) -> Non
     assert bench.load("lab/two").state is OperationState.SUCCEEDED
 
 
+@pytest.mark.parametrize("jump_s", [3 * 3600.0, -3 * 3600.0])
+def test_cool_down_lasts_what_it_should_whatever_the_time_of_day_does(bench: Bench, jump_s: float) -> None:
+    bench.runtime.fails["lab/one"] = "dies"
+    bench.load("lab/one")
+    bench.later_s = jump_s
+    with pytest.raises(CoolingDown) as refusal:
+        bench.controller.switch(bench.request("lab/one"), "maria")
+    assert 0 < refusal.value.params["seconds"] <= bench.settings.cooldown_s  # type: ignore[operator]
+    bench.ahead_s = bench.settings.cooldown_s
+    assert bench.load("lab/one").error is not None
+
+
 def test_unload_gives_a_receipt(bench: Bench) -> None:
     instance_id = bench.load("lab/one").instance_id
     assert instance_id is not None

@@ -390,7 +390,7 @@ def test_one_person_asks_at_a_time(bench: Bench) -> None:
 def test_silence_gives_up_an_idle_model_without_a_lease(bench: Bench) -> None:
     instance = load_of_maria(bench, lease_until=None)
     bench.controller.ask_release(instance.id, "", "ivan")
-    bench.later_s = 61
+    bench.at(61)
     bench.until(lambda: instance_of(bench).lease.asked is None)
     assert told(bench, "ivan") == ["release_given_silently"]
     assert told(bench, "maria") == ["released_in_silence"]
@@ -407,7 +407,7 @@ def test_silence_gives_up_nothing_that_is_leased_or_busy(bench: Bench, held: str
         bench.runtime.in_flight["lab/one"] = 1
         bench.board.change(instance.id, lambda i: replace(i, in_flight=1))
     bench.controller.ask_release(instance.id, "", "ivan")
-    bench.later_s = 600
+    bench.at(600)
     bench.controller._leasing.look()
     assert instance_of(bench).lease.asked is not None
 
@@ -421,7 +421,7 @@ def idle_operation(bench: Bench) -> Operation | None:
 
 def test_an_idle_model_is_unloaded_and_its_operation_says_why(bench: Bench) -> None:
     load_of_maria(bench, lease_until=None, idle_minutes=15)
-    bench.later_s = 16 * 60
+    bench.at(16 * 60)
     bench.until(lambda: idle_operation(bench) is not None)
     operation = idle_operation(bench)
     assert operation is not None
@@ -437,7 +437,7 @@ def test_an_idle_model_is_unloaded_and_its_operation_says_why(bench: Bench) -> N
 
 def test_no_model_goes_for_being_idle_unless_that_was_chosen(bench: Bench) -> None:
     load_of_maria(bench, lease_until=None)
-    bench.later_s = 30 * 86400
+    bench.at(30 * 86400)
     assert bench.controller._leasing.look() == ()
 
 
@@ -445,20 +445,19 @@ def test_the_servers_idle_time_counts_where_none_was_chosen(make_bench: Callable
     bench = make_bench(idle_unload_minutes=10.0)
     bench.controller.start()
     instance = load_of_maria(bench, lease_until=None)
-    bench.later_s = 11 * 60
+    bench.at(11 * 60)
     bench.until(lambda: idle_operation(bench) is not None)
-    bench.later_s = 0
     never = load_of_maria(bench, lease_until=None, idle_minutes=0.0)
-    bench.later_s = 11 * 60
+    bench.at(22 * 60)
     assert bench.controller._leasing.look() == ()
     assert never.id != instance.id
 
 
 def test_a_click_keeps_an_idle_model(bench: Bench) -> None:
     instance = load_of_maria(bench, lease_until=None, idle_minutes=15)
-    bench.later_s = 14 * 60 + 30
+    bench.at(14 * 60 + 30)
     bench.controller.keep(instance.id, "ivan")
-    bench.later_s = 16 * 60
+    bench.at(16 * 60)
     assert bench.controller._leasing.look() == ()
     assert bench.loaded == ["lab/one"]
 
@@ -467,7 +466,7 @@ def test_a_slow_load_is_no_idleness(bench: Bench) -> None:
     bench.runtime.gate = threading.Event()
     operation = bench.controller.switch(bench.request("lab/one", idle_minutes=15.0), "maria")
     bench.until(lambda: bench.loaded == ["lab/one"])
-    bench.later_s = 20 * 60
+    bench.at(20 * 60)
     bench.runtime.gate.set()
     bench.wait(operation)
     assert bench.controller._leasing.look() == ()
@@ -480,7 +479,7 @@ def test_an_idle_model_that_is_leased_or_busy_stays(bench: Bench, held: str) -> 
     if held == "busy":
         bench.runtime.in_flight["lab/one"] = 1
         bench.until(lambda: instance_of(bench).in_flight == 1)
-    bench.later_s = 20 * 60
+    bench.at(20 * 60)
     assert bench.controller._leasing.look() == ()
 
 
@@ -489,7 +488,7 @@ def test_an_idle_model_waits_for_the_operation_on_its_device(bench: Bench) -> No
     bench.runtime.gate = threading.Event()
     beside = bench.controller.switch(bench.request("lab/two", keep_others=True), "ivan")
     bench.runtime.launching.wait(10)
-    bench.later_s = 16 * 60
+    bench.at(16 * 60)
     bench.controller._each_round()
     assert {o.actor for o in bench.board.state.running.values()} == {"ivan"}
     bench.runtime.gate.set()
@@ -500,7 +499,7 @@ def test_an_idle_model_waits_for_the_operation_on_its_device(bench: Bench) -> No
 def test_a_model_that_is_asked_in_its_last_moment_stays(bench: Bench) -> None:
     instance = load_of_maria(bench, lease_until=None, idle_minutes=15)
     bench.controller._watcher.stop()
-    bench.later_s = 16 * 60
+    bench.at(16 * 60)
     bench.runtime.in_flight["lab/one"] = 1  # the list does not know it yet
     bench.controller._each_round()
     bench.until(lambda: idle_operation(bench) is not None)
@@ -517,7 +516,7 @@ def test_a_model_that_is_asked_in_its_last_moment_stays(bench: Bench) -> None:
 def test_an_idle_model_that_is_kept_while_the_memory_is_read_stays(bench: Bench, late: str) -> None:
     instance = load_of_maria(bench, lease_until=None, idle_minutes=15)
     bench.controller._watcher.stop()
-    bench.later_s = 16 * 60
+    bench.at(16 * 60)
     bench.monitor.gate = Gate()
     bench.controller._each_round()
     bench.monitor.gate.wait_reached()
@@ -549,6 +548,70 @@ def test_a_restart_unloads_nothing_at_once(make_bench: Callable[..., Bench]) -> 
     assert bench.controller._leasing.look() == ()
 
 
+# A time of day that is set
+
+
+@pytest.mark.parametrize("jump_s", [3 * HOUR, 90 * 86400.0, -3 * HOUR])
+def test_no_jump_of_the_clock_takes_an_idle_models_last_minute(bench: Bench, jump_s: float) -> None:
+    load_of_maria(bench, lease_until=None, idle_minutes=15)
+    bench.at(5 * 60)
+    bench.later_s += jump_s
+    assert bench.controller._leasing.look() == ()
+    left_s = bench.controller.snapshot().idle_unload_at[instance_of(bench).id] - bench.parts.clock()
+    assert left_s == pytest.approx(600, abs=10)
+    bench.ahead_s += 590
+    assert bench.controller._leasing.look() == ()
+
+
+def test_an_idle_model_goes_after_its_time_although_the_clock_was_set_back(bench: Bench) -> None:
+    load_of_maria(bench, lease_until=None, idle_minutes=15)
+    bench.at(5 * 60)
+    bench.at(16 * 60)
+    bench.later_s -= 3 * HOUR
+    bench.until(lambda: idle_operation(bench) is not None)
+
+
+def test_warden_that_stood_still_counts_the_last_minute_down_again(bench: Bench) -> None:
+    """Nobody could see the countdown, nor stop it: the machine was suspended, or the process was."""
+    instance = load_of_maria(bench, lease_until=None, idle_minutes=15)
+    bench.controller._watcher.stop()
+    bench.controller._leasing.look()
+    bench.ahead_s = bench.later_s = 8 * HOUR
+    assert bench.controller._leasing.look() == ()
+    assert bench.controller.snapshot().idle_unload_at[instance.id] - bench.parts.clock() == pytest.approx(60, abs=2)
+    bench.at(8 * HOUR + 61)
+    assert bench.controller._leasing.look() == (instance.id,)
+
+
+def test_a_lease_that_a_jump_has_ended_leaves_the_last_minute(bench: Bench) -> None:
+    """A lease ends by the time of day, as people read it; the model still does not go at once."""
+    instance = load_of_maria(bench, lease_until=bench.parts.clock() + 2 * HOUR, idle_minutes=15)
+    bench.at(HOUR)
+    bench.later_s += 2 * HOUR
+    assert bench.controller._leasing.look() == ()
+    assert not instance_of(bench).lease.runs(bench.parts.clock())
+    assert bench.controller.snapshot().idle_unload_at[instance.id] - bench.parts.clock() == pytest.approx(60, abs=5)
+
+
+@pytest.mark.parametrize("jump_s", [3 * HOUR, -3 * HOUR])
+def test_no_jump_of_the_clock_is_an_owners_silence(bench: Bench, jump_s: float) -> None:
+    instance = load_of_maria(bench, lease_until=None)
+    bench.controller.ask_release(instance.id, "", "ivan")
+    bench.controller._leasing.look()
+    bench.later_s += jump_s
+    bench.controller._leasing.look()
+    assert instance_of(bench).lease.asked is not None
+    bench.ahead_s = 61
+    bench.until(lambda: instance_of(bench).lease.asked is None)
+
+
+def test_no_jump_of_the_clock_sends_anybody_away(bench: Bench) -> None:
+    bench.controller.see("maria")
+    for jump_s in (HOUR, -HOUR):
+        bench.later_s = jump_s
+        assert bench.controller.snapshot().present == {"maria"}
+
+
 # Who is there
 
 
@@ -556,7 +619,7 @@ def test_who_has_asked_for_a_page_a_moment_ago_is_present(bench: Bench) -> None:
     bench.controller.see("maria")
     before = bench.controller.snapshot()
     assert before.present == {"maria"}
-    bench.later_s = 60
+    bench.at(60)
     after = bench.controller.snapshot()
     assert after.present == frozenset()
     assert after.version.rpartition(".")[2] != before.version.rpartition(".")[2]

@@ -690,3 +690,51 @@ def test_nothing_is_started_while_warden_stops(full: Bench) -> None:
     full.machine.foreign.clear()
     full.controller._waiting.look()
     assert [o.kind for o in full.controller.snapshot().recent if o.kind is OperationKind.SWITCH] == []
+
+
+@pytest.mark.parametrize("jump_s", [100 * 86400.0, -100 * 86400.0])
+def test_no_jump_of_the_clock_ends_or_prolongs_a_wait(make_bench: Callable[..., Bench], jump_s: float) -> None:
+    bench = make_bench(ticket_wait_h=2.0)
+    bench.controller.start()
+    told = take(bench, by_itself=False)
+    bench.until(lambda: line(bench) == [("lab/one", "ready")])
+    bench.machine.foreign["gpu-0"] = TRAINING
+    waits = take(bench, "lab/two")
+    bench.machine.foreign.clear()
+    bench.controller._waiting.look()
+    bench.later_s = jump_s
+    bench.controller._waiting.look()
+    assert sorted(one.ticket.id for one in bench.controller.snapshot().waiting) == sorted(
+        [told.ticket.id, waits.ticket.id]
+    )
+    bench.ahead_s = 2 * 3600 + 1
+    bench.until(lambda: waited(bench, told.ticket.id) is not None)
+    assert waited(bench, told.ticket.id).state is TicketState.EXPIRED  # type: ignore[union-attr]
+
+
+def test_ticket_of_before_a_restart_has_waited_by_the_time_of_day(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(ticket_wait_h=2.0)
+    old, young, ahead = (
+        Ticket(f"t{n}", n, bench.request(), f"person {n}", time.time() - ago)
+        for n, ago in enumerate((3 * 3600, 3600, -86400), 1)
+    )
+    bench.store.waiting = {one.id: one for one in (old, young, ahead)}
+    bench.machine.foreign["gpu-0"] = TRAINING
+    bench.controller.start()
+    assert bench.controller.snapshot().waiting != ()
+    bench.until(lambda: waited(bench, "t1") is not None)
+    assert {one.ticket.id for one in bench.controller.snapshot().waiting} == {"t2", "t3"}
+
+
+def test_pause_of_before_a_restart_begins_anew_and_is_no_longer_than_pauses_are(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench()
+    kept = Ticket("t1", 1, bench.request(), "anna", time.time(), tries=1, not_before=1e12)
+    bench.store.waiting = {kept.id: kept}
+    bench.controller.start()
+    bench.until(lambda: [o.why and o.why.code for o in bench.controller.snapshot().waiting] == ["waits_pause"])
+    bench.ahead_s = 6.0
+    bench.controller._waiting.nudge()
+    bench.until(lambda: waited(bench, "t1") is not None)
+    assert bench.loaded == ["lab/one"]

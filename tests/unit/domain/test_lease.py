@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.control.fakes import FakeMachine, FakeMonitor, loaded, model
 from webapp.domain.admission import Policy
-from webapp.domain.idle import LAST_MINUTE_S, idle_unload_at, silence_releases
+from webapp.domain.idle import LAST_MINUTE_S, Quiet, idle_unload_in, silence_releases
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.lease import NO_LEASE, Lease, ReleaseAnswer
 from webapp.domain.modes import LaunchOptions, Mode
@@ -114,8 +114,8 @@ def test_strangers_model_counts_as_busy_while_that_is_unknown_and_ones_own_does_
 
 
 def test_model_of_which_it_is_unknown_whether_it_is_used_is_not_unloaded_for_being_idle() -> None:
-    assert idle_unload_at(marias(), 15) is not None
-    assert idle_unload_at(marias(in_flight=None), 15) is None
+    assert idle_unload_in(marias(), 15, Quiet(), NOW) is not None
+    assert idle_unload_in(marias(in_flight=None), 15, Quiet(), NOW) is None
 
 
 def test_a_dead_model_is_nobodys_any_more() -> None:
@@ -191,24 +191,29 @@ def test_an_open_ask_outlives_new_terms() -> None:
     assert asked.asked is not None
 
 
-@given(now=moments, until=maybe_moments, used=maybe_moments, in_flight=st.integers(0, 3), silence=st.floats(1, 600))
+durations = st.floats(0, 1e5)
+quiets = st.builds(Quiet, durations, durations, durations)
+
+
+@given(now=moments, until=maybe_moments, in_flight=st.integers(0, 3), silence=st.floats(1, 600), quiet=quiets)
 def test_silence_counts_only_for_an_idle_model_whose_lease_is_over(
-    now: float, until: float | None, used: float | None, in_flight: int, silence: float
+    now: float, until: float | None, in_flight: int, silence: float, quiet: Quiet
 ) -> None:
     lease = Lease(until=until).asked_by("ivan", "", NOW)
-    instance = marias(lease=lease, in_flight=in_flight, last_used_at=used)
-    if silence_releases(instance, now, silence):
+    instance = marias(lease=lease, in_flight=in_flight)
+    if silence_releases(instance, now, silence, quiet):
         assert in_flight == 0
         assert until is None or now >= until
-        assert now - NOW >= silence
-        assert used is None or now - used >= silence
+        assert quiet.asked_s >= silence
+        assert quiet.unused_s >= silence
 
 
 def test_silence_of_a_minute_counts_and_one_moment_less_does_not() -> None:
     instance = marias(lease=NO_LEASE.asked_by("ivan", "", NOW))
-    assert silence_releases(instance, NOW + 60, 60)
-    assert not silence_releases(instance, NOW + 59.9, 60)
-    assert not silence_releases(marias(), NOW + 60, 60)
+    assert silence_releases(instance, NOW, 60, Quiet(60, 0, 60))
+    assert not silence_releases(instance, NOW, 60, Quiet(60, 0, 59.9))
+    assert not silence_releases(instance, NOW, 60, Quiet(59.9, 0, 60))
+    assert not silence_releases(marias(), NOW, 60, Quiet(60, 0, 60))
 
 
 # Idle models
@@ -217,44 +222,33 @@ def test_silence_of_a_minute_counts_and_one_moment_less_does_not() -> None:
 @given(
     minutes=st.floats(0, 600),
     chosen=st.none() | st.floats(0, 600),
-    used=maybe_moments,
-    kept=maybe_moments,
+    now=moments,
     until=maybe_moments,
-    adopted=maybe_moments,
-    set_at=maybe_moments,
     in_flight=st.integers(0, 2),
+    quiet=quiets,
 )
 def test_an_idle_model_goes_only_when_everything_lets_it(
-    minutes: float,
-    chosen: float | None,
-    used: float | None,
-    kept: float | None,
-    until: float | None,
-    adopted: float | None,
-    set_at: float | None,
-    in_flight: int,
+    minutes: float, chosen: float | None, now: float, until: float | None, in_flight: int, quiet: Quiet
 ) -> None:
-    lease = Lease(until=until, idle_minutes=chosen, idle_set_at=set_at, kept_at=kept)
-    instance = marias(lease=lease, last_used_at=used, adopted_at=adopted, in_flight=in_flight)
-    at = idle_unload_at(instance, minutes)
+    lease = Lease(until=until, idle_minutes=chosen)
+    left_s = idle_unload_in(marias(lease=lease, in_flight=in_flight), minutes, quiet, now)
     in_force = minutes if chosen is None else chosen
-    assert (at is None) == (in_force == 0 or in_flight > 0)
-    if at is not None:
-        assert all(at >= moment + in_force * 60 for moment in (used, kept) if moment is not None)
-        assert all(at >= moment + LAST_MINUTE_S for moment in (until, adopted, set_at) if moment is not None)
-        assert not lease.runs(at)
+    assert (left_s is None) == (in_force == 0 or in_flight > 0)
+    if left_s is not None:
+        countdown_s = min(LAST_MINUTE_S, in_force * 60)
+        assert left_s >= 0
+        assert quiet.unused_s + left_s >= in_force * 60
+        assert quiet.counted_s + left_s >= countdown_s
+        assert until is None or until <= now or now + left_s == pytest.approx(max(now + left_s, until + countdown_s))
 
 
-def test_a_restart_counts_what_its_engine_does_not_know_as_use() -> None:
-    assert idle_unload_at(marias(adopted_at=NOW), 15) == NOW + 900
-    assert idle_unload_at(marias(adopted_at=NOW, last_used_at=NOW - 600), 15) == NOW + 300
-    assert idle_unload_at(marias(adopted_at=NOW, last_used_at=NOW - HOUR), 15) == NOW + LAST_MINUTE_S
-
-
-def test_a_load_that_took_longer_than_a_model_may_be_idle_does_not_end_it() -> None:
-    assert idle_unload_at(marias(started_at=NOW - HOUR, ready_at=NOW), 15) == NOW + 900
+def test_the_last_minute_is_counted_down_however_long_nobody_has_used_it() -> None:
+    assert idle_unload_in(marias(), 15, Quiet(unused_s=HOUR, counted_s=0), NOW) == LAST_MINUTE_S
+    assert idle_unload_in(marias(), 15, Quiet(unused_s=HOUR, counted_s=59), NOW) == 1
+    assert idle_unload_in(marias(), 15, Quiet(unused_s=300, counted_s=HOUR), NOW) == 600
+    assert idle_unload_in(marias(), 0.25, Quiet(), NOW) == 15
 
 
 @pytest.mark.parametrize("state", [s for s in InstanceState if s is not InstanceState.READY])
 def test_only_a_ready_model_goes_for_being_idle(state: InstanceState) -> None:
-    assert idle_unload_at(marias(state=state), 15) is None
+    assert idle_unload_in(marias(state=state), 15, Quiet(), NOW) is None

@@ -10,7 +10,6 @@ from typing import Any
 from webapp.control.contract import ForeignContainer, Snapshot
 from webapp.domain.audit import Entry
 from webapp.domain.footprint import Footprint, Seen
-from webapp.domain.idle import idle_unload_at
 from webapp.domain.instance import Instance
 from webapp.domain.lease import ReleaseRequest
 from webapp.domain.memory import Holder, LedgerKind, Reading, build_ledger, level_of, used_percent
@@ -46,13 +45,13 @@ def message_document(message: Message | None) -> Document | None:
     return {"code": message.code, "text": words.say(message), "params": dict(message.params)}
 
 
-def status_document(snapshot: Snapshot, idle_minutes: float = 0.0) -> Document:
-    """Return the whole state; ``idle_minutes`` is after how long the server unloads a model that nobody uses."""
+def status_document(snapshot: Snapshot) -> Document:
+    """Return the whole state."""
     sample = snapshot.sample
     return {
         "mode": snapshot.mode,
         "devices": [] if sample is None else [device_document(r, snapshot) for r in sample.readings],
-        "instances": [instance_document(instance, idle_minutes) for instance in snapshot.instances],
+        "instances": [instance_document(instance, snapshot) for instance in snapshot.instances],
         "operations": [operation_document(operation) for operation in snapshot.running],
         "containers": [container_document(container) for container in snapshot.containers],
         "taken_at": None if sample is None else when(sample.taken_at),
@@ -117,7 +116,7 @@ def options_document(options: LaunchOptions) -> Document:
     }
 
 
-def instance_document(instance: Instance, idle_minutes: float = 0.0) -> Document:
+def instance_document(instance: Instance, snapshot: Snapshot) -> Document:
     """Return a loaded model; its bytes are the sum over its devices, and stand by device beside.
 
     Predicted is the peak while it answers; what it was expected to hold at rest, as it is measured, is ``resting``.
@@ -146,7 +145,7 @@ def instance_document(instance: Instance, idle_minutes: float = 0.0) -> Document
         "explained_by": instance.explained_by,
         "lease": {"until": when(instance.lease.until), "reason": instance.lease.reason or None},
         "idle_unload_minutes": instance.lease.idle_minutes,
-        "idle_unload_at": when(idle_unload_at(instance, idle_minutes)),
+        "idle_unload_at": when(snapshot.idle_unload_at.get(instance.id)),
         "release": _release_document(instance.lease.release),
     }
 

@@ -41,7 +41,7 @@ from webapp.web.api.documents import (
 )
 from webapp.web.asking import Answer
 from webapp.web.filters import SHOWN_LIMIT, AuditQuery, OperationsQuery, asked_track
-from webapp.web.ports import audit, controller, services, timeline
+from webapp.web.ports import audit, controller, timeline
 from webapp.web.recording import changes_nothing, note_operation, records
 from webapp.web.rights import has, needs, require_cancel, require_override
 
@@ -55,7 +55,7 @@ blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 @needs(Right.SEE)
 def status() -> ResponseReturnValue:
     """Return devices, instances and running operations."""
-    return jsonify(status_document(controller().snapshot(), services().settings.idle_unload_minutes))
+    return jsonify(status_document(controller().snapshot()))
 
 
 @blueprint.get("/models")
@@ -317,7 +317,7 @@ def _ticket(ticket_id: str) -> Document:
 
 
 def _instance(instance: Instance) -> ResponseReturnValue:
-    return jsonify(instance_document(instance, services().settings.idle_unload_minutes))
+    return jsonify(instance_document(instance, controller().snapshot()))
 
 
 def _accepted(begun: Operation) -> ResponseReturnValue:

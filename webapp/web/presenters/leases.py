@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from webapp.control.contract import Snapshot
-from webapp.domain.idle import LAST_MINUTE_S, idle_minutes, idle_unload_at
+from webapp.domain.idle import LAST_MINUTE_S, idle_minutes
 from webapp.domain.instance import Instance, InstanceState
 from webapp.message import Message
 from webapp.web import formats, terms, words
@@ -47,6 +47,8 @@ class View:
     onlooker: Onlooker = field(default_factory=Onlooker)
     now: float = 0.0
     idle_minutes: float = 0.0
+    idle_unload_at: Mapping[str, float] = field(default_factory=dict)
+    """When instances go for being idle, by their ids."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def lease_view(instance: Instance, view: View) -> LeaseView:
     """Return what a row says of the terms of ``instance``."""
     lease, now = instance.lease, view.now
     own = instance.id in view.onlooker.own
-    goes_at = idle_unload_at(instance, view.idle_minutes)
+    goes_at = view.idle_unload_at.get(instance.id)
     held = lease.runs(now) or instance.may_be_busy
     return LeaseView(
         reason=lease.reason,
