@@ -160,7 +160,7 @@ class ControllerApi(Protocol):
         """
 
     def is_stored(self, operation_id: str) -> bool:
-        """Return whether the store has what was last written of an operation: all but a switch act first."""
+        """Return whether the store has an operation that was accepted: all but a switch act first."""
 
     def take_ticket(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
         """Let ``request`` wait until there is room; it then starts in ``actor``'s name, or its person is only told.

@@ -50,6 +50,8 @@ class Journal:
         self._lock = threading.Lock()
         self._unwritten: dict[str, Operation] = {}
         self._ended: set[str] = set()
+        self._begun: set[str] = set()
+        """Operations that the store has as running."""
 
     def record(self, operation: Operation) -> None:
         """Have ``operation`` written; never waits."""
@@ -62,7 +64,7 @@ class Journal:
         self._keeper.now(lambda: self._write(operation.id))
 
     def settle(self, operation_id: str) -> None:
-        """Wait for a moment until the newest value that was recorded is written; ``is_written`` says whether it is."""
+        """Wait for a moment until an operation that was recorded is written; ``is_written`` says whether it is."""
         with suppress(NotStored):
             self._keeper.now(lambda: self._write(operation_id))
 
@@ -74,11 +76,12 @@ class Journal:
         """Forget an operation that was not begun after all; a write of it that came through late is taken back. Never waits."""
         with self._lock:
             self._unwritten.pop(operation.id, None)
+            self._begun.discard(operation.id)
         self._keeper.later(_key(operation.id), lambda: self._store.drop_operation(operation.id))
 
     def is_written(self, operation_id: str) -> bool:
-        """Whether the newest value that was recorded of an operation is in the store."""
-        return operation_id not in self._unwritten
+        """Whether an operation that was recorded is in the store; its newest step may be on its way there."""
+        return operation_id in self._begun or operation_id not in self._unwritten
 
     def prune(self, before: float) -> bool:
         """Drop some of those that ended before ``before``; return whether there are more. Raises StoreUnavailable."""
@@ -110,6 +113,8 @@ class Journal:
         except Exception:
             self._forget(operation)
             raise
+        with self._lock:
+            (self._begun.add if operation.is_running else self._begun.discard)(operation.id)
         self._forget(operation)
 
     def _forget(self, written: Operation) -> None:

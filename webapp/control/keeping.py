@@ -11,7 +11,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -132,10 +133,16 @@ class Keeper:
             NotStored: the database did not take it in time. It may still have: who is refused has what stands written again.
         """
         deadline = time.monotonic() + self._deadline_s
+        with self.place():
+            self._wait_for(_Write(act), deadline)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Take one of the places of those that wait for a write, their own or another's. Raises NotStored where none is free."""
         if not self._places.acquire(timeout=0 if self._failure is not None else PLACE_S):
             raise self._refusal()
         try:
-            self._wait_for(_Write(act), deadline)
+            yield
         finally:
             self._places.release()
 

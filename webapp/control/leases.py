@@ -421,11 +421,13 @@ class Leasing:
         self._parts.leases.changed(instance_id)
 
     def _wait_until_settled(self, instance_id: str, deadline: float) -> bool:
+        """Raises NotStored: as many wait as may."""
+
         def is_settled() -> bool:
             instance = self._parts.board.state.instances.get(instance_id)
             return instance is None or instance.pending is None
 
-        with self._settled:
+        with self._parts.keeper.place(), self._settled:
             return self._settled.wait_for(is_settled, max(0.0, deadline - self._parts.monotonic()))
 
     def _model_of(self, instance_id: str) -> str | None:
