@@ -26,6 +26,7 @@
     │   ├── AlreadyLoaded         already_loaded            the same model runs with the same options
     │   ├── InstanceInUse         instance_in_use           a model that would be unloaded answers requests
     │   ├── InstanceLeased        instance_leased           a model that would be unloaded is another person's, for a time
+    │   ├── ConfirmationNeeded    confirmation_needed       other people's models have to go, and were not named
     │   ├── InstanceStopping      instance_stopping         the model is being ended: its terms change no more
     │   ├── CannotEnd             cannot_end                a model that would be unloaded cannot be ended in order now
     │   ├── IdleUsedAgain         idle_used_again           the model was to go for being idle and is wanted again
@@ -274,6 +275,15 @@ class InstanceLeased(Refused):
     """A model that would be unloaded is another person's for a time. Params: model, instance, owner, until (since the epoch), reason."""
 
     code = "instance_leased"
+
+
+class ConfirmationNeeded(Refused):
+    """Other people's idle models have to go and were not confirmed.
+
+    Params: model, models (each with its owner), instances (their ids, with commas between them).
+    """
+
+    code = "confirmation_needed"
 
 
 class InstanceStopping(Refused):

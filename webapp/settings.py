@@ -171,6 +171,11 @@ class Settings(BaseSettings):
         600.0, gt=0, description="How long a place is kept for somebody who was told that the model fits now."
     )
     ticket_wait_h: float = Field(24.0, gt=0, description="A request that has waited for so many hours gives up.")
+    undo_s: float = Field(
+        10.0,
+        ge=0,
+        description="Before another person's model is unloaded: how long everybody concerned can stop it; 0 is at once.",
+    )
     idle_unload_minutes: float = Field(
         0.0, ge=0, description="A model that nobody has used for so many minutes is unloaded; 0 is never."
     )

@@ -201,7 +201,7 @@
     for (const field of form.elements) {
       if (!field.name || field.type === "hidden") continue;
       if (field.type === "checkbox") {
-        if (whole) field.checked = values.get(field.name) === field.value;
+        if (whole) field.checked = (values.get(field.name) ?? "").split(",").includes(field.value);
       } else if (values.has(field.name)) {
         if (field.type === "radio") field.checked = field.value === values.get(field.name);
         else field.value = values.get(field.name);

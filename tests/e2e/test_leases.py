@@ -11,6 +11,7 @@ import httpx
 from playwright.sync_api import Page, expect
 
 from tests.e2e.test_main_job import LOAD_MS, apply, choose, row
+from tests.e2e.test_waiting import ROOM_FOR_ONE
 from tests.engine.server import WardenServer, wait_for
 from webapp.domain.people import Role
 from webapp.services import open_accounts
@@ -42,7 +43,7 @@ def as_person(open_page: Open, server: WardenServer, name: str, **options: objec
 
 
 def test_a_leased_model_is_asked_for_kept_and_then_released(start_server: Start, open_page: Open, cache: Path) -> None:
-    server, _ = shared(start_server, cache)
+    server, _ = shared(start_server, cache, **ROOM_FOR_ONE, undo_s=1)
     maria = as_person(open_page, server, "maria")
     ivan = as_person(open_page, server, "ivan", language="en-US", scheme="dark")
     choose(maria, "lab/one")
@@ -84,7 +85,7 @@ def test_a_leased_model_is_asked_for_kept_and_then_released(start_server: Start,
 def test_who_is_refused_waits_asks_and_has_the_model_once_it_is_released(
     start_server: Start, open_page: Open, cache: Path
 ) -> None:
-    server, _ = shared(start_server, cache)
+    server, _ = shared(start_server, cache, **ROOM_FOR_ONE, undo_s=1)
     maria, ivan = (as_person(open_page, server, name) for name in ("maria", "ivan"))
     choose(maria, "lab/one")
     maria.locator("#lease").select_option("2h")

@@ -263,8 +263,8 @@ class FakeController:
             raise self.defect
         return plan_switch(request, self._world(), actor)
 
-    def rooms(self, device_id: str | None = None) -> tuple[Room, ...]:
-        return rooms(self._world(), device_id)
+    def rooms(self, request: SwitchRequest | None = None, actor: str | None = None) -> tuple[Room, ...]:
+        return rooms(replace(self._world(), actor=actor), request)
 
     def recommend(
         self, device_id: str | None = None, model_id: str | None = None, actor: str | None = None
@@ -431,8 +431,9 @@ class FakeController:
     def selftest(self, actor: str) -> Operation:
         return self._begin(OperationKind.SELFTEST, actor)
 
-    def cancel(self, operation_id: str, actor: str, *, rollback: bool = False) -> Operation:
-        self.calls.append(("cancel", actor, operation_id, rollback))
+    def cancel(self, operation_id: str, actor: str, *, rollback: bool = False, as_owner: bool = False) -> Operation:
+        as_whom = ("as owner",) if as_owner else ()
+        self.calls.append(("cancel", actor, operation_id, rollback, *as_whom))
         if self.refusal is not None:
             raise self.refusal
         return self.operation(operation_id)

@@ -87,7 +87,7 @@ def test_a_server_error_by_htmx_comes_as_a_partial_because_5xx_is_not_swapped(
         ("/clean", {}, "clean"),
         ("/demo", {}, "demo"),
         ("/emergency", {"confirmed": "1"}, "emergency"),
-        ("/instances/i1/unload", {}, "unload"),
+        ("/instances/i1/unload", {"confirmed": "1"}, "unload"),
     ],
 )
 def test_every_action_is_a_form_first(

@@ -11,6 +11,7 @@ from webapp.domain.memory import Holder, HolderKind
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.units import gib
 from webapp.message import Message
+from webapp.web.actor import current_actor
 
 
 def hidden(html: str, name: str) -> str:
@@ -84,7 +85,7 @@ def test_the_plan_follows_the_form(visitor: Visitor) -> None:
 
 
 def test_the_plan_names_what_would_be_unloaded(visitor: Visitor, controller: FakeController) -> None:
-    controller.instances = (instance("i1", "lab/other"),)
+    controller.instances = (instance("i1", "lab/other", owner=current_actor()),)
 
     answer = visitor.get("/fragments/plan?mode=transformers&max_tokens=512&batch_size=1")
 

@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.web.conftest import HTMX, Visitor
-from tests.web.fakes import FakeController, instance, model
+from tests.web.fakes import FakeController, instance, model, reading
 from webapp.control.contract import Notice, Terms
 from webapp.domain.lease import NO_LEASE, Lease, ReleaseAnswer
 from webapp.domain.plan import SwitchRequest
+from webapp.domain.units import gib
 from webapp.errors import NotOwner
 from webapp.message import Message
 from webapp.web.actor import current_actor
@@ -68,13 +69,20 @@ def test_its_owner_extends_it_in_one_click_and_others_ask(visitor: Visitor, cont
     assert controller.calls == [("lease", current_actor(), "i1", Terms.longer())]
 
 
-def test_another_persons_free_model_may_be_unloaded_and_its_owner_is_told(
+def test_another_persons_free_model_is_unloaded_once_its_name_was_confirmed_and_its_owner_is_told(
     visitor: Visitor, controller: FakeController
 ) -> None:
     show(controller)
-    answer = visitor.post("/instances/i1/unload", headers=HTMX)
+    plain, asked = visitor.post("/instances/i1/unload"), visitor.post("/instances/i1/unload", headers=HTMX)
+    assert (plain.status_code, plain.location) == (303, "/confirm/unload/i1")
+    for question in (asked.text, visitor.get("/confirm/unload/i1").text):
+        assert "Выгрузить lab/other" in question
+        assert "Это модель пользователя maria" in question
+        assert "до этого её можно остановить" in question
+    assert controller.calls == []
+    answer = visitor.post("/instances/i1/unload", {"confirmed": "1"}, headers=HTMX)
     assert answer.status_code == 202
-    assert "maria узнает об этом" in answer.text
+    assert "maria получит уведомление" in answer.text
 
 
 def test_a_model_that_goes_within_a_minute_is_counted_down_with_a_button(
@@ -235,16 +243,19 @@ def test_the_form_loads_on_the_terms_that_were_chosen(visitor: Visitor, controll
 
 def test_a_plan_that_a_lease_forbids_offers_to_ask(visitor: Visitor, controller: FakeController) -> None:
     show(controller, leased())
+    controller.changed(readings=(reading(free_bytes=gib(2)),))
     query = f"/?mode=transformers&model={model().id}"
     page = visitor.get(query).text
     assert "владелец maria: «eval». Попросите" in page
     assert re.search(r'<a [^>]*data-action="ask-release" href="/instances/i1/release"[^>]*>🙋', page)
     assert 'name="override_reason"' in page
-    assert 'data-verdict="fits"' in visitor.get(f"{query}&override_reason=fire").text
+    assert 'data-verdict="confirm"' in visitor.get(f"{query}&override_reason=fire").text
+    assert 'data-verdict="fits"' in visitor.get(f"{query}&override_reason=fire&unload=i1").text
 
 
 def test_a_strangers_answers_are_not_offered_to_be_cut_off(visitor: Visitor, controller: FakeController) -> None:
     show(controller, in_flight=1)
+    controller.changed(readings=(reading(free_bytes=gib(2)),))
     page = visitor.get(f"/?mode=transformers&model={model().id}").text
     assert 'name="interrupt_busy"' not in page
     assert 'data-action="ask-release"' in page
@@ -339,7 +350,8 @@ def test_an_ask_and_its_answer_by_json(client: FlaskClient, controller: FakeCont
 
 def test_a_leased_model_is_not_taken_by_json_without_a_reason(client: FlaskClient, controller: FakeController) -> None:
     show(controller, leased())
-    body = {"mode": "transformers", "model": model().id}
+    controller.changed(readings=(reading(free_bytes=gib(2)),))
+    body = {"mode": "transformers", "model": model().id, "unload": ["i1"]}
     refused = client.post("/api/v1/switch", json=body)
     assert (refused.status_code, refused.json["code"]) == (409, "instance_leased")  # type: ignore[index]
     assert client.post("/api/v1/instances/i1/unload").json["code"] == "instance_leased"  # type: ignore[index]

@@ -15,6 +15,7 @@ from webapp.domain.operation import Finding, Operation, OperationKind, Operation
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.units import gib
 from webapp.message import Message
+from webapp.web.actor import current_actor
 
 BODY = {"mode": "transformers", "model": MODEL.id}
 OFFER = 'data-action="load-anyway"'
@@ -85,7 +86,7 @@ def test_where_there_is_nothing_to_pass_over_it_says_so(visitor: Visitor, contro
     assert "confirm-load-anyway" not in page
     controller.changed(
         readings=(reading(free_bytes=gib(0.1)),),
-        instances=(instance("i1", "lab/other", in_flight=2, measured_bytes={}),),
+        instances=(instance("i1", "lab/other", owner=current_actor(), in_flight=2, measured_bytes={}),),
     )
     busy = visitor.get("/confirm/load-anyway", query_string=FORM).text
     assert "сейчас отвечает на запросы" in busy

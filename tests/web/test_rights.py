@@ -290,8 +290,10 @@ def test_an_operation_is_cancelled_by_who_began_it_or_an_administrator(
     [(Role.OPERATOR, None, 409), (Role.ADMINISTRATOR, None, 409), (Role.ADMINISTRATOR, "a demo", 202)],
 )
 def test_a_switch_breaks_off_nobody_elses_answers(lab: Lab, role: Role, reason: str | None, status: int) -> None:
-    lab.controller.changed(instances=(instance(model_id="lab/other", owner="maria", in_flight=2),))
+    others = instance("i1", model_id="lab/other", owner="maria", in_flight=2)
+    lab.controller.changed(instances=(others,), readings=(reading(free_bytes=gib(2)),))
     body = {"mode": "transformers", "model": "Qwen/Qwen3-1.7B", "interrupt_busy": True, "override_reason": reason}
+    body["unload"] = ["i1"]
 
     answer = lab.app.test_client().post("/api/v1/switch", json=body, headers=lab.token(role))
 
@@ -354,7 +356,7 @@ def test_an_administrator_is_offered_everything(lab: Lab) -> None:
 
 
 def test_the_reason_of_an_override_is_asked_of_administrators_alone(lab: Lab) -> None:
-    lab.controller.changed(instances=(instance(owner="maria", lease=LEASED),))
+    lab.controller.changed(instances=(instance(owner="maria", lease=LEASED),), readings=(reading(free_bytes=gib(2)),))
 
     for role in (Role.OPERATOR, Role.ADMINISTRATOR):
         browser = lab.signed_in(role)

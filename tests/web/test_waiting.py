@@ -50,9 +50,9 @@ def test_it_is_offered_where_waiting_may_help(visitor: Visitor, controller: Fake
     assert OFFER not in visitor.get("/", query_string=FORM).text
     controller.changed(readings=(reading(free_bytes=gib(2)),))
     assert OFFER in visitor.get("/", query_string=FORM).text
-    controller.changed(readings=(reading(),), instances=(instance("i1", "lab/other", in_flight=2),))
+    controller.changed(instances=(instance("i1", "lab/other", in_flight=2),))
     assert OFFER in visitor.get("/", query_string=FORM).text
-    controller.changed(instances=(), claims={"gpu-0": "op1"})
+    controller.changed(readings=(reading(),), instances=(), claims={"gpu-0": "op1"})
     assert OFFER in visitor.get("/", query_string=FORM).text
 
 
@@ -309,7 +309,7 @@ def test_it_is_offered_where_another_person_holds_the_place_and_waits_with_the_l
     visitor: Visitor, controller: FakeController
 ) -> None:
     held = instance("i1", "lab/other", owner="maria", lease=Lease(until=time.time() + 600))
-    controller.changed(instances=(held,))
+    controller.changed(instances=(held,), readings=(reading(free_bytes=gib(2)),))
     form = {**FORM, "lease": "1h", "reason": "a paper", "override_reason": "a demo"}
     assert OFFER in visitor.get("/", query_string=FORM).text
 

@@ -134,8 +134,11 @@ class ControllerApi(Protocol):
     def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
         """Return what ``request`` of ``actor`` would do now. Raises NotFound, InvalidRequest; a refusal is in the plan."""
 
-    def rooms(self, device_id: str | None = None) -> tuple[Room, ...]:
-        """Return how much a launch may take on each device, or on the one named; empty where that does not exist."""
+    def rooms(self, request: SwitchRequest | None = None, actor: str | None = None) -> tuple[Room, ...]:
+        """Return how much a launch may take on each device, or on those that ``request`` of ``actor`` names.
+
+        Empty where one of them is not there.
+        """
 
     def recommend(
         self, device_id: str | None = None, model_id: str | None = None, actor: str | None = None
@@ -238,11 +241,12 @@ class ControllerApi(Protocol):
     def selftest(self, actor: str) -> Operation:
         """Begin to check that everything works, beside what is loaded. Raises Busy while another self-test runs."""
 
-    def cancel(self, operation_id: str, actor: str, *, rollback: bool = False) -> Operation:
+    def cancel(self, operation_id: str, actor: str, *, rollback: bool = False, as_owner: bool = False) -> Operation:
         """Ask an operation to stop; it then puts back what it unloaded. A second cancel changes nothing.
 
-        ``rollback`` is asked for separately: give up the putting back that is under way.
-        Raises UnknownOperation, NotCancellable.
+        ``rollback`` is asked for separately: give up the putting back that is under way. ``as_owner`` of a model that goes ``actor`` may
+        only before anything is touched.
+        Raises UnknownOperation, NotCancellable, NotYours.
         """
 
     def restore(self, operation_id: str, actor: str) -> Operation:

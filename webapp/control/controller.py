@@ -16,6 +16,7 @@ from webapp.control import (
     containers,
     demo,
     emergency,
+    grace,
     postmortem,
     restoring,
     selftest,
@@ -216,9 +217,9 @@ class Controller:
         """See ``ControllerApi``."""
         return plan_switch(_with_reason(request), self._parts.world(actor=actor), actor)
 
-    def rooms(self, device_id: str | None = None) -> tuple[Room, ...]:
+    def rooms(self, request: SwitchRequest | None = None, actor: str | None = None) -> tuple[Room, ...]:
         """See ``ControllerApi``."""
-        return rooms(self._parts.world(), device_id)
+        return rooms(self._parts.world(actor=actor), request)
 
     def recommend(
         self, device_id: str | None = None, model_id: str | None = None, actor: str | None = None
@@ -315,7 +316,8 @@ class Controller:
                 raise error
             devices = tuple(device.device_id for device in plan.devices)
             claims = {*devices, *(d for e in plan.unload for d in e.freed_bytes)}
-            operation = self._new(OperationKind.SWITCH, actor, switching.STEPS)
+            given = grace.before_switch(self._parts, plan.unload)
+            operation = self._new(OperationKind.SWITCH, actor, switching.steps(given))
             operation = replace(
                 operation,
                 mode=request.mode.value,
@@ -323,6 +325,7 @@ class Controller:
                 instance_id=new_id(),
                 devices=devices,
                 request=request,
+                grace=given,
             )
             run = Run(operation.id, self._parts)
             if self._board.begin(operation, claims, unchanged_since=state, is_pending=True):
@@ -379,13 +382,20 @@ class Controller:
         return self._written(self._unload(instance, actor, lambda run: unloading.unload(run, instance_id, reason)))
 
     def _unload(self, instance: Instance, actor: str, body: Callable[[Run], Outcome]) -> Operation:
-        operation = self._new(OperationKind.UNLOAD, actor, (StepName.UNLOAD, StepName.SETTLE))
+        given = None if actor == IDLE_ACTOR else grace.before_unload(self._parts, instance, actor)
+        steps = (
+            (StepName.UNLOAD, StepName.SETTLE) if given is None else (StepName.GRACE, StepName.UNLOAD, StepName.SETTLE)
+        )
         operation = replace(
-            operation,
+            self._new(OperationKind.UNLOAD, actor, steps),
             mode=instance.mode.value,
             model_id=instance.model_id,
             instance_id=instance.id,
             devices=instance.devices,
+            request=SwitchRequest(
+                instance.mode, instance.model_id, instance.options, instance.devices, keep_others=True
+            ),
+            grace=given,
         )
         return self._begin(operation, instance.devices, body)
 
@@ -505,10 +515,10 @@ class Controller:
         except RuntimeError:  # no more threads
             mark.set(pause)
 
-    def cancel(self, operation_id: str, actor: str, *, rollback: bool = False) -> Operation:
+    def cancel(self, operation_id: str, actor: str, *, rollback: bool = False, as_owner: bool = False) -> Operation:
         """See ``ControllerApi``."""
         before = self._board.state.running.get(operation_id)
-        operation = self._board.request_cancel(operation_id, actor)
+        operation = self._board.request_cancel(operation_id, actor, as_owner=as_owner)
         run = self._runs.get(operation_id)
         undoing = any(s.name is StepName.ROLLBACK and s.state is StepState.RUNNING for s in operation.steps)
         first = before is not None and before.cancel_requested_by is None and not undoing

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from webapp.control import postmortem
 from webapp.control.cleaning import reap
+from webapp.control.grace import give_grace
 from webapp.control.launching import launch_undisturbed, measure
 from webapp.control.leases import in_use, lease_of, refuse_kept
 from webapp.control.parts import launch_devices, new_id, total_or_none
@@ -28,8 +29,8 @@ from webapp.control.unloading import (
 from webapp.domain.instance import ANSWERING, Instance
 from webapp.domain.memory import Sample
 from webapp.domain.model import CachedModel
-from webapp.domain.operation import Evicted, Finding, OperationState, Receipt, StepName, StepState
-from webapp.domain.plan import Plan
+from webapp.domain.operation import Evicted, Finding, Grace, OperationState, Receipt, StepName, StepState
+from webapp.domain.plan import Eviction, Plan
 from webapp.domain.planner import plan_switch, refusal_of
 from webapp.errors import DeviceUnreadable, UnknownModel, WardenError
 from webapp.message import Message, Param
@@ -47,6 +48,11 @@ STEPS = (
     StepName.READY,
     StepName.MEASURE,
 )
+
+
+def steps(grace: Grace | None) -> tuple[StepName, ...]:
+    """Return the steps of a switch; it waits only where other people's models go."""
+    return STEPS if grace is None else (StepName.PLAN, StepName.GRACE, *STEPS[1:])
 
 
 @dataclass
@@ -72,6 +78,7 @@ class Switch:
             note.message = self._plan_message()
             self._prepare()
         try:
+            give_grace(run)
             self._unload()
             self._clean()
             spec = self._check()
@@ -158,7 +165,7 @@ class Switch:
         """Unload what the plan names, and nothing else."""
         parts = self.run.parts
         listed = parts.board.state.instances
-        going = tuple(listed[e.instance_id] for e in self.plan.unload if e.instance_id in listed)
+        going = tuple(listed[e.instance_id] for e in self._still_needed() if e.instance_id in listed)
         if not going:
             self.run.skip(StepName.UNLOAD, StepName.SETTLE)
             return
@@ -167,6 +174,21 @@ class Switch:
         self.before = take_stock(parts, going)
         self._owe(going)
         self.receipts = end_instances(self.run, going, look, self.before)
+
+    def _still_needed(self) -> tuple[Eviction, ...]:
+        """What has to go now: while other people's models were waited for, room may have come free without one of them.
+
+        Raises Refused where one of them is needed and may go no more.
+        """
+        if self.run.operation.grace is None:
+            return self.plan.unload
+        parts, request = self.run.parts, self.plan.request
+        world = parts.world(actor=self.run.operation.actor)
+        again = plan_switch(request, world, with_ways_out=False)
+        if (error := refusal_of(again, world)) is not None:
+            raise error
+        needed = {eviction.instance_id for eviction in again.unload}
+        return tuple(e for e in self.plan.unload if not e.is_others or e.instance_id in needed)
 
     def _refuse_kept(self, instance: Instance) -> None:
         """Ask once more whether what goes may go. Raises InstanceLeased, InstanceInUse."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from webapp.control.grace import give_grace
 from webapp.control.leases import refuse_kept
 from webapp.control.parts import Parts, side_by_side, total_or_none
 from webapp.control.run import Outcome, Run, Undone
@@ -70,6 +71,7 @@ def unload(run: Run, instance_id: str, override_reason: str | None = None) -> Ou
         refuse=lambda instance: refuse_kept(instance, actor, parts.clock(), override=override),
         taken=lambda instances: note_others(run, instances, override_reason),
     )
+    give_grace(run)
     return _unload(run, _listed(run, instance_id), look)
 
 

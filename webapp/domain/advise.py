@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode, Precision
-from webapp.domain.plan import SwitchRequest
+from webapp.domain.plan import Reach, SwitchRequest
 from webapp.domain.planner import Openings
 from webapp.domain.recommend import Advice, Mark, Row, row_for
 from webapp.domain.ways import SMALLEST_TOKENS, TOKENS_STEP, largest
@@ -23,6 +23,8 @@ _LIGHTER = (Precision.FP16, Precision.INT8, Precision.INT4)
 def advise(request: SwitchRequest, world: World) -> Advice | None:
     """Return the largest configuration of ``request``'s model that fits where ``request`` would go; ``None`` on unknown memory.
 
+    Where nothing fits that way, it is what would fit once other people's idle models have gone too.
+
     The mode, the precision and the figures of ``request`` do not matter. The advice is at most the founding table's row for the memory that
     the launch would find, and the model's own context; of what is left the mode comes first, then the precision, the context, the batch.
 
@@ -32,7 +34,15 @@ def advise(request: SwitchRequest, world: World) -> Advice | None:
     model = world.models.get(request.model_id)
     if model is None:
         raise UnknownModel(model=request.model_id)
-    openings = Openings(request, model, world)
+    advice = _within(Reach.CONFIRMED, request, model, world)
+    if advice is None or advice.mark is not Mark.NONE:
+        return advice
+    further = _within(Reach.IDLE, request, model, world)
+    return advice if further is None or further.mark is Mark.NONE else further
+
+
+def _within(reach: Reach, request: SwitchRequest, model: CachedModel, world: World) -> Advice | None:
+    openings = Openings(request, model, world, reach)
     if openings.free_bytes is None:
         return None
     return _Search(openings, model, row_for(openings.free_bytes), world).advice()

@@ -41,7 +41,7 @@ class Needs:
     """What a launch would take on each device alone, and on several GPUs, where a plan may choose them."""
 
     alone: tuple[int, ...]
-    """In the order of the rooms."""
+    """In the order of the rooms; none where devices were named, which are taken together."""
     together: tuple[tuple[Share, ...], ...] = ()
     """For each mixture of like and unlike GPUs the share on each."""
 
@@ -51,6 +51,8 @@ def needs_of(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) 
 
     It depends on the devices' kinds and sizes only, and on what was learned, so it can be kept while the memory changes.
     """
+    if request.devices is not None:
+        return Needs((), tuple(_named(request, model, rooms)))
     alike: dict[tuple[object, ...], list[int]] = {}
     for place, room in enumerate(rooms):
         alike.setdefault((room.kind, room.device_name, room.usable_bytes), []).append(place)
@@ -58,8 +60,15 @@ def needs_of(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) 
         p: needed for places in alike.values() for needed in _needed(request, model, rooms, places[:1]) for p in places
     }
     gpus = [places for (kind, *_), places in alike.items() if kind is DeviceKind.GPU]
-    together = () if request.devices is not None else _together(request, model, rooms, gpus)
+    together = _together(request, model, rooms, gpus)
     return Needs(tuple(alone[place] for place in range(len(rooms))), tuple(together))
+
+
+def _named(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) -> Iterator[tuple[Share, ...]]:
+    """The share on each of the devices that were named, all of them together."""
+    if rooms:
+        needed = _needed(request, model, rooms, range(len(rooms)))
+        yield tuple(Share((place,), 1, size) for place, size in enumerate(needed))
 
 
 def _together(
@@ -89,7 +98,7 @@ def fit_of(needs: Needs, rooms: Sequence[Room]) -> Fit:
 
 
 def _fits(needs: Needs, free: Sequence[int | None]) -> bool:
-    if any(has is not None and need <= has for need, has in zip(needs.alone, free, strict=True)):
+    if any(has is not None and need <= has for need, has in zip(needs.alone, free, strict=False)):
         return True
     return any(all(_holds(share, free) for share in mixture) for mixture in needs.together)
 

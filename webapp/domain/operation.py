@@ -50,6 +50,8 @@ class StepName(StrEnum):
     """The steps of every kind of operation, in the order in which a switch takes them."""
 
     PLAN = "plan"
+    GRACE = "grace"
+    """Nothing is touched yet: whoever asked, and the owners of what goes, can stop it."""
     UNLOAD = "unload"
     SETTLE = "settle"
     CLEAN = "clean"
@@ -167,6 +169,18 @@ class Evicted:
 
 
 @dataclass(frozen=True)
+class Grace:
+    """The seconds before an operation ends other people's models."""
+
+    until: float
+    """When it acts; seconds since the epoch."""
+    instances: tuple[str, ...]
+    """Other people's models that go."""
+    owners: tuple[str, ...]
+    """Who may stop it until then, beside those who may cancel it anyway."""
+
+
+@dataclass(frozen=True)
 class Operation:
     """One operation, running or ended. Times are seconds since the epoch."""
 
@@ -194,9 +208,11 @@ class Operation:
     checks: tuple[Check, ...] = ()
     """What a self-test has checked so far."""
     request: SwitchRequest | None = None
-    """What a switch was asked for, so that it can be asked for again."""
+    """What a switch was asked for, so that it can be asked for again; of an unload what loads the model again."""
     post_mortem: PostMortem | None = None
     """How its model ran out of memory: while it loaded, or at any time later."""
+    grace: Grace | None = None
+    """Set where other people's models go."""
 
     @property
     def is_running(self) -> bool:
@@ -207,6 +223,16 @@ class Operation:
     def current_step(self) -> Step | None:
         """The step that runs now."""
         return next((s for s in self.steps if s.state is StepState.RUNNING), None)
+
+    @property
+    def is_in_grace(self) -> bool:
+        """Whether it waits before it touches other people's models."""
+        before = (StepState.WAITING, StepState.RUNNING)
+        return self.is_running and any(s.name is StepName.GRACE and s.state in before for s in self.steps)
+
+    def may_be_stopped_by(self, name: str) -> bool:
+        """Whether ``name`` may stop it as the owner of a model that goes."""
+        return self.is_in_grace and self.grace is not None and name in self.grace.owners
 
     @property
     def is_committed(self) -> bool:

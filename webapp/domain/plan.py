@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from webapp.domain.footprint import Footprint
 from webapp.domain.modes import LaunchOptions, Mode
+from webapp.errors import EngineFailed, EngineForbidden, EngineMissing, EngineUnavailable, EngineUnreachable
 from webapp.message import Message
+
+UNREACHABLE = frozenset(
+    each.code for each in (EngineUnavailable, EngineMissing, EngineForbidden, EngineUnreachable, EngineFailed)
+)
+"""Why a mode cannot be chosen when what runs in it cannot be asked either."""
 
 
 class Verdict(StrEnum):
@@ -31,12 +37,15 @@ class SwitchRequest:
     options: LaunchOptions = field(default_factory=LaunchOptions)
     devices: tuple[str, ...] | None = None
     keep_others: bool = False
-    """Load beside what is loaded, unload nothing but ``unload``."""
+    """The person's other models stay too: nothing is unloaded but what ``unload`` names."""
     restore_on_failure: bool = True
     interrupt_busy: bool = False
     """Unload also models that answer requests right now."""
     unload: tuple[str, ...] = ()
-    """With ``keep_others``: instances that go all the same, where the launch takes a device of theirs. Without it all go there."""
+    """Instances that may go: another person's only where it is named here, and only where the room is needed.
+
+    With ``keep_others`` the person's own that are named go, where the launch takes a device of theirs; without it all of them go there.
+    """
     load_anyway: bool = False
     """Load although the estimate says that the memory will not do. It passes over nothing else."""
     lease_until: float | None = None
@@ -49,6 +58,19 @@ class SwitchRequest:
     """Why an administrator unloads what is another person's, leased or busy; ``None`` is not to."""
 
 
+class Reach(IntEnum):
+    """How far a plan goes for room. The nearest that has it counts; each takes what the one before takes, and more."""
+
+    OWN = 0
+    """What is the person's own: all of it, or what was named."""
+    CONFIRMED = 1
+    """Other people's idle models that were named, or given up for the person."""
+    IDLE = 2
+    """All that are idle and not leased: their names have to be confirmed first."""
+    TAKEN = 3
+    """Those too that are leased or in use: to say who is in the way, or to take them by an override."""
+
+
 @dataclass(frozen=True)
 class Eviction:
     """An instance that a plan would unload, and what it gives back by device."""
@@ -59,8 +81,14 @@ class Eviction:
     owner: str
     in_flight: int | None
     freed_bytes: Mapping[str, int]
+    is_others: bool = False
+    """Another person's, given up or not."""
     is_foreign: bool = False
     """Another person's, who has not given it up for who asks."""
+    is_resting: bool = True
+    """It is loaded: not on its way, in one direction or the other."""
+    idle_s: float = 0.0
+    """How long nobody has used it."""
     lease_until: float | None = None
     """Until when a lease of it runs; ``None`` where none does."""
     reason: str = ""
@@ -68,11 +96,39 @@ class Eviction:
     no_return: Message | None = None
     """Why it could not be loaded again if the launch fails; ``None`` where nothing is known against it."""
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether it is another person's, leased or in use, or perhaps in use."""
+        return self.is_foreign and (self.lease_until is not None or self.in_flight != 0)
+
+    def is_confirmed_by(self, request: SwitchRequest) -> bool:
+        """Whether it may go as far as its owner is concerned: it is the person's own, given up for that person, or named."""
+        return not self.is_foreign or self.instance_id in request.unload
+
     def is_kept_from(self, request: SwitchRequest) -> bool:
         """Whether ``request`` must not unload it: it is in use, or another person's and leased, or another person's and perhaps in use."""
-        if self.is_foreign and request.override_reason is None:
-            return self.in_flight != 0 or self.lease_until is not None
+        if self.is_taken and request.override_reason is None:
+            return True
         return bool(self.in_flight) and not request.interrupt_busy
+
+    def is_unendable_for(self, request: SwitchRequest) -> bool:
+        """Whether its mode cannot be asked: it could be neither ended in order nor brought back if the launch fails."""
+        return request.restore_on_failure and self.no_return is not None and self.no_return.code in UNREACHABLE
+
+    def goes(self, request: SwitchRequest, reach: Reach) -> bool:
+        """Whether ``request`` takes it from a device of its, going as far as ``reach`` for room.
+
+        A dead model of another person's has no memory to give: it is that person's to clear away.
+        """
+        is_named = self.instance_id in request.unload
+        if not self.is_others:
+            return is_named or not request.keep_others
+        if not self.is_resting or self.is_unendable_for(request) or (request.keep_others and not is_named):
+            return False
+        is_idle = not self.is_taken and not (self.in_flight and not request.interrupt_busy)
+        return reach is Reach.TAKEN or (
+            is_idle and (reach is Reach.IDLE or (reach is Reach.CONFIRMED and self.is_confirmed_by(request)))
+        )
 
 
 @dataclass(frozen=True)

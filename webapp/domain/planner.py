@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from webapp.domain.footprint import Footprint, PartName, Seen
-from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.instance import ANSWERING, Instance, InstanceState
 from webapp.domain.learned import Lessons
 from webapp.domain.memory import DeviceKind, Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode, Quantization
-from webapp.domain.plan import DevicePlan, Eviction, Plan, SwitchRequest, Verdict, WayOut
+from webapp.domain.plan import DevicePlan, Eviction, Plan, Reach, SwitchRequest, Verdict, WayOut
 from webapp.domain.sharing import can_share
 from webapp.domain.sites import Demand, Placement, Sites
 from webapp.domain.ways import Lacks, Missing, Resting, find_ways
@@ -19,13 +19,9 @@ from webapp.domain.world import Place, Room, Site, World, held_on, most_bytes, p
 from webapp.errors import (
     AlreadyLoaded,
     CannotEnd,
+    ConfirmationNeeded,
     CoolingDown,
     DeviceUnreadable,
-    EngineFailed,
-    EngineForbidden,
-    EngineMissing,
-    EngineUnavailable,
-    EngineUnreachable,
     InstanceInUse,
     InstanceLeased,
     InvalidRequest,
@@ -38,14 +34,6 @@ from webapp.errors import (
     WardenError,
 )
 from webapp.message import Message, Param
-
-ANSWERING = (InstanceState.READY, InstanceState.SILENT)
-"""Models that somebody may be asked to give up: the others are on their way already, in one direction or the other."""
-
-UNREACHABLE = frozenset(
-    each.code for each in (EngineUnavailable, EngineMissing, EngineForbidden, EngineUnreachable, EngineFailed)
-)
-"""Why a mode cannot be chosen when what runs in it cannot be asked either."""
 
 
 def plan_switch(request: SwitchRequest, world: World, actor: str | None = None, *, with_ways_out: bool = True) -> Plan:
@@ -128,15 +116,16 @@ def refusal_of(plan: Plan, world: World) -> WardenError | None:
 
 
 class Openings:
-    """Tells of forms of one request, by the plan's own arithmetic, whether they would fit anywhere it may go."""
+    """Tells of forms of one request, by the plan's own arithmetic, whether they would fit anywhere it may go within one reach."""
 
-    def __init__(self, request: SwitchRequest, model: CachedModel, world: World) -> None:
+    def __init__(self, request: SwitchRequest, model: CachedModel, world: World, reach: Reach) -> None:
         """Raise UnknownDevice, UnknownInstance, InvalidRequest."""
         _check_devices(request, world)
         _check_unload(request, world)
         self._model, self._sites = model, Sites(model, world)
-        self._readable = tuple(site for site in self._sites.of(request) if site.is_readable)
-        all_kept = not self._sites.open_to(request)
+        self._reach = reach
+        self._readable = tuple(site for site in self._sites.of(request, reach) if site.is_readable)
+        all_kept = not self._sites.open_to(request, reach)
         self.request = replace(request, interrupt_busy=True, override_reason="") if all_kept else request
         """What is asked about. Where a model that must stay is everywhere the memory is told of all the same."""
 
@@ -148,14 +137,14 @@ class Openings:
 
     def fits(self, request: SwitchRequest) -> bool:
         """Return whether ``request``, another form of the one in question, would not be refused for its memory or its options."""
-        if _unquantizable(request, self._model) or _unshareable(request, self._model):
+        if not may_ask(request, self._model):
             return False
         demand = self._sites.demand(request)
-        return any(demand.holds(site) for site in self._sites.open_to(request))
+        return any(demand.holds(site) for site in self._sites.open_to(request, self._reach))
 
     def lacks(self, request: SwitchRequest) -> tuple[int, int, int]:
         """Return the bytes that ``request`` needs on a device, its reserve, and those that lack there; of the choices where least lacks."""
-        demand, sites = self._sites.demand(request), self._sites.open_to(request) or self._readable
+        demand, sites = self._sites.demand(request), self._sites.open_to(request, self._reach) or self._readable
         found = [
             (_lacking((footprint, device)), footprint.gate_bytes, device.reserve_bytes)
             for site in sites
@@ -209,6 +198,7 @@ def _refusal(placed: Placement, model: CachedModel, world: World) -> WardenError
         or _leased(placed)
         or _in_use(placed)
         or _unendable(placed)
+        or _unconfirmed(placed)
     )
 
 
@@ -231,6 +221,11 @@ def _unsuitable(request: SwitchRequest, model: CachedModel, world: World) -> War
             model=model.id, seconds=round(cooldown.until - world.monotonic, 1), failures=cooldown.failures
         )
     return None
+
+
+def may_ask(request: SwitchRequest, model: CachedModel) -> bool:
+    """Return whether the options and devices of ``request`` can be meant for ``model``, whatever the memory."""
+    return _unquantizable(request, model) is None and _unshareable(request, model) is None
 
 
 def _unquantizable(request: SwitchRequest, model: CachedModel) -> WardenError | None:
@@ -319,10 +314,8 @@ def _in_use(placed: Placement) -> WardenError | None:
 
 def _unendable(placed: Placement) -> WardenError | None:
     """A model whose mode cannot be asked: it could be neither ended in order nor brought back if the launch fails."""
-    if not placed.request.restore_on_failure:
-        return None
     for eviction in placed.unload:
-        if eviction.no_return is not None and eviction.no_return.code in UNREACHABLE:
+        if eviction.is_unendable_for(placed.request) and eviction.no_return is not None:
             return CannotEnd(
                 model=eviction.model_id,
                 instance=eviction.instance_id,
@@ -334,10 +327,21 @@ def _unendable(placed: Placement) -> WardenError | None:
 
 def _no_returns(placed: Placement) -> Iterator[Message]:
     """What of the evicted would not come back, before anybody decides on it; what is refused for that is said by the refusal."""
-    refused = UNREACHABLE if placed.request.restore_on_failure else frozenset()
     for eviction in placed.unload:
-        if eviction.no_return is not None and eviction.no_return.code not in refused:
+        if eviction.no_return is not None and not eviction.is_unendable_for(placed.request):
             yield Message("plan_no_return", {"model": eviction.model_id, "reason": eviction.no_return.code})
+
+
+def _unconfirmed(placed: Placement) -> WardenError | None:
+    """Other people's models that have to go and were not named."""
+    going = [eviction for eviction in placed.unload if not eviction.is_confirmed_by(placed.request)]
+    if not going:
+        return None
+    return ConfirmationNeeded(
+        model=placed.request.model_id,
+        models=", ".join(f"{eviction.model_id} ({eviction.owner})" for eviction in going),
+        instances=",".join(eviction.instance_id for eviction in going),
+    )
 
 
 def _spread(placed: Placement, request: SwitchRequest, sites: Sites) -> Iterator[Message]:
@@ -356,6 +360,8 @@ def _spread(placed: Placement, request: SwitchRequest, sites: Sites) -> Iterator
         yield Message("plan_spread", params)
     elif _leased(instead_of) is not None:
         yield Message("plan_spread_leased", params)
+    elif _unconfirmed(instead_of) is not None:
+        yield Message("plan_spread_others", params)
     else:
         yield Message("plan_spread_in_use" if _in_use(instead_of) is not None else "plan_spread_claimed", params)
 
@@ -417,18 +423,18 @@ class _Trials:
         """See ``Trials``."""
         return self._refused.unload
 
-    def rooms(self, request: SwitchRequest) -> Sequence[Lacks]:
+    def rooms(self, request: SwitchRequest, reach: Reach) -> Sequence[Lacks]:
         """See ``Trials``."""
 
         def asking(site: Site) -> Lacks:
             return lambda options: self._sites.demand(request, options).lacks(site)
 
-        return [asking(site) for site in self._sites.open_to(request)]
+        return [asking(site) for site in self._sites.open_to(request, reach)]
 
     def unloads(self, request: SwitchRequest) -> tuple[Eviction, ...] | None:
         """See ``Trials``."""
         demand = self._sites.demand(request)
-        if not any(demand.holds(site) for site in self._sites.open_to(request)):
+        if not any(demand.holds(site) for site in self._sites.open_to(request, Reach.IDLE)):
             return None
         site = self._sites.chosen(request)
         return None if site is None or self._is_forbidden(request, site) else site.unload

@@ -13,11 +13,13 @@ from webapp.domain.learned import Lessons, corrected
 from webapp.domain.memory import DeviceKind, Reading
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode
-from webapp.domain.plan import DevicePlan, Eviction, SwitchRequest, Verdict
+from webapp.domain.plan import DevicePlan, Eviction, Reach, SwitchRequest, Verdict
 from webapp.domain.sharing import counts
 from webapp.domain.ways import Missing
 from webapp.domain.world import Place, Site, World, is_claimed, joined, reading_of, site_of
 
+_OTHERS_TRIED = 10
+"""Other people's models on one choice of devices of which every combination is tried; of more the largest go first."""
 _NEARLY = 0.9
 """The share of the room at which more GPUs are as good as fewer; see ``_outdoes``."""
 
@@ -90,6 +92,10 @@ class Demand:
         """Return what the launch takes on each device, and the device."""
         return zip(self.footprints(site), site.devices, strict=True)
 
+    def needs(self, site: Site) -> tuple[int, ...]:
+        """Return the bytes that the launch needs on each device."""
+        return tuple(footprint.gate_bytes for footprint in self.footprints(site))
+
     def holds(self, site: Site) -> bool:
         """Return whether the memory of a choice would do."""
         return self.lacks(site) <= 0
@@ -137,34 +143,81 @@ class Sites:
     def chosen(self, request: SwitchRequest) -> Site | None:
         """Return the devices that have the room and cost people least; ``None`` where none have it.
 
-        A device that is not claimed comes first, no model that must stay, the verdict, fewest unloads, most left. Several are taken where
-        no single one would do at once.
+        The nearest reach that has the room comes first, so nothing of another person's goes where there is room without it; then a device
+        that is not claimed, no model that must stay, the fewest of other people's, the verdict, fewest unloads, most left. Several are
+        taken where no single one would do at once.
         """
         if request not in self._chosen:
-            self._chosen[request] = self._choose(request)
+            found = (self._choose(request, reach) for reach in self._reaches(request))
+            self._chosen[request] = next((site for site in found if site is not None), None)
         return self._chosen[request]
 
-    def _choose(self, request: SwitchRequest) -> Site | None:
-        demand = self.demand(request)
-        alone = self._best(demand.roomy(self.of(request)), request)
+    def _choose(self, request: SwitchRequest, reach: Reach) -> Site | None:
+        alone = self._best(self._roomy_alone(request, reach), request)
         if request.devices is not None or (alone is not None and not any(self._standing(alone, request))):
             return alone
-        together = self.together(request)
+        together = self._together(request, 1, reach)
         if alone is None or together is None:
             return together or alone
         return together if self._spares(together, alone, request) else alone
 
+    def _reaches(self, request: SwitchRequest) -> Iterator[Reach]:
+        """How far ``request`` may go for room, the nearest first, as far as each gives more than the one before.
+
+        Who loads against the estimate takes the risk instead of another model: nothing goes for that but what was named.
+        """
+        before = None
+        for reach in (Reach.OWN, Reach.CONFIRMED) if request.load_anyway else Reach:
+            going = [eviction for eviction in self.world.evictions if eviction.goes(request, reach)]
+            if going != before:
+                yield reach
+            before = going
+
     def alone(self, request: SwitchRequest) -> Site | None:
         """Return the best of the choices that need no other device; first those that have the room."""
-        demand, sites = self.demand(request), self.of(request)
-        return self._best(demand.roomy(sites) or sites, request)
+        for reach in self._reaches(request):
+            if roomy := self._roomy_alone(request, reach):
+                return self._best(roomy, request)
+        return self._best(self.of(request, Reach.CONFIRMED), request)
+
+    def _roomy_alone(self, request: SwitchRequest, reach: Reach) -> list[Site]:
+        demand = self.demand(request)
+        return [self._leanest(site, demand.needs(site), request) for site in demand.roomy(self.of(request, reach))]
+
+    def _leanest(self, site: Site, needs: Sequence[int], request: SwitchRequest) -> Site:
+        """Return a choice with as few of other people's models gone as leave the room; of as many, those idle longest.
+
+        What was confirmed goes before what was not, and what is idle before what is leased or in use.
+        """
+        others = [eviction for eviction in site.unload if eviction.is_others]
+        if not others:
+            return site
+        own = tuple(eviction for eviction in site.unload if not eviction.is_others)
+        without = self._once_gone(site, own)
+        lacks = {d: need - room for d, need, room in zip(site.device_ids, needs, without.rooms, strict=True)}
+        others.sort(key=lambda e: (not e.is_confirmed_by(request), e.is_taken, -e.idle_s))
+        for going in _fewest_first(others, lacks, self.world):
+            lean = self._once_gone(site, (*own, *going))
+            if all(need <= room for need, room in zip(needs, lean.rooms, strict=True)):
+                return lean
+        return site
+
+    def _once_gone(self, site: Site, unload: Sequence[Eviction]) -> Site:
+        """Return the same devices with only ``unload`` gone from them."""
+        readings = (reading_of(self.world, device_id) for device_id in site.device_ids)
+        singles = [site_of(r, tuple(e for e in unload if r.device_id in e.freed_bytes), self.world) for r in readings]
+        return singles[0] if len(singles) == 1 else joined(singles, self.world)
 
     def _best(self, sites: Sequence[Site], request: SwitchRequest) -> Site | None:
         return min(sites, key=lambda site: self._rank(request, site), default=None)
 
-    def together(self, request: SwitchRequest, more_than: int = 1) -> Site | None:
-        """Return the several GPUs that have the room and cost people least; ``None`` where no several have."""
-        return min(self._roomy(request, more_than), key=lambda s: self._reluctance(request, s), default=None)
+    def together(self, request: SwitchRequest, more_than: int) -> Site | None:
+        """Return the several GPUs, more than ``more_than``, that have the room and cost people least; ``None`` where no several have."""
+        found = (self._together(request, more_than, reach) for reach in self._reaches(request))
+        return next((site for site in found if site is not None), None)
+
+    def _together(self, request: SwitchRequest, more_than: int, reach: Reach) -> Site | None:
+        return min(self._roomy(request, more_than, reach), key=lambda s: self._reluctance(request, s), default=None)
 
     def demand(self, request: SwitchRequest, options: LaunchOptions | None = None) -> Demand:
         """Return what ``request`` takes, or would take with other options."""
@@ -173,22 +226,27 @@ class Sites:
             self._demands[key] = Demand(*key, self.model, self.world.lessons)
         return self._demands[key]
 
-    def of(self, request: SwitchRequest) -> tuple[Site, ...]:
-        """Return the named devices as one choice, or each of those that are chosen among: never the host beside GPUs."""
-        return self._each(request) if request.devices is None else (self._named(request.devices, request),)
+    def of(self, request: SwitchRequest, reach: Reach) -> tuple[Site, ...]:
+        """Return the named devices as one choice, or each of those that are chosen among: never the host beside GPUs.
 
-    def _each(self, request: SwitchRequest) -> tuple[Site, ...]:
+        All that may go at ``reach`` has gone from them.
+        """
+        return (
+            self._each(request, reach) if request.devices is None else (self._named(request.devices, request, reach),)
+        )
+
+    def _each(self, request: SwitchRequest, reach: Reach) -> tuple[Site, ...]:
         """Every device that may be chosen, by itself, whatever devices were named."""
-        key = (request.keep_others, request.unload)
+        key = (*_going(request), reach)
         if key not in self._singles:
-            self._singles[key] = tuple(self._single(reading, request) for reading in self._automatic)
+            self._singles[key] = tuple(self._single(reading, request, reach) for reading in self._automatic)
         return self._singles[key]
 
-    def _named(self, devices: tuple[str, ...], request: SwitchRequest) -> Site:
-        key = (devices, request.keep_others, request.unload)
+    def _named(self, devices: tuple[str, ...], request: SwitchRequest, reach: Reach) -> Site:
+        key = (devices, *_going(request), reach)
         if key not in self._joint:
             readings = [reading_of(self.world, device_id) for device_id in devices]
-            self._joint[key] = joined([self._single(reading, request) for reading in readings], self.world)
+            self._joint[key] = joined([self._single(reading, request, reach) for reading in readings], self.world)
         return self._joint[key]
 
     @cached_property
@@ -196,25 +254,22 @@ class Sites:
         readings = () if self.world.sample is None else self.world.sample.readings
         return [r for r in readings if r.kind is DeviceKind.GPU] or readings
 
-    def _single(self, reading: Reading, request: SwitchRequest) -> Site:
-        unload = self.world.evictions_from[reading.device_id]
-        if request.keep_others:
-            unload = tuple(eviction for eviction in unload if eviction.instance_id in request.unload)
-        return site_of(reading, unload, self.world)
+    def _single(self, reading: Reading, request: SwitchRequest, reach: Reach) -> Site:
+        there = self.world.evictions_from[reading.device_id]
+        return site_of(reading, tuple(eviction for eviction in there if eviction.goes(request, reach)), self.world)
 
-    def open_to(self, request: SwitchRequest) -> tuple[Site, ...]:
+    def open_to(self, request: SwitchRequest, reach: Reach) -> tuple[Site, ...]:
         """Return the choices that can be read and where no model is in use, or another person's, that must stay, the most room first.
 
         Of choices that differ in nothing but their room, the one with the most stands for all.
         """
-        will = (request.interrupt_busy, request.override_reason)
-        key = (request.mode, request.devices, request.keep_others, request.unload, will)
+        key = (request.mode, request.devices, *_going(request), request.override_reason, reach)
         if key not in self._open:
-            self._open[key] = self._open_to(request)
+            self._open[key] = self._open_to(request, reach)
         return self._open[key]
 
-    def _open_to(self, request: SwitchRequest) -> tuple[Site, ...]:
-        is_open = [s for s in self.of(request) if s.is_readable and not s.is_kept_from(request)]
+    def _open_to(self, request: SwitchRequest, reach: Reach) -> tuple[Site, ...]:
+        is_open = [s for s in self.of(request, reach) if s.is_readable and not s.is_kept_from(request)]
         demand, best = self.demand(request), dict[tuple[Place, ...], Site]()
         for site in is_open:
             places = demand.places(site)
@@ -235,13 +290,14 @@ class Sites:
     def _counts(self, request: SwitchRequest, pool: _Pool) -> tuple[int, ...]:
         return counts(request.mode, self.model, len(pool.gpus))
 
-    def _roomy(self, request: SwitchRequest, more_than: int) -> Iterator[Site]:
+    def _roomy(self, request: SwitchRequest, more_than: int, reach: Reach) -> Iterator[Site]:
         """Every several GPUs that have the room; not more of them than do where nobody has to wait or go."""
-        pool, demand = self._pool(site for site in self._each(request) if site.is_readable), self.demand(request)
+        pool, demand = self._pool(site for site in self._each(request, reach) if site.is_readable), self.demand(request)
         for count in self._counts(request, pool):
             if count <= more_than or not any(demand.holds(site) for site in pool.roomiest(count)):
                 continue
-            found = demand.roomy(self._choices(request, pool, count))
+            roomy = demand.roomy(self._choices(request, pool, count))
+            found = [self._leanest(site, demand.needs(site), request) for site in roomy]
             yield from found
             if any(not site.unload and not is_claimed(site, self.world) for site in found):
                 return
@@ -255,10 +311,11 @@ class Sites:
         if pool.is_untouched:
             yield widest
             return
-        share = max(footprint.gate_bytes for footprint in self.demand(request).footprints(widest))
-        roomy = sorted((s for s in pool.gpus if s.narrowest >= share), key=lambda s: (len(s.unload), -s.narrowest))
+        share = max(self.demand(request).needs(widest))
+        lean = {site: self._leanest(site, (share,), request) for site in pool.gpus if site.narrowest >= share}
+        roomy = sorted(lean, key=lambda s: (*_of_others(lean[s]), len(lean[s].unload), -lean[s].narrowest))
         claimed = [site for site in roomy if is_claimed(site, self.world)]
-        kept = [site for site in roomy if site.is_kept_from(request)]
+        kept = [site for site in roomy if lean[site].is_kept_from(request)]
         for spared in dict.fromkeys(map(frozenset, ([*claimed, *kept], claimed, kept, []))):
             easiest = [site for site in roomy if site not in spared][:count]
             if len(easiest) == count:
@@ -266,7 +323,8 @@ class Sites:
 
     def missing(self, request: SwitchRequest, short: int) -> Iterator[Missing]:
         """See ``Trials``; of a mixture of GPUs the one that needs least stands for all."""
-        demand, sites = self.demand(request), [site for site in self.of(request) if site.is_readable]
+        demand = self.demand(request)
+        sites = [site for site in self.of(request, Reach.CONFIRMED) if site.is_readable]
         if request.devices is not None:
             yield from (Missing(len(s.devices), _lacks(demand, s)) for s in sites)
             return
@@ -291,13 +349,14 @@ class Sites:
         demand = self.demand(request)
         tight = demand.holds(site) and self._is_tight(demand, site)
         after = [d.available_bytes - f.total_bytes for f, d in demand.on(site) if d.available_bytes is not None]
-        return *self._standing(site, request), tight, len(site.unload), -min(after, default=-(2**62))
+        going = (*_of_others(site), tight, len(site.unload))
+        return *self._standing(site, request), *going, -min(after, default=-(2**62))
 
     def _reluctance(self, request: SwitchRequest, site: Site) -> tuple[object, ...]:
         """What several GPUs that have the room cost people: who waits, who goes, how many are taken; then how well they suit."""
         demand = self.demand(request)
         mixed = request.mode is Mode.VLLM and len({*site.places}) > 1
-        how_many = len(site.unload), len(site.devices)
+        how_many = (*_of_others(site), len(site.unload), len(site.devices))
         return *self._standing(site, request), *how_many, self._is_tight(demand, site), mixed, demand.lacks(site)
 
     def _is_tight(self, demand: Demand, site: Site) -> bool:
@@ -357,6 +416,40 @@ class _Pool:
     def is_untouched(self) -> bool:
         """Nobody has to go from any of them, and no operation runs there."""
         return not any(gpu.unload or is_claimed(gpu, self._world) for gpu in self.gpus)
+
+
+def _going(request: SwitchRequest) -> tuple[object, ...]:
+    """What of a request decides which models go from a device."""
+    return request.keep_others, request.unload, request.interrupt_busy, request.restore_on_failure
+
+
+def _of_others(site: Site) -> tuple[int, float]:
+    """What a choice costs other people: how many of their models go, and how lately the last of them was used."""
+    idle = [eviction.idle_s for eviction in site.unload if eviction.is_others]
+    return len(idle), -min(idle, default=0.0)
+
+
+def _fewest_first(
+    others: Sequence[Eviction], lacks_bytes: Mapping[str, int], world: World
+) -> Iterator[tuple[Eviction, ...]]:
+    """Yield choices of ``others`` that might give the bytes that lack: the fewest first, of as many those that stand first.
+
+    What is leased or in use comes last of all.
+    """
+    largest = sorted(others, key=lambda e: (e.is_taken, -sum(e.freed_bytes.values())))
+    in_order = [eviction for eviction in others if eviction in largest[:_OTHERS_TRIED]]
+    choices = [some for count in range(len(in_order) + 1) for some in combinations(in_order, count)]
+    choices.sort(key=lambda some: sum(e.is_taken for e in some))
+    more = (tuple(largest[:count]) for count in range(_OTHERS_TRIED + 1, len(largest) + 1))
+    for some in (*choices, *more):
+        if all(sum(_gives(e, d, world) for e in some) >= lacks for d, lacks in lacks_bytes.items() if lacks > 0):
+            yield some
+
+
+def _gives(eviction: Eviction, device_id: str, world: World) -> int:
+    """The most that its going gives there."""
+    held = eviction.freed_bytes.get(device_id, 0)
+    return held + world.promised_bytes.get(device_id, {}).get(eviction.instance_id, 0)
 
 
 def _lacks(demand: Demand, site: Site) -> Mapping[str, int]:

@@ -23,6 +23,7 @@ from webapp.errors import (
     AlreadyLoaded,
     AlreadyWaiting,
     CannotWait,
+    ConfirmationNeeded,
     CoolingDown,
     InstanceInUse,
     InstanceLeased,
@@ -42,6 +43,7 @@ COMES_BACK: Final = frozenset(
         "not_enough_memory",
         "instance_in_use",
         "instance_leased",
+        "confirmation_needed",
         "load_fenced",
         "device_unreadable",
         "superseded",
@@ -433,6 +435,10 @@ def _leased(error: WardenError) -> Message:
     return Message("waits_leased", error.params)
 
 
+def _others(error: WardenError) -> Message:
+    return Message("waits_others", error.params)
+
+
 def _cooldown(error: WardenError) -> Message:
     return Message("waits_cooldown", {"model": error.params.get("model"), "failures": error.params.get("failures")})
 
@@ -441,8 +447,9 @@ _BY_CODE: Final[Mapping[str, Callable[[WardenError], Message]]] = {
     NotEnoughMemory.code: _memory,
     InstanceInUse.code: _in_use,
     InstanceLeased.code: _leased,
+    ConfirmationNeeded.code: _others,
     CoolingDown.code: _cooldown,
 }
 """The refusals that are worth waiting for, and how a ticket says them; it lists no figure that only counts down."""
-FOR_ROOM: Final = frozenset({"waits_memory", "waits_in_use", "waits_leased", "waits_operation"})
+FOR_ROOM: Final = frozenset({"waits_memory", "waits_in_use", "waits_leased", "waits_others", "waits_operation"})
 """What a ticket says while it waits for room."""

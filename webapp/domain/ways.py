@@ -12,7 +12,7 @@ from typing import Protocol
 
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode, Precision
-from webapp.domain.plan import Eviction, SwitchRequest, WayOut
+from webapp.domain.plan import Eviction, Reach, SwitchRequest, WayOut
 from webapp.message import Message, Param
 
 SMALLEST_TOKENS = 256
@@ -67,8 +67,8 @@ class Trials(Protocol):
     def unload(self) -> tuple[Eviction, ...]:
         """What the refused request would unload."""
 
-    def rooms(self, request: SwitchRequest) -> Sequence[Lacks]:
-        """Return, for each choice of devices that ``request`` may take, what would lack there with other options.
+    def rooms(self, request: SwitchRequest, reach: Reach) -> Sequence[Lacks]:
+        """Return, for each choice of devices that ``request`` may take within ``reach``, what would lack there with other options.
 
         One call is quick enough to search with. A choice where a model is in use that must not be interrupted is none.
         """
@@ -153,7 +153,7 @@ def price(way: Way, actor: str | None) -> tuple[Cost, float]:
 def find_ways(
     request: SwitchRequest, model: CachedModel, trials: Trials, actor: str | None = None
 ) -> tuple[WayOut, ...]:
-    """Return the changes to ``request`` that make it fit; none of them is refused."""
+    """Return the changes to ``request`` that make it fit; what has to be confirmed for one of them is all that may refuse it."""
     search = _Search(request, model, trials, actor)
     found = sorted(search.ways(), key=lambda way: price(way, actor))
     return tuple(WayOut(way.message, way.request) for way in found)
@@ -277,7 +277,11 @@ class _Search:
         def lacking(lacks: Lacks) -> Callable[[int], int]:
             return lambda n: lacks(_changed(request.options, **change(n)))
 
-        return largest([lacking(lacks) for lacks in self._trials.rooms(request)], least, most)
+        for reach in (Reach.CONFIRMED, Reach.IDLE):
+            found = largest([lacking(lacks) for lacks in self._trials.rooms(request, reach)], least, most)
+            if found is not None:
+                return found
+        return None
 
     def _precision(self) -> Iterator[Way]:
         for precision in _lighter(self._request, self._model):
@@ -292,7 +296,7 @@ class _Search:
         """The fewest bits for one request at a time, and the longest context that this leaves."""
         asked = request.options.max_tokens
         tokens: int | None = asked
-        if all(lacks(request.options) > 0 for lacks in self._trials.rooms(request)):
+        if all(lacks(request.options) > 0 for lacks in self._trials.rooms(request, Reach.IDLE)):
             tokens = self._longest(request)
         if tokens is not None:
             precision = request.options.precision.value

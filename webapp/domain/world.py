@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from webapp.domain.admission import Policy, judge, within_limit
 from webapp.domain.footprint import Footprint
-from webapp.domain.instance import Instance, InstanceState
+from webapp.domain.instance import ANSWERING, Instance, InstanceState
 from webapp.domain.learned import NOTHING_LEARNED, Lessons
 from webapp.domain.memory import DeviceKind, Reading, Sample, instances_bytes
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
-from webapp.domain.plan import DevicePlan, Eviction, SwitchRequest, Verdict
+from webapp.domain.plan import DevicePlan, Eviction, Reach, SwitchRequest, Verdict
 from webapp.domain.returning import no_return
 from webapp.errors import UnknownDevice
 from webapp.message import Message
@@ -100,7 +100,7 @@ class World:
 
     @cached_property
     def evictions_from(self) -> Mapping[str, tuple[Eviction, ...]]:
-        """What goes from each device, where nothing is to stay: everything of ours that touches it."""
+        """What may go from each device, where nothing is to stay: everything of Warden's that touches it."""
         return {d: tuple(each for each in self.evictions if d in each.freed_bytes) for d in self.device_ids}
 
     @cached_property
@@ -123,23 +123,30 @@ class Room:
     usable_bytes: int
     """Total less the driver's reserve, as CUDA counts."""
     beside_bytes: int | None
-    """Beside everything that is loaded."""
+    """Beside everything that is loaded; a device where the request is refused for a model in use has none."""
     alone_bytes: int | None
     """Once all that Warden has loaded there is unloaded."""
     device_name: str | None = None
     lessons: Lessons = NOTHING_LEARNED
 
 
-def rooms(world: World, device_id: str | None = None) -> tuple[Room, ...]:
-    """Return the room on every device, or on the one named; none where that does not exist."""
-    return tuple(_room(reading_of(world, known), world) for known in world.device_ids if device_id in (None, known))
+def rooms(world: World, request: SwitchRequest | None = None) -> tuple[Room, ...]:
+    """Return the room on every device, or on those that ``request`` names, in that order; none where one of them does not exist.
+
+    Where ``request`` would unload what it must not, an own model that answers somebody or cannot be ended, nothing can be loaded now.
+    """
+    named = None if request is None else request.devices
+    if not set(named or ()) <= set(world.device_ids):
+        return ()
+    return tuple(_room(reading_of(world, device_id), world, request) for device_id in named or world.device_ids)
 
 
-def _room(reading: Reading, world: World) -> Room:
-    beside, alone = (
-        most_bytes(site_of(reading, unload, world).devices[0])
-        for unload in ((), world.evictions_from[reading.device_id])
-    )
+def _room(reading: Reading, world: World, request: SwitchRequest | None) -> Room:
+    there = world.evictions_from[reading.device_id]
+    beside, alone = (most_bytes(site_of(reading, unload, world).devices[0]) for unload in ((), there))
+    own = [] if request is None else [e for e in there if e.goes(request, Reach.OWN)]
+    if request is not None and any(e.is_kept_from(request) or e.is_unendable_for(request) for e in own):
+        beside = None
     return Room(reading.device_id, reading.kind, usable_of(reading), beside, alone, reading.name, world.lessons)
 
 
@@ -187,7 +194,7 @@ class Site:
 def joined(sites: Sequence[Site], world: World) -> Site:
     """Return single devices taken together.
 
-    What each has does not depend on the others, since all that touches it goes from it anyway.
+    What each has does not depend on the others: of what goes for one of them, all that touches another goes from it too.
     """
     going = {eviction.instance_id for site in sites for eviction in site.unload}
     return Site(
@@ -246,6 +253,9 @@ def _eviction(instance: Instance, world: World) -> Eviction:
         owner=instance.owner,
         in_flight=instance.in_flight,
         freed_bytes={d: held_on(instance, d, world) for d in instance.devices},
+        is_others=world.actor not in (None, instance.owner),
+        is_resting=instance.state in ANSWERING,
+        idle_s=max(0.0, world.now - instance.used_at),
         is_foreign=instance.is_live and instance.is_foreign_to(world.actor),
         lease_until=instance.lease.until if instance.lease.runs(world.now) else None,
         reason=instance.lease.reason,

@@ -14,12 +14,11 @@ from webapp.domain.people import Right
 from webapp.errors import NotConfirmed, WardenError
 from webapp.web import recording, words
 from webapp.web.actor import current_actor
-from webapp.web.answers import accepted, dialog, stopping, wants_fragment
-from webapp.web.forms import ON, LaunchForm
+from webapp.web.answers import accepted, stopping, wants_fragment
+from webapp.web.forms import ON, LaunchForm, sent
 from webapp.web.leases import ask_dialog
-from webapp.web.pages import container_dialog, dashboard_page, find_container, find_instance
+from webapp.web.pages import container_dialog, dashboard_page, find_container, find_instance, unload_dialog
 from webapp.web.ports import controller
-from webapp.web.presenters.instances import instance_row
 from webapp.web.recording import ask_first, changes_nothing, note_error, records
 from webapp.web.rights import needs, require_cancel, require_override
 
@@ -31,7 +30,7 @@ blueprint = Blueprint("actions", __name__)
 @records(Action.SWITCH, recording.model_asked_for, recording.SWITCH_FIELDS)
 def switch() -> ResponseReturnValue:
     """Apply the form, against the estimate only when that was confirmed; a refusal keeps what was typed."""
-    form = LaunchForm.read(request.form.to_dict(), controller().snapshot())
+    form = LaunchForm.read(sent(request.form), controller().snapshot())
     load_anyway = request.form.get("load_anyway") == ON
     if load_anyway and request.form.get("confirmed") != ON:
         return ask_first(f"{url_for('pages.confirm_load_anyway')}?{form.query}")
@@ -51,7 +50,7 @@ def switch() -> ResponseReturnValue:
 @changes_nothing
 def preview() -> ResponseReturnValue:
     """Show the plan for the form where scripts are off: by a redirect, so that the form's token stays out of the address."""
-    form = LaunchForm.read(request.form.to_dict(), controller().snapshot())
+    form = LaunchForm.read(sent(request.form), controller().snapshot())
     return redirect(f"{url_for('pages.dashboard')}?{form.query}#switch", 303)
 
 
@@ -59,17 +58,18 @@ def preview() -> ResponseReturnValue:
 @needs(Right.UNLOAD)
 @records(Action.UNLOAD, recording.running_model, recording.OVERRIDE_FIELDS, recording.owner_of_model)
 def unload(instance_id: str) -> ResponseReturnValue:
-    """Unload a model: one's own that answers somebody right now only when that was confirmed, another person's only when it is free.
+    """Unload a model: one's own that answers somebody right now, and another person's that is free, only when that was confirmed.
 
-    Its owner is asked otherwise, unless an administrator says why not.
+    The owner of one that is not free is asked, unless an administrator says why not.
     """
     instance, actor = find_instance(instance_id), current_actor()
     reason = request.form.get("override_reason", "").strip() or None
     if reason is None and _must_ask(instance, actor):
         return ask_dialog(instance_id) if wants_fragment() else ask_first(_release_page(instance_id))
-    if instance.in_flight and request.form.get("confirmed") != ON:
+    others = instance.is_live and instance.owner != actor
+    if (instance.in_flight or others) and request.form.get("confirmed") != ON:
         if wants_fragment():
-            return dialog("fragments/confirm_unload.html", "pages/confirm.html", row=instance_row(instance))
+            return unload_dialog(instance)
         return ask_first(url_for("pages.confirm_unload", instance_id=instance_id))
     require_override(reason)
     operation = controller().unload(instance_id, actor, reason)
@@ -133,9 +133,10 @@ def demo() -> ResponseReturnValue:
 @records(Action.CANCEL, recording.operation, recording.CANCEL_FIELDS, recording.owner_of_operation)
 def cancel(operation_id: str) -> ResponseReturnValue:
     """Ask an operation to stop, or to give up the putting back that is under way."""
-    require_cancel(controller().operation(operation_id))
+    as_owner = require_cancel(controller().operation(operation_id))
     rollback = request.form.get("rollback") == ON
-    return stopping(controller().cancel(operation_id, current_actor(), rollback=rollback), rollback=rollback)
+    operation = controller().cancel(operation_id, current_actor(), rollback=rollback, as_owner=as_owner)
+    return stopping(operation, rollback=rollback)
 
 
 @blueprint.post("/operations/<operation_id>/restore")

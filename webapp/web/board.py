@@ -15,12 +15,12 @@ from webapp.control.contract import Snapshot
 from webapp.domain.people import Right
 from webapp.web.actor import audience, current_actor
 from webapp.web.drawn import Drawn, Kept, draw
-from webapp.web.forms import LaunchForm
+from webapp.web.forms import LaunchForm, sent
 from webapp.web.ports import services
 from webapp.web.presenters.form import FormView, ModelChoices, form_view
 from webapp.web.presenters.leases import Onlooker, View
 from webapp.web.presenters.live import TOKEN_BYTES, LiveView, live_view
-from webapp.web.presenters.models import ModelList, ModelLists, ModelSearch
+from webapp.web.presenters.models import ModelList, ModelLists, ModelSearch, asked_for
 from webapp.web.presenters.operations import EndedViews
 from webapp.web.rights import has
 from webapp.web.translate import language
@@ -65,7 +65,7 @@ class Board:
         self._lists = ModelLists()
         self._choices = ModelChoices()
         self._ended = EndedViews()
-        self._models: Kept[tuple[str, str, int, LaunchForm, ModelSearch], ModelList] = Kept(FORMS_KEPT)
+        self._models: Kept[tuple[object, ...], ModelList] = Kept(FORMS_KEPT)
         self._model_bodies: Kept[tuple[str, str], Drawn] = Kept(FORMS_KEPT)
         self._live: Kept[Moment, Shown] = Kept(LIVE_KEPT)
         self._live_bodies: Kept[tuple[Moment, str], Drawn] = Kept(BODIES_KEPT)
@@ -109,6 +109,7 @@ class Board:
             now=now,
             idle_minutes=warden.settings.idle_unload_minutes,
             may_override=may_override,
+            undo_s=warden.settings.undo_s,
         )
         return ShownForm(view, blake2b(f"{language()}{view!r}".encode(), digest_size=TOKEN_BYTES).hexdigest())
 
@@ -120,11 +121,13 @@ class Board:
         )
 
     def models(self, form: LaunchForm, search: ModelSearch, shown: Shown) -> ModelList:
-        """Return the cached models for a page with this form and this search."""
-        return self._models.of((*shown.moment[:3], form, search), lambda: self._list(form, search, shown))
+        """Return the cached models for a page with this form and this search; whose page it is matters while an own model answers."""
+        own = shown.moment[-1].own
+        busy = frozenset(i.id for i in shown.snapshot.instances if i.in_flight and i.id in own)
+        return self._models.of((*shown.moment[:3], form, search, busy), lambda: self._list(form, search, shown))
 
     def _list(self, form: LaunchForm, search: ModelSearch, shown: Shown) -> ModelList:
-        rooms = services().controller.rooms(form.first_device)
+        rooms = services().controller.rooms(asked_for(form), current_actor())
         return self._lists.of(shown.snapshot, form, search, rooms, shown.moment[0])
 
     def models_body(self, models: ModelList) -> Drawn:
@@ -156,7 +159,7 @@ def asked_models(form: LaunchForm, shown: Shown) -> ModelList:
 
 
 def _sent() -> dict[str, str]:
-    return (request.form if request.method == "POST" else request.args).to_dict()
+    return sent(request.form if request.method == "POST" else request.args)
 
 
 def reading_age_s() -> float | None:

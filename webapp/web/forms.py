@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Final
 from urllib.parse import urlencode
 
+from werkzeug.datastructures import MultiDict
+
 from webapp.control.contract import Snapshot
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import BATCH_SIZE_LIMIT, MAX_TOKENS_LIMIT, LaunchOptions, Mode, Precision
@@ -37,7 +39,7 @@ class LaunchForm:
     restore_on_failure: bool = True
     interrupt_busy: bool = False
     unload: str = ""
-    """Models that go although the others stay, by id."""
+    """Models that may go, by id: own ones although the others stay, and other people's that were confirmed."""
     lease: str = ""
     """Until when nobody else takes the model; see ``terms.LEASES``."""
     lease_time: str = ""
@@ -118,7 +120,7 @@ class LaunchForm:
             keep_others=self.keep_others,
             restore_on_failure=self.restore_on_failure,
             interrupt_busy=self.interrupt_busy,
-            unload=_parts(self.unload) if self.keep_others else (),
+            unload=self.named,
             lease_until=None if now is None else terms.lease_until(self.lease, self.lease_time, now),
             reason=self.reason,
             idle_minutes=terms.idle_minutes(self.idle),
@@ -130,6 +132,11 @@ class LaunchForm:
         return replace(
             self, mode=Mode.TRANSFORMERS.value, precision=Precision.AUTO.value, max_tokens="1", batch_size="1"
         ).to_request()
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The models that may go."""
+        return _parts(self.unload)
 
     @property
     def devices(self) -> tuple[str, ...] | None:
@@ -151,6 +158,11 @@ class LaunchForm:
     def query(self) -> str:
         """The form as a query, so that a link fills it."""
         return urlencode(self.sent)
+
+
+def sent(values: MultiDict[str, str]) -> dict[str, str]:
+    """Return the fields of a form as text: each model that may be unloaded is a field of its own."""
+    return {**values.to_dict(), "unload": JOINT.join(values.getlist("unload"))}
 
 
 def _parts(text: str) -> tuple[str, ...]:

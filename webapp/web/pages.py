@@ -10,11 +10,11 @@ from webapp.control.contract import ForeignContainer
 from webapp.domain.instance import Instance
 from webapp.domain.people import Right
 from webapp.errors import UnknownContainer, UnknownInstance, WardenError
-from webapp.web import words
+from webapp.web import formats, words
 from webapp.web.actor import current_actor
 from webapp.web.answers import dialog, wants_fragment
 from webapp.web.board import asked_form, asked_models, board, with_clock
-from webapp.web.forms import LaunchForm
+from webapp.web.forms import LaunchForm, sent
 from webapp.web.ports import controller, services
 from webapp.web.presenters.containers import container_row
 from webapp.web.presenters.emergency import emergency_view
@@ -66,9 +66,20 @@ def confirm_emergency() -> ResponseReturnValue:
 @blueprint.get("/confirm/unload/<instance_id>")
 @needs(Right.UNLOAD)
 def confirm_unload(instance_id: str) -> ResponseReturnValue:
-    """Say who is being answered by the model, and ask."""
-    row = instance_row(find_instance(instance_id))
-    return dialog("fragments/confirm_unload.html", "pages/confirm.html", row=row)
+    """Say whose the model is and whom it answers, and ask."""
+    return unload_dialog(find_instance(instance_id))
+
+
+def unload_dialog(instance: Instance) -> ResponseReturnValue:
+    """Return the question before an unload that somebody else would feel."""
+    others, undo_s = instance.owner != current_actor(), services().settings.undo_s
+    return dialog(
+        "fragments/confirm_unload.html",
+        "pages/confirm.html",
+        row=instance_row(instance),
+        owner=instance.owner if others else "",
+        undo=formats.whole_duration(undo_s) if undo_s else "",
+    )
 
 
 @blueprint.get("/confirm/load-anyway")
@@ -76,7 +87,7 @@ def confirm_unload(instance_id: str) -> ResponseReturnValue:
 def confirm_load_anyway() -> ResponseReturnValue:
     """Say what the estimate lacks and whom it may hit, and ask."""
     snapshot = controller().snapshot()
-    form = LaunchForm.read(request.args.to_dict(), snapshot)
+    form = LaunchForm.read(sent(request.args), snapshot)
     view = load_anyway_view(form, snapshot, controller(), current_actor())
     return dialog("fragments/confirm_load_anyway.html", "pages/confirm.html", view=view)
 

@@ -39,7 +39,7 @@ def init_rights(app: Flask) -> None:
     app.before_request(_check)
     app.jinja_env.globals.update(
         may=lambda name: has(Right(name)),
-        may_cancel=lambda actor: may_cancel(_signed_in(), actor),
+        may_cancel=lambda actor, owners=(): may_cancel(_signed_in(), actor) or _signed_in().name in owners,
         identity=shown_identity,
     )
 
@@ -87,10 +87,17 @@ def require_override(reason: str | None) -> None:
         require(Right.UNLOAD_ANY)
 
 
-def require_cancel(operation: Operation) -> None:
-    """Raises NotYours where it is somebody else's operation."""
-    if not may_cancel(_signed_in(), operation.actor):
+def require_cancel(operation: Operation) -> bool:
+    """Return whether it may be cancelled only as long as nothing is touched: by the owner of a model that goes.
+
+    Raises NotYours where it is somebody else's operation otherwise.
+    """
+    identity = _signed_in()
+    if may_cancel(identity, operation.actor):
+        return False
+    if not operation.may_be_stopped_by(identity.name):
         raise NotYours(owner=operation.actor)
+    return True
 
 
 def _signed_in() -> Identity:
@@ -127,8 +134,9 @@ MATRIX_HEAD: Final = """# Who may call what
 
 Made by `make rights` from the declarations in the code; a test compares. ● may, · may not (403; 401 where nobody is signed in).
 An API token has its own scope as its role, and manages no account. Beyond the role: an operator unloads own models and those that
-are free, breaks off own models' answers alone, and takes back own operations and requests that wait; an administrator everybody's. What
-another person has leased, or what answers somebody, is taken with an administrator's reason alone.
+are free, breaks off own models' answers alone, and takes back own operations and requests that wait; an administrator everybody's. An
+operation that ends another person's model touches nothing for `WARDEN_UNDO_S`: until then the owner may stop it, too. What another person
+has leased, or what answers somebody, is taken with an administrator's reason alone.
 
 | Call | Right | nobody | viewer | operator | administrator |
 | --- | --- | --- | --- | --- | --- |

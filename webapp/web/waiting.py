@@ -15,7 +15,7 @@ from webapp.errors import AlreadyWaiting, WardenError
 from webapp.web import recording, words
 from webapp.web.actor import current_actor
 from webapp.web.answers import accepted, done, wants_fragment
-from webapp.web.forms import LaunchForm
+from webapp.web.forms import LaunchForm, sent
 from webapp.web.pages import dashboard_page
 from webapp.web.ports import controller
 from webapp.web.presenters.common import short_name
@@ -34,7 +34,7 @@ blueprint = Blueprint("waiting", __name__)
 @records(Action.TICKET_MADE, recording.new_ticket, recording.TICKET_FIELDS)
 def take() -> ResponseReturnValue:
     """Let what the form asks for wait; a second click finds the first one's ticket, a refusal keeps what was typed."""
-    form = LaunchForm.read(request.form.to_dict(), controller().snapshot())
+    form = LaunchForm.read(sent(request.form), controller().snapshot())
     by_itself = request.form.get("then") != TELL
     try:
         queued = controller().take_ticket(_asked(form), current_actor(), starts_by_itself=by_itself)

@@ -160,6 +160,9 @@ ERRORS: Final[Mapping[str, Sentence]] = {
             "другое место."
         )
     ),
+    "confirmation_needed": _one(
+        N_("Места хватит, только если выгрузить модели других пользователей: %(models)s. Подтвердите каждую.")
+    ),
     "instance_stopping": _one(
         N_(
             "Модель %(model)s уже выгружается: менять аренду и договариваться о ней поздно. Если она нужна, загрузите её снова."
@@ -566,6 +569,9 @@ PLANS: Final[Mapping[str, Sentence]] = {
         N_("На %(device)s сейчас идёт другая операция, поэтому эта модель делится между %(devices)s.")
     ),
     "plan_spread_leased": _one(N_("На %(device)s модель другого человека, поэтому эта делится между %(devices)s.")),
+    "plan_spread_others": _one(
+        N_("На %(device)s пришлось бы выгрузить чужую модель, поэтому эта делится между %(devices)s.")
+    ),
     "plan_estimate_rough": _one(N_("%(device)s: оценка грубая, файлы модели говорят не обо всём.")),
     "plan_measured": _many(
         *NN_(
@@ -647,6 +653,7 @@ STEPS: Final[Mapping[str, Sentence]] = {
     "stop_unproved": _one(N_("нет доказательства, что процесс завершён; нажмите «Экстренная очистка»")),
     "rollback_settling": _one(N_("жду возврата памяти")),
     "settle_slow": _one(N_("память возвращается медленнее обычного")),
+    "grace_over": _one(N_("никто не остановил")),
     "settled": _one(N_("+%(freed_bytes)s")),
     "settle_unknown": _one(N_("устройство не читается")),
     "settle_late": _one(N_("только +%(freed_bytes)s из %(expected_bytes)s")),
@@ -1044,6 +1051,7 @@ WAITING: Final[Mapping[str, Sentence]] = {
         "in_flight",
     ),
     "waits_leased": _one(N_("модель %(model)s занята до %(until)s, владелец %(owner)s; жду, пока её освободят.")),
+    "waits_others": _one(N_("место занимают модели других пользователей: %(models)s; жду, пока оно освободится.")),
     "waits_operation": _one(N_("%(device)s: идёт операция «%(kind)s», запустил пользователь %(actor)s в %(since)s.")),
     "waits_operation_model": _one(
         N_("%(device)s: идёт операция «%(kind)s», %(model)s, запустил пользователь %(actor)s в %(since)s.")
@@ -1164,6 +1172,7 @@ TICKET_STATES: Final[Mapping[str, str]] = {
 }
 STEP_NAMES: Final[Mapping[str, str]] = {
     StepName.PLAN: N_("План"),
+    StepName.GRACE: N_("Отсчёт"),
     StepName.UNLOAD: N_("Выгрузка"),
     StepName.SETTLE: N_("Ожидание памяти"),
     StepName.CLEAN: N_("Уборка"),
@@ -1418,6 +1427,7 @@ PROBLEMS: Final[Mapping[str, str]] = {
     "in_person": N_("токену этого нельзя"),
     "instance_in_use": N_("чужая модель отвечает на запросы"),
     "instance_leased": N_("модель арендована другим"),
+    "confirmation_needed": N_("чужие модели не подтверждены"),
     "instance_stopping": N_("модель уже выгружается"),
     "invalid": N_("недопустимое значение"),
     "last_administrator": N_("это последний администратор"),

@@ -33,6 +33,7 @@ from webapp.domain.audit import Entry
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation
 from webapp.domain.plan import SwitchRequest
+from webapp.domain.units import gib
 from webapp.message import Message
 from webapp.settings import Settings, load_settings
 
@@ -94,6 +95,10 @@ class Bench:
         """Switch to a model and wait for the end."""
         return self.wait(self.controller.switch(self.request(model_id, **changes), "ivan"))
 
+    def fill(self) -> None:
+        """Let a neighbour leave room for one small model."""
+        self.machine.foreign["gpu-0"] = gib(20)
+
     def wait(self, operation: Operation) -> Operation:
         """Wait for an operation to end and return it as it ended."""
         self.until(lambda: not self.controller.operation(operation.id).is_running)
@@ -137,6 +142,7 @@ def settings(tmp_path: Path) -> Settings:
         settle_deadline_s=0.2,
         launch_stall_s=0.3,
         cooldown_s=5.0,
+        undo_s=0,
     )
 
 

@@ -372,7 +372,7 @@ def test_busy_model_is_evicted_only_on_purpose(bench: Bench) -> None:
     bench.runtime.in_flight["lab/one"] = 2
     bench.board.change(instance_id, lambda i: replace(i, in_flight=2))
     with pytest.raises(InstanceInUse) as refusal:
-        bench.controller.switch(bench.request("lab/two"), "maria")
+        bench.controller.switch(bench.request("lab/two"), "ivan")
     assert refusal.value.params["in_flight"] == 2
     assert bench.load("lab/two", interrupt_busy=True).state is OperationState.SUCCEEDED
 

@@ -18,6 +18,7 @@ from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.lease import LONGEST_S, TEXT_LIMIT, Lease, ReleaseAnswer
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.plan import SwitchRequest
+from webapp.domain.units import gib
 from webapp.errors import (
     InstanceInUse,
     InstanceLeased,
@@ -39,7 +40,13 @@ def load_of_maria(bench: Bench, **changes: object) -> Instance:
     terms = {"lease_until": bench.parts.clock() + HOUR, "reason": "eval", **changes}
     operation = bench.wait(bench.controller.switch(bench.request("lab/one", **terms), "maria"))
     assert operation.state is OperationState.SUCCEEDED
+    bench.fill()
     return instance_of(bench)
+
+
+def for_ivan(bench: Bench, **changes: object) -> SwitchRequest:
+    """What Ivan asks for who has confirmed that Maria's model may go: there is room for one of the two."""
+    return bench.request("lab/two", **{"unload": (instance_of(bench).id,), **changes})
 
 
 def runs_already(bench: Bench, **changes: object) -> None:
@@ -83,12 +90,12 @@ def test_a_model_is_loaded_on_the_terms_that_were_asked_for(bench: Bench) -> Non
 def test_a_leased_model_is_not_evicted_until_its_lease_is_over(bench: Bench) -> None:
     load_of_maria(bench)
     with pytest.raises(InstanceLeased) as refusal:
-        bench.controller.switch(bench.request("lab/two"), "ivan")
+        bench.controller.switch(for_ivan(bench), "ivan")
     assert (refusal.value.params["owner"], refusal.value.params["reason"]) == ("maria", "eval")
     with pytest.raises(InstanceLeased):
         bench.controller.unload(instance_of(bench).id, "ivan")
     bench.later_s = HOUR + 1
-    assert bench.load("lab/two").state is OperationState.SUCCEEDED
+    assert bench.load("lab/two", unload=(instance_of(bench).id,)).state is OperationState.SUCCEEDED
     assert bench.loaded == ["lab/two"]
     assert told(bench, "maria") == ["unloaded_for"]
 
@@ -104,7 +111,7 @@ def test_a_lease_that_begins_between_plan_and_unloading_is_seen_at_the_gate(benc
     """The operation has been accepted: what it would unload is asked for once more."""
     bench.wait(bench.controller.switch(bench.request("lab/one"), "maria"))
     instance = instance_of(bench)
-    bench.monitor.odd = 0
+    bench.fill()
     begun = threading.Event()
     journal = bench.parts.journal
     record = journal.record
@@ -116,7 +123,7 @@ def test_a_lease_that_begins_between_plan_and_unloading_is_seen_at_the_gate(benc
         record(operation)
 
     journal.record = held  # type: ignore[method-assign]
-    operation = bench.load("lab/two")
+    operation = bench.load("lab/two", unload=(instance.id,))
     assert operation.state is OperationState.FAILED
     assert operation.error is not None
     assert operation.error.code == "instance_leased"
@@ -131,7 +138,7 @@ def unloaded_by_ivan(bench: Bench, instance: Instance) -> Operation:
 
 
 def replaced_by_ivan(bench: Bench, instance: Instance) -> Operation:
-    return bench.controller.switch(bench.request("lab/two", interrupt_busy=True), "ivan")
+    return bench.controller.switch(for_ivan(bench, interrupt_busy=True), "ivan")
 
 
 @pytest.mark.parametrize("take", [unloaded_by_ivan, replaced_by_ivan])
@@ -176,8 +183,10 @@ def test_where_one_of_several_has_to_stay_none_goes(bench: Bench) -> None:
     bench.wait(bench.controller.switch(bench.request("lab/two"), "ivan"))
     maria = bench.wait(bench.controller.switch(bench.request("lab/one", keep_others=True), "maria"))
     assert (maria.state, bench.loaded) == (OperationState.SUCCEEDED, ["lab/one", "lab/two"])
+    bench.machine.foreign["gpu-0"] = gib(19.5)
+    bench.catalog.models = (*bench.catalog.models, model("lab/wide", weights_bytes=gib(2.4)))
     bench.monitor.gate = Gate()
-    operation = bench.controller.switch(bench.request("lab/three"), "ivan")
+    operation = bench.controller.switch(bench.request("lab/wide", unload=(instance_of(bench).id,)), "ivan")
     bench.monitor.gate.wait_reached()
     bench.controller.set_lease(instance_of(bench).id, Terms.longer(), "maria")
     bench.monitor.gate.open()
@@ -221,7 +230,7 @@ def test_terms_of_a_model_that_is_being_ended_are_refused_and_not_confirmed(benc
 
 def test_an_override_takes_the_model_and_is_written_down(bench: Bench) -> None:
     load_of_maria(bench)
-    operation = bench.load("lab/two", override_reason="  the review is now ")
+    operation = bench.load("lab/two", override_reason="  the review is now ", unload=(instance_of(bench).id,))
     assert operation.state is OperationState.SUCCEEDED
     (finding,) = [f for f in operation.findings if f.message.code == "lease_overridden"]
     assert (finding.message.params["actor"], finding.message.params["reason"]) == ("ivan", "the review is now")
@@ -231,7 +240,7 @@ def test_an_override_takes_the_model_and_is_written_down(bench: Bench) -> None:
 def test_an_empty_reason_overrides_nothing(bench: Bench) -> None:
     load_of_maria(bench)
     with pytest.raises(InstanceLeased):
-        bench.controller.switch(bench.request("lab/two", override_reason="  "), "ivan")
+        bench.controller.switch(for_ivan(bench, override_reason="  "), "ivan")
 
 
 def test_an_unload_against_the_lease_is_written_down_too(bench: Bench) -> None:
@@ -248,7 +257,7 @@ def test_a_strangers_busy_model_is_not_unloaded(bench: Bench) -> None:
     with pytest.raises(InstanceInUse):
         bench.controller.unload(instance.id, "ivan")
     with pytest.raises(InstanceInUse):
-        bench.controller.switch(bench.request("lab/two", interrupt_busy=True), "ivan")
+        bench.controller.switch(for_ivan(bench, interrupt_busy=True), "ivan")
     bench.wait(bench.controller.unload(instance.id, "maria"))
     assert bench.loaded == []
 
@@ -350,7 +359,7 @@ def test_a_kept_model_stays_and_the_asker_reads_the_owners_word(bench: Bench) ->
     (notice,) = [n for n in bench.controller.snapshot().notices if n.to == "ivan"]
     assert (notice.message.code, notice.message.params["word"]) == ("release_kept", "until noon")
     with pytest.raises(InstanceLeased):
-        bench.controller.switch(bench.request("lab/two"), "ivan")
+        bench.controller.switch(for_ivan(bench), "ivan")
     bench.controller.dismiss(notice.number, "maria")  # another person's
     assert told(bench, "ivan") == ["release_kept"]
     bench.controller.dismiss(notice.number, "ivan")
@@ -485,6 +494,7 @@ def test_an_idle_model_that_is_leased_or_busy_stays(bench: Bench, held: str) -> 
 
 def test_an_idle_model_waits_for_the_operation_on_its_device(bench: Bench) -> None:
     load_of_maria(bench, lease_until=None, idle_minutes=15)
+    bench.machine.foreign.clear()
     bench.runtime.gate = threading.Event()
     beside = bench.controller.switch(bench.request("lab/two", keep_others=True), "ivan")
     bench.runtime.launching.wait(10)
@@ -627,7 +637,7 @@ def test_who_has_asked_for_a_page_a_moment_ago_is_present(bench: Bench) -> None:
 
 def test_blanks_are_no_reason_to_override(bench: Bench) -> None:
     load_of_maria(bench)
-    request: SwitchRequest = bench.request("lab/two", override_reason=" ")
+    request: SwitchRequest = for_ivan(bench, override_reason=" ")
     with pytest.raises(InstanceLeased):
         bench.controller.switch(request, "ivan")
     with pytest.raises(InstanceLeased):

@@ -221,7 +221,7 @@ def test_after_a_satisfied_ticket_the_line_goes_on_for_everybody(bench: Bench) -
     bench.wait(loading)
     ends(bench, satisfied, TicketState.STARTED)
     ends(bench, later, TicketState.STARTED)
-    assert bench.loaded == ["lab/two"]
+    assert bench.loaded == ["lab/one", "lab/two"]
     assert [t.state for t in bench.store.waiting.values()] == [TicketState.STARTED] * 2
 
 
@@ -381,11 +381,11 @@ def _has_room_but_waits(bench: Bench, queued: Queued) -> bool:
 
 def test_it_waits_for_the_operation_that_runs_there(bench: Bench) -> None:
     bench.runtime.gates["launch"] = Gate()
-    running = bench.controller.switch(bench.request("lab/one"), "ivan")
+    running = bench.controller.switch(bench.request("lab/one"), "anna")
     bench.runtime.gates["launch"].wait_reached()
     queued = take(bench, "lab/two")
     assert queued.why is not None
-    assert (queued.why.code, queued.why.params["actor"]) == ("waits_operation", "ivan")
+    assert (queued.why.code, queued.why.params["actor"]) == ("waits_operation", "anna")
     bench.runtime.gates["launch"].open()
     bench.wait(running)
     ends(bench, queued, TicketState.STARTED)
@@ -397,7 +397,8 @@ def test_it_waits_until_a_model_in_use_is_idle(bench: Bench) -> None:
     (instance,) = bench.board.state.instances.values()
     busy = lambda count: bench.board.change(instance.id, lambda i: replace(i, in_flight=count))  # noqa: E731
     busy(2)
-    queued = take(bench, "lab/two")
+    bench.fill()
+    queued = take(bench, "lab/two", unload=(instance.id,))
     assert queued.why is not None
     assert (queued.why.code, queued.why.params["in_flight"]) == ("waits_in_use", 2)
     busy(0)
@@ -408,6 +409,7 @@ def test_it_waits_until_another_persons_model_is_released(bench: Bench) -> None:
     until = bench.parts.clock() + 3600
     bench.wait(bench.controller.switch(bench.request("lab/one", lease_until=until), "maria"))
     (instance,) = bench.board.state.instances.values()
+    bench.fill()
     queued = take(bench, "lab/two")
     assert queued.why is not None
     assert (queued.why.code, queued.why.params["owner"]) == ("waits_leased", "maria")

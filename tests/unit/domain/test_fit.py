@@ -32,7 +32,7 @@ def room(beside: int | None, alone: int | None) -> Room:
     limit=st.none() | GIB,
     mode=st.sampled_from(Mode),
     tokens=st.integers(1, 100_000),
-    chosen=st.sampled_from([None, ("gpu-0",), ("gpu-1",)]),
+    chosen=st.sampled_from([None, ("gpu-0",), ("gpu-1",), ("gpu-1", "gpu-0")]),
 )
 def test_what_the_list_says_of_a_model_is_what_its_plan_says(
     weights: int,
@@ -56,7 +56,7 @@ def test_what_the_list_says_of_a_model_is_what_its_plan_says(
         policy=Policy(memory_limit_bytes=limit),
     )
     request = SwitchRequest(mode, new.id, LaunchOptions(max_tokens=tokens), devices=chosen)
-    there = rooms(world, None if chosen is None else chosen[0])
+    there = rooms(world, request)
 
     fit = fit_of(needs_of(request, new, there), there)
 

@@ -19,7 +19,7 @@ from webapp.domain.planner import plan_switch, refusal_of
 from webapp.domain.units import gib
 from webapp.domain.world import World
 
-OLD, NEW = model("lab/old"), model("lab/new")
+OLD, NEW = model("lab/old"), model("lab/new", weights_bytes=gib(9))
 NOW = 1_000_000.0
 HOUR = 3600.0
 
@@ -28,7 +28,7 @@ maybe_moments = st.none() | moments
 
 
 def world(*instances: Instance, **changes: object) -> World:
-    machine = FakeMachine(held={("gpu-0", i.id): gib(20) for i in instances})
+    machine = FakeMachine(held={("gpu-0", i.id): gib(20) for i in instances if i.is_live})
     return World(  # type: ignore[arg-type]
         now=NOW,
         sample=FakeMonitor(machine).latest(),
@@ -46,7 +46,9 @@ def marias(**changes: object) -> Instance:
 
 
 def plan_of(actor: str | None, instance: Instance, **changes: object) -> Plan:
-    request = SwitchRequest(Mode.TRANSFORMERS, NEW.id, LaunchOptions(), **changes)  # type: ignore[arg-type]
+    """What ``actor`` meets who has confirmed that the model may go, and needs its room."""
+    asked = {"unload": (instance.id,), **changes}
+    request = SwitchRequest(Mode.TRANSFORMERS, NEW.id, LaunchOptions(), **asked)  # type: ignore[arg-type]
     return plan_switch(request, world(instance), actor)
 
 
@@ -130,12 +132,14 @@ def test_the_refusal_of_a_plan_is_its_own_whatever_world_it_is_asked_in() -> Non
 
 
 def test_a_leased_model_of_a_stranger_is_no_way_out() -> None:
-    plan = plan_of("ivan", marias(lease=LEASED), keep_others=True)
+    plan = plan_of("ivan", marias(lease=LEASED), keep_others=True, unload=())
     assert not [way for way in plan.ways_out if way.request.unload or not way.request.keep_others]
 
 
 def test_a_free_device_is_chosen_before_one_with_a_leased_model() -> None:
-    machine = FakeMachine(totals={"gpu-0": gib(24), "gpu-1": gib(24)}, held={("gpu-1", "own"): gib(8)})
+    machine = FakeMachine(
+        totals={"gpu-0": gib(24), "gpu-1": gib(24)}, held={("gpu-0", "old"): gib(20), ("gpu-1", "own"): gib(8)}
+    )
     own = replace(marias(owner="ivan"), id="own", devices=("gpu-1",), predicted_bytes={"gpu-1": gib(8)})
     here = replace(world(marias(lease=LEASED), own), sample=FakeMonitor(machine).latest())
     plan = plan_switch(SwitchRequest(Mode.TRANSFORMERS, NEW.id), here, "ivan")

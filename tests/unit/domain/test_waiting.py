@@ -45,6 +45,8 @@ SMALL, LARGE, HUGE = (
     model("lab/huge", weights_bytes=gib(40)),
 )
 DEVICES = ("gpu-0", "gpu-1", "gpu-2")
+FULL = FakeMachine(held={("gpu-0", "old"): gib(22)})
+"""There is room only where the model that runs there goes."""
 
 
 def request(model_id: str = SMALL.id, **changes: object) -> SwitchRequest:
@@ -262,17 +264,41 @@ def test_where_the_choice_is_free_it_goes_where_nobody_waits_before_it() -> None
 def test_what_goes_for_it_is_touched_too() -> None:
     machine = FakeMachine({"gpu-0": gib(24), "gpu-1": gib(24)})
     both = loaded(LARGE, devices=("gpu-0", "gpu-1"), predicted_bytes={"gpu-0": gib(8), "gpu-1": gib(8)})
-    found = judged(ticket(asked=request(devices=("gpu-0",))), world(machine, both))
+    found = judged(ticket(asked=request(devices=("gpu-0",)), actor="maria"), world(machine, both))
     assert (found.why, found.devices) == (None, {"gpu-0", "gpu-1"})
 
 
 def test_it_waits_for_another_persons_lease_and_not_for_an_own_one() -> None:
-    held = world(FakeMachine(), loaded(LARGE, lease=Lease(until=9000.0)))
+    held = world(FULL, loaded(LARGE, lease=Lease(until=9000.0)))
     found = judged(ticket(), held)
     assert found.why is not None
     assert (found.why.code, found.why.params["until"], found.devices) == ("waits_leased", 9000.0, {"gpu-0"})
     assert judged(ticket(actor="maria"), held).why is None
     check_admissible(request(), held.seen_by("ivan"))
+
+
+def test_it_waits_for_another_persons_idle_model_unless_that_was_confirmed_when_it_came() -> None:
+    there = world(FULL, loaded(LARGE))
+    found = judged(ticket(), there)
+    assert found.why is not None
+    assert (found.why.code, found.why.params["models"], found.devices) == (
+        "waits_others",
+        "lab/large (maria)",
+        {"gpu-0"},
+    )
+    assert judged(ticket(asked=request(unload=("old",))), there).why is None
+    check_admissible(request(), there.seen_by("ivan"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"), [({"in_flight": 1}, "waits_in_use"), ({"lease": Lease(until=9000.0)}, "waits_leased")]
+)
+def test_what_was_confirmed_is_taken_only_while_it_is_idle_and_not_leased(
+    changes: dict[str, object], code: str
+) -> None:
+    found = judged(ticket(asked=request(unload=("old",))), world(FULL, loaded(LARGE, **changes)))
+    assert found.why is not None
+    assert (found.why.code, found.devices) == (code, {"gpu-0"})
 
 
 def test_its_own_lease_that_ended_while_it_waited_is_asked_for_no_more() -> None:
@@ -286,8 +312,7 @@ def test_two_clicks_with_a_lease_are_one_ticket() -> None:
 
 
 def test_it_waits_for_a_model_in_use_and_for_an_operation() -> None:
-    machine = FakeMachine()
-    busy = loaded(LARGE, in_flight=2)
+    machine, busy = FULL, loaded(LARGE, in_flight=2)
     in_use = judged(ticket(), world(machine, busy)).why
     assert in_use is not None
     assert (in_use.code, in_use.params["owner"]) == ("waits_in_use", "maria")

@@ -150,11 +150,12 @@ over_worlds = settings(deadline=None, max_examples=150, suppress_health_check=[H
 
 @over_worlds
 @given(there=worlds(), request=requests())
-def test_no_way_out_is_refused(there: World, request: SwitchRequest) -> None:
+def test_no_way_out_is_refused_but_for_a_name_to_confirm(there: World, request: SwitchRequest) -> None:
     for each in plan_switch(request, there, "ivan").ways_out:
-        again = plan_switch(each.request, there)
+        again = plan_switch(each.request, there, "ivan")
 
-        assert (again.refusal, again.verdict is Verdict.REFUSED) == (None, False)
+        assert again.refusal is None or again.refusal.code == "confirmation_needed"
+        assert Verdict.REFUSED not in [device.verdict for device in again.devices]
         assert again.request.options.max_tokens == each.request.options.max_tokens
         assert set(each.request.unload) <= {eviction.instance_id for eviction in again.unload}
         assert request.interrupt_busy or not any(eviction.in_flight for eviction in again.unload)

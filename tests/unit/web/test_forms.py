@@ -8,12 +8,13 @@ from urllib.parse import parse_qsl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from werkzeug.datastructures import MultiDict
 
 from tests.web.fakes import FakeController, instance, model
 from webapp.domain.modes import BATCH_SIZE_LIMIT, MAX_TOKENS_LIMIT, LaunchOptions, Mode, Precision
 from webapp.domain.plan import SwitchRequest
 from webapp.errors import InvalidRequest
-from webapp.web.forms import LaunchForm
+from webapp.web.forms import LaunchForm, sent
 
 SNAPSHOT = FakeController().snapshot()
 
@@ -51,8 +52,10 @@ def test_a_model_to_unload_that_has_gone_is_asked_for_no_more() -> None:
     assert LaunchForm.read(sent, there).to_request().unload == ("i1",)
 
 
-def test_a_model_is_unloaded_by_name_only_while_the_others_stay() -> None:
-    assert LaunchForm(model="m", unload="i1", keep_others=False).to_request().unload == ()
+def test_each_model_that_was_confirmed_is_a_field_of_its_own() -> None:
+    there = FakeController(instances=(instance("i1"), instance("i2"))).snapshot()
+    fields = MultiDict([("mode", "transformers"), ("model", "m"), ("unload", ""), ("unload", "i2"), ("unload", "i1")])
+    assert LaunchForm.read(sent(fields), there).to_request().unload == ("i2", "i1")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from webapp.domain.lease import ReleaseRequest
 from webapp.domain.memory import Holder, LedgerKind, Reading, build_ledger, level_of, used_percent
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions
-from webapp.domain.operation import Evicted, HeldBy, Operation, Receipt, Step
+from webapp.domain.operation import Evicted, Grace, HeldBy, Operation, Receipt, Step
 from webapp.domain.plan import Eviction, Plan, SwitchRequest
 from webapp.domain.planner import footprint_parts
 from webapp.domain.postmortem import Account, HolderLine, PostMortem
@@ -254,7 +254,7 @@ def plan_document(plan: Plan) -> Document:
     return {
         "verdict": plan.verdict.value,
         "devices": [device.device_id for device in plan.devices],
-        "unload": [_eviction_document(eviction) for eviction in plan.unload],
+        "unload": [_eviction_document(eviction, plan.request) for eviction in plan.unload],
         "needed_bytes": {
             device: {part.value: size for part, size in parts.items()}
             for device, parts in footprint_parts(plan).items()
@@ -324,7 +324,8 @@ def _seen_document(seen: Seen | None) -> Document | None:
     return {"count": seen.count, "spread_percent": seen.spread_percent, "same_options": seen.same_options}
 
 
-def _eviction_document(eviction: Eviction) -> Document:
+def _eviction_document(eviction: Eviction, request: SwitchRequest) -> Document:
+    """Return what would be unloaded; what is not ``confirmed`` is another person's and has to be named in ``unload``."""
     return {
         "instance_id": eviction.instance_id,
         "model": eviction.model_id,
@@ -334,6 +335,7 @@ def _eviction_document(eviction: Eviction) -> Document:
         "lease_until": when(eviction.lease_until),
         "freed_bytes": dict(eviction.freed_bytes),
         "no_return": message_document(eviction.no_return),
+        "confirmed": eviction.is_confirmed_by(request),
     }
 
 
@@ -395,7 +397,15 @@ def operation_document(operation: Operation) -> Document:
         "checks": [_check_document(check) for check in operation.checks],
         "request": None if operation.request is None else request_document(operation.request),
         "post_mortem": _post_mortem_document(operation.post_mortem),
+        "grace": _grace_document(operation.grace),
     }
+
+
+def _grace_document(grace: Grace | None) -> Document | None:
+    """Until when nothing of other people's is touched, which models those are, and which owners may stop it."""
+    if grace is None:
+        return None
+    return {"until": when(grace.until), "instances": list(grace.instances), "owners": list(grace.owners)}
 
 
 def _post_mortem_document(report: PostMortem | None) -> Document | None:

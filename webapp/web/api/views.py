@@ -100,7 +100,10 @@ def switch() -> ResponseReturnValue:
 @needs(Right.UNLOAD)
 @records(Action.UNLOAD, recording.running_model, recording.OVERRIDE_FIELDS, recording.owner_of_model)
 def unload(instance_id: str) -> ResponseReturnValue:
-    """Begin to unload an instance: one's own busy or not, another person's only while it is free, or with ``override_reason``."""
+    """Begin to unload an instance: one's own busy or not, another person's only while it is free, or with ``override_reason``.
+
+    Its id in the address is the confirmation.
+    """
     reason = override_reason()
     require_override(reason)
     return _accepted(controller().unload(instance_id, current_actor(), reason))
@@ -238,8 +241,8 @@ def operation(operation_id: str) -> ResponseReturnValue:
 @records(Action.CANCEL, recording.operation, recording.CANCEL_FIELDS, recording.owner_of_operation)
 def cancel(operation_id: str) -> ResponseReturnValue:
     """Ask an operation to stop; ``{"rollback": true}`` gives up the putting back that is under way."""
-    require_cancel(controller().operation(operation_id))
-    return _accepted(controller().cancel(operation_id, current_actor(), rollback=cancel_rollback()))
+    as_owner, rollback = require_cancel(controller().operation(operation_id)), cancel_rollback()
+    return _accepted(controller().cancel(operation_id, current_actor(), rollback=rollback, as_owner=as_owner))
 
 
 @blueprint.post("/operations/<operation_id>/restore")

@@ -64,6 +64,8 @@ class FormView:
     plan: PlanView | None
     advice: AdviceView | None
     can_apply: bool
+    own_unload: str
+    """Own models that were named to go: other people's are a checkbox of the plan each."""
     leases: tuple[TermChoice, ...]
     idles: tuple[TermChoice, ...]
 
@@ -107,10 +109,11 @@ def form_view(
     now: float,
     idle_minutes: float,
     may_override: bool,
+    undo_s: float,
 ) -> FormView:
     """Return the whole form for its present values, as ``actor`` sees it."""
     in_container = form.mode == Mode.VLLM
-    plan = plan_view(form, snapshot, controller, actor, may_override=may_override)
+    plan = plan_view(form, snapshot, controller, actor, may_override=may_override, undo_s=undo_s)
     return FormView(
         values=form,
         modes=_modes(form, snapshot),
@@ -124,6 +127,7 @@ def form_view(
         plan=plan,
         advice=advice_view(form, controller, actor),
         can_apply=any(model.problem is None for model in snapshot.models),
+        own_unload=JOINT.join(i.id for i in snapshot.instances if i.owner == actor and i.id in form.named),
         leases=lease_choices(form.lease, now),
         idles=idle_choices(form.idle, idle_minutes),
     )

@@ -55,8 +55,10 @@ class InstanceRow:
     adopted: bool
     can_ask: bool
     can_unload: bool
-    unload_sign: str
+    unload_text: str
+    """What the button says."""
     unload_word: str
+    """The same with the model's name."""
     max_tokens: int
     has_chat: bool
     lease: LeaseView
@@ -88,7 +90,7 @@ def instance_row(instance: Instance, view: View = NOBODY) -> InstanceRow:
         adopted=instance.adopted,
         can_ask=instance.state is InstanceState.READY,
         can_unload=instance.state is not InstanceState.STOPPING,
-        unload_sign="🛑" if vllm else "🗑️",
+        unload_text=_("Остановить") if vllm else _("Выгрузить"),
         unload_word=_("Остановить %(model)s", model=instance.model_id)
         if vllm
         else _("Выгрузить %(model)s", model=instance.model_id),

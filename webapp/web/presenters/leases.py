@@ -252,9 +252,22 @@ class NoticeRow:
 
 
 @dataclass(frozen=True)
+class GoingRow:
+    """A model of one person's that somebody else is about to unload."""
+
+    operation_id: str
+    actor: str
+    models: str
+    acts_at: float
+    """Until when nothing is touched; seconds since the epoch."""
+    can_stop: bool
+
+
+@dataclass(frozen=True)
 class Banner:
     """What one person is asked and told, on every page."""
 
+    going: tuple[GoingRow, ...]
     asks: tuple[AskRow, ...]
     notices: tuple[NoticeRow, ...]
     keeping: tuple[str, ...] = ()
@@ -270,6 +283,7 @@ def banner(snapshot: Snapshot, actor: str) -> Banner:
     """Return the banner of ``actor``."""
     told = [notice for notice in snapshot.notices if notice.to == actor]
     return Banner(
+        going=tuple(_going(snapshot, actor)),
         asks=tuple(_asks(snapshot, actor)),
         notices=tuple(NoticeRow(n.number, words.say(n.message), n.at) for n in reversed(told[-SHOWN_LIMIT:])),
         keeping=tuple(_keeping(snapshot.store_problem)),
@@ -286,6 +300,18 @@ def _keeping(problem: Message | None) -> Iterator[str]:
     )
     if problem.params.get("lost"):
         yield words.say(Message("keeping_lost", {"count": problem.params["lost"]}))
+
+
+def _going(snapshot: Snapshot, actor: str) -> Iterator[GoingRow]:
+    """An owner hears of it at once, on every page, and not only when it is done."""
+    for operation in snapshot.running:
+        grace = operation.grace
+        if grace is None or not operation.is_in_grace or operation.cancel_requested_by is not None:
+            continue
+        own = [i.model_id for i in snapshot.instances if i.id in grace.instances and i.owner == actor]
+        if own:
+            models = ", ".join(map(short_name, own))
+            yield GoingRow(operation.id, operation.actor, models, grace.until, actor in grace.owners)
 
 
 def _asks(snapshot: Snapshot, actor: str) -> Iterator[AskRow]:

@@ -14,6 +14,7 @@ from webapp.domain.instance import InstanceState
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest
+from webapp.domain.planner import may_ask
 from webapp.domain.world import Room
 from webapp.errors import InvalidRequest
 from webapp.message import Message
@@ -144,8 +145,8 @@ class ModelLists:
 
     def __init__(self) -> None:
         self._known: Kept[tuple[str, int], tuple[tuple[CachedModel, ...], tuple[_Known, ...]]] = Kept(2)
-        self._needs: Kept[tuple[object, ...], tuple[tuple[CachedModel, ...], tuple[Needs | Message, ...]]] = Kept(
-            LAUNCHES_KEPT
+        self._needs: Kept[tuple[object, ...], tuple[tuple[CachedModel, ...], tuple[Needs | Message | None, ...]]] = (
+            Kept(LAUNCHES_KEPT)
         )
 
     def of(
@@ -153,7 +154,8 @@ class ModelLists:
     ) -> ModelList:
         """Return the list for a page whose form has these values."""
         known = self._facts(snapshot.models, language)
-        needs = self._needs_of(snapshot.models, form, rooms)
+        request = asked_for(form)
+        needs = self._needs_of(snapshot.models, request, rooms)
         judged = (_judged(one, need, rooms) for one, need in zip(known, needs, strict=True))
         found = [(one, fit) for one, fit in judged if _is_found(one, search)]
         found.sort(key=_ORDERS[search.sort])
@@ -177,21 +179,20 @@ class ModelLists:
         ]  # the kept tuple holds the models, so the id stays theirs
 
     def _needs_of(
-        self, models: tuple[CachedModel, ...], form: LaunchForm, rooms: Sequence[Room]
-    ) -> tuple[Needs | Message, ...]:
-        request = _request(form)
+        self, models: tuple[CachedModel, ...], request: SwitchRequest, rooms: Sequence[Room]
+    ) -> tuple[Needs | Message | None, ...]:
         places = tuple(
             (room.device_id, room.kind, room.usable_bytes, room.device_name, room.lessons.version) for room in rooms
         )
 
-        def make() -> tuple[tuple[CachedModel, ...], tuple[Needs | Message, ...]]:
+        def make() -> tuple[tuple[CachedModel, ...], tuple[Needs | Message | None, ...]]:
             return models, tuple(_needs_or_why(request, model, rooms) for model in models)
 
-        return self._needs.of((id(models), request.mode, request.options, request.devices is None, places), make)[1]
+        return self._needs.of((id(models), request.mode, request.options, request.devices, places), make)[1]
 
 
-def _request(form: LaunchForm) -> SwitchRequest:
-    """What the form asks for; while a field of it is half typed, the usual options."""
+def asked_for(form: LaunchForm) -> SwitchRequest:
+    """Return what the form asks for; while a field of it is half typed, the usual options."""
     try:
         return form.to_request()
     except InvalidRequest:
@@ -205,16 +206,17 @@ def _known_or_why(model: CachedModel) -> _Known:
         return _Known(model, size="", facts="", problem=words.clause(misread(model.id, exc)), found_by=model.id.lower())
 
 
-def _needs_or_why(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) -> Needs | Message:
+def _needs_or_why(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) -> Needs | Message | None:
+    """What it needs; ``None`` where the form cannot ask for the model that way, whatever the memory."""
     try:
-        return needs_of(request, model, rooms)
+        return needs_of(request, model, rooms) if may_ask(request, model) else None
     except Exception as exc:  # noqa: BLE001  around one row: the list shows all the others
         return misread(model.id, exc)
 
 
-def _judged(known: _Known, needs: Needs | Message, rooms: Sequence[Room]) -> tuple[_Known, Fit]:
+def _judged(known: _Known, needs: Needs | Message | None, rooms: Sequence[Room]) -> tuple[_Known, Fit]:
     """Return how a model fits; of one that cannot be judged the row says so."""
-    if known.model.problem is not None:
+    if known.model.problem is not None or needs is None:
         return known, Fit.UNKNOWN
     if isinstance(needs, Message):
         return replace(known, problem=words.clause(needs)), Fit.UNKNOWN

@@ -19,13 +19,14 @@ from webapp.domain.operation import (
 )
 from webapp.domain.units import MIB
 from webapp.web import formats, words
+from webapp.web.forms import LaunchForm
 from webapp.web.presenters.common import FAILURE, SUCCESS, WARNING, short_name
 from webapp.web.presenters.troubles import TroubleView, operation_trouble
 from webapp.web.translate import gettext as _
 
 KIND_SIGNS = {
     OperationKind.SWITCH: "🔄",
-    OperationKind.UNLOAD: "🗑️",
+    OperationKind.UNLOAD: "⏏️",
     OperationKind.CLEAN: "🧹",
     OperationKind.EMERGENCY: "🚨",
     OperationKind.DEMO: "✨",
@@ -109,6 +110,12 @@ class OperationView:
     can_end_rollback: bool
     restorable: str
     """The models that one click loads again; empty where there are none."""
+    acts_at: float | None = None
+    """When it begins to touch other people's models; until then it can be stopped. Seconds since the epoch."""
+    owners: tuple[str, ...] = ()
+    """Owners of these who may stop it until then."""
+    again: str | None = None
+    """The query that loads again what it unloaded."""
 
     @property
     def is_running(self) -> bool:
@@ -143,7 +150,20 @@ def operation_view(operation: Operation, listed: Collection[str] = ()) -> Operat
         can_cancel=_can_cancel(operation),
         can_end_rollback=operation.is_running and _is_undoing(operation),
         restorable=_restorable(operation),
+        acts_at=operation.grace.until if operation.grace is not None and operation.is_in_grace else None,
+        owners=operation.grace.owners if operation.grace is not None and operation.is_in_grace else (),
+        again=_again(operation),
     )
+
+
+def _again(operation: Operation) -> str | None:
+    """The form that brings back what was unloaded, beside what is there now."""
+    if operation.kind is not OperationKind.UNLOAD or operation.state not in (
+        OperationState.SUCCEEDED,
+        OperationState.WARNING,
+    ):
+        return None
+    return None if operation.request is None else LaunchForm.of(operation.request).query
 
 
 class EndedViews:
@@ -239,6 +259,8 @@ def _sentence(operation: Operation) -> str:
 def _running_sentence(operation: Operation) -> str:
     if operation.error is not None:
         return words.say(operation.error)
+    if operation.is_in_grace:
+        return _("Пока ничего не тронуто: выгрузку можно остановить.")
     if operation.kind is OperationKind.SWITCH and operation.evicted:
         return _(
             "Выгружено: %(models)s. Если запуск не удастся, всё вернётся как было.",

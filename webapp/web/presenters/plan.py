@@ -12,6 +12,7 @@ from webapp.domain.modes import Mode, Quantization
 from webapp.domain.plan import DevicePlan, Eviction, Plan, Verdict
 from webapp.errors import (
     AlreadyLoaded,
+    ConfirmationNeeded,
     CoolingDown,
     InstanceInUse,
     InstanceLeased,
@@ -31,9 +32,11 @@ from webapp.web.translate import ngettext
 TONES = {Verdict.FITS: "good", Verdict.TIGHT: "warn", Verdict.REFUSED: "bad"}
 SIGNS = {Verdict.FITS: "✓", Verdict.TIGHT: "▲", Verdict.REFUSED: "✕"}
 VISIBLE_PARTS = (PartName.WEIGHTS, PartName.KV_CACHE)
+CONFIRM = "confirm"
+"""The verdict that waits for a person: it fits once other people's models have gone."""
 WITHOUT_FIGURES = frozenset({AlreadyLoaded.code, InvalidRequest.code, ModeUnavailable.code, ModelUnsuitable.code})
 """Refusals that no amount of memory would change: figures, and models that would go, would only mislead."""
-WORTH_WAITING = frozenset({InstanceInUse.code, InstanceLeased.code, CoolingDown.code})
+WORTH_WAITING = frozenset({InstanceInUse.code, InstanceLeased.code, ConfirmationNeeded.code, CoolingDown.code})
 """Refusals beside the lack of memory that pass by themselves."""
 SAID_BY_THE_FIGURES = frozenset({"plan_fits", "plan_tight"})
 SAID_OF_THE_FIGURES = frozenset(
@@ -93,6 +96,15 @@ class EvictionRow:
 
 
 @dataclass(frozen=True)
+class ConfirmRow:
+    """Another person's model that would go: confirmed by its name or not."""
+
+    instance_id: str
+    text: str
+    confirmed: bool
+
+
+@dataclass(frozen=True)
 class WayOutLink:
     """A change that would make it fit; ``query`` fills the form with it."""
 
@@ -139,16 +151,21 @@ class PlanView:
     override: str = ""
     """Why an administrator takes them all the same, as typed."""
     offers_override: bool = False
+    confirms: tuple[ConfirmRow, ...] = ()
+    """Other people's models that would go."""
+    confirm_note: str = ""
+    """What follows for their owners."""
 
 
 def plan_view(
-    form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, actor: str, *, may_override: bool
+    form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, actor: str, *, may_override: bool, undo_s: float
 ) -> PlanView | None:
     """Return the plan of the form as ``actor`` sees it, or ``None`` while the cache has no model to plan with."""
     if not form.model:
         return None
     try:
-        return _of_plan(controller.plan(form.to_request(), actor), form, snapshot, may_override=may_override)
+        plan = controller.plan(form.to_request(), actor)
+        return _of_plan(plan, form, snapshot, may_override=may_override, undo_s=undo_s)
     except WardenError as exc:
         return _impossible(words.say(exc.message))
     except Exception as exc:  # noqa: BLE001  around the model in the form: the page shows all the others
@@ -173,16 +190,19 @@ def _impossible(refusal: str) -> PlanView:
     )
 
 
-def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot, *, may_override: bool) -> PlanView:
+def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot, *, may_override: bool, undo_s: float) -> PlanView:
     now = time.time()
     code = None if plan.refusal is None else plan.refusal.code
     pointless = code in WITHOUT_FIGURES
-    loaded = code == AlreadyLoaded.code
+    loaded, unconfirmed = code == AlreadyLoaded.code, code == ConfirmationNeeded.code
+    confirms = (
+        () if pointless else tuple(_confirm(e, plan) for e in plan.unload if e.is_foreign and not _is_held(e, plan))
+    )
     return PlanView(
-        verdict=plan.verdict.value,
-        verdict_word=_("Уже загружена") if loaded else words.word(words.VERDICTS, plan.verdict),
-        sign=SIGNS[Verdict.FITS] if loaded else SIGNS[plan.verdict],
-        tone="plain" if loaded else TONES[plan.verdict],
+        verdict=CONFIRM if unconfirmed else plan.verdict.value,
+        verdict_word=_verdict_word(plan, code),
+        sign=SIGNS[Verdict.FITS] if loaded else SIGNS[Verdict.TIGHT if unconfirmed else plan.verdict],
+        tone="plain" if loaded else TONES[Verdict.TIGHT if unconfirmed else plan.verdict],
         where=where(device.device_id for device in plan.devices),
         devices=() if pointless else tuple(_arithmetic(device) for device in plan.devices),
         unload=() if pointless else tuple(_eviction(eviction, now) for eviction in plan.unload),
@@ -192,12 +212,35 @@ def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot, *, may_override: 
         trouble=plan_trouble(code),
         offers_interrupt=not pointless and any(e.in_flight and not _is_held(e, plan) for e in plan.unload),
         interrupt=form.interrupt_busy,
-        keep_all=replace(form, unload="").query if plan.request.unload else None,
+        keep_all=replace(form, unload="").query if plan.request.unload and plan.request.keep_others else None,
         load_anyway=form.query if code == NotEnoughMemory.code else None,
         can_wait=_can_wait(plan, snapshot),
         asks=() if pointless else tuple(_ask(e) for e in plan.unload if _is_held(e, plan)),
         override=form.override_reason,
-        offers_override=not pointless and may_override and any(_is_taken(e) for e in plan.unload),
+        offers_override=not pointless and may_override and any(e.is_taken for e in plan.unload),
+        confirms=confirms,
+        confirm_note=_confirm_note(undo_s) if confirms else "",
+    )
+
+
+def _verdict_word(plan: Plan, code: str | None) -> str:
+    if code == AlreadyLoaded.code:
+        return _("Уже загружена")
+    return _("Подтвердите") if code == ConfirmationNeeded.code else words.word(words.VERDICTS, plan.verdict)
+
+
+def _confirm(eviction: Eviction, plan: Plan) -> ConfirmRow:
+    text = _("Выгрузить %(model)s, владелец %(owner)s", model=short_name(eviction.model_id), owner=eviction.owner)
+    return ConfirmRow(eviction.instance_id, text, eviction.is_confirmed_by(plan.request))
+
+
+def _confirm_note(undo_s: float) -> str:
+    if not undo_s:
+        return _("Владелец получит уведомление.")
+    time_ = formats.whole_duration(undo_s)
+    return _(
+        "Выгрузка начнётся через %(time)s: до этого её можно остановить. Владелец сразу получит уведомление.",
+        time=time_,
     )
 
 
@@ -214,13 +257,8 @@ def _can_wait(plan: Plan, snapshot: Snapshot) -> bool:
     return needed <= (max if plan.anywhere else min)(sizes, default=0)
 
 
-def _is_taken(eviction: Eviction) -> bool:
-    """Whether it is another person's, leased or busy."""
-    return eviction.is_foreign and (eviction.lease_until is not None or eviction.in_flight != 0)
-
-
 def _is_held(eviction: Eviction, plan: Plan) -> bool:
-    return _is_taken(eviction) and plan.request.override_reason is None
+    return eviction.is_taken and plan.request.override_reason is None
 
 
 def _ask(eviction: Eviction) -> AskLink:

@@ -74,6 +74,7 @@ NOT_TROUBLES = {
     "already_loaded": "nothing to do",
     "instance_in_use": "the plan asks",
     "instance_leased": "ask its owner",
+    "confirmation_needed": "confirm each model in the plan",
     "lease_pending": "names what to do",
     "instance_stopping": "load it again",
     "idle_used_again": "nothing to do",

@@ -1,0 +1,90 @@
+"""Two people and room for one model: nothing of a colleague's goes without its name, and until it goes it can be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from tests.e2e.test_leases import NEWS_MS, as_person, shared
+from tests.e2e.test_main_job import LOAD_MS, row
+from tests.e2e.test_waiting import ROOM_FOR_ONE
+from tests.engine.server import WardenServer
+
+Start = Callable[..., WardenServer]
+Open = Callable[..., Page]
+
+UNDO_S = 12
+"""Longer than the banner takes to ask for news."""
+
+
+def test_a_colleagues_model_is_named_saved_and_then_unloaded(start_server: Start, open_page: Open, cache: Path) -> None:
+    server, _ = shared(start_server, cache, **ROOM_FOR_ONE, undo_s=UNDO_S)
+    server.models(2)
+    server.load("lab/one")
+    maria = as_person(open_page, server, "maria", language="en-US")
+    ivan = as_person(open_page, server, "ivan", language="en-US")
+
+    ivan.locator("#switch-form select[name=model]").select_option("lab/two")
+    plan = ivan.locator("#plan-box")
+    expect(plan).to_have_attribute("data-verdict", "confirm")
+    confirm = plan.get_by_label("Unload one, owned by maria")
+    confirm.check()
+    expect(plan).not_to_have_attribute("data-verdict", "confirm")
+    expect(confirm).to_be_checked()
+    confirm.uncheck()
+    expect(plan).to_have_attribute("data-verdict", "confirm")
+    confirm.check()
+    expect(plan).not_to_have_attribute("data-verdict", "confirm")
+    ivan.locator("[data-action=apply]").click()
+
+    expect(ivan.locator("#operations [data-countdown]")).to_contain_text("Unloads in")
+    going = maria.locator("[data-going]")
+    expect(going).to_contain_text("ivan is about to unload your model one", timeout=NEWS_MS)
+    going.locator("[data-action=stop-going]").click()
+    (stopped,) = [o for o in server.get("/api/v1/operations") if o["model"] == "lab/two"]
+    stopped = server.finished(stopped["id"])
+    assert (stopped["state"], stopped["cancel_requested_by"]) == ("cancelled", "maria")
+    assert stopped["outcome"]["code"] == "nothing_changed"
+    expect(row(ivan, "lab/one")).to_have_attribute("data-state", "ready")
+    expect(going).to_have_count(0, timeout=NEWS_MS)
+
+    unload = row(ivan, "lab/one").get_by_role("button", name="Unload lab/one")
+    expect(unload).to_have_text("Unload")
+    unload.click()
+    expect(ivan.locator("[data-owner]")).to_contain_text("This model belongs to maria.")
+    ivan.locator("[data-action=confirm-unload]").click()
+    expect(ivan.locator("#operations [data-countdown]")).to_be_visible()
+    expect(row(maria, "lab/one")).to_have_count(0, timeout=LOAD_MS)
+    expect(maria.locator("[data-notice]")).to_contain_text("ivan", timeout=NEWS_MS)
+    (unloaded, *_) = server.get("/api/v1/operations?kind=unload")
+    maria.goto(f"{server.url}/operations/{unloaded['id']}")
+    maria.locator("[data-action=load-again]").click()
+    expect(maria.locator("#switch-form select[name=model]")).to_have_value("lab/one")
+
+
+def test_without_scripts_a_colleagues_model_is_confirmed_by_name_too(
+    start_server: Start, open_page: Open, cache: Path
+) -> None:
+    server, _ = shared(start_server, cache, **ROOM_FOR_ONE, undo_s=UNDO_S)
+    server.models(2)
+    server.load("lab/one")
+    ivan = as_person(open_page, server, "ivan", language="en-US", java_script_enabled=False)
+    ivan.locator("#switch-form select[name=model]").select_option("lab/two")
+    ivan.locator("[data-action=show-plan]").click()
+    ivan.get_by_label("Unload one, owned by maria").check()
+    ivan.locator("[data-action=show-plan]").click()
+    expect(ivan.get_by_label("Unload one, owned by maria")).to_be_checked()
+    ivan.locator("[data-action=apply]").click()
+    expect(ivan.locator("#operations [data-countdown]")).to_be_visible()
+    ivan.locator("#operations [data-action=cancel]").click()
+    (operation, *_) = server.get("/api/v1/operations?kind=switch")
+    assert server.finished(operation["id"])["state"] == "cancelled"
+
+    row(ivan, "lab/one").locator("[data-action=unload]").click()
+    expect(ivan.locator("[data-owner]")).to_contain_text("This model belongs to maria.")
+    expect(row(ivan, "lab/one")).to_have_count(0)
+    ivan.locator("[data-action=confirm-unload]").click()
+    ivan.locator("#operations [data-action=cancel]").click()
+    assert [i["state"] for i in server.status()["instances"]] == ["ready"]

@@ -1,0 +1,44 @@
+"""The seconds before other people's models are ended: nothing is touched, and whoever it concerns can still stop it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from webapp.control.parts import Parts
+from webapp.control.run import Run
+from webapp.domain.instance import Instance
+from webapp.domain.operation import Grace, StepName
+from webapp.domain.plan import Eviction
+from webapp.message import Message
+
+
+def before_unload(parts: Parts, instance: Instance, actor: str) -> Grace | None:
+    """Return the grace of a model that ``actor`` unloads by itself; ``None`` for an own one and for one that has ended."""
+    if instance.owner == actor or not instance.is_live:
+        return None
+    held = instance.lease.runs(parts.clock()) or instance.in_flight != 0
+    is_taken = instance.is_foreign_to(actor) and held
+    return _grace(parts, [instance.id], [] if is_taken else [instance.owner])
+
+
+def before_switch(parts: Parts, unload: Iterable[Eviction]) -> Grace | None:
+    """Return the grace of the models that go for a switch; ``None`` where none of them is another person's."""
+    others = [eviction for eviction in unload if eviction.is_others]
+    return _grace(parts, [e.instance_id for e in others], [e.owner for e in others if not e.is_taken])
+
+
+def _grace(parts: Parts, instances: list[str], owners: list[str]) -> Grace | None:
+    """An owner whose model an administrator takes against the owner's will is told, and cannot undo that."""
+    seconds = parts.settings.undo_s
+    if not instances or seconds <= 0:
+        return None
+    return Grace(parts.clock() + seconds, tuple(instances), tuple(dict.fromkeys(owners)))
+
+
+def give_grace(run: Run) -> None:
+    """Wait until nobody may stop the operation any more. Raises Cancelled, and nothing was touched then."""
+    if run.operation.grace is None:
+        return
+    with run.step(StepName.GRACE) as note:
+        run.wait(run.parts.settings.undo_s)
+        note.message = Message("grace_over")
