@@ -15,6 +15,7 @@ from tests.web.conftest import HTMX, Visitor
 from tests.web.fakes import FakeController, instance, reading
 from webapp.domain.modes import Mode
 from webapp.domain.operation import (
+    Evicted,
     Finding,
     HeldBy,
     Operation,
@@ -273,6 +274,24 @@ def test_a_running_operation_asks_for_news_until_it_ends(visitor: Visitor, contr
     assert 'data-state="succeeded"' in last.text
     assert 'id="operation-poll"' in last.text
     assert "hx-trigger" not in last.text
+
+
+def test_what_could_not_come_back_is_loaded_again_by_one_click(visitor: Visitor, controller: FakeController) -> None:
+    owed = Evicted.of(instance("gone", "lab/old"))
+    controller.recent = (failed("launch_failed", id="op7", to_restore=(owed,)), *controller.recent)
+
+    for path in ("/", "/operations/op7"):
+        assert 'action="/operations/op7/restore"' in visitor.get(path).text, path
+    answer = visitor.post("/operations/op7/restore")
+
+    assert answer.status_code == 303
+    assert controller.calls[-1][0] == "restore"
+
+
+def test_what_came_back_offers_no_second_load(visitor: Visitor, controller: FakeController) -> None:
+    controller.recent = (failed("launch_failed", id="op7"), *controller.recent)
+
+    assert "/restore" not in visitor.get("/").text + visitor.get("/operations/op7").text
 
 
 def test_a_running_operation_is_cancelled_where_it_is_read(visitor: Visitor, controller: FakeController) -> None:

@@ -33,7 +33,7 @@ class Reconciled:
     findings: tuple[Finding, ...]
     unanswered: tuple[Runtime, ...] = ()
     cut_off: tuple[Operation, ...] = ()
-    """The operations that an earlier Warden did not end, as they read now."""
+    """The operations that an earlier Warden did not end; what they owe may live still, and be on its way out."""
 
 
 def reconcile(parts: Parts, *, discover_s: float = DISCOVER_DEADLINE_S) -> Reconciled:
@@ -43,6 +43,8 @@ def reconcile(parts: Parts, *, discover_s: float = DISCOVER_DEADLINE_S) -> Recon
     taken = _take_in_all(parts, runtimes, discover_s)
     findings = tuple(finding for one in taken for finding in one.findings)
     abandoned = {operation.id: _abandoned(parts, operation, findings) for operation in cut_off}
+    whole = tuple(abandoned.values())
+    abandoned = {operation.id: _without_living(parts, operation) for operation in whole}
     for operation in abandoned.values():
         parts.journal.record(operation)
     recent = {operation.id: operation for operation in parts.journal.recent(RECENT)}
@@ -50,7 +52,7 @@ def reconcile(parts: Parts, *, discover_s: float = DISCOVER_DEADLINE_S) -> Recon
     for finding in findings:
         log.info("found at the start: %s %s", finding.message.code, dict(finding.message.params))
     unanswered = tuple(runtime for one in taken for runtime in one.unanswered)
-    return Reconciled(findings, unanswered, tuple(abandoned.values()))
+    return Reconciled(findings, unanswered, whole)
 
 
 class LateRuntimes:
@@ -176,6 +178,12 @@ def _removed(parts: Parts, one: Found, result: StopResult | Exception) -> Findin
 
 def _reap(parts: Parts, runtime: Runtime, expired: Expired) -> tuple[Leftover, ...]:
     return () if expired.is_set() else runtime.reap(lambda: known_instances(parts))
+
+
+def _without_living(parts: Parts, operation: Operation) -> Operation:
+    """The operation as it is listed: what was found running is not offered to be loaded again."""
+    living = {i.id for i in parts.board.state.instances.values() if i.state in ANSWERING}
+    return replace(operation, to_restore=tuple(e for e in operation.to_restore if e.instance_id not in living))
 
 
 def _abandoned(parts: Parts, operation: Operation, findings: tuple[Finding, ...]) -> Operation:

@@ -161,11 +161,15 @@ class CutOff:
         self._begin = begin
         self._waiting: dict[str, tuple[Evicted, ...]] = {}
         self._since = 0.0
+        self._lived: frozenset[str] = frozenset()
+        """What lived at the start: its operation does not list it, and it is owed all the same if it was on its way out."""
 
     def expect(self, operations: Sequence[Operation]) -> None:
         """Begin to look after what ``operations`` owe."""
         self._since = self._parts.monotonic()
         self._waiting = {operation.id: operation.to_restore for operation in operations if operation.to_restore}
+        owed = (evicted for operation in operations for evicted in operation.to_restore)
+        self._lived = frozenset(evicted.instance_id for evicted in owed if self._lives(evicted))
 
     def look(self, silent: frozenset[Mode]) -> None:
         """Begin what can be begun; ``silent`` are the modes that have not said yet what they run. Never waits."""
@@ -196,7 +200,9 @@ class CutOff:
     def _try(self, operation_id: str, ready: tuple[Evicted, ...]) -> bool:
         """Return whether nothing more is to be done for it."""
         owing = next((o for o in self._parts.board.state.recent if o.id == operation_id), None)
-        still = () if owing is None else tuple(e for e in ready if e in owing.to_restore)
+        still = (
+            () if owing is None else tuple(e for e in ready if e in owing.to_restore or e.instance_id in self._lived)
+        )
         if owing is None or not still:
             return True  # somebody was quicker
         try:

@@ -241,6 +241,7 @@ def test_model_that_lives_is_not_loaded_a_second_time(make_bench: MakeBench) -> 
     bench.runtime.found = (Found(loaded(model("lab/one"), "gone"), adoptable=True),)
     bench.runtime.launch(left_by_an_earlier_warden("gone"))
     bench.controller.start()
+    assert bench.controller.operation("cutoff").to_restore == ()
     rounds(bench)
     bench.ahead_s = DYING_S + 1
     rounds(bench)
