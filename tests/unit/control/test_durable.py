@@ -123,7 +123,7 @@ def test_a_silence_that_cannot_be_written_counts_once_it_can_and_tells_nobody_be
     instance = load_of_maria(bench, lease_until=None)
     bench.controller.ask_release(instance.id, "", "ivan")
     bench.store.raises = FULL
-    bench.later_s = 61
+    bench.at(61)
     bench.until(lambda: bench.keeper.trouble is not None)
     bench.controller._leasing.look()
     assert (told(bench, "ivan"), instance_of(bench).lease.asked is not None) == ([], True)
