@@ -32,6 +32,7 @@ def _server(start_server: Start, cache: Path) -> WardenServer:
     """A server that one model has filled."""
     server = start_server(cache, **ROOM_FOR_ONE)
     server.models(2)
+    server.launcher_ready()
     server.load("lab/one")
     return server
 

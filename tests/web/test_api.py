@@ -168,7 +168,7 @@ def test_no_recommendation_on_unknown_memory(client: FlaskClient, controller: Fa
 
 
 def test_a_plan_shows_its_arithmetic_by_part_and_device(client: FlaskClient, controller: FakeController) -> None:
-    controller.instances = (instance("i1", "lab/other"),)
+    controller.instances = (instance("i1", "lab/other", owner=current_actor()),)
 
     plan = client.post("/api/v1/plan", json=BODY).json
 
@@ -201,7 +201,7 @@ def test_a_refused_plan_has_ways_out_that_can_be_sent_back(client: FlaskClient, 
 
 
 def test_a_named_model_goes_although_the_others_stay(client: FlaskClient, controller: FakeController) -> None:
-    controller.instances = (instance("i1", "lab/one"), instance("i2", "lab/two"))
+    controller.instances = tuple(instance(name, f"lab/{name}", owner=current_actor()) for name in ("i1", "i2"))
     beside = {**BODY, "keep_others": True}
 
     plan = client.post("/api/v1/plan", json={**beside, "unload": ["i2"]}).json
