@@ -74,7 +74,7 @@ def _open(
     context = browser.new_context(color_scheme=scheme, locale=language, viewport=size, extra_http_headers=headers)  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(url)
-    expect(page.locator("#plan-box")).to_be_visible()
+    expect(page.locator("#plan")).to_be_visible()
     return page
 
 

@@ -90,6 +90,34 @@ def test_switch_shows_its_steps_to_everybody_and_unloads_the_other(
     expect(row(second, "lab/one")).to_have_count(0)
 
 
+def test_the_button_says_what_it_will_do_and_the_plan_never_turns_against_ones_own_load(
+    start_server: Start, open_page: Open, cache: Path
+) -> None:
+    """Nothing chosen, chosen, under way, loaded, and another one in its place; what the plan says on the way is kept."""
+    server = start_server(cache)
+    page = open_page(server.url, language="en-US")
+    button = page.locator("#main-load")
+    expect(button).to_be_disabled()
+    expect(page.locator("#main-hint")).to_have_text("Choose a model first.")
+    choose(page, "lab/one")
+    expect(button).to_have_text("Load")
+    page.evaluate(
+        """() => { window.verdicts = []; new MutationObserver(() => {
+            const box = document.getElementById("plan-box");
+            if (box) window.verdicts.push(box.dataset.verdict);
+        }).observe(document.getElementById("plan"), {subtree: true, childList: true, attributes: true}); }"""
+    )
+    apply(page)
+    expect(page.locator("#plan-box")).to_have_attribute("data-verdict", "loading", timeout=10_000)
+    expect(button).to_be_disabled()
+    expect(page.locator("#plan-box")).to_have_attribute("data-verdict", "loaded", timeout=LOAD_MS)
+    expect(button).to_be_disabled()
+    assert "refused" not in page.evaluate("window.verdicts")
+    choose(page, "lab/two")
+    expect(button).to_have_text("Replace one and load")
+    expect(button).to_be_enabled()
+
+
 def test_load_beside_keeps_both(start_server: Start, open_page: Open, cache: Path) -> None:
     server = start_server(cache)
     page = open_page(server.url)
@@ -157,6 +185,7 @@ def test_what_does_not_fit_offers_ways_out_that_fill_the_form(
 ) -> None:
     server = start_server(cache, memory_limit_gib=0.5, reserve_mib=0, reserve_percent=0)
     page = open_page(server.url)
+    page.locator("#switch-form select[name=model]").select_option("lab/one")
     page.locator("#batch_size").fill("1024")
     expect(page.locator("#plan-box")).to_have_attribute("data-verdict", "refused")
     way = page.locator("[data-way-out]").first
@@ -191,7 +220,8 @@ def test_everything_works_without_scripts(start_server: Start, open_page: Open, 
     page = open_page(server.url, java_script_enabled=False)
     page.locator("#switch-form select[name=model]").select_option("lab/one")
     page.locator("#max_tokens").fill("64")  # without scripts the answer is waited for as a whole
-    page.locator("[data-action=apply]").click()
+    expect(page.locator("[data-action=apply]")).to_be_hidden()
+    page.locator("[data-action=apply-unseen]").click()
     (operation,) = server.get("/api/v1/operations?limit=1")
     server.finished(operation["id"])
     page.goto(server.url)
@@ -209,5 +239,7 @@ def test_page_fits_every_width_in_both_schemes_and_languages(start_server: Start
     server = start_server(cache)
     for width, scheme, language in product((390, 1440), ("light", "dark"), ("ru-RU", "en-US")):
         page = open_page(server.url, language=language, scheme=scheme, width=width)
+        expect(page.locator("#plan-empty")).to_be_visible()
+        page.locator("#switch-form select[name=model]").select_option("lab/one")
         expect(page.locator("#plan-box")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= width, (width, scheme, language)

@@ -51,8 +51,8 @@ def test_click_waits_and_room_starts_it(server: WardenServer, open_page: Open) -
     ticket = page.locator("#waiting [data-ticket][data-model='lab/two']")
     expect(ticket).to_have_attribute("data-state", "waiting")
     expect(ticket.locator("[data-why]")).to_contain_text("MiB")
-    page.locator("[data-action=wait-start]").click()
-    expect(page.locator("#say")).to_contain_text("lab/two")
+    expect(page.locator("#main-load")).to_have_text("Already queued")
+    expect(page.locator("#main-load")).to_be_disabled()
     assert len(server.get("/api/v1/tickets")) == 1
     assert not server.status()["operations"]
     page.locator("#transformers [data-model='lab/one'] [data-action=unload]").click()

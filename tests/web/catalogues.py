@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from babel.messages.mofile import write_mo
@@ -18,7 +19,7 @@ def compile_catalogues() -> None:
             continue
         with source.open("rb") as file:
             catalogue = read_po(file, locale=source.parents[1].name)
-        draft = target.with_suffix(".mo.new")
+        draft = target.with_suffix(f".{os.getpid()}.new")  # tests run side by side
         with draft.open("wb") as file:
             write_mo(file, catalogue)
         draft.replace(target)

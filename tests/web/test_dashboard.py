@@ -35,7 +35,7 @@ def test_the_page_shows_the_four_figures_of_the_guide_in_the_readers_numbers(vis
 def test_english_has_its_own_words_and_numbers(visitor: Visitor) -> None:
     page = text_of(visitor.get("/", headers={"Accept-Language": "en"}).text)
 
-    for words in ("GPU memory (total) 24.0 GiB", "Available 23.6 GiB", "Apply changes", "Emergency clean-up"):
+    for words in ("GPU memory (total) 24.0 GiB", "Available 23.6 GiB", "Choose a model first.", "Emergency clean-up"):
         assert words in page
 
 
@@ -261,7 +261,7 @@ def test_every_id_of_the_page_is_its_own(visitor: Visitor, controller: FakeContr
 def test_a_way_out_is_one_click_that_fills_the_form(visitor: Visitor, controller: FakeController) -> None:
     controller.readings = (replace(reading(), free_bytes=gib(4)),)
 
-    page = visitor.get("/?mode=transformers&precision=fp16&max_tokens=2048&batch_size=1").text
+    page = visitor.get("/?mode=transformers&model=Qwen/Qwen3-1.7B&precision=fp16&max_tokens=2048&batch_size=1").text
 
     assert 'data-verdict="refused"' in page
     link = re.search(r'href="/\?([^"]+)#switch" data-fill data-way-out', page)

@@ -12,8 +12,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from tests.web.conftest import HTMX, Visitor
-from tests.web.fakes import FakeController, instance, reading
-from webapp.domain.modes import Mode
+from tests.web.fakes import FakeController, instance, model, reading, worker
 from webapp.domain.operation import (
     Evicted,
     Finding,
@@ -430,16 +429,21 @@ def test_what_went_well_or_was_wanted_offers_nothing(visitor: Visitor, controlle
     assert "data-trouble" not in visitor.get("/operations/op2").text
 
 
-def test_a_plan_refused_for_memory_offers_what_its_ways_out_do_not(
+def test_a_plan_refused_for_memory_offers_only_what_would_change_that(
     visitor: Visitor, controller: FakeController
 ) -> None:
-    controller.readings = (reading(total=gib(2)),)
-    controller.mode_problems = {Mode.TRANSFORMERS: None, Mode.VLLM: None}
+    asked = "/?mode=transformers&model=Qwen/Qwen3-1.7B&max_tokens=2048&batch_size=4&precision=int4"
+    large = model(weights_bytes=gib(120))
+    controller.changed(models=(large,))
+    assert 'data-verdict="refused"' in visitor.get(asked).text
+    assert ways(visitor.get(asked).text) == []
 
-    page = visitor.get("/?mode=vllm&model=Qwen/Qwen3-1.7B&max_tokens=2048&batch_size=4").text
+    controller.changed(models=(large, model("lab/small", weights_bytes=gib(1))))
+    assert ways(visitor.get(asked).text) == ["lighter"]
 
-    assert 'data-verdict="refused"' in page
-    assert ways(page) == ["clean", "emergency", "lighter"]
+    left = reading(held=(worker("gone", gib(22)),))
+    controller.changed(readings=(left,), models=(model(),))
+    assert ways(visitor.get(asked).text) == ["clean"]
     assert ways(visitor.get("/?mode=tgi").text) == []
 
 

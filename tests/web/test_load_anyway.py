@@ -82,7 +82,7 @@ def test_address_alone_confirms_nothing(visitor: Visitor, full: FakeController) 
 
 def test_where_there_is_nothing_to_pass_over_it_says_so(visitor: Visitor, controller: FakeController) -> None:
     page = visitor.get("/confirm/load-anyway", query_string=FORM).text
-    assert "Памяти уже хватает: примените изменения как обычно." in page
+    assert "Памяти уже достаточно: модель можно загрузить как обычно." in page
     assert "confirm-load-anyway" not in page
     controller.changed(
         readings=(reading(free_bytes=gib(0.1)),),

@@ -12,7 +12,7 @@ import pytest
 from flask import Flask
 
 from tests.web.conftest import FORM, HTMX
-from tests.web.fakes import FakeController, FakeServices, container, foreign, instance, reading
+from tests.web.fakes import FakeController, FakeServices, container, instance, model, reading, worker
 from tests.web.people import NAMES, Lab, made_lab
 from webapp import create_app
 from webapp.domain.lease import NO_LEASE, Lease
@@ -385,10 +385,17 @@ def test_what_is_drawn_for_one_is_not_shown_to_another(lab: Lab) -> None:
 def test_a_plan_offers_an_emergency_to_administrators_alone_whoever_asked_first(
     lab: Lab, order: tuple[Role, Role]
 ) -> None:
-    """The same plan is drawn once for many, and is a button for one role and a sentence for the other."""
-    lab.controller.changed(readings=(reading(held=(foreign("maria", "train.py", gib(21)),)),))
-    plans = {role: lab.signed_in(role).get("/fragments/plan", query_string=FORM, headers=HTMX).text for role in order}
+    """The same plan is drawn once for many, and nothing stands in it that the reader may not do."""
+    leased = Lease(until=time.time() + 9000)
+    held = instance(
+        "i1", "lab/large", measured_bytes={"gpu-0": gib(22)}, predicted_bytes={"gpu-0": gib(22)}, lease=leased
+    )
+    lab.controller.changed(instances=(held,), readings=(reading(held=(worker("i1", gib(22)),)),))
+    lab.controller.changed(models=(model(weights_bytes=gib(20), quantization="awq"),))
+    query = {**FORM, "keep_others": "1"}
+    plans = {role: lab.signed_in(role).get("/fragments/plan", query_string=query, headers=HTMX).text for role in order}
 
     for role, plan in plans.items():
-        assert 'data-way="emergency"' in plan
+        assert 'data-verdict="refused"' in plan
+        assert ("🚨" in plan) is (role is Role.ADMINISTRATOR)
         assert ('data-action="trouble-emergency"' in plan) is (role is Role.ADMINISTRATOR)

@@ -142,9 +142,18 @@ def test_the_reason_stands_in_the_card_and_in_the_form(
     visitor: Visitor, vllm: FakeController, problem: Message
 ) -> None:
     vllm.mode_problems[Mode.VLLM] = problem
+    vllm.containers = (container(),)
 
     page = visitor.get("/").text
-    said = text_of(card(page)).split("🛑")[1].strip().split("Скопировать")[0].strip()
+    said = (
+        text_of(card(page))
+        .split("⚠️")[1]
+        .strip()
+        .split("Скопировать")[0]
+        .split(" Ниже то,")[0]
+        .split("Запущены не")[0]
+        .strip()
+    )
 
     assert said.endswith(".")
     assert ".." not in said
@@ -270,7 +279,7 @@ def test_an_emergency_says_which_containers_stay(visitor: Visitor, vllm: FakeCon
 
 
 def test_what_a_mode_cannot_do_is_disabled_with_the_reason(visitor: Visitor, vllm: FakeController) -> None:
-    query = "max_tokens=512&batch_size=1&precision=fp16"
+    query = "model=Qwen/Qwen3-1.7B&max_tokens=512&batch_size=1&precision=fp16"
     container_mode = visitor.get(f"/fragments/plan?mode=vllm&{query}").text
     process_mode = visitor.get(f"/fragments/plan?mode=transformers&{query}").text
 
@@ -284,7 +293,7 @@ def test_what_a_mode_cannot_do_is_disabled_with_the_reason(visitor: Visitor, vll
 def test_a_precision_that_was_chosen_before_stays_visible_with_its_reason(
     visitor: Visitor, vllm: FakeController
 ) -> None:
-    page = visitor.get("/?mode=vllm&max_tokens=512&batch_size=1&precision=int8").text
+    page = visitor.get("/?mode=vllm&model=Qwen/Qwen3-1.7B&max_tokens=512&batch_size=1&precision=int8").text
 
     assert re.search(r'<option value="int8" selected>INT8 — только Transformers', page)
     assert "только в режиме Transformers. Выберите другую точность." in page.split("data-refusal")[1]
@@ -292,7 +301,7 @@ def test_a_precision_that_was_chosen_before_stays_visible_with_its_reason(
 
 
 def test_the_plan_follows_the_mode(visitor: Visitor, vllm: FakeController) -> None:
-    query = "max_tokens=512&batch_size=1&precision=fp16"
+    query = "model=Qwen/Qwen3-1.7B&max_tokens=512&batch_size=1&precision=fp16"
     version = hidden(visitor.get(f"/fragments/plan?mode=transformers&{query}").text, "plan_version")
 
     assert visitor.get(f"/fragments/plan?mode=vllm&{query}&plan_version={version}").status_code == 200
@@ -301,7 +310,7 @@ def test_the_plan_follows_the_mode(visitor: Visitor, vllm: FakeController) -> No
 def test_a_chosen_mode_stays_chosen_while_it_cannot_be_had(visitor: Visitor, vllm: FakeController) -> None:
     vllm.mode_problems[Mode.VLLM] = DOWN
 
-    page = visitor.get("/?mode=vllm&max_tokens=512&batch_size=1").text
+    page = visitor.get("/?mode=vllm&model=Qwen/Qwen3-1.7B&max_tokens=512&batch_size=1").text
 
     assert re.search(r'value="vllm" checked aria-describedby', page)
     assert 'data-verdict="refused"' in page

@@ -70,7 +70,7 @@ def test_enter_key_still_applies_the_form(visitor: Visitor) -> None:
     form = page[page.index('id="switch-form"') :]
     own = [tag for tag in re.findall(r"<button[^>]*>", form[: form.index("</form>")]) if " form=" not in tag]
     names = [found[1] for tag in own if (found := re.search(r'data-action="([\w-]+)"', tag))]
-    assert names == ["show-plan", "apply", "wait-start", "wait-tell"]
+    assert names == ["show-plan", "apply-unseen", "wait-start", "wait-tell"]
 
 
 def test_who_acts_now_is_told_who_waits_there(visitor: Visitor, full: FakeController) -> None:

@@ -51,13 +51,13 @@ class LaunchForm:
 
     @classmethod
     def read(cls, values: Mapping[str, str], snapshot: Snapshot) -> LaunchForm:
-        """Return the form as sent, or as first shown where a field was not sent.
+        """Return the form as sent, or as first shown where a field was not sent: no model is chosen for anybody.
 
         A checkbox that is off is not sent at all: whether the form was sent is told by its other fields. A model to unload that has gone
         meanwhile is asked for no more.
         """
         sent = "mode" in values
-        model = (values.get("model") if snapshot.models else "") or _first_choice(snapshot)
+        model = values.get("model", "") if snapshot.models else ""
         return cls(
             mode=values.get("mode", Mode.TRANSFORMERS.value),
             model=model,
@@ -184,14 +184,6 @@ def _whole(field: str, text: str, limit: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(limit)) and 1 <= int(text) <= limit):
         raise InvalidRequest(field=field, value=text, allowed=f"1–{limit}")
     return int(text)
-
-
-def _first_choice(snapshot: Snapshot) -> str:
-    """A model that can be loaded and is not, the newest first; else anything."""
-    loaded = {instance.model_id for instance in snapshot.instances}
-    usable = sorted((m for m in snapshot.models if m.problem is None), key=lambda m: -m.modified_at)
-    fresh = [model for model in usable if model.id not in loaded]
-    return next((model.id for model in (*fresh, *usable)), "")
 
 
 def _default_tokens(model: CachedModel | None) -> int:

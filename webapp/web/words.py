@@ -108,7 +108,8 @@ ERRORS: Final[Mapping[str, Sentence]] = {
     ),
     "own_account": _one(N_("Свою роль не меняют, и себя не отключают и не удаляют: это делает другой администратор.")),
     "not_found": _one(N_("Такого здесь нет. Обновите страницу.")),
-    "unknown_model": _one(
+    "unknown_model": _one(N_("Модель не выбрана. Выберите модель из списка.")),
+    "unknown_model_named": _one(
         N_("Модели %(model)s нет в кеше. Проверьте имя или скачайте её: список обновится сам за несколько секунд.")
     ),
     "unknown_instance": _one(N_("Модели с номером %(instance)s здесь уже нет: её выгрузили. Обновите страницу.")),
@@ -131,7 +132,7 @@ ERRORS: Final[Mapping[str, Sentence]] = {
     "not_enough_memory": _one(
         N_(
             "Модели %(model)s не хватает памяти (%(device)s): нужно %(needed_bytes)s и запас %(reserve_bytes)s, "
-            "доступно %(free_bytes)s, недостаёт %(missing_bytes)s. Ничего не выгружено. Выберите более лёгкий вариант."
+            "доступно %(free_bytes)s, недостаёт %(missing_bytes)s. Выберите настройки или модель, которым нужно меньше."
         )
     ),
     "already_loaded": _one(
@@ -716,7 +717,7 @@ OUTCOMES: Final[Mapping[str, Sentence]] = {
             "Что осталось, перечислено ниже."
         )
     ),
-    "demo_done": _one(N_("Демонстрационная модель %(model)s лежит в кеше. Выберите её и примените изменения.")),
+    "demo_done": _one(N_("Демонстрационная модель %(model)s лежит в кеше. Выберите её и загрузите.")),
     "nothing_changed": _one(N_("На сервере всё осталось как было.")),
     "loaded_anyway": _one(
         N_(
@@ -1093,6 +1094,7 @@ FULLER: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "release_kept": ("release_kept_word", ("word",)),
     "release_given": ("release_given_word", ("word",)),
     "unexpected": ("unexpected_named", ("detail",)),
+    "unknown_model": ("unknown_model_named", ("model",)),
     "device_unreadable": ("device_unreadable_named", ("device",)),
     "kv_cache_too_small": ("kv_cache_too_small_fits", ("fits_tokens",)),
     "context_too_long": ("context_too_long_limit", ("limit_tokens",)),
@@ -1198,10 +1200,20 @@ VERDICTS: Final[Mapping[str, str]] = {
     Verdict.TIGHT: N_("Впритык"),
     Verdict.REFUSED: N_("Нельзя"),
 }
+REFUSALS: Final[Mapping[str, str]] = {
+    "not_enough_memory": N_("Не поместится"),
+    "instance_in_use": N_("Занято"),
+    "instance_leased": N_("Занято"),
+    "already_loaded": N_("Уже загружена"),
+    "confirmation_needed": N_("Подтвердите"),
+    "mode_unavailable": N_("Недоступно"),
+    "model_unsuitable": N_("Недоступно"),
+}
+"""A refused plan in a word, where its code says more than the verdict."""
 FITS: Final[Mapping[str, str]] = {
     Fit.NOW: N_("поместится сейчас"),
     Fit.AFTER_UNLOADING: N_("поместится после выгрузки"),
-    Fit.TOO_LARGE: N_("слишком большая"),
+    Fit.TOO_LARGE: N_("не поместится"),
     Fit.UNKNOWN: N_("неизвестно"),
 }
 SORTS: Final[Mapping[str, str]] = {"name": N_("по имени"), "size": N_("по размеру"), "fit": N_("что поместится")}

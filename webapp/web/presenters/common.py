@@ -15,7 +15,6 @@ from webapp.web.translate import ngettext
 
 log = logging.getLogger(__name__)
 
-LONGEST_DETAIL = 200
 SUCCESS, WARNING, FAILURE = "✅", "⚠️", "❌"
 
 
@@ -37,7 +36,7 @@ def reason_of(message: Message, begin: str = "") -> Reason:
 def misread(model_id: str, exc: Exception) -> Message:
     """Record that a model could not be judged, and return what its own row says of it."""
     log.error("The model %s cannot be judged", model_id, exc_info=exc)
-    detail = f"{type(exc).__name__}: {exc}"[:LONGEST_DETAIL]
+    detail = type(exc).__name__  # what a defect says of its inside stands in the log alone
     return Message(ModelProblem.MISREAD.value, {"model": model_id, "detail": detail})
 
 

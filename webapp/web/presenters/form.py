@@ -15,6 +15,7 @@ from webapp.web.forms import AUTO, JOINT, LaunchForm
 from webapp.web.i18n import LANGUAGES
 from webapp.web.presenters.common import Reason, misread, quantizing_note, reason_of, tokens
 from webapp.web.presenters.leases import TermChoice, idle_choices, lease_choices
+from webapp.web.presenters.main_button import MainButton, nothing_chosen
 from webapp.web.presenters.plan import PlanView, plan_view
 from webapp.web.translate import gettext as _
 from webapp.web.translate import language
@@ -63,7 +64,7 @@ class FormView:
     batch_limit: int
     plan: PlanView | None
     advice: AdviceView | None
-    can_apply: bool
+    button: MainButton
     own_unload: str
     """Own models that were named to go: other people's are a checkbox of the plan each."""
     leases: tuple[TermChoice, ...]
@@ -126,7 +127,7 @@ def form_view(
         batch_limit=BATCH_SIZE_LIMIT,
         plan=plan,
         advice=advice_view(form, controller, actor),
-        can_apply=any(model.problem is None for model in snapshot.models),
+        button=nothing_chosen(snapshot) if plan is None else plan.button,
         own_unload=JOINT.join(i.id for i in snapshot.instances if i.owner == actor and i.id in form.named),
         leases=lease_choices(form.lease, now),
         idles=idle_choices(form.idle, idle_minutes),

@@ -73,7 +73,7 @@ def load_anyway_view(form: LaunchForm, snapshot: Snapshot, controller: Controlle
 def _problem(plan: Plan) -> str | None:
     if plan.refusal is not None:
         return words.say(plan.refusal)
-    return _("Памяти уже хватает: примените изменения как обычно.") if plan.overruled is None else None
+    return _("Памяти уже достаточно: модель можно загрузить как обычно.") if plan.overruled is None else None
 
 
 def _neighbours(plan: Plan, snapshot: Snapshot) -> Iterator[Neighbour]:

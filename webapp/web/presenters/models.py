@@ -186,7 +186,7 @@ class ModelLists:
         )
 
         def make() -> tuple[tuple[CachedModel, ...], tuple[Needs | Message | None, ...]]:
-            return models, tuple(_needs_or_why(request, model, rooms) for model in models)
+            return models, tuple(needs_or_why(request, model, rooms) for model in models)
 
         return self._needs.of((id(models), request.mode, request.options, request.devices, places), make)[1]
 
@@ -206,8 +206,8 @@ def _known_or_why(model: CachedModel) -> _Known:
         return _Known(model, size="", facts="", problem=words.clause(misread(model.id, exc)), found_by=model.id.lower())
 
 
-def _needs_or_why(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) -> Needs | Message | None:
-    """What it needs; ``None`` where the form cannot ask for the model that way, whatever the memory."""
+def needs_or_why(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) -> Needs | Message | None:
+    """Return what ``request`` would take of ``model``: ``None`` if it cannot be meant for it, or why that cannot be said."""
     try:
         return needs_of(request, model, rooms) if may_ask(request, model) else None
     except Exception as exc:  # noqa: BLE001  around one row: the list shows all the others

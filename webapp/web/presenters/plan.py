@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from webapp.control.contract import ControllerApi, Snapshot
+from webapp.domain.fit import Fit, Needs, fit_of
 from webapp.domain.footprint import Footprint, PartName, Source
-from webapp.domain.modes import Mode, Quantization
-from webapp.domain.plan import DevicePlan, Eviction, Plan, Verdict
+from webapp.domain.modes import LaunchOptions, Mode, Quantization
+from webapp.domain.operation import Operation, OperationKind, StepName
+from webapp.domain.plan import DevicePlan, Eviction, Plan, SwitchRequest, Verdict
+from webapp.domain.relief import relief_of
 from webapp.errors import (
     AlreadyLoaded,
     ConfirmationNeeded,
@@ -25,6 +28,8 @@ from webapp.errors import (
 from webapp.web import charts, formats, words
 from webapp.web.forms import LaunchForm
 from webapp.web.presenters.common import ended, misread, quantizing_note, short_name, where
+from webapp.web.presenters.main_button import MainButton, main_button, not_possible, under_way
+from webapp.web.presenters.models import needs_or_why
 from webapp.web.presenters.troubles import TroubleView, plan_trouble
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
@@ -38,7 +43,11 @@ WITHOUT_FIGURES = frozenset({AlreadyLoaded.code, InvalidRequest.code, ModeUnavai
 """Refusals that no amount of memory would change: figures, and models that would go, would only mislead."""
 WORTH_WAITING = frozenset({InstanceInUse.code, InstanceLeased.code, ConfirmationNeeded.code, CoolingDown.code})
 """Refusals beside the lack of memory that pass by themselves."""
+LOADED, LOADING = "loaded", "loading"
+"""Verdicts of what is there already, and of what the person's own operation is about."""
+LIGHTER_TRIED = 5
 SAID_BY_THE_FIGURES = frozenset({"plan_fits", "plan_tight"})
+SAID_BY_THE_BUTTON = frozenset({"plan_device_claimed"})
 SAID_OF_THE_FIGURES = frozenset(
     {"plan_measured", "plan_measured_once", "plan_measured_otherwise", "plan_measured_otherwise_once"}
 )
@@ -123,10 +132,22 @@ class AskLink:
 
 
 @dataclass(frozen=True)
-class PlanView:
-    """What Apply would do. ``verdict`` is ``None`` while there is nothing to plan."""
+class UnderWay:
+    """The person's own operation that loads what the form says."""
 
-    verdict: str | None
+    operation_id: str
+    step: str
+    percent: int | None
+    since: float | None
+    """When the step began."""
+
+
+@dataclass(frozen=True)
+class PlanView:
+    """What the main button would do."""
+
+    verdict: str
+    button: MainButton
     verdict_word: str
     sign: str
     tone: str
@@ -155,6 +176,8 @@ class PlanView:
     """Other people's models that would go."""
     confirm_note: str = ""
     """What follows for their owners."""
+    under_way: UnderWay | None = None
+    """Stands instead of a plan: one for the model that is being loaded would turn against it."""
 
 
 def plan_view(
@@ -164,17 +187,65 @@ def plan_view(
     if not form.model:
         return None
     try:
-        plan = controller.plan(form.to_request(), actor)
-        return _of_plan(plan, form, snapshot, may_override=may_override, undo_s=undo_s)
+        request = form.to_request()
+        own = next((one for one in snapshot.running if _loads(one, request, snapshot, actor)), None)
+        if own is not None:
+            return _of_operation(own)
+        plan = controller.plan(request, actor)
+        return _of_plan(plan, form, snapshot, controller, actor, may_override=may_override, undo_s=undo_s)
     except WardenError as exc:
         return _impossible(words.say(exc.message))
     except Exception as exc:  # noqa: BLE001  around the model in the form: the page shows all the others
         return _impossible(words.say(misread(form.model, exc)))
 
 
+def _loads(operation: Operation, request: SwitchRequest, snapshot: Snapshot, actor: str) -> bool:
+    """Whether it is ``actor``'s own and loads what ``request`` says, with the same options."""
+    if operation.kind is not OperationKind.SWITCH or operation.actor != actor or operation.request is None:
+        return False
+    return _launch(operation.request, snapshot) == _launch(request, snapshot)
+
+
+def _launch(request: SwitchRequest, snapshot: Snapshot) -> tuple[Mode, str, LaunchOptions]:
+    """Return what is loaded, and how: a context beyond the model's own is cut to it."""
+    model = snapshot.model(request.model_id)
+    limit = None if model is None else model.context_length
+    asked = request.options.max_tokens
+    options = replace(request.options, max_tokens=asked if limit is None else min(asked, limit))
+    return request.mode, request.model_id, options
+
+
+def _of_operation(operation: Operation) -> PlanView:
+    step = operation.current_step
+    known = step is not None and step.progress is not None
+    return PlanView(
+        verdict=LOADING,
+        button=under_way(),
+        verdict_word=_("Загружается"),
+        sign="⏳",
+        tone="accent",
+        where=where(operation.devices),
+        devices=(),
+        unload=(),
+        refusal=None,
+        notes=(),
+        ways_out=(),
+        trouble=None,
+        offers_interrupt=False,
+        interrupt=False,
+        under_way=UnderWay(
+            operation_id=operation.id,
+            step=words.word(words.STEP_NAMES, StepName.PLAN if step is None else step.name),
+            percent=round(100 * (step.progress or 0)) if step is not None and known else None,
+            since=None if step is None else step.started_at,
+        ),
+    )
+
+
 def _impossible(refusal: str) -> PlanView:
     return PlanView(
         verdict=Verdict.REFUSED.value,
+        button=not_possible(),
         verdict_word=words.word(words.VERDICTS, Verdict.REFUSED),
         sign=SIGNS[Verdict.REFUSED],
         tone=TONES[Verdict.REFUSED],
@@ -190,43 +261,48 @@ def _impossible(refusal: str) -> PlanView:
     )
 
 
-def _of_plan(plan: Plan, form: LaunchForm, snapshot: Snapshot, *, may_override: bool, undo_s: float) -> PlanView:
+def _of_plan(
+    plan: Plan,
+    form: LaunchForm,
+    snapshot: Snapshot,
+    controller: ControllerApi,
+    actor: str,
+    *,
+    may_override: bool,
+    undo_s: float,
+) -> PlanView:
     now = time.time()
     code = None if plan.refusal is None else plan.refusal.code
     pointless = code in WITHOUT_FIGURES
     loaded, unconfirmed = code == AlreadyLoaded.code, code == ConfirmationNeeded.code
+    can_wait = _can_wait(plan, snapshot)
     confirms = (
         () if pointless else tuple(_confirm(e, plan) for e in plan.unload if e.is_foreign and not _is_held(e, plan))
     )
     return PlanView(
-        verdict=CONFIRM if unconfirmed else plan.verdict.value,
+        verdict=LOADED if loaded else CONFIRM if unconfirmed else plan.verdict.value,
+        button=main_button(plan, form.to_request(), snapshot, actor, can_wait=can_wait),
         verdict_word=_verdict_word(plan, code),
         sign=SIGNS[Verdict.FITS] if loaded else SIGNS[Verdict.TIGHT if unconfirmed else plan.verdict],
         tone="plain" if loaded else TONES[Verdict.TIGHT if unconfirmed else plan.verdict],
         where=where(device.device_id for device in plan.devices),
         devices=() if pointless else tuple(_arithmetic(device) for device in plan.devices),
         unload=() if pointless else tuple(_eviction(eviction, now) for eviction in plan.unload),
-        refusal=_refusal(plan, snapshot),
+        refusal=None if loaded else _refusal(plan, snapshot),
         notes=(*_notes(plan), *_who_waits(plan, snapshot)),
         ways_out=tuple(_ways_out(plan, form)),
-        trouble=plan_trouble(code),
+        trouble=_trouble(plan, code, snapshot, controller, actor),
         offers_interrupt=not pointless and any(e.in_flight and not _is_held(e, plan) for e in plan.unload),
         interrupt=form.interrupt_busy,
         keep_all=replace(form, unload="").query if plan.request.unload and plan.request.keep_others else None,
-        load_anyway=form.query if code == NotEnoughMemory.code else None,
-        can_wait=_can_wait(plan, snapshot),
+        load_anyway=form.query if code == NotEnoughMemory.code and not _is_hopeless(plan) else None,
+        can_wait=can_wait,
         asks=() if pointless else tuple(_ask(e) for e in plan.unload if _is_held(e, plan)),
         override=form.override_reason,
         offers_override=not pointless and may_override and any(e.is_taken for e in plan.unload),
         confirms=confirms,
         confirm_note=_confirm_note(undo_s) if confirms else "",
     )
-
-
-def _verdict_word(plan: Plan, code: str | None) -> str:
-    if code == AlreadyLoaded.code:
-        return _("Уже загружена")
-    return _("Подтвердите") if code == ConfirmationNeeded.code else words.word(words.VERDICTS, plan.verdict)
 
 
 def _confirm(eviction: Eviction, plan: Plan) -> ConfirmRow:
@@ -242,6 +318,46 @@ def _confirm_note(undo_s: float) -> str:
         "Выгрузка начнётся через %(time)s: до этого её можно остановить. Владелец сразу получит уведомление.",
         time=time_,
     )
+
+
+def _verdict_word(plan: Plan, code: str | None) -> str:
+    """Return the verdict in a word: what does not fit is told from what is in use."""
+    if code in words.REFUSALS:
+        return words.word(words.REFUSALS, code)
+    return words.word(words.VERDICTS, plan.verdict)
+
+
+def _trouble(
+    plan: Plan, code: str | None, snapshot: Snapshot, controller: ControllerApi, actor: str
+) -> TroubleView | None:
+    """Return what else would make it fit: only what would, by what is known."""
+    if code != NotEnoughMemory.code:
+        return None
+    relief = relief_of(plan, snapshot.instances, snapshot.sample)
+    if plan.ways_out or relief.by_clean:  # an emergency is the last resort
+        relief = replace(relief, by_emergency=False)
+    return plan_trouble(relief, lighter=_has_lighter(plan, snapshot, controller, actor))
+
+
+def _is_hopeless(plan: Plan) -> bool:
+    """Whether the weights alone, of which the files say the size, are more than a device has."""
+    return any(
+        device.total_bytes is not None and device.footprint.part(PartName.WEIGHTS) > device.total_bytes
+        for device in plan.devices
+    )
+
+
+def _has_lighter(plan: Plan, snapshot: Snapshot, controller: ControllerApi, actor: str) -> bool:
+    """Whether a smaller model fits where this one does not, with the same options; of many only the smallest are tried."""
+    asked = snapshot.model(plan.request.model_id)
+    most = 0 if asked is None else asked.size_bytes
+    smaller = sorted(
+        (m for m in snapshot.models if m.problem is None and m.size_bytes < most), key=lambda m: m.size_bytes
+    )
+    request = replace(plan.request, devices=None) if plan.anywhere else plan.request
+    rooms = controller.rooms(request, actor)
+    needs = (needs_or_why(request, model, rooms) for model in smaller[:LIGHTER_TRIED])
+    return any(isinstance(need, Needs) and fit_of(need, rooms) is Fit.NOW for need in needs)
 
 
 def _can_wait(plan: Plan, snapshot: Snapshot) -> bool:
@@ -268,7 +384,7 @@ def _ask(eviction: Eviction) -> AskLink:
 
 def _notes(plan: Plan) -> list[str]:
     """The reasons that the figures do not say themselves."""
-    hidden = SAID_BY_THE_FIGURES
+    hidden = SAID_BY_THE_FIGURES | SAID_BY_THE_BUTTON
     if plan.refusal is not None:
         hidden |= {plan.refusal.code} | (SAID_OF_THE_FIGURES if plan.refusal.code in WITHOUT_FIGURES else set())
     return [words.say(reason) for reason in plan.reasons if reason.code not in hidden]

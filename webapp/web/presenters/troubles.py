@@ -9,6 +9,7 @@ from typing import Final
 
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Operation, OperationKind
+from webapp.domain.relief import Relief
 from webapp.web.forms import LaunchForm
 from webapp.web.presenters.postmortem import fit_link
 from webapp.web.translate import gettext as _
@@ -132,11 +133,17 @@ def _outcome_trouble(operation: Operation) -> TroubleView | None:
     return TroubleView(trouble.value, tuple(ways))
 
 
-def plan_trouble(code: str | None) -> TroubleView | None:
-    """Return what helps against the refusal ``code`` of a plan beyond its own ways out, which name the other mode where it fits."""
-    if code is None or TROUBLES.get(code) is not Trouble.MEMORY:
-        return None
-    return TroubleView(Trouble.MEMORY.value, (_clean(), _emergency(), _lighter()))
+def plan_trouble(relief: Relief, *, lighter: bool) -> TroubleView | None:
+    """Return what helps a plan that lacks memory beyond its own ways out, ``None`` if nothing does.
+
+    Only what would change the verdict: ``relief`` says what Warden itself can give back, ``lighter`` whether another model fits.
+    """
+    ways = (
+        *((_clean(),) if relief.by_clean else ()),
+        *((_lighter(),) if lighter else ()),
+        *((_emergency(),) if relief.by_emergency else ()),
+    )
+    return TroubleView(Trouble.MEMORY.value, ways) if ways else None
 
 
 def _ways(trouble: Trouble, form: LaunchForm, *, contained: bool) -> Iterable[Way]:

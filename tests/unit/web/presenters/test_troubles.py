@@ -12,6 +12,7 @@ import pytest
 from webapp import errors
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Finding, Operation, OperationKind, OperationState
+from webapp.domain.relief import Relief
 from webapp.errors import WardenError
 from webapp.message import Message
 from webapp.web import words
@@ -343,11 +344,8 @@ def test_nothing_is_offered_where_nothing_is_known_or_it_is_not_over(russian: No
     assert operation_trouble(operation) is None
 
 
-def test_a_plan_refused_for_memory_leaves_the_other_mode_to_its_ways_out(russian: None) -> None:
-    """They name it only where it fits."""
-    assert names(plan_trouble("not_enough_memory")) == ["clean", "emergency", "lighter"]
-
-
-@pytest.mark.parametrize("code", [None, "busy", "mode_unavailable", "model_unsuitable", "already_loaded"])
-def test_a_plan_refused_for_another_reason_offers_nothing_more(russian: None, code: str | None) -> None:
-    assert plan_trouble(code) is None
+def test_a_plan_refused_for_memory_is_offered_only_what_helps_the_mildest_first(russian: None) -> None:
+    """The other mode is left to the plan's ways out: they name it only where it fits."""
+    assert names(plan_trouble(Relief(True, True), lighter=True)) == ["clean", "lighter", "emergency"]
+    assert names(plan_trouble(Relief(False, True), lighter=False)) == ["emergency"]
+    assert plan_trouble(Relief(False, False), lighter=False) is None
