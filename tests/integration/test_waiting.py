@@ -8,7 +8,7 @@ from typing import Any
 from tests.engine.server import WardenServer, wait_for
 
 Start = Callable[..., WardenServer]
-ROOM_FOR_ONE = {"memory_limit_gib": 0.4, "reserve_mib": 0, "reserve_percent": 0}
+ROOM_FOR_ONE = {"memory_limit_gib": 0.055, "reserve_mib": 0, "reserve_percent": 0}
 """One worker takes about 0.3 GiB."""
 BODY = {"mode": "transformers", "model": "lab/two", "keep_others": True}
 

@@ -32,6 +32,7 @@ from webapp.domain.model import CachedModel
 from webapp.domain.operation import Evicted, Finding, Grace, OperationState, Receipt, StepName, StepState
 from webapp.domain.plan import Eviction, Plan
 from webapp.domain.planner import plan_switch, refusal_of
+from webapp.domain.world import World
 from webapp.errors import DeviceUnreadable, UnknownModel, WardenError
 from webapp.message import Message, Param
 from webapp.runtimes.base import LaunchSpec, Runtime
@@ -67,6 +68,8 @@ class Switch:
     before: Before | None = None
     """The memory before the unloading."""
     receipts: tuple[Receipt, ...] = ()
+    _took_memory: bool = False
+    """Preparing the launch took memory that the plan has not counted."""
     _spec_launched: LaunchSpec | None = None
     """What was launched last."""
 
@@ -78,6 +81,8 @@ class Switch:
             note.message = self._plan_message()
             self._prepare()
         try:
+            if self._took_memory:
+                self._refuse_what_fits_no_more()
             give_grace(run)
             self._unload()
             self._clean()
@@ -108,7 +113,15 @@ class Switch:
         if model is None:
             raise UnknownModel(model=model_id)
         self._reach_what_goes()
-        self._runtime.prepare(self._spec(self.plan, model, sample))
+        self._took_memory = self._runtime.prepare(self._spec(self.plan, model, sample))
+
+    def _refuse_what_fits_no_more(self) -> None:
+        """Hold the plan against the memory once more before anything goes. Raises DeviceUnreadable, Refused."""
+        world = self._fresh_world()
+        devices = tuple(device.device_id for device in self.plan.devices)
+        again = plan_switch(replace(self.plan.request, devices=devices), world, self.run.operation.actor)
+        if (error := refusal_of(again, world)) is not None:
+            raise error
 
     def _reach_what_goes(self) -> None:
         """What could be neither ended in order nor brought back stays, unless nobody wants it back. Raises EngineUnavailable."""
@@ -248,15 +261,19 @@ class Switch:
 
     def _plan_again(self) -> tuple[Plan, LaunchSpec]:
         """Return the plan on a fresh reading and what launches it. Raises DeviceUnreadable, Refused."""
+        world = self._fresh_world()
+        again = plan_switch(replace(self.plan.request, keep_others=True, unload=()), world)
+        if (error := refusal_of(again, world)) is not None:
+            raise error
+        return again, self._spec(again, world.models[again.request.model_id], world.sample)
+
+    def _fresh_world(self) -> World:
+        """All that a plan depends on, by a fresh reading. Raises DeviceUnreadable."""
         parts = self.run.parts
         sample = parts.monitor.fresh(READING_TIMEOUT_S)
         if sample is None:
             raise DeviceUnreadable(device=self.plan.devices[0].device_id, age_s=parts.monitor.age_s())
-        world = parts.world(sample)
-        again = plan_switch(replace(self.plan.request, keep_others=True, unload=()), world)
-        if (error := refusal_of(again, world)) is not None:
-            raise error
-        return again, self._spec(again, world.models[again.request.model_id], sample)
+        return parts.world(sample)
 
     def _spec_once_more(self) -> LaunchSpec:
         """Return what a second start launches: checked again, on the same devices, under an id of its own."""

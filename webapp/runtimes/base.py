@@ -215,10 +215,11 @@ class Runtime(Protocol):
     def discover(self) -> tuple[Found, ...]:
         """List what an earlier Warden left, live and broken."""
 
-    def prepare(self, spec: LaunchSpec) -> None:
+    def prepare(self, spec: LaunchSpec) -> bool:
         """Make what a launch of ``spec`` needs besides memory: folder, files, descriptors, process; before anything is unloaded for it.
 
         What was prepared is used by ``launch`` of the same id and removed by ``terminate``. A launch without it works as well.
+        Returns whether it took memory that no plan has counted: what all instances share and somebody had to be the first to need.
 
         Raises:
             LaunchBlocked: something of it cannot be had; nothing is left behind.

@@ -107,9 +107,14 @@ class Launcher:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a worker that is started now shares the libraries."""
+        """Whether it forks at once."""
         running = self._running
         return running is not None and running.ready
+
+    @property
+    def is_to_be_had(self) -> bool:
+        """Whether a worker that is started now is forked, if only after the imports."""
+        return self._problem is None
 
     def pid(self) -> int | None:
         """The launcher's process, ``None`` while there is none. Never waits."""

@@ -129,7 +129,7 @@ class TransformersRuntime:
 
     def shares_libraries(self) -> bool:
         """See ``Runtime``."""
-        return self._launcher is not None and self._launcher.is_ready
+        return self._launcher is not None and self._launcher.is_to_be_had
 
     def unavailable(self) -> Message | None:
         """See ``Runtime``."""
@@ -152,9 +152,11 @@ class TransformersRuntime:
 
     # Launch
 
-    def prepare(self, spec: LaunchSpec) -> None:
+    def prepare(self, spec: LaunchSpec) -> bool:
         """See ``Runtime``. The worker runs, holds no model and has imported nothing that it does not share."""
+        was_ready = self._launcher is None or self._launcher.is_ready
         self._spawn(InstanceRecord.of(spec), self._load_spec(spec))
+        return not was_ready
 
     def reach(self) -> None:
         """See ``Runtime``. The system itself ends and starts a worker."""

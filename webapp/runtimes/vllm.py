@@ -166,7 +166,7 @@ class VllmRuntime:
 
     # Launch
 
-    def prepare(self, spec: LaunchSpec) -> None:
+    def prepare(self, spec: LaunchSpec) -> bool:
         """See ``Runtime``. A container is created and removed again: what vLLM is told depends on the memory that will be free, so the
         one that runs is made at the launch. The image, the mounts, the name and Docker's disk have proved good by then.
         """
@@ -181,6 +181,7 @@ class VllmRuntime:
                 self._kept.add(spec.instance_id)  # it may come into being all the same
                 raise
             self._remove_or_refuse(trial, plan, spec.model_id)
+        return False
 
     def _any_port(self, model: str) -> int:
         """Return a port that nobody but containers of our own has, which may go. Raises PortTaken."""

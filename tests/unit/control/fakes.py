@@ -300,6 +300,8 @@ class FakeRuntime:
     launched: list[LaunchSpec] = field(default_factory=list)
     prepared: set[str] = field(default_factory=set)
     """Instances whose launch was prepared, and neither made nor given up."""
+    prepared_takes: dict[str, int] = field(default_factory=dict)
+    """By device: what preparing the first of them takes for good."""
     died: set[str] = field(default_factory=set)
     overlapped: bool = False
     """Raised when two launches used one device at the same time."""
@@ -326,9 +328,11 @@ class FakeRuntime:
         self._meet("discover")
         return self.found
 
-    def prepare(self, spec: LaunchSpec) -> None:
+    def prepare(self, spec: LaunchSpec) -> bool:
         self._meet("prepare", spec.model_id)
         self.prepared.add(spec.instance_id)
+        self.machine.foreign.update(self.prepared_takes)
+        return bool(self.prepared_takes)
 
     def reach(self) -> None:
         self._meet("reach")

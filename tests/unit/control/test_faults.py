@@ -103,6 +103,18 @@ def test_what_was_prepared_is_given_up_when_the_switch_ends_before_its_launch(be
     assert bench.runtime.prepared == set()
 
 
+def test_memory_that_preparing_took_refuses_a_switch_before_anything_is_unloaded(bench: Bench) -> None:
+    """The libraries come into memory with the first model that needs them."""
+    kept = load_instance(bench)
+    bench.runtime.prepared_takes = {"gpu-0": gib(22.9)}
+
+    operation = bench.load("lab/two")
+
+    assert error_of(operation) == "not_enough_memory"
+    assert bench.board.state.instances[kept].state is InstanceState.READY
+    assert bench.runtime.prepared == set()
+
+
 # At the start
 
 
