@@ -29,7 +29,8 @@ PROXY = {"proxy_user_header": HEADER, "trusted_proxies": '["127.0.0.1"]'}
 def shared(start_server: Start, cache: Path, **settings: object) -> tuple[WardenServer, dict[str, str]]:
     """A server whose people a proxy names. Its JSON calls are Maria's, by a token; return what makes them Ivan's."""
     server = start_server(cache, **PROXY, **settings)
-    server.launcher_ready()
+    if "launcher" in settings:
+        server.launcher_ready()
     with open_accounts(Settings(state_dir=server.state)) as accounts:
         people = [accounts.add(name, Role.OPERATOR, None) for name in ("maria", "ivan")]
         marias, ivans = (
