@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
+from werkzeug.routing import Rule
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.engine.engine_fixtures import bare_engine, docker_engine, engine, real_vllm  # noqa: F401  fixtures of all tests
@@ -122,6 +123,23 @@ class Starts:
 
 
 STARTS = Starts()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _routes_compiled_once() -> Iterator[None]:
+    """werkzeug compiles two functions for each route of an application, and every application here has the same routes."""
+    compiled: dict[object, Any] = {}
+    compile_builder = Rule._compile_builder
+
+    def once(rule: Rule, append_unknown: bool = True) -> Any:
+        key = (rule.rule, rule.endpoint, repr(rule.defaults), append_unknown)
+        if key not in compiled:
+            compiled[key] = compile_builder(rule, append_unknown)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rule, "_compile_builder", once)
+        yield
 
 
 @pytest.fixture(autouse=True)

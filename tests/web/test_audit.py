@@ -157,7 +157,7 @@ def test_a_refusal_is_recorded_with_its_code_however_it_is_told(lab: Lab, fragme
 
 def test_an_override_names_the_owner_and_the_reason(lab: Lab) -> None:
     lab.controller.changed(instances=(instance(owner="maria", lease=LEASED),))
-    lab.signed_in(Role.ADMINISTRATOR).post("/instances/i1/unload", {"override_reason": "a demo"})
+    lab.signed_in(Role.ADMINISTRATOR).post("/instances/i1/unload", {"override_reason": "a demo", "confirmed": "1"})
 
     entry = newest(lab)
     assert entry.target == Target(Kind.MODEL, "i1", instance().model_id)

@@ -84,4 +84,4 @@ def test_list_of_models_follows_what_is_learned(visitor: Visitor, controller: Fa
     asked = f"/?{FORM}"
     assert fits(visitor.get(asked).text) == {MODEL.id: "поместится сейчас"}
     controller.changed(lessons=taught(30))
-    assert fits(visitor.get(asked).text) == {MODEL.id: "слишком большая"}
+    assert fits(visitor.get(asked).text) == {MODEL.id: "не поместится"}

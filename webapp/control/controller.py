@@ -510,10 +510,15 @@ class Controller:
         mark = self._parts.pause_mark
         if mark is None:
             return
-        try:
-            within(PAUSE_MARK_S, lambda expired: mark.set(pause), "pause-mark")
-        except RuntimeError:  # no more threads
+
+        def leave() -> None:
             mark.set(pause)
+            self._waiting.nudge()  # the store may have had the pause before the mark was there, and nobody else would remove it
+
+        try:
+            within(PAUSE_MARK_S, lambda expired: leave(), "pause-mark")
+        except RuntimeError:  # no more threads
+            leave()
 
     def cancel(self, operation_id: str, actor: str, *, rollback: bool = False, as_owner: bool = False) -> Operation:
         """See ``ControllerApi``."""

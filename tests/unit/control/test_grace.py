@@ -137,7 +137,7 @@ def test_an_emergency_does_not_wait(slow: Bench) -> None:
 
 def test_an_idle_model_that_had_its_last_minute_goes_at_once(make_bench: Callable[..., Bench]) -> None:
     bench = begun(make_bench(undo_s=LONG, idle_unload_minutes=1.0))
-    bench.later_s = 3600.0
+    bench.at(3600.0)
     bench.until(lambda: [o.actor for o in bench.controller.snapshot().recent][:1] == [IDLE_ACTOR])
     assert bench.loaded == []
 

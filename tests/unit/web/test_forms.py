@@ -77,21 +77,16 @@ def test_a_checkbox_that_is_off_is_off_only_in_a_form_that_was_sent() -> None:
     assert not LaunchForm.read({"mode": "transformers"}, SNAPSHOT).restore_on_failure
 
 
-def test_the_first_choice_is_the_newest_model_that_is_not_loaded() -> None:
-    models = (
-        model("lab/old", modified_at=1.0),
-        model("lab/new", modified_at=3.0),
-        model("lab/loaded", modified_at=9.0),
-    )
-    controller = FakeController(models=models, instances=(instance("i1", "lab/loaded"),))
+def test_no_model_is_chosen_before_somebody_chooses_one() -> None:
+    controller = FakeController(models=(model("lab/old", modified_at=1.0), model("lab/new", modified_at=3.0)))
 
-    assert LaunchForm.read({}, controller.snapshot()).model == "lab/new"
+    assert LaunchForm.read({}, controller.snapshot()).model == ""
 
 
 def test_a_short_context_is_the_first_choice_of_a_model_that_has_no_more() -> None:
     controller = FakeController(models=(model("lab/tiny", context_length=512),))
 
-    assert LaunchForm.read({}, controller.snapshot()).max_tokens == "512"
+    assert LaunchForm.read({"model": "lab/tiny"}, controller.snapshot()).max_tokens == "512"
 
 
 def test_an_empty_cache_has_no_model_whatever_the_page_still_says() -> None:
