@@ -112,7 +112,7 @@ def test_a_process_that_ends_when_asked_gets_no_signal(sleeper: Child) -> None:
     stages: list[StopStage] = []
 
     def ask() -> bool:
-        os.kill(sleeper.id.pid, signal.SIGINT)
+        os.kill(sleeper.id.pid, signal.SIGUSR1)
         return True
 
     stage, survivors = end_processes(
