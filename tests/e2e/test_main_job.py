@@ -150,8 +150,12 @@ def test_emergency_lists_what_it_ends_and_ends_it(start_server: Start, open_page
     assert server.worker_pids() == []
 
 
-def test_cancelled_switch_brings_the_old_model_back(start_server: Start, open_page: Open, cache: Path) -> None:
-    server = start_server(cache)
+def test_cancelled_switch_brings_the_old_model_back(
+    start_server: Start, open_page: Open, cache: Path, tmp_path: Path
+) -> None:
+    program = Path(__file__).parents[1] / "engine" / "workers" / "faulty_worker.py"
+    never = ["--fault", "slow_load", "--model", "lab/two", "--gate", str(tmp_path / "never")]
+    server = start_server(cache, worker_command=shlex.join([sys.executable, str(program), *never]))
     page = open_page(server.url)
     load(page, "lab/one")
     choose(page, "lab/two")

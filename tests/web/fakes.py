@@ -196,6 +196,7 @@ class FakeController:
     present: frozenset[str] = frozenset()
     notices: tuple[Notice, ...] = ()
     store_problem: Message | None = None
+    policy: Policy = field(default_factory=Policy)
     seen: set[str] = field(default_factory=set)
     """Who has looked at a page."""
     calls: list[tuple[object, ...]] = field(default_factory=list)
@@ -230,6 +231,7 @@ class FakeController:
             present=self.present,
             notices=self.notices,
             store_problem=self.store_problem,
+            memory_limit_bytes=self.policy.memory_limit_bytes,
             idle_unload_at=dict(self._idle_unloads()),
         )
 
@@ -252,7 +254,7 @@ class FakeController:
             sample_is_stale=self.stale,
             instances=self.instances,
             models={m.id: m for m in self.models},
-            policy=Policy(),
+            policy=self.policy,
             mode_problems=self.mode_problems,
             claims=self.claims,
             lessons=self.lessons,

@@ -10,6 +10,7 @@ import pytest
 
 from tests.web.conftest import FORM, MODEL, Visitor
 from tests.web.fakes import FakeController, foreign, instance, model, reading, worker
+from webapp.domain.admission import Policy
 from webapp.domain.instance import InstanceState
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName, StepState
@@ -136,6 +137,16 @@ def test_a_loaded_model_is_no_error(visitor: Visitor, controller: FakeController
     assert "data-refusal" not in plan(page)
     assert button(page) == ("Загрузить", False)
     assert "уже загружена" in hint(page)
+
+
+def test_what_the_limit_never_lets_in_is_not_offered_to_wait(visitor: Visitor, controller: FakeController) -> None:
+    controller.changed(policy=Policy(memory_limit_bytes=gib(1)))
+
+    page = visitor.get("/", query_string=FORM).text
+
+    assert 'data-verdict="refused"' in page
+    assert button(page)[1] is False
+    assert 'data-action="wait-start"' not in page
 
 
 def test_ones_own_load_stands_instead_of_a_plan_against_it(visitor: Visitor, controller: FakeController) -> None:

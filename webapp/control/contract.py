@@ -69,6 +69,8 @@ class Snapshot:
     """What is to be told to one person each, oldest first."""
     store_problem: Message | None = None
     """Why nothing that Warden is told can be kept now; ``None`` while it can."""
+    memory_limit_bytes: int | None = None
+    """The most that Warden's own models may hold on a device."""
     idle_unload_at: Mapping[str, float] = field(default_factory=dict)
     """When each instance goes for being idle, where it does, by its id; moves with the time of day, since what is left does not."""
 

@@ -199,6 +199,7 @@ class Controller:
             present=present,
             notices=notices,
             store_problem=trouble,
+            memory_limit_bytes=parts.policy.memory_limit_bytes,
             idle_unload_at=dict(self._idle_unloads(state)),
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from webapp.control.contract import ControllerApi, Snapshot
+from webapp.domain.admission import within_limit
 from webapp.domain.fit import Fit, Needs, fit_of
 from webapp.domain.footprint import Footprint, PartName, Source
 from webapp.domain.modes import LaunchOptions, Mode, Quantization
@@ -361,14 +362,15 @@ def _has_lighter(plan: Plan, snapshot: Snapshot, controller: ControllerApi, acto
 
 
 def _can_wait(plan: Plan, snapshot: Snapshot) -> bool:
-    """Where an empty device would not do either there is nothing to wait for; the memory limit is left to the controller."""
+    """Where an empty device would not do either, or the limit forbids it, there is nothing to wait for."""
     code = None if plan.refusal is None else plan.refusal.code
     if code != NotEnoughMemory.code:
         is_claimed = any(device.device_id in snapshot.claims for device in plan.devices)
         return code in WORTH_WAITING or (code is None and is_claimed)
     readings = () if snapshot.sample is None else snapshot.sample.readings
     chosen = {device.device_id for device in plan.devices}
-    sizes = [r.total_bytes or 0 for r in readings if plan.anywhere or r.device_id in chosen]
+    limit = snapshot.memory_limit_bytes
+    sizes = [within_limit(r.total_bytes or 0, 0, limit) for r in readings if plan.anywhere or r.device_id in chosen]
     needed = max(device.footprint.gate_bytes + device.reserve_bytes for device in plan.devices)
     return needed <= (max if plan.anywhere else min)(sizes, default=0)
 
