@@ -29,14 +29,13 @@ ONE_BY_ONE = ("tests/integration/vllm/", "tests/e2e/")
 QUICK = (
     "tests/unit/",
     "tests/web/",
-    "tests/integration/test_demo_model.py",
-    "tests/integration/test_kill.py",
     "tests/integration/test_launcher.py",
     "tests/integration/test_nvml.py",
-    "tests/integration/test_shortage.py",
-    "tests/integration/test_switching.py",
-    "tests/integration/test_worker.py",
-    "tests/e2e/test_main_job.py",
+    "tests/integration/test_switching.py::test_load_switch_unload_give_receipts_and_leave_nothing",
+    "tests/integration/test_switching.py::test_fifty_simultaneous_applies_are_one_load_and_forty_nine_refusals",
+    "tests/integration/test_switching.py::test_stop_keeps_the_models_and_the_next_start_adopts_them",
+    "tests/e2e/test_main_job.py::test_from_an_empty_cache_to_an_answer_and_back[chromium-en-US]",
+    "tests/e2e/test_main_job.py::test_everything_works_without_scripts",
 )
 """What ``make test`` runs; ``make test-all`` runs all other tests."""
 PATIENCE_S = 3.0
