@@ -76,7 +76,7 @@ def test_without_scripts_a_colleagues_model_is_confirmed_by_name_too(
     ivan.get_by_label("Unload one, owned by maria").check()
     ivan.locator("[data-action=show-plan]").click()
     expect(ivan.get_by_label("Unload one, owned by maria")).to_be_checked()
-    ivan.locator("[data-action=apply]").click()
+    ivan.locator("[data-action=apply-unseen]").click()
     expect(ivan.locator("#operations [data-countdown]")).to_be_visible()
     ivan.locator("#operations [data-action=cancel]").click()
     (operation, *_) = server.get("/api/v1/operations?kind=switch")
