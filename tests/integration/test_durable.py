@@ -100,7 +100,7 @@ def test_an_accepted_operation_reads_abandoned_after_a_kill_right_behind_its_ans
 
 
 def test_an_emergency_that_dies_behind_its_answer_has_paused_what_waits(start_server: Start) -> None:
-    server = start_server(memory_limit_gib=0.055, reserve_mib=0, reserve_percent=0)
+    server = start_server(memory_limit_gib=0.045, reserve_mib=0, reserve_percent=0)
     server.load("lab/one")
     request = {"mode": "transformers", "model": "lab/two", "keep_others": True, "starts_by_itself": True}
     answer = server.post("/api/v1/tickets", request)

@@ -79,7 +79,7 @@ def container_row(container: ForeignContainer, sample: Sample | None) -> Contain
         held=formats.size(total),
         held_on=_by_device((device, held[device]) for device in there) if len(there) > 1 else (),
         other_warden=container.of_warden,
-        stop_word=_("Завершить чужой контейнер %(name)s", name=container.name),
+        stop_word=_("Остановить чужой контейнер %(name)s", name=container.name),
     )
 
 
