@@ -95,7 +95,11 @@ def test_load_beside_a_neighbour_who_grows_stops_first_names_him_and_brings_the_
     wait_for(lambda: held_by(server, neighbour.pid) == 2 * GIB, 10, lambda: "the neighbour is not seen")
     need = needed(server, "lab/two", "gpu-0")
     loading = server.switch("lab/two", devices=["gpu-0"])
-    wait_for(lambda: [i for i in server.status()["instances"] if i["state"] == "loading"], 30, lambda: "no load")
+    wait_for(
+        lambda: [i for i in server.status()["instances"] if i["state"] == "loading"],
+        60,
+        lambda: f"no load: {server.get('/api/v1/operations/' + loading['id'])}",
+    )
     stub.set_process(0, neighbour.pid, 24 * GIB - need + 8 * MIB)
 
     operation = server.finished(loading["id"])
