@@ -360,6 +360,7 @@ def test_driver_call_that_hangs_delays_no_answer_decides_nothing_and_stops_no_em
     server: WardenServer, stub: NvmlStub, loaded: Document
 ) -> None:
     wanted = body("lab/two", options={"max_tokens": 64})
+    httpx.get(server.url, timeout=30).raise_for_status()  # its templates are compiled once
     with httpx.Client(base_url=server.url, timeout=QUICK_S) as page:
         stub.block(600)
         wait_for(lambda: page.get("/api/v1/status").json()["stale"], 10, lambda: "the figures do not grow stale")
