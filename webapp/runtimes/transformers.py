@@ -542,7 +542,7 @@ class TransformersRuntime:
         if how == "SIGABRT" and any(words in text.lower() for words in _OUT_OF_MEMORY_TEXTS):
             # Native code has no exceptions to raise: it prints a line and aborts.
             return OutOfMemory(model=model, detail=lines[-1], log=text)
-        return WorkerDied(model=model, exit=how, log=text)
+        return WorkerDied(model=model, exit=int(how) if how is not None and how.isdecimal() else how, log=text)
 
     def _load_failed(self, folder: WorkerFolder, code: str | None, detail: str | None) -> LaunchFailed:
         error = OutOfMemory if code == FailureCode.OUT_OF_MEMORY.value else LaunchFailed
