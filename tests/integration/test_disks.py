@@ -67,7 +67,9 @@ def test_every_page_answers_after_a_fresh_start_when_the_disk_takes_nothing(
         assert token is not None
         emergency = browser.post("/emergency", data={"csrf_token": token[1], "confirmed": "1"})
 
-    assert {page: answer.status_code for page, answer in answers.items() if answer.status_code >= 500} == {}
+    # What reads the database may say that it is not there; nothing may break, and what needs none answers.
+    assert {page: code for page, answer in answers.items() if (code := answer.status_code) >= 500 and code != 503} == {}
+    assert {answers[page].status_code for page in ("/", "/fragments/live", "/confirm/emergency")} == {200}
     assert "<html" in error_page(answers).text
     assert emergency.status_code == 303
 
