@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from pathlib import Path
+
 import pytest
 
 from tests.engine.dockerd import PrivateEngine
@@ -25,6 +29,8 @@ from webapp.errors import CannotEnd
 ONE, TWO = MODELS[:2]
 UNSEEN = {"docker_poll_s": 60, "docker_timeout_s": 1, "docker_start_timeout_s": 1}
 """The next look at Docker comes too late for the plan to know."""
+
+FAULTY = Path(__file__).parents[2] / "engine" / "workers" / "faulty_worker.py"
 
 
 def codes(operation: Operation) -> list[str]:
@@ -119,7 +125,8 @@ def test_docker_that_goes_between_the_preparation_and_the_launch_leaves_nothing_
 def test_container_that_could_not_come_back_is_one_click_away_once_docker_is_back(
     warden: StartWarden, engine: PrivateEngine
 ) -> None:
-    one = warden(vllm_env=standin(), worker_command="sleep 60", docker_timeout_s=1, docker_start_timeout_s=1)
+    hangs = shlex.join([sys.executable, str(FAULTY), "--fault", "hangs_in_load"])
+    one = warden(vllm_env=standin(), worker_command=hangs, docker_timeout_s=1, docker_start_timeout_s=1)
     one.load(ONE)
     running = one.controller.switch(switch_request(TWO, Mode.TRANSFORMERS), ACTOR)
     wait_for(lambda: is_at(one, running, StepName.LAUNCH), 30, lambda: "the launch was not reached")
