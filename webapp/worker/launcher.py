@@ -56,7 +56,7 @@ MESSAGE_BYTES = 1 << 16
 REPLY_S = 10.0
 """How long a fork may take until the worker has written down which process it is."""
 FAMILIES = ("gemma2", "gemma3", "llama", "mistral", "phi3", "qwen2", "qwen3")
-"""Architectures that most people load; the code of any other one is imported by its worker, in a tenth of a second."""
+"""Architectures that most people load; the code of any other one is imported by its worker."""
 
 
 def prepare() -> None:
