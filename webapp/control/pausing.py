@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -33,25 +35,30 @@ class PauseMark:
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
         self._is_set = False
+        self._lock = threading.Lock()
+        """Held during a write, so that the file is as the last of two callers left it."""
 
     def start(self) -> Pause | None:
         """Return the pause that an earlier Warden left, and make the file if there is none."""
-        left = self._read()
-        self._is_set = left is not None
-        if left is None:
-            self._write("")
+        with self._lock:
+            left = self._read()
+            self._is_set = left is not None
+            if left is None:
+                self._write("")
         return left
 
     def set(self, pause: Pause) -> None:
         """Leave the mark."""
-        self._is_set = True
-        self._write(json.dumps(asdict(pause)))
+        with self._lock:
+            self._is_set = True
+            self._write(json.dumps(asdict(pause)))
 
-    def clear(self) -> None:
-        """Remove the mark once the store has the pause; costs nothing where there is none."""
-        if self._is_set:
-            self._is_set = False
-            self._write("")
+    def clear(self, is_stored: Callable[[], bool]) -> None:
+        """Remove the mark if the store has the pause, as ``is_stored`` says while no other is being left; costs nothing without one."""
+        with self._lock:
+            if self._is_set and is_stored():
+                self._is_set = False
+                self._write("")
 
     def _read(self) -> Pause | None:
         try:

@@ -600,8 +600,8 @@ class Waiting:
             with self._lock:
                 left = {key: ticket for key, ticket in unsaved.items() if key not in written}
                 self._unsaved = {**left, **self._unsaved}
-        if self._parts.pause_mark is not None and self._are_read and not self._unsaved:
-            self._parts.pause_mark.clear()  # the store has the pause
+            if self._parts.pause_mark is not None:
+                self._parts.pause_mark.clear(lambda: self._are_read and not self._unsaved)
 
     def _is_written(self, ticket: Ticket) -> bool:
         """Write a ticket; False, and recorded, where that fails for this one alone. Raises StoreUnavailable."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -266,6 +266,42 @@ def test_the_mark_of_a_pause_goes_once_the_store_has_it(bench: Bench) -> None:
     bench.until(lambda: PauseMark(bench.settings.state_dir).start() is None)
 
 
+class SlowMark(PauseMark):
+    """One that waits at its gate before it is left, and not before it is removed."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.gate = Gate()
+
+    def _write(self, text: str) -> None:
+        if text:
+            self.gate.pass_through()
+        super()._write(text)
+
+
+def test_a_mark_that_is_removed_while_it_is_being_left_can_be_removed_once_more(tmp_path: Path) -> None:
+    mark = SlowMark(tmp_path)
+    mark.start()
+    with ThreadPoolExecutor(2) as pool:
+        left = pool.submit(mark.set, Pause("maria", 12.5))
+        mark.gate.wait_reached()
+        removed = pool.submit(mark.clear, lambda: True)
+        wait([removed], timeout=0.2)
+        mark.gate.open()
+        left.result()
+        removed.result()
+    mark.clear(lambda: True)
+    assert PauseMark(tmp_path).start() is None
+
+
+def test_a_mark_stays_as_long_as_the_store_has_not_the_pause(tmp_path: Path) -> None:
+    mark = PauseMark(tmp_path)
+    mark.start()
+    mark.set(Pause("maria", 12.5))
+    mark.clear(lambda: False)
+    assert PauseMark(tmp_path).start() == Pause("maria", 12.5)
+
+
 def test_a_mark_is_left_on_a_full_disk_and_an_unreadable_one_is_none(tmp_path: Path) -> None:
     mark = PauseMark(tmp_path)
     assert mark.start() is None
@@ -273,7 +309,7 @@ def test_a_mark_is_left_on_a_full_disk_and_an_unreadable_one_is_none(tmp_path: P
     mark.set(Pause("maria", 12.5))
     assert (tmp_path / NAME).stat().st_size == size  # written over in place: no new block is needed
     assert PauseMark(tmp_path).start() == Pause("maria", 12.5)
-    mark.clear()
+    mark.clear(lambda: True)
     assert PauseMark(tmp_path).start() is None
     (tmp_path / NAME).write_text("{")
     assert PauseMark(tmp_path).start() is None
