@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ def ask(
         "method": method,
         "headers": [(b"authorization", key.encode()) for key in keys],
     }
-    asyncio.run(Guard(vllm)(scope, None, send))
+    with suppress(StopIteration):  # it waits for nothing, and a browser's loop may be running in this thread
+        Guard(vllm)(scope, None, send).send(None)
     return vllm.reached, sent
 
 
