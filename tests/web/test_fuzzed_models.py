@@ -89,7 +89,7 @@ TENSORS: Final[dict[str, Any]] = {
 ODD: Final[tuple[Any, ...]] = (
     None, True, False, 0, -1, 1, 3, 4.0, 2**31, 2**40, 2**41, 2**63, 10**400, -(10**400), 1e308, -0.0, float("nan"), float("inf"),
     "", "7", "gptq", "\ud800", "x" * 5000, [], [4, 8], [[]], [None], [10**400] * 3, ["a"] * 40, [1] * 40, {}, {"a": {"b": []}},
-    {"bits": [1]}, {"weights": {"num_bits": {}}}, [["full_attention"]], "LLLG",
+    ["x", 2**61], [[0], 2**61], {"bits": [1]}, {"weights": {"num_bits": {}}}, [["full_attention"]], "LLLG",
 )  # fmt: skip
 
 

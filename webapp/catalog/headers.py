@@ -144,9 +144,10 @@ def _tensor(name: str, entry: Any, base: int, path: Path) -> Tensor:
         dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         if max(len(name), len(dtype)) > MAX_NAME or len(shape) > _MOST_DIMENSIONS:
             raise BadHeader(f"tensor {name[:80]} is not described")
-        elements = math.prod(shape)
-        if type(dtype) is not str or not type(elements) is type(start) is type(end) is int or min(shape, default=0) < 0:
+        # Before anything is multiplied: a text times a number is that much text.
+        if type(dtype) is not str or not all(type(each) is int and each >= 0 for each in (*shape, start, end)):
             raise BadHeader(f"tensor {name[:80]} is not described")
+        elements = math.prod(shape)
         if max(elements, end, *shape) > _MOST:
             raise BadHeader(f"tensor {name[:80]} is larger than any file")
     except (LookupError, TypeError, ValueError) as exc:
