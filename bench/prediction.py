@@ -107,7 +107,7 @@ def _own_bytes(pid: int) -> int:
         fields = Path(f"/proc/{pid}/statm").read_text().split()
     except OSError:
         return 0
-    return max(0, (int(fields[1]) - int(fields[2])) * _PAGE_BYTES - _shared.shared_bytes(pid))
+    return max(0, (int(fields[1]) - int(fields[2])) * _PAGE_BYTES - _shared.shared_bytes(pid, anew=True))
 
 
 def _gpu_bytes(_pid: int) -> int:

@@ -52,7 +52,7 @@ class HostProbe:
         self._name = _processor_name(self._proc / "cpuinfo")
         self._ticks = None
 
-    def read(self) -> tuple[Reading, ...]:
+    def read(self, *, anew: bool = False) -> tuple[Reading, ...]:
         """Read the RAM and who holds it.
 
         Raises:
@@ -60,7 +60,7 @@ class HostProbe:
         """
         try:
             room = self._room()
-            holders = tuple(self._find_holders(self._holders.look()))
+            holders = tuple(self._find_holders(self._holders.look(), anew=anew))
         except (OSError, KeyError, ValueError) as exc:
             raise ProbeFailed(device=HOST_ID, detail=str(exc)) from exc
         return (
@@ -119,7 +119,7 @@ class HostProbe:
         hybrid = self._cgroup / "unified"
         return hybrid if hybrid.is_dir() else self._cgroup
 
-    def _find_holders(self, look: Look) -> Iterator[Holder]:
+    def _find_holders(self, look: Look, *, anew: bool) -> Iterator[Holder]:
         """Every process with much memory of its own.
 
         What a worker shares with the launcher is the launcher's. Of other people's processes, pages that a fork shares with its
@@ -131,7 +131,7 @@ class HostProbe:
             if own_bytes is None:
                 continue
             if pid in look.workers:
-                yield look.holder(pid, max(0, own_bytes - self._shared.shared_bytes(pid)))
+                yield look.holder(pid, max(0, own_bytes - self._shared.shared_bytes(pid, anew=anew)))
             elif own_bytes >= HOLDER_FROM_BYTES:
                 yield look.holder(pid, own_bytes)
 

@@ -35,8 +35,8 @@ class Probe(Protocol):
     def open(self) -> None:
         """Make ready to read. Raises ProbeFailed."""
 
-    def read(self) -> tuple[Reading, ...]:
-        """Read all devices of this kind, none if there are none. Raises ProbeFailed."""
+    def read(self, *, anew: bool = False) -> tuple[Reading, ...]:
+        """Read all devices of this kind, none if there are none; ``anew``: use nothing that an earlier call saw. Raises ProbeFailed."""
 
     def close(self) -> None:
         """Give back what ``open`` took; after a failure too, and more than once."""
@@ -128,7 +128,7 @@ class Monitor:
             return self._latest if self._has_newer(after_number) else None
 
     def fresh(self, timeout_s: float) -> Sample | None:
-        """Read at once and wait for a sample whose reading began after this call; ``None`` when none came in time."""
+        """Read at once, and all of it, and wait for a sample whose reading began after this call; ``None`` when none came in time."""
         with self._changed:
             now_running = self._begun
             self._asked_for = now_running + 1
@@ -178,7 +178,7 @@ class Monitor:
         readings: tuple[Reading, ...] = ()
         problem: Message | None = None
         try:
-            readings, problem = _read_first(sources, begun)
+            readings, problem = _read_first(sources, begun, anew=self._asked_for >= number)
         except Exception as exc:  # the thread must outlive any surprise: without it every figure ages for ever
             log.exception("the devices could not be read")
             problem = Message("device_unreadable", {"device": None, "detail": repr(exc)})
@@ -225,11 +225,11 @@ class _Source:
         self._known: tuple[Reading, ...] = ()
         self._problem: Message | None = None
 
-    def read(self, now_s: float) -> tuple[tuple[Reading, ...], Message | None]:
+    def read(self, now_s: float, *, anew: bool) -> tuple[tuple[Reading, ...], Message | None]:
         """Return the devices and why they could not be read; those seen before are listed even then."""
         if self._is_open or now_s >= self._retry_at:
             try:
-                return self._read(), None
+                return self._read(anew=anew), None
             except ProbeFailed as error:
                 self._fail(error, now_s)
         problem = self._problem
@@ -240,11 +240,11 @@ class _Source:
         self._is_open = False
         self._probe.close()
 
-    def _read(self) -> tuple[Reading, ...]:
+    def _read(self, *, anew: bool) -> tuple[Reading, ...]:
         if not self._is_open:
             self._probe.open()
             self._is_open = True
-        self._known = self._probe.read()
+        self._known = self._probe.read(anew=anew)
         if self._problem is not None:
             log.info("devices can be read again: %s", ", ".join(reading.device_id for reading in self._known))
             self._problem = None
@@ -269,11 +269,11 @@ def _problem_of(error: ProbeFailed, was_there: bool) -> Message:
     return Message("device_unreadable", {"device": error.params.get("device"), "detail": detail})
 
 
-def _read_first(sources: Sequence[_Source], now_s: float) -> tuple[tuple[Reading, ...], Message | None]:
+def _read_first(sources: Sequence[_Source], now_s: float, *, anew: bool) -> tuple[tuple[Reading, ...], Message | None]:
     """The devices of the first source that has any, and the first problem met on the way."""
     first_problem: Message | None = None
     for source in sources:
-        readings, problem = source.read(now_s)
+        readings, problem = source.read(now_s, anew=anew)
         first_problem = first_problem or problem
         if readings:
             return readings, first_problem

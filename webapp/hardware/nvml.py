@@ -87,8 +87,10 @@ class NvmlProbe:
             with _passed_over(), _translated():
                 pynvml.nvmlShutdown()
 
-    def read(self) -> tuple[Reading, ...]:
+    def read(self, *, anew: bool = False) -> tuple[Reading, ...]:
         """Read all GPUs, opening the library first where it is not; a lost one is listed without figures.
+
+        ``anew`` changes nothing: the driver is asked for all of it each time.
 
         Raises:
             DriverMissing: the driver is not there, or has gone; the next call tries it again.

@@ -16,14 +16,20 @@ from dataclasses import dataclass
 _SHARED = re.compile(rb"^Shared_Dirty:\s+(\d+) kB", re.MULTILINE)
 """Anonymous pages are always dirty; what is clean and shared are mapped files, which the kernel counts apart."""
 LEAST_AGE_S = 1.0
-COST_SHARE = 20
-"""A look is made once a second at most, and takes at most a twentieth of the time: the kernel walks all pages, 15 ms for 1 GiB."""
+COST_SHARE, COST_SHARE_ANEW = 20, 4
+"""A look is made once a second at most, and takes at most a twentieth of the time, or a quarter where somebody waits for the figure: the
+kernel walks all pages, 15 ms for 1 GiB."""
 
 
 @dataclass(frozen=True)
 class _Look:
     shared_bytes: int
-    until: float
+    began: float
+    cost_s: float
+
+    def is_good(self, now: float, *, anew: bool) -> bool:
+        least_s = COST_SHARE_ANEW * self.cost_s if anew else max(LEAST_AGE_S, COST_SHARE * self.cost_s)
+        return now - self.began < least_s
 
 
 class SharedPages:
@@ -34,14 +40,17 @@ class SharedPages:
         self._monotonic = monotonic
         self._looks: dict[str, _Look] = {}
 
-    def shared_bytes(self, pid: int | str) -> int:
-        """Return the anonymous bytes that ``pid`` (or ``self``) shares with others; 0 where the kernel does not say."""
+    def shared_bytes(self, pid: int | str, *, anew: bool = False) -> int:
+        """Return the anonymous bytes that ``pid`` (or ``self``) shares with others; 0 where the kernel does not say.
+
+        ``anew`` is for a figure that is kept: what was forked a moment ago copies 10 MiB of its pages within half a second, and an earlier
+        look would count them as shared still.
+        """
         name, now = str(pid), self._monotonic()
         look = self._looks.get(name)
-        if look is None or look.until <= now:
+        if look is None or not look.is_good(now, anew=anew):
             shared = self._read(name)
-            cost = self._monotonic() - now
-            look = self._looks[name] = _Look(shared, now + max(LEAST_AGE_S, COST_SHARE * cost))
+            look = self._looks[name] = _Look(shared, now, self._monotonic() - now)
         return look.shared_bytes
 
     def keep_only(self, pids: Iterable[int]) -> None:

@@ -22,13 +22,13 @@ _CHAIN = 8
 _shared = SharedPages()
 
 
-def own_bytes() -> int | None:
+def own_bytes(*, anew: bool = False) -> int | None:
     """Return the process's own resident memory: heap and stacks, no mapped files, and nothing that it shares with the launcher.
 
-    ``None`` where the kernel has no figure.
+    ``None`` where the kernel has no figure. See ``SharedPages`` for ``anew``.
     """
     found = _ANONYMOUS.search(_STATUS.read_text(encoding="ascii", errors="replace"))
-    return None if found is None else max(0, int(found[1]) * 1024 - _shared.shared_bytes("self"))
+    return None if found is None else max(0, int(found[1]) * 1024 - _shared.shared_bytes("self", anew=anew))
 
 
 def give_back() -> None:

@@ -99,7 +99,7 @@ class Program:
     def report(self) -> StateReport:
         """See ``Control``."""
         status = self._status
-        anonymous, device = memory.own_bytes(), self._engine.memory()
+        anonymous, device = memory.own_bytes(anew=status.state is WorkerState.READY), self._engine.memory()
         base = status.base_bytes
         on_host = None if anonymous is None or base is None else max(0, anonymous - base)
         return StateReport(
@@ -178,7 +178,7 @@ class Program:
         self._engine.prepare(spec)
         gc.collect()
         gc.set_threshold(*GARBAGE)
-        self._set(state=WorkerState.LOADING, base_bytes=memory.own_bytes())
+        self._set(state=WorkerState.LOADING, base_bytes=memory.own_bytes(anew=True))
         memory.give_back_large_blocks()
         model = self._engine.load(spec, self._progress)
         self._engine.clean()

@@ -40,7 +40,7 @@ class RemoteProbe:
         """As ``NvmlProbe.open``."""
         self._call("open")
 
-    def read(self) -> tuple[Reading, ...]:
+    def read(self, *, anew: bool = False) -> tuple[Reading, ...]:
         """As ``NvmlProbe.read``."""
         readings: tuple[Reading, ...] = self._call("read")
         return readings

@@ -12,6 +12,7 @@ from webapp.domain.units import GIB, MIB
 from webapp.errors import ProbeFailed
 from webapp.hardware.holders import Holders
 from webapp.hardware.host import HOLDER_FROM_BYTES, HostProbe
+from webapp.hardware.shared_pages import SharedPages
 
 
 @pytest.fixture
@@ -114,6 +115,20 @@ def test_a_worker_is_a_holder_whatever_its_size(proc, groups: Path) -> None:
     proc.add(20, anonymous_bytes=MIB)
     (holder,) = read(proc, groups, a=20).holders
     assert (holder.used_bytes, holder.kind, holder.instance_id) == (MIB, HolderKind.WORKER, "a")
+
+
+def test_what_a_worker_copies_of_shared_pages_is_its_own_when_it_is_read_anew(proc, groups: Path) -> None:
+    """A look at the pages takes long, so an ordinary reading makes do with one of a moment ago."""
+    proc.add(20, anonymous_bytes=100 * MIB)
+    probe = HostProbe(Holders(lambda: {20: "a"}, proc=proc.root), proc.root, groups)
+    probe._shared = SharedPages(str(proc.root), monotonic=lambda: 0.0)
+    probe.open()
+    figures = []
+    for shared_mib, anew in ((90, False), (80, False), (80, True), (70, False)):
+        (proc.root / "20" / "smaps_rollup").write_text(f"Rss: 1 kB\nShared_Dirty: {shared_mib * 1024} kB\n")
+        figures += [holder.used_bytes for holder in probe.read(anew=anew)[0].holders]
+
+    assert figures == [10 * MIB, 10 * MIB, 20 * MIB, 20 * MIB]
 
 
 def test_a_process_that_goes_while_it_is_read_is_no_holder(proc, groups: Path) -> None:

@@ -54,13 +54,16 @@ class FakeProbe:
         self.opened = 0
         self.closed = 0
         self.read_count = 0
+        self.read_anew: list[bool] = []
+        """Of each reading, whether it was to use nothing of the one before."""
 
     def open(self) -> None:
         self._fail("open")
         self.opened += 1
 
-    def read(self) -> tuple[Reading, ...]:
+    def read(self, *, anew: bool = False) -> tuple[Reading, ...]:
         self.read_count += 1
+        self.read_anew.append(anew)
         readings = self.readings
         self.reading.set()
         assert self.gate.wait(PATIENCE_S)
@@ -230,6 +233,15 @@ def test_the_busy_interval_holds_inside_the_block_and_begins_at_once() -> None:
             assert monitor.next_sample(number + 3, PATIENCE_S) is not None
         last = fresh(monitor).number
         assert monitor.next_sample(last + 1, 0.05) is None
+
+
+def test_a_fresh_sample_is_read_anew_and_no_other_is() -> None:
+    gpus = FakeProbe(gpu())
+    with running(quiet(gpus)) as monitor:
+        assert monitor.next_sample(0, PATIENCE_S) is not None
+        fresh(monitor)
+
+    assert gpus.read_anew == [False, True]
 
 
 def test_a_fresh_sample_is_one_whose_reading_began_after_the_call() -> None:

@@ -56,6 +56,26 @@ def test_the_process_knows_its_own_memory() -> None:
     assert (own_bytes() or 0) > 2**20
 
 
+def test_what_a_fork_has_copied_is_its_own_when_it_is_looked_at_anew() -> None:
+    script = """
+import os
+from webapp.hardware.shared_pages import SharedPages
+from webapp.worker import memory
+from webapp.worker.memory import own_bytes
+memory._shared = SharedPages(monotonic=lambda: 0.0)
+held = bytearray(2**26)
+if os.fork() == 0:
+    before = own_bytes()
+    held[::4096] = bytes(len(held) // 4096)
+    print(own_bytes(anew=True) - before >= 2**25, flush=True)
+    os._exit(0)
+os.wait()
+"""
+    printed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
+
+    assert printed.stdout == "True\n"
+
+
 def test_large_blocks_are_given_back_when_they_are_freed() -> None:
     """In a process of its own: a freed block between two that stay would be kept in the heap, once glibc has seen such blocks."""
     program = (
