@@ -7,10 +7,13 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+from tests.e2e.states import served
 from tests.e2e.test_leases import NEWS_MS, as_person, shared
 from tests.e2e.test_main_job import LOAD_MS, row
 from tests.e2e.test_waiting import ROOM_FOR_ONE
 from tests.engine.server import WardenServer
+from tests.web.fakes import FakeController, foreign, model, reading
+from webapp.domain.units import gib
 
 Start = Callable[..., WardenServer]
 Open = Callable[..., Page]
@@ -88,3 +91,24 @@ def test_without_scripts_a_colleagues_model_is_confirmed_by_name_too(
     ivan.locator("[data-action=confirm-unload]").click()
     ivan.locator("#operations [data-action=cancel]").click()
     assert [i["state"] for i in server.status()["instances"]] == ["ready"]
+
+
+def test_the_enter_key_presses_the_main_button_and_no_other(open_page: Open, tmp_path: Path) -> None:
+    controller = FakeController(
+        readings=(reading(held=(foreign("maria", "train.py", gib(21)),)),),
+        models=(model("lab/large", weights_bytes=gib(132)), model("lab/small")),
+    )
+    with served(controller, tmp_path) as url:
+        page = open_page(url)
+        sent: list[str] = []
+        page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+        page.locator("#switch-form select[name=model]").select_option("lab/large")
+        expect(page.locator("#main-hint")).to_have_text("Не хватает памяти.")
+        page.locator("#max_tokens").press("Enter")
+        page.locator("#switch-form select[name=model]").select_option("lab/small")
+        expect(page.locator("#main-queue")).to_be_enabled()
+        assert sent == []
+        page.locator("#max_tokens").press("Enter")
+        expect(page.locator("#waiting [data-ticket]")).to_be_visible()
+        assert [request.removeprefix(url) for request in sent] == ["tickets"]
+        page.goto("about:blank")
