@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import replace
+from html import unescape
 
 import pytest
 from flask.testing import FlaskClient
 from werkzeug.datastructures import MultiDict
 
 from tests.web.conftest import FORM, HTMX, MODEL, Visitor
-from tests.web.fakes import FakeController, instance, reading
+from tests.web.fakes import FakeController, instance, reading, worker
 from tests.web.people import Lab
+from webapp.domain.lease import Lease, ReleaseAnswer
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Grace, Operation, OperationKind, OperationState, Step, StepName, StepState
 from webapp.domain.people import Role
@@ -188,3 +190,20 @@ def test_what_was_unloaded_can_be_loaded_again_from_its_page(visitor: Visitor, c
     found = re.search(r'data-action="load-again" href="([^"]+)"', page)
     assert found is not None
     assert 'name="max_tokens" id="max_tokens" value="777"' in visitor.get(found[1].replace("&amp;", "&")).text
+
+
+def test_a_model_that_was_given_up_stays_named_in_the_form(visitor: Visitor, controller: FakeController) -> None:
+    me = current_actor()
+    given = Lease().asked_by(me, "", 1.0).answered(ReleaseAnswer.RELEASE, 2.0, "maria", "")
+    controller.changed(
+        instances=(instance("i1", "lab/other", lease=given),), readings=(reading(held=(worker("i1", gib(21)),)),)
+    )
+    beside = {**FORM, "keep_others": "1"}
+    page = visitor.get("/", query_string=beside).text
+    (way,) = re.findall(r'href="/\?([^"]*)#switch" data-fill data-way-out>Выгрузить lab/other', page)
+
+    filled = visitor.get(f"/?{unescape(way)}").text
+
+    assert 'data-verdict="fits"' in filled
+    (named,) = re.findall(r'name="unload" id="unload" value="([^"]*)"', filled)
+    assert visitor.post("/switch", data={**beside, "unload": named}).status_code == 303

@@ -66,7 +66,7 @@ class FormView:
     advice: AdviceView | None
     button: MainButton
     own_unload: str
-    """Own models that were named to go: other people's are a checkbox of the plan each."""
+    """Named models that go without a question, own ones and those given up: each other one is a checkbox of the plan."""
     leases: tuple[TermChoice, ...]
     idles: tuple[TermChoice, ...]
 
@@ -128,7 +128,7 @@ def form_view(
         plan=plan,
         advice=advice_view(form, controller, actor),
         button=nothing_chosen(snapshot) if plan is None else plan.button,
-        own_unload=JOINT.join(i.id for i in snapshot.instances if i.owner == actor and i.id in form.named),
+        own_unload=JOINT.join(i.id for i in snapshot.instances if i.id in form.named and not i.is_foreign_to(actor)),
         leases=lease_choices(form.lease, now),
         idles=idle_choices(form.idle, idle_minutes),
     )
