@@ -106,6 +106,18 @@ def test_a_device_on_which_an_operation_runs_is_waited_for(visitor: Visitor, con
     assert hint(page) == "Устройство занято операцией. Модель загрузится после неё."
 
 
+def test_an_operation_on_a_device_of_what_would_go_is_waited_for_too(
+    visitor: Visitor, controller: FakeController
+) -> None:
+    both = instance("i1", "lab/other", owner=current_actor(), devices=("gpu-0", "gpu-1"))
+    controller.changed(readings=(reading(), reading("gpu-1")), instances=(both,), claims={"gpu-1": "op9"})
+
+    page = visitor.get("/", query_string=FORM).text
+
+    assert button(page) == ("⏳ Встать в очередь", True)
+    assert hint(page) == "Устройство занято операцией. Модель загрузится после неё."
+
+
 def test_who_waits_already_is_told_the_place(visitor: Visitor, full: FakeController) -> None:
     asked = replace(ASKED, keep_others=False)
     full.changed(waiting=(Queued(Ticket("t1", 1, asked, current_actor(), 1.0), 1, Message("waits_memory", {})),))

@@ -316,7 +316,6 @@ class Controller:
             if error is not None:
                 raise error
             devices = tuple(device.device_id for device in plan.devices)
-            claims = {*devices, *(d for e in plan.unload for d in e.freed_bytes)}
             given = grace.before_switch(self._parts, plan.unload)
             operation = self._new(OperationKind.SWITCH, actor, switching.steps(given))
             operation = replace(
@@ -329,7 +328,7 @@ class Controller:
                 grace=given,
             )
             run = Run(operation.id, self._parts)
-            if self._board.begin(operation, claims, unchanged_since=state, is_pending=True):
+            if self._board.begin(operation, plan.touched, unchanged_since=state, is_pending=True):
                 assert operation.instance_id is not None
                 accepted = self._keep(operation, operation.instance_id, lease_of(request, operation.started_at))
                 return self._go(accepted, run, Switch(run, plan, operation.instance_id).carry_out)

@@ -184,3 +184,8 @@ class Plan:
     """The request left the choice of the device to Warden; ``request`` names the chosen one."""
     overruled: Message | None = None
     """The lack of memory that ``load_anyway`` passes over: the verdict stays as it is, and the launch may run out of memory."""
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """The devices of the launch, and those of what goes for it: all that carrying it out claims."""
+        return frozenset({d.device_id for d in self.devices} | {d for e in self.unload for d in e.freed_bytes})

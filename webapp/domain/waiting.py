@@ -324,7 +324,7 @@ def _judged(
     if ticket.not_before is not None and ticket.not_before > world.monotonic:
         why = Message("waits_pause", {"tries": ticket.tries, "most": MOST_TRIES})
     found = tuple(device.device_id for device in plan.devices)
-    return Judgement(why, _touched(plan), replace(request, devices=found))
+    return Judgement(why, plan.touched, replace(request, devices=found))
 
 
 def still_asked(request: SwitchRequest, world: World) -> SwitchRequest:
@@ -341,25 +341,19 @@ def still_asked(request: SwitchRequest, world: World) -> SwitchRequest:
 
 def _elsewhere(plan: Plan, request: SwitchRequest, held: frozenset[str], world: World) -> Plan:
     """Where Warden chose a device that an earlier ticket holds, the first other one on which nothing is in the way; else ``plan``."""
-    if request.devices is not None or not _touched(plan) & held:
+    if request.devices is not None or not plan.touched & held:
         return plan
     for device_id in world.device_ids:
         other = plan_switch(replace(request, devices=(device_id,)), world, with_ways_out=False)
-        touched = _touched(other)
-        if other.refusal is None and not touched & held and not touched & world.claims.keys():
+        if other.refusal is None and not other.touched & (held | world.claims.keys()):
             return other
     return plan
-
-
-def _touched(plan: Plan) -> frozenset[str]:
-    """The devices of the launch, and those of what goes for it."""
-    return frozenset({d.device_id for d in plan.devices} | {d for e in plan.unload for d in e.freed_bytes})
 
 
 def _candidates(request: SwitchRequest, plan: Plan, world: World) -> frozenset[str]:
     """The devices that a request waits for: those that it names, or each that would hold it alone; none where it never fits."""
     if request.devices is not None:
-        return _touched(plan) if all(_could_hold(device, world) for device in plan.devices) else frozenset()
+        return plan.touched if all(_could_hold(device, world) for device in plan.devices) else frozenset()
     every = rooms(world)
     needs = needs_of(request, world.models[request.model_id], every)
     most = [_room_of_empty(room, world) for room in every]
@@ -405,7 +399,7 @@ def _why(plan: Plan, world: World, running: Mapping[str, Operation]) -> Message 
     refusal = refusal_of(plan, world)
     if refusal is not None and refusal.code not in _BY_CODE:
         return refusal.message
-    for device_id in sorted(_touched(plan)):
+    for device_id in sorted(plan.touched):
         operation = running.get(world.claims.get(device_id, ""))
         if operation is not None:
             return _operation(device_id, operation)

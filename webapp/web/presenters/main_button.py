@@ -81,7 +81,7 @@ def under_way() -> MainButton:
 def main_button(plan: Plan, asked: SwitchRequest, snapshot: Snapshot, actor: str, *, can_wait: bool) -> MainButton:
     """Return the button for ``plan``, which ``actor`` asked for by ``asked``."""
     code = None if plan.refusal is None else plan.refusal.code
-    if code is None and any(device.device_id in snapshot.claims for device in plan.devices):
+    if code is None and plan.touched & snapshot.claims.keys():
         code = Busy.code
     if code is None:
         return MainButton(_loading(plan))

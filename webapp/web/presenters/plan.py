@@ -365,8 +365,7 @@ def _can_wait(plan: Plan, snapshot: Snapshot) -> bool:
     """Where an empty device would not do either, or the limit forbids it, there is nothing to wait for."""
     code = None if plan.refusal is None else plan.refusal.code
     if code != NotEnoughMemory.code:
-        is_claimed = any(device.device_id in snapshot.claims for device in plan.devices)
-        return code in WORTH_WAITING or (code is None and is_claimed)
+        return code in WORTH_WAITING or (code is None and bool(plan.touched & snapshot.claims.keys()))
     readings = () if snapshot.sample is None else snapshot.sample.readings
     chosen = {device.device_id for device in plan.devices}
     limit = snapshot.memory_limit_bytes
