@@ -183,8 +183,20 @@ def test_ones_own_load_stands_instead_of_a_plan_against_it(visitor: Visitor, con
         replace(loading(current_actor()), request=replace(ASKED, model_id="lab/other")),
         replace(loading(current_actor()), request=replace(ASKED, options=LaunchOptions(max_tokens=512))),
         replace(loading(current_actor()), request=None),
+        replace(loading(current_actor()), request=replace(ASKED, devices=("gpu-1",)), devices=("gpu-1",)),
+        replace(loading(current_actor()), cancel_requested_by="maria"),
+        replace(loading(current_actor()), steps=(Step(StepName.ROLLBACK, StepState.RUNNING, 1.0),)),
     ],
-    ids=["another person's", "another kind", "another model", "other options", "older"],
+    ids=[
+        "another person's",
+        "another kind",
+        "another model",
+        "other options",
+        "older",
+        "elsewhere",
+        "cancelled",
+        "being undone",
+    ],
 )
 def test_any_other_operation_leaves_the_plan(visitor: Visitor, controller: FakeController, other: Operation) -> None:
     controller.changed(running=(other,), claims={"gpu-0": "op1"})
@@ -196,6 +208,15 @@ def test_a_context_beyond_the_models_own_is_still_ones_own_load(visitor: Visitor
     controller.changed(models=(model(context_length=1024),), running=(loading(current_actor()),))
 
     assert 'data-verdict="loading"' in visitor.get("/", query_string=FORM).text
+
+
+@pytest.mark.parametrize(("asked", "form"), [(None, "gpu-0"), (("gpu-0",), "auto")])
+def test_a_load_that_chose_its_own_device_is_still_ones_own(
+    visitor: Visitor, controller: FakeController, asked: tuple[str, ...] | None, form: str
+) -> None:
+    controller.changed(running=(replace(loading(current_actor()), request=replace(ASKED, devices=asked)),))
+
+    assert 'data-verdict="loading"' in visitor.get("/", query_string={**FORM, "device": form}).text
 
 
 def test_without_scripts_a_button_sends_what_the_server_has_not_seen_yet(visitor: Visitor) -> None:

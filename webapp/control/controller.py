@@ -54,7 +54,6 @@ from webapp.domain.operation import (
     OperationValues,
     Step,
     StepName,
-    StepState,
 )
 from webapp.domain.plan import Plan, SwitchRequest
 from webapp.domain.planner import plan_switch, refusal_of
@@ -525,9 +524,8 @@ class Controller:
         before = self._board.state.running.get(operation_id)
         operation = self._board.request_cancel(operation_id, actor, as_owner=as_owner)
         run = self._runs.get(operation_id)
-        undoing = any(s.name is StepName.ROLLBACK and s.state is StepState.RUNNING for s in operation.steps)
-        first = before is not None and before.cancel_requested_by is None and not undoing
-        if run is not None and (first or (rollback and undoing)):
+        first = before is not None and before.cancel_requested_by is None and not operation.is_undoing
+        if run is not None and (first or (rollback and operation.is_undoing)):
             run.cancel()
         return operation
 

@@ -239,6 +239,11 @@ class Operation:
         """Whether what was asked for is there already, so that nothing can be cancelled any more."""
         return any(s.name is StepName.READY and s.state is not StepState.WAITING for s in self.steps)
 
+    @property
+    def is_undoing(self) -> bool:
+        """Whether it puts back what it had unloaded."""
+        return any(s.name is StepName.ROLLBACK and s.state is StepState.RUNNING for s in self.steps)
+
     def closed(
         self,
         state: OperationState,

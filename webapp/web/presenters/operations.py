@@ -14,7 +14,6 @@ from webapp.domain.operation import (
     OperationState,
     Receipt,
     Step,
-    StepName,
     StepState,
 )
 from webapp.domain.units import MIB
@@ -148,7 +147,7 @@ def operation_view(operation: Operation, listed: Collection[str] = ()) -> Operat
         trouble=operation_trouble(operation),
         is_explained=operation.post_mortem is not None,
         can_cancel=_can_cancel(operation),
-        can_end_rollback=operation.is_running and _is_undoing(operation),
+        can_end_rollback=operation.is_running and operation.is_undoing,
         restorable=_restorable(operation),
         acts_at=operation.grace.until if operation.grace is not None and operation.is_in_grace else None,
         owners=operation.grace.owners if operation.grace is not None and operation.is_in_grace else (),
@@ -284,12 +283,8 @@ def _restorable(operation: Operation) -> str:
 
 def _can_cancel(operation: Operation) -> bool:
     """Only the first cancel of an operation that can still be undone does something."""
-    done = operation.cancel_requested_by is not None or operation.is_committed or _is_undoing(operation)
+    done = operation.cancel_requested_by is not None or operation.is_committed or operation.is_undoing
     return operation.is_running and not done and not _is_emergency(operation)
-
-
-def _is_undoing(operation: Operation) -> bool:
-    return any(step.name is StepName.ROLLBACK and step.state is StepState.RUNNING for step in operation.steps)
 
 
 def _receipt_line(receipt: Receipt) -> Line:

@@ -201,10 +201,13 @@ def plan_view(
 
 
 def _loads(operation: Operation, request: SwitchRequest, snapshot: Snapshot, actor: str) -> bool:
-    """Whether it is ``actor``'s own and loads what ``request`` says, with the same options."""
+    """Whether it is ``actor``'s own and loads what ``request`` says, with the same options, where that may go."""
     if operation.kind is not OperationKind.SWITCH or operation.actor != actor or operation.request is None:
         return False
-    return _launch(operation.request, snapshot) == _launch(request, snapshot)
+    if operation.cancel_requested_by is not None or operation.is_undoing:
+        return False
+    here = request.devices is None or set(request.devices) == set(operation.devices)
+    return here and _launch(operation.request, snapshot) == _launch(request, snapshot)
 
 
 def _launch(request: SwitchRequest, snapshot: Snapshot) -> tuple[Mode, str, LaunchOptions]:
