@@ -9,6 +9,7 @@
     │   └── SignInFailed          sign_in_failed            the name and the password do not belong together
     ├── Forbidden                 forbidden            403  the person's role does not allow it
     │   ├── NotYours              not_yours                 it is another person's
+    │   │   └── TooLate           too_late                  it was the owner's to stop before it acted
     │   └── InPerson              in_person                 an API token may not, whatever its scope
     ├── NotFound                                       404
     │   ├── UnknownModel          unknown_model             the model is not in the cache
@@ -171,6 +172,12 @@ class NotYours(Forbidden):
     """It is another person's, and only that person and an administrator may. Params: owner."""
 
     code = "not_yours"
+
+
+class TooLate(NotYours):
+    """The time in which the owner of a model could stop what ends it is over. Params: owner (whose operation it is)."""
+
+    code = "too_late"
 
 
 class InPerson(Forbidden):

@@ -172,7 +172,24 @@ def test_once_it_acts_the_owner_stops_nothing_more(lab: Lab) -> None:
     browser = lab.signed_in(Role.OPERATOR)
     page = browser.get("/").text
     assert ("data-countdown" in page, "data-going" in page) == (False, False)
-    assert browser.post("/operations/op1/cancel").status_code == 403
+    for late in (
+        going("ivan", "olga", steps=steps),
+        going("ivan", "olga", steps=steps, state=OperationState.SUCCEEDED),
+    ):
+        lab.controller.changed(running=(late,))
+        answer = browser.post("/operations/op1/cancel", headers=HTMX)
+        assert answer.status_code == 403
+        assert "already being unloaded, and that cannot be stopped. You can load it again." in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "account", "audit", "confirm/emergency", "history", "instances/i1/ask", "instances/i1/log", "nowhere"],
+)
+def test_every_page_has_one_place_for_what_became_of_a_click_in_the_banner(
+    visitor: Visitor, full: FakeController, path: str
+) -> None:
+    assert visitor.get(f"/{path}").text.count('id="say"') == 1
 
 
 def test_json_says_until_when_it_can_be_stopped_and_by_whom(client: FlaskClient, controller: FakeController) -> None:

@@ -10,7 +10,7 @@ from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.lease import Lease
 from webapp.domain.operation import Operation, OperationKind
 from webapp.domain.world import Cooldown
-from webapp.errors import Busy, NotCancellable, NotYours, Stopping, Superseded, UnknownInstance, UnknownOperation
+from webapp.errors import Busy, NotCancellable, Stopping, Superseded, UnknownInstance, UnknownOperation
 
 RECENT_LIMIT = 20
 """Ended operations that are kept at hand for the page; the store has all."""
@@ -154,7 +154,7 @@ class Board:
     def request_cancel(self, operation_id: str, actor: str, *, as_owner: bool = False) -> Operation:
         """Note who cancels an operation; ``as_owner`` of a model that goes, who may only before it is touched.
 
-        Raises UnknownOperation, NotCancellable, NotYours.
+        Raises UnknownOperation, NotCancellable, NotYours, TooLate.
         """
         with self._lock:
             operation = self._state.running.get(operation_id)
@@ -165,8 +165,8 @@ class Board:
                 raise NotCancellable(operation=operation_id, state=ended.state.value)
             if operation.kind is OperationKind.EMERGENCY or operation.is_committed:
                 raise NotCancellable(operation=operation_id, state=operation.state.value)
-            if as_owner and not operation.may_be_stopped_by(actor):
-                raise NotYours(owner=operation.actor)
+            if as_owner:
+                operation.check_stop(actor)
             changed = replace(operation, cancel_requested_by=operation.cancel_requested_by or actor)
             self._set(running={**self._state.running, operation_id: changed})
             return changed

@@ -248,7 +248,7 @@ class ControllerApi(Protocol):
 
         ``rollback`` is asked for separately: give up the putting back that is under way. ``as_owner`` of a model that goes ``actor`` may
         only before anything is touched.
-        Raises UnknownOperation, NotCancellable, NotYours.
+        Raises UnknownOperation, NotCancellable, NotYours, TooLate.
         """
 
     def restore(self, operation_id: str, actor: str) -> Operation:

@@ -13,6 +13,7 @@ from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.postmortem import PostMortem
 from webapp.domain.selftest import Check
+from webapp.errors import NotYours, TooLate
 from webapp.message import Message
 
 
@@ -230,9 +231,13 @@ class Operation:
         before = (StepState.WAITING, StepState.RUNNING)
         return self.is_running and any(s.name is StepName.GRACE and s.state in before for s in self.steps)
 
-    def may_be_stopped_by(self, name: str) -> bool:
-        """Whether ``name`` may stop it as the owner of a model that goes."""
-        return self.is_in_grace and self.grace is not None and name in self.grace.owners
+    def check_stop(self, name: str) -> None:
+        """Let ``name`` stop it as the owner of a model that goes, before that is touched. Raises TooLate, NotYours."""
+        if self.grace is None or name not in self.grace.owners:
+            raise NotYours(owner=self.actor)
+        if not self.is_in_grace:
+            was_over = any(s.name is StepName.GRACE and s.state is StepState.DONE for s in self.steps)
+            raise (TooLate if was_over else NotYours)(owner=self.actor)
 
     @property
     def is_committed(self) -> bool:

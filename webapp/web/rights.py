@@ -14,7 +14,7 @@ from flask import Flask, current_app, request
 
 from webapp.domain.operation import Operation
 from webapp.domain.people import IN_PERSON, LOWEST, Identity, Right, Role, Way, allows, may, may_cancel
-from webapp.errors import Forbidden, InPerson, NotSignedIn, NotYours
+from webapp.errors import Forbidden, InPerson, NotSignedIn
 from webapp.web.actor import current_identity, shown_identity
 
 V = TypeVar("V", bound=Callable[..., Any])
@@ -90,13 +90,12 @@ def require_override(reason: str | None) -> None:
 def require_cancel(operation: Operation) -> bool:
     """Return whether it may be cancelled only as long as nothing is touched: by the owner of a model that goes.
 
-    Raises NotYours where it is somebody else's operation otherwise.
+    Raises NotYours where it is somebody else's operation otherwise, TooLate to that owner once the model is being ended.
     """
     identity = _signed_in()
     if may_cancel(identity, operation.actor):
         return False
-    if not operation.may_be_stopped_by(identity.name):
-        raise NotYours(owner=operation.actor)
+    operation.check_stop(identity.name)
     return True
 
 

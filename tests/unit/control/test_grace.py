@@ -13,7 +13,7 @@ from webapp.control.leases import IDLE_ACTOR
 from webapp.domain.instance import Instance
 from webapp.domain.lease import ReleaseAnswer
 from webapp.domain.operation import Operation, OperationState, StepName, StepState
-from webapp.errors import ConfirmationNeeded, NotYours
+from webapp.errors import ConfirmationNeeded, NotYours, TooLate
 from webapp.message import Message
 
 LONG = 600.0
@@ -102,7 +102,7 @@ def test_the_owner_stops_it_no_more_once_the_model_is_being_ended(quick: Bench) 
     quick.runtime.stop_gate = threading.Event()
     operation = unloading(quick)
     assert quick.runtime.stopping.wait(10)
-    with pytest.raises(NotYours):
+    with pytest.raises(TooLate):
         quick.controller.cancel(operation.id, "maria", as_owner=True)
     quick.runtime.stop_gate.set()
     assert quick.wait(operation).state is OperationState.SUCCEEDED

@@ -62,6 +62,7 @@ NOT_TROUBLES = {
     "sign_in_failed": "try again",
     "forbidden": "ask an administrator",
     "not_yours": "ask its owner",
+    "too_late": "load it again",
     "in_person": "sign in",
     "unknown_person": "gone already",
     "unknown_invitation": "ask for another",
