@@ -66,17 +66,20 @@ def main() -> None:
 
 def _measure_steps(server: WardenServer, launcher: str) -> None:
     times: dict[str, list[float]] = {}
+    first_s = 0.0
     if launcher == "start":
         server.launcher_ready()
     for number in range(ROUNDS + 1):
         operation = server.load(("lab/one", "lab/two")[number % 2])
         assert operation["state"] == "succeeded", operation
-        if number:
-            for step in operation["steps"]:
-                times.setdefault(step["name"], []).append(_seconds(step))
-            times.setdefault("whole", []).append(_seconds(operation))
+        if number == 0:
+            first_s = _seconds(operation)
+            continue
+        for step in operation["steps"]:
+            times.setdefault(step["name"], []).append(_seconds(step))
+        times.setdefault("whole", []).append(_seconds(operation))
     line = ", ".join(f"{name} {sorted(values)[len(values) // 2]:.3f} s" for name, values in times.items())
-    _say(f"launcher {launcher}, median of {ROUNDS}: {line}")
+    _say(f"launcher {launcher}, a first load {first_s:.3f} s; switches, median of {ROUNDS}: {line}")
 
 
 def _seconds(span: dict[str, Any]) -> float:
@@ -114,15 +117,17 @@ def _compare(folder: Path, cache: Path, model: str, snapshot: Path, *, with_serv
                     ("transformers serve, request to first token", token_s),
                     ("transformers serve, start to first token", start_s + token_s),
                 ]
-            for name, seconds in found if turn else ():  # the first turn fills the page cache
+            for name, seconds in found:
                 note(name, seconds)
-    _say(f"{model}, median of {TURNS} (shortest to longest), load average {os.getloadavg()[0]:.2f}")
-    for name, values in times.items():
-        _say(f"  {name}: {statistics.median(values):.3f} s ({min(values):.3f} to {max(values):.3f})")
-    alone, whole = times["worker alone, spawn to ready"], times["Warden without a launcher, Apply to ready"]
     _say(
-        f"  Warden's own, median of the differences: {statistics.median(w - a for w, a in zip(whole, alone, strict=True)):.3f} s"
+        f"{model}, the first time (it fills the page cache, and is the launcher's first fork) and the median of the next {TURNS} "
+        f"(shortest to longest), load average {os.getloadavg()[0]:.2f}"
     )
+    for name, (first, *later) in times.items():
+        _say(f"  {name}: {first:.3f} s; {statistics.median(later):.3f} s ({min(later):.3f} to {max(later):.3f})")
+    alone, whole = times["worker alone, spawn to ready"], times["Warden without a launcher, Apply to ready"]
+    own = statistics.median(w - a for w, a in zip(whole[1:], alone[1:], strict=True))
+    _say(f"  what Warden adds to a worker that is started by itself, median of the differences: {own:.3f} s")
 
 
 def _alone(folder: Path, model: str, snapshot: Path) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -98,8 +99,17 @@ class WardenServer:
 
     def launcher_ready(self) -> None:
         """Wait until workers can be forked."""
-        log = self.state / "launcher" / "log"
-        wait_for(lambda: log.exists() and "ready to fork" in log.read_text(), 90, lambda: "no launcher")
+        wait_for(self.has_launcher, 90, lambda: "no launcher")
+
+    def has_launcher(self) -> bool:
+        """Whether this very start's launcher has said that it is ready; the folder may hold the files of earlier ones."""
+        folder = self.state / "launcher"
+        try:
+            record, said = json.loads((folder / "process.json").read_text()), (folder / "log").read_text()
+        except FileNotFoundError:
+            return False
+        is_ours = record["warden_pid"] in {process.pid for process in self.web_processes()}
+        return is_ours and f", pid {record['pid']}\n" in said
 
     def worker_pids(self) -> list[int]:
         """Every live process that this Warden's folder marks as a model worker, whoever started it."""
