@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -136,6 +137,24 @@ def test_a_start_on_a_full_disk_shows_the_page_and_ends_models(server: WardenSer
     assert server.worker_pids() == []
 
 
+def test_a_lease_outlives_a_start_on_a_full_disk(server: WardenServer, disk: SmallDisk) -> None:
+    server.start()
+    server.models(3)
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    server.load("lab/one", lease_until=tomorrow.isoformat(), reason="a demo")
+    lease = server.instance_of("lab/one")["lease"]
+    server.stop()  # so that no journal is at hand, and a copy is read
+    disk.fill()
+    server.start()
+    complaint(server)
+    assert server.instance_of("lab/one")["lease"] == lease
+    disk.free()
+    wait_until_kept(server)
+    server.kill()
+    server.start()
+    assert server.instance_of("lab/one")["lease"] == lease
+
+
 def test_a_start_on_a_read_only_disk_shows_the_page(server: WardenServer, disk: SmallDisk) -> None:
     server.start()
     server.stop()
@@ -156,6 +175,15 @@ def complaint(server: WardenServer) -> str:
     return next(line for line in server.output if begin in line)
 
 
+def wait_until_kept(server: WardenServer) -> None:
+    """Wait until the page says no more that nothing is kept."""
+    wait_for(
+        lambda: "cannot save" not in httpx.get(server.url, headers={"Accept-Language": "en"}, timeout=20).text,
+        20,
+        lambda: "the page says that nothing is kept",
+    )
+
+
 def test_a_fresh_start_on_a_full_disk_keeps_by_itself_what_happens_once_there_is_space(
     server: WardenServer, disk: SmallDisk
 ) -> None:
@@ -170,11 +198,7 @@ def test_a_fresh_start_on_a_full_disk_keeps_by_itself_what_happens_once_there_is
 
     disk.free()
 
-    wait_for(
-        lambda: "cannot save" not in httpx.get(server.url, headers={"Accept-Language": "en"}, timeout=20).text,
-        20,
-        lambda: "the page says that nothing is kept",
-    )
+    wait_until_kept(server)
     operation = server.load("lab/one")
     assert operation["state"] == "succeeded", operation
     server.kill()

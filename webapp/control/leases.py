@@ -159,21 +159,41 @@ class Leases:
         self._store = store
         self._keeper = keeper
         self._lock = threading.Lock()
-        self._kept: Mapping[str, Lease] = {}
+        self._kept: Mapping[str, Lease] | None = {} if store is None else None
+        """What an earlier Warden wrote down; ``None`` until it is read."""
         self._notices: tuple[Notice, ...] = ()
         self._numbers = 0
         self._read: Callable[[str], Lease | None] = lambda instance_id: None
+        self._give: Callable[[Mapping[str, Lease]], None] = lambda kept: None
         self._clock: Callable[[], float] = lambda: 0.0
 
-    def start(self, read: Callable[[str], Lease | None], clock: Callable[[], float]) -> None:
-        """Read what was kept. ``read`` gives an instance's terms as they stand, ``None`` once it has gone."""
-        self._read, self._clock = read, clock
+    def start(
+        self,
+        read: Callable[[str], Lease | None],
+        give: Callable[[Mapping[str, Lease]], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """Read what was kept, or have it read as soon as the database gives it. ``read`` gives an instance's terms as they stand,
+        ``None`` once it has gone; ``give`` has those that are listed already get what was kept for them."""
+        self._read, self._give, self._clock = read, give, clock
+        try:
+            self._read_kept()
+        except StoreUnavailable as exc:
+            log.warning("leases cannot be read yet: %s", exc)
+            if self._keeper is not None:
+                self._keeper.later("kept leases", self._read_kept)
         if self._store is not None:
-            self._kept = self._load(self._store)
+            with suppress(StoreUnavailable):  # what is old goes at another start
+                self._store.drop_leases(clock() - KEPT_S)
 
     def kept(self, instance_id: str) -> Lease:
-        """Return the terms that an earlier Warden wrote down."""
-        return self._kept.get(instance_id, NO_LEASE)
+        """Return the terms that an earlier Warden wrote down, as far as they are read."""
+        return (self._kept or {}).get(instance_id, NO_LEASE)
+
+    def catch_up(self) -> None:
+        """Read what was kept where the start could not. Raises NotStored: nothing may be agreed on beside terms that nobody knows."""
+        if self._kept is None and self._keeper is not None:
+            self._keeper.now(self._read_kept)
 
     def changed(self, instance_id: str) -> None:
         """Have the terms of an instance written as they stand then; never waits."""
@@ -220,15 +240,15 @@ class Leases:
         with self._lock:
             self._notices = tuple(n for n in self._notices if n.number != number or n.to != actor)
 
-    def _load(self, store: LeaseStore) -> Mapping[str, Lease]:
-        try:
-            store.drop_leases(self._clock() - KEPT_S)
-            return store.leases()
-        except StoreUnavailable as exc:
-            log.warning("leases cannot be read: %s", exc)
-            return {}
+    def _read_kept(self) -> None:
+        """Read what was kept, once. Raises StoreUnavailable."""
+        if self._kept is None and self._store is not None:
+            self._kept = self._store.leases()
+            self._give(self._kept)
 
     def _write_as_it_stands(self, instance_id: str) -> None:
+        """Raises StoreUnavailable: nothing is written over terms that are not read yet."""
+        self._read_kept()
         lease = self._read(instance_id)
         if lease is not None:
             self.write(instance_id, lease)
@@ -254,7 +274,7 @@ class Leasing:
 
     def start(self) -> None:
         """Read what was kept; before anything is adopted."""
-        self._parts.leases.start(self._terms, self._parts.clock)
+        self._parts.leases.start(self._terms, self._give, self._parts.clock)
 
     def set(self, instance_id: str, terms: Terms, actor: str) -> Instance:
         """Give an instance new terms. Raises UnknownInstance, NotOwner, InstanceStopping, InvalidRequest, LeasePending, NotStored."""
@@ -376,6 +396,7 @@ class Leasing:
 
         Raises UnknownInstance, InstanceStopping, LeasePending, NotStored.
         """
+        self._parts.leases.catch_up()
         deadline = self._parts.monotonic() + DEADLINE_S
         while True:
             try:
@@ -433,6 +454,15 @@ class Leasing:
     def _model_of(self, instance_id: str) -> str | None:
         instance = self._parts.board.state.instances.get(instance_id)
         return None if instance is None else instance.model_id
+
+    def _give(self, kept: Mapping[str, Lease]) -> None:
+        """Give the terms of an earlier Warden to models that were adopted before they could be read."""
+        for instance_id in kept.keys() & self._parts.board.state.instances.keys():
+            self._give_one(instance_id, kept[instance_id])
+
+    def _give_one(self, instance_id: str, lease: Lease) -> None:
+        with suppress(UnknownInstance):
+            self._parts.board.change(instance_id, lambda i: replace(i, lease=lease) if i.lease == NO_LEASE else i)
 
     def _terms(self, instance_id: str) -> Lease | None:
         """What is to stand in the store: terms that are pending are there already, or are about to be."""

@@ -516,6 +516,8 @@ class FakeStore:
         """Where a write waits."""
         self.raises: Exception | None = None
         """What every call raises."""
+        self.takes_nothing: Exception | None = None
+        """What every call raises that would change something."""
         self.measured: list[Measurement] = []
         self.waiting: dict[str, Ticket] = {}
         self.terms: dict[str, Lease] = {}
@@ -524,28 +526,27 @@ class FakeStore:
         self.pruned: list[float] = []
 
     def look(self) -> bool:
-        if self.raises is not None:
-            raise self.raises
+        self._fail(writes=True)
         renewed, self.is_renewed = self.is_renewed, False
         return renewed
 
     def drop_operation(self, operation_id: str) -> None:
-        self._fail()
+        self._fail(writes=True)
         self.saved.pop(operation_id, None)
 
     def prune(self, before: float) -> bool:
-        self._fail()
+        self._fail(writes=True)
         self.pruned.append(before)
         return False
 
     def save_ticket(self, ticket: Ticket, keep: int) -> None:
         if self.gate is not None:
             self.gate.pass_through()
-        self._fail()
+        self._fail(writes=True)
         self.waiting[ticket.id] = ticket
 
     def drop_ticket(self, ticket_id: str) -> None:
-        self._fail()
+        self._fail(writes=True)
         self.waiting.pop(ticket_id, None)
 
     def tickets(self) -> tuple[Ticket, ...]:
@@ -555,15 +556,15 @@ class FakeStore:
     def save_lease(self, instance_id: str, lease: Lease, changed_at: float) -> None:
         if self.gate is not None:
             self.gate.pass_through()
-        self._fail()
+        self._fail(writes=True)
         self.terms[instance_id] = lease
 
     def drop_lease(self, instance_id: str) -> None:
-        self._fail()
+        self._fail(writes=True)
         self.terms.pop(instance_id, None)
 
     def drop_leases(self, before: float) -> int:
-        self._fail()
+        self._fail(writes=True)
         return 0
 
     def leases(self) -> Mapping[str, Lease]:
@@ -573,7 +574,7 @@ class FakeStore:
     def save_measurement(self, measurement: Measurement, keep: int) -> None:
         if self.gate is not None:
             self.gate.pass_through()
-        self._fail()
+        self._fail(writes=True)
         self.measured.append(measurement)
 
     def measurements(self) -> tuple[Measurement, ...]:
@@ -583,7 +584,7 @@ class FakeStore:
     def save_operation(self, operation: Operation) -> None:
         if self.gate is not None:
             self.gate.pass_through()
-        self._fail()
+        self._fail(writes=True)
         self.saved[operation.id] = operation
         self.written.append(operation)
 
@@ -614,9 +615,10 @@ class FakeStore:
         self._fail()
         return tuple(o for o in self.saved.values() if o.is_running)
 
-    def _fail(self) -> None:
-        if self.raises is not None:
-            raise self.raises
+    def _fail(self, *, writes: bool = False) -> None:
+        error = self.raises or (self.takes_nothing if writes else None)
+        if error is not None:
+            raise error
 
 
 class FakeCatalog:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -12,15 +13,17 @@ import pytest
 
 from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import Gate
-from tests.unit.control.test_leases import HOUR, instance_of, load_of_maria, told
+from tests.unit.control.test_leases import HOUR, instance_of, load_of_maria, runs_already, told
 from webapp.control.contract import Terms
 from webapp.control.pausing import NAME, Pause, PauseMark
 from webapp.domain.instance import Instance
-from webapp.domain.lease import ReleaseAnswer
+from webapp.domain.lease import Lease, ReleaseAnswer
 from webapp.domain.operation import OperationState
 from webapp.errors import InstanceLeased, InstanceStopping, LeasePending, NotStored, StoreUnavailable, Superseded
 
 FULL = StoreUnavailable(reason="disk full", trouble="full", file="/state/warden.db")
+KEPT = Lease(until=time.time() + HOUR, reason="eval")
+"""What Maria agreed on with an earlier Warden."""
 
 
 @contextmanager
@@ -130,6 +133,39 @@ def test_a_silence_that_cannot_be_written_counts_once_it_can_and_tells_nobody_be
     bench.store.raises = None
     bench.until(lambda: told(bench, "ivan") == ["release_given_silently"])
     assert bench.store.terms[instance.id] == instance_of(bench).lease
+
+
+def test_a_database_that_takes_no_write_at_the_start_gives_the_leases_and_keeps_them(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench()
+    runs_already(bench)
+    bench.store.terms = {"old": KEPT}
+    bench.store.takes_nothing = FULL
+    bench.controller.start()
+    assert instance_of(bench).lease == KEPT
+    bench.store.is_renewed, bench.store.takes_nothing = True, None
+    bench.until(lambda: not bench.store.is_renewed)
+    assert bench.keeper.flush()
+    assert bench.store.terms == {"old": KEPT}
+
+
+def test_leases_that_cannot_be_read_at_the_start_are_read_later_and_written_over_by_nobody(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench()
+    runs_already(bench)
+    bench.store.terms = {"old": KEPT}
+    bench.store.raises = FULL
+    bench.controller.start()
+    with pytest.raises(NotStored):
+        bench.controller.ask_release("old", "paper", "ivan")
+    bench.store.is_renewed, bench.store.raises = True, None
+    bench.until(lambda: instance_of(bench).lease == KEPT)
+    assert bench.keeper.flush()
+    assert bench.store.terms == {"old": KEPT}
+    bench.controller.ask_release("old", "paper", "ivan")
+    assert bench.store.terms["old"].until == KEPT.until
 
 
 # Operations
