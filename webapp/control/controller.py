@@ -491,6 +491,7 @@ class Controller:
         def close(other: Operation) -> Operation:
             return other.closed(OperationState.CANCELLED, now, Message("taken_over"), error=error)
 
+        self._cut_off.forget()
         self._waiting.pause(actor)
         self._mark_pause(Pause(actor, now))
         ended = self._board.take_over(operation, devices, close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -152,17 +153,19 @@ def _clear_dead(parts: Parts, owed: Sequence[Evicted]) -> None:
 class CutOff:
     """Loads again what switches had unloaded that an earlier Warden did not end, once all that decides on it has answered.
 
-    Used by the watcher's thread alone, but for ``expect`` before that one starts.
+    An emergency makes it forget all of it, so that nothing comes back by itself of what a person has just ended.
     """
 
     def __init__(self, parts: Parts, begin: Callable[[Operation, tuple[Evicted, ...]], object]) -> None:
         """``begin`` starts the operation that loads some of what another one owes; it may raise what refuses it."""
         self._parts = parts
         self._begin = begin
+        self._lock = threading.Lock()
+        """Held during a look, which waits for nothing, so that what is forgotten is not begun a moment later."""
         self._waiting: dict[str, tuple[Evicted, ...]] = {}
         self._since = 0.0
         self._lived: frozenset[str] = frozenset()
-        """What lived at the start: its operation does not list it, and it is owed all the same if it was on its way out."""
+        """What was seen alive: it is owed if it turns out to have been on its way out, and not if somebody takes it off the list."""
 
     def expect(self, operations: Sequence[Operation]) -> None:
         """Begin to look after what ``operations`` owe."""
@@ -171,13 +174,23 @@ class CutOff:
         owed = (evicted for operation in operations for evicted in operation.to_restore)
         self._lived = frozenset(evicted.instance_id for evicted in owed if self._lives(evicted))
 
+    def forget(self) -> None:
+        """Begin nothing more: what is owed is one click away. Never waits."""
+        with self._lock:
+            self._waiting = {}
+
     def look(self, silent: frozenset[Mode]) -> None:
         """Begin what can be begun; ``silent`` are the modes that have not said yet what they run. Never waits."""
+        with self._lock:
+            self._look(silent)
+
+    def _look(self, silent: frozenset[Mode]) -> None:
         if not self._waiting or not self._parts.board.state.accepting:
             return
         waited_s = self._parts.monotonic() - self._since
         for operation_id, owed in list(self._waiting.items()):
             lives = tuple(e for e in owed if self._lives(e))
+            self._lived |= {e.instance_id for e in lives}
             due = tuple(e for e in owed if e not in lives)
             ready = tuple(e for e in due if self._is_ready(e, silent))
             self._waiting[operation_id] = owed
@@ -200,9 +213,7 @@ class CutOff:
     def _try(self, operation_id: str, ready: tuple[Evicted, ...]) -> bool:
         """Return whether nothing more is to be done for it."""
         owing = next((o for o in self._parts.board.state.recent if o.id == operation_id), None)
-        still = (
-            () if owing is None else tuple(e for e in ready if e in owing.to_restore or e.instance_id in self._lived)
-        )
+        still = () if owing is None else tuple(e for e in ready if self._is_owed(e, owing))
         if owing is None or not still:
             return True  # somebody was quicker
         try:
@@ -212,3 +223,10 @@ class CutOff:
         except WardenError as exc:
             log.warning("what operation %s had unloaded is not loaded again: %s", operation_id, exc)
         return True
+
+    def _is_owed(self, evicted: Evicted, owing: Operation) -> bool:
+        """Whether it is to come back still; of what was seen alive only what has died by itself, since it was told to before."""
+        if evicted.instance_id not in self._lived:
+            return evicted in owing.to_restore
+        instance = self._parts.board.state.instances.get(evicted.instance_id)
+        return instance is not None and instance.state is InstanceState.DEAD

@@ -12,13 +12,14 @@ import pytest
 from tests.unit.control.conftest import NO_DOCKER, Bench
 from tests.unit.control.fakes import Gate, loaded, model
 from tests.unit.control.test_faults import left_by_an_earlier_warden
+from webapp.control.reconcile import LATE_INTERVAL_S
 from webapp.control.restoring import DYING_S, PATIENCE_S
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.lease import Lease
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Evicted, Operation, OperationKind, OperationState, StepName
 from webapp.domain.units import gib
-from webapp.errors import NothingToRestore
+from webapp.errors import EngineUnreachable, NothingToRestore
 from webapp.message import Message
 from webapp.runtimes.base import Found
 
@@ -256,6 +257,51 @@ def test_model_that_was_on_its_way_out_comes_back_once_it_is_dead(make_bench: Ma
     assert restored(bench).state is OperationState.SUCCEEDED
     (instance,) = bench.board.state.instances.values()
     assert (instance.id != "gone", instance.model_id, instance.state) == (True, "lab/one", InstanceState.READY)
+
+
+def lives_again(bench: Bench) -> None:
+    """Kill Warden between the word that a model goes and its stop: it runs on at the next start."""
+    cut_off(bench, evicted())
+    bench.runtime.found = (Found(loaded(model("lab/one"), "gone"), adoptable=True),)
+    bench.runtime.launch(left_by_an_earlier_warden("gone"))
+    bench.controller.start()
+
+
+def test_model_that_a_person_unloads_after_the_start_stays_unloaded(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    lives_again(bench)
+    bench.wait(bench.controller.unload("gone", "maria"))
+    rounds(bench)
+    assert bench.loaded == []
+    assert [spec.instance_id for spec in bench.runtime.launched] == ["gone"]
+
+
+def test_model_of_a_mode_that_answers_late_stays_unloaded_once_a_person_unloads_it(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    cut_off(bench, evicted())
+    bench.runtime.launch(left_by_an_earlier_warden("gone"))
+    bench.runtime.raises["discover"] = EngineUnreachable(socket="docker.sock", detail="away")
+    bench.controller.start()
+    bench.runtime.raises.clear()
+    bench.runtime.found = (Found(loaded(model("lab/one"), "gone"), adoptable=True),)
+    bench.ahead_s = LATE_INTERVAL_S + 1
+    bench.until(lambda: bench.loaded == ["lab/one"])
+    rounds(bench)
+    bench.wait(bench.controller.unload("gone", "maria"))
+    rounds(bench)
+    assert bench.loaded == []
+    assert [spec.instance_id for spec in bench.runtime.launched] == ["gone"]
+
+
+def test_emergency_after_the_start_leaves_nothing_to_come_back_by_itself(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    cut_off(bench, evicted(mode=Mode.VLLM))
+    bench.controller.start()  # the model waits for its mode
+    bench.wait(bench.controller.emergency("ivan"))
+    bench.vllm.problem = None
+    rounds(bench)
+    assert bench.vllm.launched == []
+    assert bench.wait(bench.controller.restore("cutoff", "maria")).state is OperationState.SUCCEEDED
 
 
 def test_model_that_does_not_fit_after_the_start_is_one_click_away(make_bench: MakeBench) -> None:
