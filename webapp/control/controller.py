@@ -127,11 +127,12 @@ class Controller:
         self._leasing.start()
         reconciled = reconcile(self._parts)
         self._late.expect(reconciled.unanswered)
-        self._cut_off.expect(reconciled.cut_off)
+        left = None if self._parts.pause_mark is None else self._parts.pause_mark.start()
+        self._cut_off.expect([o for o in reconciled.cut_off if left is None or o.started_at > left.at])
         self._watcher.start()
         self._standby.start()
         self._board.accept(True)
-        self._waiting.start(None if self._parts.pause_mark is None else self._parts.pause_mark.start())
+        self._waiting.start(left)
 
     def stop(self) -> tuple[str, ...]:
         """End operations and threads; return what the person at the console should know of the models that stay loaded."""
@@ -493,20 +494,20 @@ class Controller:
 
         self._cut_off.forget()
         self._waiting.pause(actor)
-        self._mark_pause(Pause(actor, now))
         ended = self._board.take_over(operation, devices, close)
-        self._parts.journal.record(operation)
+        for each in (*ended, operation):
+            self._parts.journal.record(each)  # before the mark, which goes once the store has all that was recorded
+        self._mark_pause(Pause(actor, now))
         run = Run(operation.id, self._parts)
         run.commit()
         self._go(operation, run, emergency.emergency)
         for other in ended:
-            self._parts.journal.record(other)
             if (other_run := self._runs.get(other.id)) is not None:
                 other_run.cancel()
-        return self._written(operation)
+        return self._written(operation, ended)
 
     def _mark_pause(self, pause: Pause) -> None:
-        """Have the pause outlive this Warden before anything is ended; a disk that hangs holds the emergency up no longer than a moment."""
+        """Have the emergency outlive this Warden before anything is ended; a disk that hangs holds it up no longer than a moment."""
         mark = self._parts.pause_mark
         if mark is None:
             return
@@ -515,10 +516,7 @@ class Controller:
             mark.set(pause)
             self._waiting.nudge()  # the store may have had the pause before the mark was there, and nobody else would remove it
 
-        try:
-            within(PAUSE_MARK_S, lambda expired: leave(), "pause-mark")
-        except RuntimeError:  # no more threads
-            leave()
+        within(PAUSE_MARK_S, lambda expired: leave(), "pause-mark")
 
     def cancel(self, operation_id: str, actor: str, *, rollback: bool = False, as_owner: bool = False) -> Operation:
         """See ``ControllerApi``."""
@@ -610,9 +608,9 @@ class Controller:
         self._parts.journal.record(operation)
         return self._go(operation, Run(operation.id, self._parts), body)
 
-    def _written(self, operation: Operation) -> Operation:
-        """Wait for a moment until the store has what acts already; ``is_stored`` says whether it has."""
-        self._parts.journal.settle(operation.id)
+    def _written(self, operation: Operation, ended: Iterable[Operation] = ()) -> Operation:
+        """Wait for a moment until the store has what acts already, and what it has ended; ``is_stored`` says whether it has."""
+        self._parts.journal.settle(*(other.id for other in ended), operation.id)
         return operation
 
     def _write_again(self) -> None:

@@ -63,10 +63,15 @@ class Journal:
         self._take(operation)
         self._keeper.now(lambda: self._write(operation.id))
 
-    def settle(self, operation_id: str) -> None:
-        """Wait for a moment until an operation that was recorded is written; ``is_written`` says whether it is."""
+    def settle(self, *operation_ids: str) -> None:
+        """Wait for a moment until operations that were recorded are written; ``is_written`` says of each whether it is."""
+
+        def write() -> None:
+            for operation_id in operation_ids:
+                self._write(operation_id)
+
         with suppress(NotStored):
-            self._keeper.now(lambda: self._write(operation_id))
+            self._keeper.now(write)
 
     def flush(self, timeout_s: float = DRAIN_S) -> bool:
         """Wait until everything is written; False when that took too long."""
@@ -82,6 +87,11 @@ class Journal:
     def is_written(self, operation_id: str) -> bool:
         """Whether an operation that was recorded is in the store; its newest step may be on its way there."""
         return operation_id in self._begun or operation_id not in self._unwritten
+
+    @property
+    def has_all(self) -> bool:
+        """Whether the store has the newest value of all operations that were recorded."""
+        return not self._unwritten
 
     def prune(self, before: float) -> bool:
         """Drop some of those that ended before ``before``; return whether there are more. Raises StoreUnavailable."""

@@ -1,4 +1,4 @@
-"""The mark of an emergency's pause of the line: a file that outlives a Warden that dies before the store has the pause.
+"""The mark of an emergency: a file that outlives a Warden that dies before the store has what it paused and what it ended.
 
 It is made before it is needed and written over in place, so that a full disk does not keep an emergency from leaving its mark.
 """
@@ -23,7 +23,7 @@ SIZE: Final = 1024
 
 @dataclass(frozen=True)
 class Pause:
-    """Nothing that waited at that moment (seconds since the epoch) starts by itself before a person says so."""
+    """Nothing that waited or ran at that moment (seconds since the epoch) is started by itself before a person says so."""
 
     actor: str
     at: float

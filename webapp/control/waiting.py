@@ -601,7 +601,11 @@ class Waiting:
                 left = {key: ticket for key, ticket in unsaved.items() if key not in written}
                 self._unsaved = {**left, **self._unsaved}
             if self._parts.pause_mark is not None:
-                self._parts.pause_mark.clear(lambda: self._are_read and not self._unsaved)
+                self._parts.pause_mark.clear(self._has_stored_all)
+
+    def _has_stored_all(self) -> bool:
+        """Whether the store has every ticket as it is, and all that an emergency has ended."""
+        return self._are_read and not self._unsaved and self._parts.journal.has_all
 
     def _is_written(self, ticket: Ticket) -> bool:
         """Write a ticket; False, and recorded, where that fails for this one alone. Raises StoreUnavailable."""

@@ -14,6 +14,7 @@ import pytest
 from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import Gate
 from tests.unit.control.test_leases import HOUR, instance_of, load_of_maria, runs_already, told
+from tests.unit.control.test_restoring import rounds
 from webapp.control.contract import Terms
 from webapp.control.pausing import NAME, Pause, PauseMark
 from webapp.domain.instance import Instance
@@ -293,6 +294,36 @@ def test_a_pause_that_the_store_could_not_take_counts_after_a_restart(
     second.controller.start()
     second.until(lambda: second.store.waiting[ticket_id].paused_by == "maria")
     assert second.board.state.running == {}
+
+
+def test_what_an_emergency_has_cleared_stays_so_after_a_restart_although_the_store_took_nothing(
+    make_bench: Callable[..., Bench],
+) -> None:
+    first, second = make_bench(), make_bench()
+    first.controller.start()
+    first.load("lab/one")
+    first.runtime.fails["lab/two"] = "crawls"
+    switch = first.controller.switch(first.request("lab/two"), "ivan")
+    first.until(lambda: first.loaded == ["lab/two"])
+    assert first.keeper.flush()
+    first.store.raises = FULL
+    first.wait(first.controller.emergency("maria"))
+    first.controller.stop()
+    second.store.saved = dict(first.store.saved)
+    assert second.store.saved[switch.id].is_running
+    second.controller.start()
+    rounds(second)
+    assert second.runtime.launched == []
+    assert second.wait(second.controller.restore(switch.id, "ivan")).state is OperationState.SUCCEEDED
+
+
+def test_what_an_emergency_ends_is_stored_when_it_is_answered(bench: Bench) -> None:
+    bench.runtime.fails["lab/one"] = "crawls"
+    switch = bench.controller.switch(bench.request("lab/one"), "ivan")
+    bench.until(lambda: bench.loaded == ["lab/one"])
+    emergency = bench.controller.emergency("maria")
+    assert bench.store.saved[switch.id].state is OperationState.CANCELLED
+    bench.wait(emergency)
 
 
 def test_the_mark_of_a_pause_goes_once_the_store_has_it(bench: Bench) -> None:
