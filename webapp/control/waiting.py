@@ -7,6 +7,7 @@ and the check that every switch has.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -92,7 +93,7 @@ class Waiting:
         self._are_read = parts.tickets is None
         """Whether what an earlier Warden left was read; until then there is no next number."""
         self._left: Pause | None = None
-        """An emergency's pause that an earlier Warden left behind."""
+        """An emergency's pause of what an earlier Warden left, until that is read."""
         self._elapsed = Elapsed(parts.monotonic)
         self._recorded: frozenset[tuple[str, str]] = frozenset()
         """Defects that are in the log already, by ticket and kind: a look comes every second."""
@@ -232,7 +233,9 @@ class Waiting:
     def pause(self, actor: str) -> None:
         """Let nothing start by itself that waits now: an emergency of ``actor`` begins. Never waits."""
         with self._lock:
-            self._pause(actor, self._parts.clock())
+            self._pause(actor)
+            if not self._are_read:
+                self._left = Pause(actor, math.inf)  # all that an earlier Warden left was there before
         self._wake.set()
 
     def write_again(self) -> None:
@@ -241,8 +244,8 @@ class Waiting:
             self._unsaved = {**self._tickets}
         self._wake.set()
 
-    def _pause(self, actor: str, at: float) -> None:
-        """Pause what waited at that moment; under the lock."""
+    def _pause(self, actor: str, at: float = math.inf) -> None:
+        """Pause all that waits, or what waited at that moment of an earlier Warden's; under the lock."""
         for ticket in in_order(self._tickets.values()):
             if ticket.starts_by_itself and ticket.paused_by is None and ticket.created_at <= at:
                 self._put(replace(ticket, paused_by=actor))

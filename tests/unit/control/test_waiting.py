@@ -573,6 +573,26 @@ def test_emergency_pauses_what_waits_until_a_person_lets_it_go_on(full: Bench) -
     ends(full, queued, TicketState.STARTED)
 
 
+def test_emergency_pauses_what_waits_although_the_clock_was_set_back(full: Bench) -> None:
+    queued = take(full)
+    full.later_s = -3600.0
+    full.wait(full.controller.emergency("ivan"))
+    (waiting,) = full.controller.snapshot().waiting
+    assert (waiting.ticket.id, waiting.ticket.paused_by) == (queued.ticket.id, "ivan")
+
+
+def test_emergency_pauses_what_cannot_be_read_yet(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    bench.store.waiting["old"] = Ticket("old", 1, bench.request("lab/one"), "anna", time.time())
+    bench.store.raises = StoreUnavailable(reason="locked", trouble="locked")
+    bench.controller.start()
+    bench.wait(bench.controller.emergency("ivan"))
+    bench.store.raises = None
+    bench.until(lambda: bool(bench.controller.snapshot().waiting))
+    assert [one.ticket.paused_by for one in bench.controller.snapshot().waiting] == ["ivan"]
+    bench.until(lambda: bench.store.waiting["old"].paused_by == "ivan")
+
+
 def test_emergency_during_its_start_leaves_it_paused(bench: Bench) -> None:
     bench.runtime.gates["launch"] = Gate()
     take(bench)
