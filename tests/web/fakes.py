@@ -39,7 +39,7 @@ from webapp.domain.planner import plan_switch, refusal_of
 from webapp.domain.recommend import Advice, recommend
 from webapp.domain.timeline import SCALES, Event, Point, Span, Track
 from webapp.domain.units import gib
-from webapp.domain.waiting import Queued, Ticket, TicketState, check_admissible, judge, line_up, may_cancel
+from webapp.domain.waiting import Queued, Ticket, TicketState, check_admissible, check_place, judge, line_up, may_cancel
 from webapp.domain.world import Room, World, rooms
 from webapp.errors import (
     ForeignTicket,
@@ -175,6 +175,7 @@ class FakeController:
     containers: tuple[ForeignContainer, ...] = ()
     waiting: tuple[Queued, ...] = ()
     waited: tuple[Ticket, ...] = ()
+    ticket_limit: int = 8
     age_s: float | None = 0.4
     stale: bool = False
     spares: int = 0
@@ -231,7 +232,6 @@ class FakeController:
             present=self.present,
             notices=self.notices,
             store_problem=self.store_problem,
-            memory_limit_bytes=self.policy.memory_limit_bytes,
             idle_unload_at=dict(self._idle_unloads()),
         )
 
@@ -338,11 +338,15 @@ class FakeController:
             raise NothingToRestore(operation=operation_id)
         return replace(self._begin(OperationKind.RESTORE, actor), model_id=owing.to_restore[0].model_id)
 
+    def check_ticket(self, request: SwitchRequest, actor: str) -> None:
+        check_admissible(request, replace(self._world(), actor=actor))
+        check_place([one.ticket for one in self.waiting], request, actor, self.ticket_limit)
+
     def take_ticket(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
         if self.refusal is not None:
             raise self.refusal
+        self.check_ticket(request, actor)
         world = self._world()
-        check_admissible(request, replace(world, actor=actor))
         self.calls.append(("take_ticket", actor, request, starts_by_itself))
         number = len(self.waiting) + 1
         made = Ticket(f"t{number}", number, request, actor, time.time(), starts_by_itself)

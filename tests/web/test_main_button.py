@@ -118,14 +118,51 @@ def test_an_operation_on_a_device_of_what_would_go_is_waited_for_too(
     assert hint(page) == "Устройство занято операцией. Модель загрузится после неё."
 
 
-def test_who_waits_already_is_told_the_place(visitor: Visitor, full: FakeController) -> None:
-    asked = replace(ASKED, keep_others=False)
-    full.changed(waiting=(Queued(Ticket("t1", 1, asked, current_actor(), 1.0), 1, Message("waits_memory", {})),))
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({}, "Модель загрузится автоматически."),
+        ({"starts_by_itself": False}, "Страница сообщит, когда модель поместится."),
+        ({"paused_by": "maria"}, "Заявка приостановлена и сама не запустится."),
+    ],
+    ids=["starts by itself", "only tells", "paused"],
+)
+def test_who_waits_already_is_told_the_place_and_what_will_come_of_it(
+    visitor: Visitor, full: FakeController, changes: dict[str, object], what: str
+) -> None:
+    ticket = replace(Ticket("t1", 1, ASKED, current_actor(), 1.0), **changes)  # type: ignore[arg-type]
+    full.changed(waiting=(Queued(ticket, 1, Message("waits_memory", {})),))
 
     page = visitor.get("/", query_string=FORM).text
 
     assert button(page) == ("Уже в очереди", False)
-    assert hint(page) == "Место в очереди: 1. Модель загрузится автоматически."
+    assert hint(page) == f"Место в очереди: 1. {what}"
+    assert 'class="wait"' not in page
+
+
+def test_nobody_is_led_into_a_queue_that_is_full(visitor: Visitor, full: FakeController) -> None:
+    others = Ticket("t1", 1, replace(ASKED, model_id="lab/other"), "maria", 1.0)
+    full.changed(waiting=(Queued(others, 1, Message("waits_memory", {})),), ticket_limit=1)
+
+    page = visitor.get("/", query_string=FORM).text
+
+    assert button(page) == ("Загрузить", False)
+    assert hint(page) == "Места ждёт уже столько заявок, сколько можно (1). Подайте свою, когда одна из них уйдёт."
+    assert 'class="wait"' not in page
+
+
+@pytest.mark.parametrize("free_bytes", [gib(20), gib(2)], ids=["would load", "would wait"])
+def test_nothing_is_loaded_or_queued_while_nothing_can_be_kept(
+    visitor: Visitor, controller: FakeController, free_bytes: int
+) -> None:
+    problem = Message("keeping_full", {"file": "/state/warden.db", "detail": "disk full", "lost": 0})
+    controller.changed(readings=(reading(free_bytes=free_bytes),), store_problem=problem)
+
+    page = visitor.get("/", query_string=FORM).text
+
+    assert button(page) == ("Загрузить", False)
+    assert hint(page) == "Сейчас ничего не сохраняется: причина указана вверху страницы."
+    assert 'class="wait"' not in page
 
 
 def test_what_never_fits_cannot_be_pressed_and_gets_no_false_hope(visitor: Visitor, controller: FakeController) -> None:

@@ -63,6 +63,21 @@ def test_it_is_not_offered_where_waiting_would_be_in_vain(visitor: Visitor, cont
     assert OFFER not in visitor.get("/", query_string=FORM).text
 
 
+def test_it_is_offered_exactly_where_the_server_takes_it(visitor: Visitor, controller: FakeController) -> None:
+    """What the driver keeps is never free; several GPUs hold together what none holds alone."""
+
+    def answers(device: str) -> tuple[bool, int]:
+        form = {**FORM, "device": device}
+        return OFFER in visitor.get("/", query_string=form).text, visitor.post("/tickets", form).status_code
+
+    reserved = {"reserved_bytes": gib(6), "free_bytes": gib(2)}
+    controller.changed(models=(model(weights_bytes=gib(19)),), readings=(reading(**reserved),))
+    assert answers("gpu-0") == (False, 409)
+    controller.changed(models=(model(weights_bytes=gib(30)),))
+    controller.changed(readings=tuple(reading(f"gpu-{n}", free_bytes=gib(2)) for n in range(2)))
+    assert answers("auto") == (True, 303)
+
+
 @pytest.mark.usefixtures("full")
 def test_enter_key_still_applies_the_form(visitor: Visitor) -> None:
     """The first button of a form is the one that the Enter key presses; without scripts that is the plan's."""

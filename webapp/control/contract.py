@@ -69,8 +69,6 @@ class Snapshot:
     """What is to be told to one person each, oldest first."""
     store_problem: Message | None = None
     """Why nothing that Warden is told can be kept now; ``None`` while it can."""
-    memory_limit_bytes: int | None = None
-    """The most that Warden's own models may hold on a device."""
     idle_unload_at: Mapping[str, float] = field(default_factory=dict)
     """When each instance goes for being idle, where it does, by its id; moves with the time of day, since what is left does not."""
 
@@ -166,6 +164,12 @@ class ControllerApi(Protocol):
 
     def is_stored(self, operation_id: str) -> bool:
         """Return whether the store has an operation that was accepted: all but a switch act first."""
+
+    def check_ticket(self, request: SwitchRequest, actor: str) -> None:
+        """Refuse what ``take_ticket`` would refuse, and take nothing.
+
+        Raises NotFound, InvalidRequest, Refused (what no waiting changes; QueueFull, AlreadyWaiting, CannotWait).
+        """
 
     def take_ticket(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
         """Let ``request`` wait until there is room; it then starts in ``actor``'s name, or its person is only told.

@@ -199,7 +199,6 @@ class Controller:
             present=present,
             notices=notices,
             store_problem=trouble,
-            memory_limit_bytes=parts.policy.memory_limit_bytes,
             idle_unload_at=dict(self._idle_unloads(state)),
         )
 
@@ -351,6 +350,10 @@ class Controller:
                 self._parts.journal.drop(operation)
                 self._parts.leases.changed(instance_id)
         return self._board.confirm(operation.id)
+
+    def check_ticket(self, request: SwitchRequest, actor: str) -> None:
+        """See ``ControllerApi``."""
+        self._waiting.check(request, actor)
 
     def take_ticket(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
         """See ``ControllerApi``."""

@@ -163,6 +163,11 @@ class Waiting:
 
     # What a person does
 
+    def check(self, request: SwitchRequest, actor: str) -> None:
+        """Refuse what ``take`` would refuse. Raises what ``check_admissible`` and ``check_place`` do."""
+        check_admissible(request, self._parts.world(actor=actor))
+        check_place(self._tickets.values(), request, actor, self._parts.settings.ticket_limit)
+
     def take(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
         """Take a ticket; it is in the store when this returns, and nowhere when this raises.
 

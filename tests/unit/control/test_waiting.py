@@ -55,6 +55,10 @@ def take(
     return bench.controller.take_ticket(bench.request(model_id, **changes), actor, starts_by_itself=by_itself)
 
 
+def check(bench: Bench, model_id: str = "lab/one", actor: str = "anna") -> None:
+    bench.controller.check_ticket(bench.request(model_id), actor)
+
+
 def line(bench: Bench) -> list[tuple[str, str]]:
     """Models and states of the open tickets, in their places."""
     return [(one.ticket.request.model_id, one.ticket.state.value) for one in bench.controller.snapshot().waiting]
@@ -347,8 +351,11 @@ def test_no_more_wait_than_may(make_bench: Callable[..., Bench]) -> None:
     bench.machine.foreign["gpu-0"] = TRAINING
     take(bench)
     take(bench, "lab/two")
-    with pytest.raises(QueueFull):
-        take(bench, "lab/three")
+    for attempt in (take, check):
+        with pytest.raises(QueueFull):
+            attempt(bench, "lab/three")
+    with pytest.raises(AlreadyWaiting):
+        check(bench)
     assert len(bench.store.waiting) == 2
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from webapp.control.contract import Snapshot
-from webapp.domain.plan import Plan, SwitchRequest
-from webapp.domain.waiting import check_place
+from webapp.domain.plan import Plan
 from webapp.errors import (
     AlreadyLoaded,
     AlreadyWaiting,
@@ -19,6 +18,8 @@ from webapp.errors import (
     ModelUnsuitable,
     ModeUnavailable,
     NotEnoughMemory,
+    QueueFull,
+    WardenError,
 )
 from webapp.web import formats, words
 from webapp.web.presenters.common import short_name
@@ -78,20 +79,36 @@ def under_way() -> MainButton:
     return MainButton(_("Загружается…"), _("Ваша операция уже идёт."), can_press=False)
 
 
-def main_button(plan: Plan, asked: SwitchRequest, snapshot: Snapshot, actor: str, *, can_wait: bool) -> MainButton:
-    """Return the button for ``plan``, which ``actor`` asked for by ``asked``."""
-    code = None if plan.refusal is None else plan.refusal.code
-    if code is None and plan.touched & snapshot.claims.keys():
-        code = Busy.code
+def obstacle(plan: Plan, snapshot: Snapshot) -> str | None:
+    """Return the code of what keeps ``plan`` from being carried out now: its refusal, or an operation that runs there."""
+    if plan.refusal is not None:
+        return plan.refusal.code
+    return Busy.code if plan.touched & snapshot.claims.keys() else None
+
+
+def main_button(plan: Plan, snapshot: Snapshot, no_place: WardenError | None) -> MainButton:
+    """Return the button for ``plan``; ``no_place`` is why it may not wait in the queue."""
+    code = obstacle(plan, snapshot)
+    if isinstance(no_place, AlreadyWaiting) and code != CONFIRM:
+        return _in_queue(no_place, snapshot)
+    why_not = _why_not(code, no_place, snapshot)
+    if why_not:
+        return MainButton(_("Загрузить"), why_not, can_press=False)
     if code is None:
         return MainButton(_loading(plan))
-    if not can_wait or code == CONFIRM:
-        return MainButton(_("Загрузить"), _of(REFUSED, code), can_press=False)
-    place = _place(asked, snapshot, actor)
-    if place is not None:
-        hint = _("Место в очереди: %(place)s. Модель загрузится автоматически.", place=formats.number(place))
-        return MainButton(_("Уже в очереди"), hint, can_press=False)
     return MainButton(_("Встать в очередь"), _of(QUEUED, code), queues=True)
+
+
+def _why_not(code: str | None, no_place: WardenError | None, snapshot: Snapshot) -> str:
+    if code == CONFIRM:
+        return _of(REFUSED, code)
+    if isinstance(no_place, QueueFull):
+        return words.say(no_place.message)
+    if code is not None and no_place is not None:
+        return _of(REFUSED, code)
+    if snapshot.store_problem is not None:
+        return _("Сейчас ничего не сохраняется: причина указана вверху страницы.")
+    return ""
 
 
 def _loading(plan: Plan) -> str:
@@ -104,14 +121,16 @@ def _loading(plan: Plan) -> str:
     return ngettext("Выгрузить %(num)s модель и загрузить", "Выгрузить %(num)s моделей и загрузить", len(going))
 
 
-def _place(asked: SwitchRequest, snapshot: Snapshot, actor: str) -> int | None:
-    """Return the place in the queue where ``actor`` waits for the same."""
-    tickets = [queued.ticket for queued in snapshot.waiting]
-    try:
-        check_place(tickets, replace(asked, override_reason=None), actor, limit=len(tickets) + 1)
-    except AlreadyWaiting as exc:
-        return int(str(exc.params["place"]))
-    return None
+def _in_queue(waiting: AlreadyWaiting, snapshot: Snapshot) -> MainButton:
+    """Say where the same waits, and what will come of it."""
+    ticket = next((one.ticket for one in snapshot.waiting if one.ticket.id == waiting.params["ticket"]), None)
+    place = formats.number(int(str(waiting.params["place"])))
+    hint = _("Место в очереди: %(place)s. Модель загрузится автоматически.", place=place)
+    if ticket is not None and not ticket.starts_by_itself:
+        hint = _("Место в очереди: %(place)s. Страница сообщит, когда модель поместится.", place=place)
+    elif ticket is not None and ticket.paused_by is not None:
+        hint = _("Место в очереди: %(place)s. Заявка приостановлена и сама не запустится.", place=place)
+    return MainButton(_("Уже в очереди"), hint, can_press=False)
 
 
 def _of(table: Mapping[str, str], code: str) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from webapp.control.contract import ControllerApi, Snapshot
-from webapp.domain.admission import within_limit
 from webapp.domain.fit import Fit, Needs, fit_of
 from webapp.domain.footprint import Footprint, PartName, Source
 from webapp.domain.modes import LaunchOptions, Mode, Quantization
@@ -17,9 +16,6 @@ from webapp.domain.relief import relief_of
 from webapp.errors import (
     AlreadyLoaded,
     ConfirmationNeeded,
-    CoolingDown,
-    InstanceInUse,
-    InstanceLeased,
     InvalidRequest,
     ModelUnsuitable,
     ModeUnavailable,
@@ -29,7 +25,7 @@ from webapp.errors import (
 from webapp.web import charts, formats, words
 from webapp.web.forms import LaunchForm
 from webapp.web.presenters.common import ended, misread, quantizing_note, short_name, where
-from webapp.web.presenters.main_button import MainButton, main_button, not_possible, under_way
+from webapp.web.presenters.main_button import MainButton, main_button, not_possible, obstacle, under_way
 from webapp.web.presenters.models import needs_or_why
 from webapp.web.presenters.troubles import TroubleView, plan_trouble
 from webapp.web.translate import gettext as _
@@ -42,8 +38,6 @@ CONFIRM = "confirm"
 """The verdict that waits for a person: it fits once other people's models have gone."""
 WITHOUT_FIGURES = frozenset({AlreadyLoaded.code, InvalidRequest.code, ModeUnavailable.code, ModelUnsuitable.code})
 """Refusals that no amount of memory would change: figures, and models that would go, would only mislead."""
-WORTH_WAITING = frozenset({InstanceInUse.code, InstanceLeased.code, ConfirmationNeeded.code, CoolingDown.code})
-"""Refusals beside the lack of memory that pass by themselves."""
 LOADED, LOADING = "loaded", "loading"
 """Verdicts of what is there already, and of what the person's own operation is about."""
 LIGHTER_TRIED = 5
@@ -167,7 +161,7 @@ class PlanView:
     load_anyway: str | None = None
     """Where the lack of memory alone refuses: the query of the question whether to load against the estimate."""
     can_wait: bool = False
-    """Whether it may be possible later, so that waiting for it makes sense."""
+    """Whether it may wait in the queue."""
     asks: tuple[AskLink, ...] = ()
     """Models that other people hold, to ask for."""
     override: str = ""
@@ -279,13 +273,14 @@ def _of_plan(
     code = None if plan.refusal is None else plan.refusal.code
     pointless = code in WITHOUT_FIGURES
     loaded, unconfirmed = code == AlreadyLoaded.code, code == ConfirmationNeeded.code
-    can_wait = _can_wait(plan, snapshot)
+    stopped = obstacle(plan, snapshot) is not None
+    no_place = _no_place(form, controller, actor) if stopped else None
     confirms = (
         () if pointless else tuple(_confirm(e, plan) for e in plan.unload if e.is_foreign and not _is_held(e, plan))
     )
     return PlanView(
         verdict=LOADED if loaded else CONFIRM if unconfirmed else plan.verdict.value,
-        button=main_button(plan, form.to_request(), snapshot, actor, can_wait=can_wait),
+        button=main_button(plan, snapshot, no_place),
         verdict_word=_verdict_word(plan, code),
         sign=SIGNS[Verdict.FITS] if loaded else SIGNS[Verdict.TIGHT if unconfirmed else plan.verdict],
         tone="plain" if loaded else TONES[Verdict.TIGHT if unconfirmed else plan.verdict],
@@ -300,7 +295,7 @@ def _of_plan(
         interrupt=form.interrupt_busy,
         keep_all=replace(form, unload="").query if plan.request.unload and plan.request.keep_others else None,
         load_anyway=form.query if code == NotEnoughMemory.code and not _is_hopeless(plan) else None,
-        can_wait=can_wait,
+        can_wait=stopped and no_place is None and snapshot.store_problem is None,
         asks=() if pointless else tuple(_ask(e) for e in plan.unload if _is_held(e, plan)),
         override=form.override_reason,
         offers_override=not pointless and may_override and any(e.is_taken for e in plan.unload),
@@ -364,17 +359,13 @@ def _has_lighter(plan: Plan, snapshot: Snapshot, controller: ControllerApi, acto
     return any(isinstance(need, Needs) and fit_of(need, rooms) is Fit.NOW for need in needs)
 
 
-def _can_wait(plan: Plan, snapshot: Snapshot) -> bool:
-    """Where an empty device would not do either, or the limit forbids it, there is nothing to wait for."""
-    code = None if plan.refusal is None else plan.refusal.code
-    if code != NotEnoughMemory.code:
-        return code in WORTH_WAITING or (code is None and bool(plan.touched & snapshot.claims.keys()))
-    readings = () if snapshot.sample is None else snapshot.sample.readings
-    chosen = {device.device_id for device in plan.devices}
-    limit = snapshot.memory_limit_bytes
-    sizes = [within_limit(r.total_bytes or 0, 0, limit) for r in readings if plan.anywhere or r.device_id in chosen]
-    needed = max(device.footprint.gate_bytes + device.reserve_bytes for device in plan.devices)
-    return needed <= (max if plan.anywhere else min)(sizes, default=0)
+def _no_place(form: LaunchForm, controller: ControllerApi, actor: str) -> WardenError | None:
+    """Why what the form asks for may not wait in the queue: what is taken against its owner's will never waits."""
+    try:
+        controller.check_ticket(replace(form, override_reason="").to_request(), actor)
+    except WardenError as exc:
+        return exc
+    return None
 
 
 def _is_held(eviction: Eviction, plan: Plan) -> bool:
