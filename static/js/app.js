@@ -220,6 +220,12 @@
     document.getElementById("switch").scrollIntoView({block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth"});
   });
 
+  // A plan that is under way for what the form said a moment ago comes no more: it would put that back.
+  const plan = document.getElementById("plan");
+  for (const type of ["input", "change"]) {
+    document.getElementById("switch-form")?.addEventListener(type, () => plan.dispatchEvent(new Event("htmx:abort")));
+  }
+
   // Shows all models again without loading the page anew, so that the form keeps what was chosen.
   document.addEventListener("click", (event) => {
     const search = document.getElementById("models-q");

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlencode
 
 from playwright.sync_api import Page, expect
 
@@ -12,8 +13,10 @@ from tests.e2e.test_leases import NEWS_MS, as_person, shared
 from tests.e2e.test_main_job import LOAD_MS, row
 from tests.e2e.test_waiting import ROOM_FOR_ONE
 from tests.engine.server import WardenServer
-from tests.web.fakes import FakeController, foreign, model, reading
+from tests.web.conftest import FORM
+from tests.web.fakes import FakeController, foreign, instance, model, reading, worker
 from webapp.domain.units import gib
+from webapp.web.actor import current_actor
 
 Start = Callable[..., WardenServer]
 Open = Callable[..., Page]
@@ -111,4 +114,39 @@ def test_the_enter_key_presses_the_main_button_and_no_other(open_page: Open, tmp
         page.locator("#max_tokens").press("Enter")
         expect(page.locator("#waiting [data-ticket]")).to_be_visible()
         assert [request.removeprefix(url) for request in sent] == ["tickets"]
+        page.goto("about:blank")
+
+
+HOLD_A_PLAN = """() => {
+    const send = window.fetch;
+    window.fetch = async (url, options) => {
+        if (!url.includes("/fragments/plan")) return send(url, options);
+        window.fetch = send;
+        const {status, headers, body} = await send(url).then(async (r) => ({status: r.status, headers: r.headers, body: await r.text()}));
+        return new Promise((resolve, reject) => {
+            options.signal.addEventListener("abort", () => reject(new DOMException("", "AbortError")));
+            window.answer = () => resolve(new Response(body, {status, headers}));
+            document.documentElement.dataset.held = "";
+        });
+    };
+}"""
+
+CLICK_AND_ANSWER = """() => {
+    [...document.querySelectorAll("[data-way-out]")].find((way) => way.text.includes("lab/other")).click();
+    window.answer();
+}"""
+
+
+def test_a_plan_under_way_does_not_take_back_a_way_out(open_page: Open, tmp_path: Path) -> None:
+    own = instance("i1", "lab/other", owner=current_actor())
+    controller = FakeController(instances=(own,), readings=(reading(held=(worker("i1", gib(21)),)),))
+    with served(controller, tmp_path) as url:
+        page = open_page(f"{url}?{urlencode({**FORM, 'keep_others': '1'})}")
+        expect(page.locator("[data-way-out]", has_text="Выгрузить lab/other")).to_be_visible()
+        page.evaluate(HOLD_A_PLAN)
+        page.locator("#max_tokens").fill("2000")
+        expect(page.locator("html")).to_have_attribute("data-held", "")
+        page.evaluate(CLICK_AND_ANSWER)
+        expect(page.locator("#plan-box")).to_have_attribute("data-verdict", "fits")
+        expect(page.locator("#unload")).to_have_value("i1")
         page.goto("about:blank")
