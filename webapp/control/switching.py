@@ -68,6 +68,8 @@ class Switch:
     before: Before | None = None
     """The memory before the unloading."""
     receipts: tuple[Receipt, ...] = ()
+    _is_prepared: bool = False
+    """What the launch needs is there, and goes with a switch that ends before it."""
     _took_memory: bool = False
     """Preparing the launch took memory that the plan has not counted."""
     _spec_launched: LaunchSpec | None = None
@@ -77,10 +79,10 @@ class Switch:
         """Do it: the body of a ``switch`` operation. Raises WardenError; ``undo`` then puts things back."""
         began = run.parts.monotonic()
         run.undo = self.undo
-        with run.step(StepName.PLAN) as note:
-            note.message = self._plan_message()
-            self._prepare()
         try:
+            with run.step(StepName.PLAN) as note:
+                note.message = self._plan_message()
+                self._prepare()
             if self._took_memory:
                 self._refuse_what_fits_no_more()
             give_grace(run)
@@ -114,6 +116,7 @@ class Switch:
             raise UnknownModel(model=model_id)
         self._reach_what_goes()
         self._took_memory = self._runtime.prepare(self._spec(self.plan, model, sample))
+        self._is_prepared = True
 
     def _refuse_what_fits_no_more(self) -> None:
         """Hold the plan against the memory once more before anything goes. Raises DeviceUnreadable, Refused."""
@@ -133,7 +136,7 @@ class Switch:
 
     def _give_up_prepared(self) -> None:
         """Remove what was prepared for a launch that will not be made; one that was made has removed its own."""
-        if self._spec_launched is not None:
+        if not self._is_prepared or self._spec_launched is not None:
             return
         try:
             self._runtime.terminate(self.instance_id, ask=False)

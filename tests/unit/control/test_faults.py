@@ -103,6 +103,17 @@ def test_what_was_prepared_is_given_up_when_the_switch_ends_before_its_launch(be
     assert bench.runtime.prepared == set()
 
 
+def test_what_is_prepared_while_an_emergency_takes_over_is_given_up(bench: Bench) -> None:
+    preparing = bench.runtime.gates["prepare"] = Gate()
+    operation = bench.controller.switch(bench.request("lab/one"), "ivan")
+    preparing.wait_reached()
+    bench.wait(bench.controller.emergency("maria"))
+    preparing.open()
+
+    assert bench.wait(operation).state is OperationState.CANCELLED
+    assert bench.runtime.prepared == set()
+
+
 def test_memory_that_preparing_took_refuses_a_switch_before_anything_is_unloaded(bench: Bench) -> None:
     """The libraries come into memory with the first model that needs them."""
     kept = load_instance(bench)
