@@ -120,11 +120,7 @@ class Switch:
 
     def _refuse_what_fits_no_more(self) -> None:
         """Hold the plan against the memory once more before anything goes. Raises DeviceUnreadable, Refused."""
-        world = self._fresh_world()
-        devices = tuple(device.device_id for device in self.plan.devices)
-        again = plan_switch(replace(self.plan.request, devices=devices), world, self.run.operation.actor)
-        if (error := refusal_of(again, world)) is not None:
-            raise error
+        self._plan_anew(self._fresh_world())
 
     def _reach_what_goes(self) -> None:
         """What could be neither ended in order nor brought back stays, unless nobody wants it back. Raises EngineUnavailable."""
@@ -198,13 +194,22 @@ class Switch:
         """
         if self.run.operation.grace is None:
             return self.plan.unload
-        parts, request = self.run.parts, self.plan.request
-        world = parts.world(actor=self.run.operation.actor)
-        again = plan_switch(request, world, with_ways_out=False)
-        if (error := refusal_of(again, world)) is not None:
-            raise error
+        again = self._plan_anew(self.run.parts.world())
         needed = {eviction.instance_id for eviction in again.unload}
         return tuple(e for e in self.plan.unload if not e.is_others or e.instance_id in needed)
+
+    def _plan_anew(self, world: World) -> Plan:
+        """Make the plan again over what it names and what is loaded still, and nothing else: of all others nobody was told.
+
+        Raises Refused.
+        """
+        loaded = {instance.id for instance in world.instances}
+        going = tuple(e.instance_id for e in self.plan.unload if e.instance_id in loaded)
+        request = replace(self.plan.request, keep_others=True, unload=going)
+        again = plan_switch(request, world, self.run.operation.actor, with_ways_out=False)
+        if (error := refusal_of(again, world)) is not None:
+            raise error
+        return again
 
     def _refuse_kept(self, instance: Instance) -> None:
         """Ask once more whether what goes may go. Raises InstanceLeased, InstanceInUse."""

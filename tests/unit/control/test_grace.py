@@ -9,10 +9,12 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.control.conftest import Bench
+from tests.unit.control.fakes import Gate, model
 from webapp.control.leases import IDLE_ACTOR
 from webapp.domain.instance import Instance
 from webapp.domain.lease import ReleaseAnswer
 from webapp.domain.operation import Operation, OperationState, StepName, StepState
+from webapp.domain.units import gib
 from webapp.errors import ConfirmationNeeded, NotYours, TooLate
 from webapp.message import Message
 
@@ -156,6 +158,46 @@ def test_where_room_came_free_meanwhile_nothing_of_another_persons_goes(quick: B
     assert quick.wait(operation).state is OperationState.SUCCEEDED
     assert quick.loaded == ["lab/one", "lab/two"]
     assert told(quick, "maria") == []
+
+
+def test_a_model_that_was_named_for_nothing_and_has_gone_is_not_missed(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(undo_s=0.05)
+    bench.machine.totals = {"gpu-0": gib(24), "gpu-1": gib(24)}
+    bench.controller.start()
+    for name, device in (("lab/one", "gpu-0"), ("lab/three", "gpu-1")):
+        bench.wait(bench.controller.switch(bench.request(name, devices=(device,)), "maria"))
+    bench.fill()
+    needed, elsewhere = (i.id for i in sorted(bench.board.state.instances.values(), key=lambda i: i.devices))
+    preparing = bench.runtime.gates["prepare"] = Gate()
+    request = bench.request("lab/two", devices=("gpu-0",), unload=(needed, elsewhere))
+    operation = bench.controller.switch(request, "ivan")
+    preparing.wait_reached()
+    bench.wait(bench.controller.unload(elsewhere, "maria"))
+    preparing.open()
+    assert bench.wait(operation).state is OperationState.SUCCEEDED
+    assert bench.loaded == ["lab/two"]
+
+
+def test_where_what_was_to_go_may_go_no_more_ones_own_stays_too(make_bench: Callable[..., Bench]) -> None:
+    """Another model was named as well; nobody has told its owner that it goes."""
+    bench = make_bench(undo_s=0.05)
+    bench.catalog.models = (*bench.catalog.models, model("lab/four"))
+    bench.controller.start()
+    for name, actor in (("lab/one", "maria"), ("lab/three", "maria"), ("lab/two", "ivan")):
+        bench.wait(bench.controller.switch(bench.request(name, keep_others=True), actor))
+    bench.machine.foreign["gpu-0"] = gib(19)
+    named = tuple(i.id for i in bench.board.state.instances.values() if i.owner == "maria")
+    (going,) = (e for e in bench.controller.plan(bench.request("lab/four", unload=named), "ivan").unload if e.is_others)
+    preparing = bench.runtime.gates["prepare"] = Gate()
+    operation = bench.controller.switch(bench.request("lab/four", unload=named), "ivan")
+    preparing.wait_reached()
+    bench.runtime.in_flight[going.model_id] = 1
+    bench.until(lambda: bench.board.state.instances[going.instance_id].in_flight == 1)
+    preparing.open()
+    ended = bench.wait(operation)
+    assert (ended.state, ended.error and ended.error.code) == (OperationState.FAILED, "instance_in_use")
+    assert bench.loaded == ["lab/one", "lab/three", "lab/two"]
+    assert not bench.runtime.stopping.is_set()
 
 
 def test_a_switch_that_would_end_another_persons_model_needs_its_name(slow: Bench) -> None:
