@@ -362,6 +362,9 @@ class FakeController:
     def resume_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Queued:
         return self._queued("resume_ticket", ticket_id, actor, is_administrator)
 
+    def is_ticket_stored(self, ticket_id: str) -> bool:
+        return self.store_problem is None
+
     def start_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
         queued = self._queued("start_ticket", ticket_id, actor, is_administrator)
         return self.switch(queued.ticket.request, queued.ticket.actor)

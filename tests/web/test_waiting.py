@@ -295,6 +295,19 @@ def test_json_cancel_and_start_are_calls_too(client: FlaskClient, full: FakeCont
     assert client.post("/api/v1/tickets/t1/cancel", json={}).status_code == 200
 
 
+def test_what_became_of_a_ticket_says_whether_it_is_stored(
+    client: FlaskClient, visitor: Visitor, full: FakeController
+) -> None:
+    wait_for(full)
+    later = "сохранится позже"
+    assert client.post("/api/v1/tickets/t1/resume", json={}).json["stored"] is True  # type: ignore[index]
+    assert later not in visitor.post("/tickets/t1/resume", headers=HTMX).text
+    full.changed(store_problem=Message("keeping_full"))
+    assert client.post("/api/v1/tickets/t1/resume", json={}).json["stored"] is False  # type: ignore[index]
+    assert later in visitor.post("/tickets/t1/resume", headers=HTMX).text
+    assert client.delete("/api/v1/tickets/t1").json["stored"] is False  # type: ignore[index]
+
+
 def test_list_has_those_that_ended_behind_those_that_wait(client: FlaskClient, full: FakeController) -> None:
     ended = Ticket(
         "t9", 9, SwitchRequest(instance().mode, MODEL.id), "maria", 0.0, state=TicketState.FAILED, operation_id="op1",

@@ -186,6 +186,9 @@ class ControllerApi(Protocol):
     def resume_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Queued:
         """Let a ticket go on that an emergency has paused. Raises UnknownTicket, TicketEnded, ForeignTicket."""
 
+    def is_ticket_stored(self, ticket_id: str) -> bool:
+        """Return whether the store has a ticket as it is: to take one back or let it go on acts first."""
+
     def start_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
         """Start what waits, now. Raises UnknownTicket, TicketEnded, ForeignTicket, and what ``switch`` raises: it then waits on."""
 

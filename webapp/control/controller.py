@@ -369,6 +369,10 @@ class Controller:
         """See ``ControllerApi``."""
         return self._waiting.resume(ticket_id, actor, is_administrator=is_administrator)
 
+    def is_ticket_stored(self, ticket_id: str) -> bool:
+        """See ``ControllerApi``."""
+        return self._waiting.is_stored(ticket_id)
+
     def start_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
         """See ``ControllerApi``."""
         return self._waiting.start_now(ticket_id, actor, is_administrator=is_administrator)

@@ -216,6 +216,10 @@ class Waiting:
         self._show()
         return self._queued(ticket_id)
 
+    def is_stored(self, ticket_id: str) -> bool:
+        """Whether the store has a ticket as it is."""
+        return ticket_id not in self._unsaved
+
     def start_now(self, ticket_id: str, actor: str, *, is_administrator: bool) -> Operation:
         """Start a ticket because a person says so, whoever is before it; it may be refused for all that a switch may.
 

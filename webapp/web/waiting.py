@@ -11,6 +11,7 @@ from flask.typing import ResponseReturnValue
 from webapp.domain.audit import Action
 from webapp.domain.people import Right
 from webapp.domain.plan import SwitchRequest
+from webapp.domain.waiting import Ticket
 from webapp.errors import AlreadyWaiting, WardenError
 from webapp.web import recording, words
 from webapp.web.actor import current_actor
@@ -62,7 +63,7 @@ def _asked(form: LaunchForm) -> SwitchRequest:
 def cancel(ticket_id: str) -> ResponseReturnValue:
     """Take a ticket back."""
     ticket = controller().cancel_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
-    return done(_("%(model)s больше не ждёт места.", model=short_name(ticket.request.model_id)))
+    return _changed(_("%(model)s больше не ждёт места.", model=short_name(ticket.request.model_id)), ticket)
 
 
 @blueprint.post("/tickets/<ticket_id>/resume")
@@ -71,7 +72,14 @@ def cancel(ticket_id: str) -> ResponseReturnValue:
 def resume(ticket_id: str) -> ResponseReturnValue:
     """Let a ticket go on that an emergency has paused."""
     queued = controller().resume_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
-    return done(_("%(model)s снова ждёт места.", model=short_name(queued.ticket.request.model_id)))
+    return _changed(_("%(model)s снова ждёт места.", model=short_name(queued.ticket.request.model_id)), queued.ticket)
+
+
+def _changed(said: str, ticket: Ticket) -> ResponseReturnValue:
+    """Answer what became of ``ticket``, and whether the store has that."""
+    if controller().is_ticket_stored(ticket.id):
+        return done(said)
+    return done(said + " " + _("База данных не отвечает: изменение сохранится позже."))
 
 
 @blueprint.post("/tickets/<ticket_id>/start")

@@ -580,6 +580,17 @@ def test_emergency_pauses_what_waits_until_a_person_lets_it_go_on(full: Bench) -
     ends(full, queued, TicketState.STARTED)
 
 
+def test_what_is_taken_back_while_the_store_takes_nothing_is_not_stored_before_it_does(full: Bench) -> None:
+    queued = take(full)
+    assert full.controller.is_ticket_stored(queued.ticket.id)
+    full.store.raises = StoreUnavailable(reason="locked", trouble="locked")
+    full.controller.cancel_ticket(queued.ticket.id, "anna")
+    assert not full.controller.is_ticket_stored(queued.ticket.id)
+    full.store.raises = None
+    full.until(lambda: full.controller.is_ticket_stored(queued.ticket.id))
+    assert full.store.waiting[queued.ticket.id].state is TicketState.CANCELLED
+
+
 def test_emergency_pauses_what_waits_although_the_clock_was_set_back(full: Bench) -> None:
     queued = take(full)
     full.later_s = -3600.0

@@ -11,6 +11,7 @@ from webapp.domain.audit import Action
 from webapp.domain.instance import Instance
 from webapp.domain.operation import Operation
 from webapp.domain.people import Right
+from webapp.domain.waiting import Queued, Ticket
 from webapp.errors import DeviceUnreadable, InvalidRequest, UnknownDevice, UnknownOperation, UnknownTicket
 from webapp.web import recording
 from webapp.web.actor import current_actor
@@ -286,9 +287,8 @@ def take_ticket() -> ResponseReturnValue:
 @records(Action.TICKET_CANCELLED, recording.ticket, before=recording.owner_of_ticket)
 def cancel_ticket(ticket_id: str) -> ResponseReturnValue:
     """Take a ticket back, with its start where that is under way."""
-    return jsonify(
-        ticket_document(controller().cancel_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY)))
-    )
+    ticket = controller().cancel_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
+    return _changed(ticket)
 
 
 @blueprint.post("/tickets/<ticket_id>/resume")
@@ -297,7 +297,7 @@ def cancel_ticket(ticket_id: str) -> ResponseReturnValue:
 def resume_ticket(ticket_id: str) -> ResponseReturnValue:
     """Let a ticket go on that an emergency has paused."""
     queued = controller().resume_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
-    return jsonify(ticket_document(queued.ticket, queued))
+    return _changed(queued.ticket, queued)
 
 
 @blueprint.post("/tickets/<ticket_id>/start")
@@ -306,6 +306,10 @@ def resume_ticket(ticket_id: str) -> ResponseReturnValue:
 def start_ticket(ticket_id: str) -> ResponseReturnValue:
     """Start what waits, now."""
     return _accepted(controller().start_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY)))
+
+
+def _changed(ticket: Ticket, queued: Queued | None = None) -> ResponseReturnValue:
+    return jsonify({**ticket_document(ticket, queued), "stored": controller().is_ticket_stored(ticket.id)})
 
 
 def _ticket(ticket_id: str) -> Document:
