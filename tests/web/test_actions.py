@@ -133,6 +133,17 @@ def test_a_busy_model_is_unloaded_only_when_that_was_confirmed(visitor: Visitor,
     assert [call[0] for call in controller.calls] == ["unload"]
 
 
+def test_where_it_is_unknown_whether_a_model_answers_the_question_says_so(
+    visitor: Visitor, controller: FakeController
+) -> None:
+    controller.instances = (instance("i1", in_flight=None, owner=current_actor()),)
+
+    page = visitor.get("/confirm/unload/i1").text
+
+    assert "Неизвестно, отвечает ли модель сейчас. Если отвечает, ответы оборвутся." in page
+    assert "Модель сейчас отвечает" not in page
+
+
 def test_an_operation_can_be_cancelled(visitor: Visitor, controller: FakeController) -> None:
     controller.running = (Operation("op1", OperationKind.CLEAN, "ivan", OperationState.RUNNING, 1.0),)
 

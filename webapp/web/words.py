@@ -610,7 +610,8 @@ PLANS: Final[Mapping[str, Sentence]] = {
         *NN_("%(max_tokens)s токен, батч %(batch_size)s", "%(max_tokens)s токенов, батч %(batch_size)s"), "max_tokens"
     ),
     "way_out_unload": _one(N_("Выгрузить %(model)s (%(owner)s, простаивает %(idle_s)s)")),
-    "way_out_unload_busy": _many(
+    "way_out_unload_busy": _one(N_("Выгрузить %(model)s (%(owner)s, ответы могут прерваться)")),
+    "way_out_unload_busy_counted": _many(
         *NN_(
             "Выгрузить %(model)s (%(owner)s, прервав %(in_flight)s ответ)",
             "Выгрузить %(model)s (%(owner)s, прервав %(in_flight)s ответов)",
@@ -1045,7 +1046,10 @@ WAITING: Final[Mapping[str, Sentence]] = {
             "%(free_bytes)s."
         )
     ),
-    "waits_in_use": _many(
+    "waits_in_use": _one(
+        N_("неизвестно, отвечает ли на запросы модель %(model)s (владелец %(owner)s); жду, пока она освободится.")
+    ),
+    "waits_in_use_counted": _many(
         *NN_(
             "модель %(model)s (владелец %(owner)s) отвечает на %(in_flight)s запрос, жду, пока она освободится.",
             "модель %(model)s (владелец %(owner)s) отвечает на %(in_flight)s запросов, жду, пока она освободится.",
@@ -1101,7 +1105,9 @@ FULLER: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "context_too_long": ("context_too_long_limit", ("limit_tokens",)),
     "why_estimate_low": ("why_estimate_exceeded", ("excess_bytes",)),
     "measured": ("measured_as_expected", ("measured_bytes", "expected_bytes")),
+    "waits_in_use": ("waits_in_use_counted", ("in_flight",)),
     "waits_operation": ("waits_operation_model", ("model",)),
+    "way_out_unload_busy": ("way_out_unload_busy_counted", ("in_flight",)),
     "vllm_weights": ("vllm_weights_percent", ("percent",)),
     "vllm_kv_cache": ("vllm_kv_cache_sized", ("tokens", "kv_cache_bytes")),
     "vllm_graphs": ("vllm_graphs_percent", ("percent",)),

@@ -185,6 +185,17 @@ def test_busy_names_the_model_and_the_step_where_they_are_known(russian: None) -
     assert "нет данных" not in words.say(Message("busy", {**known, "step": None, "model": None}))
 
 
+@pytest.mark.parametrize("code", ["instance_in_use", "waits_in_use", "way_out_unload_busy"])
+@pytest.mark.parametrize(("count", "known"), [(3, True), (None, False)])
+def test_requests_are_counted_only_where_their_number_is_known(
+    russian: None, code: str, count: int | None, known: bool
+) -> None:
+    text = words.say(Message(code, {"model": "lab/m", "owner": "maria", "in_flight": count}))
+
+    assert ("3" in text) is known
+    assert "нет данных" not in text
+
+
 CANNOT_BE_CHOSEN = [
     "engine_unavailable",
     "engine_missing",
