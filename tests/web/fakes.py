@@ -25,6 +25,7 @@ from webapp.domain.model import CachedModel, ModelShape, WeightFacts
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import (
     ANY_OPERATION,
+    Grace,
     Operation,
     OperationFilter,
     OperationKind,
@@ -200,6 +201,8 @@ class FakeController:
     policy: Policy = field(default_factory=Policy)
     seen: set[str] = field(default_factory=set)
     """Who has looked at a page."""
+    grace: Grace | None = None
+    """The seconds before the next operation acts."""
     calls: list[tuple[object, ...]] = field(default_factory=list)
     version: int = 0
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -475,7 +478,8 @@ class FakeController:
             actor=actor,
             state=OperationState.RUNNING,
             started_at=time.time(),
-            steps=(Step(StepName.PLAN),),
+            steps=(Step(StepName.PLAN if self.grace is None else StepName.GRACE),),
+            grace=self.grace,
         )
 
     def _instance(self, instance_id: str) -> Instance:

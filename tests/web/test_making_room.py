@@ -150,6 +150,15 @@ def test_it_is_stopped_by_the_owner_of_what_goes(lab: Lab, role: Role, owner: st
     assert statuses == ([303, 202] if stops else [403, 403])
 
 
+def test_who_began_it_reads_until_when_it_can_be_stopped(visitor: Visitor, full: FakeController) -> None:
+    full.grace = Grace(time.time() + 10, ("i1",), ("maria",))
+
+    answer = visitor.post("/instances/i1/unload", {"confirmed": "1"}, headers=HTMX)
+
+    assert "начнётся через 10\u00a0с, до этого можно остановить. maria получит уведомление." in answer.text
+    assert "начато" not in answer.text
+
+
 def test_its_owner_reads_of_it_on_every_page_with_a_button(lab: Lab) -> None:
     own = instance("i1", "lab/other", owner="olga")
     lab.controller.changed(running=(going("ivan", "olga"),), instances=(own,))

@@ -6,7 +6,8 @@ from flask import flash, make_response, redirect, render_template, request
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.operation import Operation
-from webapp.web.ports import controller
+from webapp.web import formats
+from webapp.web.ports import controller, services
 from webapp.web.presenters.common import FAILURE, SUCCESS
 from webapp.web.presenters.operations import operation_view
 from webapp.web.recording import note_operation, note_question
@@ -25,9 +26,13 @@ def wants_fragment() -> bool:
 
 
 def accepted(operation: Operation, told: str = "") -> ResponseReturnValue:
-    """Answer that ``operation`` has begun, and who is ``told`` of it; its progress comes through the poll."""
+    """Answer that ``operation`` has begun, or when it will, and who is ``told`` of it; its progress comes through the poll."""
     note_operation(operation)
-    said = [_("%(operation)s: начато.", operation=operation_view(operation).title)]
+    title = operation_view(operation).title
+    said = [_("%(operation)s: начато.", operation=title)]
+    if operation.is_in_grace:
+        undo = formats.whole_duration(services().settings.undo_s)
+        said = [_("%(operation)s: начнётся через %(time)s, до этого можно остановить.", operation=title, time=undo)]
     if told:
         said.append(_("%(owner)s получит уведомление.", owner=told))
     if not controller().is_stored(operation.id):
