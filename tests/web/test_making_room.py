@@ -51,6 +51,14 @@ def test_the_form_asks_for_another_persons_model_by_name(visitor: Visitor, full:
     assert full.calls == []
 
 
+def test_a_confirmation_outlives_one_request_to_the_model(visitor: Visitor, full: FakeController) -> None:
+    full.changed(instances=(instance("i1", "lab/other", in_flight=1),))
+    assert CHECKBOX not in visitor.get("/", query_string=FORM).text
+    confirmed = visitor.get("/", query_string={**FORM, "unload": "i1"}).text
+    assert 'data-verdict="refused"' in confirmed
+    assert f"{CHECKBOX} checked>" in confirmed
+
+
 def test_nothing_begins_before_the_name_is_confirmed(visitor: Visitor, full: FakeController) -> None:
     assert apply(visitor) == 409
     assert apply(visitor, headers=HTMX) == 409

@@ -275,9 +275,7 @@ def _of_plan(
     loaded, unconfirmed = code == AlreadyLoaded.code, code == ConfirmationNeeded.code
     stopped = obstacle(plan, snapshot) is not None
     no_place = _no_place(form, controller, actor) if stopped else None
-    confirms = (
-        () if pointless else tuple(_confirm(e, plan) for e in plan.unload if e.is_foreign and not _is_held(e, plan))
-    )
+    confirms = () if pointless else tuple(_confirms(plan))
     return PlanView(
         verdict=LOADED if loaded else CONFIRM if unconfirmed else plan.verdict.value,
         button=main_button(plan, snapshot, no_place),
@@ -304,9 +302,14 @@ def _of_plan(
     )
 
 
-def _confirm(eviction: Eviction, plan: Plan) -> ConfirmRow:
-    text = _("Выгрузить %(model)s, владелец %(owner)s", model=short_name(eviction.model_id), owner=eviction.owner)
-    return ConfirmRow(eviction.instance_id, text, eviction.is_confirmed_by(plan.request))
+def _confirms(plan: Plan) -> Iterator[ConfirmRow]:
+    """What was confirmed stays so while the model is in use; what is in use is not offered."""
+    for eviction in plan.unload:
+        confirmed = eviction.is_confirmed_by(plan.request)
+        if eviction.is_foreign and (confirmed or not _is_held(eviction, plan)):
+            model, owner = short_name(eviction.model_id), eviction.owner
+            text = _("Выгрузить %(model)s, владелец %(owner)s", model=model, owner=owner)
+            yield ConfirmRow(eviction.instance_id, text, confirmed)
 
 
 def _confirm_note(undo_s: float) -> str:
