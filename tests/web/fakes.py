@@ -12,7 +12,7 @@ from pathlib import Path
 from webapp.control.accounts import Accounts
 from webapp.control.audit import Audit
 from webapp.control.contract import EmergencyPreview, Health, Notice, Question, Snapshot, Terms
-from webapp.control.leases import refuse_kept
+from webapp.control.leases import check_terms, refuse_kept
 from webapp.domain.admission import Policy
 from webapp.domain.advise import advise
 from webapp.domain.audit import EVERYTHING, AuditFilter, Entry
@@ -328,6 +328,7 @@ class FakeController:
     # Acting
 
     def switch(self, request: SwitchRequest, actor: str) -> Operation:
+        check_terms(request.lease_until, request.reason, request.idle_minutes, time.time())
         world = self._world()
         error = refusal_of(plan_switch(request, world, actor), world)
         if error is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from flask.testing import FlaskClient
@@ -356,11 +356,12 @@ def test_a_leased_model_is_not_taken_by_json_without_a_reason(client: FlaskClien
     assert (refused.status_code, refused.json["code"]) == (409, "instance_leased")  # type: ignore[index]
     assert client.post("/api/v1/instances/i1/unload").json["code"] == "instance_leased"  # type: ignore[index]
     assert client.post("/api/v1/instances/i1/unload", json={"override_reason": "fire"}).status_code == 202
-    terms = {"lease_until": "2030-01-01T00:00:00Z", "reason": "x", "idle_unload_minutes": 15, "override_reason": "fire"}
+    until = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    terms = {"lease_until": until.isoformat(), "reason": "x", "idle_unload_minutes": 15, "override_reason": "fire"}
     assert client.post("/api/v1/switch", json={**body, **terms}).status_code == 202
     request = controller.calls[-1][-1]
     assert isinstance(request, SwitchRequest)
-    assert (request.lease_until, request.idle_minutes, request.override_reason) == (1893456000.0, 15.0, "fire")
+    assert (request.lease_until, request.idle_minutes, request.override_reason) == (until.timestamp(), 15.0, "fire")
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)

@@ -63,6 +63,25 @@ def test_nothing_is_chosen_for_anybody_and_the_first_sight_refuses_nothing(
     assert hint(page) == "Сначала выберите модель."
 
 
+@pytest.mark.parametrize(
+    ("terms", "why"),
+    [
+        ({"lease": "time", "lease_time": ""}, "Поле «Аренда до» не может быть «»."),
+        ({"idle": "999999"}, "Поле «Выгрузка без дела» не может быть «999999.0»."),
+        ({"reason": "x" * 201}, "Поле «Для чего» не может быть"),
+    ],
+    ids=["no time", "too long idle", "too long a reason"],
+)
+def test_terms_that_would_be_refused_are_refused_before_the_click(
+    visitor: Visitor, terms: dict[str, str], why: str
+) -> None:
+    page = visitor.get("/", query_string={**FORM, **terms}).text
+
+    assert why in plan(page)
+    assert button(page) == ("Загрузить", False)
+    assert visitor.post("/switch", {**FORM, **terms}).status_code == 422
+
+
 def test_an_empty_cache_is_why_nothing_can_be_loaded(visitor: Visitor, controller: FakeController) -> None:
     controller.models = ()
 

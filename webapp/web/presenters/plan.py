@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from webapp.control.contract import ControllerApi, Snapshot
+from webapp.control.leases import check_terms
 from webapp.domain.fit import Fit, Needs, fit_of
 from webapp.domain.footprint import Footprint, PartName, Source
 from webapp.domain.modes import LaunchOptions, Mode, Quantization
@@ -181,8 +182,10 @@ def plan_view(
     """Return the plan of the form as ``actor`` sees it, or ``None`` while the cache has no model to plan with."""
     if not form.model:
         return None
+    now = time.time()
     try:
-        request = form.to_request()
+        request = form.to_request(now)
+        check_terms(request.lease_until, request.reason, request.idle_minutes, now)
         own = next((one for one in snapshot.running if _loads(one, request, snapshot, actor)), None)
         if own is not None:
             return _of_operation(own)
