@@ -9,10 +9,14 @@ from flask import Flask
 
 from tests.web.conftest import HTMX, Visitor
 from tests.web.fakes import FakeController, foreign, instance, model, reading, worker
+from tests.web.people import Lab
 from tests.web.test_fragments import hidden
 from webapp.domain.model import ModelShape
+from webapp.domain.modes import Mode
+from webapp.domain.people import Role
 from webapp.domain.units import gib
 from webapp.message import Message
+from webapp.web.board import EXTENSION, Board
 
 MODELS = (
     model("Qwen/Qwen3-1.7B", weights_bytes=gib(3.4)),
@@ -55,6 +59,26 @@ def test_each_model_says_how_it_fits(visitor: Visitor) -> None:
         "lab/Large": "поместится после выгрузки",
         "Qwen/Qwen3-1.7B": "поместится сейчас",
     }
+
+
+def test_nothing_fits_in_a_mode_that_cannot_be_chosen(visitor: Visitor) -> None:
+    usable, away = search(visitor, mode="transformers"), search(visitor, mode="vllm")
+
+    assert fits(usable)["Qwen/Qwen3-1.7B"] == "поместится сейчас"
+    assert set(fits(away).values()) == {""}
+
+
+def test_nobody_gets_the_list_of_a_person_whose_model_cannot_be_ended(lab: Lab) -> None:
+    """Within one second, too, in which the list is kept."""
+    lab.app.extensions[EXTENSION] = Board(clock=lambda: 1_000_000.5)
+    away = {Mode.TRANSFORMERS: None, Mode.VLLM: Message("engine_unreachable", {"socket": "/d.sock", "detail": ""})}
+    lab.controller.changed(instances=(instance("i1", owner="olga", mode=Mode.VLLM),), mode_problems=away)
+
+    def fit(role: Role) -> str:
+        path = f"/fragments/models?{FORM}&restore_on_failure=1"
+        return fits(lab.signed_in(role).get(path, headers=HTMX).text)["Qwen/Qwen3-1.7B"]
+
+    assert [fit(Role.ADMINISTRATOR), fit(Role.OPERATOR)] == ["fits now", "fits after unloading"]
 
 
 def test_fit_follows_the_options_and_the_device_of_the_form(visitor: Visitor, controller: FakeController) -> None:

@@ -121,10 +121,15 @@ class Board:
         )
 
     def models(self, form: LaunchForm, search: ModelSearch, shown: Shown) -> ModelList:
-        """Return the cached models for a page with this form and this search; whose page it is matters while an own model answers."""
-        own = shown.moment[-1].own
-        busy = frozenset(i.id for i in shown.snapshot.instances if i.in_flight and i.id in own)
-        return self._models.of((*shown.moment[:3], form, search, busy), lambda: self._list(form, search, shown))
+        """Return the cached models for a page with this form and this search.
+
+        Whose page it is matters while an own model answers, or cannot be ended: what fits does so beside it.
+        """
+        own, problems = shown.moment[-1].own, shown.snapshot.mode_problems
+        stays = frozenset(
+            i.id for i in shown.snapshot.instances if i.id in own and (i.in_flight or problems.get(i.mode) is not None)
+        )
+        return self._models.of((*shown.moment[:3], form, search, stays), lambda: self._list(form, search, shown))
 
     def _list(self, form: LaunchForm, search: ModelSearch, shown: Shown) -> ModelList:
         rooms = services().controller.rooms(asked_for(form), current_actor())

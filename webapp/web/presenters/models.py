@@ -155,7 +155,8 @@ class ModelLists:
         """Return the list for a page whose form has these values."""
         known = self._facts(snapshot.models, language)
         request = asked_for(form)
-        needs = self._needs_of(snapshot.models, request, rooms)
+        away = snapshot.mode_problems.get(request.mode) is not None
+        needs = (None,) * len(known) if away else self._needs_of(snapshot.models, request, rooms)
         judged = (_judged(one, need, rooms) for one, need in zip(known, needs, strict=True))
         found = [(one, fit) for one, fit in judged if _is_found(one, search)]
         found.sort(key=_ORDERS[search.sort])
