@@ -68,10 +68,28 @@
     return Boolean(source) && (source === live || source.hasAttribute?.("data-poll"));
   };
 
-  // A hidden tab asks for nothing, unless it promised to tell somebody; it catches up by visibilitychange when it is seen again.
+  const notices = document.getElementById("notices");
+  const isWatched = (source) => source === notices && Boolean(notices.querySelector("[data-watched]"));
+
+  // A hidden tab asks for nothing, unless it promised to tell somebody, or somebody may unload a model of theirs; it catches up by
+  // visibilitychange when it is seen again.
   document.addEventListener("htmx:config:request", (event) => {
-    if (isPoll(event) && document.hidden && !isAwaited()) event.preventDefault();
+    if (!isPoll(event) || !document.hidden) return;
+    const {sourceElement, request} = event.detail.ctx;
+    if (!isAwaited() && !isWatched(sourceElement)) event.preventDefault();
+    request.headers["Warden-Hidden"] = "true";
   });
+
+  // Says in the tab's title how many messages stand in the banner.
+  const title = document.title;
+  const countInTitle = () => {
+    const count = notices.querySelectorAll(".banner").length;
+    document.title = count ? `(${count}) ${title}` : title;
+  };
+  if (notices) {
+    countInTitle();
+    new MutationObserver(countInTitle).observe(notices, {childList: true, subtree: true});
+  }
 
   // Every answer proves that the server is there; one to the poll, 204 too, brings the server's clock and the age of the figures.
   document.addEventListener("htmx:after:request", (event) => {

@@ -15,6 +15,7 @@ from tests.e2e.test_waiting import ROOM_FOR_ONE
 from tests.engine.server import WardenServer
 from tests.web.conftest import FORM
 from tests.web.fakes import FakeController, foreign, instance, model, reading, worker
+from tests.web.test_making_room import going
 from webapp.domain.units import gib
 from webapp.web.actor import current_actor
 
@@ -114,6 +115,27 @@ def test_the_enter_key_presses_the_main_button_and_no_other(open_page: Open, tmp
         page.locator("#max_tokens").press("Enter")
         expect(page.locator("#waiting [data-ticket]")).to_be_visible()
         assert [request.removeprefix(url) for request in sent] == ["tickets"]
+        page.goto("about:blank")
+
+
+HIDE = "Object.defineProperty(document, 'hidden', {get: () => true, configurable: true})"
+LOOK_AGAIN = "document.body.dispatchEvent(new Event('warden:refresh'))"
+
+
+def test_an_owner_hears_of_it_in_a_hidden_tab_too_and_is_not_thought_to_look(open_page: Open, tmp_path: Path) -> None:
+    me = current_actor()
+    controller = FakeController(instances=(instance("i1", "lab/other", owner=me),))
+    with served(controller, tmp_path) as url:
+        page = open_page(url)
+        title = page.title()
+        page.evaluate(HIDE)
+        page.evaluate(LOOK_AGAIN)
+        controller.changed(running=(going("maria", me),), seen=set())
+        expect(page).to_have_title(f"(1) {title}")
+        assert controller.seen == set()
+        controller.changed(running=())
+        page.evaluate(LOOK_AGAIN)
+        expect(page).to_have_title(title)
         page.goto("about:blank")
 
 

@@ -182,6 +182,27 @@ def test_its_owner_reads_of_it_on_every_page_with_a_button(lab: Lab) -> None:
     assert 'data-action="stop-going"' not in taken
 
 
+def test_a_page_knows_whether_something_may_happen_to_what_is_theirs(
+    visitor: Visitor, controller: FakeController
+) -> None:
+    def is_watched() -> bool:
+        return "data-watched" in visitor.get("/fragments/notices").text
+
+    me = current_actor()
+    assert not is_watched()
+    for own in ({"instances": (instance("i1", owner=me),)}, {"running": (going(me),)}):
+        controller.changed(instances=(), running=())
+        controller.changed(**own)
+        assert is_watched()
+
+
+def test_who_has_the_page_in_a_hidden_tab_is_not_there(visitor: Visitor, controller: FakeController) -> None:
+    visitor.get("/fragments/notices", headers={"Warden-Hidden": "true"})
+    assert controller.seen == set()
+    visitor.get("/fragments/notices")
+    assert controller.seen == {current_actor()}
+
+
 def test_once_it_acts_the_owner_stops_nothing_more(lab: Lab) -> None:
     steps = (Step(StepName.GRACE, StepState.DONE), Step(StepName.UNLOAD, StepState.RUNNING))
     own = instance("i1", "lab/other", owner="olga")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
 from flask import Blueprint, Flask, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
@@ -24,6 +25,9 @@ from webapp.web.recording import changes_nothing, records
 from webapp.web.rights import has, needs
 from webapp.web.translate import gettext as _
 
+HIDDEN: Final = "Warden-Hidden"
+"""The header of what a page asks for while its tab is hidden."""
+
 blueprint = Blueprint("leases", __name__)
 
 
@@ -34,9 +38,10 @@ def init_leases(app: Flask) -> None:
 
 
 def own_banner() -> Banner:
-    """Return what the person who asks is asked and told; who sees it is present."""
+    """Return what the person who asks is asked and told; who sees it is present, and nobody sees a hidden tab."""
     actor = current_actor()
-    controller().see(actor)
+    if HIDDEN not in request.headers:
+        controller().see(actor)
     return banner(controller().snapshot(), actor)
 
 

@@ -272,6 +272,8 @@ class Banner:
     notices: tuple[NoticeRow, ...]
     keeping: tuple[str, ...] = ()
     """Why Warden cannot keep what it is told, and what to do, a sentence each."""
+    is_watched: bool = False
+    """Something of the person's is loaded or on its way, so that news may come at any moment."""
 
     @property
     def token(self) -> str:
@@ -287,6 +289,7 @@ def banner(snapshot: Snapshot, actor: str) -> Banner:
         asks=tuple(_asks(snapshot, actor)),
         notices=tuple(NoticeRow(n.number, words.say(n.message), n.at) for n in reversed(told[-SHOWN_LIMIT:])),
         keeping=tuple(_keeping(snapshot.store_problem)),
+        is_watched=actor in {one.owner for one in snapshot.instances} | {one.actor for one in snapshot.running},
     )
 
 
