@@ -6,10 +6,11 @@ import errno
 import json
 import logging
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -156,9 +157,13 @@ class Store:
     def look(self) -> bool:
         """Return whether the file was deleted or replaced and is open anew; where a transaction has failed, try to write.
 
+        A deleted one is written again with all that it held: it is there as long as it is open.
+
         Raises StoreUnavailable: nothing can be written now.
         """
         if self._is_replaced():
+            if (file := self._file) is not None and not file.exists():
+                self._restore(file)
             log.error("the database %s was deleted or replaced: it is opened anew", self._file)
             was = self._files
             self.close()  # before the new one is opened: SQLite must not meet two journals of one name
@@ -180,9 +185,32 @@ class Store:
         try:
             self.open()
         except StoreUnavailable as exc:
-            raise StoreUnavailable(
-                trouble=StoreTrouble.GONE.value, file=str(self._file), reason=exc.params["reason"]
-            ) from exc
+            raise self._gone(exc.params["reason"]) from exc
+
+    def _restore(self, file: Path) -> None:
+        """Copy the deleted file, which is open still, to its path. One that cannot be read is given up.
+
+        Raises StoreUnavailable: it cannot be copied now; what it holds can be read until it can be.
+        """
+        engine, copy = self._engine, Path(f"{file}.new")
+        assert engine is not None
+        if not engine.pool.checkedin():  # type: ignore[attr-defined]
+            raise self._gone("all connections to the deleted file are in use")  # a new one would open another file
+        try:
+            _make_private(copy)
+            with engine.connect() as connection, closing(sqlite3.connect(copy)) as target:
+                connection.connection.driver_connection.backup(target)  # type: ignore[union-attr]
+            copy.rename(file)
+        except (StoreUnavailable, OSError, sqlite3.OperationalError) as exc:
+            with suppress(OSError):
+                copy.unlink()
+            raise self._gone(str(exc)) from exc
+        except (sqlite3.Error, SQLAlchemyError):
+            copy.unlink(missing_ok=True)
+            log.exception("what the deleted database %s held cannot be read and is lost", file)
+
+    def _gone(self, reason: object) -> StoreUnavailable:
+        return StoreUnavailable(trouble=StoreTrouble.GONE.value, file=str(self._file), reason=str(reason))
 
     @property
     def _file(self) -> Path | None:

@@ -224,7 +224,7 @@ def test_a_locked_database_refuses_within_a_second_what_somebody_waits_for(store
 
 
 @pytest.mark.parametrize("names", [("",), ("", "-wal", "-shm")], ids=["the file", "all files"])
-def test_a_deleted_database_takes_nothing_until_it_is_made_anew(
+def test_a_deleted_database_takes_nothing_until_it_is_written_again_with_all_that_it_held(
     store: Store, database: Path, names: tuple[str, ...]
 ) -> None:
     store.save_operation(operation(1))
@@ -238,8 +238,9 @@ def test_a_deleted_database_takes_nothing_until_it_is_made_anew(
 
     assert stat.S_IMODE(database.stat().st_mode) == 0o600
     again = reopened(database)
-    assert ids(again.operations(10)) == ["op-003"]
+    assert ids(again.operations(10)) == ["op-003", "op-001"]
     again.close()
+    assert not list(database.parent.glob("*.new*"))
 
 
 def test_a_database_that_another_one_replaces_is_read_from_then_on(
@@ -257,15 +258,18 @@ def test_a_database_that_another_one_replaces_is_read_from_then_on(
 
 
 def test_a_database_whose_folder_is_gone_too_says_so_until_it_is_back(store: Store, database: Path) -> None:
+    store.save_operation(operation(1))
     shutil.rmtree(database.parent)
     database.parent.touch()  # nothing can be made there
 
     for _ in range(2):
         assert trouble_of(store.look) == "gone"
+        assert ids(store.operations(10)) == ["op-001"]
     database.parent.unlink()
 
     assert store.look()
-    store.save_operation(operation(1))
+    store.save_operation(operation(2))
+    assert ids(store.operations(10)) == ["op-002", "op-001"]
 
 
 @pytest.fixture
