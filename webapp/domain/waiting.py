@@ -50,8 +50,19 @@ COMES_BACK: Final = frozenset(
     }
 )
 """Errors of a start that say nothing against the model: there was no room after all, so the ticket waits on in its place."""
-NO_FAULT: Final = frozenset({"cancelled_by_emergency", "cancelled_by_stop", "lease_pending"})
-"""Errors of a start that was cut off from outside, or came a moment too early: it counts as no try."""
+NO_FAULT: Final = frozenset(
+    {
+        "cancelled_by_emergency",
+        "cancelled_by_stop",
+        "lease_pending",
+        "not_stored",
+        "mode_unavailable",
+        "cannot_end",
+        "engine_unreachable",
+        "engine_missing",
+    }
+)
+"""Errors of a start that was cut off from outside, came a moment too early, or met what a ticket waits for anyway: it counts as no try."""
 SATISFIED: Final = "ticket_satisfied"
 """What a ticket says once its model is there without a start of its own."""
 

@@ -451,6 +451,22 @@ def test_start_that_finds_no_room_at_the_gate_waits_on_after_a_pause(full: Bench
     assert full.loaded == []
 
 
+def test_start_that_cannot_be_written_down_waits_until_it_can(bench: Bench) -> None:
+    bench.load("lab/one")
+    bench.fill()
+    preparing = bench.runtime.gates["prepare"] = Gate()
+    queued = take(bench, "lab/two", "ivan")
+    preparing.wait_reached()  # accepted, and about to write down what goes
+    (operation,) = bench.controller.snapshot().running
+    bench.store.raises = StoreUnavailable(reason="locked", trouble="locked")
+    preparing.open()
+    ended = bench.wait(operation)
+    assert (ended.error and ended.error.code, bench.loaded) == ("not_stored", ["lab/one"])
+    bench.store.raises = None
+    ends(bench, queued, TicketState.STARTED)
+    assert bench.loaded == ["lab/two"]
+
+
 def test_start_that_fails_ends_it_with_the_reason(full: Bench) -> None:
     full.runtime.fails["lab/one"] = "dies"
     queued = take(full)
