@@ -62,12 +62,18 @@ class Keeper:
     """The thread. ``places`` is how many may wait for it at once: a quarter of the request threads."""
 
     def __init__(
-        self, store: WatchedStore, places: int = PLACES, deadline_s: float = DEADLINE_S, retry_s: float = RETRY_S
+        self,
+        store: WatchedStore,
+        places: int = PLACES,
+        deadline_s: float = DEADLINE_S,
+        retry_s: float = RETRY_S,
+        drain_s: float = DRAIN_S,
     ) -> None:
         self._store = store
         self._places = threading.BoundedSemaphore(places)
         self._deadline_s = deadline_s
         self._retry_s = retry_s
+        self._drain_s = drain_s
         self._changed = threading.Condition()
         self._urgent: deque[_Write] = deque()
         self._pending: dict[str, Act] = {}
@@ -79,6 +85,8 @@ class Keeper:
         self._write_again: Callable[[], None] = lambda: None
         self._tidy: Callable[[], bool] = lambda: False
         self._is_stopping = False
+        self._stop_by = 0.0
+        """When, by the monotonic clock, a stop gives up."""
         self._thread: threading.Thread | None = None
 
     def start(self, write_again: Callable[[], None] = lambda: None, tidy: Callable[[], bool] = lambda: False) -> None:
@@ -90,12 +98,13 @@ class Keeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Write what is left, for some seconds at most, and end."""
+        """Write what is left, trying again for some seconds at most, and end."""
         with self._changed:
             self._is_stopping, self._pending_at = True, 0.0
+            self._stop_by = time.monotonic() + self._drain_s
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join(DRAIN_S)
+            self._thread.join(self._drain_s + self._deadline_s)
             self._thread = None
         if self._pending:
             log.error("the database did not take %s things, which are lost", len(self._pending))
@@ -194,10 +203,10 @@ class Keeper:
                     act = self._pending.pop(key)
                     return lambda: self._write_pending(key, act)
                 self._is_writing = False
-                if self._is_stopping:
+                if self._is_stopping and (not self._pending or now >= self._stop_by):
                     return None
-                due = min(self._look_at, self._pending_at) if self._pending else self._look_at
-                self._changed.wait(max(0.0, due - now))
+                due = self._stop_by if self._is_stopping else self._look_at
+                self._changed.wait(max(0.0, (min(due, self._pending_at) if self._pending else due) - now))
 
     def _write_urgent(self, write: _Write) -> None:
         try:

@@ -58,7 +58,7 @@ class Bench:
         self.store = FakeStore()
         self.board = Board()
         self.recorded: list[Entry] = []
-        self.keeper = Keeper(self.store, deadline_s=0.3, retry_s=0.05)
+        self.keeper = Keeper(self.store, deadline_s=0.3, retry_s=0.05, drain_s=0.3)
         self.parts = Parts(
             settings=settings,
             board=self.board,

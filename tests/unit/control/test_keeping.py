@@ -57,7 +57,7 @@ def make(store: Watched) -> Iterator[Callable[..., Keeper]]:
     def start(
         write_again: Callable[[], None] = lambda: None, tidy: Callable[[], bool] = bool, **knobs: float
     ) -> Keeper:
-        keeper = Keeper(store, **{"deadline_s": 0.2, "retry_s": 0.02, **knobs})  # type: ignore[arg-type]
+        keeper = Keeper(store, **{"deadline_s": 0.2, "retry_s": 0.02, "drain_s": 0.3, **knobs})  # type: ignore[arg-type]
         keeper.start(write_again, tidy)
         made.append(keeper)
         return keeper
@@ -188,6 +188,31 @@ def test_a_database_that_was_made_anew_gets_what_is_in_memory(store: Watched, ma
     store.is_gone = True
     keeper.now(store.write("lease"))  # whoever comes first finds it
     until(lambda: sorted(store.written) == ["lease", "operations", "operations"])
+
+
+def test_a_stop_tries_again_what_the_database_does_not_take_at_once(make: Callable[..., Keeper]) -> None:
+    keeper, fails = make(retry_s=0.2, drain_s=10.0), [LOCKED, LOCKED]
+    tried = threading.Event()
+    written = []
+
+    def act() -> None:
+        tried.set()
+        if fails:
+            raise fails.pop()
+        written.append("lease")
+
+    keeper.later("lease", act)
+    assert tried.wait(10)
+    keeper.stop()
+    assert written == ["lease"]
+
+
+def test_a_stop_gives_up_after_some_seconds(store: Watched, make: Callable[..., Keeper]) -> None:
+    keeper = make(drain_s=0.1)
+    store.fails = LOCKED
+    keeper.later("lease", store.write("lease"))
+    keeper.stop()
+    assert not any(thread.name == "warden-keeper" for thread in threading.enumerate())
 
 
 def test_old_entries_go_once_a_day_and_again_while_there_are_more(store: Watched, make: Callable[..., Keeper]) -> None:
