@@ -52,16 +52,18 @@ class Journal:
         self._ended: set[str] = set()
         self._begun: set[str] = set()
         """Operations that the store has as running."""
+        self._lost: set[str] = set()
+        """Operations whose newest value will not be written."""
 
     def record(self, operation: Operation) -> None:
         """Have ``operation`` written; never waits."""
         if self._take(operation):
             self._write_later(operation.id)
 
-    def keep(self, operation: Operation) -> None:
+    def keep(self, operation: Operation, *, in_request: bool = True) -> None:
         """Write ``operation`` before this returns. Raises NotStored: what becomes of it then is the caller's to say."""
         self._take(operation)
-        self._keeper.now(lambda: self._write(operation.id))
+        self._keeper.now(lambda: self._write(operation.id), in_request=in_request)
 
     def settle(self, *operation_ids: str) -> None:
         """Wait for a moment until operations that were recorded are written; ``is_written`` says of each whether it is."""
@@ -86,7 +88,8 @@ class Journal:
 
     def is_written(self, operation_id: str) -> bool:
         """Whether an operation that was recorded is in the store; its newest step may be on its way there."""
-        return operation_id in self._begun or operation_id not in self._unwritten
+        waits = operation_id in self._unwritten or operation_id in self._lost
+        return operation_id in self._begun or not waits
 
     @property
     def has_all(self) -> bool:
@@ -110,6 +113,7 @@ class Journal:
         if not self._keeper.later(_key(operation_id), lambda: self._write(operation_id)):
             with self._lock:
                 self._unwritten.pop(operation_id, None)
+                self._lost.add(operation_id)
 
     def _write(self, operation_id: str) -> None:
         """Write the newest value, in the keeper's thread. Raises StoreUnavailable; whatever else fails is no better the next time."""
@@ -121,9 +125,12 @@ class Journal:
         except StoreUnavailable:
             raise
         except Exception:
+            with self._lock:
+                self._lost.add(operation.id)
             self._forget(operation)
             raise
         with self._lock:
+            self._lost.discard(operation.id)
             (self._begun.add if operation.is_running else self._begun.discard)(operation.id)
         self._forget(operation)
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -59,7 +59,7 @@ class _Write:
 
 
 class Keeper:
-    """The thread. ``places`` is how many may wait for it at once: a quarter of the request threads."""
+    """The thread. ``places`` is how many requests may wait for it at once: a quarter of their threads."""
 
     def __init__(
         self,
@@ -135,19 +135,19 @@ class Keeper:
             self._changed.notify_all()
             return True
 
-    def now(self, act: Act) -> None:
-        """Write before this returns.
+    def now(self, act: Act, *, in_request: bool = True) -> None:
+        """Write before this returns. A request takes one of their places for that; an operation's own thread needs none.
 
         Raises:
             NotStored: the database did not take it in time. It may still have: who is refused has what stands written again.
         """
         deadline = time.monotonic() + self._deadline_s
-        with self.place():
+        with self.place() if in_request else nullcontext():
             self._wait_for(_Write(act), deadline)
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Take one of the places of those that wait for a write, their own or another's. Raises NotStored where none is free."""
+        """Take one of the places of requests that wait for a write, their own or another's. Raises NotStored where none is free."""
         if not self._places.acquire(timeout=0 if self._failure is not None else PLACE_S):
             raise self._refusal()
         try:

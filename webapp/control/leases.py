@@ -200,20 +200,20 @@ class Leases:
         if self._keeper is not None:
             self._keeper.later(f"lease {instance_id}", lambda: self._write_as_it_stands(instance_id))
 
-    def keep(self, instance_id: str, lease: Lease) -> None:
+    def keep(self, instance_id: str, lease: Lease, *, in_request: bool = True) -> None:
         """Write the terms of an instance before this returns.
 
         Raises:
             NotStored: the database did not take them in time; the ``changed`` that has to follow takes back what came through late.
         """
         if self._keeper is not None:
-            self._keeper.now(lambda: self.write(instance_id, lease))
+            self._keeper.now(lambda: self.write(instance_id, lease), in_request=in_request)
 
     def settle(self, instance_id: str, lease: Lease) -> None:
         """Have the terms written with which an instance begins, and wait for that for a moment: an operation goes on without."""
         if lease != NO_LEASE:
             with suppress(NotStored):
-                self.keep(instance_id, lease)
+                self.keep(instance_id, lease, in_request=False)
                 return
         self.changed(instance_id)
 

@@ -225,7 +225,7 @@ class Switch:
         """
         if self.plan.request.restore_on_failure:
             owed = tuple(Evicted.of(instance) for instance in going if instance.state in ANSWERING)
-            self.run.parts.journal.keep(self.run.change(to_restore=owed))
+            self.run.parts.journal.keep(self.run.change(to_restore=owed), in_request=False)
 
     def _taken(self, instances: tuple[Instance, ...]) -> None:
         """Keep what a rollback brings back, on the terms of this moment, and tell whose it is."""

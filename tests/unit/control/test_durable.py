@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from tests.unit.control.fakes import Gate
 from tests.unit.control.test_leases import HOUR, instance_of, load_of_maria, runs_already, told
 from tests.unit.control.test_restoring import rounds
 from webapp.control.contract import Terms
+from webapp.control.keeping import PLACES
 from webapp.control.pausing import NAME, Pause, PauseMark
 from webapp.domain.instance import Instance
 from webapp.domain.lease import Lease, ReleaseAnswer
@@ -233,6 +234,19 @@ def test_what_frees_memory_acts_first_and_says_that_it_is_not_stored(bench: Benc
     assert bench.keeper.flush()
     assert [bench.controller.is_stored(one) for one in ids] == [True, True, True]
     assert all(bench.store.saved[one].state is OperationState.SUCCEEDED for one in ids)
+
+
+def test_requests_that_wait_for_a_write_keep_no_operation_from_its_own(bench: Bench) -> None:
+    bench.load("lab/one")
+    bench.fill()
+    preparing = bench.runtime.gates["prepare"] = Gate()
+    operation = bench.controller.switch(bench.request("lab/two"), "ivan")
+    preparing.wait_reached()  # it is about to write down what goes
+    with ExitStack() as waiting:
+        for _ in range(PLACES):
+            waiting.enter_context(bench.keeper.place())
+        preparing.open()
+        assert bench.wait(operation).state is OperationState.SUCCEEDED
 
 
 def test_what_acts_is_stored_when_it_is_answered(bench: Bench) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.control.fakes import FakeStore, Gate
 from webapp.control.journal import Journal
-from webapp.control.keeping import Keeper
+from webapp.control.keeping import PENDING_LIMIT, Keeper
 from webapp.domain.operation import Operation, OperationFilter, OperationKind, OperationState
 from webapp.errors import NotStored, StoreUnavailable
 from webapp.message import Message
@@ -136,10 +136,24 @@ def test_a_value_that_cannot_be_written_at_all_is_logged_and_holds_up_no_other(
         assert journal.flush()
     assert "operation one" in caplog.text
     store.raises = None
-    assert journal.find("one") is None
+    assert (journal.find("one"), journal.is_written("one")) == (None, False)
     journal.record(ENDED)
     assert journal.flush()
     assert store.written == [ENDED]
+
+
+def test_what_is_lost_is_not_called_written(store: FakeStore, keeper: Keeper, journal: Journal) -> None:
+    gate = hold(store, journal)
+    for number in range(PENDING_LIMIT):
+        keeper.later(f"other {number}", lambda: None)
+    journal.record(RUNNING)
+    journal.settle(RUNNING.id)
+    gate.open()
+    assert journal.flush()
+    assert (of_one(store), journal.is_written("one")) == ([], False)
+    journal.record(ENDED)
+    assert journal.flush()
+    assert (of_one(store), journal.is_written("one")) == ([ENDED], True)
 
 
 def test_what_is_kept_is_in_the_store_when_that_returns(store: FakeStore, journal: Journal) -> None:
