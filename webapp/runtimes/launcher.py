@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,9 +70,16 @@ class _Running:
 class Launcher:
     """Keeps one launcher running from the first need of it until ``stop``. Every call may be made from any thread."""
 
-    def __init__(self, state_dir: Path, environment: Mapping[str, str], fork_s: float = FORK_S) -> None:
-        """``environment`` is what its workers begin with."""
+    def __init__(
+        self,
+        state_dir: Path,
+        environment: Mapping[str, str],
+        fork_s: float = FORK_S,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        """``environment`` is what its workers begin with; ``command`` starts it, with its end of the sockets for a last argument."""
         self._fork_s = fork_s
+        self._command = command
         self._folder = state_dir / FOLDER
         self._environment = {**environment, **ROOM}
         self._changed = threading.Condition()
@@ -87,12 +94,17 @@ class Launcher:
     # Life
 
     def start(self) -> None:
-        """Begin to import, in the background; idempotent."""
+        """Begin to import, in the background; idempotent. Where the system gives no thread, the next call tries again."""
         with self._changed:
             if self._thread is not None or self._stopping.is_set():
                 return
-            self._thread = threading.Thread(target=self._keep, name="warden-launcher", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._keep, name="warden-launcher", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as exc:
+                self._problem = f"it cannot be started: {exc}"
+                return
+            self._thread = thread
 
     def stop(self) -> None:
         """End the launcher; its workers stay."""
@@ -179,6 +191,8 @@ class Launcher:
         was_ready = False
         try:
             self._set(running, self._problem)
+            if self._stopping.is_set():  # ``stop`` has found no launcher a moment ago
+                running.program.kill()
             was_ready = self._await_ready(running)
             running.program.wait()
         finally:
@@ -214,7 +228,7 @@ class Launcher:
         try:
             with theirs, self._log() as output:
                 program = subprocess.Popen(  # noqa: S603 - this very program, no shell
-                    [*COMMAND, str(theirs.fileno())],
+                    [*self._command, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,

@@ -1,0 +1,94 @@
+"""The launcher from Warden's side, without its imports: what it does where a thread, a fork or a moment is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from webapp.runtimes.launcher import Launcher, LauncherUnavailable
+from webapp.runtimes.processes import ProcessId
+
+FAKE = Path(__file__).with_name("fake_launcher.py")
+ROOT = Path(__file__).parents[3]
+PATIENCE_S = 30.0
+HUGE_STACK = 2**47 - 2**20
+
+
+@contextmanager
+def launcher(folder: Path, **answer: object) -> Iterator[Launcher]:
+    """A launcher that gives every request this answer."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FAKE_ANSWER": json.dumps(answer)}
+    made = Launcher(folder, environment, command=(sys.executable, str(FAKE)))
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@contextmanager
+def no_thread_to_be_had() -> Iterator[None]:
+    """Within the block no thread can be started: there is no room for the stack of one."""
+    threading.stack_size(HUGE_STACK)
+    try:
+        yield
+    finally:
+        threading.stack_size(0)
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_worker_that_was_forked_is_named(tmp_path: Path) -> None:
+    with launcher(tmp_path, pid=12, start_time=34) as one:
+        assert one.fork(tmp_path) == ProcessId(12, 34)
+
+
+def test_without_a_thread_it_is_not_to_be_had_and_the_next_call_tries_again(tmp_path: Path) -> None:
+    with launcher(tmp_path, pid=12, start_time=34) as one:
+        with no_thread_to_be_had(), pytest.raises(LauncherUnavailable, match="thread"):
+            one.fork(tmp_path)
+        assert not one.is_to_be_had
+
+        one.start()
+        wait_until(lambda: one.is_ready)
+        assert one.is_to_be_had
+        assert one.fork(tmp_path) == ProcessId(12, 34)
+
+
+def test_a_stop_without_a_thread_is_none(tmp_path: Path) -> None:
+    with launcher(tmp_path) as one, no_thread_to_be_had():
+        one.start()
+        one.stop()
+
+
+class LateLauncher(Launcher):
+    """Is told to stop in the moment between the start of the process and the note that it runs."""
+
+    def _spawn(self):
+        running = super()._spawn()
+        self._stopping.set()  # ``stop`` has found nothing to end
+        return running
+
+
+def test_a_stop_while_it_is_started_ends_it(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FAKE_ANSWER": "{}"}
+    one = LateLauncher(tmp_path, environment, command=(sys.executable, str(FAKE)))
+    one.start()
+    thread = one._thread
+    assert thread is not None
+    thread.join(PATIENCE_S)
+
+    assert not thread.is_alive()
+    assert one.pid() is None
