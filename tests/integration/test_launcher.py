@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from webapp.hardware.shared_pages import SharedPages
 from webapp.runtimes.base import ProbeState
 from webapp.runtimes.launcher import Launcher, LauncherUnavailable
 from webapp.runtimes.processes import find_marked
-from webapp.runtimes.protocol import process_start_time
+from webapp.runtimes.protocol import WorkerSpec, encode, process_start_time
 from webapp.runtimes.transformers import TransformersRuntime, worker_environment
 from webapp.runtimes.worker_folder import WorkerFolder
 from webapp.settings import Settings
@@ -243,6 +244,67 @@ def test_a_launcher_that_hangs_is_ended_and_the_worker_starts_by_itself(
         wait_until(lambda: process_start_time(stopped) is None, "the launcher that hung is still there")
     finally:
         launcher.stop()
+
+
+class ForgetfulLauncher(Launcher):
+    """Ends while a fork's answer is on its way."""
+
+    def _ask(self, running, request):
+        super()._ask(running, request)
+        running.program.kill()
+        raise LauncherUnavailable("the answer was lost")
+
+
+def test_a_worker_whose_answer_was_lost_leaves_the_folder_to_the_one_that_is_started_by_itself(
+    make_runtime: Maker, model: Path, tmp_path: Path
+) -> None:
+    launcher = ForgetfulLauncher(tmp_path / "state", worker_environment())
+    runtime = make_runtime(launcher)
+    try:
+        pid = load(runtime, model)
+    finally:
+        launcher.stop()
+
+    workers = find_marked(str(tmp_path / "state" / "workers"))
+    assert {process.pid for process in workers} == {pid}
+    assert set(runtime.processes()) == {pid}
+    assert ask(runtime, "one")
+
+
+def test_a_worker_that_cannot_tell_the_launcher_that_it_has_begun_ends(tmp_path: Path) -> None:
+    """Its log is a pipe that nobody reads yet: so it stands still when the launcher is killed."""
+    launcher = Launcher(tmp_path / "state", worker_environment())
+    folder = tmp_path / "workers" / "one"
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_bytes(encode(WorkerSpec("one", "token", None, waits=True)))
+    os.mkfifo(folder / "log")
+    said: list[str] = []
+
+    def fork() -> None:
+        try:
+            launcher.fork(folder)
+        except LauncherUnavailable as exc:
+            said.append(str(exc))
+
+    asking = threading.Thread(target=fork)
+    asking.start()
+    try:
+        wait_until(lambda: find_marked(str(folder.parent)), "no worker")
+        (worker,) = find_marked(str(folder.parent))
+        os.kill(launcher.pid() or 0, signal.SIGKILL)
+        asking.join(PATIENCE_S)
+        log = os.open(folder / "log", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            wait_until(lambda: not worker.is_alive, "it lives on", patience_s=10.0)
+        finally:
+            os.close(log)
+    finally:
+        launcher.stop()
+        for left in find_marked(str(folder.parent)):
+            os.kill(left.pid, signal.SIGKILL)
+
+    assert said
+    assert "BrokenPipeError" not in said[0]
 
 
 def test_a_launcher_that_cannot_import_is_said_and_nobody_waits_for_it(tmp_path: Path) -> None:

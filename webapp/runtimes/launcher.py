@@ -6,6 +6,7 @@ whatever closes it. Its workers outlive it. See ``webapp.worker.launcher``.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -139,14 +140,14 @@ class Launcher:
         """Return a worker that was forked into ``folder``; waits for a launcher that still imports.
 
         Raises:
-            LauncherUnavailable: no launcher is to be had.
+            LauncherUnavailable: no launcher is to be had, or the system has no memory to promise for a copy of it.
             OSError: the system gives no process, file or space.
         """
         self.start()
         with self._asking:
             running = self._wait_until_ready()
             reply = self._ask(running, ForkRequest(str(folder)))
-        if reply.errno is not None:
+        if reply.errno is not None and reply.errno != errno.ENOMEM:
             raise OSError(reply.errno, reply.detail, str(folder))
         if reply.pid is None or reply.start_time is None:
             raise LauncherUnavailable(reply.detail)
@@ -169,7 +170,11 @@ class Launcher:
             running.control.send(encode(request))
             return decode(ForkReply, running.control.recv(MESSAGE_BYTES))
         except (OSError, ProtocolError) as exc:
-            running.program.kill()  # what it would still answer would be taken for the answer to the next question
+            # What it would still answer would be taken for the answer to the next question, and a worker that is just being forked learns
+            # from its end that nobody waits.
+            running.program.kill()
+            with suppress(subprocess.TimeoutExpired):
+                running.program.wait(STOP_S)
             raise LauncherUnavailable(f"it does not answer: {exc}") from exc
 
     # Keeping it

@@ -214,10 +214,7 @@ class TransformersRuntime:
         folder = WorkerFolder(self._root / record.id)
         self._note(record.id, _Started(None))
         try:
-            self._make_folder(folder.path)
-            folder.write_record(record)
-            folder.write_spec(WorkerSpec(record.id, secrets.token_urlsafe(32), load, waits=True))
-            process = self._fork(folder) or processes.identify(self._start_process(folder))
+            process = self._start_in(folder, lambda: self._fill(folder, record, load))
         except (OSError, ValueError) as exc:
             folder.remove()
             self._forget(record.id)
@@ -225,19 +222,35 @@ class TransformersRuntime:
         self._note(record.id, _Started(process))
         log.info("started worker %s, pid %s", record.id, None if process is None else process.pid)
 
-    def _fork(self, folder: WorkerFolder) -> ProcessId | None:
-        """Fork a worker; ``None`` where there is no launcher to do it. Raises OSError."""
-        if self._launcher is None:
-            return None
-        try:
-            return self._launcher.fork(folder.path)
-        except LauncherUnavailable as exc:
-            log.warning("worker %s is started by itself, the launcher does not fork it: %s", folder.id, exc)
-            return None
+    def _start_in(self, folder: WorkerFolder, fill: Callable[[], None]) -> ProcessId | None:
+        """Fork a worker, or start it by the command where there is no launcher that does it. Raises OSError."""
+        fill()
+        if self._launcher is not None:
+            try:
+                return self._launcher.fork(folder.path)
+            except LauncherUnavailable as exc:
+                log.warning("worker %s is started by itself, the launcher does not fork it: %s", folder.id, exc)
+            self._clear(folder)
+            fill()
+        return processes.identify(self._start_process(folder))
 
-    def _make_folder(self, path: Path) -> None:
-        make_private(path.parent)
-        path.mkdir(mode=0o700)
+    def _fill(self, folder: WorkerFolder, record: InstanceRecord, load: LoadSpec) -> None:
+        """Make a worker's folder. Raises OSError."""
+        make_private(folder.path.parent)
+        folder.path.mkdir(mode=0o700)
+        folder.write_record(record)
+        folder.write_spec(WorkerSpec(record.id, secrets.token_urlsafe(32), load, waits=True))
+
+    def _clear(self, folder: WorkerFolder) -> None:
+        """End a worker that was forked and whose answer was lost, and take its folder from it: of two in one, each passes for the other."""
+        processes.end_processes(
+            lambda: self._processes_of(folder, None),
+            StopTimes(0, 0, self._settings.worker_kill_s),
+            ask=None,
+            leader=None,
+            on_stage=nobody,
+        )
+        folder.remove()
 
     def _start_process(self, folder: WorkerFolder) -> int:
         descriptor = os.open(folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

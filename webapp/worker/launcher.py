@@ -26,7 +26,8 @@ import signal
 import socket
 import sys
 import time
-from contextlib import suppress
+from contextlib import chdir, suppress
+from io import FileIO
 from pathlib import Path
 from typing import NoReturn
 
@@ -40,6 +41,7 @@ from webapp.runtimes.protocol import (
     ForkRequest,
     LauncherReady,
     ProtocolError,
+    WorkerSpec,
     decode,
     encode,
     exit_text,
@@ -77,25 +79,25 @@ def serve(control: socket.socket) -> None:
     while message := control.recv(MESSAGE_BYTES):
         try:
             reply = fork(Path(decode(ForkRequest, message).folder), control)
-        except ProtocolError as exc:
-            reply = ForkReply(detail=str(exc))
-        except OSError as exc:
-            reply = ForkReply(errno=exc.errno, detail=str(exc))
+        except (ProtocolError, OSError) as exc:
+            reply = refusal(exc)
         control.send(encode(reply))
 
 
 def fork(folder: Path, control: socket.socket) -> ForkReply:
-    """Fork a worker into ``folder`` and return which process it is. Raises OSError."""
+    """Fork a worker into ``folder`` and return which process it is. Raises OSError.
+
+    The worker gets the folder itself and not its name: one whose answer was lost writes nothing into what has taken its place.
+    """
     if (problem := why_not()) is not None:
         return ForkReply(detail=problem)
     reading, writing = os.pipe()
-    try:
-        if os.fork() == 0:
-            _keep(folder, control, writing)
-        os.close(writing)
-        return _answer(reading)
-    finally:
-        os.close(reading)
+    with os.fdopen(reading, "rb", buffering=0) as answer:
+        with os.fdopen(writing, "wb", buffering=0) as told, chdir(folder):
+            if os.fork() == 0:
+                answer.close()  # who writes to it then learns that the launcher has gone
+                _keep(folder, control, told)
+        return read_answer(answer)
 
 
 def why_not() -> str | None:
@@ -105,55 +107,77 @@ def why_not() -> str | None:
     return "the launcher has initialised CUDA" if TorchEngine.has_touched_a_device() else None
 
 
-def _answer(reading: int) -> ForkReply:
-    """What the worker says of itself before it goes to work."""
-    readable, _, _ = select.select([reading], [], [], REPLY_S)
-    data = os.read(reading, MESSAGE_BYTES) if readable else b""
+def read_answer(answer: FileIO, wait_s: float = REPLY_S) -> ForkReply:
+    """Return what the worker says of itself before it goes to work."""
+    readable, _, _ = select.select([answer], [], [], wait_s)
+    if not readable:
+        return ForkReply(detail=f"the worker has not begun after {wait_s:g} s")
+    data = answer.read(MESSAGE_BYTES)
     return decode(ForkReply, data) if data else ForkReply(detail="the worker ended before it had begun")
 
 
-def _keep(folder: Path, control: socket.socket, writing: int) -> NoReturn:
+def refusal(error: Exception) -> ForkReply:
+    """Say why there is no worker."""
+    if isinstance(error, OSError):
+        return ForkReply(errno=error.errno, detail=error.strerror or str(error))
+    return ForkReply(detail=f"{type(error).__name__}: {error}")
+
+
+def _keep(folder: Path, control: socket.socket, told: FileIO) -> NoReturn:
     """Be the keeper of a worker: fork it, wait for its end, write that down."""
     try:
         control.close()
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        worker = os.fork()
-        if worker == 0:
-            _begin(folder, writing)
-        os.close(writing)
+        with told:
+            worker = _fork_worker(folder, told)
         process.show_name("warden-keeper", folder.name)
         _, status = os.waitpid(worker, 0)
         with suppress(OSError):  # the folder is gone: somebody ended the worker, and nobody asks how
-            write_file(folder / EXIT_FILE, encode(ExitRecord(exit_text(os.waitstatus_to_exitcode(status)))))
-    except OSError as exc:
-        with suppress(OSError):
-            os.write(writing, encode(ForkReply(errno=exc.errno, detail=str(exc))))
+            write_file(Path(EXIT_FILE), encode(ExitRecord(exit_text(os.waitstatus_to_exitcode(status)))))
     finally:
         os._exit(0)
 
 
-def _begin(folder: Path, writing: int) -> NoReturn:
-    """Be the worker: take on a life of its own, say so, and go to work. CUDA is touched only after all of this."""
+def _fork_worker(folder: Path, told: FileIO) -> int:
+    try:
+        worker = os.fork()
+    except OSError as exc:
+        told.write(encode(refusal(exc)))
+        raise
+    if worker == 0:
+        _work(folder, told)
+    return worker
+
+
+def _work(folder: Path, told: FileIO) -> NoReturn:
+    """Be the worker."""
     code = 1
+    try:
+        with told:
+            spec, engine = _begin(folder, told)
+        code = work(spec, engine)
+    except Exception:
+        log.exception("the worker failed")
+    finally:
+        os._exit(code)
+
+
+def _begin(folder: Path, told: FileIO) -> tuple[WorkerSpec, TorchEngine]:
+    """Take on a life of its own, and say so or why not. CUDA is touched only after all of this."""
     try:
         os.setsid()
         process.show_environment({INSTANCE_VARIABLE: folder.name, ROOT_VARIABLE: str(folder.parent)})
         process.show_name("warden-worker", folder.name)
-        process.redirect_output(folder / LOG_FILE)
-        spec = enter(folder, keeper=os.getppid())
+        process.redirect_output(Path(LOG_FILE))
+        spec = enter(Path(), keeper=os.getppid())
         engine = TorchEngine()
         engine.begin_anew()
-        os.write(writing, encode(ForkReply(os.getpid(), process_start_time(os.getpid()))))
-        os.close(writing)
-        code = work(spec, engine)
     except Exception as exc:
-        log.exception("the worker could not begin")
-        number = exc.errno if isinstance(exc, OSError) else None
-        with suppress(OSError):
-            os.write(writing, encode(ForkReply(errno=number, detail=f"{type(exc).__name__}: {exc}")))
-    finally:
-        os._exit(code)
+        told.write(encode(refusal(exc)))
+        raise
+    told.write(encode(ForkReply(os.getpid(), process_start_time(os.getpid()))))
+    return spec, engine
 
 
 def end_with(control: socket.socket, *, while_importing: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -92,3 +93,16 @@ def test_a_stop_while_it_is_started_ends_it(tmp_path: Path) -> None:
 
     assert not thread.is_alive()
     assert one.pid() is None
+
+
+def test_no_memory_for_a_copy_of_it_leaves_the_worker_to_be_started_by_itself(tmp_path: Path) -> None:
+    answer = {"errno": errno.ENOMEM, "detail": "Cannot allocate memory"}
+    with launcher(tmp_path, **answer) as one, pytest.raises(LauncherUnavailable, match="Cannot allocate memory"):
+        one.fork(tmp_path)
+
+
+def test_an_error_of_the_systems_is_raised_as_it_is(tmp_path: Path) -> None:
+    answer = {"errno": errno.EACCES, "detail": "Permission denied"}
+    with launcher(tmp_path, **answer) as one, pytest.raises(PermissionError) as raised:
+        one.fork(tmp_path)
+    assert str(raised.value) == f"[Errno 13] Permission denied: '{tmp_path}'"
