@@ -32,6 +32,7 @@ import json
 import os
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from functools import cache
@@ -265,11 +266,16 @@ def _hints(cls: Any) -> Mapping[str, Any]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600 so that a reader sees all of it or nothing."""
+    """Write a file of mode 0600 so that a reader sees all of it or nothing. Raises OSError; nothing new is there then."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-    temporary.replace(path)
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(data)
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def exit_text(code: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,9 @@ LOG_KEPT_BYTES = 2**20
 LOG_READ_BYTES = 2**20
 """At most this much of a log's end is read."""
 LINE_LENGTH = 2000
+REMOVE_S = 0.3
+"""How long a folder's removal is tried again."""
+REMOVE_POLL_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -198,9 +202,18 @@ class WorkerFolder:
             return
 
     def remove(self) -> bool:
-        """Remove the folder; False when something of it stays."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        return not self.path.exists()
+        """Remove the folder; False when something of it stays.
+
+        What is written into it meanwhile stops its removal: a keeper writes a moment after its worker's end.
+        """
+        deadline = time.monotonic() + REMOVE_S
+        while True:
+            shutil.rmtree(self.path, ignore_errors=True)
+            if not self.path.exists():
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(REMOVE_POLL_S)
 
     def _log_end(self, size: int) -> bytes:
         """Return at most the last ``size`` bytes, from the beginning of a line where there is one."""

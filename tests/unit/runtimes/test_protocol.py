@@ -22,6 +22,16 @@ from webapp.runtimes.protocol import (
     write_file,
 )
 
+
+def test_a_file_that_cannot_be_written_whole_leaves_nothing(tmp_path: Path) -> None:
+    """What is written goes to a device that is always full."""
+    (tmp_path / f".exit.json.{os.getpid()}").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        write_file(tmp_path / "exit.json", b"{}")
+
+    assert list(tmp_path.iterdir()) == []
+
+
 LOAD = LoadSpec("m", "r", "/s", "cpu", None, "auto", "none", 128, 1)
 
 
