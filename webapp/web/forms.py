@@ -57,7 +57,8 @@ class LaunchForm:
         meanwhile is asked for no more.
         """
         sent = "mode" in values
-        model = values.get("model", "") if snapshot.models else ""
+        is_empty = snapshot.models_scanned_at is not None and not snapshot.models
+        model = "" if is_empty else values.get("model", "")
         return cls(
             mode=values.get("mode", Mode.TRANSFORMERS.value),
             model=model,

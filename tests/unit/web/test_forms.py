@@ -93,3 +93,8 @@ def test_an_empty_cache_has_no_model_whatever_the_page_still_says() -> None:
     assert (
         LaunchForm.read({"mode": "transformers", "model": "lab/gone"}, FakeController(models=()).snapshot()).model == ""
     )
+
+
+def test_a_model_stays_chosen_before_the_cache_was_read() -> None:
+    unread = replace(SNAPSHOT, models=(), models_scanned_at=None)
+    assert LaunchForm.read({"mode": "transformers", "model": "lab/one"}, unread).model == "lab/one"
