@@ -70,9 +70,13 @@ def test_what_the_database_refuses_is_503_with_the_reason(client: FlaskClient, c
     assert "the disk is full" in answer.json["detail"]
 
 
-def test_health_and_status_say_it_too(client: FlaskClient, controller: FakeController) -> None:
+def test_the_status_says_it_whole_and_health_which_is_open_to_all_by_its_code(
+    client: FlaskClient, controller: FakeController
+) -> None:
     controller.changed(store_problem=FULL)
-    for path in ("/healthz", "/api/v1/status"):
-        answer = client.get(path)
-        assert answer.json is not None
-        assert answer.json["store_problem"]["code"] == "keeping_full"
+    health, status = client.get("/healthz"), client.get("/api/v1/status").json
+    assert status is not None
+    assert (status["store_problem"]["code"], status["store_problem"]["params"]["file"]) == ("keeping_full", FILE)
+    assert health.json is not None
+    assert health.json["store_problem"] == {"code": "keeping_full"}
+    assert FILE not in health.text

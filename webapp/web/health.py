@@ -6,7 +6,6 @@ from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.people import Right
-from webapp.web.api.documents import message_document
 from webapp.web.ports import controller
 from webapp.web.rights import needs
 
@@ -16,12 +15,16 @@ blueprint = Blueprint("health", __name__)
 @blueprint.get("/healthz")
 @needs(Right.OPEN)
 def healthz() -> ResponseReturnValue:
-    """Return 200 or 503 with the ages in seconds, ``null`` is "not yet", and with why nothing can be kept."""
+    """Return 200 or 503 with the ages in seconds, ``null`` is "not yet", and with the code of why nothing can be kept.
+
+    Everybody may ask, so the path and the database's own words stand in the status alone.
+    """
     health = controller().health()
+    problem = health.store_problem
     document = {
         "ok": health.ok,
         "monitor_age_s": health.monitor_age_s,
         "controller_age_s": health.controller_age_s,
-        "store_problem": message_document(health.store_problem),
+        "store_problem": None if problem is None else {"code": problem.code},
     }
     return jsonify(document), 200 if health.ok else 503
