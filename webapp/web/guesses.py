@@ -1,8 +1,9 @@
 """Slows down who guesses passwords: who has failed too often in a quarter of an hour is refused before a password is looked at.
 
 A name has so many failures as the setting allows, wherever they come from. An address from which three times as many failed is watched
-closely: each name has a third of its failures there, and one password of it is checked at a time. So nobody is kept out by what others
-at the same address guess (behind one proxy, or an ``ssh -L``, that is everybody), and a flood from it costs one check at a time.
+closely: each name has a third of its failures there, and one password of it is checked at a time. So the failures of others at the same
+address (behind one proxy, or an ``ssh -L``, that is everybody) keep nobody out, and a flood from it costs one check at a time; as long as
+it lasts, who comes between is asked to try again.
 """
 
 from __future__ import annotations
