@@ -226,7 +226,15 @@ ERRORS: Final[Mapping[str, Sentence]] = {
             "ответов."
         )
     ),
-    "launch_failed": _one(N_("Модель %(model)s не запустилась: %(detail)s. Посмотрите последние строки её журнала.")),
+    "launch_failed": _one(
+        N_(
+            "Модель %(model)s не запустилась: %(detail)s. Её процесс не начал работу, поэтому журнала у модели нет; "
+            "подробности в журнале сервера."
+        )
+    ),
+    "launch_failed_logged": _one(
+        N_("Модель %(model)s не запустилась: %(detail)s. Посмотрите последние строки её журнала.")
+    ),
     "out_of_memory": _one(
         N_(
             "Модели %(model)s не хватило памяти (%(detail)s). Уменьшите число токенов или батч, возьмите модель легче "
@@ -1104,6 +1112,7 @@ FULLER: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "kv_cache_too_small": ("kv_cache_too_small_fits", ("fits_tokens",)),
     "context_too_long": ("context_too_long_limit", ("limit_tokens",)),
     "why_estimate_low": ("why_estimate_exceeded", ("excess_bytes",)),
+    "launch_failed": ("launch_failed_logged", ("log",)),
     "measured": ("measured_as_expected", ("measured_bytes", "expected_bytes")),
     "waits_in_use": ("waits_in_use_counted", ("in_flight",)),
     "waits_operation": ("waits_operation_model", ("model",)),

@@ -253,6 +253,13 @@ def test_a_percent_sign_in_a_value_is_only_a_value(russian: None) -> None:
     assert "100%(x)s" in words.say(Message("launch_failed", {"model": "m", "detail": "100%(x)s"}))
 
 
+@pytest.mark.parametrize(("log", "told"), [("one line", True), ("", False)])
+def test_nobody_is_sent_to_a_log_that_is_not_there(russian: None, log: str, told: bool) -> None:
+    said = words.say(Message("launch_failed", {"model": "m", "detail": "no such file", "log": log}))
+    assert ("последние строки" in said) is told
+    assert ("журнала у модели нет" in said) is not told
+
+
 def test_a_name_keeps_its_small_letter(russian: None) -> None:
     assert words.capital("vLLM не отвечает") == "vLLM не отвечает"
     assert words.capital("lab/model: готово") == "lab/model: готово"
