@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from webapp.control.launching import launch_undisturbed, measure
-from webapp.control.parts import Parts, new_id, spec_again
+from webapp.control.parts import Parts, new_id, side_by_side, spec_again
 from webapp.control.run import Outcome, Run
 from webapp.control.settle import free_by_device
 from webapp.control.unloading import READING_TIMEOUT_S, note_stop
@@ -143,11 +143,12 @@ def names(evicted: Sequence[Evicted]) -> str:
 
 
 def _clear_dead(parts: Parts, owed: Sequence[Evicted]) -> None:
-    """Take what died on its way out off the list: it comes back under another id."""
-    for evicted in owed:
-        instance = parts.board.state.instances.get(evicted.instance_id)
-        if instance is not None and instance.state is InstanceState.DEAD:
-            note_stop(parts, instance, parts.runtime(instance).terminate(instance.id, ask=False))
+    """Take what died on its way out off the list: it comes back under another id. What cannot be removed keeps no other from its turn."""
+    listed = (parts.board.state.instances.get(evicted.instance_id) for evicted in owed)
+    dead = [instance for instance in listed if instance is not None and instance.state is InstanceState.DEAD]
+    results = side_by_side(lambda i: parts.runtime(i).terminate(i.id, ask=False), dead, "clear")
+    for instance, result in zip(dead, results, strict=True):
+        note_stop(parts, instance, result)
 
 
 class CutOff:

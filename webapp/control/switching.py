@@ -305,11 +305,14 @@ class Switch:
         )
 
     def undo(self) -> Undone | None:
-        """Launch again what was evicted, unless the person chose otherwise. ``launch`` has removed its own half already."""
+        """Launch again what was evicted, unless the person chose otherwise. ``launch`` has removed its own half already.
+
+        What was told to end and is listed still stays owed: it is loaded again on a click, once its end is proved.
+        """
         gone = tuple(e for e in self.evicted if e.instance_id not in self.run.parts.board.state.instances)
-        self.run.change(to_restore=gone if self.plan.request.restore_on_failure else ())
+        self.run.change(to_restore=self.evicted if self.plan.request.restore_on_failure else ())
         if not gone:
-            return Undone(Message("nothing_changed"))
+            return None if self.evicted else Undone(Message("nothing_changed"))
         if not self.plan.request.restore_on_failure:
             return Undone(Message("not_restored_by_choice", {"models": names(gone)}))
         with self.run.step(StepName.ROLLBACK) as note:

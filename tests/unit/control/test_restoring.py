@@ -150,6 +150,20 @@ def test_rollback_that_succeeds_owes_nothing(bench: Bench) -> None:
     assert bench.load("lab/two").to_restore == ()
 
 
+def test_model_whose_end_could_not_be_proved_is_owed_still(bench: Bench) -> None:
+    bench.load("lab/one")
+    bench.runtime.survives_once.add("lab/one")
+    failed = bench.load("lab/two")
+    assert (outcome_of(failed), [e.model_id for e in failed.to_restore]) == ("ended_early", ["lab/one"])
+    (instance,) = bench.board.state.instances
+    bench.runtime.alive.pop(instance)  # the last of it has ended
+    bench.until(lambda: bench.loaded == [])
+    bench.until(lambda: not bench.board.state.claims)
+    bench.machine.give_back("gpu-0", instance)
+    assert bench.wait(bench.controller.restore(failed.id, "ivan")).state is OperationState.SUCCEEDED
+    assert bench.loaded == ["lab/one"]
+
+
 def test_who_did_not_want_a_return_is_owed_none(bench: Bench) -> None:
     bench.load("lab/one")
     bench.runtime.fails["lab/two"] = "dies"
@@ -348,6 +362,18 @@ def test_one_model_that_cannot_come_back_keeps_no_other_from_it(make_bench: Make
     assert codes(again) == ["restore_model_gone", "restored"]
     assert [e.model_id for e in again.to_restore] == ["lab/deleted"]
     assert bench.loaded == ["lab/one"]
+
+
+def test_dead_model_that_cannot_be_removed_keeps_no_other_from_coming_back(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    bench.vllm.problem = None
+    cut_off(bench, evicted(model_id="lab/two", instance_id="first", mode=Mode.VLLM), evicted())
+    bench.vllm.found = (Found(loaded(model("lab/two"), "first", mode=Mode.VLLM), adoptable=True),)
+    bench.vllm.raises["kill"] = EngineUnreachable(socket="docker.sock", detail="away")
+    bench.controller.start()  # the first look finds the container ended
+    again = restored(bench)
+    assert codes(again)[-1] == "restored"
+    assert again.state is not OperationState.FAILED
 
 
 def test_return_that_was_cut_off_itself_is_tried_at_the_next_start(make_bench: MakeBench) -> None:
