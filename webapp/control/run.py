@@ -165,7 +165,6 @@ def carry_out(run: Run, body: Callable[[Run], Outcome]) -> None:
 
 def _guarded(run: Run, body: Callable[[Run], Outcome]) -> Outcome:
     try:
-        run.parts.journal.record(run.operation)
         with run.parts.monitor.faster():
             return body(run)
     except Superseded:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,14 @@ def test_what_frees_memory_acts_first_and_says_that_it_is_not_stored(bench: Benc
     assert bench.keeper.flush()
     assert [bench.controller.is_stored(one) for one in ids] == [True, True, True]
     assert all(bench.store.saved[one].state is OperationState.SUCCEEDED for one in ids)
+
+
+def test_no_value_of_an_operation_is_written_twice(bench: Bench) -> None:
+    loaded = bench.load("lab/one")
+    unloaded = bench.wait(bench.controller.unload(instance_of(bench).id, "ivan"))
+    for ended in (loaded, unloaded):
+        values = [value for value in bench.store.written if value.id == ended.id]
+        assert all(value != before for before, value in pairwise(values))
 
 
 def test_requests_that_wait_for_a_write_keep_no_operation_from_its_own(bench: Bench) -> None:
