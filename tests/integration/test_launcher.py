@@ -238,7 +238,12 @@ def test_a_launcher_that_hangs_is_ended_and_the_worker_starts_by_itself(
         assert stopped is not None
         os.kill(stopped, signal.SIGSTOP)
 
+        took_memory = runtime.prepare(spec(model, "two"))
+        shares = runtime.shares_libraries()
         load(runtime, model, "two")
+
+        assert (took_memory, shares) == (True, False), "no plan may count on what is not shared"
+        assert runtime.engine("one") != runtime.engine("two"), "and nothing is learned of one for the other"
 
         assert any("imported the libraries in" in line and "0.0" not in line for line in runtime.log_tail("two", 50))
         wait_until(lambda: process_start_time(stopped) is None, "the launcher that hung is still there")

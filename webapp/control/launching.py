@@ -124,8 +124,12 @@ def _learn(parts: Parts, learning: Learning, instance: Instance, sample: Sample,
     names = [reading.name for d in instance.devices if (reading := sample.reading(d)) is not None]
     is_whole = len(measured) == len(instance.devices) == len(names)
     options = instance.options
+    kind = parts.lessons.kind_of(instance.model_id, instance.revision, instance.mode, options, names)
+    engine = parts.runtime(instance).engine(
+        instance.id
+    )  # not what would run it now: it may have been started by itself
     measurement = Measurement(
-        kind=parts.lessons.kind_of(instance.model_id, instance.revision, instance.mode, options, names),
+        kind=replace(kind, setup=replace(kind.setup, engine=engine)),
         taken_at=parts.clock(),
         predicted_bytes=max(instance.resting_bytes.values(), default=0),
         measured_bytes=max(measured.values()) if is_whole else None,

@@ -197,8 +197,8 @@ class Runtime(Protocol):
 
     mode: Mode
 
-    def engine(self) -> str:
-        """Name and version of what would run a model now; measurements are kept by it. Never waits."""
+    def engine(self, instance_id: str | None = None) -> str:
+        """Name and version of what would run a model now, or of what runs the instance; measurements are kept by it. Never waits."""
 
     def shares_libraries(self) -> bool:
         """Whether an instance that is started now shares what it imports with others, so that only the rest is its own. Never waits."""
@@ -219,7 +219,8 @@ class Runtime(Protocol):
         """Make what a launch of ``spec`` needs besides memory: folder, files, descriptors, process; before anything is unloaded for it.
 
         What was prepared is used by ``launch`` of the same id and removed by ``terminate``. A launch without it works as well.
-        Returns whether it took memory that no plan has counted: what all instances share and somebody had to be the first to need.
+        Returns whether it took memory that no plan has counted: what all instances share and somebody had to be the first to need, or
+        what this one has of its own although it was to share it.
 
         Raises:
             LaunchBlocked: something of it cannot be had; nothing is left behind.

@@ -26,6 +26,8 @@ from webapp.runtimes.processes import ProcessId
 from webapp.runtimes.protocol import (
     LOG_FILE,
     PROCESS_FILE,
+    ROOM_LENGTH,
+    ROOM_VARIABLE,
     ForkReply,
     ForkRequest,
     LauncherReady,
@@ -42,8 +44,6 @@ log = logging.getLogger(__name__)
 
 COMMAND: Final = (sys.executable, "-m", "webapp.worker.launcher", "--control")
 FOLDER: Final = "launcher"
-ROOM: Final = {"WARDEN_ROOM": "." * 1024}
-"""See ``webapp.worker.process``: what a worker writes its marks over."""
 MESSAGE_BYTES: Final = 1 << 16
 IMPORT_S: Final = 120.0
 """How long the imports may take; a machine under load needs 20 s."""
@@ -82,11 +82,11 @@ class Launcher:
         self._fork_s = fork_s
         self._command = command
         self._folder = state_dir / FOLDER
-        self._environment = {**environment, **ROOM}
+        self._environment = {**environment, ROOM_VARIABLE: "." * ROOM_LENGTH}
         self._changed = threading.Condition()
         self._running: _Running | None = None
         self._problem: str | None = None
-        """Why the last one ended, until another is ready."""
+        """Why the last one ended, or was ended, until another is ready."""
         self._asking = threading.Lock()
         """Held while one question is asked: answers come in the order of the questions."""
         self._stopping = threading.Event()
@@ -146,10 +146,15 @@ class Launcher:
         self.start()
         with self._asking:
             running = self._wait_until_ready()
-            reply = self._ask(running, ForkRequest(str(folder)))
+            try:
+                reply = self._ask(running, ForkRequest(str(folder)))
+            except LauncherUnavailable as exc:
+                self._give_up(running, str(exc))
+                raise
         if reply.errno is not None and reply.errno != errno.ENOMEM:
             raise OSError(reply.errno, reply.detail, str(folder))
         if reply.pid is None or reply.start_time is None:
+            self._give_up(running, reply.detail)
             raise LauncherUnavailable(reply.detail)
         return ProcessId(reply.pid, reply.start_time)
 
@@ -170,12 +175,20 @@ class Launcher:
             running.control.send(encode(request))
             return decode(ForkReply, running.control.recv(MESSAGE_BYTES))
         except (OSError, ProtocolError) as exc:
-            # What it would still answer would be taken for the answer to the next question, and a worker that is just being forked learns
-            # from its end that nobody waits.
-            running.program.kill()
-            with suppress(subprocess.TimeoutExpired):
-                running.program.wait(STOP_S)
             raise LauncherUnavailable(f"it does not answer: {exc}") from exc
+
+    def _give_up(self, running: _Running, problem: str) -> None:
+        """End a launcher that has not forked; what is started until another is ready shares nothing, and no plan may count on it.
+
+        What it would still answer would be taken for the answer to the next question, what kept it from forking may stay (a second
+        thread), and a worker that is just being forked learns from its end that nobody waits.
+        """
+        with self._changed:
+            if self._running is running:
+                self._set(None, problem)
+        running.program.kill()
+        with suppress(subprocess.TimeoutExpired):
+            running.program.wait(STOP_S)
 
     # Keeping it
 
@@ -204,8 +217,8 @@ class Launcher:
             running.program.kill()
             how = exit_text(running.program.wait())
             running.control.close()
-            # What was ready is ready again soon, and worth to be waited for.
-            self._set(None, None if was_ready else f"it ended ({how}); see {self._folder / LOG_FILE}")
+            # What was ready is ready again soon, and worth to be waited for; unless it was given up.
+            self._set(None, self._problem if was_ready else f"it ended ({how}); see {self._folder / LOG_FILE}")
         if not self._stopping.is_set():
             log.warning("the launcher, pid %s, ended: %s", running.program.pid, how)
         return was_ready

@@ -51,6 +51,9 @@ SOCKET_FILE = "s"
 LOG_FILE = "log"
 INSTANCE_VARIABLE = "WARDEN_INSTANCE"
 ROOT_VARIABLE = "WARDEN_WORKER_ROOT"
+ROOM_VARIABLE = "WARDEN_ROOM"
+ROOM_LENGTH = 5120
+"""Room that is kept in the environment which a launcher begins with; a worker writes its marks over it. The longest path has 4096 bytes."""
 EXIT_LOAD_FAILED = 3
 """Exit code of a worker whose load failed."""
 

@@ -123,9 +123,13 @@ class TransformersRuntime:
         self._command_looked_at = float("-inf")
         self._command_problem: Message | None = None
 
-    def engine(self) -> str:
+    def engine(self, instance_id: str | None = None) -> str:
         """See ``Runtime``. The worker has the libraries that are installed here, of its own or with others."""
-        return f"{_engine()} shared" if self.shares_libraries() else _engine()
+        shares = self.shares_libraries() if instance_id is None else self._was_forked(instance_id)
+        return f"{_engine()} shared" if shares else _engine()
+
+    def _was_forked(self, instance_id: str) -> bool:
+        return WorkerFolder(self._root / instance_id).keeper() is not None
 
     def shares_libraries(self) -> bool:
         """See ``Runtime``."""
@@ -154,9 +158,9 @@ class TransformersRuntime:
 
     def prepare(self, spec: LaunchSpec) -> bool:
         """See ``Runtime``. The worker runs, holds no model and has imported nothing that it does not share."""
-        was_ready = self._launcher is None or self._launcher.is_ready
+        was_ready = self._launcher is not None and self._launcher.is_ready
         self._spawn(InstanceRecord.of(spec), self._load_spec(spec))
-        return not was_ready
+        return self._launcher is not None and not (was_ready and self._was_forked(spec.instance_id))
 
     def reach(self) -> None:
         """See ``Runtime``. The system itself ends and starts a worker."""

@@ -136,7 +136,7 @@ class VllmRuntime:
         self._has_looked = False
         """Whether ``discover`` has told once what an earlier Warden left: until then a container that runs is nobody's leftover."""
 
-    def engine(self) -> str:
+    def engine(self, instance_id: str | None = None) -> str:
         """See ``Runtime``. Which version is in the image is known only once it runs, so its content's id stands for that."""
         image_id = self._watch.view.image_id
         name = self._settings.vllm_image

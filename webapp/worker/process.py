@@ -8,9 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-ROOM_VARIABLE = "WARDEN_ROOM"
-"""Keeps room in the environment that a launcher begins with; a worker writes its marks over it."""
-ROOM_LENGTH = 1024
+from webapp.runtimes.protocol import ROOM_LENGTH, ROOM_VARIABLE
+
 _PR_SET_NAME = 15
 _ARGUMENTS, _ENVIRONMENT = 45, 47
 """Where ``arg_start`` and ``env_start`` stand in /proc/PID/stat behind the command's name; the end of each follows (proc_pid_stat(5))."""

@@ -270,6 +270,8 @@ class FakeRuntime:
     """Whether what its models import is shared."""
     libraries: str = "1"
     """The version of what runs its models."""
+    libraries_of: dict[str, str] = field(default_factory=dict)
+    """By model: what runs it, where that is not what would run another now."""
     told: MemoryReport | None = None
     """What they say of their memory, instead of what they take."""
     most_tokens: int | None = None
@@ -311,8 +313,10 @@ class FakeRuntime:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _moves: Iterator[int] = field(default_factory=itertools.count)
 
-    def engine(self) -> str:
-        return f"fake {self.mode} {self.libraries}"
+    def engine(self, instance_id: str | None = None) -> str:
+        spec = self.alive.get(instance_id or "")
+        libraries = self.libraries if spec is None else self.libraries_of.get(spec.model_id, self.libraries)
+        return f"fake {self.mode} {libraries}"
 
     def shares_libraries(self) -> bool:
         return self.shares

@@ -92,6 +92,17 @@ def test_other_options_are_corrected_and_said_to_be_others(bench: Bench) -> None
     assert "plan_measured_otherwise_once" in [reason.code for reason in found.reasons]
 
 
+def test_what_was_started_otherwise_than_the_next_would_be_teaches_nothing_of_that(bench: Bench) -> None:
+    bench.runtime.takes_bytes = AT_REST
+    bench.runtime.libraries_of = {"lab/one": "alone"}
+    reload(bench)
+
+    assert {(kept.kind.setup.model_id, kept.kind.setup.engine) for kept in learned(bench)} == {
+        ("lab/one", f"fake {Mode.TRANSFORMERS} alone"),
+        ("lab/two", f"fake {Mode.TRANSFORMERS} 1"),
+    }
+
+
 def test_model_that_was_used_before_it_was_measured_teaches_nothing(bench: Bench) -> None:
     bench.runtime.used_at = time.time()
     bench.load("lab/one")

@@ -16,6 +16,7 @@ import pytest
 
 from webapp.runtimes.launcher import Launcher, LauncherUnavailable
 from webapp.runtimes.processes import ProcessId
+from webapp.runtimes.protocol import process_start_time
 
 FAKE = Path(__file__).with_name("fake_launcher.py")
 ROOT = Path(__file__).parents[3]
@@ -106,3 +107,17 @@ def test_an_error_of_the_systems_is_raised_as_it_is(tmp_path: Path) -> None:
     with launcher(tmp_path, **answer) as one, pytest.raises(PermissionError) as raised:
         one.fork(tmp_path)
     assert str(raised.value) == f"[Errno 13] Permission denied: '{tmp_path}'"
+
+
+def test_a_launcher_that_does_not_fork_is_ended_and_not_counted_on_until_another_is_ready(tmp_path: Path) -> None:
+    with launcher(tmp_path, detail="the launcher has 2 threads") as one:
+        one.start()
+        wait_until(lambda: one.is_ready)
+        refused = one.pid()
+        with pytest.raises(LauncherUnavailable, match="2 threads"):
+            one.fork(tmp_path)
+
+        assert process_start_time(refused or 0) is None
+        wait_until(lambda: one.pid() not in (refused, None))
+        wait_until(lambda: one.is_ready)
+        assert one.is_to_be_had
