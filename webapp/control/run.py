@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
 
 from webapp.control.parts import Parts
 from webapp.domain.operation import Finding, Operation, OperationState, Receipt, StepName, StepState
@@ -14,6 +15,11 @@ from webapp.errors import Cancelled, CancelledByStop, Superseded, WardenError
 from webapp.message import Message
 
 log = logging.getLogger(__name__)
+
+LISTEN_S: Final = 0.05
+"""How often somebody who waits for a call hears whether the operation is to go on."""
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -79,6 +85,46 @@ class Run:
         """Wait, or raise as ``check`` does as soon as there is a reason."""
         self._cancelled.wait(seconds)
         self.check()
+
+    def wait_for(self, make: Callable[[], T], give_up: Callable[[], None], what: str) -> T:
+        """Return what ``make`` returns, or raise as ``check`` does as soon as there is a reason.
+
+        ``make`` then goes on in a thread of its own, and what it has made all the same is given up. On a machine that gives no thread
+        it is waited for.
+        """
+        made: list[T | Exception] = []
+        lock, unwanted = threading.Lock(), threading.Event()
+
+        def work() -> None:
+            try:
+                result: T | Exception = make()
+            except Exception as exc:  # noqa: BLE001 - the top of a thread; the caller gets it
+                result = exc
+            with lock:
+                made.append(result)
+                is_late = unwanted.is_set()
+            if is_late and not isinstance(result, Exception):
+                give_up()
+
+        thread = threading.Thread(target=work, name=f"warden-{what}-{self.id}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            work()
+        try:
+            while not made:
+                thread.join(LISTEN_S)
+                self.check()
+        except WardenError:
+            with lock:
+                unwanted.set()
+                is_there = bool(made) and not isinstance(made[0], Exception)
+            if is_there:
+                give_up()
+            raise
+        if isinstance(made[0], Exception):
+            raise made[0]
+        return made[0]
 
     def shield(self) -> None:
         """Forget a cancel that was heard, so that what undoes it can wait; another, meant for the undoing, is heard again."""

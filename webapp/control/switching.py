@@ -106,7 +106,7 @@ class Switch:
         return self._outcome(instance, seconds)
 
     def _prepare(self) -> None:
-        """Make what the launch needs besides memory, before anything goes for it.
+        """Make what the launch needs besides memory, before anything goes for it; a cancel is heard meanwhile.
 
         Raises LaunchBlocked, EngineUnavailable: nothing is unloaded then.
         """
@@ -115,7 +115,8 @@ class Switch:
         if model is None:
             raise UnknownModel(model=model_id)
         self._reach_what_goes()
-        self._took_memory = self._runtime.prepare(self._spec(self.plan, model, sample))
+        spec = self._spec(self.plan, model, sample)
+        self._took_memory = self.run.wait_for(lambda: self._runtime.prepare(spec), self._remove_prepared, "prepare")
         self._is_prepared = True
 
     def _refuse_what_fits_no_more(self) -> None:
@@ -132,8 +133,10 @@ class Switch:
 
     def _give_up_prepared(self) -> None:
         """Remove what was prepared for a launch that will not be made; one that was made has removed its own."""
-        if not self._is_prepared or self._spec_launched is not None:
-            return
+        if self._is_prepared and self._spec_launched is None:
+            self._remove_prepared()
+
+    def _remove_prepared(self) -> None:
         try:
             self._runtime.terminate(self.instance_id, ask=False)
         except WardenError as exc:

@@ -103,15 +103,35 @@ def test_what_was_prepared_is_given_up_when_the_switch_ends_before_its_launch(be
     assert bench.runtime.prepared == set()
 
 
-def test_what_is_prepared_while_an_emergency_takes_over_is_given_up(bench: Bench) -> None:
+@pytest.mark.parametrize("by", ["a cancel", "an emergency"])
+def test_a_switch_that_is_being_prepared_ends_at_once_and_what_is_prepared_late_is_given_up(
+    bench: Bench, by: str
+) -> None:
     preparing = bench.runtime.gates["prepare"] = Gate()
     operation = bench.controller.switch(bench.request("lab/one"), "ivan")
     preparing.wait_reached()
-    bench.wait(bench.controller.emergency("maria"))
+    if by == "a cancel":
+        bench.controller.cancel(operation.id, "ivan")
+    else:
+        bench.wait(bench.controller.emergency("maria"))
+    bench.until(lambda: not bench.controller.operation(operation.id).is_running)
+    assert f"warden-prepare-{operation.id}" in {thread.name for thread in threading.enumerate()}
     preparing.open()
 
-    assert bench.wait(operation).state is OperationState.CANCELLED
+    bench.until(lambda: bench.thread_of(operation) is None)
+    assert bench.controller.operation(operation.id).state is OperationState.CANCELLED
     assert bench.runtime.prepared == set()
+
+
+def test_what_is_prepared_in_the_moment_of_a_cancel_is_given_up(bench: Bench) -> None:
+    class Cancels(Gate):
+        def pass_through(self) -> None:
+            (operation,) = bench.board.state.running
+            bench.controller.cancel(operation, "ivan")
+
+    bench.runtime.gates["prepare"] = Cancels()
+    assert bench.load("lab/one").state is OperationState.CANCELLED
+    assert (bench.runtime.prepared, bench.runtime.launched) == (set(), [])
 
 
 def test_memory_that_preparing_took_refuses_a_switch_before_anything_is_unloaded(bench: Bench) -> None:
