@@ -207,7 +207,7 @@ class Services:
             settings.hf_cache, settings.cache_poll_s, settings.allow_pickle, settings.allow_remote_code
         )
         self._sandboxes = Sandboxes(settings, lambda: self._monitor, self._launcher)
-        holders = Holders(workers=self._workers, containers=self._vllm.containers, launcher=self._launcher_pid)
+        holders = Holders(workers=self._workers, containers=self._vllm.containers, launchers=self._launchers)
         self._monitor = Monitor(
             (NvmlProbe(holders), HostProbe(holders)),
             settings.reading_interval_s,
@@ -302,8 +302,9 @@ class Services:
         if self._launcher is not None:
             self._launcher.stop()
 
-    def _launcher_pid(self) -> int | None:
-        return None if self._launcher is None else self._launcher.pid()
+    def _launchers(self) -> frozenset[int]:
+        running = None if self._launcher is None else self._launcher.pid()
+        return self._transformers.heirs() | (frozenset() if running is None else {running})
 
     def _workers(self) -> Mapping[int, str]:
         return {**self._transformers.processes(), **self._sandboxes.processes()}

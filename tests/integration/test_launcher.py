@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +19,10 @@ import pytest
 
 from tests.engine.models import make_model
 from tests.integration.test_transformers_runtime import ask, spec, wait_for, wait_for_error
+from webapp.domain.memory import HolderKind
 from webapp.errors import DiskFull, TooManyFiles, WorkerDied
+from webapp.hardware.holders import Holders
+from webapp.hardware.host import HostProbe
 from webapp.hardware.shared_pages import SharedPages
 from webapp.runtimes.base import ProbeState
 from webapp.runtimes.launcher import Launcher, LauncherUnavailable
@@ -159,16 +163,34 @@ def test_a_worker_holds_little_beside_its_weights_and_no_neighbour_moves_the_fig
     assert status(first, "RssAnon") * 1024 > 200 * MIB, "the kernel counts what is shared for everybody"
 
 
+def bytes_by_kind(runtime: TransformersRuntime) -> Counter[HolderKind]:
+    """What the workers and heirs of launchers hold, by the host's reading."""
+    probe = HostProbe(Holders(runtime.processes, launchers=runtime.heirs))
+    probe.open()
+    found: Counter[HolderKind] = Counter()
+    for holder in probe.read(anew=True)[0].holders:
+        found[holder.kind] += holder.used_bytes or 0
+    return found
+
+
 def test_killing_the_launcher_touches_no_worker_and_it_is_started_again(
     launcher: Launcher, make_runtime: Maker, model: Path
 ) -> None:
     runtime = make_runtime(launcher)
     pid, before = load(runtime, model), launcher.pid()
     assert before is not None
+    load(runtime, model, "neighbour")
+    held = bytes_by_kind(runtime)
+    assert runtime.heirs() == frozenset()
     os.kill(before, signal.SIGKILL)
     wait_until(lambda: launcher.pid() not in (before, None), "no other launcher")
 
     assert ask(runtime, "one")
+    assert len(runtime.heirs()) == 1, "what both go on sharing is counted once"
+    assert abs(bytes_by_kind(runtime)[HolderKind.WORKER] - held[HolderKind.WORKER]) < 8 * MIB
+    assert bytes_by_kind(runtime)[HolderKind.LAUNCHER] > 150 * MIB
+    runtime.terminate("neighbour", ask=False)
+    assert len(runtime.heirs()) == 1, "and still is by the one that is left"
     assert load(runtime, model, "two") != pid
     os.kill(pid, signal.SIGKILL)
     error = wait_for_error(runtime, "one")

@@ -112,11 +112,15 @@ class Look:
     """
 
     def __init__(
-        self, workers: Mapping[int, str], containers: Mapping[str, str], launcher: int | None, directory: Holders
+        self,
+        workers: Mapping[int, str],
+        containers: Mapping[str, str],
+        launchers: frozenset[int],
+        directory: Holders,
     ) -> None:
         self.workers = workers
         self.containers = containers
-        self.launcher = launcher
+        self.launchers = launchers
         self._directory = directory
         self._stats: dict[int, ProcessStat | None] = {}
 
@@ -146,7 +150,7 @@ class Look:
         return self._stats[pid]
 
     def _owner(self, pid: int, container_id: str | None) -> tuple[HolderKind, str | None]:
-        if pid == self.launcher:
+        if pid in self.launchers:
             return HolderKind.LAUNCHER, None
         instance_id = self._worker_of(pid)
         if instance_id is not None:
@@ -181,11 +185,12 @@ class Holders:
         workers: Workers = dict,
         containers: Containers = dict,
         proc: Path = Path("/proc"),
-        launcher: Callable[[], int | None] = lambda: None,
+        launchers: Callable[[], frozenset[int]] = frozenset,
     ) -> None:
+        """``launchers`` are the processes that what workers share is counted with."""
         self._workers = workers
         self._containers = containers
-        self._launcher = launcher
+        self._launchers = launchers
         self._proc = os.fspath(proc)
         self._facts: dict[int, _Facts] = {}
         self._users: dict[int, str] = {}
@@ -195,7 +200,7 @@ class Holders:
         """Begin a round: ask once what is ours, and forget the processes of which nothing was said for long."""
         self._looks += 1
         self._facts = {pid: facts for pid, facts in self._facts.items() if facts.expires_at_look > self._looks}
-        return Look(_ours(self._workers), _ours(self._containers), self._launcher(), self)
+        return Look(_ours(self._workers), _ours(self._containers), self._launchers(), self)
 
     def read_stat(self, pid: int) -> ProcessStat | None:
         """Read a process's stat, or ``None`` when it has gone or may not be read."""

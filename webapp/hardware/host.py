@@ -122,15 +122,15 @@ class HostProbe:
     def _find_holders(self, look: Look, *, anew: bool) -> Iterator[Holder]:
         """Every process with much memory of its own.
 
-        What a worker shares with the launcher is the launcher's. Of other people's processes, pages that a fork shares with its
-        parent count for both, as the kernel counts them.
+        What a worker shares with the launcher is the launcher's, or its heir's. Of other people's processes, pages that a fork shares with
+        its parent count for both, as the kernel counts them.
         """
         self._shared.keep_only(look.workers)
         for pid in self._pids():
             own_bytes = self._anonymous_bytes(pid)
             if own_bytes is None:
                 continue
-            if pid in look.workers:
+            if pid in look.workers and pid not in look.launchers:
                 yield look.holder(pid, max(0, own_bytes - self._shared.shared_bytes(pid, anew=anew)))
             elif own_bytes >= HOLDER_FROM_BYTES:
                 yield look.holder(pid, own_bytes)

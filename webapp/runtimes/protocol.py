@@ -112,13 +112,16 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class ProcessRecord:
-    """``process.json``: which process a worker is, and which waits for its end where it was forked."""
+    """``process.json``: which process a worker is, and where it was forked which waits for its end, and which launcher both come from."""
 
     pid: int
     pgid: int
     start_time: int
     protocol: int = PROTOCOL
     keeper: int | None = None
+    keeper_start_time: int | None = None
+    launcher: int | None = None
+    launcher_start_time: int | None = None
 
 
 @dataclass(frozen=True)

@@ -125,11 +125,8 @@ class TransformersRuntime:
 
     def engine(self, instance_id: str | None = None) -> str:
         """See ``Runtime``. The worker has the libraries that are installed here, of its own or with others."""
-        shares = self.shares_libraries() if instance_id is None else self._was_forked(instance_id)
+        shares = self.shares_libraries() if instance_id is None else WorkerFolder(self._root / instance_id).is_forked()
         return f"{_engine()} shared" if shares else _engine()
-
-    def _was_forked(self, instance_id: str) -> bool:
-        return WorkerFolder(self._root / instance_id).keeper() is not None
 
     def shares_libraries(self) -> bool:
         """See ``Runtime``."""
@@ -160,7 +157,9 @@ class TransformersRuntime:
         """See ``Runtime``. The worker runs, holds no model and has imported nothing that it does not share."""
         was_ready = self._launcher is not None and self._launcher.is_ready
         self._spawn(InstanceRecord.of(spec), self._load_spec(spec))
-        return self._launcher is not None and not (was_ready and self._was_forked(spec.instance_id))
+        return self._launcher is not None and not (
+            was_ready and WorkerFolder(self._root / spec.instance_id).is_forked()
+        )
 
     def reach(self) -> None:
         """See ``Runtime``. The system itself ends and starts a worker."""
@@ -516,9 +515,18 @@ class TransformersRuntime:
             process = folder.process()
             if process is not None and process.is_alive:
                 found[process.pid] = folder.id
-                if (keeper := folder.keeper()) is not None:
-                    found[keeper] = folder.id
+                if (keeper := folder.keeper()) is not None and keeper.is_alive:
+                    found[keeper.pid] = folder.id
         return found
+
+    def heirs(self) -> frozenset[int]:
+        """Return a keeper for each launcher that has ended before its workers: they go on sharing its libraries. Never waits."""
+        found: dict[ProcessId, int] = {}
+        for folder in self._folders():
+            launcher, keeper = folder.launcher(), folder.keeper()
+            if launcher is not None and not launcher.is_alive and keeper is not None and keeper.is_alive:
+                found.setdefault(launcher, keeper.pid)
+        return frozenset(found.values())
 
     # Inside
 
@@ -640,8 +648,8 @@ def _difference(before: int | None, after: int | None) -> int | None:
 
 def _exit_of(folder: WorkerFolder) -> str | None:
     """How a forked worker ended; its keeper writes that a moment after the end, and not at all where it was killed itself."""
-    deadline = time.monotonic() + DEATH_S
-    while folder.keeper() is not None and folder.exit() is None and time.monotonic() < deadline:
+    deadline, keeper = time.monotonic() + DEATH_S, folder.keeper()
+    while keeper is not None and keeper.is_alive and folder.exit() is None and time.monotonic() < deadline:
         time.sleep(KEEPER_POLL_S)
     return folder.exit()
 

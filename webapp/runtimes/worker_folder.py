@@ -158,10 +158,20 @@ class WorkerFolder:
         record = self.process_record()
         return None if record is None else ProcessId(record.pid, record.start_time)
 
-    def keeper(self) -> int | None:
-        """Return the pid of the process that waits for the worker's end, where there is one; it lives as long as the worker."""
+    def is_forked(self) -> bool:
+        """Whether the worker was forked, and so shares its libraries."""
         record = self.process_record()
-        return None if record is None else record.keeper
+        return record is not None and record.keeper is not None
+
+    def keeper(self) -> ProcessId | None:
+        """Return the process that waits for a forked worker's end; it lives as long as the worker."""
+        record = self.process_record()
+        return None if record is None else _identity(record.keeper, record.keeper_start_time)
+
+    def launcher(self) -> ProcessId | None:
+        """Return the launcher that a worker was forked from, alive or not."""
+        record = self.process_record()
+        return None if record is None else _identity(record.launcher, record.launcher_start_time)
 
     def failure(self) -> Failure | None:
         """Return why the load failed."""
@@ -238,3 +248,7 @@ class WorkerFolder:
             return (self.path / name).read_bytes()
         except OSError:
             return None
+
+
+def _identity(pid: int | None, start_time: int | None) -> ProcessId | None:
+    return None if pid is None or start_time is None else ProcessId(pid, start_time)

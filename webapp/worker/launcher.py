@@ -170,7 +170,8 @@ def _begin(folder: Path, told: FileIO) -> tuple[WorkerSpec, TorchEngine]:
         process.show_environment({INSTANCE_VARIABLE: folder.name, ROOT_VARIABLE: str(folder.parent)})
         process.show_name("warden-worker", folder.name)
         process.redirect_output(Path(LOG_FILE))
-        spec = enter(Path(), keeper=os.getppid())
+        keeper = os.getppid()
+        spec = enter(Path(), keeper, process.parent_of(keeper))
         engine = TorchEngine()
         engine.begin_anew()
     except Exception as exc:

@@ -43,6 +43,15 @@ def show_name(name: str, *arguments: str) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
+def parent_of(pid: int) -> int | None:
+    """Return a process's parent, ``None`` when it has gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[1])
+
+
 def threads() -> int:
     """Return how many threads this process has, those that Python does not know of included."""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")

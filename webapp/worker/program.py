@@ -211,18 +211,26 @@ def describe(error: BaseException) -> Failure:
     return Failure(code.value, f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
-def enter(folder: Path, keeper: int | None = None) -> WorkerSpec:
+def enter(folder: Path, keeper: int | None = None, launcher: int | None = None) -> WorkerSpec:
     """Make ``folder`` the working folder, write down which process this is, and read what is to be done.
 
-    ``keeper`` is the process that waits for this one's end, where there is one. A relative name binds the socket, so the limit of 107
-    bytes for its path does not matter. Raises OSError, ProtocolError.
+    ``keeper`` is the process that waits for this one's end, and ``launcher`` its parent, where this one was forked. A relative name
+    binds the socket, so the limit of 107 bytes for its path does not matter. Raises OSError, ProtocolError.
     """
     os.umask(0o077)
     os.chdir(folder)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     pid = os.getpid()
-    record = ProcessRecord(pid, os.getpgid(0), process_start_time(pid) or 0, keeper=keeper)
+    record = ProcessRecord(
+        pid,
+        os.getpgid(0),
+        process_start_time(pid) or 0,
+        keeper=keeper,
+        keeper_start_time=None if keeper is None else process_start_time(keeper),
+        launcher=launcher,
+        launcher_start_time=None if launcher is None else process_start_time(launcher),
+    )
     write_file(Path(PROCESS_FILE), encode(record))
     return decode_spec(Path(SPEC_FILE).read_bytes())
 

@@ -131,6 +131,18 @@ def test_what_a_worker_copies_of_shared_pages_is_its_own_when_it_is_read_anew(pr
     assert figures == [10 * MIB, 10 * MIB, 20 * MIB, 20 * MIB]
 
 
+def test_what_workers_share_stays_a_line_of_its_own_when_their_launcher_has_ended(proc, groups: Path) -> None:
+    for pid, own_mib in ((20, 100), (21, 1)):
+        proc.add(pid, anonymous_bytes=(220 + own_mib) * MIB)
+        (proc.root / str(pid) / "smaps_rollup").write_text(f"Rss: 1 kB\nShared_Dirty: {220 * 1024} kB\n")
+    holders = Holders(lambda: {20: "a", 21: "a"}, proc=proc.root, launchers=lambda: frozenset({21}))
+    probe = HostProbe(holders, proc.root, groups)
+    probe.open()
+
+    found = {holder.pid: (holder.kind, holder.instance_id, holder.used_bytes) for holder in probe.read()[0].holders}
+    assert found == {20: (HolderKind.WORKER, "a", 100 * MIB), 21: (HolderKind.LAUNCHER, None, 221 * MIB)}
+
+
 def test_a_process_that_goes_while_it_is_read_is_no_holder(proc, groups: Path) -> None:
     (proc.root / "20").mkdir()
     proc.add(21)
