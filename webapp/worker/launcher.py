@@ -57,6 +57,7 @@ log = logging.getLogger(__name__)
 MESSAGE_BYTES = 1 << 16
 REPLY_S = 10.0
 """How long a fork may take until the worker has written down which process it is."""
+BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 FAMILIES = ("gemma2", "gemma3", "llama", "mistral", "phi3", "qwen2", "qwen3")
 """Architectures that most people load; the code of any other one is imported by its worker."""
 
@@ -64,12 +65,16 @@ FAMILIES = ("gemma2", "gemma3", "llama", "mistral", "phi3", "qwen2", "qwen3")
 def prepare() -> None:
     """Import everything that workers share, and let the garbage collector never walk it again: that would copy its pages."""
     gc.set_threshold(*GARBAGE_WHILE_IMPORTING)
-    os.environ["OPENBLAS_NUM_THREADS"] = (
+    chosen = os.environ.get(BLAS_THREADS)
+    os.environ[BLAS_THREADS] = (
         "1"  # numpy's library begins its threads when it is imported; nothing of a model's goes there
     )
     TorchEngine().import_libraries()
     for family in FAMILIES:
         importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+    del os.environ[BLAS_THREADS]
+    if chosen is not None:
+        os.environ[BLAS_THREADS] = chosen  # what a worker imports or starts goes by what was chosen
     memory.give_back()
     gc.freeze()
 
@@ -105,6 +110,12 @@ def why_not() -> str | None:
     if (count := process.threads()) != 1:
         return f"the launcher has {count} threads"
     return "the launcher has initialised CUDA" if TorchEngine.has_touched_a_device() else None
+
+
+def _check_fork() -> None:
+    """Raise RuntimeError in a fork that must not go to work: a driver that was only asked shows nowhere else."""
+    if (problem := why_not()) is not None:
+        raise RuntimeError(problem)
 
 
 def read_answer(answer: FileIO, wait_s: float = REPLY_S) -> ForkReply:
@@ -166,6 +177,7 @@ def _work(folder: Path, told: FileIO) -> NoReturn:
 def _begin(folder: Path, told: FileIO) -> tuple[WorkerSpec, TorchEngine]:
     """Take on a life of its own, and say so or why not. CUDA is touched only after all of this."""
     try:
+        _check_fork()
         os.setsid()
         process.show_environment({INSTANCE_VARIABLE: folder.name, ROOT_VARIABLE: str(folder.parent)})
         process.show_name("warden-worker", folder.name)

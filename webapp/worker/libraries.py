@@ -51,9 +51,12 @@ class TorchEngine:
 
     @staticmethod
     def has_touched_a_device() -> bool:
-        """Whether this process has a CUDA context, which no fork of it could use."""
+        """Whether this process has a CUDA context, which no fork of it could use, or was forked from one that has.
+
+        The second is what torch goes by itself, and it counts what the first does not see: a driver that was asked how many GPUs there are.
+        """
         torch = sys.modules.get("torch")
-        return torch is not None and bool(torch.cuda.is_initialized())
+        return torch is not None and bool(torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork())
 
     def begin_anew(self) -> None:
         """Draw seeds: a fork would give the same random numbers as its neighbours."""

@@ -77,3 +77,43 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_worker_that_fails_later_writes_into_no_file_that_has_the_number_of_the_answer(tmp_path: Path) -> None:
     assert run(WORK_FAILS, tmp_path) == "1\n"
     assert (tmp_path / "a-file").read_bytes() == b""
+
+
+IMPORTS_ONLY = """
+import os
+from webapp.worker import launcher
+launcher.FAMILIES = ()
+launcher.TorchEngine.import_libraries = lambda self: print(os.environ["OPENBLAS_NUM_THREADS"])
+for chosen in ("7", None):
+    os.environ.pop("OPENBLAS_NUM_THREADS", None)
+    if chosen:
+        os.environ["OPENBLAS_NUM_THREADS"] = chosen
+    launcher.prepare()
+    print(os.environ.get("OPENBLAS_NUM_THREADS"))
+"""
+
+
+def test_the_one_thread_of_the_imports_is_not_handed_on(tmp_path: Path) -> None:
+    assert run(IMPORTS_ONLY, tmp_path).split() == ["1", "7", "1", "None"]
+
+
+BAD_FORK = """
+import os, sys
+from pathlib import Path
+from types import SimpleNamespace
+from webapp.worker import launcher
+sys.modules["torch"] = SimpleNamespace(
+    cuda=SimpleNamespace(is_initialized=lambda: False, _is_in_bad_fork=lambda: True)
+)
+reading, writing = os.pipe()
+try:
+    launcher._begin(Path(sys.argv[1]), os.fdopen(writing, "wb", buffering=0))
+except RuntimeError as exc:
+    print(exc)
+print(launcher.read_answer(os.fdopen(reading, "rb", buffering=0)).detail)
+"""
+
+
+def test_a_fork_of_a_process_that_has_asked_the_driver_goes_to_no_work(tmp_path: Path) -> None:
+    said = "the launcher has initialised CUDA"
+    assert run(BAD_FORK, tmp_path) == f"{said}\nRuntimeError: {said}\n"
