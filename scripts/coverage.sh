@@ -5,11 +5,13 @@ bin=$1 folder=$2
 unset COVERAGE_PROCESS_START
 
 report() {
-    COVERAGE_FILE="$folder/$1.all" "$bin/python" -m coverage combine --quiet --keep $2
-    printf '%s: ' "$1"
-    COVERAGE_FILE="$folder/$1.all" "$bin/python" -m coverage report --format=total
+    name=$1
+    shift
+    COVERAGE_FILE="$folder/$name.all" "$bin/python" -m coverage combine --quiet --keep "$@"
+    printf '%s: ' "$name"
+    COVERAGE_FILE="$folder/$name.all" "$bin/python" -m coverage report --format=total
 }
 
-report quick "$folder/quick"
-report rest "$folder/rest"
-report both "$folder/quick $folder/rest"
+report quick "$folder"/quick/data.*
+report rest "$folder"/rest/data.*
+report both "$folder"/*/data.*
