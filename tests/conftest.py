@@ -65,6 +65,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--part", choices=("quick", "rest"), help="run the quick tests alone, or all but these")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Spare the long part the import of thousands of tests that are not its own; ``None`` leaves the choice to pytest."""
+    folder = f"{collection_path.relative_to(config.rootpath).as_posix()}/"
+    return True if config.getoption("--part") == "rest" and folder in QUICK else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     part = config.getoption("--part")
     if part is None:
