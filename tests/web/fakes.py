@@ -179,7 +179,7 @@ class FakeController:
     ticket_limit: int = 8
     age_s: float | None = 0.4
     stale: bool = False
-    spares: int = 0
+    unlisted_workers: int = 0
     healthy: bool = True
     histories: dict[str, tuple[HistoryPoint, ...]] = field(default_factory=dict)
     refusal: WardenError | None = None
@@ -323,7 +323,7 @@ class FakeController:
     def emergency_preview(self) -> EmergencyPreview:
         others = tuple(h for r in self.readings for h in r.holders if h.kind is HolderKind.FOREIGN)
         tickets = len(self.waiting)
-        return EmergencyPreview(self.instances, self.spares, self.running, others, self.containers, tickets)
+        return EmergencyPreview(self.instances, self.unlisted_workers, self.running, others, self.containers, tickets)
 
     # Acting
 

@@ -173,7 +173,7 @@ def test_no_advice_is_given_on_unknown_memory(visitor: Visitor, controller: Fake
 
 def test_the_emergency_list_is_exact(visitor: Visitor, controller: FakeController) -> None:
     controller.instances = (instance("i1", in_flight=2),)
-    controller.spares = 2
+    controller.unlisted_workers = 2
 
     answer = visitor.get("/fragments/emergency").text
 

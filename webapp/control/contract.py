@@ -92,7 +92,8 @@ class EmergencyPreview:
     """What an emergency would end, and what it would not touch."""
 
     instances: tuple[Instance, ...]
-    spares: int
+    unlisted_workers: int
+    """Workers that are no listed instance: a self-test's."""
     operations: tuple[Operation, ...]
     foreign: tuple[Holder, ...]
     """Other people's processes that hold memory, which stay."""

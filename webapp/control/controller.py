@@ -286,10 +286,10 @@ class Controller:
         state, sample = self._board.state, self._parts.monitor.latest()
         holders = [] if sample is None else [h for r in sample.readings for h in r.holders]
         alive = {i for runtime in self._parts.runtimes.values() for i in runtime.processes().values()}
-        spare_ids = alive - set(state.instances)
+        unlisted = alive - set(state.instances)
         return EmergencyPreview(
             instances=tuple(state.instances.values()),
-            spares=len(spare_ids),
+            unlisted_workers=len(unlisted),
             operations=tuple(state.running.values()),
             foreign=tuple(_largest(h for h in holders if h.kind is HolderKind.FOREIGN)),
             containers=self._parts.foreign_containers(),

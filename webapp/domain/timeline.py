@@ -77,7 +77,7 @@ class Who(NamedTuple):
     kind: LedgerKind
     instance_id: str | None = None
     model_id: str | None = None
-    """``None`` for a spare worker, and for the models of a self-test."""
+    """``None`` for the models of a self-test."""
     mode: str | None = None
     user: str | None = None
     """Of other people's processes; ``None`` is unknown."""

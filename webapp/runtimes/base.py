@@ -207,7 +207,7 @@ class Runtime(Protocol):
         """Why the mode cannot be chosen now, or ``None``. Never waits."""
 
     def start(self) -> None:
-        """Begin background work (spares, watchers)."""
+        """Begin background work (the launcher, watchers)."""
 
     def stop(self) -> None:
         """End the background work; instances stay."""
@@ -263,7 +263,7 @@ class Runtime(Protocol):
         """
 
     def reap(self, known: Callable[[], frozenset[str]]) -> tuple[Leftover, ...]:
-        """Remove what belongs to no instance in ``known()``: folders, sockets, processes, containers; spares stay.
+        """Remove what belongs to no instance in ``known()``: folders, sockets, processes, containers.
 
         ``known`` is asked after the candidates were listed and just before each is removed: an instance is listed before it is
         launched, so one that starts meanwhile on another device is never taken for a leftover.
@@ -276,7 +276,7 @@ class Runtime(Protocol):
         """The last lines of the instance's log, oldest first; empty when there is none."""
 
     def processes(self) -> Mapping[int, str]:
-        """Pids of all live processes of this runtime, with the id of the instance each belongs to (a spare's id too). Never waits."""
+        """Pids of all live processes of this runtime, with the id of the instance each belongs to. Never waits."""
 
 
 class ContainerHost(Protocol):

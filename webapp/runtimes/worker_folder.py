@@ -108,7 +108,7 @@ class WorkerFolder:
 
     @property
     def id(self) -> str:
-        """The instance's id, or a spare's name."""
+        """The instance's id."""
         return self.path.name
 
     @property

@@ -1,7 +1,7 @@
 """The real worker on the CPU, on a machine whose GPUs are the NVML stub: it files its own bytes as a GPU's.
 
 ``python stub_gpu_worker.py --dir FOLDER``. What its load took (its own anonymous memory since then) stands in
-``$NVML_STUB_DIR/gpu-N/processes/PID``, divided evenly over the GPUs that the launch chose; a spare holds nothing.
+``$NVML_STUB_DIR/gpu-N/processes/PID``, divided evenly over the GPUs that the launch chose.
 """
 
 from __future__ import annotations

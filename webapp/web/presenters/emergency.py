@@ -36,7 +36,7 @@ class EmergencyView:
     """The whole list."""
 
     instances: tuple[InstanceRow, ...]
-    spares: str
+    unlisted_workers: str
     operations: tuple[OperationView, ...]
     foreign: tuple[ForeignRow, ...]
     containers: tuple[StayingContainer, ...]
@@ -46,12 +46,12 @@ class EmergencyView:
     @property
     def ends_nothing(self) -> bool:
         """Whether nothing that is known of would be ended."""
-        return not (self.instances or self.spares or self.operations)
+        return not (self.instances or self.unlisted_workers or self.operations)
 
 
 def emergency_view(preview: EmergencyPreview) -> EmergencyView:
     """Return the view of a preview."""
-    spares = ngettext("%(num)s служебный процесс", "%(num)s служебных процессов", preview.spares)
+    unlisted_workers = ngettext("%(num)s служебный процесс", "%(num)s служебных процессов", preview.unlisted_workers)
     tickets = ngettext(
         "%(num)s заявка, которая ждёт места, будет приостановлена и сама не запустится.",
         "%(num)s заявок, которые ждут места, будут приостановлены и сами не запустятся.",
@@ -59,7 +59,7 @@ def emergency_view(preview: EmergencyPreview) -> EmergencyView:
     )
     return EmergencyView(
         instances=tuple(instance_row(instance) for instance in preview.instances),
-        spares=spares if preview.spares else "",
+        unlisted_workers=unlisted_workers if preview.unlisted_workers else "",
         operations=tuple(operation_view(operation) for operation in preview.operations),
         foreign=tuple(_foreign(holder) for holder in preview.foreign),
         containers=tuple(StayingContainer(c.name, c.owner or formats.unknown(), c.image) for c in preview.containers),

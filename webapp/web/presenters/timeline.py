@@ -343,7 +343,7 @@ def _name(layer: Layer) -> str:
     if layer.is_rest:
         return _("остальные чужие процессы") if layer.kind is LedgerKind.FOREIGN else _("остальные модели")
     if layer.name is None and layer.kind is LedgerKind.WORKER:
-        return _("служебные процессы панели")  # a spare worker, or a self-test's
+        return _("служебные процессы панели")  # a self-test's
     if layer.name is None:
         return words.word(words.LEDGER, layer.kind)
     if layer.kind is LedgerKind.FOREIGN:
