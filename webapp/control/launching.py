@@ -112,7 +112,7 @@ def _disturbance(model_id: str, exc: ProfileDisturbed | PortLost) -> Message:
 
 def measure(run: Run, instance: Instance) -> Instance:
     """Read what the instance's processes hold on its devices, keep it as measured, and learn from it."""
-    sample = run.parts.monitor.fresh(READING_TIMEOUT_S)
+    sample = run.parts.monitor.fresh(READING_TIMEOUT_S, anew=True)
     measured = held_by(sample, instance)
     if run.parts.learning is not None and sample is not None:
         _learn(run.parts, run.parts.learning, instance, sample, measured)

@@ -32,8 +32,11 @@ class DeviceMonitor(Protocol):
     def lately(self) -> tuple[Sample, ...]:
         """The samples of the last minute and a half, oldest first; never waits."""
 
-    def fresh(self, timeout_s: float) -> Sample | None:
-        """Wait for a sample whose reading began after this call; ``None`` when none came in time."""
+    def fresh(self, timeout_s: float, *, anew: bool = False) -> Sample | None:
+        """Wait for a sample whose reading began after this call; ``None`` when none came in time.
+
+        ``anew`` is for a figure that is kept: nothing in it is of an earlier reading.
+        """
 
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
         """The short history of a device, oldest first."""

@@ -76,6 +76,8 @@ class Monitor:
         """Readings begun so far; a sample's number is that of its reading."""
         self._asked_for = 0
         """The reading that somebody waits for; the pause before it is cut short."""
+        self._anew_for = 0
+        """The reading that is to use nothing of an earlier one."""
         self._hurried = 0
         """Blocks of ``faster`` that are open."""
         self._thread: threading.Thread | None = None
@@ -127,11 +129,16 @@ class Monitor:
             self._changed.wait_for(lambda: self._has_newer(after_number), timeout_s)
             return self._latest if self._has_newer(after_number) else None
 
-    def fresh(self, timeout_s: float) -> Sample | None:
-        """Read at once, and all of it, and wait for a sample whose reading began after this call; ``None`` when none came in time."""
+    def fresh(self, timeout_s: float, *, anew: bool = False) -> Sample | None:
+        """Read at once and wait for a sample whose reading began after this call; ``None`` when none came in time.
+
+        ``anew`` is for figures that are kept, see ``Probe.read``.
+        """
         with self._changed:
             now_running = self._begun
             self._asked_for = now_running + 1
+            if anew:
+                self._anew_for = self._asked_for
             self._changed.notify_all()
         return self.next_sample(now_running, timeout_s)
 
@@ -178,7 +185,7 @@ class Monitor:
         readings: tuple[Reading, ...] = ()
         problem: Message | None = None
         try:
-            readings, problem = _read_first(sources, begun, anew=self._asked_for >= number)
+            readings, problem = _read_first(sources, begun, anew=self._anew_for >= number)
         except Exception as exc:  # the thread must outlive any surprise: without it every figure ages for ever
             log.exception("the devices could not be read")
             problem = Message("device_unreadable", {"device": None, "detail": repr(exc)})

@@ -222,7 +222,7 @@ class FakeMonitor:
             for reading in self.machine.readings()
         )
 
-    def fresh(self, timeout_s: float) -> Sample | None:
+    def fresh(self, timeout_s: float, *, anew: bool = False) -> Sample | None:
         if self.gate is not None:
             self.gate.pass_through()
         if self._missing:

@@ -235,13 +235,15 @@ def test_the_busy_interval_holds_inside_the_block_and_begins_at_once() -> None:
         assert monitor.next_sample(last + 1, 0.05) is None
 
 
-def test_a_fresh_sample_is_read_anew_and_no_other_is() -> None:
+def test_only_what_is_asked_for_anew_is_read_so() -> None:
     gpus = FakeProbe(gpu())
     with running(quiet(gpus)) as monitor:
         assert monitor.next_sample(0, PATIENCE_S) is not None
         fresh(monitor)
+        assert monitor.fresh(PATIENCE_S, anew=True) is not None
+        fresh(monitor)
 
-    assert gpus.read_anew == [False, True]
+    assert gpus.read_anew == [False, False, True, False]
 
 
 def test_a_fresh_sample_is_one_whose_reading_began_after_the_call() -> None:
