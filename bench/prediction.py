@@ -15,12 +15,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pynvml
 from tokenizers import Tokenizer
 
@@ -102,7 +104,20 @@ class Held:
 
 
 def _own_bytes(pid: int) -> int:
-    """Anonymous memory less what is shared with the launcher, as the host's reading counts a worker; 0 when it has gone."""
+    """What the host's reading counts as an instance's: the own memory of its worker and of the keeper that it was forked by."""
+    return _process_bytes(pid) + (_process_bytes(keeper) if (keeper := _keeper_of(pid)) else 0)
+
+
+@cache
+def _keeper_of(pid: int) -> int | None:
+    with suppress(psutil.Error):
+        parent = psutil.Process(pid).parent()
+        return parent.pid if parent is not None and parent.cmdline()[:1] == ["warden-keeper"] else None
+    return None
+
+
+def _process_bytes(pid: int) -> int:
+    """Anonymous memory less what is shared with the launcher; 0 when it has gone."""
     try:
         fields = Path(f"/proc/{pid}/statm").read_text().split()
     except OSError:
