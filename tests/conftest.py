@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import sys
@@ -23,11 +22,10 @@ from tests.engine.engine_fixtures import bare_engine, docker_engine, engine, rea
 
 MARK = "WARDEN_TEST_RUN"
 """Set in the environment of the test run, so that a process is known as ours after its parent has died."""
-ENGINES = frozenset({"docker_engine", "bare_engine"})
-"""Fixtures whose tests share a data root, ports and images, so that one process runs them all…"""
-WITH_ENGINE = ("tests/integration/vllm/", "tests/e2e/test_vllm.py")
+ALONE = frozenset({"docker_engine", "bare_engine", "browser"})
+"""Fixtures whose tests do not run beside each other…"""
+ONE_BY_ONE = ("tests/integration/vllm/", "tests/e2e/")
 """…and where these are."""
-IN_BROWSER = "tests/e2e/"
 QUICK = (
     "tests/unit/",
     "tests/web/",
@@ -78,40 +76,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left = [item for item in items if item.nodeid.startswith(QUICK) is not (part == "quick")]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item.nodeid.startswith(QUICK) is (part == "quick")]
-    if part == "rest":  # when the engines' tests have ended: no browser then waits for them
-        items.sort(key=lambda item: item.nodeid.startswith(IN_BROWSER))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Where tests run side by side, those of the Docker engines stay in one process and begin first."""
+    """Where tests run side by side, those of the Docker engines and of the browser stay in one process.
+
+    The engines share a data root, ports and images; and each container's network makes Chromium give up what it loads just then.
+    """
     return Scheduling(config, log)
 
 
 class Scheduling(LoadScopeScheduling):
-    """Gives each test to the process that is free, and those of the engines, which are the longest row, to one."""
+    """Gives each test to the process that is free, and those that get in each other's way to one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "engines" if nodeid.startswith(WITH_ENGINE) else nodeid
+        return "one by one" if nodeid.startswith(ONE_BY_ONE) else nodeid
 
 
 @pytest.fixture(autouse=True)
-def no_container_beside_a_browser(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
-    """Each container's network makes Chromium give up what it loads just then: tests of the two wait for each other.
-
-    A test that uses an engine elsewhere than ``WITH_ENGINE`` says fails.
-    """
-    of_engine = request.node.nodeid.startswith(WITH_ENGINE)
-    if ENGINES.intersection(request.fixturenames) and not of_engine:
-        pytest.fail(f"{request.node.nodeid} uses a Docker engine: put it under one of {WITH_ENGINE}", pytrace=False)
-    if not of_engine and not request.node.nodeid.startswith(IN_BROWSER):
-        yield
-        return
-    with (tmp_path_factory.getbasetemp().parent / "network.lock").open("w") as file:  # one for all processes of a run
-        fcntl.flock(file, fcntl.LOCK_EX if of_engine else fcntl.LOCK_SH)
-        yield
+def one_by_one_by_its_place(request: pytest.FixtureRequest) -> None:
+    """Fail a test of a Docker engine or a browser that ``ONE_BY_ONE`` does not know."""
+    if ALONE.intersection(request.fixturenames) and not request.node.nodeid.startswith(ONE_BY_ONE):
+        pytest.fail(f"{request.node.nodeid} uses Docker or a browser: put it under one of {ONE_BY_ONE}", pytrace=False)
 
 
 @pytest.fixture(scope="session", autouse=True)
