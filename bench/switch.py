@@ -127,7 +127,7 @@ def _compare(folder: Path, cache: Path, model: str, snapshot: Path, *, with_serv
         _say(f"  {name}: {first:.3f} s; {statistics.median(later):.3f} s ({min(later):.3f} to {max(later):.3f})")
     alone, whole = times["worker alone, spawn to ready"], times["Warden without a launcher, Apply to ready"]
     own = statistics.median(w - a for w, a in zip(whole[1:], alone[1:], strict=True))
-    _say(f"  what Warden adds to a worker that is started by itself, median of the differences: {own:.3f} s")
+    _say(f"  added by Warden without a launcher, median of the differences: {own:.3f} s")
 
 
 def _alone(folder: Path, model: str, snapshot: Path) -> float:

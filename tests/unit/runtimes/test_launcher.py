@@ -7,13 +7,13 @@ import json
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.engine.server import wait_for
 from webapp.runtimes.launcher import Launcher, LauncherUnavailable
 from webapp.runtimes.processes import ProcessId
 from webapp.runtimes.protocol import process_start_time
@@ -46,10 +46,7 @@ def no_thread_to_be_had() -> Iterator[None]:
 
 
 def wait_until(is_so: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_for(is_so, PATIENCE_S, lambda: "what was waited for did not come")
 
 
 def test_a_worker_that_was_forked_is_named(tmp_path: Path) -> None:
