@@ -2,7 +2,7 @@
 
 On the CPU four models of 0.1 to 2 GB in five precisions; with ``--gpu`` four of 1 to 14 GB in BF16, INT8 and NF4 on the first GPU. Each
 is planned and loaded by the real server and answers a prompt that fills its context. The worker's own memory (on the CPU its anonymous
-pages, on a GPU what NVML says of its pid) is looked at every 2 ms: the most while it loads, at rest once it is ready, the most while it
+pages, on a GPU what NVML says of its pid) is looked at every 10 ms: the most while it loads, at rest once it is ready, the most while it
 answers. ``first`` is held against the plan that knew nothing of the model, ``again`` against the plan after one load. Fails where the gate
 is further off than 5 % (3 % on a GPU), or what is held at rest, which is what is learned, further than that the first time and 2 % after
 one load, or a GPU's receipt further than 1 %.
@@ -32,7 +32,7 @@ from webapp.hardware.shared_pages import SharedPages
 from webapp.worker.demo import Shape
 
 ANSWER = 8
-LOOK_S = 0.002
+LOOK_S = 0.01
 AGAIN_PERCENT, RECEIPT_PERCENT = 2.0, 1.0
 MODELS: Mapping[str, Mapping[str, Any]] = {
     "lab/tenth": {

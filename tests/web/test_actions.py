@@ -38,7 +38,7 @@ def test_apply_sends_what_the_form_says(visitor: Visitor, controller: FakeContro
     assert (request.options.dtype, request.options.quantization) == (Dtype.FLOAT16, Quantization.INT8)
     assert (request.options.max_tokens, request.options.batch_size, request.devices) == (1024, 2, ("gpu-0",))
     assert (request.keep_others, request.restore_on_failure, request.interrupt_busy) == (True, False, False)
-    assert "Переключение → Qwen3-1.7B · Transformers: начато." in visitor.get("/").text
+    assert "Переключение → Qwen3-1.7B · Transformers. Операция начата." in visitor.get("/").text
 
 
 def test_apply_by_htmx_answers_with_a_partial_and_a_refresh(visitor: Visitor) -> None:
@@ -150,8 +150,8 @@ def test_an_operation_can_be_cancelled(visitor: Visitor, controller: FakeControl
     answer = visitor.post("/operations/op1/cancel", headers=HTMX)
 
     assert answer.status_code == 202
-    assert "остановка запрошена" in answer.text
-    assert "начато" not in answer.text
+    assert "Остановка запрошена" in answer.text
+    assert "начата" not in answer.text
     assert controller.calls == [("cancel", current_actor(), "op1", False)]
 
 

@@ -304,7 +304,7 @@ def test_a_running_operation_is_cancelled_where_it_is_read(visitor: Visitor, con
 
     assert (answer.status_code, answer.location) == (303, "/operations/running")
     assert controller.calls[-1][0] == "cancel"
-    assert "остановка запрошена" in visitor.get("/operations/running").text
+    assert "Остановка запрошена" in visitor.get("/operations/running").text
 
 
 def test_nobody_is_sent_away_by_a_form(visitor: Visitor, controller: FakeController) -> None:

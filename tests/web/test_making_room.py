@@ -163,7 +163,7 @@ def test_who_began_it_reads_until_when_it_can_be_stopped(visitor: Visitor, full:
 
     answer = visitor.post("/instances/i1/unload", {"confirmed": "1"}, headers=HTMX)
 
-    assert "начнётся через 10\u00a0с, до этого можно остановить. maria получит уведомление." in answer.text
+    assert "Начнётся через 10\u00a0с, до этого можно остановить. maria получит уведомление." in answer.text
     assert "начато" not in answer.text
 
 

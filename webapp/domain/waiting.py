@@ -36,7 +36,7 @@ from webapp.errors import (
 from webapp.message import Message, Param
 
 MOST_TRIES: Final = 3
-"""Starts that come back for want of room before a ticket gives up: each may have unloaded models and loaded them again."""
+"""Starts that come back for want of memory, disk, descriptors or processes before a ticket gives up: each may have unloaded models and loaded them again."""
 COMES_BACK: Final = frozenset(
     {
         "busy",
@@ -47,9 +47,13 @@ COMES_BACK: Final = frozenset(
         "load_fenced",
         "device_unreadable",
         "superseded",
+        "disk_full",
+        "disk_read_only",
+        "too_many_files",
+        "too_many_processes",
     }
 )
-"""Errors of a start that say nothing against the model: there was no room after all, so the ticket waits on in its place."""
+"""Errors of a start that say nothing against the model: memory, disk, descriptors or processes ran short, so the ticket keeps its place."""
 NO_FAULT: Final = frozenset(
     {
         "cancelled_by_emergency",

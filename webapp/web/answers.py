@@ -29,10 +29,10 @@ def accepted(operation: Operation, told: str = "") -> ResponseReturnValue:
     """Answer that ``operation`` has begun, or when it will, and who is ``told`` of it; its progress comes through the poll."""
     note_operation(operation)
     title = operation_view(operation).title
-    said = [_("%(operation)s: начато.", operation=title)]
+    said = [_("%(operation)s. Операция начата.", operation=title)]
     if operation.is_in_grace:
         undo = formats.whole_duration(services().settings.undo_s)
-        said = [_("%(operation)s: начнётся через %(time)s, до этого можно остановить.", operation=title, time=undo)]
+        said = [_("%(operation)s. Начнётся через %(time)s, до этого можно остановить.", operation=title, time=undo)]
     if told:
         said.append(_("%(owner)s получит уведомление.", owner=told))
     if not controller().is_stored(operation.id):
@@ -45,7 +45,7 @@ def stopping(operation: Operation, *, rollback: bool) -> ResponseReturnValue:
     note_operation(operation)
     if rollback:
         return done(_("Возврат прежних моделей: остановка запрошена."))
-    return done(_("%(operation)s: остановка запрошена.", operation=operation_view(operation).title))
+    return done(_("%(operation)s. Остановка запрошена.", operation=operation_view(operation).title))
 
 
 def done(text: str) -> ResponseReturnValue:

@@ -412,6 +412,12 @@ def test_only_a_want_of_room_or_a_cut_from_outside_leaves_it_waiting(code: str) 
     assert counts_as_try(failed) is (code in COMES_BACK)
 
 
+@pytest.mark.parametrize("code", ["disk_full", "disk_read_only", "too_many_files", "too_many_processes"])
+def test_a_shortage_of_the_machine_is_no_fault_of_the_model(code: str) -> None:
+    failed = Operation("op", OperationKind.SWITCH, "ivan", OperationState.FAILED, 1.0, error=Message(code))
+    assert (came_back(failed), counts_as_try(failed)) == (True, True)
+
+
 def test_start_that_was_cut_off_by_the_end_of_warden_counts_as_none() -> None:
     cut = Operation("op", OperationKind.SWITCH, "ivan", OperationState.ABANDONED, 1.0)
     assert (came_back(cut), counts_as_try(cut)) == (True, False)
