@@ -15,6 +15,7 @@ from tests.engine.server import WardenServer, running
 FOLDER = Path(__file__).parents[1] / "docs"
 HEADER = "X-Person"
 PROXY = {"proxy_user_header": HEADER, "trusted_proxies": '["127.0.0.1"]', "proxy_default_role": "operator"}
+SMALL = {"memory_limit_gib": 0.18, "reserve_mib": 0, "reserve_percent": 0}  # one of the two models fits, not both
 PEOPLE = {"maria": "ru-RU", "ivan": "en-US"}
 WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
@@ -31,7 +32,7 @@ def main() -> None:
             cache, "lab/coder-small", hidden=768, intermediate=2048, layers=8, heads=12, kv_heads=4, dtype="bfloat16"
         )
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        with running(WardenServer(Path(folder) / "state", cache)) as server:
+        with running(WardenServer(Path(folder) / "state", cache, launcher="off")) as server:  # slow enough to be seen
             server.models(2)
             server.load("lab/writer-small")
             page = _open(browser, server.url, "light", "ru-RU", WIDE)
@@ -44,7 +45,7 @@ def main() -> None:
             _take(_open(browser, server.url, "light", "en-US", PHONE), "phone-light-en")
             _ask(page)
             _take(page, "ask-light-ru", whole=False)
-        with running(WardenServer(Path(folder) / "shared", cache, **PROXY)) as server:
+        with running(WardenServer(Path(folder) / "shared", cache, **SMALL, **PROXY)) as server:
             _share(browser, server.url)
         browser.close()
 
