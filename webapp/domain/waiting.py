@@ -36,7 +36,7 @@ from webapp.errors import (
 from webapp.message import Message, Param
 
 MOST_TRIES: Final = 3
-"""Starts that come back for want of memory, disk, descriptors or processes before a ticket gives up: each may have unloaded models and loaded them again."""
+"""Starts that come back for want of something before a ticket gives up: each may have unloaded models and loaded them again."""
 COMES_BACK: Final = frozenset(
     {
         "busy",
