@@ -5,7 +5,7 @@
 # make images  what the Docker tests' images need          (some minutes and 3 GB, once)
 # make check   ruff and mypy alone
 # make rights  write who may call what into docs/rights.md
-# make words   bring the two catalogues up to date with the texts of the program
+# make words   bring the Russian catalogue up to date with the texts of the program
 # make bench   the measurements that bench/RESULTS.md records
 # make clean   remove the environment and what the tools left
 #

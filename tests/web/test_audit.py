@@ -449,7 +449,7 @@ def test_an_entry_reads_well_on_the_page(busy_lab: Lab) -> None:
 
     text = " ".join(re.sub(r"<[^>]+>", " ", page.split('id="audit"')[1]).split())
     assert "olga by the token “test” · 127.0.0.1" in text
-    assert f"Load: {MODEL.id} Operation mode: Transformers" in text
+    assert f"Load model: {MODEL.id} Operation mode: Transformers" in text
     assert '<a class="audit__operation" href="/operations/op' in page
 
 

@@ -1,4 +1,4 @@
-"""Who reads the page in English finds no Russian on it: every page, fragment and answer to a button, in every state of the dashboard."""
+"""A page is in one language: no Russian on the English one, and no English phrase on the Russian one, in every state of the dashboard."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,23 @@ from webapp import create_app
 from webapp.settings import Settings
 from webapp.web.actor import current_actor
 
+PHRASE = re.compile(r"[A-Za-z][A-Za-z'’-]+(?: [a-z][a-z'’-]+)+")
+NOT_READ = re.compile(r"<(code|script|style|pre|option)\b.*?</\1>", re.DOTALL)
+"""Commands, logs and names of models."""
+READ_ALOUD = re.compile(r'(?:title|aria-label|placeholder|alt)="([^"]*)"')
+SAID_BY_MACHINES = {
+    "python train",
+    "python alice",
+    "python bob",
+    "python carol",
+    "python dave",
+    "CUDA out of memory",
+    "GPU is lost",
+    "timed out",
+    "Permission denied",
+    "loading weights",
+}
+"""Command lines of other people's processes, and what a driver, a worker or the kernel has answered."""
 CYRILLIC = re.compile("[а-яё]+", re.IGNORECASE)
 SAID_BY_PEOPLE = (
     "Русский",
@@ -36,12 +54,12 @@ ACTIONS = sorted({address(rule) for rule in RULES if "POST" in rule.methods})
 
 
 @contextmanager
-def reader(controller: FakeController) -> Iterator[FlaskClient]:
-    """A browser of somebody who reads English."""
+def reader(controller: FakeController, language: str = "en") -> Iterator[FlaskClient]:
+    """A browser of somebody who reads one language."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(state_dir=Path(folder), hf_cache=Path(folder), default_language="en")
+        settings = Settings(state_dir=Path(folder), hf_cache=Path(folder), default_language=language)
         with create_app(settings, FakeServices(settings, controller, FakeTimeline())).test_client() as client:
-            client.environ_base["HTTP_ACCEPT_LANGUAGE"] = "en"
+            client.environ_base["HTTP_ACCEPT_LANGUAGE"] = language
             yield client
 
 
@@ -51,6 +69,30 @@ def russian_in(answer: TestResponse) -> list[str]:
     for said in SAID_BY_PEOPLE:
         text = text.replace(said, "")
     return CYRILLIC.findall(text)
+
+
+def english_in(answer: TestResponse) -> set[str]:
+    """The phrases of two and more English words in an answer: what the program says and nobody has translated."""
+    if answer.mimetype != "text/html" or answer.status_code // 100 == 3:
+        return set()
+    page = NOT_READ.sub(" | ", answer.get_data(as_text=True))
+    text = " | ".join([re.sub(r"<[^>]+>", " | ", page), *READ_ALOUD.findall(page)])
+    return set(PHRASE.findall(unescape(text))) - SAID_BY_MACHINES
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_the_dashboard_is_russian_in_every_state(state: str) -> None:
+    with reader(STATES[state](), "ru") as client:
+        for path in ("/", "/fragments/live", f"/?model={MODEL.id}", "/history", "/confirm/emergency"):
+            assert english_in(client.get(path)) == set(), path
+
+
+@pytest.mark.parametrize("headers", [{}, HTMX], ids=["page", "fragment"])
+def test_every_address_is_russian(headers: dict[str, str]) -> None:
+    with reader(STATES["leases"](), "ru") as client:
+        for path in PATHS:
+            if not path.startswith("/language/"):
+                assert english_in(client.get(path, headers=headers)) == set(), path
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -89,6 +131,7 @@ def test_every_answer_to_a_button_is_english(owner: str | None, in_flight: int) 
                 assert russian_in(client.get("/")) == [], (path, fields)
 
 
-def test_russian_would_be_seen() -> None:
+def test_the_other_language_would_be_seen() -> None:
     with reader(FakeController()) as client:
         assert russian_in(client.get("/", headers={"Accept-Language": "ru"}))
+        assert english_in(client.get("/"))

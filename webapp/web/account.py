@@ -45,17 +45,17 @@ def change_password() -> ResponseReturnValue:
     """Change the password; every session ends, and this browser gets a new one."""
     person, new = _me(), request.form.get("new", "")
     if new != request.form.get("again", ""):
-        return make_response(_page(_("Пароли не совпали. Введите их ещё раз.")), 422)
+        return make_response(_page(_("The passwords differ. Type them again.")), 422)
     try:
         accounts().change_password(person.name, request.form.get("old", ""), new)
     except SignInFailed as error:
         note_error(error)
-        return make_response(_page(_("Нынешний пароль не подошёл.")), FAILED)
+        return make_response(_page(_("The current password is not right.")), FAILED)
     except WardenError as error:
         note_error(error)
         return make_response(_page(words.say(error.message)), error.status)
     begin_session(accounts().sign_in(person.name, new, visit()))
-    return _done(_("Пароль изменён, остальные входы завершены."))
+    return _done(_("The password is changed; all other sign-ins have ended."))
 
 
 @blueprint.post("/sessions/<session_id>/end")
@@ -64,7 +64,7 @@ def change_password() -> ResponseReturnValue:
 def end_session(session_id: str) -> ResponseReturnValue:
     """End one of one's own sessions."""
     accounts().end_session(_me().id, session_id)
-    return _done(_("Вход завершён."))
+    return _done(_("The sign-in has been ended."))
 
 
 @blueprint.post("/tokens")
@@ -88,7 +88,7 @@ def add_token() -> ResponseReturnValue:
 def revoke_token(token_id: str) -> ResponseReturnValue:
     """Revoke one of one's own tokens."""
     accounts().drop_token(token_id, _me().id)
-    return _done(_("Токен отозван."))
+    return _done(_("The token is revoked."))
 
 
 def _days(text: str) -> int:

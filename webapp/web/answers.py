@@ -29,14 +29,14 @@ def accepted(operation: Operation, told: str = "") -> ResponseReturnValue:
     """Answer that ``operation`` has begun, or when it will, and who is ``told`` of it; its progress comes through the poll."""
     note_operation(operation)
     title = operation_view(operation).title
-    said = [_("%(operation)s. Операция начата.", operation=title)]
+    said = [_("%(operation)s. Started.", operation=title)]
     if operation.is_in_grace:
         undo = formats.whole_duration(services().settings.undo_s)
-        said = [_("%(operation)s. Начнётся через %(time)s, до этого можно остановить.", operation=title, time=undo)]
+        said = [_("%(operation)s. Starts in %(time)s; until then it can be stopped.", operation=title, time=undo)]
     if told:
-        said.append(_("%(owner)s получит уведомление.", owner=told))
+        said.append(_("%(owner)s will be told.", owner=told))
     if not controller().is_stored(operation.id):
-        said.append(_("База данных не отвечает: запись об операции появится в истории позже."))
+        said.append(_("The database does not answer: the operation will appear in the history later."))
     return done(" ".join(said))
 
 
@@ -44,8 +44,8 @@ def stopping(operation: Operation, *, rollback: bool) -> ResponseReturnValue:
     """Answer that ``operation``, or what it brings back, was asked to stop."""
     note_operation(operation)
     if rollback:
-        return done(_("Возврат прежних моделей: остановка запрошена."))
-    return done(_("%(operation)s. Остановка запрошена.", operation=operation_view(operation).title))
+        return done(_("Bringing the previous models back: asked to stop."))
+    return done(_("%(operation)s. Stop requested.", operation=operation_view(operation).title))
 
 
 def done(text: str) -> ResponseReturnValue:

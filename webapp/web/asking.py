@@ -141,7 +141,7 @@ def _pieces(answer: Answer, app: Flask, language: Spoken) -> Iterator[str]:
 def _question() -> Question:
     prompt = request.form.get("prompt", "").strip()
     if not prompt:
-        raise InvalidRequest(field="prompt", value="", allowed=gettext("любой текст"))
+        raise InvalidRequest(field="prompt", value="", allowed=gettext("any text"))
     if len(prompt) > LONGEST_PROMPT:
         raise InvalidRequest(field="prompt", value=prompt[:20] + "…", allowed=f"1–{LONGEST_PROMPT}")
     return Question(prompt)

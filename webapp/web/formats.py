@@ -37,7 +37,7 @@ class Amount:
 
 def unknown() -> str:
     """The word for a figure that nobody could read."""
-    return _("нет данных")
+    return _("n/a")
 
 
 @lru_cache(maxsize=4096)
@@ -106,9 +106,9 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return unknown()
     if seconds < 0.0995:
-        return _with_unit(number(max(seconds, 0) * 1000), _("мс"))
+        return _with_unit(number(max(seconds, 0) * 1000), _("ms"))
     if seconds < 9.95:
-        return _with_unit(number(seconds, 1), _("с"))
+        return _with_unit(number(seconds, 1), _("s"))
     return whole_duration(seconds)
 
 
@@ -116,15 +116,15 @@ def whole_duration(seconds: float) -> str:
     """Return a length of time in whole units, two at most. ``static/js/app.js`` counts on in the same form."""
     left = max(0, int(seconds))
     if left < MINUTE_S:
-        return _with_unit(str(left), _("с"))
+        return _with_unit(str(left), _("s"))
     if left < HOUR_S:
         minutes, rest = divmod(left, MINUTE_S)
-        return _join((minutes, _("мин")), (rest, _("с")))
+        return _join((minutes, _("min")), (rest, _("s")))
     if left < DAY_S:
         hours, rest = divmod(left, HOUR_S)
-        return _join((hours, _("ч")), (rest // MINUTE_S, _("мин")))
+        return _join((hours, _("h")), (rest // MINUTE_S, _("min")))
     days, rest = divmod(left, DAY_S)
-    return _join((days, _("д")), (rest // HOUR_S, _("ч")))
+    return _join((days, _("d")), (rest // HOUR_S, _("h")))
 
 
 def _join(*parts: tuple[int, str]) -> str:
@@ -138,17 +138,17 @@ def _with_unit(shown: str, unit: str) -> str:
 
 def rough_duration(seconds: float) -> str:
     """Return a length of time in its largest unit, from minutes on: ``20 мин``. What stands for a minute is not drawn every second."""
-    return _in_largest_unit(max(0, int(seconds))) or _("меньше минуты")
+    return _in_largest_unit(max(0, int(seconds))) or _("less than a minute")
 
 
 def short_age(seconds: float) -> str:
     """Return how long ago something was, in its largest unit: ``5 мин назад``."""
     left = max(0, int(seconds))
-    return _("%(time)s назад", time=_in_largest_unit(left) or _with_unit(str(left), _("с")))
+    return _("%(time)s ago", time=_in_largest_unit(left) or _with_unit(str(left), _("s")))
 
 
 def _in_largest_unit(seconds: int) -> str | None:
-    for unit_s, unit in ((DAY_S, _("д")), (HOUR_S, _("ч")), (MINUTE_S, _("мин"))):
+    for unit_s, unit in ((DAY_S, _("d")), (HOUR_S, _("h")), (MINUTE_S, _("min"))):
         if seconds >= unit_s:
             return _with_unit(str(seconds // unit_s), unit)
     return None
@@ -192,7 +192,7 @@ def count(value: int | None) -> str:
     if value is None or not _is_meant(value):
         return unknown()
     if value >= 1_000_000_000:
-        return _("%(number)s млрд", number=number(value / 1e9, 1))
+        return _("%(number)s B", number=number(value / 1e9, 1))
     if value >= 1_000_000:
-        return _("%(number)s млн", number=number(value / 1e6, 0 if value >= 10_000_000 else 1))
+        return _("%(number)s M", number=number(value / 1e6, 0 if value >= 10_000_000 else 1))
     return number(value)

@@ -76,8 +76,8 @@ def set_lease(instance_id: str) -> ResponseReturnValue:
     asked = Terms.longer() if extend else terms.terms_of(request.form.to_dict(), time.time())
     instance = controller().set_lease(instance_id, asked, current_actor())
     if extend:
-        return done(_("Аренда модели %(model)s продлена на час.", model=instance.model_id))
-    return done(_("Условия для модели %(model)s сохранены.", model=instance.model_id))
+        return done(_("The lease of model %(model)s is an hour longer.", model=instance.model_id))
+    return done(_("The terms of model %(model)s are saved.", model=instance.model_id))
 
 
 @blueprint.get("/instances/<instance_id>/release")
@@ -103,7 +103,7 @@ def ask_dialog(instance_id: str) -> ResponseReturnValue:
 def ask_release(instance_id: str) -> ResponseReturnValue:
     """Ask the owner of a model to release it."""
     instance = controller().ask_release(instance_id, request.form.get("why", "").strip(), current_actor())
-    return done(_("Просьба отправлена: %(owner)s ответит на странице.", owner=instance.owner))
+    return done(_("The request is sent: %(owner)s answers on the page.", owner=instance.owner))
 
 
 @blueprint.post("/instances/<instance_id>/release-request/answer")
@@ -114,8 +114,8 @@ def answer_release(instance_id: str) -> ResponseReturnValue:
     answer = _answer(request.form.get("answer", ""))
     instance = controller().answer_release(instance_id, answer, request.form.get("word", "").strip(), current_actor())
     if answer is ReleaseAnswer.KEEP:
-        return _from_banner(_("Модель %(model)s остаётся у вас.", model=instance.model_id))
-    return _from_banner(_("Модель %(model)s освобождена.", model=instance.model_id))
+        return _from_banner(_("Model %(model)s stays yours.", model=instance.model_id))
+    return _from_banner(_("Model %(model)s is released.", model=instance.model_id))
 
 
 def _answer(text: str) -> ReleaseAnswer:
@@ -131,7 +131,7 @@ def _answer(text: str) -> ReleaseAnswer:
 def keep(instance_id: str) -> ResponseReturnValue:
     """Keep an idle model for another while."""
     instance = controller().keep(instance_id, current_actor())
-    return done(_("Модель %(model)s остаётся.", model=instance.model_id))
+    return done(_("Model %(model)s stays.", model=instance.model_id))
 
 
 @blueprint.post("/notices/<int:number>/dismiss")

@@ -51,7 +51,7 @@ def invite() -> ResponseReturnValue:
 def drop_invitation(invitation_id: str) -> ResponseReturnValue:
     """Take an invitation back."""
     accounts().drop_invitation(invitation_id)
-    return _done(_("Приглашение отозвано."))
+    return _done(_("The invitation is withdrawn."))
 
 
 @blueprint.post("/<name>/role")
@@ -61,7 +61,7 @@ def set_role(name: str) -> ResponseReturnValue:
     """Change somebody's role; nobody changes one's own."""
     role = chosen(Role, "role", request.form.get("role", ""))
     accounts().set_role(_other(name).name, role)
-    return _done(_("%(person)s: роль теперь «%(role)s».", person=name, role=words.word(words.ROLES, role)))
+    return _done(_("%(person)s: the role is now “%(role)s”.", person=name, role=words.word(words.ROLES, role)))
 
 
 @blueprint.post("/<name>/disable")
@@ -70,7 +70,7 @@ def set_role(name: str) -> ResponseReturnValue:
 def disable(name: str) -> ResponseReturnValue:
     """Disable an account; its sessions end, its tokens open nothing."""
     accounts().set_disabled(_other(name).name, True)
-    return _done(_("%(person)s: учётная запись отключена.", person=name))
+    return _done(_("%(person)s: the account is disabled.", person=name))
 
 
 @blueprint.post("/<name>/enable")
@@ -79,7 +79,7 @@ def disable(name: str) -> ResponseReturnValue:
 def enable(name: str) -> ResponseReturnValue:
     """Enable an account again."""
     accounts().set_disabled(_other(name).name, False)
-    return _done(_("%(person)s: учётная запись включена.", person=name))
+    return _done(_("%(person)s: the account is enabled.", person=name))
 
 
 @blueprint.post("/<name>/end-sessions")
@@ -88,7 +88,7 @@ def enable(name: str) -> ResponseReturnValue:
 def end_sessions(name: str) -> ResponseReturnValue:
     """End all sessions of somebody."""
     accounts().end_sessions(accounts().person(name).id)
-    return _done(_("%(person)s: все входы завершены.", person=name))
+    return _done(_("%(person)s: all sign-ins have ended.", person=name))
 
 
 @blueprint.post("/<name>/remove")
@@ -97,8 +97,8 @@ def end_sessions(name: str) -> ResponseReturnValue:
 def remove(name: str) -> ResponseReturnValue:
     """Remove an account, its sessions and tokens; what it did stays in the history. One that a proxy would make anew is disabled."""
     if accounts().remove(_other(name).name):
-        return _done(_("%(person)s: учётная запись удалена.", person=name))
-    return _done(_("%(person)s: учётная запись отключена, токены удалены.", person=name))
+        return _done(_("%(person)s: the account is removed.", person=name))
+    return _done(_("%(person)s: the account is disabled, its tokens are removed.", person=name))
 
 
 def _other(name: str) -> Person:

@@ -14,12 +14,12 @@ from webapp.web.translate import gettext
 from webapp.web.words import N_
 
 SECTIONS: Final = (
-    ("pages.dashboard", N_("Память")),
-    ("history.history", N_("История")),
-    ("timeline.page", N_("График")),
-    ("selftest.page", N_("Проверка")),
-    ("people.page", N_("Люди")),
-    ("audit.page", N_("Аудит")),
+    ("pages.dashboard", N_("Memory")),
+    ("history.history", N_("History")),
+    ("timeline.page", N_("Timeline")),
+    ("selftest.page", N_("Check")),
+    ("people.page", N_("People")),
+    ("audit.page", N_("Audit")),
 )
 
 

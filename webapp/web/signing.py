@@ -81,7 +81,7 @@ def sign_out() -> ResponseReturnValue:
     if identity is not None and identity.way is Way.SESSION:
         accounts().sign_out(identity)
     session.clear()
-    flash(_("Вы вышли."), SUCCESS)
+    flash(_("You are signed out."), SUCCESS)
     return redirect(url_for("signing.page"), 303)
 
 
@@ -99,7 +99,7 @@ def accept() -> ResponseReturnValue:
     """Make the account with the invitation's role, and sign in."""
     name, password = request.form.get("name", "").strip(), request.form.get("password", "")
     if password != request.form.get("again", ""):
-        return make_response(_invitation_page(_("Пароли не совпали. Введите их ещё раз."), name), 422)
+        return make_response(_invitation_page(_("The passwords differ. Type them again."), name), 422)
     try:
         person = accounts().accept(request.form.get("key", ""), name, password)
     except UnknownInvitation:
@@ -108,7 +108,7 @@ def accept() -> ResponseReturnValue:
         note_error(error)
         return make_response(_invitation_page(words.say(error.message), name), error.status)
     begin_session(accounts().sign_in(person.name, password, visit()))
-    flash(_("Учётная запись создана. Вы вошли."), SUCCESS)
+    flash(_("The account is made. You are signed in."), SUCCESS)
     return redirect(url_for("pages.dashboard"), 303)
 
 

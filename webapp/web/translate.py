@@ -1,14 +1,20 @@
-"""gettext with types, and with the request's catalogue at hand: a page asks for some hundred texts."""
+"""gettext with types, and with the request's catalogue at hand: a page asks for some hundred texts.
+
+The texts in the code are English. A language without a catalogue, as English is, shows them as they are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 import flask_babel
 from babel.support import NullTranslations
 from flask import Flask, g
+
+CONTEXT_MARK: Final = "\4"
+"""Separates a text from its context, as in gettext's own catalogues: one English text may have several translations."""
 
 
 class Spoken(NamedTuple):
@@ -20,7 +26,7 @@ class Spoken(NamedTuple):
 
 def init_texts(app: Flask) -> None:
     """Let templates use the same functions."""
-    app.jinja_env.install_gettext_callables(gettext, ngettext, newstyle=True)  # type: ignore[attr-defined]
+    app.jinja_env.install_gettext_callables(gettext, ngettext, newstyle=True, pgettext=pgettext)  # type: ignore[attr-defined]
 
 
 def spoken() -> Spoken:
@@ -47,8 +53,13 @@ def language() -> str:
 
 def gettext(text: str, **values: object) -> str:
     """Return ``text`` in the language in force, with ``values`` in its ``%(name)s``."""
-    translated = str(spoken().catalogue.gettext(text))
+    translated = str(spoken().catalogue.gettext(text)).rpartition(CONTEXT_MARK)[2]
     return translated % values if values else translated
+
+
+def pgettext(context: str, text: str, **values: object) -> str:
+    """Return ``text`` as it is meant in ``context``, in the language in force, with ``values`` in its ``%(name)s``."""
+    return gettext(f"{context}{CONTEXT_MARK}{text}", **values)
 
 
 def ngettext(one: str, many: str, num: int, **values: object) -> str:

@@ -48,8 +48,20 @@ def take() -> ResponseReturnValue:
         return dashboard_page(error)
     model = short_name(form.model)
     if by_itself:
-        return done(_("%(model)s ждёт места (в очереди %(place)s) и запустится сама.", model=model, place=queued.place))
-    return done(_("%(model)s ждёт места (в очереди %(place)s). Страница сообщит.", model=model, place=queued.place))
+        return done(
+            _(
+                "%(model)s waits for room (place %(place)s in line) and starts by itself.",
+                model=model,
+                place=queued.place,
+            )
+        )
+    return done(
+        _(
+            "%(model)s waits for room (place %(place)s in line). This page will tell you.",
+            model=model,
+            place=queued.place,
+        )
+    )
 
 
 def _asked(form: LaunchForm) -> SwitchRequest:
@@ -63,7 +75,7 @@ def _asked(form: LaunchForm) -> SwitchRequest:
 def cancel(ticket_id: str) -> ResponseReturnValue:
     """Take a ticket back."""
     ticket = controller().cancel_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
-    return _changed(_("%(model)s больше не ждёт места.", model=short_name(ticket.request.model_id)), ticket)
+    return _changed(_("%(model)s waits no more.", model=short_name(ticket.request.model_id)), ticket)
 
 
 @blueprint.post("/tickets/<ticket_id>/resume")
@@ -72,14 +84,16 @@ def cancel(ticket_id: str) -> ResponseReturnValue:
 def resume(ticket_id: str) -> ResponseReturnValue:
     """Let a ticket go on that an emergency has paused."""
     queued = controller().resume_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
-    return _changed(_("%(model)s снова ждёт места.", model=short_name(queued.ticket.request.model_id)), queued.ticket)
+    return _changed(
+        _("%(model)s waits for room again.", model=short_name(queued.ticket.request.model_id)), queued.ticket
+    )
 
 
 def _changed(said: str, ticket: Ticket) -> ResponseReturnValue:
     """Answer what became of ``ticket``, and whether the store has that."""
     if controller().is_ticket_stored(ticket.id):
         return done(said)
-    return done(said + " " + _("База данных не отвечает: изменение сохранится позже."))
+    return done(said + " " + _("The database does not answer: the change will be saved later."))
 
 
 @blueprint.post("/tickets/<ticket_id>/start")

@@ -1,4 +1,4 @@
-"""Every message code in words: what happened, to what, and what to do next. The Russian here is the source of the catalogues.
+"""Every message code in words: what happened, to what, and what to do next. The English here is the source of the catalogue.
 
 Messages name values; this module formats them by their names (``*_bytes``, ``seconds``, ``device``, ``mode``…), so that a sentence
 never has to. A code without words is shown as it is, with its values.
@@ -28,12 +28,17 @@ from webapp.domain.timeline import EventMark, Span
 from webapp.domain.waiting import TicketState
 from webapp.message import Message, Param
 from webapp.web import formats
-from webapp.web.translate import gettext, plural
+from webapp.web.translate import CONTEXT_MARK, gettext, plural
 
 
 def N_(text: str) -> str:  # noqa: N802  gettext's name for a text that is translated later
-    """Mark ``text`` for the catalogues."""
+    """Mark ``text`` for the catalogue."""
     return text
+
+
+def NP_(context: str, text: str) -> str:  # noqa: N802
+    """Mark ``text`` for the catalogue as it is meant in ``context``."""
+    return f"{context}{CONTEXT_MARK}{text}"
 
 
 @dataclass(frozen=True)
@@ -74,1032 +79,1080 @@ def NN_(one: str, many: str) -> tuple[str, str]:  # noqa: N802
 
 
 ERRORS: Final[Mapping[str, Sentence]] = {
-    "error": _one(N_("Что-то пошло не так. Подробности в журнале сервера.")),
-    "unexpected": _one(N_("Операция прервалась из-за ошибки в самой программе. Подробности в журнале сервера.")),
+    "error": _one(N_("Something went wrong. The server's log has the details.")),
+    "unexpected": _one(
+        N_("The operation broke off because of a defect in the program itself. The server's log has the details.")
+    ),
     "unexpected_named": _one(
-        N_("Операция прервалась из-за ошибки в самой программе (%(detail)s). Подробности в журнале сервера.")
+        N_(
+            "The operation broke off because of a defect in the program itself (%(detail)s). The server's "
+            "log has the details."
+        )
     ),
-    "invalid": _one(N_("Поле «%(field)s» не может быть «%(value)s». Допустимо: %(allowed)s.")),
+    "invalid": _one(N_("The field “%(field)s” cannot be “%(value)s”. Allowed: %(allowed)s.")),
     "weak_password": _one(
-        N_("Такой пароль не подойдёт: нужно от %(least)s до %(most)s знаков, и имени в нём быть не должно.")
+        N_("This password will not do: it needs %(least)s to %(most)s characters and must not contain your name.")
     ),
-    "unauthorized": _one(N_("Вход не выполнен или закончился. Войдите снова.")),
-    "sign_in_failed": _one(N_("Имя и пароль не подошли друг другу. Проверьте раскладку и попробуйте ещё раз.")),
+    "unauthorized": _one(N_("You are not signed in, or your sign-in has ended. Sign in again.")),
+    "sign_in_failed": _one(N_("The name and the password do not match. Check the keyboard layout and try again.")),
     "forbidden": _one(
         N_(
-            "Для этого нужна роль «%(needed)s», а у вас «%(role)s». Роли меняет администратор на странице «Люди»: "
-            "попросите его."
+            "This needs the role “%(needed)s”; yours is “%(role)s”. An administrator changes roles on the "
+            "People page: ask one."
         )
     ),
-    "not_yours": _one(
-        N_("Этим распоряжаются пользователь %(owner)s и администратор. Попросите их или дождитесь, пока освободится.")
-    ),
-    "too_late": _one(N_("Выгрузка уже началась, остановить её нельзя. Модель можно загрузить снова.")),
+    "not_yours": _one(N_("Only %(owner)s and an administrator may do this. Ask them, or wait until it is free.")),
+    "too_late": _one(N_("The model is already being unloaded, and that cannot be stopped. You can load it again.")),
     "in_person": _one(
-        N_("Токен доступа этого не может: учётными записями управляют на странице, войдя по имени и паролю.")
+        N_("An API token cannot do this: accounts are managed on the page, signed in by name and password.")
     ),
-    "unknown_person": _one(N_("Пользователя %(person)s здесь нет. Обновите страницу.")),
-    "unknown_invitation": _one(
-        N_("По этой ссылке уже вошли, или её срок закончился. Попросите у администратора новую.")
-    ),
-    "unknown_token": _one(N_("Токена с номером %(token)s нет: его уже отозвали. Обновите страницу.")),
-    "name_in_use": _one(N_("Имя %(person)s уже занято. Выберите другое.")),
+    "unknown_person": _one(N_("There is no %(person)s here. Reload the page.")),
+    "unknown_invitation": _one(N_("This link has been used or has expired. Ask an administrator for a new one.")),
+    "unknown_token": _one(N_("There is no token %(token)s: it has been revoked. Reload the page.")),
+    "name_in_use": _one(N_("The name %(person)s is taken. Choose another.")),
     "last_administrator": _one(
-        N_("%(person)s — последний администратор, без него никто не сможет всего. Сначала назначьте другого.")
+        N_("%(person)s is the last administrator; without one nobody could manage Warden. Appoint another first.")
     ),
-    "own_account": _one(N_("Свою роль не меняют, и себя не отключают и не удаляют: это делает другой администратор.")),
-    "not_found": _one(N_("Такого здесь нет. Обновите страницу.")),
-    "unknown_model": _one(N_("Модель не выбрана. Выберите модель из списка.")),
+    "own_account": _one(
+        N_("Nobody changes their own role, or disables or removes their own account: another administrator does.")
+    ),
+    "not_found": _one(N_("There is no such thing here. Reload the page.")),
+    "unknown_model": _one(N_("No model is chosen. Choose one from the list.")),
     "unknown_model_named": _one(
-        N_("Модели %(model)s нет в кеше. Проверьте имя или скачайте её: список обновится сам за несколько секунд.")
-    ),
-    "unknown_instance": _one(N_("Модели с номером %(instance)s здесь уже нет: её выгрузили. Обновите страницу.")),
-    "unknown_operation": _one(N_("Операции с номером %(operation)s нет. Проверьте адрес или найдите её в истории.")),
-    "unknown_device": _one(N_("Устройства %(device)s на этом сервере нет. Есть: %(known)s.")),
-    "refused": _one(N_("Сейчас этого сделать нельзя. Обновите страницу и посмотрите, что изменилось.")),
-    "busy": _one(
         N_(
-            "Сейчас идёт другая операция: %(kind)s, запустил пользователь %(actor)s в %(since)s. Дождитесь её конца или "
-            "отмените её."
+            "The model %(model)s is not in the cache. Check its name or download it: the list renews itself "
+            "within seconds."
         )
+    ),
+    "unknown_instance": _one(
+        N_("The model with the number %(instance)s is no longer here: it was unloaded. Reload the page.")
+    ),
+    "unknown_operation": _one(N_("There is no operation %(operation)s. Check the address, or find it in the history.")),
+    "unknown_device": _one(N_("This server has no device %(device)s. It has: %(known)s.")),
+    "refused": _one(N_("This cannot be done now. Reload the page and see what has changed.")),
+    "busy": _one(
+        N_("Another operation is running: %(kind)s, started by %(actor)s at %(since)s. Wait for its end or cancel it.")
     ),
     "busy_model": _one(
         N_(
-            "Память занята другой операцией: %(kind)s %(model)s, шаг «%(step)s», запустил пользователь %(actor)s в "
-            "%(since)s. "
-            "Дождитесь её конца или отмените её."
+            "The memory is claimed by another operation: %(kind)s %(model)s, step “%(step)s”, started by "
+            "%(actor)s at %(since)s. Wait for its end or cancel it."
         )
     ),
     "not_enough_memory": _one(
         N_(
-            "Модели %(model)s не хватает памяти (%(device)s): нужно %(needed_bytes)s и запас %(reserve_bytes)s, "
-            "доступно %(free_bytes)s, недостаёт %(missing_bytes)s. Выберите настройки или модель, которым нужно меньше."
+            "Not enough memory on %(device)s: %(model)s needs %(needed_bytes)s plus a reserve of "
+            "%(reserve_bytes)s, %(free_bytes)s is available; %(missing_bytes)s short. Choose settings or a "
+            "model that need less."
         )
     ),
     "already_loaded": _one(
-        N_("Модель %(model)s уже загружена с теми же настройками. Измените настройки или пользуйтесь загруженной.")
+        N_("The model %(model)s is already loaded with the same settings. Change the settings or use the loaded one.")
     ),
     "instance_in_use": _one(
         N_(
-            "Неизвестно, отвечает ли сейчас на запросы модель %(model)s (владелец %(owner)s), поэтому она считается "
-            "занятой. Попросите владельца освободить её."
+            "It is unknown whether %(model)s (owner: %(owner)s) is answering requests now, so it counts as "
+            "busy. Ask its owner to release it."
         )
     ),
     "instance_in_use_counted": _one(
         N_(
-            "Модель %(model)s (владелец %(owner)s) сейчас отвечает на запросы: %(in_flight)s. Дождитесь ответов; у своей "
-            "модели их можно прервать, чужую — попросить освободить."
+            "Model %(model)s (owner %(owner)s) is answering requests now: %(in_flight)s. Wait for the "
+            "answers; you may interrupt your own model, and ask the owner to release another person's."
         )
     ),
     "instance_leased": _one(
         N_(
-            "Модель %(model)s занята до %(until)s, владелец %(owner)s. Попросите освободить её или выберите другое место."
+            "Model %(model)s is leased until %(until)s, its owner is %(owner)s. Ask to release it or choose "
+            "another place."
         )
     ),
     "instance_leased_for": _one(
         N_(
-            "Модель %(model)s занята до %(until)s, владелец %(owner)s: «%(reason)s». Попросите освободить её или выберите "
-            "другое место."
+            "Model %(model)s is leased until %(until)s, its owner is %(owner)s: “%(reason)s”. Ask to release "
+            "it or choose another place."
         )
     ),
     "confirmation_needed": _one(
-        N_("Места хватит, только если выгрузить модели других пользователей: %(models)s. Подтвердите каждую.")
+        N_("There is room only if other people’s models are unloaded: %(models)s. Confirm each of them.")
     ),
     "instance_stopping": _one(
         N_(
-            "Модель %(model)s уже выгружается: менять аренду и договариваться о ней поздно. Если она нужна, загрузите её снова."
+            "The model %(model)s is already being unloaded: it is too late to change its lease or to ask for "
+            "it. If you need it, load it again."
         )
     ),
     "cannot_end": _one(
         N_(
-            "Модель %(model)s сейчас не завершить штатно и не вернуть, если загрузка не удастся: %(reason)s. Устраните "
-            "причину или откажитесь от возврата прежних моделей. Ничего не изменено."
+            "%(model)s cannot be ended in order now, or loaded again if loading fails: %(reason)s. Fix that "
+            "first, or choose not to restore the unloaded models. Nothing was changed."
         )
     ),
-    "idle_used_again": _one(N_("Моделью %(model)s снова пользуются, она остаётся.")),
-    "lease_pending": _one(N_("Условия аренды модели %(model)s прямо сейчас записываются. Повторите через секунду.")),
-    "not_owner": _one(N_("Модель %(model)s загружена не вами: это может сделать её владелец, %(owner)s.")),
-    "release_pending": _one(
-        N_("Модель %(model)s уже просит освободить пользователь %(asker)s. Дождитесь ответа владельца.")
-    ),
-    "nothing_asked": _one(N_("Освободить модель %(model)s никто не просит: на просьбу уже ответили.")),
+    "idle_used_again": _one(N_("Model %(model)s is in use again and stays.")),
+    "lease_pending": _one(N_("The lease of %(model)s is being saved at this moment. Try again in a second.")),
+    "not_owner": _one(N_("Model %(model)s is not yours: its owner, %(owner)s, can do that.")),
+    "release_pending": _one(N_("%(asker)s has already asked to release model %(model)s. Wait for the owner's answer.")),
+    "nothing_asked": _one(N_("Nobody is asking for model %(model)s: the request has been answered.")),
     "cooling_down": _one(
         N_(
-            "Модель %(model)s только что не загрузилась (неудач подряд: %(failures)s). Повторите через %(seconds)s или "
-            "выберите "
-            "другие настройки."
+            "The model %(model)s failed to load a moment ago (failures in a row: %(failures)s). Try again in "
+            "%(seconds)s or choose other settings."
         )
     ),
     "mode_unavailable": _one(
-        N_("Режим %(mode)s сейчас недоступен: %(reason)s. Ничего не изменено. Выберите другой режим.")
+        N_("The mode %(mode)s is not available now: %(reason)s. Nothing was changed. Choose another mode.")
     ),
     "model_unsuitable": _one(
-        N_("Модель %(model)s нельзя загрузить: %(reason)s. Выберите другую или исправьте её файлы в кеше.")
+        N_("The model %(model)s cannot be loaded: %(reason)s. Choose another one or repair its files in the cache.")
     ),
-    "not_ready": _one(N_("Модель %(model)s не принимает запросы: %(state)s. Подождите, пока она будет готова.")),
-    "nothing_to_restore": _one(N_("Загружать снова нечего: всё уже загружено или загружается. Обновите страницу.")),
-    "not_cancellable": _one(N_("Отменять нечего: операция уже закончилась (%(state)s).")),
-    "superseded": _one(N_("Операцию прервала экстренная очистка.")),
-    "unavailable": _one(N_("Нужная часть программы не отвечает. Повторите через минуту.")),
+    "not_ready": _one(N_("The model %(model)s takes no requests: %(state)s. Wait until it is ready.")),
+    "nothing_to_restore": _one(N_("There is nothing to load again: everything is loaded or loading. Reload the page.")),
+    "not_cancellable": _one(N_("There is nothing to cancel: the operation has ended (%(state)s).")),
+    "superseded": _one(N_("An emergency clean-up cut the operation off.")),
+    "unavailable": _one(N_("A needed part of the program does not answer. Try again in a minute.")),
     "device_unreadable": _one(
-        N_("Показаниям памяти сейчас нельзя верить, поэтому загружать нельзя. Проверьте драйвер и повторите.")
+        N_("The memory figures cannot be trusted now, so nothing can be loaded. Check the driver and try again.")
     ),
     "device_unreadable_named": _one(
-        N_(
-            "Показаниям памяти (%(device)s) сейчас нельзя верить, поэтому загружать нельзя. Проверьте драйвер и "
-            "повторите."
-        )
+        N_("The figures of %(device)s cannot be trusted now, so nothing can be loaded. Check the driver and try again.")
     ),
     "store_unavailable": _one(
-        N_("База данных не отвечает (%(reason)s). Загруженные модели работают; история появится, когда база вернётся.")
+        N_("The database does not answer (%(reason)s). Loaded models go on; the history comes back with the database.")
     ),
     "not_stored": _one(
         N_(
-            "Warden не смог это сохранить (%(reason)s), поэтому ничего не сделано. Проверьте место на диске и базу данных "
-            "и повторите."
+            "Warden could not save this (%(reason)s), so nothing was done. Check the disk space and the "
+            "database, then try again."
         )
     ),
-    "stopping": _one(N_("Программа завершает работу и новых операций не принимает. Повторите после её запуска.")),
+    "stopping": _one(N_("The program is shutting down and accepts no new operations. Try again after its start.")),
     "too_many_questions": _one(
         N_(
-            "Моделям уже задано столько вопросов, сколько страница может вести сразу (%(limit)s). Дождитесь одного из "
-            "ответов."
+            "The models are answering as many questions as the page can lead at once (%(limit)s). Wait for "
+            "one of the answers."
         )
     ),
     "launch_failed": _one(
         N_(
-            "Модель %(model)s не запустилась: %(detail)s. Её процесс не начал работу, поэтому журнала у модели нет; "
-            "подробности в журнале сервера."
+            "The model %(model)s did not start: %(detail)s. Its process never began to work, so the model "
+            "has no log; see the server’s log."
         )
     ),
     "launch_failed_logged": _one(
-        N_("Модель %(model)s не запустилась: %(detail)s. Посмотрите последние строки её журнала.")
+        N_("The model %(model)s did not start: %(detail)s. Look at the last lines of its log.")
     ),
     "out_of_memory": _one(
         N_(
-            "Модели %(model)s не хватило памяти (%(detail)s). Уменьшите число токенов или батч, возьмите модель легче "
-            "или, в режиме Transformers, INT8 или 4 бита."
+            "Model %(model)s ran out of memory (%(detail)s). Choose fewer tokens or a smaller batch, a "
+            "lighter model or, in Transformers mode, INT8 or 4-bit."
         )
     ),
     "worker_died": _one(
         N_(
-            "Процесс модели %(model)s завершился сам (%(exit)s). Посмотрите последние строки журнала и загрузите модель "
-            "снова."
+            "The process of the model %(model)s ended by itself (%(exit)s). Look at the last lines of its "
+            "log and load the model again."
         )
     ),
     "launch_stalled": _one(
-        N_("Загрузка модели %(model)s не подаёт признаков жизни уже %(seconds)s и остановлена. Посмотрите её журнал.")
+        N_("The load of the model %(model)s showed no sign of life for %(seconds)s and was stopped. Look at its log.")
     ),
     "launch_too_slow": _one(
         N_(
-            "Модель %(model)s загружалась %(seconds)s и не успела. Посмотрите её журнал или увеличьте "
+            "The model %(model)s was loading for %(seconds)s and did not make it. Look at its log or raise "
             "WARDEN_LAUNCH_DEADLINE_S."
         )
     ),
-    "cancelled_by_stop": _one(N_("Операцию прервала остановка программы. Повторите её после запуска.")),
+    "cancelled_by_stop": _one(N_("The program was stopped in the middle of the operation. Repeat it after the start.")),
     "worker_garbled": _one(
         N_(
-            "Процесс модели %(model)s отвечает непонятно (%(detail)s) и остановлен. Проверьте настройку "
-            "WARDEN_WORKER_COMMAND."
+            "The process of the model %(model)s answers what is not its protocol (%(detail)s) and was "
+            "stopped. Check the setting WARDEN_WORKER_COMMAND."
         )
     ),
     "server_garbled": _one(
         N_(
-            "В контейнере модели %(model)s отвечает не vLLM или не та модель (%(detail)s), он остановлен. Проверьте "
-            "WARDEN_VLLM_IMAGE, WARDEN_VLLM_ENTRYPOINT и WARDEN_VLLM_ARGS."
+            "What answers in the container of model %(model)s is not vLLM, or serves another model "
+            "(%(detail)s); it was stopped. Check WARDEN_VLLM_IMAGE, WARDEN_VLLM_ENTRYPOINT and "
+            "WARDEN_VLLM_ARGS."
         )
     ),
     "worker_silent": _one(
-        N_("Процесс модели %(instance)s не ответил за %(seconds)s. Подождите; если не поможет, выгрузите модель.")
+        N_(
+            "The process of the model %(instance)s did not answer within %(seconds)s. Wait; if that does not "
+            "help, unload the model."
+        )
     ),
     "worker_cut_off": _one(
         N_(
-            "Папку модели (%(path)s) кто-то удалил: процесс %(pid)s работает, но спросить его нельзя. Выгрузите модель и "
-            "загрузите её снова."
+            "Somebody removed the folder of this model (%(path)s): process %(pid)s is running, but cannot be "
+            "asked anything. Unload the model, then load it again."
         )
     ),
     "generation_failed": _one(
-        N_("Модель %(model)s не смогла ответить: %(detail)s. Измените вопрос или спросите ещё раз.")
+        N_("The model %(model)s could not answer: %(detail)s. Change the question or ask again.")
     ),
     "stop_failed": _one(
         N_(
-            "Процесс %(pid)s (пользователь %(user)s, состояние %(state)s) пережил все сигналы, память модели %(model)s "
-            "занята. "
-            "Завершите его вручную или перезагрузите сервер."
+            "Process %(pid)s (user %(user)s, state %(state)s) survived every signal, the memory of the model "
+            "%(model)s is still taken. End it by hand or restart the server."
         )
     ),
-    "cancelled": _one(N_("Операция отменена пользователем %(actor)s.")),
-    "cancelled_by_emergency": _one(N_("Операцию прервала экстренная очистка, её начал пользователь %(actor)s.")),
-    "probe_failed": _one(N_("Устройство «%(device)s» не удалось прочитать (%(detail)s). Проверьте драйвер.")),
+    "cancelled": _one(N_("%(actor)s cancelled the operation.")),
+    "cancelled_by_emergency": _one(N_("An emergency clean-up started by %(actor)s cut the operation off.")),
+    "probe_failed": _one(N_("%(device)s could not be read (%(detail)s). Check the driver.")),
     "driver_missing": _one(
-        N_("Драйвера NVIDIA здесь нет, поэтому показана оперативная память. Если видеокарта есть, установите драйвер.")
+        N_("There is no NVIDIA driver here, so the main memory is shown. If there is a GPU, install the driver.")
     ),
     "driver_gone": _one(
-        N_("Драйвер NVIDIA перестал отвечать (%(detail)s). Проверьте nvidia-smi; до этого цифр по видеокартам нет.")
+        N_(
+            "The NVIDIA driver stopped answering (%(detail)s). Check nvidia-smi; until then there are no "
+            "figures of the GPUs."
+        )
     ),
-    "device_lost": _one(
-        N_("Видеокарта %(device)s отвалилась от шины (%(detail)s). Обычно помогает только перезагрузка сервера.")
-    ),
-    "not_supported": _one(N_("Драйвер не сообщает этой цифры (%(device)s: %(detail)s).")),
-    "holders_unknown": _one(N_("Список процессов не прочитан (%(detail)s): кто держит память, неизвестно.")),
+    "device_lost": _one(N_("%(device)s fell off the bus (%(detail)s). Usually only a restart of the server helps.")),
+    "not_supported": _one(N_("The driver does not tell this figure (%(device)s: %(detail)s).")),
+    "holders_unknown": _one(N_("The process list could not be read (%(detail)s): who holds the memory is unknown.")),
     "demo_failed": _one(
-        N_("Демонстрационную модель создать не удалось: %(detail)s. Проверьте место и права в папке кеша.")
+        N_("The demo model could not be made: %(detail)s. Check the space and the rights in the cache folder.")
     ),
     "sandbox_failed": _one(
-        N_("Отдельную копию для проверки не удалось создать или убрать: %(detail)s. Посмотрите журнал сервера.")
+        N_("The separate copy for the self-test could not be made or removed: %(detail)s. See the server's log.")
     ),
-    "configuration": _one(N_("Программа не может работать с %(setting)s=%(value)s: %(detail)s. Исправьте настройку.")),
+    "configuration": _one(N_("The program cannot work with %(setting)s=%(value)s: %(detail)s. Correct the setting.")),
     "already_running": _one(
-        N_("Папку состояния %(state_dir)s уже держит другая копия программы (процесс %(pid)s). Остановите её.")
+        N_("Another copy of the program (process %(pid)s) holds the state folder %(state_dir)s. Stop it.")
     ),
-    "cache_unreadable": _one(N_("Кеш моделей %(path)s не читается: %(detail)s. Проверьте папку и права на неё.")),
+    "cache_unreadable": _one(
+        N_("The model cache %(path)s cannot be read: %(detail)s. Check the folder and its rights.")
+    ),
     "unknown_container": _one(
-        N_("Контейнера %(container)s здесь уже нет, или он принадлежит самой панели. Обновите страницу.")
+        N_("The container %(container)s is not here any more, or it is this page's own. Reload the page.")
     ),
     "not_confirmed": _one(
-        N_("Контейнер %(name)s чужой (владелец %(owner)s). Чтобы остановить его, введите его имя целиком.")
+        N_("The container %(name)s is somebody else's (owner: %(owner)s). To stop it, give its full name.")
     ),
-    "engine_unavailable": _one(N_("Docker сейчас не отвечает (%(socket)s). Проверьте службу docker и повторите.")),
+    "engine_unavailable": _one(N_("Docker does not answer now (%(socket)s). Check the docker service and try again.")),
     "engine_missing": _one(
         N_(
-            "Docker на этом сервере не найден: сокета %(socket)s нет. Установите и запустите Docker или укажите сокет в "
-            "WARDEN_DOCKER_SOCKET."
+            "There is no Docker on this server: the socket %(socket)s does not exist. Install and start "
+            "Docker, or name its socket in WARDEN_DOCKER_SOCKET."
         )
     ),
     "engine_forbidden": _one(
         N_(
-            "У пользователя %(user)s нет прав на сокет Docker %(socket)s. Добавьте его в группу docker и запустите "
-            "панель заново."
+            "The user %(user)s has no rights to Docker's socket %(socket)s. Add them to the group docker and "
+            "start Warden again."
         )
     ),
     "engine_unreachable": _one(
         N_(
-            "Docker не отвечает (%(socket)s: %(detail)s). Проверьте службу docker; когда она вернётся, страница узнает "
-            "сама."
+            "Docker does not answer (%(socket)s: %(detail)s). Check the docker service; the page will notice "
+            "by itself when it is back."
         )
     ),
     "engine_failed": _one(
         N_(
-            "Docker ответил ошибкой (%(socket)s: %(detail)s). Посмотрите журнал службы docker; когда ошибка уйдёт, "
-            "страница узнает сама."
+            "Docker answered with an error (%(socket)s: %(detail)s). Look at the log of the docker service; "
+            "once the error is gone, the page will notice by itself."
         )
     ),
-    "unknown_ticket": _one(N_("Заявки с номером %(ticket)s здесь уже нет. Обновите страницу.")),
-    "queue_full": _one(
-        N_("Места ждёт уже столько заявок, сколько можно (%(limit)s). Подайте свою, когда одна из них уйдёт.")
-    ),
-    "already_waiting": _one(N_("Эта заявка уже ждёт: %(model)s, место в очереди — %(place)s.")),
+    "unknown_ticket": _one(N_("There is no request %(ticket)s here any more. Reload the page.")),
+    "queue_full": _one(N_("As many requests wait as may (%(limit)s). Try again when one of them has gone.")),
+    "already_waiting": _one(N_("It waits already: %(model)s, place %(place)s in line.")),
     "cannot_wait": _one(
         N_(
-            "Ждать бесполезно: модели %(model)s нужно %(needed_bytes)s вместе с запасом, а свободного устройства целиком "
-            "хватит лишь на %(most_bytes)s. Выберите более лёгкий вариант."
+            "Waiting would be in vain: %(model)s needs %(needed_bytes)s with the reserve, and an empty "
+            "device has only %(most_bytes)s. Choose something lighter."
         )
     ),
     "ticket_ended": _one(
-        N_("Заявка на модель %(model)s больше не ждёт: она уже запускается, запущена или снята. Обновите страницу.")
+        N_(
+            "The request for %(model)s waits no more: it is being started, has been started or was taken "
+            "back. Reload the page."
+        )
     ),
-    "foreign_ticket": _one(N_("Это заявка пользователя %(actor)s. Снять или запустить её может он или администратор.")),
+    "foreign_ticket": _one(
+        N_("This is a request of %(actor)s. Only they or an administrator can take it back or start it.")
+    ),
     "launch_blocked": _one(
-        N_("Модель %(model)s не запущена: сервер к этому не готов (%(detail)s). Устраните причину и повторите.")
+        N_(
+            "The model %(model)s was not started: the server is in no state for it (%(detail)s). Remove the "
+            "cause and try again."
+        )
     ),
     "disk_full": _one(
         N_(
-            "Модель %(model)s не запущена: на диске %(mount)s кончилось место, и %(path)s не записать. Освободите место "
-            "(df -h %(mount)s) и повторите."
+            "%(model)s was not started: the disk %(mount)s is full, so %(path)s cannot be written. Free some "
+            "space (df -h %(mount)s) and try again."
         )
     ),
     "disk_read_only": _one(
         N_(
-            "Модель %(model)s не запущена: файловая система %(mount)s доступна только для чтения, и %(path)s не записать. "
-            "Перемонтируйте её для записи или укажите другую папку в WARDEN_STATE_DIR."
+            "%(model)s was not started: the file system %(mount)s is read-only, so %(path)s cannot be "
+            "written. Remount it for writing, or set WARDEN_STATE_DIR to another folder."
         )
     ),
     "too_many_files": _one(
         N_(
-            "Модель %(model)s не запущена: открыто предельное число файлов и соединений (%(limit)s). Закройте лишние "
-            "страницы или увеличьте предел: ulimit -n, в службе systemd LimitNOFILE."
+            "%(model)s was not started: the limit of open files and connections is reached (%(limit)s). "
+            "Close pages that nobody needs, or raise the limit: ulimit -n, or LimitNOFILE in a systemd "
+            "service."
         )
     ),
     "too_many_processes": _one(
         N_(
-            "Модель %(model)s не запущена: достигнут предел числа процессов. Завершите лишние или увеличьте предел: "
-            "ulimit -u, в службе systemd TasksMax."
+            "%(model)s was not started: the limit of processes is reached. End processes that nobody needs, "
+            "or raise the limit: ulimit -u, or TasksMax in a systemd service."
         )
     ),
     "load_fenced": _one(
         N_(
-            "Загрузка модели %(model)s остановлена заранее: ей не хватило бы памяти (%(device)s). Память занял сосед — "
-            "%(who)s, +%(grown_bytes)s. Модели нужно ещё %(needed_bytes)s, доступно %(free_bytes)s. Повторите позже или "
-            "запросите меньше."
+            "The load of %(model)s was stopped in time: it would have run out of memory (%(device)s). A "
+            "neighbour took the memory — %(who)s, +%(grown_bytes)s. The model still needs %(needed_bytes)s "
+            "and %(free_bytes)s is available. Try again later or ask for less."
         )
     ),
-    "image_missing": _one(N_("Образа %(image)s на этом сервере нет. Скачайте его командой «%(command)s» и повторите.")),
+    "image_missing": _one(N_("The image %(image)s is not on this server. Get it with “%(command)s” and try again.")),
     "gpu_runtime_missing": _one(
         N_(
-            "Docker не может дать модели %(model)s видеокарту (%(detail)s). Установите NVIDIA Container Toolkit, "
-            "перезапустите Docker и повторите."
+            "Docker cannot give the model %(model)s a GPU (%(detail)s). Install the NVIDIA Container "
+            "Toolkit, restart Docker and try again."
         )
     ),
     "port_taken": _one(
         N_(
-            "Модели %(model)s не досталось порта: все порты %(ports)s заняты. Освободите один из них или расширьте "
+            "There is no port for the model %(model)s: all of %(ports)s are taken. Free one of them or widen "
             "WARDEN_VLLM_PORTS."
         )
     ),
     "port_lost": _one(
         N_(
-            "Порт %(port)s занял кто-то другой, пока запускалась модель %(model)s. Загрузите её ещё раз: порт будет другим."
+            "Somebody else took port %(port)s while model %(model)s was starting. Load it again: it will get "
+            "another port."
         )
     ),
     "name_taken": _one(
         N_(
-            "Имя %(name)s, нужное модели %(model)s, занято другим контейнером. Удалите его (docker rm %(name)s) и "
-            "повторите."
+            "The name %(name)s that the model %(model)s needs is another container's. Remove that (docker rm "
+            "%(name)s) and try again."
         )
     ),
     "profile_disturbed": _one(
         N_(
-            "Пока vLLM измерял память для модели %(model)s, её изменил соседний процесс: было доступно %(before_bytes)s, "
-            "стало %(after_bytes)s. Дождитесь, пока сосед успокоится, и повторите."
+            "While vLLM measured the memory for the model %(model)s, a neighbour changed it: "
+            "%(before_bytes)s were free before, %(after_bytes)s after. Wait until the neighbour is quiet and "
+            "try again."
         )
     ),
     "start_memory_short": _one(
         N_(
-            "vLLM отказался запускать модель %(model)s: доступно %(free_bytes)s из %(total_bytes)s, а занять он должен "
-            "%(wanted_bytes)s. Освободите память или уменьшите число токенов и батч."
+            "vLLM refused to start the model %(model)s: %(free_bytes)s of %(total_bytes)s are free, and it "
+            "was to take %(wanted_bytes)s. Free memory, or choose fewer tokens and a smaller batch."
         )
     ),
     "kv_cache_too_small": _one(
         N_(
-            "Модели %(model)s не хватает кеша KV даже на один запрос (токенов: %(max_tokens)s): нужно %(needed_bytes)s, "
-            "есть %(available_bytes)s. Уменьшите число токенов."
+            "The KV cache of the model %(model)s does not hold even one request (tokens: %(max_tokens)s): it "
+            "needs %(needed_bytes)s and has %(available_bytes)s. Choose fewer tokens."
         )
     ),
     "kv_cache_too_small_fits": _one(
         N_(
-            "Модели %(model)s не хватает кеша KV даже на один запрос (токенов: %(max_tokens)s): нужно %(needed_bytes)s, "
-            "есть %(available_bytes)s. Уменьшите число токенов до %(fits_tokens)s."
+            "The KV cache of the model %(model)s does not hold even one request (tokens: %(max_tokens)s): it "
+            "needs %(needed_bytes)s and has %(available_bytes)s. Choose %(fits_tokens)s tokens or fewer."
         )
     ),
     "architecture_unsupported": _one(
         N_(
-            "vLLM не знает архитектуры %(architecture)s, модель %(model)s не запущена. Загрузите её в режиме "
-            "Transformers или возьмите образ новее (WARDEN_VLLM_IMAGE)."
+            "vLLM does not know the architecture %(architecture)s; the model %(model)s was not started. Load "
+            "it in Transformers mode, or use a newer image (WARDEN_VLLM_IMAGE)."
         )
     ),
     "argument_rejected": _one(
         N_(
-            "vLLM не принял аргумент %(argument)s (%(detail)s), модель %(model)s не запущена. Исправьте WARDEN_VLLM_ARGS "
-            "или возьмите другой образ (WARDEN_VLLM_IMAGE)."
+            "vLLM did not take the argument %(argument)s (%(detail)s); the model %(model)s was not started. "
+            "Correct WARDEN_VLLM_ARGS or use another image (WARDEN_VLLM_IMAGE)."
         )
     ),
     "context_too_long": _one(
         N_(
-            "Модель %(model)s не рассчитана на %(max_tokens)s токенов и не запущена. Уменьшите число токенов: предел "
-            "назван в конце её журнала."
+            "Model %(model)s is not made for %(max_tokens)s tokens and was not started. Choose fewer tokens: "
+            "the limit stands at the end of its log."
         )
     ),
     "context_too_long_limit": _one(
         N_(
-            "Модель %(model)s не рассчитана на %(max_tokens)s токенов и не запущена. Уменьшите число токенов до "
-            "%(limit_tokens)s."
+            "Model %(model)s is not made for %(max_tokens)s tokens and was not started. Choose "
+            "%(limit_tokens)s tokens or fewer."
         )
     ),
     "container_removed": _one(
         N_(
-            "Контейнер модели %(model)s удалил кто-то другой. Узнайте кто (docker events) и загрузите модель снова, если "
-            "она ещё нужна."
+            "Somebody else removed the container of model %(model)s. Find out who (docker events), and load "
+            "the model again if it is still needed."
         )
     ),
     "container_exited": _one(
         N_(
-            "Контейнер модели %(model)s завершился сам (код или сигнал: %(exit)s). Посмотрите последние строки журнала и "
-            "загрузите модель снова."
+            "The container of the model %(model)s ended by itself (code or signal: %(exit)s). See the last "
+            "lines of its log and load the model again."
         )
     ),
 }
 """Failures, by the code of their class or of their message."""
 
 MODELS: Final[Mapping[str, Sentence]] = {
-    "model_incomplete": _one(N_("скачана не до конца, не хватает: %(missing)s; скачайте её ещё раз")),
-    "model_no_weights": _one(N_("в снимке нет весов; скачайте модель ещё раз")),
-    "model_no_config": _one(N_("нет config.json; скачайте модель ещё раз")),
-    "model_broken_config": _one(N_("config.json не читается: %(detail)s; скачайте модель ещё раз")),
-    "model_broken_weights": _one(N_("файл весов %(file)s повреждён: %(detail)s; скачайте его ещё раз")),
-    "model_pickle_only": _one(N_("веса только в pickle, а он может выполнить код; разрешает WARDEN_ALLOW_PICKLE")),
-    "model_remote_code": _one(N_("требует выполнить код из репозитория модели; разрешает WARDEN_ALLOW_REMOTE_CODE")),
-    "model_not_causal": _one(N_("не генерирует текст (%(architecture)s); нужна языковая модель")),
-    "model_no_tokenizer": _one(N_("нет токенизатора; скачайте модель целиком")),
-    "model_unreadable": _one(N_("файлы не читаются: %(detail)s; проверьте права на кеш")),
+    "model_incomplete": _one(N_("the download is incomplete, missing: %(missing)s; download it again")),
+    "model_no_weights": _one(N_("the snapshot has no weights; download the model again")),
+    "model_no_config": _one(N_("config.json is missing; download the model again")),
+    "model_broken_config": _one(N_("config.json cannot be read: %(detail)s; download the model again")),
+    "model_broken_weights": _one(N_("the weights file %(file)s is damaged: %(detail)s; download it again")),
+    "model_pickle_only": _one(N_("the weights are pickle only, which can run code; WARDEN_ALLOW_PICKLE allows it")),
+    "model_remote_code": _one(N_("it needs code from the model's repository; WARDEN_ALLOW_REMOTE_CODE allows it")),
+    "model_not_causal": _one(N_("it does not generate text (%(architecture)s); a language model is needed")),
+    "model_no_tokenizer": _one(N_("there is no tokenizer; download the whole model")),
+    "model_unreadable": _one(N_("the files cannot be read: %(detail)s; check the rights of the cache")),
     "model_misread": _one(
         N_(
-            "Warden не смог разобрать модель %(model)s (%(detail)s): это ошибка программы, подробности в её журнале; "
-            "скачайте модель ещё раз или удалите её из кеша"
+            "Warden failed to interpret the model %(model)s (%(detail)s): this is a defect of Warden, its "
+            "log has the details; download the model again or delete it from the cache"
         )
     ),
 }
 """Why a cached model cannot be loaded: clauses that stand after a colon."""
 
 REASONS: Final[Mapping[str, Sentence]] = {
-    "worker_command_missing": _one(N_("программы из WARDEN_WORKER_COMMAND на этом сервере нет")),
-    "folder_broken": _one(N_("её папка повреждена")),
-    "files_gone": _one(N_("её файлов больше нет в кеше")),
-    "revision_gone": _one(N_("в кеше теперь другая ревизия")),
-    "half_started": _one(N_("она не успела запуститься")),
-    "launch_too_slow": _one(N_("она загружалась слишком долго")),
-    "model_pickle_only": _one(N_("веса только в pickle, а он может выполнить код")),
-    "model_remote_code": _one(N_("требует выполнить код из репозитория модели")),
-    "model_no_tokenizer": _one(N_("нет токенизатора")),
-    "vllm_not_installed": _one(N_("режим vLLM ещё не подключён на этом сервере")),
-    "model_incomplete": _one(N_("она скачана не до конца")),
-    "model_no_weights": _one(N_("в снимке нет весов")),
-    "model_no_config": _one(N_("нет config.json")),
-    "model_broken_config": _one(N_("config.json не читается")),
-    "model_broken_weights": _one(N_("файл весов повреждён")),
-    "model_not_causal": _one(N_("она не генерирует текст")),
-    "model_unreadable": _one(N_("её файлы не читаются")),
-    "model_misread": _one(N_("Warden не смог её разобрать")),
-    "out_of_memory": _one(N_("не хватило памяти")),
-    "launch_failed": _one(N_("она не запустилась")),
-    "launch_stalled": _one(N_("загрузка замерла")),
-    "worker_died": _one(N_("её процесс завершился сам")),
-    "worker_garbled": _one(N_("её процесс отвечает непонятно")),
-    "server_garbled": _one(N_("в её контейнере отвечает не vLLM")),
-    "worker_silent": _one(N_("её процесс не отвечает")),
-    "worker_cut_off": _one(N_("её папку удалили")),
-    "unknown_instance": _one(N_("её уже нет")),
-    "unknown_model": _one(N_("её нет в кеше")),
-    "not_enough_memory": _one(N_("для неё не хватает памяти")),
-    "device_unreadable": _one(N_("показаниям устройства нельзя верить")),
-    "stop_failed": _one(N_("её процесс пережил все сигналы")),
-    "engine_unavailable": _one(N_("Docker не отвечает")),
-    "engine_missing": _one(N_("Docker на этом сервере не найден")),
-    "engine_forbidden": _one(N_("нет прав на сокет Docker")),
-    "engine_unreachable": _one(N_("Docker не отвечает")),
-    "engine_failed": _one(N_("Docker отвечает ошибкой")),
-    "disk_full": _one(N_("на диске кончилось место")),
-    "disk_read_only": _one(N_("диск доступен только для чтения")),
-    "too_many_files": _one(N_("открыто предельное число файлов")),
-    "too_many_processes": _one(N_("достигнут предел числа процессов")),
-    "load_fenced": _one(N_("её память занял сосед")),
-    "image_missing": _one(N_("образа vLLM на этом сервере нет")),
-    "gpu_runtime_missing": _one(N_("Docker не может дать контейнеру видеокарту")),
-    "port_taken": _one(N_("все порты для контейнеров заняты")),
-    "port_lost": _one(N_("её порт занял кто-то другой")),
-    "name_taken": _one(N_("имя её контейнера занято")),
-    "profile_disturbed": _one(N_("измерению памяти помешал соседний процесс")),
-    "start_memory_short": _one(N_("при запуске не хватило свободной памяти")),
-    "kv_cache_too_small": _one(N_("кеш KV не вмещает и одного запроса")),
-    "architecture_unsupported": _one(N_("vLLM не знает её архитектуры")),
-    "argument_rejected": _one(N_("vLLM не принял аргумент")),
-    "context_too_long": _one(N_("она не рассчитана на столько токенов")),
-    "container_removed": _one(N_("её контейнер удалил кто-то другой")),
-    "container_exited": _one(N_("её контейнер завершился сам")),
+    "worker_command_missing": _one(N_("the program of WARDEN_WORKER_COMMAND is not on this server")),
+    "folder_broken": _one(N_("its folder is damaged")),
+    "files_gone": _one(N_("its files are no longer in the cache")),
+    "revision_gone": _one(N_("the cache now holds another revision")),
+    "half_started": _one(N_("it had not finished starting")),
+    "launch_too_slow": _one(N_("it took too long to load")),
+    "model_pickle_only": _one(N_("its weights are pickle only, which can run code")),
+    "model_remote_code": _one(N_("it needs code from the model's repository")),
+    "model_no_tokenizer": _one(N_("there is no tokenizer")),
+    "vllm_not_installed": _one(N_("vLLM mode is not connected on this server yet")),
+    "model_incomplete": _one(N_("its download is incomplete")),
+    "model_no_weights": _one(N_("the snapshot has no weights")),
+    "model_no_config": _one(N_("config.json is missing")),
+    "model_broken_config": _one(N_("config.json cannot be read")),
+    "model_broken_weights": _one(N_("a weights file is damaged")),
+    "model_not_causal": _one(N_("it does not generate text")),
+    "model_unreadable": _one(N_("its files cannot be read")),
+    "model_misread": _one(N_("Warden failed to interpret it")),
+    "out_of_memory": _one(N_("it ran out of memory")),
+    "launch_failed": _one(N_("it did not start")),
+    "launch_stalled": _one(N_("the load stalled")),
+    "worker_died": _one(N_("its process ended by itself")),
+    "worker_garbled": _one(N_("its process answers what is not its protocol")),
+    "server_garbled": _one(N_("what answers in its container is not vLLM")),
+    "worker_silent": _one(N_("its process does not answer")),
+    "worker_cut_off": _one(N_("its folder was removed")),
+    "unknown_instance": _one(N_("it is gone")),
+    "unknown_model": _one(N_("it is not in the cache")),
+    "not_enough_memory": _one(N_("there is not enough memory for it")),
+    "device_unreadable": _one(N_("the device's figures cannot be trusted")),
+    "stop_failed": _one(N_("its process survived every signal")),
+    "engine_unavailable": _one(N_("Docker does not answer")),
+    "engine_missing": _one(N_("there is no Docker on this server")),
+    "engine_forbidden": _one(N_("there are no rights to Docker's socket")),
+    "engine_unreachable": _one(N_("Docker does not answer")),
+    "engine_failed": _one(N_("Docker answers with an error")),
+    "disk_full": _one(N_("the disk is full")),
+    "disk_read_only": _one(N_("the disk is read-only")),
+    "too_many_files": _one(N_("the limit of open files is reached")),
+    "too_many_processes": _one(N_("the limit of processes is reached")),
+    "load_fenced": _one(N_("a neighbour took its memory")),
+    "image_missing": _one(N_("the vLLM image is not on this server")),
+    "gpu_runtime_missing": _one(N_("Docker cannot give a container a GPU")),
+    "port_taken": _one(N_("all ports for containers are taken")),
+    "port_lost": _one(N_("somebody else took its port")),
+    "name_taken": _one(N_("the name of its container is taken")),
+    "profile_disturbed": _one(N_("a neighbour disturbed the measuring of the memory")),
+    "start_memory_short": _one(N_("there was too little free memory at the start")),
+    "kv_cache_too_small": _one(N_("the KV cache does not hold even one request")),
+    "architecture_unsupported": _one(N_("vLLM does not know its architecture")),
+    "argument_rejected": _one(N_("vLLM did not take an argument")),
+    "context_too_long": _one(N_("it is not made for so many tokens")),
+    "container_removed": _one(N_("somebody else removed its container")),
+    "container_exited": _one(N_("its container ended by itself")),
 }
 """The same as clauses without values, for a message that carries only another's code."""
 
 PLANS: Final[Mapping[str, Sentence]] = {
-    "plan_fits": _one(N_("%(device)s: нужно %(needed_bytes)s, доступно будет %(free_bytes)s, места достаточно.")),
+    "plan_fits": _one(N_("%(device)s: %(needed_bytes)s needed, %(free_bytes)s will be available: enough room.")),
     "plan_tight": _one(
         N_(
-            "%(device)s: нужно %(needed_bytes)s из %(free_bytes)s, поместится впритык, запас %(reserve_bytes)s "
-            "останется цел."
+            "%(device)s: %(needed_bytes)s needed of %(free_bytes)s: a tight fit, the reserve of "
+            "%(reserve_bytes)s stays whole."
         )
     ),
     "plan_spread": _one(
         N_(
-            "На одном устройстве нужно %(needed_bytes)s, а на %(device)s доступно %(free_bytes)s: модель делится между "
-            "%(devices)s."
+            "One device would need %(needed_bytes)s and %(device)s has %(free_bytes)s, so the model is split "
+            "over %(devices)s."
         )
     ),
     "plan_spread_in_use": _one(
-        N_("На %(device)s сейчас отвечает другая модель, поэтому эта делится между %(devices)s.")
+        N_("Another model is answering on %(device)s right now, so this one is split over %(devices)s.")
     ),
     "plan_spread_claimed": _one(
-        N_("На %(device)s сейчас идёт другая операция, поэтому эта модель делится между %(devices)s.")
+        N_("Another operation is running on %(device)s, so this model is split over %(devices)s.")
     ),
-    "plan_spread_leased": _one(N_("На %(device)s модель другого человека, поэтому эта делится между %(devices)s.")),
+    "plan_spread_leased": _one(
+        N_("%(device)s holds another person's model, so this one is shared between %(devices)s.")
+    ),
     "plan_spread_others": _one(
-        N_("На %(device)s пришлось бы выгрузить чужую модель, поэтому эта делится между %(devices)s.")
+        N_("On %(device)s another person’s model would have to be unloaded, so this one is split across %(devices)s.")
     ),
-    "plan_estimate_rough": _one(N_("%(device)s: оценка грубая, файлы модели говорят не обо всём.")),
+    "plan_estimate_rough": _one(N_("The estimate for %(device)s is rough: the model's files do not say everything.")),
     "plan_measured": _many(
         *NN_(
-            "%(device)s: измерено здесь %(count)s раз, ±%(spread_percent)s\u00a0%%.",
-            "%(device)s: измерено здесь %(count)s раза, ±%(spread_percent)s\u00a0%%.",
+            "%(device)s: measured here %(count)s time, ±%(spread_percent)s\u00a0%%.",
+            "%(device)s: measured here %(count)s times, ±%(spread_percent)s\u00a0%%.",
         )
     ),
-    "plan_measured_once": _one(N_("%(device)s: измерено здесь 1 раз.")),
+    "plan_measured_once": _one(N_("%(device)s: measured here once.")),
     "plan_measured_otherwise": _many(
         *NN_(
-            "%(device)s: уточнено по %(count)s загрузке с другим контекстом или батчем, ±%(spread_percent)s\u00a0%%.",
-            "%(device)s: уточнено по %(count)s загрузкам с другим контекстом или батчем, ±%(spread_percent)s\u00a0%%.",
+            "%(device)s: corrected by %(count)s load with another context or batch, ±%(spread_percent)s\u00a0%%.",
+            "%(device)s: corrected by %(count)s loads with another context or batch, ±%(spread_percent)s\u00a0%%.",
         )
     ),
-    "plan_measured_otherwise_once": _one(N_("%(device)s: уточнено по 1 загрузке с другим контекстом или батчем.")),
-    "plan_device_claimed": _one(N_("%(device)s: сейчас идёт операция, применить можно будет после неё.")),
+    "plan_measured_otherwise_once": _one(N_("%(device)s: corrected by 1 load with another context or batch.")),
+    "plan_device_claimed": _one(N_("An operation is running on %(device)s: this can be applied after it.")),
     "plan_load_anyway": _one(
         N_(
-            "%(device)s: по оценке нужно %(needed_bytes)s и запас %(reserve_bytes)s, доступно %(free_bytes)s, недостаёт "
-            "%(missing_bytes)s. Загрузка вопреки оценке может кончиться нехваткой памяти."
+            "%(device)s: the estimate needs %(needed_bytes)s and a reserve of %(reserve_bytes)s, "
+            "%(free_bytes)s are available, %(missing_bytes)s are missing. Loaded against the estimate, the "
+            "model may run out of memory."
         )
     ),
-    "plan_promised": _one(N_("%(device)s: ещё %(promised_bytes)s обещаны моделям, которые загружаются.")),
-    "plan_no_return": _one(N_("Если загрузка не удастся, модель %(model)s не вернуть: %(reason)s.")),
-    "plan_stuck_holds": _one(N_("Модель %(model)s не завершается и держит %(held_bytes)s: эта память не вернётся.")),
-    "context_capped": _one(N_("Модель рассчитана на %(max_tokens)s токенов, поэтому вместо %(asked)s будет столько.")),
-    "way_out_unload_others": _one(N_("Выгрузить остальные")),
-    "way_out_other_device": _one(N_("Другое устройство")),
-    "way_out_devices": _one(N_("Разделить между %(devices)s")),
-    "way_out_mode": _one(N_("Режим %(mode)s")),
-    "way_out_batch": _one(N_("Батч %(batch_size)s")),
-    "way_out_tokens": _many(*NN_("%(max_tokens)s токен", "%(max_tokens)s токенов"), "max_tokens"),
-    "way_out_tokens_batch": _many(
-        *NN_("%(max_tokens)s токен, батч %(batch_size)s", "%(max_tokens)s токенов, батч %(batch_size)s"), "max_tokens"
+    "plan_promised": _one(N_("On %(device)s another %(promised_bytes)s are promised to models that are loading.")),
+    "plan_no_return": _one(N_("If loading fails, %(model)s cannot be loaded again: %(reason)s.")),
+    "plan_stuck_holds": _one(
+        N_("The model %(model)s does not end and holds %(held_bytes)s: that memory will not come back.")
     ),
-    "way_out_unload": _one(N_("Выгрузить %(model)s (%(owner)s, простаивает %(idle_s)s)")),
-    "way_out_unload_busy": _one(N_("Выгрузить %(model)s (%(owner)s, ответы могут прерваться)")),
+    "context_capped": _one(
+        N_("The model is made for %(max_tokens)s tokens, so that is what it gets instead of %(asked)s.")
+    ),
+    "way_out_unload_others": _one(N_("Unload the others")),
+    "way_out_other_device": _one(N_("Another device")),
+    "way_out_devices": _one(N_("Split over %(devices)s")),
+    "way_out_mode": _one(N_("%(mode)s mode")),
+    "way_out_batch": _one(N_("Batch %(batch_size)s")),
+    "way_out_tokens": _many(*NN_("%(max_tokens)s token", "%(max_tokens)s tokens"), "max_tokens"),
+    "way_out_tokens_batch": _many(
+        *NN_("%(max_tokens)s token, batch %(batch_size)s", "%(max_tokens)s tokens, batch %(batch_size)s"), "max_tokens"
+    ),
+    "way_out_unload": _one(N_("Unload %(model)s (%(owner)s, idle for %(idle_s)s)")),
+    "way_out_unload_busy": _one(N_("Unload %(model)s (%(owner)s, answers may be cut off)")),
     "way_out_unload_busy_counted": _many(
         *NN_(
-            "Выгрузить %(model)s (%(owner)s, прервав %(in_flight)s ответ)",
-            "Выгрузить %(model)s (%(owner)s, прервав %(in_flight)s ответов)",
+            "Unload %(model)s (%(owner)s, cutting off %(in_flight)s answer)",
+            "Unload %(model)s (%(owner)s, cutting off %(in_flight)s answers)",
         ),
         "in_flight",
     ),
     "way_out_unload_two": _one(
         N_(
-            "Выгрузить %(model)s (%(owner)s, простаивает %(idle_s)s) и %(other_model)s (%(other_owner)s, простаивает "
-            "%(other_idle_s)s)"
+            "Unload %(model)s (%(owner)s, idle for %(idle_s)s) and %(other_model)s (%(other_owner)s, idle "
+            "for %(other_idle_s)s)"
         )
     ),
-    "way_out_precision": _one(N_("Точность %(precision)s")),
-    "way_out_smallest": _one(N_("%(precision)s, токенов %(max_tokens)s, батч %(batch_size)s")),
-    "advice_free": _one(N_("доступно %(free_bytes)s")),
-    "advice_mode_short": _one(N_("в режиме %(mode)s не поместится")),
-    "advice_precision_short": _one(N_("в %(precision)s не поместится")),
+    "way_out_precision": _one(N_("Precision %(precision)s")),
+    "way_out_smallest": _one(N_("%(precision)s, %(max_tokens)s tokens, batch %(batch_size)s")),
+    "advice_free": _one(N_("%(free_bytes)s available")),
+    "advice_mode_short": _one(N_("%(mode)s mode will not fit")),
+    "advice_precision_short": _one(N_("%(precision)s will not fit")),
     "advice_tokens_short": _many(
-        *NN_("на %(max_tokens)s токен памяти не хватит", "на %(max_tokens)s токенов памяти не хватит"), "max_tokens"
+        *NN_("not enough memory for %(max_tokens)s token", "not enough memory for %(max_tokens)s tokens"), "max_tokens"
     ),
-    "advice_batch_short": _one(N_("на батч %(batch_size)s памяти не хватит")),
-    "advice_quantized": _one(N_("файлы уже квантованы (%(method)s)")),
+    "advice_batch_short": _one(N_("not enough memory for a batch of %(batch_size)s")),
+    "advice_quantized": _one(N_("the files are quantized already (%(method)s)")),
     "advice_context": _many(
-        *NN_("модель рассчитана на %(max_tokens)s токен", "модель рассчитана на %(max_tokens)s токенов"), "max_tokens"
+        *NN_("the model was made for %(max_tokens)s token", "the model was made for %(max_tokens)s tokens"),
+        "max_tokens",
     ),
     "advice_nothing": _one(
-        N_("не поместится даже это: нужно %(needed_bytes)s и запас %(reserve_bytes)s, не хватает %(missing_bytes)s")
+        N_(
+            "not even this fits: it needs %(needed_bytes)s and a reserve of %(reserve_bytes)s, "
+            "%(missing_bytes)s are missing"
+        )
     ),
-    "advice_vllm_unavailable": _one(N_("при такой памяти подошёл бы vLLM")),
+    "advice_vllm_unavailable": _one(N_("with this much memory vLLM would be the choice")),
 }
 
 STEPS: Final[Mapping[str, Sentence]] = {
-    "planned": _one(N_("нужно %(needed_bytes)s")),
+    "planned": _one(N_("%(needed_bytes)s needed")),
     "stopped": _one(N_("%(models)s")),
-    "stop_ask": _one(N_("прошу %(model)s завершиться")),
-    "stop_terminate": _one(N_("%(model)s не уходит: SIGTERM")),
-    "creating_vllm": _one(N_("образ на месте, создаю контейнер")),
-    "creating_transformers": _one(N_("запускаю процесс")),
-    "stop_container": _one(N_("прошу контейнер %(model)s завершиться (SIGTERM)")),
-    "stop_kill": _one(N_("%(model)s не уходит: SIGKILL")),
-    "stop_verify": _one(N_("проверяю, что от %(model)s ничего не осталось")),
-    "stop_unproved": _one(N_("нет доказательства, что процесс завершён; нажмите «Экстренная очистка»")),
-    "rollback_settling": _one(N_("жду возврата памяти")),
-    "settle_slow": _one(N_("память возвращается медленнее обычного")),
-    "grace_over": _one(N_("никто не остановил")),
+    "stop_ask": _one(N_("asking %(model)s to end")),
+    "stop_terminate": _one(N_("%(model)s does not go: SIGTERM")),
+    "creating_vllm": _one(N_("the image is there, creating the container")),
+    "creating_transformers": _one(N_("starting the process")),
+    "stop_container": _one(N_("asking the container of %(model)s to end (SIGTERM)")),
+    "stop_kill": _one(N_("%(model)s does not go: SIGKILL")),
+    "stop_verify": _one(N_("making sure that nothing of %(model)s is left")),
+    "stop_unproved": _one(N_("nothing proves that the process has ended; press “Emergency clean-up”")),
+    "rollback_settling": _one(N_("waiting for the memory to come back")),
+    "settle_slow": _one(N_("the memory comes back more slowly than usual")),
+    "grace_over": _one(N_("nobody stopped it")),
     "settled": _one(N_("+%(freed_bytes)s")),
-    "settle_unknown": _one(N_("устройство не читается")),
-    "settle_late": _one(N_("только +%(freed_bytes)s из %(expected_bytes)s")),
-    "reaped": _many(*NN_("%(count)s остаток", "%(count)s остатков")),
+    "settle_unknown": _one(N_("the device cannot be read")),
+    "settle_late": _one(N_("only +%(freed_bytes)s of %(expected_bytes)s")),
+    "reaped": _many(*NN_("%(count)s leftover", "%(count)s leftovers")),
     "checked": _one(N_("%(free_bytes)s ≥ %(needed_bytes)s")),
-    "checked_overruled": _one(N_("недостаёт %(missing_bytes)s, загружаю вопреки оценке")),
-    "launch_starting": _one(N_("процесс запускается")),
-    "launch_loading": _one(N_("веса загружаются")),
-    "launched": _one(N_("веса загружены")),
-    "ready_after": _one(N_("отвечает")),
-    "measured": _one(N_("занято %(measured_bytes)s")),
-    "measured_as_expected": _one(N_("занято %(measured_bytes)s, на старте ожидалось %(expected_bytes)s")),
-    "measured_unknown": _one(N_("измерить не удалось, ожидалось %(predicted_bytes)s")),
-    "cleaned": _many(*NN_("%(count)s запись", "записей: %(count)s")),
-    "cleaned_free": _one(N_("доступно %(free_bytes)s")),
-    "ended": _many(*NN_("завершён %(count)s", "завершено: %(count)s")),
-    "ended_late": _many(*NN_("догнан ещё %(count)s", "догнано ещё: %(count)s")),
-    "demo_made": _one(N_("файлы записаны")),
-    "vllm_creating": _one(N_("контейнер создаётся")),
-    "vllm_starting": _one(N_("контейнер работает, vLLM запускается")),
-    "vllm_weights": _one(N_("веса загружаются")),
-    "vllm_weights_percent": _one(N_("веса загружаются: %(percent)s %%")),
-    "vllm_profiling": _one(N_("vLLM прогревается и измеряет память")),
-    "vllm_kv_cache": _one(N_("кеш KV готов")),
-    "vllm_kv_cache_sized": _one(N_("кеш KV: токенов %(tokens)s, %(kv_cache_bytes)s")),
-    "vllm_graphs": _one(N_("записываются графы CUDA")),
-    "vllm_graphs_percent": _one(N_("записываются графы CUDA: %(percent)s %%")),
-    "vllm_serving": _one(N_("сервер поднят, жду ответа модели")),
+    "checked_overruled": _one(N_("%(missing_bytes)s missing, loading against the estimate")),
+    "launch_starting": _one(N_("the process is starting")),
+    "launch_loading": _one(N_("loading weights")),
+    "launched": _one(N_("weights loaded")),
+    "ready_after": _one(N_("it answers")),
+    "measured": _one(N_("%(measured_bytes)s taken")),
+    "measured_as_expected": _one(N_("%(measured_bytes)s taken, %(expected_bytes)s expected at the start")),
+    "measured_unknown": _one(N_("could not be measured, %(predicted_bytes)s expected")),
+    "cleaned": _many(*NN_("%(count)s entry", "%(count)s entries")),
+    "cleaned_free": _one(N_("%(free_bytes)s available")),
+    "ended": _many(*NN_("%(count)s ended", "%(count)s ended")),
+    "ended_late": _many(*NN_("%(count)s more caught", "%(count)s more caught")),
+    "demo_made": _one(N_("files written")),
+    "vllm_creating": _one(N_("the container is being created")),
+    "vllm_starting": _one(N_("the container runs, vLLM is starting")),
+    "vllm_weights": _one(N_("loading weights")),
+    "vllm_weights_percent": _one(N_("the weights are loading: %(percent)s %%")),
+    "vllm_profiling": _one(N_("vLLM warms up and measures the memory")),
+    "vllm_kv_cache": _one(N_("the KV cache is ready")),
+    "vllm_kv_cache_sized": _one(N_("KV cache: %(tokens)s tokens, %(kv_cache_bytes)s")),
+    "vllm_graphs": _one(N_("CUDA graphs are being captured")),
+    "vllm_graphs_percent": _one(N_("CUDA graphs are being captured: %(percent)s %%")),
+    "vllm_serving": _one(N_("the server is up, waiting for the model's answer")),
 }
 """What a step has to say, short: it stands under the step's name."""
 
 OUTCOMES: Final[Mapping[str, Sentence]] = {
-    "switch_done": _one(N_("Модель %(model)s готова отвечать: %(mode)s, %(seconds)s.")),
-    "unload_done": _one(N_("Модель %(model)s выгружена: вернулось %(freed_bytes)s за %(seconds)s.")),
+    "switch_done": _one(N_("The model %(model)s is ready to answer: %(mode)s, %(seconds)s.")),
+    "unload_done": _one(N_("The model %(model)s is unloaded: %(freed_bytes)s came back in %(seconds)s.")),
     "unload_unknown": _one(
         N_(
-            "Модель %(model)s завершена. Сколько памяти вернулось, неизвестно: устройство не читается. Проверьте "
-            "драйвер, цифры "
-            "появятся сами."
+            "The model %(model)s has ended. How much memory came back is unknown: the device cannot be read. "
+            "Check the driver; the figures will appear by themselves."
         )
     ),
     "unload_held": _one(
         N_(
-            "Модель %(model)s завершена, но вернулось только %(freed_bytes)s из %(expected_bytes)s за %(seconds)s. Кто "
-            "держит "
-            "остальное, видно на карточке памяти."
+            "The model %(model)s has ended, but only %(freed_bytes)s of %(expected_bytes)s came back in "
+            "%(seconds)s. The memory card shows who holds the rest."
         )
     ),
-    "clean_done": _one(N_("Память очищена: вернулось %(freed_bytes)s, доступно %(free_bytes)s.")),
+    "clean_done": _one(N_("Memory cleaned: %(freed_bytes)s came back, %(free_bytes)s available.")),
     "emergency_done": _many(
         *NN_(
-            "Экстренная очистка закончена: завершён %(count)s процесс, вернулось %(freed_bytes)s.",
-            "Экстренная очистка закончена: завершено процессов: %(count)s, вернулось %(freed_bytes)s.",
+            "Emergency clean-up done: %(count)s process ended, %(freed_bytes)s came back.",
+            "Emergency clean-up done: %(count)s processes ended, %(freed_bytes)s came back.",
         )
     ),
     "emergency_incomplete": _one(
         N_(
-            "Экстренная очистка закончена не до конца: завершено %(count)s, вернулось %(freed_bytes)s из "
-            "%(expected_bytes)s. "
-            "Что осталось, перечислено ниже."
+            "The emergency clean-up is incomplete: %(count)s ended, %(freed_bytes)s of %(expected_bytes)s "
+            "came back. What is left is listed below."
         )
     ),
-    "demo_done": _one(N_("Демонстрационная модель %(model)s лежит в кеше. Выберите её и загрузите.")),
-    "nothing_changed": _one(N_("На сервере всё осталось как было.")),
+    "demo_done": _one(N_("The demo model %(model)s is in the cache. Choose it and load it.")),
+    "nothing_changed": _one(N_("Everything on the server stayed as it was.")),
     "loaded_anyway": _one(
-        N_(
-            "%(model)s: загрузка вопреки оценке, так решил пользователь %(actor)s (%(device)s, недостаёт "
-            "%(missing_bytes)s)"
-        )
+        N_("%(model)s: loaded against the estimate, as %(actor)s decided (%(device)s, %(missing_bytes)s missing)")
     ),
-    "rolled_back": _one(N_("Прежние модели загружены снова: %(models)s.")),
+    "rolled_back": _one(N_("The previous models are loaded again: %(models)s.")),
     "restore_failed": _one(
+        N_("Could not load again: %(models)s. The result lists why; once that is fixed, press “Load again”.")
+    ),
+    "restore_begun": _one(N_("%(models)s: loading again, started by %(actor)s")),
+    "restore_not_needed": _one(N_("%(model)s: already loaded")),
+    "restore_revision_gone": _one(
         N_(
-            "Вернуть не удалось: %(models)s. Причины указаны в результате по пунктам; когда они устранены, нажмите "
-            "«Загрузить снова»."
+            "%(model)s: cannot be loaded again, revision %(revision)s is no longer in the cache; no other "
+            "revision is loaded in its place"
         )
     ),
-    "restore_begun": _one(N_("%(models)s: повторная загрузка начата, её запустил пользователь %(actor)s")),
-    "restore_not_needed": _one(N_("%(model)s: уже загружена")),
-    "restore_revision_gone": _one(
-        N_("%(model)s: не вернуть, ревизии %(revision)s в кеше больше нет; другая ревизия сама не загружается")
-    ),
-    "not_restored_by_choice": _one(N_("Прежние модели не возвращены, как и было выбрано: %(models)s.")),
+    "not_restored_by_choice": _one(N_("The previous models were not brought back, as chosen: %(models)s.")),
     "switch_done_memory_held": _one(
         N_(
-            "Модель %(model)s готова отвечать: %(mode)s, %(seconds)s. От прежней вернулось только %(freed_bytes)s из "
-            "%(expected_bytes)s."
+            "The model %(model)s is ready to answer: %(mode)s, %(seconds)s. Of the previous one only "
+            "%(freed_bytes)s of %(expected_bytes)s came back."
         )
     ),
-    "ended_early": _one(N_("Операция остановлена на полпути. Проверьте, что загружено.")),
-    "taken_over": _one(N_("Остальное сделала экстренная очистка.")),
-    "rollback_cancelled": _one(N_("Возврат прежних моделей прерван. Проверьте, что загружено.")),
-    "undo_failed": _one(N_("Вернуть всё как было не удалось (%(detail)s). Нажмите «Очистить память».")),
-    "unloaded_not_waited": _one(N_("Модель %(model)s завершена; возврата памяти не дождались.")),
-    "abandoned": _one(N_("Программа остановилась посреди операции; при запуске остатки убраны.")),
-    "adopted": _one(N_("%(model)s: работала без нас и принята обратно")),
-    "found_dead": _one(N_("%(model)s: завершилась, пока панель не работала: %(reason)s")),
-    "removed_half_started": _one(N_("%(model)s: не успела запуститься, остатки убраны")),
-    "removal_failed": _one(N_("%(model)s: остатки убрать не удалось; нажмите «Экстренная очистка»")),
-    "restored": _one(N_("%(model)s: загружена снова")),
-    "restore_model_gone": _one(N_("%(model)s: не вернуть, её больше нет в кеше")),
-    "restore_no_memory": _one(N_("%(model)s: не вернуть, не хватает %(missing_bytes)s")),
-    "restore_failed_because": _one(N_("%(model)s: не вернуть, %(code)s")),
-    "stuck_cleared": _one(N_("Модель %(model)s завершилась, от неё ничего не осталось; запись убрана.")),
-    "dead_removed": _one(N_("%(model)s: завершилась раньше, запись убрана")),
-    "dead_not_removed": _one(N_("%(model)s: завершилась раньше, но остатки убрать не удалось")),
-    "clean_worker": _one(N_("%(model)s: вернула %(freed_bytes)s")),
-    "clean_failed": _one(N_("%(model)s: не очищена, %(code)s")),
+    "ended_early": _one(N_("The operation was stopped half way. Check what is loaded.")),
+    "taken_over": _one(N_("An emergency clean-up did the rest.")),
+    "rollback_cancelled": _one(N_("Bringing the previous models back was cut off. Check what is loaded.")),
+    "undo_failed": _one(N_("Putting everything back failed (%(detail)s). Press “Clean memory”.")),
+    "unloaded_not_waited": _one(N_("The model %(model)s has ended; the return of its memory was not waited for.")),
+    "abandoned": _one(
+        N_("The program stopped in the middle of the operation; what was left was removed at its start.")
+    ),
+    "adopted": _one(N_("%(model)s: went on without us and was adopted")),
+    "found_dead": _one(N_("%(model)s: ended while Warden was not running: %(reason)s")),
+    "removed_half_started": _one(N_("%(model)s: had not finished starting, its remains were removed")),
+    "removal_failed": _one(N_("%(model)s: its remains could not be removed; press “Emergency clean-up”")),
+    "restored": _one(N_("%(model)s: loaded again")),
+    "restore_model_gone": _one(N_("%(model)s: cannot come back, it is no longer in the cache")),
+    "restore_no_memory": _one(N_("%(model)s: cannot come back, %(missing_bytes)s are missing")),
+    "restore_failed_because": _one(N_("%(model)s: cannot come back, %(code)s")),
+    "stuck_cleared": _one(N_("%(model)s has ended and nothing of it is left; it is off the list.")),
+    "dead_removed": _one(N_("%(model)s: had ended before, its entry was removed")),
+    "dead_not_removed": _one(N_("%(model)s: had ended before, but its remains could not be removed")),
+    "clean_worker": _one(N_("%(model)s: gave back %(freed_bytes)s")),
+    "clean_failed": _one(N_("%(model)s: not cleaned, %(code)s")),
     "stays_foreign": _one(
-        N_("%(device)s: остаётся чужой процесс %(pid)s (%(user)s, %(command)s), держит %(used_bytes)s")
+        N_("%(device)s: process %(pid)s of another person stays (%(user)s, %(command)s), it holds %(used_bytes)s")
     ),
-    "stays_unattributed": _one(N_("%(device)s: %(used_bytes)s заняты, но не принадлежат ни одному видимому процессу")),
-    "leftover_process": _one(N_("%(instance)s: процесс %(pid)s без модели")),
-    "leftover_folder": _one(N_("%(instance)s: папка без модели")),
-    "ended_instance": _one(N_("%(name)s: завершена")),
+    "stays_unattributed": _one(N_("%(device)s: %(used_bytes)s are taken and belong to no process in sight")),
+    "leftover_process": _one(N_("%(instance)s: process %(pid)s without a model")),
+    "leftover_folder": _one(N_("%(instance)s: folder without a model")),
+    "ended_instance": _one(N_("%(name)s: ended")),
     "ended_not_removed": _one(
-        N_("%(name)s: завершена, память свободна; контейнер Docker ещё не убрал, он будет убран сам")
+        N_(
+            "%(name)s: ended, its memory is free; Docker has not removed the container yet, it will be "
+            "removed by itself"
+        )
     ),
-    "ended_unlisted": _one(N_("%(name)s: процесс без записи завершён")),
-    "end_failed": _one(N_("%(name)s: завершить не удалось (%(detail)s); завершите процесс вручную")),
-    "runtime_unreachable": _one(N_("режим %(mode)s не отвечает: что в нём осталось, неизвестно")),
-    "instance_vanished": _one(N_("процесс модели %(model)s исчез: его завершил кто-то другой или система")),
-    "container_ended": _one(N_("Контейнер %(name)s остановлен. Памяти устройств он не держал.")),
-    "container_ended_freed": _one(N_("Контейнер %(name)s остановлен: вернулось %(freed_bytes)s за %(seconds)s.")),
+    "ended_unlisted": _one(N_("%(name)s: an unlisted process was ended")),
+    "end_failed": _one(N_("%(name)s: could not be ended (%(detail)s); end its process by hand")),
+    "runtime_unreachable": _one(N_("mode %(mode)s does not answer: what is left in it is unknown")),
+    "instance_vanished": _one(N_("the process of the model %(model)s vanished: somebody else or the system ended it")),
+    "container_ended": _one(N_("The container %(name)s has been stopped. It held no memory of the devices.")),
+    "container_ended_freed": _one(
+        N_("The container %(name)s has been stopped: %(freed_bytes)s came back in %(seconds)s.")
+    ),
     "container_ended_held": _one(
         N_(
-            "Контейнер %(name)s остановлен, но вернулось только %(freed_bytes)s из %(expected_bytes)s за %(seconds)s. "
-            "Кто держит остальное, видно на карточке памяти."
+            "The container %(name)s has been stopped, but only %(freed_bytes)s of %(expected_bytes)s came "
+            "back in %(seconds)s. The memory card shows who holds the rest."
         )
     ),
-    "container_not_waited": _one(N_("Контейнер %(name)s остановлен; возврата памяти не дождались.")),
+    "container_not_waited": _one(
+        N_("The container %(name)s has been stopped; the return of its memory was not waited for.")
+    ),
     "launch_again_disturbed": _one(
         N_(
-            "%(model)s: измерению памяти помешал сосед (было доступно %(before_bytes)s, стало %(after_bytes)s), запускаю "
-            "ещё раз"
+            "%(model)s: a neighbour disturbed the measuring of the memory (%(before_bytes)s free before, "
+            "%(after_bytes)s after); starting once more"
         )
     ),
     "container_not_removed": _one(
         N_(
-            "%(model)s: завершена, но контейнер %(name)s Docker ещё не убрал; он будет убран сам, когда Docker это позволит"
+            "%(model)s: ended, but Docker has not removed the container %(name)s yet; it will be removed by "
+            "itself as soon as Docker lets it go"
         )
     ),
-    "launch_again_port": _one(N_("%(model)s: порт %(port)s занял кто-то другой, запускаю ещё раз на другом")),
-    "leftover_container": _one(N_("%(name)s: контейнер без модели")),
-    "stays_container": _one(N_("остаётся чужой контейнер %(name)s (владелец %(user)s, образ %(image)s)")),
-    "not_reached": _one(N_("%(name)s: режим %(mode)s не отвечает, завершить не удалось; повторите, когда он ответит")),
+    "launch_again_port": _one(N_("%(model)s: somebody else took port %(port)s; starting once more on another one")),
+    "leftover_container": _one(N_("%(name)s: a container without a model")),
+    "stays_container": _one(N_("somebody else's container %(name)s stays (owner: %(user)s, image %(image)s)")),
+    "not_reached": _one(
+        N_("%(name)s: the mode %(mode)s does not answer, so it could not be ended; try again when it does")
+    ),
 }
 """How an operation ended, and the lines of its result."""
 
 WEB: Final[Mapping[str, Sentence]] = {
-    "bad_request": _one(N_("Запрос не разобрать. Вернитесь на главную страницу и повторите.")),
-    "bad_json": _one(N_("Тело запроса не JSON (%(detail)s). Пришлите объект JSON.")),
+    "bad_request": _one(N_("The request cannot be understood. Go back to the main page and try again.")),
+    "bad_json": _one(N_("The request body is not JSON (%(detail)s). Send a JSON object.")),
     "too_many_attempts": _one(
         N_(
-            "Слишком много неудачных попыток под этим именем или с этого адреса. Повторите через минуту, а если не поможет, "
-            "через четверть часа."
+            "Too many failed attempts for this name or from this address. Try again in a minute; if that "
+            "does not help, in a quarter of an hour."
         )
     ),
     "untrusted_host": _one(
         N_(
-            "Страницу открыли под именем, которое не указано в WARDEN_TRUSTED_HOSTS. Откройте её как http://127.0.0.1 "
-            "или добавьте имя."
+            "The page was called by a name that WARDEN_TRUSTED_HOSTS does not list. Open it as "
+            "http://127.0.0.1 or add the name."
         )
     ),
-    "cross_site": _one(N_("Запрос пришёл со страницы другого сайта и отклонён. Откройте панель напрямую и повторите.")),
+    "cross_site": _one(
+        N_("The request came from a page of another site and was refused. Open the dashboard directly and try again.")
+    ),
     "form_for_json": _one(
         N_(
-            "Сюда принимается только JSON: укажите Content-Type: application/json. Тип формы отклонён, его шлют чужие "
-            "сайты."
+            "Only JSON is accepted here: say Content-Type: application/json. The form type was refused, "
+            "other sites send it."
         )
     ),
-    "csrf": _one(N_("Защитная метка формы не подошла. Обновите страницу (cookie должны быть включены) и повторите.")),
-    "method_not_allowed": _one(N_("Этот адрес не принимает такой метод запроса.")),
-    "too_large": _one(N_("Запрос слишком велик: принимается до 256 KiB. Сократите его.")),
-    "no_uploads": _one(N_("Файлы здесь не принимаются.")),
-    "unsupported_type": _one(N_("Такой тип данных здесь не принимается. Пришлите application/json.")),
+    "csrf": _one(N_("The form's protection token did not fit. Reload the page (cookies must be on) and try again.")),
+    "method_not_allowed": _one(N_("This address does not take this request method.")),
+    "too_large": _one(N_("The request is too large: up to 256 KiB are accepted. Shorten it.")),
+    "no_uploads": _one(N_("No files are taken here.")),
+    "unsupported_type": _one(N_("This type of data is not accepted here. Send application/json.")),
 }
 """What the web layer itself refuses."""
 
 LEASES: Final[Mapping[str, Sentence]] = {
-    "release_kept": _one(N_("Владелец %(owner)s оставляет модель %(model)s себе.")),
-    "release_kept_word": _one(N_("Владелец %(owner)s оставляет модель %(model)s себе: «%(word)s».")),
-    "release_given": _one(N_("Владелец %(owner)s освобождает для вас модель %(model)s: её место можно занять.")),
+    "release_kept": _one(N_("The owner, %(owner)s, keeps model %(model)s.")),
+    "release_kept_word": _one(N_("The owner, %(owner)s, keeps model %(model)s: “%(word)s”.")),
+    "release_given": _one(N_("The owner, %(owner)s, releases model %(model)s for you: you can take its place.")),
     "release_given_word": _one(
-        N_("Владелец %(owner)s освобождает для вас модель %(model)s: её место можно занять. «%(word)s».")
+        N_("The owner, %(owner)s, releases model %(model)s for you: you can take its place. “%(word)s”.")
     ),
     "release_given_silently": _one(
-        N_("Владелец %(owner)s не отвечает, а модель %(model)s простаивает и аренды нет: её место можно занять.")
+        N_("The owner, %(owner)s, does not answer, and model %(model)s is idle and not leased: you can take its place.")
     ),
     "released_in_silence": _one(
         N_(
-            "Пользователь %(asker)s просил освободить модель %(model)s. Ответа не было, модель простаивала, поэтому теперь "
-            "её место можно занять."
+            "%(asker)s asked to release model %(model)s. There was no answer and the model was idle, so its "
+            "place can be taken now."
         )
     ),
-    "unloaded_by": _one(
-        N_("Ваша модель %(model)s выгружена, это сделал пользователь %(actor)s: она простаивала и не была арендована.")
-    ),
-    "unloaded_for": _one(
-        N_(
-            "Ваша модель %(model)s выгружена: пользователь %(actor)s загружает на её место %(new_model)s. Она простаивала "
-            "и не была арендована."
-        )
-    ),
+    "unloaded_by": _one(N_("%(actor)s unloaded your model %(model)s (idle, no lease).")),
+    "unloaded_for": _one(N_("%(actor)s unloaded your model %(model)s to load %(new_model)s (idle, no lease).")),
     "lease_overridden": _one(
-        N_("Администратор %(actor)s забирает место модели %(model)s у пользователя %(owner)s: «%(reason)s».")
+        N_("Administrator %(actor)s takes the place of model %(model)s from %(owner)s: “%(reason)s”.")
     ),
-    "unloaded_idle": _one(N_("Модель %(model)s выгружается: ею не пользовались %(idle_s)s.")),
+    "unloaded_idle": _one(N_("Model %(model)s is being unloaded: nobody has used it for %(idle_s)s.")),
 }
 """What people are told of models that change hands, and of idle ones."""
 
 KEEPING: Final[Mapping[str, Sentence]] = {
     "keeping_locked": _one(
         N_(
-            "Warden не может сохранять новое: файл базы данных %(file)s занят другим процессом. Найдите и завершите его: "
-            "fuser -v %(file)s."
+            "Warden cannot save anything new: another process has locked the database file %(file)s. Find it "
+            "and end it: fuser -v %(file)s."
         )
     ),
-    "keeping_full": _one(
-        N_("Warden не может сохранять новое: на диске, где лежит %(file)s, закончилось место. Освободите место.")
-    ),
+    "keeping_full": _one(N_("Warden cannot save anything new: the disk that holds %(file)s is full. Free some space.")),
     "keeping_gone": _one(
         N_(
-            "Warden не может сохранять новое: файл базы данных %(file)s пропал, и создать его заново не удаётся "
-            "(%(detail)s). Верните папку и права на неё."
+            "Warden cannot save anything new: the database file %(file)s is gone and cannot be made again "
+            "(%(detail)s). Restore the folder and its permissions."
         )
     ),
     "keeping_slow": _one(
-        N_("Warden не может сохранять новое: база данных отвечает дольше секунды. Проверьте диск и нагрузку на сервер.")
-    ),
-    "keeping_failed": _one(N_("Warden не может сохранять новое: база данных отвечает ошибкой (%(detail)s).")),
-    "keeping_lost": _many(
-        *NN_(
-            "Не поместилась в память и потеряна %(count)s запись.",
-            "Не поместились в память и потеряны записи: %(count)s.",
+        N_(
+            "Warden cannot save anything new: the database takes longer than a second to answer. Check the "
+            "disk and the server's load."
         )
     ),
-    "store_locked": _one(N_("файл базы данных занят другим процессом")),
-    "store_full": _one(N_("на диске закончилось место")),
-    "store_gone": _one(N_("файл базы данных пропал")),
-    "store_slow": _one(N_("база данных отвечает дольше секунды")),
-    "store_failed": _one(N_("база данных отвечает ошибкой")),
+    "keeping_failed": _one(N_("Warden cannot save anything new: the database answers with an error (%(detail)s).")),
+    "keeping_lost": _many(
+        *NN_(
+            "%(count)s record did not fit in memory and is lost.",
+            "%(count)s records did not fit in memory and are lost.",
+        )
+    ),
+    "store_locked": _one(N_("another process has locked the database file")),
+    "store_full": _one(N_("the disk is full")),
+    "store_gone": _one(N_("the database file is gone")),
+    "store_slow": _one(N_("the database takes longer than a second to answer")),
+    "store_failed": _one(N_("the database answers with an error")),
 }
 """Why Warden cannot keep what it is told."""
 
 SELFTEST: Final[Mapping[str, Sentence]] = {
     "selftest_checking": _one(N_("%(check)s")),
-    "selftest_checked": _many(*NN_("%(count)s пункт", "пунктов: %(count)s")),
+    "selftest_checked": _many(*NN_("%(count)s item", "%(count)s items")),
     "selftest_done": _many(
-        *NN_("Всё работает: пройдена %(count)s проверка.", "Всё работает: пройдено проверок: %(count)s.")
+        *NN_("Everything works: %(count)s check passed.", "Everything works: %(count)s checks passed.")
     ),
-    "selftest_done_warnings": _many(
-        *NN_("Работает, но есть %(count)s замечание.", "Работает, но есть замечания: %(count)s.")
-    ),
+    "selftest_done_warnings": _many(*NN_("It works, with %(count)s remark.", "It works, with %(count)s remarks.")),
     "selftest_done_failed": _many(
         *NN_(
-            "Не пройдена %(count)s проверка. Рядом с ней написано, что делать.",
-            "Не пройдено проверок: %(count)s. Рядом с каждой написано, что делать.",
+            "%(count)s check failed. What to do stands beside it.",
+            "%(count)s checks failed. What to do stands beside each.",
         )
     ),
-    "selftest_skipped": _one(N_("не проверялось: сначала нужен пункт «%(check)s»")),
+    "selftest_skipped": _one(N_("not checked: “%(check)s” has to succeed first")),
     "selftest_readings_late": _one(
-        N_("пришло показаний: %(count)s из %(asked)s, последнему %(age_s)s: драйвер отвечает слишком медленно")
+        N_("readings that came: %(count)s of %(asked)s, the latest %(age_s)s old: the driver answers too slowly")
     ),
-    "selftest_readings_stuck": _one(N_("показания не обновляются: время у них одно и то же")),
-    "selftest_no_figures": _one(N_("%(device)s: драйвер не сообщил, сколько памяти всего и свободно")),
-    "selftest_ledger_off": _one(N_("%(device)s: части не складываются в целое, расхождение %(off_bytes)s")),
-    "selftest_witness_off": _one(N_("%(device)s: панель видит свободными %(free_bytes)s, система — %(other_bytes)s")),
+    "selftest_readings_stuck": _one(N_("the readings are stuck: they all carry the same time")),
+    "selftest_no_figures": _one(N_("%(device)s: the driver did not say how much memory there is and how much is free")),
+    "selftest_ledger_off": _one(N_("%(device)s: the parts do not add up to the total, they are off by %(off_bytes)s")),
+    "selftest_witness_off": _one(N_("%(device)s: Warden sees %(free_bytes)s free, the system %(other_bytes)s")),
     "selftest_memory_ok": _one(
-        N_("%(devices)s: всего %(total_bytes)s, сходится до байта; показаний %(count)s, последнему %(age_s)s")
+        N_("%(devices)s: %(total_bytes)s in all, adds up to the byte; readings: %(count)s, the latest %(age_s)s old")
     ),
-    "selftest_state_unwritable": _one(N_("в папку %(folder)s нельзя писать: %(detail)s")),
-    "selftest_not_kept": _one(N_("операция записана в базу, но обратно не читается")),
-    "selftest_state_open": _one(N_("папка %(folder)s открыта другим пользователям (права %(bits)s)")),
-    "selftest_files_open": _one(N_("другие пользователи могут прочитать файлы: %(files)s")),
-    "selftest_state_ok": _one(N_("папка %(folder)s доступна для записи и закрыта для других; база отвечает")),
-    "selftest_advice_wrong": _one(N_("для %(free_bytes)s рекомендация не та, что в таблице")),
+    "selftest_state_unwritable": _one(N_("%(folder)s cannot be written to: %(detail)s")),
+    "selftest_not_kept": _one(N_("the operation was written to the database but cannot be read back")),
+    "selftest_state_open": _one(N_("%(folder)s is open to other users (mode %(bits)s)")),
+    "selftest_files_open": _one(N_("other users can read these files: %(files)s")),
+    "selftest_state_ok": _one(N_("%(folder)s can be written to and is closed to others; the database answers")),
+    "selftest_advice_wrong": _one(N_("the recommendation for %(free_bytes)s is not the table's")),
     "selftest_advice_unknown": _one(
-        N_("таблица верна (точек: %(count)s), но свободная память сейчас неизвестна, и совета нет")
+        N_("the table is right (points tried: %(count)s), but the free memory is not known now, so there is no advice")
     ),
     "selftest_advice_ok": _one(
         N_(
-            "таблица верна (точек: %(count)s); для %(free_bytes)s: %(mode)s, %(precision)s, токенов %(max_tokens)s, "
-            "батч %(batch_size)s"
+            "the table is right (points tried: %(count)s); for %(free_bytes)s: %(mode)s, %(precision)s, "
+            "%(max_tokens)s tokens, batch %(batch_size)s"
         )
     ),
-    "selftest_vllm_ok": _one(N_("режим можно выбрать: Docker отвечает, образ на месте")),
-    "selftest_vllm_unavailable": _one(N_("режим выбрать нельзя: %(reason)s; режим Transformers работает и без него")),
-    "selftest_model_ok": _one(N_("модель %(model)s (%(size_bytes)s) создана и найдена в кеше")),
-    "selftest_model_missing": _one(N_("модель создана, но в списке не появилась")),
+    "selftest_vllm_ok": _one(N_("it can be chosen: Docker answers, and the image is there")),
+    "selftest_vllm_unavailable": _one(N_("it cannot be chosen: %(reason)s; Transformers mode works without it")),
+    "selftest_model_ok": _one(N_("the model %(model)s (%(size_bytes)s) was made and found in the cache")),
+    "selftest_model_missing": _one(N_("the model was made, but does not appear in the list")),
     "selftest_no_room": _one(
         N_(
-            "рядом с загруженным не поместится (%(device)s): нужно %(needed_bytes)s и запас %(reserve_bytes)s, доступно "
-            "%(free_bytes)s; ничего не тронуто"
+            "does not fit beside what is loaded (%(device)s): it needs %(needed_bytes)s and a reserve of "
+            "%(reserve_bytes)s, %(free_bytes)s is available; nothing was touched"
         )
     ),
-    "selftest_elsewhere": _one(N_("в этой папке состояния уже идёт другая проверка")),
-    "selftest_not_ready": _one(N_("переключение закончилось, но модель не готова")),
+    "selftest_elsewhere": _one(N_("another self-test is already running from this state folder")),
+    "selftest_not_ready": _one(N_("the switch has ended, but the model is not ready")),
     "selftest_switch_ok": _one(
-        N_("загружена за %(seconds)s; обещано не больше %(predicted_bytes)s, занято %(measured_bytes)s")
+        N_("loaded in %(seconds)s; at most %(predicted_bytes)s promised, %(measured_bytes)s taken")
     ),
     "selftest_not_measured": _one(
-        N_("загружена за %(seconds)s, но сколько заняла, неизвестно (обещано %(predicted_bytes)s)")
+        N_("loaded in %(seconds)s, but how much it takes is not known (promised: %(predicted_bytes)s)")
     ),
     "selftest_over_prediction": _one(
-        N_("загружена за %(seconds)s, но заняла %(measured_bytes)s вместо обещанных %(predicted_bytes)s")
+        N_("loaded in %(seconds)s, but it takes %(measured_bytes)s instead of the promised %(predicted_bytes)s")
     ),
-    "selftest_answer_ok": _many(*NN_("ответила: %(count)s кусок текста", "ответила: кусков текста %(count)s")),
-    "selftest_answer_empty": _one(N_("ответ пришёл пустым")),
+    "selftest_answer_ok": _many(*NN_("it answered: %(count)s piece of text", "it answered: %(count)s pieces of text")),
+    "selftest_answer_empty": _one(N_("the answer came back empty")),
     "selftest_replace_ok": _one(
-        N_("прежняя модель выгружена, вернулось %(freed_bytes)s за %(seconds)s; новая загружена на её место")
+        N_("the first model was unloaded, %(freed_bytes)s came back in %(seconds)s; the second was loaded in its place")
     ),
     "selftest_replace_held": _one(
-        N_("модель заменена, но от прежней вернулось %(freed_bytes)s из %(expected_bytes)s за %(seconds)s")
+        N_(
+            "the model was replaced, but only %(freed_bytes)s of the first one's %(expected_bytes)s came "
+            "back in %(seconds)s"
+        )
     ),
-    "selftest_not_replaced": _one(N_("прежняя модель не ушла или новая не заняла её места")),
+    "selftest_not_replaced": _one(N_("the first model did not go, or the second did not take its place")),
     "selftest_refusal_ok": _one(
-        N_("запрос на %(needed_bytes)s при доступных %(free_bytes)s отклонён, загруженная модель осталась")
+        N_("a request for %(needed_bytes)s with %(free_bytes)s available was refused, and the loaded model stayed")
     ),
-    "selftest_not_refused": _one(N_("заведомо слишком большой запрос не отклонён")),
-    "selftest_refused_late": _one(N_("запрос отклонён, но загруженная модель при этом пострадала")),
-    "selftest_clean_ok": _one(N_("закончена без ошибок, вернулось %(freed_bytes)s; строк в отчёте: %(count)s")),
+    "selftest_not_refused": _one(N_("a request that is far too large was not refused")),
+    "selftest_refused_late": _one(N_("the request was refused, but the loaded model was harmed")),
+    "selftest_clean_ok": _one(N_("ended without errors, %(freed_bytes)s came back; lines in the report: %(count)s")),
     "selftest_unload_ok": _one(
-        N_("вернулось %(freed_bytes)s из %(expected_bytes)s за %(seconds)s, процессов не осталось")
+        N_("%(freed_bytes)s of %(expected_bytes)s came back in %(seconds)s, no process is left")
     ),
     "selftest_unload_held": _one(
-        N_("процессов не осталось, но вернулось %(freed_bytes)s из %(expected_bytes)s за %(seconds)s")
+        N_("no process is left, but only %(freed_bytes)s of %(expected_bytes)s came back in %(seconds)s")
     ),
-    "selftest_process_left": _one(N_("после выгрузки остались процессы: %(pids)s")),
-    "selftest_advice_driver": _one(N_("Проверьте драйвер (nvidia-smi) и журнал сервера, затем повторите проверку.")),
+    "selftest_process_left": _one(N_("processes are left after the unloading: %(pids)s")),
+    "selftest_advice_driver": _one(
+        N_("Check the driver (nvidia-smi) and the server's log, then run the self-test again.")
+    ),
     "selftest_advice_state": _one(
-        N_("Проверьте владельца папки %(folder)s и место на диске или укажите другую в WARDEN_STATE_DIR.")
+        N_("Check the owner of %(folder)s and the free disk space, or name another folder in WARDEN_STATE_DIR.")
     ),
     "selftest_advice_store": _one(
-        N_("Проверьте место на диске и файл базы данных; в журнале сервера сказано, что с ней.")
+        N_("Check the free disk space and the database file; the server's log says what is wrong with it.")
     ),
-    "selftest_advice_chmod": _one(N_("Закройте доступ: %(command)s")),
-    "selftest_advice_report": _one(N_("Повторите проверку; если не поможет, посмотрите журнал сервера.")),
-    "selftest_advice_later": _one(N_("Дождитесь конца этой операции и повторите проверку: она занимает около минуты.")),
-    "selftest_advice_room": _one(N_("Выгрузите ненужную модель и повторите проверку: сама она ничего не выгружает.")),
+    "selftest_advice_chmod": _one(N_("Take the access away: %(command)s")),
+    "selftest_advice_report": _one(N_("Run the self-test again; if that does not help, see the server's log.")),
+    "selftest_advice_later": _one(
+        N_("Wait for that operation to end and run the self-test again; it takes about a minute.")
+    ),
+    "selftest_advice_room": _one(
+        N_("Unload a model that is not needed and run the self-test again: it unloads nothing by itself.")
+    ),
     "selftest_advice_held": _one(
-        N_("Если память сервера сейчас меняют и другие, повторите, когда станет тише; иначе посмотрите, кто её держит.")
+        N_(
+            "If others are using the server's memory right now, try again when it is quieter; otherwise look "
+            "at who holds it."
+        )
     ),
-    "selftest_advice_emergency": _one(
-        N_("Завершите эти процессы вручную или перезапустите панель: она уберёт остатки.")
-    ),
+    "selftest_advice_emergency": _one(N_("End these processes by hand, or restart Warden: it removes what is left.")),
 }
 """What a self-test has seen, and what to do about it."""
 
 WHY: Final[Mapping[str, Sentence]] = {
     "why_neighbour_grew": _one(
         N_(
-            "Память занял сосед: %(who)s. Модели нужно %(gate_bytes)s (%(device)s), а места для неё стало "
-            "%(left_bytes)s вместо %(room_bytes)s."
+            "A neighbour took the memory: %(who)s. The model needs %(gate_bytes)s (%(device)s), and the room "
+            "for it shrank from %(room_bytes)s to %(left_bytes)s."
         )
     ),
     "why_estimate_low": _one(
         N_(
-            "Оценка оказалась мала: ожидалось %(gate_bytes)s (%(device)s), модель держала %(held_bytes)s и запросила ещё, "
-            "а доступно было %(free_bytes)s. Соседи тут ни при чём."
+            "The estimate was too low: %(gate_bytes)s was expected (%(device)s), the model held "
+            "%(held_bytes)s and asked for more, and %(free_bytes)s was available. The neighbours had no part "
+            "in it."
         )
     ),
     "why_estimate_exceeded": _one(
         N_(
-            "Оценка оказалась мала: ожидалось %(gate_bytes)s (%(device)s), а модель заняла %(held_bytes)s, на "
-            "%(excess_bytes)s больше. Соседи тут ни при чём."
+            "The estimate was too low: %(gate_bytes)s was expected (%(device)s) and the model took "
+            "%(held_bytes)s, %(excess_bytes)s more. The neighbours had no part in it."
         )
     ),
     "why_load_peak": _one(
-        N_("Пик загрузки выше того, что было доступно: нужно %(gate_bytes)s, было %(room_bytes)s (%(device)s).")
+        N_(
+            "The peak of the load is above what was available: it needs %(gate_bytes)s and there was "
+            "%(room_bytes)s (%(device)s)."
+        )
     ),
     "why_kv_cache": _one(
         N_(
-            "Не хватило места под кеш KV: модель держала %(held_bytes)s из ожидавшихся %(gate_bytes)s (%(device)s). "
-            "Помогут контекст короче и меньший батч."
+            "There was no room for the KV cache: the model held %(held_bytes)s of the expected "
+            "%(gate_bytes)s (%(device)s). A shorter context or a smaller batch helps."
         )
     ),
     "why_process_limit": _one(
         N_(
-            "На устройстве оставалось %(free_bytes)s (%(device)s), и этого по оценке хватало: памяти не дал предел самого "
-            "процесса (ulimit, cgroup). Проверьте его."
+            "The device still had %(free_bytes)s (%(device)s), which was enough by the estimate: a limit of "
+            "the process itself (ulimit, cgroup) refused the memory. Check it."
         )
     ),
-    "why_unknown": _one(N_("По показаниям того момента причину назвать нельзя.")),
+    "why_unknown": _one(N_("The readings of that moment do not tell the cause.")),
 }
 """Why a model ran out of memory, with the figures that say so."""
 
 WAITING: Final[Mapping[str, Sentence]] = {
     "waits_memory": _one(
         N_(
-            "%(device)s: недостаёт %(missing_bytes)s. Нужно %(needed_bytes)s и запас %(reserve_bytes)s, доступно "
-            "%(free_bytes)s."
+            "%(device)s: %(missing_bytes)s are missing. %(needed_bytes)s are needed and a reserve of "
+            "%(reserve_bytes)s, %(free_bytes)s are available."
         )
     ),
     "waits_in_use": _one(
-        N_("неизвестно, отвечает ли на запросы модель %(model)s (владелец %(owner)s); жду, пока она освободится.")
+        N_("it waits until %(model)s (owner %(owner)s) is idle: it is unknown whether the model is answering requests.")
     ),
     "waits_in_use_counted": _many(
         *NN_(
-            "модель %(model)s (владелец %(owner)s) отвечает на %(in_flight)s запрос, жду, пока она освободится.",
-            "модель %(model)s (владелец %(owner)s) отвечает на %(in_flight)s запросов, жду, пока она освободится.",
+            "it waits until %(model)s (owner %(owner)s) is idle: it answers %(in_flight)s request now.",
+            "it waits until %(model)s (owner %(owner)s) is idle: it answers %(in_flight)s requests now.",
         ),
         "in_flight",
     ),
-    "waits_leased": _one(N_("модель %(model)s занята до %(until)s, владелец %(owner)s; жду, пока её освободят.")),
-    "waits_others": _one(N_("место занимают модели других пользователей: %(models)s; жду, пока оно освободится.")),
-    "waits_operation": _one(N_("%(device)s: идёт операция «%(kind)s», запустил пользователь %(actor)s в %(since)s.")),
+    "waits_leased": _one(N_("%(model)s is taken until %(until)s by %(owner)s; waiting until it is released.")),
+    "waits_others": _one(N_("other people’s models hold the memory: %(models)s; waiting until it is free.")),
+    "waits_operation": _one(N_("%(device)s: an operation runs there (%(kind)s), started by %(actor)s at %(since)s.")),
     "waits_operation_model": _one(
-        N_("%(device)s: идёт операция «%(kind)s», %(model)s, запустил пользователь %(actor)s в %(since)s.")
+        N_("%(device)s: an operation runs there (%(kind)s, %(model)s), started by %(actor)s at %(since)s.")
     ),
     "waits_cooldown": _one(
-        N_("модель только что не загрузилась (неудач подряд: %(failures)s), пауза перед новой попыткой.")
+        N_("the model has just failed to load (failures in a row: %(failures)s); a pause before the next try.")
     ),
     "waits_pause": _one(
-        N_("место занял кто-то другой, пока шёл запуск (попытка %(tries)s из %(most)s); пауза перед следующей.")
+        N_(
+            "somebody else took the room while it was starting (try %(tries)s of %(most)s); a pause before "
+            "the next try."
+        )
     ),
-    "waits_judgement": _one(N_("смотрю, есть ли место.")),
+    "waits_judgement": _one(N_("looking whether there is room.")),
     "waits_unjudged": _one(
         N_(
-            "не удалось проверить, есть ли место: ошибка программы (%(detail)s), подробности в журнале. Остальные заявки не "
-            "задерживаются. Снимите эту и подайте её с другими настройками."
+            "Could not check whether there is room: internal error (%(detail)s), details are in the log. "
+            "Other requests are not held up. Cancel this one and submit it with other settings."
         )
     ),
     "ticket_satisfied": _one(
-        N_("Модель %(model)s уже загружена, владелец %(owner)s. Пользуйтесь ею: вторая копия не запускалась.")
+        N_("%(model)s is already loaded (owner: %(owner)s). Use that one: no second copy was started.")
     ),
     "ticket_not_fetched": _one(
-        N_("Место держалось %(seconds)s после сообщения, но модель никто не запустил. Оно отдано следующим.")
+        N_(
+            "Its room was kept for %(seconds)s after the message, and nobody started it. The room has gone "
+            "to those behind it."
+        )
     ),
     "ticket_waited_long": _one(
-        N_("Заявка ждала %(seconds)s, и места не нашлось. Подайте её снова, если модель ещё нужна.")
+        N_("It waited for %(seconds)s, and there was no room. Let it wait again if the model is still needed.")
     ),
     "ticket_without_right": _one(
         N_(
-            "Место есть, но пользователь %(actor)s больше не может загружать модели: роль изменилась или учётной записи нет."
+            "There is room, but %(actor)s may not load models any more: the role has changed or there is no "
+            "such account."
         )
     ),
 }
@@ -1144,394 +1197,396 @@ SENTENCES: Final[Mapping[str, Sentence]] = {
 }
 
 LEVELS: Final[Mapping[str, str]] = {
-    Level.GOOD: N_("Достаточно"),
-    Level.LOW: N_("Мало памяти"),
-    Level.CRITICAL: N_("Критически мало"),
+    Level.GOOD: N_("Enough"),
+    Level.LOW: N_("Low memory"),
+    Level.CRITICAL: N_("Critically low"),
 }
 MODES: Final[Mapping[str, str]] = {Mode.TRANSFORMERS: "Transformers", Mode.VLLM: "vLLM"}
 PRECISIONS: Final[Mapping[str, str]] = {
-    Precision.AUTO: N_("Как в файлах"),
+    Precision.AUTO: N_("As in the files"),
     Precision.FP16: "FP16",
     Precision.BF16: "BF16",
     Precision.FP32: "FP32",
     Precision.INT8: "INT8",
-    Precision.INT4: N_("4 бита NF4"),
+    Precision.INT4: N_("4-bit NF4"),
 }
 INSTANCE_STATES: Final[Mapping[str, str]] = {
-    InstanceState.STARTING: N_("запускается"),
-    InstanceState.LOADING: N_("загружается"),
-    InstanceState.READY: N_("готова"),
-    InstanceState.SILENT: N_("не отвечает"),
-    InstanceState.STOPPING: N_("завершается"),
-    InstanceState.STUCK: N_("не завершается"),
-    InstanceState.DEAD: N_("завершилась сама"),
+    InstanceState.STARTING: N_("starting"),
+    InstanceState.LOADING: N_("loading"),
+    InstanceState.READY: N_("ready"),
+    InstanceState.SILENT: N_("not answering"),
+    InstanceState.STOPPING: N_("stopping"),
+    InstanceState.STUCK: N_("does not end"),
+    InstanceState.DEAD: N_("ended by itself"),
 }
 KINDS: Final[Mapping[str, str]] = {
-    OperationKind.SWITCH: N_("Переключение"),
-    OperationKind.UNLOAD: N_("Выгрузка"),
-    OperationKind.CLEAN: N_("Очистка памяти"),
-    OperationKind.EMERGENCY: N_("Экстренная очистка"),
-    OperationKind.DEMO: N_("Создание демонстрационной модели"),
-    OperationKind.STOP_CONTAINER: N_("Остановка контейнера"),
-    OperationKind.SELFTEST: N_("Самопроверка"),
-    OperationKind.RESTORE: N_("Повторная загрузка"),
+    OperationKind.SWITCH: N_("Switch"),
+    OperationKind.UNLOAD: NP_("noun", "Unload"),
+    OperationKind.CLEAN: N_("Memory clean-up"),
+    OperationKind.EMERGENCY: N_("Emergency clean-up"),
+    OperationKind.DEMO: N_("Making the demo model"),
+    OperationKind.STOP_CONTAINER: N_("Stop of a container"),
+    OperationKind.SELFTEST: N_("Self-test"),
+    OperationKind.RESTORE: NP_("noun", "Load again"),
 }
 OPERATION_STATES: Final[Mapping[str, str]] = {
-    OperationState.RUNNING: N_("выполняется"),
-    OperationState.SUCCEEDED: N_("успех"),
-    OperationState.WARNING: N_("предупреждение"),
-    OperationState.FAILED: N_("ошибка"),
-    OperationState.CANCELLED: N_("отменена"),
-    OperationState.ABANDONED: N_("оборвана"),
+    OperationState.RUNNING: NP_("operation", "running"),
+    OperationState.SUCCEEDED: N_("success"),
+    OperationState.WARNING: N_("warning"),
+    OperationState.FAILED: N_("error"),
+    OperationState.CANCELLED: N_("cancelled"),
+    OperationState.ABANDONED: N_("cut off"),
 }
 TICKET_STATES: Final[Mapping[str, str]] = {
-    TicketState.WAITING: N_("ждёт"),
-    TicketState.READY: N_("помещается"),
-    TicketState.STARTING: N_("запускается"),
-    TicketState.STARTED: N_("запущена"),
-    TicketState.CANCELLED: N_("отозвана"),
-    TicketState.EXPIRED: N_("срок вышел"),
-    TicketState.FAILED: N_("не состоялась"),
+    TicketState.WAITING: N_("waiting"),
+    TicketState.READY: N_("fits"),
+    TicketState.STARTING: N_("starting"),
+    TicketState.STARTED: N_("started"),
+    TicketState.CANCELLED: N_("taken back"),
+    TicketState.EXPIRED: N_("expired"),
+    TicketState.FAILED: N_("not started"),
 }
 STEP_NAMES: Final[Mapping[str, str]] = {
-    StepName.PLAN: N_("План"),
-    StepName.GRACE: N_("Отсчёт"),
-    StepName.UNLOAD: N_("Выгрузка"),
-    StepName.SETTLE: N_("Ожидание памяти"),
-    StepName.CLEAN: N_("Уборка"),
-    StepName.CHECK: N_("Проверка"),
-    StepName.LAUNCH: N_("Запуск"),
-    StepName.READY: N_("Готовность"),
-    StepName.MEASURE: N_("Измерение"),
-    StepName.CREATE: N_("Запись файлов"),
-    StepName.END: N_("Завершение"),
-    StepName.CHECKS: N_("Проверки"),
-    StepName.ROLLBACK: N_("Возврат прежнего"),
+    StepName.PLAN: N_("Plan"),
+    StepName.GRACE: N_("Countdown"),
+    StepName.UNLOAD: NP_("noun", "Unload"),
+    StepName.SETTLE: N_("Settle"),
+    StepName.CLEAN: N_("Clean"),
+    StepName.CHECK: N_("Check"),
+    StepName.LAUNCH: N_("Launch"),
+    StepName.READY: N_("Ready"),
+    StepName.MEASURE: N_("Measure"),
+    StepName.CREATE: N_("Write files"),
+    StepName.END: NP_("noun", "End"),
+    StepName.CHECKS: N_("Checks"),
+    StepName.ROLLBACK: N_("Roll back"),
 }
 STEP_STATES: Final[Mapping[str, str]] = {
-    StepState.WAITING: N_("ждёт"),
-    StepState.RUNNING: N_("идёт"),
-    StepState.DONE: N_("сделано"),
-    StepState.WARNING: N_("с замечанием"),
-    StepState.FAILED: N_("не удалось"),
-    StepState.SKIPPED: N_("пропущено"),
+    StepState.WAITING: N_("waiting"),
+    StepState.RUNNING: NP_("step", "running"),
+    StepState.DONE: N_("done"),
+    StepState.WARNING: N_("with a warning"),
+    StepState.FAILED: N_("failed"),
+    StepState.SKIPPED: N_("skipped"),
 }
 VERDICTS: Final[Mapping[str, str]] = {
-    Verdict.FITS: N_("Поместится"),
-    Verdict.TIGHT: N_("Впритык"),
-    Verdict.REFUSED: N_("Нельзя"),
+    Verdict.FITS: N_("Fits"),
+    Verdict.TIGHT: N_("Tight"),
+    Verdict.REFUSED: N_("Refused"),
 }
 REFUSALS: Final[Mapping[str, str]] = {
-    "not_enough_memory": N_("Не поместится"),
-    "instance_in_use": N_("Занято"),
-    "instance_leased": N_("Занято"),
-    "already_loaded": N_("Уже загружена"),
-    "confirmation_needed": N_("Подтвердите"),
-    "mode_unavailable": N_("Недоступно"),
-    "model_unsuitable": N_("Недоступно"),
+    "not_enough_memory": N_("Doesn’t fit"),
+    "instance_in_use": N_("In use"),
+    "instance_leased": N_("In use"),
+    "already_loaded": N_("Already loaded"),
+    "confirmation_needed": N_("Confirm"),
+    "mode_unavailable": N_("Not available"),
+    "model_unsuitable": N_("Not available"),
 }
 """A refused plan in a word, where its code says more than the verdict."""
 FITS: Final[Mapping[str, str]] = {
-    Fit.NOW: N_("поместится сейчас"),
-    Fit.AFTER_UNLOADING: N_("поместится после выгрузки"),
-    Fit.TOO_LARGE: N_("не поместится"),
-    Fit.UNKNOWN: N_("неизвестно"),
+    Fit.NOW: N_("fits now"),
+    Fit.AFTER_UNLOADING: N_("fits after unloading"),
+    Fit.TOO_LARGE: N_("doesn’t fit"),
+    Fit.UNKNOWN: N_("unknown"),
 }
-SORTS: Final[Mapping[str, str]] = {"name": N_("по имени"), "size": N_("по размеру"), "fit": N_("что поместится")}
-MARKS: Final[Mapping[str, str]] = {Mark.OK: N_("без ограничений"), Mark.LIMITED: N_("с ограничениями")}
+SORTS: Final[Mapping[str, str]] = {"name": N_("by name"), "size": N_("by size"), "fit": N_("by fit")}
+MARKS: Final[Mapping[str, str]] = {Mark.OK: N_("unlimited"), Mark.LIMITED: N_("limited")}
 CHECKS: Final[Mapping[str, str]] = {
-    CheckName.MEMORY: N_("Цифры памяти"),
-    CheckName.STATE: N_("Папка состояния и база"),
-    CheckName.ADVICE: N_("Рекомендации"),
-    CheckName.VLLM: N_("Режим vLLM"),
-    CheckName.MODEL: N_("Крошечная модель"),
-    CheckName.SWITCH: N_("Загрузка"),
-    CheckName.ANSWER: N_("Ответ модели"),
-    CheckName.REPLACE: N_("Переключение"),
-    CheckName.REFUSAL: N_("Отказ при нехватке памяти"),
-    CheckName.CLEAN: N_("Очистка"),
-    CheckName.UNLOAD: N_("Выгрузка и возврат памяти"),
+    CheckName.MEMORY: N_("Memory figures"),
+    CheckName.STATE: N_("State folder and database"),
+    CheckName.ADVICE: N_("Recommendations"),
+    CheckName.VLLM: N_("vLLM mode"),
+    CheckName.MODEL: N_("Tiny model"),
+    CheckName.SWITCH: NP_("noun", "Loading"),
+    CheckName.ANSWER: N_("The model's answer"),
+    CheckName.REPLACE: N_("Switch"),
+    CheckName.REFUSAL: N_("Refusal when memory is short"),
+    CheckName.CLEAN: N_("Cleaning"),
+    CheckName.UNLOAD: N_("Unloading and memory given back"),
 }
 CHECK_MARKS: Final[Mapping[str, str]] = {
-    CheckMark.OK: N_("в порядке"),
-    CheckMark.WARNING: N_("замечание"),
-    CheckMark.FAILED: N_("не пройдено"),
-    CheckMark.SKIPPED: N_("пропущено"),
+    CheckMark.OK: N_("ok"),
+    CheckMark.WARNING: N_("remark"),
+    CheckMark.FAILED: N_("not passed"),
+    CheckMark.SKIPPED: N_("skipped"),
 }
 CAUSES: Final[Mapping[str, str]] = {
-    Cause.NEIGHBOUR_GREW: N_("вырос сосед"),
-    Cause.ESTIMATE_LOW: N_("оценка мала"),
-    Cause.LOAD_PEAK: N_("пик загрузки"),
-    Cause.KV_CACHE: N_("кеш KV"),
-    Cause.PROCESS_LIMIT: N_("предел процесса"),
-    Cause.UNKNOWN: N_("причина неизвестна"),
+    Cause.NEIGHBOUR_GREW: N_("a neighbour grew"),
+    Cause.ESTIMATE_LOW: N_("estimate too low"),
+    Cause.LOAD_PEAK: N_("load peak"),
+    Cause.KV_CACHE: N_("KV cache"),
+    Cause.PROCESS_LIMIT: N_("limit of the process"),
+    Cause.UNKNOWN: N_("cause unknown"),
 }
 PHASES: Final[Mapping[str, str]] = {
-    Phase.STARTING: N_("при запуске"),
-    Phase.LOADING: N_("при загрузке весов"),
-    Phase.KV_CACHE: N_("при выделении кеша KV"),
-    Phase.ANSWERING: N_("при ответе на запросы"),
+    Phase.STARTING: N_("at the start"),
+    Phase.LOADING: N_("while the weights loaded"),
+    Phase.KV_CACHE: N_("while the KV cache was made"),
+    Phase.ANSWERING: N_("while it answered requests"),
 }
 LEDGER: Final[Mapping[str, str]] = {
-    LedgerKind.DRIVER: N_("драйвер"),
-    LedgerKind.CONTAINER: N_("контейнер"),
-    LedgerKind.LAUNCHER: N_("общие библиотеки моделей"),
-    LedgerKind.WORKER: N_("служебный процесс"),
-    LedgerKind.FOREIGN: N_("чужой процесс"),
-    LedgerKind.UNATTRIBUTED: N_("не установлено"),
-    LedgerKind.FREE: N_("свободно"),
+    LedgerKind.DRIVER: N_("driver"),
+    LedgerKind.CONTAINER: N_("container"),
+    LedgerKind.LAUNCHER: N_("libraries shared by models"),
+    LedgerKind.WORKER: N_("helper process"),
+    LedgerKind.FOREIGN: N_("another person's process"),
+    LedgerKind.UNATTRIBUTED: N_("unattributed"),
+    LedgerKind.FREE: N_("free"),
 }
-SPANS: Final[Mapping[str, str]] = {Span.HOUR: N_("Час"), Span.WEEK: N_("Неделя")}
+SPANS: Final[Mapping[str, str]] = {Span.HOUR: N_("Hour"), Span.WEEK: N_("Week")}
 EVENT_MARKS: Final[Mapping[str, str]] = {
-    EventMark.LOAD: N_("Загрузка"),
-    EventMark.UNLOAD: N_("Выгрузка"),
-    EventMark.SWITCH: N_("Переключение"),
-    EventMark.CLEAN: N_("Очистка памяти"),
-    EventMark.FAILURE: N_("Ошибка"),
-    EventMark.CANCELLED: N_("Отмена"),
-    EventMark.EMERGENCY: N_("Экстренная очистка"),
-    EventMark.CONTAINER: N_("Остановка контейнера"),
-    EventMark.SELFTEST: N_("Самопроверка"),
+    EventMark.LOAD: NP_("noun", "Loading"),
+    EventMark.UNLOAD: NP_("noun", "Unload"),
+    EventMark.SWITCH: N_("Switch"),
+    EventMark.CLEAN: N_("Memory clean-up"),
+    EventMark.FAILURE: N_("Failure"),
+    EventMark.CANCELLED: N_("Cancelled"),
+    EventMark.EMERGENCY: N_("Emergency clean-up"),
+    EventMark.CONTAINER: N_("Stop of a container"),
+    EventMark.SELFTEST: N_("Self-test"),
 }
 PARTS: Final[Mapping[str, str]] = {
-    PartName.WEIGHTS: N_("веса"),
-    PartName.KV_CACHE: N_("кеш KV"),
-    PartName.ACTIVATION: N_("вычисления"),
-    PartName.GRAPHS: N_("графы CUDA"),
-    PartName.NON_TORCH: N_("библиотеки вне torch"),
-    PartName.CONTEXT: N_("среда выполнения"),
+    PartName.WEIGHTS: N_("weights"),
+    PartName.KV_CACHE: N_("KV cache"),
+    PartName.ACTIVATION: N_("computation"),
+    PartName.GRAPHS: N_("CUDA graphs"),
+    PartName.NON_TORCH: N_("libraries outside torch"),
+    PartName.CONTEXT: N_("runtime"),
 }
 SOURCES: Final[Mapping[str, str]] = {
-    Source.HEADERS: N_("заголовки файлов"),
-    Source.INDEX: N_("индекс файлов"),
+    Source.HEADERS: N_("file headers"),
+    Source.INDEX: N_("index of the files"),
     Source.SIZES: "config.json",
-    Source.FILES: N_("размер файлов"),
-    Source.RULE: N_("расчёт"),
-    Source.PUBLISHED: N_("опубликованные замеры"),
-    Source.MEASURED: N_("замеры на других серверах"),
-    Source.LEARNED: N_("измерено здесь"),
-    Source.DEVICE: N_("измерено здесь с другими моделями"),
-    Source.GUESS: N_("предположение"),
-    Source.NOTHING: N_("здесь не бывает"),
+    Source.FILES: N_("size of the files"),
+    Source.RULE: N_("calculated"),
+    Source.PUBLISHED: N_("published measurements"),
+    Source.MEASURED: N_("measured on other servers"),
+    Source.LEARNED: N_("measured here"),
+    Source.DEVICE: N_("measured here with other models"),
+    Source.GUESS: N_("guess"),
+    Source.NOTHING: N_("none here"),
 }
 CONFIDENCES: Final[Mapping[str, str]] = {
-    Confidence.HIGH: N_("высокая"),
-    Confidence.MEDIUM: N_("средняя"),
-    Confidence.LOW: N_("низкая"),
+    Confidence.HIGH: N_("high"),
+    Confidence.MEDIUM: N_("medium"),
+    Confidence.LOW: N_("low"),
 }
 NOTES: Final[Mapping[str, str]] = {
-    Note.UNKNOWN_ARCHITECTURE: N_("Архитектура незнакомая: посчитано, как для модели с обычным вниманием."),
+    Note.UNKNOWN_ARCHITECTURE: N_(
+        "The architecture is not known here: it was counted as if it attended in the usual way."
+    ),
     Note.UNSTATED_SIZES: N_(
-        "В config.json нет размеров, от которых зависят кеш KV и вычисления; они угаданы по весам модели."
+        "config.json does not state the sizes that the KV cache and the computation follow from; they "
+        "are guessed from the weights."
     ),
-    Note.STATE_LAYERS: N_(
-        "Часть слоёв держит для каждого запроса состояние постоянного размера; он посчитан по обычному правилу."
-    ),
+    Note.STATE_LAYERS: N_("Some layers keep a constant state for each request; its size follows from the usual rule."),
     Note.ENCODER: N_(
-        "Кроме декодера есть кодировщик: его ключи и значения посчитаны для входа длиной во весь контекст."
+        "There is an encoder beside the decoder: its keys and values are counted for an input as long as the context."
     ),
-    Note.NO_KV_CACHE: N_("Это кодировщик: кеша KV у него нет."),
-    Note.WEIGHTS_FROM_INDEX: N_("Заголовков safetensors нет: объём весов взят из индекса."),
-    Note.WEIGHTS_FROM_SIZES: N_("Заголовков safetensors нет: объём весов посчитан по размерам из config.json."),
-    Note.WEIGHTS_FROM_FILES: N_("Веса не в safetensors: взят размер файлов на диске."),
-    Note.DEQUANTIZED: N_("При загрузке transformers разворачивает эти квантованные файлы в 16 бит."),
-    Note.EXPERTS_NOT_QUANTIZED: N_("Слитых экспертов bitsandbytes не квантует, поэтому модель уменьшится ненамного."),
-    Note.EXPERTS: N_("Модель из экспертов: насколько ровно токены распределятся между ними, заранее неизвестно."),
+    Note.NO_KV_CACHE: N_("An encoder: it keeps no KV cache."),
+    Note.WEIGHTS_FROM_INDEX: N_("There are no safetensors headers: the weights are the total that the index states."),
+    Note.WEIGHTS_FROM_SIZES: N_("There are no safetensors headers: the weights follow from the sizes in config.json."),
+    Note.WEIGHTS_FROM_FILES: N_("The weights are not safetensors: their bytes on disk were taken."),
+    Note.DEQUANTIZED: N_("transformers unpacks these quantized files to 16 bits while loading."),
+    Note.EXPERTS_NOT_QUANTIZED: N_("bitsandbytes passes over fused experts, so the model shrinks little."),
+    Note.EXPERTS: N_("A mixture of experts: how evenly tokens spread over them is not known beforehand."),
     Note.EAGER_ATTENTION: N_(
-        "Для этой модели transformers хранит оценки всех пар токенов: память растёт как квадрат длины вопроса."
+        "transformers holds the scores of all pairs of tokens for this model: memory grows with the "
+        "square of the prompt."
     ),
-    Note.MASKED_WINDOW: N_("Вопрос длиннее окна внимания: transformers строит маску для всех пар его токенов."),
-    Note.VISION: N_("Изображения и звук займут больше, чем текст."),
-    Note.DEVICE_MEMORY_UNKNOWN: N_(
-        "Объём памяти видеокарты неизвестен: взяты пределы vLLM для карт с небольшой памятью."
+    Note.MASKED_WINDOW: N_(
+        "The prompt is longer than the attention window: transformers makes a mask of all pairs of its tokens."
     ),
+    Note.VISION: N_("Images and sound take more than text does."),
+    Note.DEVICE_MEMORY_UNKNOWN: N_("The GPU's memory is not known: vLLM's limits on a smaller card were taken."),
 }
 """What a person has to know about a footprint to judge it: whole sentences."""
 STAGES: Final[Mapping[str, str]] = {
-    "ask": N_("по просьбе"),
+    "ask": N_("when asked"),
     "terminate": "SIGTERM",
     "kill": "SIGKILL",
-    "verify": N_("проверка"),
+    "verify": N_("check"),
 }
 ROLES: Final[Mapping[str, str]] = {
-    Role.VIEWER: N_("наблюдатель"),
-    Role.OPERATOR: N_("оператор"),
-    Role.ADMINISTRATOR: N_("администратор"),
+    Role.VIEWER: N_("viewer"),
+    Role.OPERATOR: N_("operator"),
+    Role.ADMINISTRATOR: N_("administrator"),
 }
 
 GROUPS: Final[Mapping[str, str]] = {
-    Group.SIGNING: N_("входы"),
-    Group.PEOPLE: N_("люди и доступ"),
-    Group.MODELS: N_("модели"),
-    Group.LEASES: N_("аренда и просьбы"),
-    Group.WAITING: N_("очередь"),
-    Group.SERVER: N_("сервер"),
-    Group.ACCESS: N_("отказы в доступе"),
+    Group.SIGNING: N_("sign-ins"),
+    Group.PEOPLE: N_("people and access"),
+    Group.MODELS: N_("models"),
+    Group.LEASES: N_("leases and asks"),
+    Group.WAITING: N_("queue"),
+    Group.SERVER: N_("server"),
+    Group.ACCESS: N_("access refused"),
 }
 ACTIONS: Final[Mapping[str, str]] = {
-    Action.SIGN_IN: N_("Вход"),
-    Action.SIGN_OUT: N_("Выход"),
-    Action.PASSWORD: N_("Смена пароля"),
-    Action.SESSION_ENDED: N_("Завершение одного из своих входов"),
-    Action.SESSIONS_ENDED: N_("Завершение всех входов человека"),
-    Action.TOKEN_MADE: N_("Новый токен"),
-    Action.TOKEN_REVOKED: N_("Отзыв токена"),
-    Action.INVITATION_MADE: N_("Новое приглашение"),
-    Action.INVITATION_DROPPED: N_("Отзыв приглашения"),
-    Action.INVITATION_USED: N_("Регистрация по приглашению"),
-    Action.PERSON_MADE: N_("Новая учётная запись"),
-    Action.ROLE: N_("Смена роли"),
-    Action.DISABLED: N_("Отключение учётной записи"),
-    Action.ENABLED: N_("Включение учётной записи"),
-    Action.REMOVED: N_("Удаление учётной записи"),
-    Action.SWITCH: N_("Загрузка модели"),
-    Action.UNLOAD: N_("Выгрузка модели"),
-    Action.IDLE_UNLOAD: N_("Выгрузка модели без дела"),
-    Action.DEMO: N_("Создание демонстрационной модели"),
-    Action.LEASE: N_("Условия аренды"),
-    Action.KEEP: N_("Отсрочка выгрузки без дела"),
-    Action.RELEASE_ASKED: N_("Просьба освободить модель"),
-    Action.RELEASE_ANSWERED: N_("Ответ на просьбу освободить"),
-    Action.RELEASED_IN_SILENCE: N_("Модель освобождена: владелец не ответил"),
-    Action.TICKET_MADE: N_("Заявка в очередь"),
-    Action.TICKET_CANCELLED: N_("Отмена заявки"),
-    Action.TICKET_RESUMED: N_("Заявка снова ждёт"),
-    Action.TICKET_STARTED: N_("Запуск по заявке"),
-    Action.CLEAN: N_("Очистка памяти"),
-    Action.EMERGENCY: N_("Экстренная очистка"),
-    Action.CONTAINER_STOPPED: N_("Остановка чужого контейнера"),
-    Action.CANCEL: N_("Отмена операции"),
-    Action.SELFTEST: N_("Самопроверка"),
-    Action.ADDRESS: N_("Обращение без права"),
+    Action.SIGN_IN: NP_("noun", "Sign in"),
+    Action.SIGN_OUT: N_("Sign-out"),
+    Action.PASSWORD: N_("Password changed"),
+    Action.SESSION_ENDED: N_("Own sign-in ended"),
+    Action.SESSIONS_ENDED: N_("All sign-ins of a person ended"),
+    Action.TOKEN_MADE: N_("New token"),
+    Action.TOKEN_REVOKED: N_("Token revoked"),
+    Action.INVITATION_MADE: N_("New invitation"),
+    Action.INVITATION_DROPPED: N_("Invitation withdrawn"),
+    Action.INVITATION_USED: N_("Invitation accepted"),
+    Action.PERSON_MADE: N_("New account"),
+    Action.ROLE: N_("Role changed"),
+    Action.DISABLED: N_("Account disabled"),
+    Action.ENABLED: N_("Account enabled"),
+    Action.REMOVED: N_("Account removed"),
+    Action.SWITCH: N_("Load model"),
+    Action.UNLOAD: N_("Unload model"),
+    Action.IDLE_UNLOAD: N_("Unload of an idle model"),
+    Action.DEMO: N_("Making the demo model"),
+    Action.LEASE: N_("Lease terms"),
+    Action.KEEP: N_("Idle model kept"),
+    Action.RELEASE_ASKED: N_("Ask to release"),
+    Action.RELEASE_ANSWERED: N_("Answer to an ask to release"),
+    Action.RELEASED_IN_SILENCE: N_("Model released: its owner did not answer"),
+    Action.TICKET_MADE: N_("Request to wait"),
+    Action.TICKET_CANCELLED: N_("Waiting request withdrawn"),
+    Action.TICKET_RESUMED: N_("Request waits again"),
+    Action.TICKET_STARTED: N_("Start of a waiting request"),
+    Action.CLEAN: N_("Memory clean-up"),
+    Action.EMERGENCY: N_("Emergency clean-up"),
+    Action.CONTAINER_STOPPED: N_("Foreign container stopped"),
+    Action.CANCEL: N_("Operation cancelled"),
+    Action.SELFTEST: N_("Self-test"),
+    Action.ADDRESS: N_("Call without the right"),
 }
 CAME: Final[Mapping[str, str]] = {
-    Came.LOCAL: N_("без входа, на этом компьютере"),
-    Came.SESSION: N_("по паролю"),
-    Came.PROXY: N_("через общий вход"),
-    Came.TOKEN: N_("по токену"),
-    Came.NOBODY: N_("вход не выполнен"),
-    Came.COMMAND_LINE: N_("командная строка"),
-    Came.ITSELF: N_("автоматически"),
+    Came.LOCAL: N_("without signing in, on this machine"),
+    Came.SESSION: N_("by password"),
+    Came.PROXY: N_("by the proxy"),
+    Came.TOKEN: N_("by token"),
+    Came.NOBODY: N_("not signed in"),
+    Came.COMMAND_LINE: N_("command line"),
+    Came.ITSELF: N_("by itself"),
 }
 RESULTS: Final[Mapping[str, str]] = {
-    Result.DONE: N_("выполнено"),
-    Result.REFUSED: N_("отказано"),
-    Result.FAILED: N_("не удалось"),
+    Result.DONE: N_("done"),
+    Result.REFUSED: N_("refused"),
+    Result.FAILED: N_("failed"),
 }
 DETAILS: Final[Mapping[str, str]] = {
-    Detail.ROLE_BEFORE: N_("роль была"),
-    Detail.ROLE: N_("роль"),
-    Detail.SCOPE: N_("права токена"),
-    Detail.DAYS: N_("срок, дней"),
-    Detail.HOURS: N_("срок, часов"),
-    Detail.MODE: N_("режим"),
-    Detail.LOAD_ANYWAY: N_("вопреки оценке памяти"),
-    Detail.OVERRIDE_REASON: N_("причина взять чужое"),
-    Detail.OWNER: N_("владелец"),
-    Detail.LEASE: N_("аренда до"),
-    Detail.EXTENDED: N_("продлена"),
-    Detail.REASON: N_("для чего"),
-    Detail.IDLE: N_("выгрузка без дела, минут"),
-    Detail.WHY: N_("зачем"),
-    Detail.ANSWER: N_("ответ"),
-    Detail.WORD: N_("слова владельца"),
-    Detail.ROLLBACK: N_("без возврата прежних моделей"),
-    Detail.REPEATED: N_("повторов за минуту"),
+    Detail.ROLE_BEFORE: N_("role before"),
+    Detail.ROLE: N_("role"),
+    Detail.SCOPE: N_("token scope"),
+    Detail.DAYS: N_("days"),
+    Detail.HOURS: N_("hours"),
+    Detail.MODE: N_("mode"),
+    Detail.LOAD_ANYWAY: N_("against the memory estimate"),
+    Detail.OVERRIDE_REASON: N_("reason to override"),
+    Detail.OWNER: N_("owner"),
+    Detail.LEASE: N_("lease until"),
+    Detail.EXTENDED: N_("extended"),
+    Detail.REASON: N_("what for"),
+    Detail.IDLE: N_("idle unload, minutes"),
+    Detail.WHY: N_("why"),
+    Detail.ANSWER: N_("answer"),
+    Detail.WORD: N_("the owner’s word"),
+    Detail.ROLLBACK: N_("without bringing earlier models back"),
+    Detail.REPEATED: N_("repeats within a minute"),
 }
 RELEASE_ANSWERS: Final[Mapping[str, str]] = {
-    ReleaseAnswer.KEEP: N_("оставить"),
-    ReleaseAnswer.RELEASE: N_("освободить"),
+    ReleaseAnswer.KEEP: N_("keep"),
+    ReleaseAnswer.RELEASE: N_("release"),
 }
 PROBLEMS: Final[Mapping[str, str]] = {
-    "already_loaded": N_("уже загружена"),
-    "already_waiting": N_("уже ждёт в очереди"),
-    "bad_request": N_("запрос непонятен"),
-    "busy": N_("идёт другая операция"),
-    "cannot_wait": N_("такая заявка не может ждать"),
-    "cooling_down": N_("пауза после неудачной загрузки"),
-    "cross_site": N_("запрос с чужого сайта"),
-    "csrf": N_("форма устарела или чужая"),
-    "device_unreadable": N_("показания памяти недоступны"),
-    "engine_unavailable": N_("Docker не отвечает"),
-    "error": N_("внутренняя ошибка"),
-    "forbidden": N_("не позволяет роль"),
-    "foreign_ticket": N_("чужая заявка"),
-    "form_for_json": N_("запрос с чужого сайта"),
-    "in_person": N_("токену этого нельзя"),
-    "instance_in_use": N_("чужая модель отвечает на запросы"),
-    "instance_leased": N_("модель арендована другим"),
-    "confirmation_needed": N_("чужие модели не подтверждены"),
-    "instance_stopping": N_("модель уже выгружается"),
-    "invalid": N_("недопустимое значение"),
-    "last_administrator": N_("это последний администратор"),
-    "cannot_end": N_("модель сейчас не завершить"),
-    "lease_pending": N_("условия аренды записываются"),
-    "mode_unavailable": N_("режим недоступен"),
-    "model_unsuitable": N_("модель не подходит"),
-    "name_in_use": N_("имя занято"),
-    "not_cancellable": N_("уже не отменить"),
-    "nothing_to_restore": N_("нечего загружать снова"),
-    "not_confirmed": N_("подтверждение не совпало"),
-    "not_enough_memory": N_("не хватает памяти"),
-    "not_found": N_("не найдено"),
-    "not_owner": N_("чужая модель"),
-    "not_stored": N_("не сохранено"),
-    "not_yours": N_("чужая операция"),
-    "nothing_asked": N_("никто не просил"),
-    "own_account": N_("свою запись так не изменить"),
-    "queue_full": N_("очередь полна"),
-    "release_pending": N_("просьба уже есть"),
-    "sign_in_failed": N_("не подошли имя или пароль"),
-    "stopping": N_("Warden останавливается"),
-    "store_unavailable": N_("база данных недоступна"),
-    "ticket_ended": N_("заявка уже завершена"),
-    "too_large": N_("запрос слишком велик"),
-    "too_late": N_("выгрузка уже началась"),
-    "too_many_attempts": N_("слишком много попыток"),
-    "unauthorized": N_("вход не выполнен"),
-    "unavailable": N_("сейчас невозможно"),
-    "unknown_container": N_("нет такого контейнера"),
-    "unknown_device": N_("нет такого устройства"),
-    "unknown_instance": N_("такая модель не загружена"),
-    "unknown_invitation": N_("приглашение не действует"),
-    "unknown_model": N_("нет такой модели"),
-    "unknown_operation": N_("нет такой операции"),
-    "unknown_person": N_("нет такой учётной записи"),
-    "unknown_ticket": N_("нет такой заявки"),
-    "unknown_token": N_("нет такого токена"),
-    "untrusted_host": N_("чужое имя сервера"),
-    "weak_password": N_("слабый пароль"),
+    "already_loaded": N_("already loaded"),
+    "already_waiting": N_("waits already"),
+    "bad_request": N_("the request is not understood"),
+    "busy": N_("another operation runs"),
+    "cannot_wait": N_("this request cannot wait"),
+    "cooling_down": N_("pause after a failed load"),
+    "cross_site": N_("request from another site"),
+    "csrf": N_("the form is outdated or foreign"),
+    "device_unreadable": N_("memory cannot be read"),
+    "engine_unavailable": N_("Docker does not answer"),
+    "error": N_("internal error"),
+    "forbidden": N_("the role does not allow it"),
+    "foreign_ticket": N_("somebody else’s request"),
+    "form_for_json": N_("request from another site"),
+    "in_person": N_("not allowed to a token"),
+    "instance_in_use": N_("somebody else’s model, answering"),
+    "instance_leased": N_("leased by somebody else"),
+    "confirmation_needed": N_("other people’s models were not confirmed"),
+    "instance_stopping": N_("the model is already being unloaded"),
+    "invalid": N_("invalid value"),
+    "last_administrator": N_("the last administrator"),
+    "cannot_end": N_("model cannot be ended now"),
+    "lease_pending": N_("the lease is being saved"),
+    "mode_unavailable": N_("the mode is not available"),
+    "model_unsuitable": N_("the model cannot be loaded"),
+    "name_in_use": N_("the name is taken"),
+    "not_cancellable": N_("too late to cancel"),
+    "nothing_to_restore": N_("nothing to load again"),
+    "not_confirmed": N_("the confirmation does not match"),
+    "not_enough_memory": N_("not enough memory"),
+    "not_found": N_("not found"),
+    "not_owner": N_("somebody else’s model"),
+    "not_stored": N_("not saved"),
+    "not_yours": N_("somebody else’s operation"),
+    "nothing_asked": N_("nobody has asked"),
+    "own_account": N_("not possible for one’s own account"),
+    "queue_full": N_("the queue is full"),
+    "release_pending": N_("somebody asks already"),
+    "sign_in_failed": N_("wrong name or password"),
+    "stopping": N_("Warden is stopping"),
+    "store_unavailable": N_("the database is not available"),
+    "ticket_ended": N_("the request has ended"),
+    "too_large": N_("the request is too large"),
+    "too_late": N_("already unloading"),
+    "too_many_attempts": N_("too many attempts"),
+    "unauthorized": N_("not signed in"),
+    "unavailable": N_("not possible now"),
+    "unknown_container": N_("no such container"),
+    "unknown_device": N_("no such device"),
+    "unknown_instance": N_("no such model is loaded"),
+    "unknown_invitation": N_("the invitation is not valid"),
+    "unknown_model": N_("no such model"),
+    "unknown_operation": N_("no such operation"),
+    "unknown_person": N_("no such account"),
+    "unknown_ticket": N_("no such request"),
+    "unknown_token": N_("no such token"),
+    "untrusted_host": N_("wrong server name"),
+    "weak_password": N_("weak password"),
 }
 """Why something was not done, in few words; the values that the whole sentence needs are not kept."""
 
 FIELDS: Final[Mapping[str, str]] = {
-    "mode": N_("Режим"),
-    "model": N_("Модель"),
-    "precision": N_("Точность"),
-    "dtype": N_("Точность"),
-    "quantization": N_("Квантизация"),
-    "max_tokens": N_("Токены"),
-    "batch_size": N_("Батч"),
-    "device": N_("Где"),
-    "devices": N_("Где"),
-    "unload": N_("Выгрузить"),
-    "lease": N_("Аренда"),
-    "lease_until": N_("Аренда"),
-    "lease_time": N_("Аренда до"),
-    "reason": N_("Для чего"),
-    "idle": N_("Выгрузка без дела"),
-    "idle_unload_minutes": N_("Выгрузка без дела"),
-    "why": N_("Зачем"),
-    "word": N_("Ответ"),
-    "prompt": N_("Вопрос"),
-    "kind": N_("Вид"),
-    "actor": N_("Кто"),
-    "state": N_("Итог"),
-    "before": N_("После операции"),
-    "span": N_("Период"),
-    "name": N_("Имя"),
-    "label": N_("Название"),
-    "role": N_("Роль"),
+    "mode": N_("Mode"),
+    "model": N_("Model"),
+    "precision": N_("Precision"),
+    "dtype": N_("Precision"),
+    "quantization": N_("Quantization"),
+    "max_tokens": N_("Tokens"),
+    "batch_size": N_("Batch"),
+    "device": N_("Where"),
+    "devices": N_("Where"),
+    "unload": N_("Unload"),
+    "lease": N_("Lease"),
+    "lease_until": N_("Lease"),
+    "lease_time": N_("Lease until"),
+    "reason": N_("What for"),
+    "idle": N_("Unload when idle"),
+    "idle_unload_minutes": N_("Unload when idle"),
+    "why": N_("Why"),
+    "word": N_("Answer"),
+    "prompt": N_("Question"),
+    "kind": N_("Kind"),
+    "actor": N_("Who"),
+    "state": N_("Outcome"),
+    "before": N_("After the operation"),
+    "span": N_("Period"),
+    "name": N_("Name"),
+    "label": N_("Title"),
+    "role": N_("Role"),
 }
 """The form's names of the fields that an ``invalid`` can name."""
 
@@ -1577,9 +1632,9 @@ def capital(text: str) -> str:
 def device_label(device_id: str | None) -> str:
     """Return a device's name for people: ``GPU 0``, or the host's RAM."""
     if device_id is None:
-        return gettext("устройство")
+        return gettext("the device")
     if device_id == "host":
-        return gettext("оперативная память")
+        return gettext("main memory")
     kind, _, index = device_id.partition("-")
     return f"GPU {index}" if kind == "gpu" and index.isdigit() else device_id
 
@@ -1625,7 +1680,7 @@ def shown_param(name: str, value: Param) -> str:
     if value is None:
         return formats.unknown()
     if isinstance(value, bool):
-        return gettext("да") if value else gettext("нет")
+        return gettext("yes") if value else gettext("no")
     if isinstance(value, int | float):
         return _shown_number(name, value)
     text = value if len(value) <= _LONGEST else value[: _LONGEST - 1] + "…"

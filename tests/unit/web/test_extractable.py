@@ -1,4 +1,4 @@
-"""Every text that the page asks of gettext is one that Babel finds, so that no text stays in Russian unnoticed.
+"""Every text that the page asks of gettext is one that Babel finds, so that no text stays in English unnoticed.
 
 Babel does not see a text inside of an f-string (in Python 3.11) or one that is put together, and says nothing. The comparison of the
 catalogues with what Babel found does not see it either.
@@ -15,10 +15,12 @@ import pytest
 from jinja2 import Environment, nodes
 
 from tests.unit.web.test_translations import in_the_program
+from webapp.web.translate import CONTEXT_MARK
 
 ROOT = Path(__file__).parents[3]
-CALLS = {"_": 1, "gettext": 1, "N_": 1, "ngettext": 2, "plural": 2, "NN_": 2}
-"""What translates a text or marks it for later, and how many of the first arguments are texts."""
+CALLS = {"_": 1, "gettext": 1, "N_": 1, "ngettext": 2, "plural": 2, "NN_": 2, "pgettext": 2, "NP_": 2}
+"""What translates a text or marks it for later, and how many of the first arguments are texts (or a context and a text)."""
+IN_CONTEXT = ("pgettext", "NP_")
 BY_TABLE = {
     ("webapp/web/words.py", "say"),
     ("webapp/web/words.py", "word"),
@@ -41,6 +43,13 @@ Text = str | tuple[str, ...]
 def python() -> Iterator[tuple[str, ast.Module]]:
     for path in sorted((ROOT / "webapp").rglob("*.py")):
         yield str(path.relative_to(ROOT)), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def as_found(called: str, literal: tuple[str, ...]) -> Text:
+    """The texts of a call as Babel reports them."""
+    if called in IN_CONTEXT:
+        return CONTEXT_MARK.join(literal)
+    return literal[0] if len(literal) == 1 else literal
 
 
 def faults(name: str, tree: ast.Module, known: set[Text]) -> list[str]:
@@ -71,7 +80,7 @@ class _Looker(ast.NodeVisitor):
         called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
         texts = node.args[: CALLS[called]] if called in CALLS else []
         if called in CALLS:
-            self._check(node, texts)
+            self._check(called, node, texts)
         for child in ast.iter_child_nodes(node):
             if child not in texts:
                 self.visit(child)
@@ -84,7 +93,7 @@ class _Looker(ast.NodeVisitor):
         if isinstance(node.value, str) and CYRILLIC.search(node.value) and self._name != NOT_OF_THE_PAGE:
             self._add(node, f"nobody translates {node.value!r}")
 
-    def _check(self, node: ast.Call, texts: list[ast.expr]) -> None:
+    def _check(self, called: str, node: ast.Call, texts: list[ast.expr]) -> None:
         literal = tuple(text.value for text in texts if isinstance(text, ast.Constant) and isinstance(text.value, str))
         if len(literal) != len(texts) or not texts:
             if (self._name, self._function) not in BY_TABLE and self._name != OF_GETTEXT:
@@ -92,7 +101,7 @@ class _Looker(ast.NodeVisitor):
             return
         if self._in_f_string:
             self._add(node, f"inside of an f-string: {ast.unparse(node)}")
-        if (literal[0] if len(literal) == 1 else literal) not in self._known:
+        if as_found(called, literal) not in self._known:
             self._add(node, f"Babel does not find {literal[0]!r}")
 
     def _add(self, node: ast.expr, what: str) -> None:
@@ -108,23 +117,24 @@ def test_babel_finds_every_text_of_the_program() -> None:
 @pytest.mark.parametrize(
     ("source", "fault"),
     [
-        ("f\"{_('Готово')}\"", "inside of an f-string"),
+        ("f\"{_('Ready')}\"", "inside of an f-string"),
         ("_(name)", "not a literal text"),
-        ('_("Гото" + end)', "not a literal text"),
-        ('_(f"Готово {name}")', "not a literal text"),
-        ('ngettext("один", many, 2)', "not a literal text"),
-        ('_("Такого текста нет")', "Babel does not find"),
+        ('_("Rea" + end)', "not a literal text"),
+        ('_(f"Ready {name}")', "not a literal text"),
+        ('ngettext("one", many, 2)', "not a literal text"),
+        ('_("No such text")', "Babel does not find"),
+        ('pgettext("noun", "Ready")', "Babel does not find"),
         ('say("Готово")', "nobody translates"),
     ],
 )
 def test_each_fault_is_seen(source: str, fault: str) -> None:
-    found = faults("webapp/web/pages.py", ast.parse(source), {"Готово"})
+    found = faults("webapp/web/pages.py", ast.parse(source), {"Ready"})
 
     assert any(fault in each for each in found)
 
 
 def test_what_is_marked_is_no_fault() -> None:
-    assert faults("webapp/web/pages.py", ast.parse('"""О чём."""\nx = _("Готово")'), {"Готово"}) == []
+    assert faults("webapp/web/pages.py", ast.parse('"""О чём."""\nx = _("Ready")'), {"Ready"}) == []
 
 
 def templates() -> Iterator[tuple[str, nodes.Template]]:
@@ -142,7 +152,7 @@ def test_babel_finds_every_text_of_the_templates() -> None:
                 texts = call.args[: CALLS[call.node.name]]
                 literal = tuple(text.value for text in texts if isinstance(text, nodes.Const))
                 assert len(literal) == len(texts), f"{name}:{call.lineno}: not a literal text"
-                assert (literal[0] if len(literal) == 1 else literal) in known, f"{name}:{call.lineno}: {literal[0]!r}"
+                assert as_found(call.node.name, literal) in known, f"{name}:{call.lineno}: {literal[0]!r}"
                 translated += texts
         asked += len(translated)
         for left in tree.find_all((nodes.Const, nodes.TemplateData)):

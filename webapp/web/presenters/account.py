@@ -74,8 +74,8 @@ def _session(session: Session, this: str | None) -> SessionRow:
         id=session.id,
         address=session.address or formats.unknown(),
         agent=session.agent[:AGENT_SHOWN] or formats.unknown(),
-        used=_("последний раз %(moment)s", moment=formats.moment(session.used_at, now)),
-        since=_("вход %(moment)s", moment=formats.moment(session.created_at, now)),
+        used=_("last %(moment)s", moment=formats.moment(session.used_at, now)),
+        since=_("since %(moment)s", moment=formats.moment(session.created_at, now)),
         is_this=session.id == this,
     )
 
@@ -86,13 +86,13 @@ def _token(token: ApiToken) -> TokenRow:
         id=token.id,
         name=token.name,
         scope_word=words.word(words.ROLES, token.scope),
-        used=_("ещё не понадобился")
+        used=_("not used yet")
         if token.used_at is None
-        else _("последний раз %(moment)s", moment=formats.moment(token.used_at, now)),
-        until=_("бессрочно") if token.expires_at is None else until(token.expires_at, now),
+        else _("last %(moment)s", moment=formats.moment(token.used_at, now)),
+        until=_("for ever") if token.expires_at is None else until(token.expires_at, now),
         is_over=not token.is_open(now),
     )
 
 
 def _lasting(days: int) -> str:
-    return ngettext("%(num)s день", "%(num)s дней", days) if days else _("бессрочно")
+    return ngettext("%(num)s day", "%(num)s days", days) if days else _("for ever")

@@ -56,7 +56,7 @@ class AuditView:
     @property
     def count(self) -> str:
         """How many are shown, in words."""
-        return ngettext("Показана %(num)s запись", "Показано записей: %(num)s", len(self.rows))
+        return ngettext("%(num)s entry shown", "%(num)s entries shown", len(self.rows))
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def audit_choices(query: AuditQuery, people: Sequence[str]) -> AuditChoices:
     names = [name or NOT_SIGNED_IN for name in people]
     if query.person and query.person not in names:
         names.append(query.person)
-    listed = [(name, _("вход не выполнен") if name == NOT_SIGNED_IN else name) for name in names]
+    listed = [(name, _("not signed in") if name == NOT_SIGNED_IN else name) for name in names]
     return AuditChoices(
         people=_choices(query.person, listed),
         groups=_choices(query.group, [(group.value, words.word(words.GROUPS, group)) for group in Group]),
@@ -96,7 +96,7 @@ def audit_choices(query: AuditQuery, people: Sequence[str]) -> AuditChoices:
 
 
 def _choices(chosen: str, values: Sequence[tuple[str, str]]) -> tuple[Choice, ...]:
-    anything = Choice("", _("все"), not chosen)
+    anything = Choice("", _("all"), not chosen)
     return (anything, *(Choice(value, label, value == chosen) for value, label in values))
 
 
@@ -108,7 +108,7 @@ def _row(entry: Entry, now: float) -> AuditRow:
         title=words.word(words.ACTIONS, entry.action),
         target=target_words(entry),
         details=tuple(_detail(detail, value) for detail, value in entry.details),
-        who=entry.doer.name or _("неизвестно кто"),
+        who=entry.doer.name or _("unknown person"),
         came=_came(entry),
         address=entry.address,
         result=entry.result.value,
@@ -128,18 +128,18 @@ def target_words(entry: Entry) -> str:
     if target.kind is Kind.PERSON and target.name == entry.doer.name and target.name:
         return ""
     if target.kind is Kind.PERSON and not target.name and entry.result is not Result.DONE:
-        return _("имя неизвестно")
+        return _("unknown name")
     name = target.name or target.id
     if target.kind is Kind.INVITATION:
         return words.word(words.ROLES, name)
     if target.kind is Kind.OPERATION:
         return words.word(words.KINDS, name)
-    return _("с адреса %(address)s", address=name) if target.kind is Kind.SESSION else name
+    return _("from %(address)s", address=name) if target.kind is Kind.SESSION else name
 
 
 def _came(entry: Entry) -> str:
     if entry.doer.came is Came.TOKEN and entry.doer.token:
-        return _("по токену «%(label)s»", label=entry.doer.token)
+        return _("by the token “%(label)s”", label=entry.doer.token)
     return words.word(words.CAME, entry.doer.came)
 
 
@@ -156,9 +156,9 @@ def _value(detail: Detail, value: str) -> str:
     if detail is Detail.ANSWER:
         return words.word(words.RELEASE_ANSWERS, value)
     if detail is Detail.DAYS and value == "0":
-        return _("бессрочно")
+        return _("for ever")
     if detail is Detail.IDLE and value == "0":
-        return _("никогда")
+        return _("never")
     return _moment(value) if detail is Detail.LEASE else value
 
 

@@ -47,7 +47,7 @@ def ended(text: str) -> str:
 
 def quantizing_note() -> str:
     """Return why vLLM mode has no INT8 and no 4 bits."""
-    return _("INT8 и 4 бита делает bitsandbytes при загрузке, поэтому они есть только в режиме Transformers.")
+    return _("INT8 and 4 bits are made by bitsandbytes while loading, so they exist in Transformers mode only.")
 
 
 def short_name(model_id: str) -> str:
@@ -57,14 +57,14 @@ def short_name(model_id: str) -> str:
 
 def tokens(count: int) -> str:
     """Return a number of tokens in words."""
-    return ngettext("%(shown)s токен", "%(shown)s токенов", count, shown=formats.number(count))
+    return ngettext("%(shown)s token", "%(shown)s tokens", count, shown=formats.number(count))
 
 
 def options_line(options: LaunchOptions) -> str:
     """Return launch options in one line: ``FP16 · 2048 токенов · батч 4``."""
     precision = words.word(words.PRECISIONS, options.precision)
     return " · ".join(
-        (precision, tokens(options.max_tokens), _("батч %(size)s", size=formats.number(options.batch_size)))
+        (precision, tokens(options.max_tokens), _("batch %(size)s", size=formats.number(options.batch_size)))
     )
 
 

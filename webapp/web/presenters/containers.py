@@ -79,7 +79,7 @@ def container_row(container: ForeignContainer, sample: Sample | None) -> Contain
         held=formats.size(total),
         held_on=_by_device((device, held[device]) for device in there) if len(there) > 1 else (),
         other_warden=container.of_warden,
-        stop_word=_("Остановить чужой контейнер %(name)s", name=container.name),
+        stop_word=_("Stop the container %(name)s of another person", name=container.name),
     )
 
 
@@ -109,11 +109,11 @@ def _by_device(held: Iterable[tuple[str, int | None]]) -> tuple[HeldOn, ...]:
 
 def _state_words() -> dict[str, str]:
     return {
-        "created": _("создан, не запущен"),
-        "running": _("работает"),
-        "paused": _("приостановлен"),
-        "restarting": _("перезапускается"),
-        "removing": _("удаляется"),
-        "exited": _("остановлен"),
-        "dead": _("сломан"),
+        "created": _("created, not started"),
+        "running": _("running"),
+        "paused": _("paused"),
+        "restarting": _("restarting"),
+        "removing": _("being removed"),
+        "exited": _("exited"),
+        "dead": _("dead"),
     }

@@ -101,16 +101,16 @@ def _card(
         id=reading.device_id,
         title=_title(reading),
         level=level,
-        level_word=words.word(words.LEVELS, level) if level else _("Нет данных"),
+        level_word=words.word(words.LEVELS, level) if level else _("No data"),
         level_shape=SHAPES.get(level or "", "○"),
         facts=" · ".join(_facts(reading)),
         metrics=_metrics(reading),
         slices=_slices(ledger),
         legend=legend,
         holders=_holders(reading),
-        bar_text=_("Кто держит память: %(parts)s", parts="; ".join(f"{e.label} {e.size}" for e in legend)),
+        bar_text=_("Who holds the memory: %(parts)s", parts="; ".join(f"{e.label} {e.size}" for e in legend)),
         line=charts.line(history, reading.total_bytes, window_s, moments),
-        line_text=ngettext("Память за последнюю %(num)s минуту", "Память за последние %(num)s минут", minutes),
+        line_text=ngettext("Memory over the last %(num)s minute", "Memory over the last %(num)s minutes", minutes),
         problem=None if reading.problem is None else words.say(reading.problem),
         note=_note(ledger),
         claimed_by=snapshot.claims.get(reading.device_id),
@@ -127,9 +127,9 @@ def _facts(reading: Reading) -> Sequence[str]:
     if reading.temperature_c is not None:
         facts.append(f"{formats.number(reading.temperature_c)}\u00a0°C")
     if reading.power_w is not None:
-        facts.append(_("%(watts)s Вт", watts=formats.number(reading.power_w)))
+        facts.append(_("%(watts)s W", watts=formats.number(reading.power_w)))
     if reading.utilization_percent is not None:
-        facts.append(_("загрузка %(share)s", share=formats.percent(reading.utilization_percent)))
+        facts.append(_("load %(share)s", share=formats.percent(reading.utilization_percent)))
     return facts
 
 
@@ -139,12 +139,12 @@ def _metrics(reading: Reading) -> tuple[Metric, ...]:
         used = (
             reading.total_bytes - reading.free_bytes
         )  # so that the three figures add up; the driver's part is in the bar
-    whole = _("GPU память (всего)") if reading.kind is DeviceKind.GPU else _("Память (всего)")
+    whole = _("GPU memory (total)") if reading.kind is DeviceKind.GPU else _("Memory (total)")
     return (
         Metric("total", whole, formats.gibs(reading.total_bytes)),
-        Metric("used", _("Используется"), formats.gibs(used)),
-        Metric("free", _("Доступно"), formats.gibs(reading.free_bytes)),
-        Metric("percent", _("Утилизация"), formats.percent(used_percent(reading))),
+        Metric("used", _("Used"), formats.gibs(used)),
+        Metric("free", _("Available"), formats.gibs(reading.free_bytes)),
+        Metric("percent", _("Utilization"), formats.percent(used_percent(reading))),
     )
 
 
@@ -158,7 +158,7 @@ def _slices(ledger: Ledger | None) -> tuple[charts.Slice, ...]:
 def _legend_entry(part: LedgerPart) -> LegendEntry:
     label = part.label or words.word(words.LEDGER, part.kind)
     if part.kind is LedgerKind.FOREIGN and part.processes > 1:
-        label = ngettext("%(user)s · %(num)s процесс", "%(user)s · %(num)s процессов", part.processes, user=label)
+        label = ngettext("%(user)s · %(num)s process", "%(user)s · %(num)s processes", part.processes, user=label)
     return LegendEntry(part.kind.value, label, formats.size(part.used_bytes), words.word(words.LEDGER, part.kind))
 
 
@@ -182,6 +182,6 @@ def _note(ledger: Ledger | None) -> str | None:
     if ledger is None or not ledger.overcommitted_bytes:
         return None
     return _(
-        "Процессы вместе называют на %(size)s больше, чем занято: общая память посчитана у каждого.",
+        "The processes together claim %(size)s more than is used: shared memory is counted for each of them.",
         size=formats.size(ledger.overcommitted_bytes),
     )

@@ -51,10 +51,10 @@ class EmergencyView:
 
 def emergency_view(preview: EmergencyPreview) -> EmergencyView:
     """Return the view of a preview."""
-    unlisted_workers = ngettext("%(num)s служебный процесс", "%(num)s служебных процессов", preview.unlisted_workers)
+    unlisted_workers = ngettext("%(num)s helper process", "%(num)s helper processes", preview.unlisted_workers)
     tickets = ngettext(
-        "%(num)s заявка, которая ждёт места, будет приостановлена и сама не запустится.",
-        "%(num)s заявок, которые ждут места, будут приостановлены и сами не запустятся.",
+        "%(num)s request that waits for room is paused and does not start by itself.",
+        "%(num)s requests that wait for room are paused and do not start by themselves.",
         preview.tickets,
     )
     return EmergencyView(

@@ -84,7 +84,7 @@ class ModelChoices:
         place = next((n for n, choice in enumerate(choices) if choice.value == chosen), None)
         if place is not None:
             return (*choices[:place], replace(choices[place], chosen=True), *choices[place + 1 :])
-        return (Choice(chosen, chosen, chosen=True, problem=_("нет в кеше")), *choices) if chosen else choices
+        return (Choice(chosen, chosen, chosen=True, problem=_("not in the cache")), *choices) if chosen else choices
 
 
 def _model_choices(models: tuple[CachedModel, ...]) -> tuple[Choice, ...]:
@@ -155,17 +155,17 @@ def _precision(precision: Precision, form: LaunchForm, *, in_container: bool) ->
         value=precision.value,
         label=words.word(words.PRECISIONS, precision),
         chosen=precision.value == form.precision,
-        problem=_("только Transformers") if impossible else None,
+        problem=_("Transformers only") if impossible else None,
     )
 
 
 def _devices(form: LaunchForm, snapshot: Snapshot, plan: PlanView | None) -> tuple[Choice, ...]:
     """Each device, and several together where that is chosen or would help."""
     readings = () if snapshot.sample is None else snapshot.sample.readings
-    choices = [Choice(AUTO, _("Автоматически"), form.device == AUTO)]
+    choices = [Choice(AUTO, _("Automatic"), form.device == AUTO)]
     for reading in readings:
         label = words.capital(words.device_label(reading.device_id))
-        free = _("доступно %(size)s", size=formats.size(reading.free_bytes))
+        free = _("%(size)s available", size=formats.size(reading.free_bytes))
         choices.append(Choice(reading.device_id, f"{label} · {free}", reading.device_id == form.device))
     known = {reading.device_id for reading in readings}
     offered = (form.device, *(() if plan is None else (way.device for way in plan.ways_out)))
@@ -174,7 +174,7 @@ def _devices(form: LaunchForm, snapshot: Snapshot, plan: PlanView | None) -> tup
         if len(parts) > 1 and known.issuperset(parts):
             choices.append(Choice(device, " + ".join(map(words.device_label, parts)), device == form.device))
     if not any(choice.chosen for choice in choices):
-        choices.append(Choice(form.device, form.device, chosen=True, problem=_("такого устройства нет")))
+        choices.append(Choice(form.device, form.device, chosen=True, problem=_("no such device")))
     return tuple(choices)
 
 
@@ -202,7 +202,7 @@ def _advice(advice: Advice, form: LaunchForm) -> AdviceView:
         words.word(words.MODES, advice.usable_mode),
         words.word(words.PRECISIONS, advice.precision),
         tokens(advice.max_tokens),
-        _("батч %(size)s", size=formats.number(advice.batch_size)),
+        _("batch %(size)s", size=formats.number(advice.batch_size)),
     )
     return AdviceView(
         text=" · ".join(parts),

@@ -42,7 +42,7 @@ class HistoryView:
     def count(self) -> str:
         """How many are shown, in words."""
         shown = len(self.running) + len(self.ended)
-        return ngettext("Показана %(num)s операция", "Показано операций: %(num)s", shown)
+        return ngettext("%(num)s operation shown", "%(num)s operations shown", shown)
 
     @property
     def is_empty(self) -> bool:
@@ -94,7 +94,7 @@ def _choices(chosen: str, values: Sequence[str], label: Callable[[str], str]) ->
     if chosen and chosen not in listed:
         listed.append(chosen)
     return (
-        Choice("", _("все"), not chosen),
+        Choice("", _("all"), not chosen),
         *(Choice(value, label(value), value == chosen) for value in listed),
     )
 
@@ -124,10 +124,10 @@ def receipt_sum(receipts: Sequence[Receipt]) -> Line | None:
         return None
     freed = [receipt.freed_bytes for receipt in receipts if receipt.freed_bytes is not None]
     if len(freed) < len(receipts):
-        return Line(_("Сколько памяти вернулось, неизвестно."), ok=False)
+        return Line(_("How much memory came back is not known."), ok=False)
     expected = [receipt.expected_bytes for receipt in receipts if receipt.expected_bytes is not None]
     text = _(
-        "Вернулось %(freed)s из %(expected)s за %(time)s.",
+        "%(freed)s of %(expected)s came back in %(time)s.",
         freed=formats.size(sum(freed)),
         expected=formats.size(sum(expected) if len(expected) == len(receipts) else None),
         time=formats.duration(max(receipt.seconds for receipt in receipts)),

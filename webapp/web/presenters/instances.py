@@ -90,10 +90,10 @@ def instance_row(instance: Instance, view: View = NOBODY) -> InstanceRow:
         adopted=instance.adopted,
         can_ask=instance.state is InstanceState.READY,
         can_unload=instance.state is not InstanceState.STOPPING,
-        unload_text=_("Остановить") if vllm else _("Выгрузить"),
-        unload_word=_("Остановить %(model)s", model=instance.model_id)
+        unload_text=_("Stop") if vllm else _("Unload"),
+        unload_word=_("Stop %(model)s", model=instance.model_id)
         if vllm
-        else _("Выгрузить %(model)s", model=instance.model_id),
+        else _("Unload %(model)s", model=instance.model_id),
         max_tokens=instance.options.max_tokens,
         has_chat=instance.has_chat_template,
         lease=lease_view(instance, view),
@@ -112,14 +112,14 @@ def _expected(instance: Instance) -> str:
     """
     if instance.state is InstanceState.DEAD:
         held = _total(instance.measured_bytes.values())
-        return "" if held is None else _("занимала %(size)s", size=formats.size(held))
+        return "" if held is None else _("held %(size)s", size=formats.size(held))
     resting, peak = _total(instance.resting_bytes.values()), _total(instance.predicted_bytes.values())
     expected = peak if resting is None else resting  # one that an older Warden started says only the peak
     if expected is None or peak is None:
         return ""
     if expected == peak:
-        return _("ожидалось %(size)s", size=formats.size(peak))
-    return _("ожидалось %(size)s, пик %(peak)s", size=formats.size(expected), peak=formats.size(peak))
+        return _("%(size)s expected", size=formats.size(peak))
+    return _("expected %(size)s, peak %(peak)s", size=formats.size(expected), peak=formats.size(peak))
 
 
 def _problem(instance: Instance) -> str | None:
@@ -134,5 +134,5 @@ def _problem(instance: Instance) -> str | None:
 
 def _in_flight(count: int | None) -> str:
     if count is None:
-        return _("запросы: %(count)s", count=formats.unknown())
-    return ngettext("%(num)s запрос сейчас", "%(num)s запросов сейчас", count) if count else ""
+        return _("requests: %(count)s", count=formats.unknown())
+    return ngettext("%(num)s request now", "%(num)s requests now", count) if count else ""

@@ -99,7 +99,7 @@ def _idle_words(instance: Instance, view: View) -> str:
     minutes = idle_minutes(instance, view.idle_minutes)
     if minutes is None or instance.state is not InstanceState.READY:
         return ""
-    return _("без дела выгрузится через %(time)s", time=formats.whole_duration(minutes * MINUTE_S))
+    return _("unloads after %(time)s idle", time=formats.whole_duration(minutes * MINUTE_S))
 
 
 @dataclass(frozen=True)
@@ -114,15 +114,15 @@ class TermChoice:
 def lease_choices(chosen: str, now: float, *, as_it_is: bool = False) -> tuple[TermChoice, ...]:
     """Return until when a model may be leased; what lies behind today is left out, unless it stands in the form."""
     labels = {
-        terms.NONE: _("без аренды"),
-        "1h": _("на час"),
-        "2h": _("на 2 часа"),
-        terms.TO_EVENING: _("до 18:00"),
-        terms.TO_MORNING: _("до завтра, 9:00"),
-        terms.AT_TIME: _("до времени…"),
+        terms.NONE: _("no lease"),
+        "1h": _("1 hour"),
+        "2h": _("2 hours"),
+        terms.TO_EVENING: _("until 18:00"),
+        terms.TO_MORNING: _("until tomorrow, 9:00"),
+        terms.AT_TIME: _("until a time…"),
     }
     if as_it_is:
-        labels = {terms.AS_IT_IS: _("как сейчас"), **labels}
+        labels = {terms.AS_IT_IS: _("as it is"), **labels}
     passed = set() if terms.evening_is_ahead(now) else {terms.TO_EVENING}
     return tuple(
         TermChoice(value, label, value == chosen)
@@ -133,10 +133,10 @@ def lease_choices(chosen: str, now: float, *, as_it_is: bool = False) -> tuple[T
 
 def idle_choices(chosen: str, server_minutes: float) -> tuple[TermChoice, ...]:
     """Return after how long without use a model may go."""
-    server = formats.whole_duration(server_minutes * MINUTE_S) if server_minutes else _("никогда")
+    server = formats.whole_duration(server_minutes * MINUTE_S) if server_minutes else _("never")
     labels = {
-        "": _("%(time)s (сервер)", time=server),
-        "0": _("никогда"),
+        "": _("%(time)s (server)", time=server),
+        "0": _("never"),
         "15": formats.whole_duration(15 * MINUTE_S),
         "60": formats.whole_duration(60 * MINUTE_S),
     }
@@ -194,11 +194,11 @@ def release_dialog(
         model=instance.model_id,
         owner=owner,
         reasons=tuple(_why_not(instance, now)),
-        presence=_("%(owner)s сейчас на странице и увидит просьбу.", owner=owner)
+        presence=_("%(owner)s has the page open and will see the request.", owner=owner)
         if present
-        else _("%(owner)s сейчас не на странице: просьба дождётся.", owner=owner),
+        else _("%(owner)s is away: the request will wait.", owner=owner),
         silence=_(
-            "Если ответа не будет %(time)s, а модель простаивает и аренды у неё нет, её место освободится само.",
+            "If there is no answer for %(time)s while the model is idle and not leased, it counts as released.",
             time=formats.whole_duration(silence_s),
         ),
         pending=_pending(instance, actor),
@@ -211,24 +211,24 @@ def _why_not(instance: Instance, now: float) -> Iterator[str]:
     if lease.until is not None and lease.runs(now):
         until = formats.moment(lease.until, now)
         left = formats.whole_duration(lease.until - now)
-        yield _("Аренда до %(until)s, ещё %(left)s.", until=until, left=left)
+        yield _("Leased until %(until)s, for another %(left)s.", until=until, left=left)
     if lease.reason:
-        yield _("Для чего: %(reason)s.", reason=lease.reason)
+        yield _("What for: %(reason)s.", reason=lease.reason)
     if instance.in_flight:
-        yield _("Сейчас модель отвечает.")
+        yield _("The model is answering now.")
     elif instance.in_flight is None:
-        yield _("Неизвестно, отвечает ли модель сейчас.")
+        yield _("It is unknown whether the model is answering now.")
 
 
 def _pending(instance: Instance, actor: str) -> str:
     asked = instance.lease.asked
     if instance.owner == actor:
-        return _("Это ваша модель: её можно выгрузить.")
+        return _("This model is yours: you can unload it.")
     if asked is None:
         return ""
     if asked.asker == actor:
-        return _("Вы уже попросили. Ответ появится на странице.")
-    return _("%(asker)s уже просит освободить эту модель. Дождитесь ответа владельца.", asker=asked.asker)
+        return _("You have asked already. The answer will appear on the page.")
+    return _("%(asker)s is already asking for this model. Wait for the owner's answer.", asker=asked.asker)
 
 
 @dataclass(frozen=True)
@@ -298,8 +298,8 @@ def _keeping(problem: Message | None) -> Iterator[str]:
         return
     yield words.say(problem)
     yield _(
-        "Новые аренды, места в очереди и загрузки не принимаются. Выгрузка, очистка и экстренная очистка работают, "
-        "записи о них появятся позже."
+        "New leases, queue places and loads are refused. Unloading, cleaning and the emergency clean-up "
+        "work and are recorded later."
     )
     if problem.params.get("lost"):
         yield words.say(Message("keeping_lost", {"count": problem.params["lost"]}))

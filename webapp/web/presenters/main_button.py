@@ -31,22 +31,22 @@ OTHER: Final = "other"
 CONFIRM: Final = "confirmation_needed"
 """The one refusal that a tick in the plan lifts."""
 REFUSED: Final[Mapping[str, str]] = {
-    NotEnoughMemory.code: N_("Не хватает памяти."),
-    AlreadyLoaded.code: N_("Модель уже загружена. Измените настройки или пользуйтесь загруженной."),
-    ModeUnavailable.code: N_("Этот режим здесь недоступен."),
-    ModelUnsuitable.code: N_("Эту модель загрузить нельзя."),
-    CONFIRM: N_("Сначала подтвердите выгрузку чужих моделей."),
-    Busy.code: N_("Устройство занято операцией. Дождитесь её конца."),
-    OTHER: N_("Причина указана выше."),
+    NotEnoughMemory.code: N_("Not enough memory."),
+    AlreadyLoaded.code: N_("The model is already loaded. Change the settings or use the loaded one."),
+    ModeUnavailable.code: N_("This mode is not available here."),
+    ModelUnsuitable.code: N_("This model cannot be loaded."),
+    CONFIRM: N_("First confirm unloading other people’s models."),
+    Busy.code: N_("An operation is running on the device. Wait for it to finish."),
+    OTHER: N_("The reason is given above."),
 }
 """Why the button cannot be pressed, by the code of the refusal; the plan above it says more."""
 QUEUED: Final[Mapping[str, str]] = {
-    NotEnoughMemory.code: N_("Сейчас не хватает памяти. Модель загрузится, когда память освободится."),
-    InstanceInUse.code: N_("Место занято. Модель загрузится, когда оно освободится."),
-    InstanceLeased.code: N_("Место занято. Модель загрузится, когда оно освободится."),
-    CoolingDown.code: N_("Модель загрузится после паузы."),
-    Busy.code: N_("Устройство занято операцией. Модель загрузится после неё."),
-    OTHER: N_("Модель загрузится, когда это станет возможно."),
+    NotEnoughMemory.code: N_("Not enough memory right now. The model will load when there is enough."),
+    InstanceInUse.code: N_("The space is taken. The model will load when it is free."),
+    InstanceLeased.code: N_("The space is taken. The model will load when it is free."),
+    CoolingDown.code: N_("The model will load after the pause."),
+    Busy.code: N_("An operation is running on the device. The model will load after it."),
+    OTHER: N_("The model will load when that becomes possible."),
 }
 """What it waits for in the queue."""
 
@@ -65,18 +65,18 @@ class MainButton:
 def nothing_chosen(snapshot: Snapshot) -> MainButton:
     """Return the button of a form in which no model is chosen yet."""
     has_models = any(model.problem is None for model in snapshot.models)
-    hint = _("Сначала выберите модель.") if has_models else _("В кеше нет модели, которую можно загрузить.")
-    return MainButton(_("Загрузить"), hint, can_press=False)
+    hint = _("Choose a model first.") if has_models else _("The cache has no model that can be loaded.")
+    return MainButton(_("Load"), hint, can_press=False)
 
 
 def not_possible() -> MainButton:
     """Return the button of a form that cannot be meant; the plan says why."""
-    return MainButton(_("Загрузить"), _of(REFUSED, OTHER), can_press=False)
+    return MainButton(_("Load"), _of(REFUSED, OTHER), can_press=False)
 
 
 def under_way() -> MainButton:
     """Return the button while the person's own load of this model runs."""
-    return MainButton(_("Загружается…"), _("Ваша операция уже идёт."), can_press=False)
+    return MainButton(_("Loading…"), _("Your operation is under way."), can_press=False)
 
 
 def obstacle(plan: Plan, snapshot: Snapshot) -> str | None:
@@ -93,10 +93,10 @@ def main_button(plan: Plan, snapshot: Snapshot, no_place: WardenError | None) ->
         return _in_queue(no_place, snapshot)
     why_not = _why_not(code, no_place, snapshot)
     if why_not:
-        return MainButton(_("Загрузить"), why_not, can_press=False)
+        return MainButton(_("Load"), why_not, can_press=False)
     if code is None:
         return MainButton(_loading(plan))
-    return MainButton(_("Встать в очередь"), _of(QUEUED, code), queues=True)
+    return MainButton(_("Join the queue"), _of(QUEUED, code), queues=True)
 
 
 def _why_not(code: str | None, no_place: WardenError | None, snapshot: Snapshot) -> str:
@@ -107,7 +107,7 @@ def _why_not(code: str | None, no_place: WardenError | None, snapshot: Snapshot)
     if code is not None and no_place is not None:
         return _of(REFUSED, code)
     if snapshot.store_problem is not None:
-        return _("Сейчас ничего не сохраняется: причина указана вверху страницы.")
+        return _("Nothing can be saved right now. The reason is at the top of the page.")
     return ""
 
 
@@ -115,22 +115,22 @@ def _loading(plan: Plan) -> str:
     """A model that has ended by itself holds nothing: clearing it away is not worth a word."""
     going = [eviction for eviction in plan.unload if sum(eviction.freed_bytes.values())]
     if not going:
-        return _("Загрузить")
+        return _("Load")
     if len(going) == 1:
-        return _("Заменить %(model)s и загрузить", model=short_name(going[0].model_id))
-    return ngettext("Выгрузить %(num)s модель и загрузить", "Выгрузить %(num)s моделей и загрузить", len(going))
+        return _("Replace %(model)s and load", model=short_name(going[0].model_id))
+    return ngettext("Unload %(num)s model and load", "Unload %(num)s models and load", len(going))
 
 
 def _in_queue(waiting: AlreadyWaiting, snapshot: Snapshot) -> MainButton:
     """Say where the same waits, and what will come of it."""
     ticket = next((one.ticket for one in snapshot.waiting if one.ticket.id == waiting.params["ticket"]), None)
     place = formats.number(int(str(waiting.params["place"])))
-    hint = _("Место в очереди: %(place)s. Модель загрузится автоматически.", place=place)
+    hint = _("Position in the queue: %(place)s. The model will load automatically.", place=place)
     if ticket is not None and not ticket.starts_by_itself:
-        hint = _("Место в очереди: %(place)s. Страница сообщит, когда модель поместится.", place=place)
+        hint = _("Position in the queue: %(place)s. The page will tell you when the model fits.", place=place)
     elif ticket is not None and ticket.paused_by is not None:
-        hint = _("Место в очереди: %(place)s. Заявка приостановлена и сама не запустится.", place=place)
-    return MainButton(_("Уже в очереди"), hint, can_press=False)
+        hint = _("Position in the queue: %(place)s. The request is paused and will not start by itself.", place=place)
+    return MainButton(_("Already queued"), hint, can_press=False)
 
 
 def _of(table: Mapping[str, str], code: str) -> str:

@@ -111,7 +111,7 @@ class ModelList:
         """How many models there are, and how many of them were found."""
         if self.found == self.total:
             return formats.number(self.total)
-        return _("%(found)s из %(total)s", found=formats.number(self.found), total=formats.number(self.total))
+        return _("%(found)s of %(total)s", found=formats.number(self.found), total=formats.number(self.total))
 
     @property
     def sort_asked(self) -> str | None:
@@ -126,7 +126,7 @@ class ModelList:
     @property
     def shown(self) -> str:
         """How many of those that were found stand in the list."""
-        return _("Показано: %(shown)s из %(found)s", shown=len(self.rows), found=formats.number(self.found))
+        return _("Showing %(shown)s of %(found)s", shown=len(self.rows), found=formats.number(self.found))
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def _known(model: CachedModel) -> _Known:
 def _facts(model: CachedModel) -> list[str]:
     facts = []
     if model.parameters is not None:
-        facts.append(_("%(count)s параметров", count=formats.count(model.parameters)))
+        facts.append(_("%(count)s parameters", count=formats.count(model.parameters)))
     facts += [DTYPES.get(model.dtype, model.dtype)] if model.dtype else []
     facts += [model.quantization.upper()] if model.quantization else []
     if model.context_length is not None:

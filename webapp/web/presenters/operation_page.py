@@ -87,15 +87,15 @@ def operation_page(operation: Operation, listed: Collection[str] = ()) -> Operat
 def _facts(operation: Operation) -> tuple[Fact, ...]:
     ended = None if operation.ended_at is None else formats.full_moment(operation.ended_at)
     said = (
-        (_("Кто"), operation.actor),
-        (_("Начата"), formats.full_moment(operation.started_at)),
-        (_("Закончена"), ended),
-        (_("Модель"), operation.model_id),
-        (_("Режим"), None if operation.mode is None else words.word(words.MODES, operation.mode)),
-        (_("Где"), words.capital(where(operation.devices)) if operation.devices else None),
-        (_("Выгружены ради места"), ", ".join(operation.evicted)),
-        (_("Отменил"), operation.cancel_requested_by),
-        (_("Номер"), operation.id),
+        (_("Who"), operation.actor),
+        (_("Started"), formats.full_moment(operation.started_at)),
+        (_("Ended"), ended),
+        (_("Model"), operation.model_id),
+        (_("Mode"), None if operation.mode is None else words.word(words.MODES, operation.mode)),
+        (_("Where"), words.capital(where(operation.devices)) if operation.devices else None),
+        (_("Unloaded to make room"), ", ".join(operation.evicted)),
+        (_("Cancelled by"), operation.cancel_requested_by),
+        (_("Id"), operation.id),
     )
     return tuple(Fact(label, text) for label, text in said if text)
 
@@ -134,11 +134,11 @@ def _receipt(receipt: Receipt) -> ReceiptCard:
         ok=ok,
         verdict=_verdict(receipt, ok=ok),
         facts=(
-            Fact(_("Ожидалось"), formats.size(receipt.expected_bytes)),
-            Fact(_("Вернулось"), formats.size(receipt.freed_bytes)),
-            Fact(_("Из них — сама модель"), formats.size(receipt.model_freed_bytes)),
-            Fact(_("Соседи за это время"), _others(receipt.others_bytes)),
-            Fact(_("Ушло времени"), formats.duration(receipt.seconds)),
+            Fact(_("Expected"), formats.size(receipt.expected_bytes)),
+            Fact(_("Came back"), formats.size(receipt.freed_bytes)),
+            Fact(_("Of that, the model itself"), formats.size(receipt.model_freed_bytes)),
+            Fact(_("Neighbours meanwhile"), _others(receipt.others_bytes)),
+            Fact(_("Time taken"), formats.duration(receipt.seconds)),
         ),
         held=tuple(_held(holder) for holder in receipt.still_held_by),
     )
@@ -146,10 +146,10 @@ def _receipt(receipt: Receipt) -> ReceiptCard:
 
 def _verdict(receipt: Receipt, *, ok: bool) -> str:
     if receipt.freed_bytes is None:
-        return _("неизвестно: устройство не читается")
+        return _("not known: the device cannot be read")
     if ok:
-        return _("память вернулась")
-    return _("вернулась не вся") if receipt.settled is False else _("часть ещё занята")
+        return _("the memory came back")
+    return _("not all came back") if receipt.settled is False else _("a part is still held")
 
 
 def _others(size: int | None) -> str:
@@ -157,17 +157,17 @@ def _others(size: int | None) -> str:
     if size is None:
         return formats.unknown()
     if size == 0:
-        return _("ничего не изменили")
+        return _("changed nothing")
     if size > 0:
-        return _("заняли %(size)s", size=formats.size(size))
-    return _("отдали %(size)s", size=formats.size(-size))
+        return _("took %(size)s", size=formats.size(size))
+    return _("gave back %(size)s", size=formats.size(-size))
 
 
 def _held(holder: HeldBy) -> HeldRow:
-    user = holder.user or _("пользователь неизвестен")
+    user = holder.user or _("user unknown")
     state = "" if holder.state is None else f" · {holder.state}"
     return HeldRow(
         size=formats.size(holder.used_bytes),
-        process=_("процесс %(pid)s (%(user)s)", pid=holder.pid, user=user) + state,
+        process=_("process %(pid)s (%(user)s)", pid=holder.pid, user=user) + state,
         command=holder.command or formats.unknown(),
     )

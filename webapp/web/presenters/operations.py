@@ -246,9 +246,7 @@ def _percent(operation: Operation) -> int | None:
 
 def _sentence(operation: Operation) -> str:
     if operation.cancel_requested_by is not None and operation.is_running:
-        return _(
-            "Пользователь %(actor)s попросил отменить: привожу всё в порядок.", actor=operation.cancel_requested_by
-        )
+        return _("%(actor)s asked to cancel: putting everything in order.", actor=operation.cancel_requested_by)
     if operation.is_running:
         return _running_sentence(operation)
     said = [words.say(message) for message in (operation.error, operation.outcome) if message is not None]
@@ -259,14 +257,14 @@ def _running_sentence(operation: Operation) -> str:
     if operation.error is not None:
         return words.say(operation.error)
     if operation.is_in_grace:
-        return _("Пока ничего не тронуто: выгрузку можно остановить.")
+        return _("Nothing has been touched yet: you can still stop this.")
     if operation.kind is OperationKind.SWITCH and operation.evicted:
         return _(
-            "Выгружено: %(models)s. Если запуск не удастся, всё вернётся как было.",
+            "Unloaded: %(models)s. If the launch fails, everything comes back as it was.",
             models=", ".join(short_name(model) for model in operation.evicted),
         )
     if operation.kind is OperationKind.EMERGENCY:
-        return _("Завершается всё, что запустила эта программа. Чужие процессы остаются.")
+        return _("Everything that this program started is being ended. Other people's processes stay.")
     return ""
 
 
@@ -290,27 +288,25 @@ def _can_cancel(operation: Operation) -> bool:
 def _receipt_line(receipt: Receipt) -> Line:
     if receipt.freed_bytes is None:
         device = words.capital(words.device_label(receipt.device_id))
-        return Line(_("%(device)s: сколько вернулось, неизвестно — устройство не читается", device=device), ok=False)
+        return Line(_("%(device)s: how much came back is unknown, the device cannot be read", device=device), ok=False)
     text = _(
-        "%(device)s: вернулось %(freed)s из %(expected)s за %(time)s",
+        "%(device)s: %(freed)s of %(expected)s came back in %(time)s",
         device=words.capital(words.device_label(receipt.device_id)),
         freed=formats.size(receipt.freed_bytes),
         expected=formats.size(receipt.expected_bytes),
         time=formats.duration(receipt.seconds),
     )
     if receipt.others_bytes is not None and receipt.others_bytes >= WORTH_SAYING_BYTES:
-        text = _(
-            "%(receipt)s; другие за это время заняли %(taken)s", receipt=text, taken=formats.size(receipt.others_bytes)
-        )
+        text = _("%(receipt)s; others took %(taken)s meanwhile", receipt=text, taken=formats.size(receipt.others_bytes))
     held = "; ".join(_held(holder) for holder in receipt.still_held_by[:FOREIGN_SHOWN])
     if not held:
         return Line(text, receipt.settled)
-    return Line(_("%(receipt)s. Ещё держат: %(holders)s", receipt=text, holders=held), ok=False)
+    return Line(_("%(receipt)s. Still held: %(holders)s", receipt=text, holders=held), ok=False)
 
 
 def _held(holder: HeldBy) -> str:
     return _(
-        "%(size)s — процесс %(pid)s (%(user)s)",
+        "%(size)s by process %(pid)s (%(user)s)",
         size=formats.size(holder.used_bytes),
         pid=holder.pid,
         user=holder.user or formats.unknown(),

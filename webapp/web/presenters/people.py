@@ -76,10 +76,10 @@ def _row(person: Person, me: Identity) -> PersonRow:
         role=person.role.value,
         role_word=words.word(words.ROLES, person.role),
         roles=role_choices(person.role),
-        seen=_("здесь ещё не появлялись")
+        seen=_("not seen yet")
         if person.seen_at is None
-        else _("последний раз %(moment)s", moment=formats.moment(person.seen_at, now)),
-        since=_("запись с %(moment)s", moment=formats.moment(person.created_at, now)),
+        else _("last %(moment)s", moment=formats.moment(person.seen_at, now)),
+        since=_("account since %(moment)s", moment=formats.moment(person.created_at, now)),
         disabled=person.disabled,
         by_proxy=not person.has_password,
         is_me=person.id == me.person_id,
@@ -93,10 +93,10 @@ def _invitation(invitation: Invitation) -> InvitationRow:
 
 def until(epoch_s: float, now_s: float) -> str:
     """Return until when something opens a way in."""
-    return _("до %(moment)s", moment=formats.moment(epoch_s, now_s))
+    return _("until %(moment)s", moment=formats.moment(epoch_s, now_s))
 
 
 def _lasting(hours: int) -> str:
     if hours <= 24:
-        return ngettext("%(num)s час", "%(num)s часов", hours)
-    return ngettext("%(num)s день", "%(num)s дней", hours // 24)
+        return ngettext("%(num)s hour", "%(num)s hours", hours)
+    return ngettext("%(num)s day", "%(num)s days", hours // 24)

@@ -222,7 +222,7 @@ def _of_operation(operation: Operation) -> PlanView:
     return PlanView(
         verdict=LOADING,
         button=under_way(),
-        verdict_word=_("Загружается"),
+        verdict_word=_("Loading"),
         sign="⏳",
         tone="accent",
         where=where(operation.devices),
@@ -311,16 +311,16 @@ def _confirms(plan: Plan) -> Iterator[ConfirmRow]:
         confirmed = eviction.is_confirmed_by(plan.request)
         if eviction.is_foreign and (confirmed or not _is_held(eviction, plan)):
             model, owner = short_name(eviction.model_id), eviction.owner
-            text = _("Выгрузить %(model)s, владелец %(owner)s", model=model, owner=owner)
+            text = _("Unload %(model)s, owned by %(owner)s", model=model, owner=owner)
             yield ConfirmRow(eviction.instance_id, text, confirmed)
 
 
 def _confirm_note(undo_s: float) -> str:
     if not undo_s:
-        return _("Владелец получит уведомление.")
+        return _("The owner will be notified.")
     time_ = formats.whole_duration(undo_s)
     return _(
-        "Выгрузка начнётся через %(time)s: до этого её можно остановить. Владелец сразу получит уведомление.",
+        "Unloading starts in %(time)s and can be stopped until then. The owner is notified at once.",
         time=time_,
     )
 
@@ -380,7 +380,7 @@ def _is_held(eviction: Eviction, plan: Plan) -> bool:
 
 def _ask(eviction: Eviction) -> AskLink:
     model, owner = short_name(eviction.model_id), eviction.owner
-    return AskLink(eviction.instance_id, _("Попросить %(owner)s освободить %(model)s…", owner=owner, model=model))
+    return AskLink(eviction.instance_id, _("Ask %(owner)s to release %(model)s…", owner=owner, model=model))
 
 
 def _notes(plan: Plan) -> list[str]:
@@ -397,7 +397,7 @@ def _who_waits(plan: Plan, snapshot: Snapshot) -> Iterator[str]:
     first = next((one.ticket for one in snapshot.waiting if one.devices & devices), None)
     if plan.refusal is None and first is not None:
         name = short_name(first.request.model_id)
-        yield _("Места здесь уже ждёт пользователь %(actor)s (%(model)s).", actor=first.actor, model=name)
+        yield _("%(actor)s is already waiting for room here (%(model)s).", actor=first.actor, model=name)
 
 
 def _refusal(plan: Plan, snapshot: Snapshot) -> str | None:
@@ -408,7 +408,7 @@ def _refusal(plan: Plan, snapshot: Snapshot) -> str | None:
     if plan.refusal.code == ModelUnsuitable.code and model is not None and model.problem is not None:
         return ended(words.capital(words.clause(model.problem)))
     if plan.refusal.code == InvalidRequest.code and _quantizes_in_container(plan):
-        return " ".join((quantizing_note(), _("Выберите другую точность.")))
+        return " ".join((quantizing_note(), _("Choose another precision.")))
     problem = snapshot.mode_problems.get(plan.request.mode)
     if plan.refusal.code == ModeUnavailable.code and problem is not None:
         return ended(words.say(problem))
@@ -433,12 +433,12 @@ def _arithmetic(device: DevicePlan) -> DeviceArithmetic:
     return DeviceArithmetic(
         id=device.device_id,
         label=words.capital(words.device_label(device.device_id)),
-        needed=needed if footprint.exact else _("около %(size)s", size=needed),
-        parts_words=" · ".join((*(words.word(words.PARTS, name) for name in VISIBLE_PARTS), _("прочее"))),
+        needed=needed if footprint.exact else _("about %(size)s", size=needed),
+        parts_words=" · ".join((*(words.word(words.PARTS, name) for name in VISIBLE_PARTS), _("other"))),
         parts=formats.together((*shown, rest), " · "),
         before_after=_before_after(device),
         slices=_slices(device),
-        bar_text=_("Нужно %(needed)s, доступно %(free)s", needed=needed, free=formats.size(device.available_bytes)),
+        bar_text=_("%(needed)s needed, %(free)s available", needed=needed, free=formats.size(device.available_bytes)),
         breakdown=_breakdown(footprint),
         load_peak=_load_peak(footprint),
     )
@@ -467,7 +467,7 @@ def _load_peak(footprint: Footprint) -> str | None:
     if footprint.gate_bytes <= footprint.total_bytes:
         return None
     return _(
-        "При загрузке на время понадобится %(peak)s, больше, чем при работе: решает этот пик.",
+        "Loading takes %(peak)s for a moment, more than running does: this peak decides.",
         peak=formats.size(footprint.load_peak_bytes),
     )
 
@@ -495,11 +495,11 @@ def _eviction(eviction: Eviction, now: float) -> EvictionRow:
         owner=eviction.owner,
         gives=formats.size(sum(eviction.freed_bytes.values())),
         busy=_busy(eviction.in_flight),
-        held="" if until is None else _("аренда до %(until)s", until=formats.moment(until, now)),
+        held="" if until is None else _("leased until %(until)s", until=formats.moment(until, now)),
     )
 
 
 def _busy(count: int | None) -> str:
     if count is None:
-        return _("запросы: %(count)s", count=formats.unknown())
-    return ngettext("%(num)s запрос сейчас", "%(num)s запросов сейчас", count) if count else ""
+        return _("requests: %(count)s", count=formats.unknown())
+    return ngettext("%(num)s request now", "%(num)s requests now", count) if count else ""

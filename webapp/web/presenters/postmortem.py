@@ -152,8 +152,8 @@ def _rows(account: Account) -> Iterator[HolderRow]:
         yield _row(_name(line), _detail(line), line.before_bytes, line.after_bytes, _tone(line))
     before, after = _other(account, account.free_before_bytes, 0), _other(account, account.free_after_bytes, 1)
     if before or after:
-        yield _row(_("драйвер и прочее"), "", before, after, "rest")
-    yield _row(_("свободно"), "", account.free_before_bytes, account.free_after_bytes, "free")
+        yield _row(_("driver and the rest"), "", before, after, "rest")
+    yield _row(_("free"), "", account.free_before_bytes, account.free_after_bytes, "free")
 
 
 def _other(account: Account, free: int | None, column: int) -> int | None:
@@ -181,22 +181,22 @@ def _signed(change: int | None) -> str:
 
 def _name(line: HolderLine) -> str:
     if line.kind is None:
-        return _("остальные процессы")
+        return _("the other processes")
     if line.model_id is not None:
         return line.model_id
     if line.instance_id is not None:
-        return _("модель или процесс этой программы")
-    return line.command or _("процесс %(pid)s", pid=line.pid)
+        return _("a model or process of this program")
+    return line.command or _("process %(pid)s", pid=line.pid)
 
 
 def _detail(line: HolderLine) -> str:
     if line.kind is None:
         return ""
-    said = [] if line.is_own else [line.user or _("пользователь неизвестен")]
+    said = [] if line.is_own else [line.user or _("user unknown")]
     if line.is_own:
-        said.append(_("эта модель"))
+        said.append(_("this model"))
     if line.container_id is not None and line.kind is HolderKind.FOREIGN:
-        said.append(_("контейнер %(name)s", name=line.container_id[: words.SHORT_ID]))
+        said.append(_("container %(name)s", name=line.container_id[: words.SHORT_ID]))
     if line.pid is not None:
         said.append(f"pid {line.pid}")
     return " · ".join(said)

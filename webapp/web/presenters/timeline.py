@@ -207,7 +207,7 @@ def table_view(track: Track) -> TableView:
     """Return the drawing in figures, in GiB."""
     columns = track.columns()
     holdings = _holdings(columns)
-    heads = (*(_name(layer) for layer in holdings.layers), words.word(words.LEDGER, LedgerKind.FREE), _("всего"))
+    heads = (*(_name(layer) for layer in holdings.layers), words.word(words.LEDGER, LedgerKind.FREE), _("total"))
     pairs = zip(reversed(columns), reversed(holdings.sizes), strict=True)
     return TableView(heads, tuple(TableRow(_row_time(c.taken_at, track), _row(c, sizes)) for c, sizes in pairs))
 
@@ -232,9 +232,9 @@ def _chart(track: Track, columns: Sequence[Point], events: Sequence[Event]) -> C
     return ChartView(
         layers=tuple(_layer_view(n, layer, d, patterns, holdings.most[layer]) for n, (layer, d) in enumerate(shown)),
         free=free.path,
-        gaps=tuple(GapView(gap.x, gap.width, _fits(gap.width, _("данных нет"))) for gap in stack.gaps(holdings.sizes)),
+        gaps=tuple(GapView(gap.x, gap.width, _fits(gap.width, _("no data"))) for gap in stack.gaps(holdings.sizes)),
         capacity_y=round(100 * (1 - capacity / top), 2),
-        capacity=_("всего %(size)s", size=formats.size(capacity)),
+        capacity=_("total %(size)s", size=formats.size(capacity)),
         hours=_hours(track),
         sizes=_size_ticks(capacity, top),
         marks=_marks(track, events),
@@ -341,9 +341,9 @@ def _patterns(layers: Iterable[Layer]) -> dict[Layer, str]:
 
 def _name(layer: Layer) -> str:
     if layer.is_rest:
-        return _("остальные чужие процессы") if layer.kind is LedgerKind.FOREIGN else _("остальные модели")
+        return _("other people's other processes") if layer.kind is LedgerKind.FOREIGN else _("other models")
     if layer.name is None and layer.kind is LedgerKind.WORKER:
-        return _("служебные процессы панели")  # a self-test's
+        return _("Warden's own processes")  # a self-test's
     if layer.name is None:
         return words.word(words.LEDGER, layer.kind)
     if layer.kind is LedgerKind.FOREIGN:
@@ -355,7 +355,7 @@ def _kind_word(layer: Layer) -> str:
     """What a name alone does not say."""
     if layer.name is None or layer.is_rest:
         return ""
-    return _("чужие процессы") if layer.kind is LedgerKind.FOREIGN else ""
+    return _("somebody else's processes") if layer.kind is LedgerKind.FOREIGN else ""
 
 
 def _layer_view(number: int, layer: Layer, drawn: stack.Layer, patterns: Mapping[Layer, str], most: int) -> LayerView:
@@ -413,7 +413,7 @@ def _mark(place: stack.Place, events: Sequence[Event], now: float) -> MarkView:
     title = _event_title(events[0], now)
     if len(events) > 1:
         first, last = (formats.moment(event.ended_at, now) for event in (events[0], events[-1]))
-        title = ngettext("%(num)s операция", "%(num)s операций", len(events))
+        title = ngettext("%(num)s operation", "%(num)s operations", len(events))
         title = _("%(operations)s, %(first)s – %(last)s", operations=title, first=first, last=last)
     return MarkView(
         mark=min(marks, key=SEVERITY.index).value,
@@ -460,9 +460,9 @@ def _summary(track: Track, columns: Sequence[Point]) -> str:
     """One sentence that says what the drawing shows to who cannot see it."""
     fullest = min((c for c in columns if c.free_bytes is not None), key=lambda c: c.free_bytes or 0)
     total = fullest.total_bytes or 0
-    span = _("за последний час") if track.span is Span.HOUR else _("за последнюю неделю")
+    span = _("the last hour") if track.span is Span.HOUR else _("the last week")
     text = _(
-        "%(device)s %(span)s: занято самое большее %(used)s из %(total)s (%(when)s).",
+        "%(device)s in %(span)s: at most %(used)s of %(total)s were in use (%(when)s).",
         device=words.capital(words.device_label(track.device_id)),
         span=span,
         used=formats.size(total - (fullest.free_bytes or 0)),
@@ -473,11 +473,11 @@ def _summary(track: Track, columns: Sequence[Point]) -> str:
     if not missing:
         return text
     lost = formats.whole_duration(missing * track.scale.column_s)
-    return " ".join((text, _("Нет данных за %(time)s.", time=lost)))
+    return " ".join((text, _("No data for %(time)s.", time=lost)))
 
 
 def _free_line(known: Sequence[Point]) -> str:
     readings = sum(column.readings for column in known)
     mean = sum(column.free_sum_bytes for column in known) / readings if readings else None
     least = min(column.free_bytes or 0 for column in known)
-    return _("самое меньшее %(least)s, в среднем %(mean)s", least=formats.size(least), mean=formats.size(mean))
+    return _("at least %(least)s, %(mean)s on average", least=formats.size(least), mean=formats.size(mean))

@@ -122,7 +122,7 @@ def operation_trouble(operation: Operation) -> TroubleView | None:
     if trouble is Trouble.NEIGHBOUR:
         return TroubleView(trouble.value, tuple(_ways_beside(operation, form)))
     ways = _ways(trouble, form, contained=operation.mode != Mode.TRANSFORMERS)
-    return TroubleView(trouble.value, (*_fitting(operation, _("Загрузить то, что поместилось бы")), *ways))
+    return TroubleView(trouble.value, (*_fitting(operation, _("Load what would have fitted")), *ways))
 
 
 def _outcome_trouble(operation: Operation) -> TroubleView | None:
@@ -158,10 +158,10 @@ def _ways(trouble: Trouble, form: LaunchForm, *, contained: bool) -> Iterable[Wa
 def _ways_beside(operation: Operation, form: LaunchForm) -> Iterable[Way]:
     """The same again, once the neighbour has let go; what fits beside him; or room made by unloading something."""
     again = form if operation.request is None else LaunchForm.of(replace(operation.request, unload=()))
-    yield Way("again", WayKind.FILL, _("Повторить"), again.query, _("когда сосед отдаст память"))
-    yield from _fitting(operation, _("Загрузить то, что помещается рядом с ним")) or (_lighter(),)
+    yield Way("again", WayKind.FILL, _("Try again"), again.query, _("once the neighbour has given the memory back"))
+    yield from _fitting(operation, _("Load what fits beside it")) or (_lighter(),)
     held = "vllm" if operation.mode == Mode.VLLM else "transformers"
-    yield Way("unload", WayKind.PLACE, _("Выгрузить ненужную модель"), held)
+    yield Way("unload", WayKind.PLACE, _("Unload a model that is not needed"), held)
     yield _memory()
 
 
@@ -186,16 +186,16 @@ def _ways_to_leftovers(operation: Operation) -> Iterable[Way]:
 
 
 def _clean() -> Way:
-    return Way("clean", WayKind.SUBMIT, "🧹 " + _("Очистить память"), "clean-form")
+    return Way("clean", WayKind.SUBMIT, "🧹 " + _("Clean memory"), "clean-form")
 
 
 def _emergency() -> Way:
-    hint = _("сначала покажет, что завершится")
-    return Way("emergency", WayKind.SUBMIT, "🚨 " + _("Экстренная очистка"), "emergency-form", hint)
+    hint = _("first shows what it would end")
+    return Way("emergency", WayKind.SUBMIT, "🚨 " + _("Emergency clean-up"), "emergency-form", hint)
 
 
 def _lighter() -> Way:
-    return Way("lighter", WayKind.PLACE, _("Взять модель полегче"), "models")
+    return Way("lighter", WayKind.PLACE, _("Take a lighter model"), "models")
 
 
 def _other_mode(form: LaunchForm) -> tuple[Way, ...]:
@@ -203,37 +203,41 @@ def _other_mode(form: LaunchForm) -> tuple[Way, ...]:
     if form.mode != Mode.VLLM or not form.model:
         return ()
     filled = replace(form, mode=Mode.TRANSFORMERS.value)
-    return (Way("transformers", WayKind.FILL, _("Та же модель в режиме Transformers"), filled.query),)
+    return (Way("transformers", WayKind.FILL, _("The same model in Transformers mode"), filled.query),)
 
 
 def _cached() -> Way:
     return Way(
-        "cached", WayKind.PLACE, _("Найти модель в кеше"), "models", _("там же сказано, если файлы не в порядке")
+        "cached",
+        WayKind.PLACE,
+        _("Find the model in the cache"),
+        "models",
+        _("it also says there if its files are not in order"),
     )
 
 
 def _memory() -> Way:
-    return Way("memory", WayKind.PLACE, _("Посмотреть, кто держит память"), "memory")
+    return Way("memory", WayKind.PLACE, _("See who holds the memory"), "memory")
 
 
 def _restart() -> Way:
-    hint = _("загруженные модели останутся")
-    return Way("restart", WayKind.ADVICE, _("Запустить панель заново"), hint=hint)
+    hint = _("loaded models stay")
+    return Way("restart", WayKind.ADVICE, _("Restart Warden"), hint=hint)
 
 
 def _docker_list() -> Way:
-    return Way("docker-list", WayKind.COMMAND, _("Все контейнеры и их состояние"), DOCKER_LIST)
+    return Way("docker-list", WayKind.COMMAND, _("All containers and their states"), DOCKER_LIST)
 
 
 def _docker() -> tuple[Way, ...]:
     return (
         _docker_list(),
-        Way("docker-status", WayKind.COMMAND, _("Работает ли служба Docker"), DOCKER_STATUS),
+        Way("docker-status", WayKind.COMMAND, _("Whether the Docker service runs"), DOCKER_STATUS),
         Way(
             "docker-restart",
             WayKind.COMMAND,
-            _("Перезапуск службы Docker"),
+            _("Restart the Docker service"),
             DOCKER_RESTART,
-            _("остановит все контейнеры сервера, чужие тоже"),
+            _("stops every container on the server, other people's too"),
         ),
     )

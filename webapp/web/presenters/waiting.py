@@ -104,7 +104,7 @@ def _why(queued: Queued) -> str:
         return ""
     if queued.why is not None:
         return words.say(queued.why)
-    return "" if queued.ticket.paused_by is None else _("Место есть.")
+    return "" if queued.ticket.paused_by is None else _("There is room.")
 
 
 def _behind(queued: Queued) -> str:
@@ -114,24 +114,24 @@ def _behind(queued: Queued) -> str:
         return ""
     if queued.why is None:
         return _(
-            "Место есть, но на то же устройство раньше встал пользователь %(actor)s (%(model)s).",
+            "There is room, but %(actor)s has waited longer for the same device (%(model)s).",
             actor=other.actor,
             model=short_name(other.request.model_id),
         )
-    return _("Впереди %(actor)s: %(model)s.", actor=other.actor, model=short_name(other.request.model_id))
+    return _("Before it: %(actor)s, %(model)s.", actor=other.actor, model=short_name(other.request.model_id))
 
 
 def _how(ticket: Ticket) -> str:
     if ticket.state is TicketState.STARTING:
         return ""
-    return _("запустится сама") if ticket.starts_by_itself else _("только сообщить")
+    return _("starts by itself") if ticket.starts_by_itself else _("only tells")
 
 
 def _paused(ticket: Ticket) -> str:
     if ticket.paused_by is None or ticket.state is TicketState.STARTING:
         return ""
     return _(
-        "Приостановлена: экстренную очистку запустил пользователь %(actor)s. Сама не запустится, пока её не продолжат.",
+        "Paused by the emergency clean-up of %(actor)s. It does not start by itself until somebody lets it go on.",
         actor=ticket.paused_by,
     )
 
@@ -139,8 +139,10 @@ def _paused(ticket: Ticket) -> str:
 def _news(ticket: Ticket) -> str:
     model = short_name(ticket.request.model_id)
     if ticket.state is TicketState.READY:
-        return _("%(model)s теперь помещается, можно запускать.", model=model)
-    return _("%(model)s дождалась места и запускается.", model=model) if ticket.state is TicketState.STARTING else ""
+        return _("%(model)s fits now and can be started.", model=model)
+    return (
+        _("There is room for %(model)s, it is starting.", model=model) if ticket.state is TicketState.STARTING else ""
+    )
 
 
 def _is_satisfied(ticket: Ticket) -> bool:
@@ -151,13 +153,13 @@ def _ended(ticket: Ticket) -> EndedRow:
     why = "" if ticket.outcome is None else words.say(ticket.outcome)
     word = words.word(words.TICKET_STATES, ticket.state)
     satisfied, model = _is_satisfied(ticket), short_name(ticket.request.model_id)
-    news = why if satisfied else _("%(model)s не дождалась места: %(why)s", model=model, why=why or word)
+    news = why if satisfied else _("%(model)s waited in vain: %(why)s", model=model, why=why or word)
     return EndedRow(
         id=ticket.id,
         model=ticket.request.model_id,
         actor=ticket.actor,
         sign=SUCCESS if satisfied else WARNING,
-        state_word=_("уже загружена") if satisfied else word,
+        state_word=_("already loaded") if satisfied else word,
         why=why,
         ended_at=ticket.ended_at or 0,
         news=news,
