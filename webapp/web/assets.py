@@ -1,33 +1,54 @@
-"""Addresses of static files that change with their content, so that a browser may keep them for ever."""
+"""Serves the static files: one style sheet, and addresses that change with the content, so that a browser may keep what they name.
+
+The files under ``static/css`` are joined in memory when the web process starts, in the order in which ``app.css`` imports them. One mark
+for all files stands in the path and not in the query, so that the relative imports of the JavaScript modules carry it too.
+"""
 
 from __future__ import annotations
 
-from functools import lru_cache
+import re
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-from flask import Flask, Response, request, url_for
+from flask import Flask, Response, url_for
 
+SHEET: Final = "css/app.css"
+IMPORT: Final = re.compile(r'@import url\("([^"]+)"\);\n')
 YEAR_S: Final = 365 * 24 * 3600
 
 
 def init_assets(app: Flask) -> None:
-    """Give templates ``asset(path)`` and let browsers keep what has a content mark in its address."""
+    """Give templates ``asset(path)``, and let browsers keep what is asked for under the mark of the present files."""
     folder = Path(app.static_folder or "")
-
-    @lru_cache(maxsize=256)
-    def mark(path: str, changed_ns: int) -> str:
-        return blake2b((folder / path).read_bytes(), digest_size=6).hexdigest()
+    sheet = joined_sheet(folder / SHEET)
+    present = content_mark(folder)
 
     def asset(path: str) -> str:
-        return url_for("static", filename=path, v=mark(path, (folder / path).stat().st_mtime_ns))
+        return url_for("static", filename=path, mark=present)
+
+    def send(filename: str, mark: str | None = None) -> Response:
+        response = Response(sheet, mimetype="text/css") if filename == SHEET else app.send_static_file(filename)
+        if mark == present:  # under an older mark a page gets the present files, but must not keep them under that name
+            response.headers["Cache-Control"] = f"public, max-age={YEAR_S}, immutable"
+        return response
 
     app.jinja_env.globals["asset"] = asset
-    app.after_request(_keep)
+    app.view_functions["static"] = send
+    app.add_url_rule("/static/v/<mark>/<path:filename>", endpoint="static")
 
 
-def _keep(response: Response) -> Response:
-    if request.endpoint == "static" and "v" in request.args and response.status_code in (200, 304):
-        response.headers["Cache-Control"] = f"public, max-age={YEAR_S}, immutable"
-    return response
+def joined_sheet(path: Path) -> str:
+    """Return the style sheet at ``path`` with each of its imports replaced by the file that it names."""
+    return IMPORT.sub(
+        lambda found: (path.parent / found[1]).read_text(encoding="utf-8"), path.read_text(encoding="utf-8")
+    )
+
+
+def content_mark(folder: Path) -> str:
+    """Return a hash of the names and contents of all files under ``folder``."""
+    digest = blake2b(digest_size=6)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

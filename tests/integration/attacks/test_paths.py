@@ -24,7 +24,17 @@ CLIMBS = [
 
 @pytest.mark.parametrize("climb", CLIMBS)
 @pytest.mark.parametrize(
-    "below", ["/static/", "/static/js/", "/instances/", "/operations/", "/api/v1/operations/", "/api/v1/tickets/", "/"]
+    "below",
+    [
+        "/static/",
+        "/static/js/",
+        "/static/v/0/",
+        "/instances/",
+        "/operations/",
+        "/api/v1/operations/",
+        "/api/v1/tickets/",
+        "/",
+    ],
 )
 def test_no_address_leads_to_another_file(server: WardenServer, below: str, climb: str) -> None:
     raw = f"GET {below}{climb} HTTP/1.0\r\n".encode() + HOST + b"\r\n"
