@@ -1,10 +1,10 @@
-# make run     start Warden on http://127.0.0.1:8000     (settings: WARDEN_*, see README.md)
+# make run     start Warden on http://127.0.0.1:8000     (settings: WARDEN_*, see docs/reference/settings.md)
 # make test    ruff, mypy, and the tests of some minutes   (PYTEST_ARGS="-k name" for some of them, JOBS=0 for one after the other)
 # make test-all  all other tests: Docker, the real vLLM, every page in the browser   (PYTEST_ARGS and JOBS as above)
 # make coverage  both, with the branches that each of the two runs through
 # make images  what the Docker tests' images need          (some minutes and 3 GB, once)
 # make check   ruff and mypy alone
-# make rights  write who may call what into docs/rights.md
+# make reference  write docs/reference from the code
 # make words   bring the Russian catalogue up to date with the texts of the program
 # make bench   the measurements that bench/RESULTS.md records
 # make clean   remove the environment and what the tools left
@@ -26,7 +26,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test test-all coverage check images words rights bench clean
+.PHONY: run test test-all coverage check images words reference bench clean
 
 run: $(VENV)/.installed $(COMPILED)
 	@exec $(BIN)/python -m gunicorn -c webapp/gunicorn_conf.py wsgi:app
@@ -57,8 +57,8 @@ images: $(VENV)/.installed-test
 words: $(VENV)/.installed
 	@$(BIN)/python scripts/words.py
 
-rights: $(VENV)/.installed
-	@$(BIN)/python scripts/rights.py
+reference: $(VENV)/.installed
+	@$(BIN)/python -m scripts.reference
 
 bench: $(VENV)/.installed-test $(COMPILED)
 	@$(BIN)/python -m bench

@@ -307,7 +307,7 @@ def _seen(check: Mapping[str, Any], joint: str) -> str:
 
 
 @main.command("settings")
-@click.option("--markdown", is_flag=True, help="As a table for README.md, with the defaults instead of the values.")
+@click.option("--markdown", is_flag=True, help="As a Markdown table, with the defaults instead of the values.")
 def show_settings(markdown: bool) -> None:
     """List every setting: its name, type, default, meaning and present value."""
     if markdown:
@@ -341,7 +341,9 @@ MACHINE_DEFAULTS: Mapping[str, str] = {
 def _default_of(name: str, field: FieldInfo) -> str:
     if name in MACHINE_DEFAULTS:
         return MACHINE_DEFAULTS[name]
-    return "none" if field.default is None else f"`{_text(field.default)}`"
+    if field.default is None:
+        return "none"
+    return f"`{text}`" if (text := _text(field.default)) else "empty"
 
 
 def _type_of(field: FieldInfo) -> str:

@@ -3,108 +3,108 @@
 ::
 
     WardenError
-    ├── InvalidRequest            invalid              422  a field has a value that cannot be meant
-    │   └── WeakPassword          weak_password             the password is too short, too long, or holds the name
-    ├── NotSignedIn               unauthorized         401  nobody is signed in, or is so no more
-    │   └── SignInFailed          sign_in_failed            the name and the password do not belong together
+    ├── InvalidRequest            invalid              422  a field has an invalid value
+    │   └── WeakPassword          weak_password             the password is too short, too long, or contains the name
+    ├── NotSignedIn               unauthorized         401  nobody is signed in, or the sign-in has ended
+    │   └── SignInFailed          sign_in_failed            the name and the password do not match
     ├── Forbidden                 forbidden            403  the person's role does not allow it
     │   ├── NotYours              not_yours                 it is another person's
-    │   │   └── TooLate           too_late                  it was the owner's to stop before it acted
-    │   └── InPerson              in_person                 an API token may not, whatever its scope
+    │   │   └── TooLate           too_late                  the owner could stop it only before it acted
+    │   └── InPerson              in_person                 an API token cannot, whatever its scope
     ├── NotFound                                       404
     │   ├── UnknownModel          unknown_model             the model is not in the cache
     │   ├── UnknownInstance       unknown_instance          no such loaded model
     │   ├── UnknownOperation      unknown_operation         no such operation
     │   ├── UnknownDevice         unknown_device            no such device
-    │   ├── UnknownContainer      unknown_container         no such container of somebody else's
-    │   ├── UnknownTicket         unknown_ticket            no such request that waits
+    │   ├── UnknownContainer      unknown_container         no such container started outside Warden
+    │   ├── UnknownTicket         unknown_ticket            no such queued launch
     │   ├── UnknownPerson         unknown_person            no such account
-    │   ├── UnknownInvitation     unknown_invitation        no such invitation, or it is used or over
+    │   ├── UnknownInvitation     unknown_invitation        no such invitation, or it was used or has expired
     │   └── UnknownToken          unknown_token             no such API token
     ├── Refused                                        409
     │   ├── Busy                  busy                      another operation has claimed a device
     │   ├── NotEnoughMemory       not_enough_memory         the plan does not fit
     │   ├── AlreadyLoaded         already_loaded            the same model runs with the same options
-    │   ├── InstanceInUse         instance_in_use           a model that would be unloaded answers requests
-    │   ├── InstanceLeased        instance_leased           a model that would be unloaded is another person's, for a time
-    │   ├── ConfirmationNeeded    confirmation_needed       other people's models have to go, and were not named
-    │   ├── InstanceStopping      instance_stopping         the model is being ended: its terms change no more
-    │   ├── CannotEnd             cannot_end                a model that would be unloaded cannot be ended in order now
-    │   ├── IdleUsedAgain         idle_used_again           the model was to go for being idle and is wanted again
-    │   ├── LeasePending          lease_pending             new terms of the model are being written down
+    │   ├── InstanceInUse         instance_in_use           a model that would be unloaded is answering requests
+    │   ├── InstanceLeased        instance_leased           a model that would be unloaded is leased by another person
+    │   ├── ConfirmationNeeded    confirmation_needed       other people's models would go and were not confirmed
+    │   ├── InstanceStopping      instance_stopping         the model is being unloaded; its lease can no longer change
+    │   ├── CannotEnd             cannot_end                a model that would be unloaded cannot be stopped cleanly now
+    │   ├── IdleUsedAgain         idle_used_again           an idle model is in use again
+    │   ├── LeasePending          lease_pending             a change of the model's lease is being stored
     │   ├── NotOwner              not_owner            403  only the owner of a model may do that
-    │   ├── ReleasePending        release_pending           somebody asks for the model already
-    │   ├── NothingAsked          nothing_asked             nobody asks for the model
+    │   ├── ReleasePending        release_pending           a release request is already open
+    │   ├── NothingAsked          nothing_asked             no release request is open
     │   ├── CoolingDown           cooling_down              the model failed to load a moment ago
-    │   ├── ModeUnavailable       mode_unavailable          the mode cannot be chosen on this server
+    │   ├── ModeUnavailable       mode_unavailable          the mode is not available on this server
     │   ├── ModelUnsuitable       model_unsuitable          the cached files cannot be loaded
-    │   ├── NotReady              not_ready                 the instance does not answer requests now
+    │   ├── NotReady              not_ready                 the instance is not answering requests now
     │   ├── NotCancellable        not_cancellable           the operation has ended
-    │   ├── NothingToRestore      nothing_to_restore        the operation has nothing that could be loaded again
-    │   ├── NotConfirmed          not_confirmed             ending somebody else's container needs its name
+    │   ├── NothingToRestore      nothing_to_restore        the operation has nothing left to load again
+    │   ├── NotConfirmed          not_confirmed             stopping a foreign container requires its name
     │   ├── Superseded            superseded                an emergency took the operation's claims over
-    │   ├── QueueFull             queue_full                as many requests wait as may
-    │   ├── AlreadyWaiting        already_waiting           the same person waits for the same already
+    │   ├── QueueFull             queue_full                the queue is full
+    │   ├── AlreadyWaiting        already_waiting           the same person has queued the same launch
     │   ├── CannotWait            cannot_wait               it would not fit on an empty device either
-    │   ├── TicketEnded           ticket_ended              the request waits no more
-    │   ├── ForeignTicket         foreign_ticket       403  the request is another person's
-    │   ├── NameInUse             name_in_use               somebody has the name already
-    │   ├── LastAdministrator     last_administrator        nobody would be left who may do everything
-    │   └── OwnAccount            own_account               another administrator does this to one's own account
+    │   ├── TicketEnded           ticket_ended              the queued launch has left the queue
+    │   ├── ForeignTicket         foreign_ticket       403  the queued launch belongs to another person
+    │   ├── NameInUse             name_in_use               the name is taken
+    │   ├── LastAdministrator     last_administrator        no administrator would remain
+    │   └── OwnAccount            own_account               people cannot do this to their own account
     ├── Unavailable                                    503
-    │   ├── DeviceUnreadable      device_unreadable         the device has no figure that can be trusted
+    │   ├── DeviceUnreadable      device_unreadable         the device has no recent reading
     │   ├── StoreUnavailable      store_unavailable         the database does not answer
-    │   ├── NotStored             not_stored                it could not be kept, so it was not done
-    │   ├── TooManyQuestions      too_many_questions        the page leads as many answers as it can
+    │   ├── NotStored             not_stored                the change could not be stored, so it was not made
+    │   ├── TooManyQuestions      too_many_questions        the limit of concurrent answers is reached
     │   ├── Stopping              stopping                  Warden is shutting down
-    │   └── EngineUnavailable                               Docker cannot be asked
+    │   └── EngineUnavailable                               Docker is not available
     │       ├── EngineMissing     engine_missing            there is no Docker socket
-    │       ├── EngineForbidden   engine_forbidden          no rights to the socket
-    │       ├── EngineUnreachable engine_unreachable        the socket is there and nobody answers in time
-    │       └── EngineFailed      engine_failed             Docker answered that it cannot do what was asked
+    │       ├── EngineForbidden   engine_forbidden          this user may not use the socket
+    │       ├── EngineUnreachable engine_unreachable        the engine does not answer in time
+    │       └── EngineFailed      engine_failed             Docker refused or failed the request
     ├── LaunchFailed              launch_failed        500  a model did not become ready
     │   ├── OutOfMemory           out_of_memory             the load or a request ran out of memory
-    │   ├── WorkerDied            worker_died               the process ended by itself
+    │   ├── WorkerDied            worker_died               the worker process ended unexpectedly
     │   ├── LaunchStalled         launch_stalled            no sign of activity for the allowed time
     │   ├── LaunchTooSlow         launch_too_slow           active all the time and not ready within the total time
-    │   ├── WorkerGarbled         worker_garbled            the process answers what is not its protocol
+    │   ├── WorkerGarbled         worker_garbled            the worker's answer does not follow its protocol
     │   │   └── ServerGarbled     server_garbled            the container serves what is not vLLM, or another model
-    │   ├── LaunchBlocked         launch_blocked            the server was in no state to start it; the model is not to blame
-    │   │   ├── DiskFull          disk_full                 no space is left where the start has to write
-    │   │   ├── DiskReadOnly      disk_read_only            nothing can be written where the start has to write
-    │   │   ├── TooManyFiles      too_many_files            Warden may open no more files and connections
-    │   │   ├── TooManyProcesses  too_many_processes        no more processes or threads may be started
-    │   │   ├── LoadFenced        load_fenced               somebody else took the memory that the load still needed
+    │   ├── LaunchBlocked         launch_blocked            the server could not start it; the model is not the cause
+    │   │   ├── DiskFull          disk_full                 the disk that the launch writes to is full
+    │   │   ├── DiskReadOnly      disk_read_only            the launch writes to a read-only file system
+    │   │   ├── TooManyFiles      too_many_files            the limit of open files is reached
+    │   │   ├── TooManyProcesses  too_many_processes        the limit of processes is reached
+    │   │   ├── LoadFenced        load_fenced               another process took memory that the load still needed
     │   │   ├── ImageMissing      image_missing             the image is not on this server
-    │   │   ├── GpuRuntimeMissing gpu_runtime_missing       Docker cannot give a container a GPU
+    │   │   ├── GpuRuntimeMissing gpu_runtime_missing       Docker cannot give GPUs to containers
     │   │   ├── PortTaken         port_taken                every port of the range is taken
-    │   │   ├── PortLost          port_lost                 somebody took the port before vLLM listened there
+    │   │   ├── PortLost          port_lost                 another process took the port before vLLM
     │   │   ├── NameTaken         name_taken                another container has the name
-    │   │   └── ProfileDisturbed  profile_disturbed         a neighbour's memory moved while vLLM measured
-    │   ├── StartMemoryShort      start_memory_short        vLLM found less free memory than it was to take
-    │   ├── KvCacheTooSmall       kv_cache_too_small        not one request of the context fits the KV cache
-    │   ├── ArchitectureUnsupported architecture_unsupported  vLLM does not know the model's architecture
-    │   ├── ArgumentRejected      argument_rejected         vLLM does not take an argument of its command line
-    │   ├── ContextTooLong        context_too_long          the model is not made for a context of this length
-    │   ├── ContainerExited       container_exited          the container ended by itself, for no reason that is known
-    │   └── ContainerRemoved      container_removed         somebody removed the container
+    │   │   └── ProfileDisturbed  profile_disturbed         another process's memory changed while vLLM was profiling
+    │   ├── StartMemoryShort      start_memory_short        vLLM found less free memory than it is configured to use
+    │   ├── KvCacheTooSmall       kv_cache_too_small        the KV cache is too small for one request
+    │   ├── ArchitectureUnsupported architecture_unsupported  vLLM does not support the model's architecture
+    │   ├── ArgumentRejected      argument_rejected         vLLM rejected a command-line argument
+    │   ├── ContextTooLong        context_too_long          the context length is greater than the model supports
+    │   ├── ContainerExited       container_exited          the container exited for an unknown reason
+    │   └── ContainerRemoved      container_removed         the container was removed by someone else
     ├── WorkerSilent              worker_silent        504  the process does not answer in time
-    │   └── WorkerCutOff          worker_cut_off            the process lives and its folder was removed
+    │   └── WorkerCutOff          worker_cut_off            the process runs but its folder was removed
     ├── GenerationFailed          generation_failed    502  the model could not answer the prompt
-    ├── StopFailed                stop_failed          500  a process survived every signal
+    ├── StopFailed                stop_failed          500  a process survived all signals
     ├── Cancelled                 cancelled            409  a person cancelled the operation
-    │   └── CancelledByStop       cancelled_by_stop         Warden was stopped in the middle of it
+    │   └── CancelledByStop       cancelled_by_stop         Warden was stopped during the operation
     ├── ProbeFailed               probe_failed         503  a device could not be read
-    │   ├── DriverMissing         driver_missing            no NVIDIA driver or library
-    │   ├── DeviceLost            device_lost               the GPU fell off the bus
-    │   └── NotSupported          not_supported             the driver has no such figure for this device
-    ├── DemoFailed                demo_failed          500  the demo model could not be made
-    ├── SandboxFailed             sandbox_failed       500  the self-test's own Warden could not be made or removed
-    └── ConfigurationError        configuration             Warden cannot start like this
+    │   ├── DriverMissing         driver_missing            the NVIDIA driver or its library is missing
+    │   ├── DeviceLost            device_lost               the GPU no longer answers on the PCIe bus
+    │   └── NotSupported          not_supported             the driver does not provide this figure
+    ├── DemoFailed                demo_failed          500  the demo model could not be created
+    ├── SandboxFailed             sandbox_failed       500  the self-test's sandbox could not be created or removed
+    └── ConfigurationError        configuration             Warden cannot start with this configuration
         └── AlreadyRunning        already_running           another Warden holds the state folder
 
-Each class has a stable ``code``, the HTTP ``status`` that the JSON contract gives it, and ``params``: plain values that the
-sentence in ``web/words.py`` names. ``str(error)`` is for logs.
+Each class has a stable ``code``, the HTTP ``status`` that the JSON contract gives it, and ``params``: plain values that
+the sentence in ``web/words.py`` names. ``str(error)`` is for logs.
 """
 
 from __future__ import annotations
@@ -136,58 +136,61 @@ class WardenError(Exception):
 
 
 class InvalidRequest(WardenError):
-    """A field has a value that cannot be meant. Params: field, value, allowed."""
+    """A field has an invalid value. Params: field, value, allowed."""
 
     code = "invalid"
     status = 422
 
 
 class WeakPassword(InvalidRequest):
-    """The password is too short, too long, or holds the name. Params: least, most (characters)."""
+    """The password is too short, too long, or contains the name. Params: least, most (characters)."""
 
     code = "weak_password"
 
 
 class NotSignedIn(WardenError):
-    """Nobody is signed in, or is so no more."""
+    """Nobody is signed in, or the sign-in has ended."""
 
     code = "unauthorized"
     status = 401
 
 
 class SignInFailed(NotSignedIn):
-    """The name and the password do not belong together, or the account is disabled; it is not said which."""
+    """The name and the password do not match, or the account is disabled; the answer does not reveal which."""
 
     code = "sign_in_failed"
 
 
 class Forbidden(WardenError):
-    """The person's role does not allow it. Params: needed (the lowest role that may), role (the person's)."""
+    """The person's role does not allow it. Params: needed (the lowest role that is allowed), role (the person's)."""
 
     code = "forbidden"
     status = 403
 
 
 class NotYours(Forbidden):
-    """It is another person's, and only that person and an administrator may. Params: owner."""
+    """It belongs to another person; only that person or an administrator may do this. Params: owner."""
 
     code = "not_yours"
 
 
 class TooLate(NotYours):
-    """The time in which the owner of a model could stop what ends it is over. Params: owner (whose operation it is)."""
+    """The period in which the owner of a model could stop its unloading is over.
+
+    Params: owner (whose operation it is).
+    """
 
     code = "too_late"
 
 
 class InPerson(Forbidden):
-    """An API token may not do this, whatever its scope."""
+    """An API token cannot do this, whatever its scope."""
 
     code = "in_person"
 
 
 class NotFound(WardenError):
-    """What was named does not exist."""
+    """The named thing does not exist."""
 
     code = "not_found"
     status = 404
@@ -218,13 +221,13 @@ class UnknownDevice(NotFound):
 
 
 class UnknownContainer(NotFound):
-    """No container of somebody else's has this id. Params: container."""
+    """No container started outside Warden has this id. Params: container."""
 
     code = "unknown_container"
 
 
 class UnknownTicket(NotFound):
-    """No request that waits, or waited lately, has this id. Params: ticket."""
+    """No queued or recently queued launch has this id. Params: ticket."""
 
     code = "unknown_ticket"
 
@@ -236,19 +239,19 @@ class UnknownPerson(NotFound):
 
 
 class UnknownInvitation(NotFound):
-    """No invitation has this link, or it was used, or its time is over."""
+    """No invitation has this link, or it was used, or it has expired."""
 
     code = "unknown_invitation"
 
 
 class UnknownToken(NotFound):
-    """No API token has this number. Params: token."""
+    """No API token has this id. Params: token."""
 
     code = "unknown_token"
 
 
 class Refused(WardenError):
-    """The request is well formed and the world does not allow it now."""
+    """The request is valid but cannot be carried out now."""
 
     code = "refused"
     status = 409
@@ -273,19 +276,22 @@ class AlreadyLoaded(Refused):
 
 
 class InstanceInUse(Refused):
-    """A model that would be unloaded answers requests. Params: model, instance, in_flight, owner."""
+    """A model that would be unloaded is answering requests. Params: model, instance, in_flight, owner."""
 
     code = "instance_in_use"
 
 
 class InstanceLeased(Refused):
-    """A model that would be unloaded is another person's for a time. Params: model, instance, owner, until (since the epoch), reason."""
+    """A model that would be unloaded is leased by another person.
+
+    Params: model, instance, owner, until (since the epoch), reason.
+    """
 
     code = "instance_leased"
 
 
 class ConfirmationNeeded(Refused):
-    """Other people's idle models have to go and were not confirmed.
+    """Other people's idle models would be unloaded and were not confirmed.
 
     Params: model, models (each with its owner), instances (their ids, with commas between them).
     """
@@ -294,13 +300,13 @@ class ConfirmationNeeded(Refused):
 
 
 class InstanceStopping(Refused):
-    """The model is being ended: nothing that its owner or others agree on changes that any more. Params: model, instance."""
+    """The model is being unloaded: its lease and release requests can no longer change. Params: model, instance."""
 
     code = "instance_stopping"
 
 
 class CannotEnd(Refused):
-    """A model that would be unloaded runs in a mode that cannot be asked: it could be neither ended in order nor loaded again.
+    """A model to be unloaded runs in a mode that does not respond: it can be neither stopped cleanly nor loaded again.
 
     Params: model, instance, mode, reason (a code).
     """
@@ -309,13 +315,16 @@ class CannotEnd(Refused):
 
 
 class IdleUsedAgain(Refused):
-    """The model was to go for being idle, and in the last moment it is used, kept or leased. Params: model."""
+    """The model was due for idle unloading, but was used, kept or leased at the last moment. Params: model."""
 
     code = "idle_used_again"
 
 
 class LeasePending(Refused):
-    """New terms of the model are being written down: nobody else takes it before it is known whether they hold. Params: model, instance."""
+    """A change of the model's lease is being stored: others cannot take the model until the outcome is known.
+
+    Params: model, instance.
+    """
 
     code = "lease_pending"
 
@@ -328,13 +337,13 @@ class NotOwner(Refused):
 
 
 class ReleasePending(Refused):
-    """Somebody asks for the model already. Params: model, instance, asker."""
+    """A release request for the model is already open. Params: model, instance, asker."""
 
     code = "release_pending"
 
 
 class NothingAsked(Refused):
-    """Nobody asks for the model: the ask was answered, or there was none. Params: model, instance."""
+    """No release request for the model is open: it was answered, or there was none. Params: model, instance."""
 
     code = "nothing_asked"
 
@@ -346,7 +355,7 @@ class CoolingDown(Refused):
 
 
 class ModeUnavailable(Refused):
-    """The mode cannot be chosen on this server. Params: mode, reason."""
+    """The mode is not available on this server. Params: mode, reason."""
 
     code = "mode_unavailable"
 
@@ -358,7 +367,7 @@ class ModelUnsuitable(Refused):
 
 
 class NotReady(Refused):
-    """The instance does not answer requests now. Params: model, instance, state."""
+    """The instance is not answering requests now. Params: model, instance, state."""
 
     code = "not_ready"
 
@@ -370,31 +379,37 @@ class NotCancellable(Refused):
 
 
 class NothingToRestore(Refused):
-    """The operation has nothing that could be loaded again: everything came back, or somebody was quicker. Params: operation."""
+    """The operation has nothing left to load again: every model is back, or another operation restored it.
+
+    Params: operation.
+    """
 
     code = "nothing_to_restore"
 
 
 class NotConfirmed(Refused):
-    """Ending somebody else's container needs its very name. Params: container, name, owner."""
+    """Stopping a container that was started outside Warden requires typing its exact name.
+
+    Params: container, name, owner.
+    """
 
     code = "not_confirmed"
 
 
 class NameInUse(Refused):
-    """Somebody has the name already, perhaps written otherwise. Params: person."""
+    """The name is taken, possibly in different upper and lower case. Params: person."""
 
     code = "name_in_use"
 
 
 class LastAdministrator(Refused):
-    """Nobody would be left who may do everything. Params: person."""
+    """No administrator would remain. Params: person."""
 
     code = "last_administrator"
 
 
 class OwnAccount(Refused):
-    """Nobody changes the role of an own account, disables or removes it. Params: person."""
+    """People cannot change the role of, disable or remove their own account. Params: person."""
 
     code = "own_account"
 
@@ -406,63 +421,69 @@ class Superseded(Refused):
 
 
 class QueueFull(Refused):
-    """As many requests wait as may. Params: limit."""
+    """The queue is full. Params: limit."""
 
     code = "queue_full"
 
 
 class AlreadyWaiting(Refused):
-    """The same person waits for the same already. Params: ticket, model, place."""
+    """The same person has already queued the same launch. Params: ticket, model, place."""
 
     code = "already_waiting"
 
 
 class CannotWait(Refused):
-    """It would not fit on an empty device either, so waiting is in vain. Params: model, needed_bytes, most_bytes."""
+    """The model would not fit even on an empty device, so queuing it cannot help.
+
+    Params: model, needed_bytes, most_bytes.
+    """
 
     code = "cannot_wait"
 
 
 class TicketEnded(Refused):
-    """The request waits no more, or is being started. Params: ticket, model, state."""
+    """The queued launch has left the queue, or is being started. Params: ticket, model, state."""
 
     code = "ticket_ended"
 
 
 class ForeignTicket(Refused):
-    """The request is another person's. Params: ticket, actor."""
+    """The queued launch belongs to another person. Params: ticket, actor."""
 
     code = "foreign_ticket"
     status = 403
 
 
 class Unavailable(WardenError):
-    """A part that is needed does not answer."""
+    """A required component is not responding."""
 
     code = "unavailable"
     status = 503
 
 
 class DeviceUnreadable(Unavailable):
-    """The device has no figure that can be trusted. Params: device, age_s."""
+    """The device has no reading that is recent enough to rely on. Params: device, age_s."""
 
     code = "device_unreadable"
 
 
 class StoreUnavailable(Unavailable):
-    """The database does not answer. Params: reason, trouble (``StoreTrouble``) and file (SQLite's) where they are known."""
+    """The database does not answer.
+
+    Params: reason, trouble (``StoreTrouble``) and file (SQLite's) where they are known.
+    """
 
     code = "store_unavailable"
 
 
 class NotStored(Unavailable):
-    """What was asked for could not be kept, so it was not done. Params: reason."""
+    """The change could not be stored, so it was not made. Params: reason."""
 
     code = "not_stored"
 
 
 class TooManyQuestions(Unavailable):
-    """The page leads as many answers at once as it can. Params: limit."""
+    """The limit of concurrent answers is reached. Params: limit."""
 
     code = "too_many_questions"
 
@@ -474,7 +495,7 @@ class Stopping(Unavailable):
 
 
 class EngineUnavailable(Unavailable):
-    """Docker cannot be asked. Params: socket, detail."""
+    """Docker is not available. Params: socket, detail."""
 
     code = "engine_unavailable"
 
@@ -486,19 +507,19 @@ class EngineMissing(EngineUnavailable):
 
 
 class EngineForbidden(EngineUnavailable):
-    """This user has no rights to the socket. Params: socket, user."""
+    """This user may not use the Docker socket. Params: socket, user."""
 
     code = "engine_forbidden"
 
 
 class EngineUnreachable(EngineUnavailable):
-    """The socket is there and nobody answers, or not in time. Params: socket, detail."""
+    """The Docker socket exists, but the engine does not answer, or not in time. Params: socket, detail."""
 
     code = "engine_unreachable"
 
 
 class EngineFailed(EngineUnavailable):
-    """Docker answered that it cannot do what was asked. Params: socket, detail (its words)."""
+    """Docker refused or failed the request. Params: socket, detail (its words)."""
 
     code = "engine_failed"
 
@@ -516,25 +537,25 @@ class OutOfMemory(LaunchFailed):
 
 
 class WorkerDied(LaunchFailed):
-    """The process ended by itself. Params: model, exit (code or signal name), log."""
+    """The worker process ended unexpectedly. Params: model, exit (code or signal name), log."""
 
     code = "worker_died"
 
 
 class LaunchStalled(LaunchFailed):
-    """No sign of activity for the allowed time. Params: model, seconds, log."""
+    """The launch showed no activity for the allowed time. Params: model, seconds, log."""
 
     code = "launch_stalled"
 
 
 class LaunchTooSlow(LaunchFailed):
-    """Active all the time and not ready within the total time. Params: model, seconds, log."""
+    """The launch was active throughout but not ready within the total time. Params: model, seconds, log."""
 
     code = "launch_too_slow"
 
 
 class WorkerGarbled(LaunchFailed):
-    """The process answers what is not its protocol. Params: model, detail, log."""
+    """The worker's answer does not follow its protocol. Params: model, detail, log."""
 
     code = "worker_garbled"
 
@@ -546,40 +567,44 @@ class ServerGarbled(WorkerGarbled):
 
 
 class LaunchBlocked(LaunchFailed):
-    """The server was in no state to start it; nothing is known against the model, so it may be tried again at once."""
+    """The server could not start the model for a reason unrelated to the model, so it can be tried again at once."""
 
     code = "launch_blocked"
 
 
 class DiskFull(LaunchBlocked):
-    """No space is left on the disk where the start has to write, or the quota is used up. Params: model, path, mount."""
+    """The disk that the launch writes to is full, or the quota is exhausted. Params: model, path, mount."""
 
     code = "disk_full"
 
 
 class DiskReadOnly(LaunchBlocked):
-    """The file system where the start has to write is mounted read-only. Params: model, path, mount."""
+    """The file system that the launch writes to is mounted read-only. Params: model, path, mount."""
 
     code = "disk_read_only"
 
 
 class TooManyFiles(LaunchBlocked):
-    """Warden, or the whole machine, may open no more files and connections. Params: model, limit (``None`` is unknown)."""
+    """Warden or the whole machine has reached its limit of open files and connections.
+
+    Params: model, limit (``None`` is unknown).
+    """
 
     code = "too_many_files"
 
 
 class TooManyProcesses(LaunchBlocked):
-    """The machine starts no more processes or threads for Warden. Params: model."""
+    """Warden has reached the limit of processes and threads. Params: model."""
 
     code = "too_many_processes"
 
 
 class LoadFenced(LaunchBlocked):
-    """Somebody else took the memory that the load still needed, so it was stopped before it failed.
+    """Another process took memory that the load still needed, so the load was stopped before it could fail.
 
-    Params: model, device, needed_bytes, free_bytes, missing_bytes, grown_bytes, grown_to_bytes; of who grew: who (user, name and pid in one
-    text), pid, user, command, instance (a model of Warden's), container (somebody else's).
+    Params: model, device, needed_bytes, free_bytes, missing_bytes, grown_bytes, grown_to_bytes; of the process that
+    grew: who (user, name and pid in one text), pid, user, command, instance (a model of Warden's), container (a foreign
+    one).
     """
 
     code = "load_fenced"
@@ -592,89 +617,102 @@ class ImageMissing(LaunchBlocked):
 
 
 class GpuRuntimeMissing(LaunchBlocked):
-    """Docker cannot give a container a GPU. Params: model, detail."""
+    """Docker cannot give GPUs to containers. Params: model, detail."""
 
     code = "gpu_runtime_missing"
 
 
 class PortTaken(LaunchBlocked):
-    """Every port of the range is taken. Params: model, ports (``8100-8199``)."""
+    """Every port in the configured range is taken. Params: model, ports (``8100-8199``)."""
 
     code = "port_taken"
 
 
 class PortLost(LaunchBlocked):
-    """Somebody took the port before vLLM listened there. Params: model, port, log."""
+    """Another process took the port before vLLM listened on it. Params: model, port, log."""
 
     code = "port_lost"
 
 
 class NameTaken(LaunchBlocked):
-    """Another container has the name that this one was to have. Params: model, name."""
+    """Another container already has the required name. Params: model, name."""
 
     code = "name_taken"
 
 
 class ProfileDisturbed(LaunchBlocked):
-    """A neighbour's memory moved while vLLM measured. Params: model, before_bytes, after_bytes (free), log."""
+    """Another process changed its memory use while vLLM was profiling.
+
+    Params: model, before_bytes, after_bytes (free), log.
+    """
 
     code = "profile_disturbed"
 
 
 class StartMemoryShort(LaunchFailed):
-    """vLLM found less free memory than it was to take. Params: model, free_bytes, total_bytes, wanted_bytes, log."""
+    """vLLM found less free memory than it is configured to use.
+
+    Params: model, free_bytes, total_bytes, wanted_bytes, log.
+    """
 
     code = "start_memory_short"
 
 
 class KvCacheTooSmall(LaunchFailed):
-    """Not one request of the context fits the KV cache.
+    """The KV cache is too small for one request of the chosen context length.
 
-    Params: model, max_tokens, needed_bytes, available_bytes, fits_tokens (the context that would fit, ``None`` if unknown), log.
+    Params: model, max_tokens, needed_bytes, available_bytes, fits_tokens (the longest context that fits,
+    ``None`` if unknown), log.
     """
 
     code = "kv_cache_too_small"
 
 
 class ArchitectureUnsupported(LaunchFailed):
-    """vLLM does not know the model's architecture. Params: model, architecture, log."""
+    """vLLM does not support the model's architecture. Params: model, architecture, log."""
 
     code = "architecture_unsupported"
 
 
 class ArgumentRejected(LaunchFailed):
-    """vLLM does not take an argument of its command line. Params: model, argument, detail, log."""
+    """vLLM rejected a command-line argument. Params: model, argument, detail, log."""
 
     code = "argument_rejected"
 
 
 class ContainerExited(LaunchFailed):
-    """The container ended by itself, for no reason that is known. Params: model, exit (code or signal name), log."""
+    """The container exited for an unknown reason. Params: model, exit (code or signal name), log."""
 
     code = "container_exited"
 
 
 class ContainerRemoved(LaunchFailed):
-    """Somebody removed the container. Params: model, log."""
+    """The container was removed by someone else. Params: model, log."""
 
     code = "container_removed"
 
 
 class ContextTooLong(LaunchFailed):
-    """The model is not made for a context of this length. Params: model, max_tokens, limit_tokens (``None`` is unknown), log."""
+    """The chosen context length is greater than the model supports.
+
+    Params: model, max_tokens, limit_tokens (``None`` is unknown), log.
+    """
 
     code = "context_too_long"
 
 
 class WorkerSilent(WardenError):
-    """The process does not answer in time. Params: instance, seconds."""
+    """The process did not answer in time. Params: instance, seconds."""
 
     code = "worker_silent"
     status = 504
 
 
 class WorkerCutOff(WorkerSilent):
-    """The process lives and its folder was removed, so that nobody can ask it anything. Params: instance, pid, path, seconds."""
+    """The process is running but its folder was removed, so it cannot be reached.
+
+    Params: instance, pid, path, seconds.
+    """
 
     code = "worker_cut_off"
 
@@ -687,7 +725,7 @@ class GenerationFailed(WardenError):
 
 
 class StopFailed(WardenError):
-    """A process survived every signal. Params: model, pid, user, state."""
+    """A process survived all signals. Params: model, pid, user, state."""
 
     code = "stop_failed"
 
@@ -700,7 +738,7 @@ class Cancelled(WardenError):
 
 
 class CancelledByStop(Cancelled):
-    """Warden was stopped in the middle of the operation."""
+    """Warden was stopped during the operation."""
 
     code = "cancelled_by_stop"
 
@@ -713,37 +751,37 @@ class ProbeFailed(WardenError):
 
 
 class DriverMissing(ProbeFailed):
-    """No NVIDIA driver or library. Params: detail."""
+    """The NVIDIA driver or its library is missing. Params: detail."""
 
     code = "driver_missing"
 
 
 class DeviceLost(ProbeFailed):
-    """The GPU fell off the bus. Params: device, detail."""
+    """The GPU is lost: it no longer answers on the PCIe bus. Params: device, detail."""
 
     code = "device_lost"
 
 
 class NotSupported(ProbeFailed):
-    """The driver has no such figure for this device. Params: device, detail."""
+    """The driver does not provide this figure for the device. Params: device, detail."""
 
     code = "not_supported"
 
 
 class DemoFailed(WardenError):
-    """The demo model could not be made. Params: detail."""
+    """The demo model could not be created. Params: detail."""
 
     code = "demo_failed"
 
 
 class SandboxFailed(WardenError):
-    """The self-test's own Warden could not be made, or something of it could not be removed. Params: detail."""
+    """The self-test's sandbox could not be created or fully removed. Params: detail."""
 
     code = "sandbox_failed"
 
 
 class ConfigurationError(WardenError):
-    """Warden cannot start like this. Params: setting, value, detail."""
+    """Warden cannot start with this configuration. Params: setting, value, detail."""
 
     code = "configuration"
 

@@ -76,53 +76,53 @@ class Settings(BaseSettings):
     )
     bind: str = Field(
         "127.0.0.1",
-        description="Address to listen on. Only this machine's own, until there is an administrator or a trusted proxy.",
+        description="Address to listen on. Only loopback addresses, until there is an administrator or a trusted proxy.",
     )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
     threads: int = Field(16, ge=2, le=256, description="Threads of the web process.")
     trusted_hosts: tuple[str, ...] = Field(
         ("localhost", "127.0.0.1", "[::1]"),
-        description="Names under which the page may be called; others are refused (DNS rebinding).",
+        description="Host names that the page accepts; others are refused (DNS rebinding).",
     )
     session_idle_hours: float = Field(
         12.0,
         gt=0,
-        description="A sign-in ends when nobody used it for this long; a page that is only open does not count…",
+        description="A session ends after this long without use; an open page that only polls does not count…",
     )
     session_hours: float = Field(168.0, gt=0, description="…and in any case after this long.")
     sign_in_failures: int = Field(
         10,
         ge=1,
-        description="Failed sign-ins with one name within 15 minutes before a pause; after three times as many from one address, "
-        "a name may fail a third as often there.",
+        description="Failed sign-ins for one name within 15 minutes before a pause; after three times as many from one address, "
+        "a name may fail a third as often from there.",
     )
     proxy_user_header: str | None = Field(
         None, description="Header in which a trusted proxy names the person, such as X-Forwarded-User."
     )
     trusted_proxies: tuple[str, ...] = Field(
-        (), description="Addresses and networks of the proxies that are believed; the header from elsewhere is ignored."
+        (), description="Addresses and networks of the trusted proxies; the header from elsewhere is ignored."
     )
     proxy_default_role: Literal["none", "viewer", "operator", "administrator"] = Field(
         "viewer",
-        description="Role of a person whom the proxy names for the first time; «none» lets only known ones in.",
+        description="Role of a person whom the proxy names for the first time; “none” admits only known people.",
     )
-    audit_days: float = Field(365.0, gt=0, description="How long the record of who did what is kept.")
+    audit_days: float = Field(365.0, gt=0, description="How long audit entries are kept.")
     operation_days: float = Field(365.0, gt=0, description="How long operations are kept in the history.")
-    database_url: str | None = Field(None, description="SQLAlchemy URL; SQLite in the state folder when empty.")
+    database_url: str | None = Field(None, description="SQLAlchemy URL; SQLite in the state folder if empty.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much Warden logs.")
     default_language: Literal["ru", "en"] = Field(
-        "ru", description="Language when the browser asks for neither Russian nor English."
+        "ru", description="Language if the browser asks for neither Russian nor English."
     )
 
     hf_cache: Path = Field(
         default_factory=_default_hf_cache, description="The Hugging Face cache that holds the models."
     )
-    cache_poll_s: float = Field(2.0, gt=0, description="How often the cache is looked at for changes.")
+    cache_poll_s: float = Field(2.0, gt=0, description="How often the cache is checked for changes.")
     allow_pickle: bool = Field(False, description="Load pickle weights, which can run code.")
     allow_remote_code: bool = Field(False, description="Run code from a model's repository.")
 
     memory_limit_gib: float | None = Field(
-        None, gt=0, description="The most that Warden's own models may hold on a device, in GiB."
+        None, gt=0, description="Limit of the memory that Warden's own models may hold on a device, in GiB."
     )
     reserve_mib: int = Field(512, ge=0, description="Safety reserve on a device, at least this many MiB…")
     reserve_percent: float = Field(5.0, ge=0, lt=100, description="…or this share of the device, whichever is more.")
@@ -130,21 +130,25 @@ class Settings(BaseSettings):
         80.0,
         gt=0,
         le=100,
-        description="A launch «fits» up to this share of the free memory; above it is tight.",
+        description="A launch “fits” up to this share of the free memory; above it, it is “tight”.",
     )
     reading_interval_s: float = Field(1.0, gt=0, description="How often the devices are read.")
-    busy_reading_interval_s: float = Field(0.25, gt=0, description="How often they are read while an operation runs.")
-    stale_after_s: float = Field(
-        10.0, gt=0, description="A figure older than this is marked stale and decides nothing."
+    busy_reading_interval_s: float = Field(
+        0.25, gt=0, description="How often the devices are read while an operation runs."
     )
-    history_minutes: float = Field(10.0, gt=0, description="How far back the small chart on a card goes.")
+    stale_after_s: float = Field(
+        10.0, gt=0, description="A reading older than this is marked stale and is not used for decisions."
+    )
+    history_minutes: float = Field(10.0, gt=0, description="Time span of the small chart on a card.")
 
-    page_poll_s: float = Field(2.0, gt=0, description="How often an open page asks for news.")
+    page_poll_s: float = Field(2.0, gt=0, description="How often an open page polls.")
 
-    settle_poll_s: float = Field(0.25, gt=0, description="How often the device is read while its memory comes back.")
-    settle_percent: float = Field(75.0, gt=0, le=100, description="Share of the expected memory that must be back.")
-    settle_warn_s: float = Field(5.0, gt=0, description="After this time the wait is called slow.")
-    settle_deadline_s: float = Field(30.0, gt=0, description="After this time the memory counts as not given back.")
+    settle_poll_s: float = Field(
+        0.25, gt=0, description="How often the device is read while its memory is being freed."
+    )
+    settle_percent: float = Field(75.0, gt=0, le=100, description="Share of the expected memory that must be freed.")
+    settle_warn_s: float = Field(5.0, gt=0, description="After this time the wait is reported as slow.")
+    settle_deadline_s: float = Field(30.0, gt=0, description="After this time the memory counts as not freed.")
 
     worker_command: str = Field(
         WORKER_COMMAND,
@@ -152,43 +156,45 @@ class Settings(BaseSettings):
     )
     launcher: Literal["start", "demand", "off"] = Field(
         "start",
-        description="When the libraries are imported that all Transformers workers share: at the start of Warden, for the first model, "
-        "or by every worker for itself. Not used with a WARDEN_WORKER_COMMAND of one's own.",
+        description="When the libraries that all Transformers workers share are imported: when Warden starts, for the first model, "
+        "or in every worker separately. Not used with a custom WARDEN_WORKER_COMMAND.",
     )
-    worker_ask_s: float = Field(10.0, ge=0, description="How long a worker may take to end after it was asked.")
+    worker_ask_s: float = Field(10.0, ge=0, description="How long a worker may take to stop after it was asked to.")
     worker_term_s: float = Field(5.0, ge=0, description="…and after SIGTERM.")
     worker_kill_s: float = Field(5.0, ge=0, description="…and after SIGKILL to its process group.")
-    launch_stall_s: float = Field(300.0, gt=0, description="A launch without any activity for this long has stalled.")
-    launch_deadline_s: float = Field(3600.0, gt=0, description="A launch may take this long in all.")
+    launch_stall_s: float = Field(
+        300.0, gt=0, description="A launch without any activity for this long counts as stalled."
+    )
+    launch_deadline_s: float = Field(3600.0, gt=0, description="Limit of the total time of a launch.")
     cooldown_s: float = Field(
         10.0,
         ge=0,
-        description="Pause before a model that failed to load may be tried again; doubles with each failure…",
+        description="Pause before a model that failed to load can be tried again; doubles with each failure…",
     )
     cooldown_max_s: float = Field(300.0, ge=0, description="…up to this.")
-    ticket_limit: int = Field(8, ge=1, le=100, description="Requests that may wait for room at once.")
+    ticket_limit: int = Field(8, ge=1, le=100, description="Length of the launch queue.")
     ticket_hold_s: float = Field(
-        600.0, gt=0, description="How long a place is kept for somebody who was told that the model fits now."
+        600.0, gt=0, description="How long a queue place is held for a person who was notified that the model fits now."
     )
-    ticket_wait_h: float = Field(24.0, gt=0, description="A request that has waited for so many hours gives up.")
+    ticket_wait_h: float = Field(24.0, gt=0, description="A queued launch expires after this many hours.")
     undo_s: float = Field(
         10.0,
         ge=0,
-        description="Before another person's model is unloaded: how long everybody concerned can stop it; 0 is at once.",
+        description="How long the unloading of another person's model can still be stopped before it begins; 0: it begins at once.",
     )
     idle_unload_minutes: float = Field(
-        0.0, ge=0, description="A model that nobody has used for so many minutes is unloaded; 0 is never."
+        0.0, ge=0, description="A model that nobody has used for this many minutes is unloaded; 0: never."
     )
     release_silence_s: float = Field(
         60.0,
         gt=0,
-        description="How long an owner may leave an ask to release unanswered before it counts for an idle model without a lease.",
+        description="How long a release request may stay unanswered; after that, an idle model without a lease counts as released.",
     )
-    on_stop: Literal["keep", "unload"] = Field("keep", description="What a stop of Warden does with loaded models.")
+    on_stop: Literal["keep", "unload"] = Field("keep", description="What stopping Warden does with loaded models.")
     log_lines: int = Field(1000, ge=10, description="Lines of a model's log that are kept for the page.")
 
     emergency_runtime_s: float = Field(
-        30.0, gt=0, description="How long an emergency waits for one way of running models before it goes on without."
+        30.0, gt=0, description="How long an emergency stop waits for one mode before it continues without it."
     )
 
     docker_socket: Path = Field(Path("/var/run/docker.sock"), description="The Docker engine's socket.")
@@ -200,28 +206,30 @@ class Settings(BaseSettings):
     vllm_image: str = Field("vllm/vllm-openai:latest", description="Image of vLLM mode.")
     vllm_entrypoint: str = Field(
         "",
-        description="Program in the image where it is not the image's own; {model} stands for the model's folder, "
+        description="Program to run in the image instead of the image's own; {model} is replaced by the model's folder, "
         "which otherwise follows as the first argument.",
     )
-    vllm_args: str = Field("", description="Further arguments for vLLM, as on a command line.")
-    vllm_env: tuple[str, ...] = Field((), description="Further environment of the containers, NAME=value each.")
+    vllm_args: str = Field("", description="Additional arguments for vLLM, as on a command line.")
+    vllm_env: tuple[str, ...] = Field(
+        (), description="Additional environment variables of the containers, NAME=value each."
+    )
     vllm_mounts: tuple[str, ...] = Field(
-        (), description="Further folders or volumes of the containers, HOST:CONTAINER[:ro] each."
+        (), description="Additional folders or volumes of the containers, HOST:CONTAINER[:ro] each."
     )
     vllm_cache_volume: str = Field(
-        "warden-vllm-cache", description="Docker volume for what vLLM compiles; empty for none."
+        "warden-vllm-cache", description="Docker volume for code that vLLM compiles; empty for none."
     )
     vllm_shm_gib: float | None = Field(
-        None, gt=0, description="Shared memory of a container's own, in GiB; the host's is used when empty."
+        None, gt=0, description="Private shared memory of a container, in GiB; the host's is used if empty."
     )
-    vllm_ports: str = Field("8100-8199", description="Ports on 127.0.0.1 that the containers may take, FIRST-LAST.")
+    vllm_ports: str = Field("8100-8199", description="Ports on 127.0.0.1 that the containers may use, FIRST-LAST.")
     vllm_network: str = Field(
-        "bridge", description="Docker network of the containers; «host» lets vLLM itself listen on 127.0.0.1."
+        "bridge", description="Docker network of the containers; with “host”, vLLM itself listens on 127.0.0.1."
     )
     vllm_drain_s: float = Field(
-        5.0, ge=0, description="How long vLLM may go on answering when it is stopped (its --shutdown-timeout)."
+        5.0, ge=0, description="How long vLLM may continue to answer when it is stopped (its --shutdown-timeout)."
     )
-    vllm_term_s: float = Field(30.0, ge=0, description="How long a container may take to end after SIGTERM.")
+    vllm_term_s: float = Field(30.0, ge=0, description="How long a container may take to exit after SIGTERM.")
     vllm_kill_s: float = Field(10.0, ge=0, description="…and after SIGKILL, and to be removed.")
 
     @field_validator("state_dir", "hf_cache")

@@ -23,9 +23,8 @@ from webapp.domain.plan import SwitchRequest
 from webapp.domain.units import gib
 from webapp.domain.waiting import Queued, Ticket, TicketState
 from webapp.settings import Settings
-from webapp.web.rights import Rule, needs, refuse_undeclared, right_of, rights_markdown, rules
+from webapp.web.rights import Rule, needs, refuse_undeclared, right_of, rules
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "rights.md"
 WHO = (None, *Role)
 VALUES = {
     "instance_id": "i1",
@@ -96,11 +95,6 @@ def test_a_token_opens_what_its_scope_may_and_no_account(shared: Lab, scope: Rol
         answer = shared.app.test_client().get(address(rule), headers=headers)
         allowed = rule.opens_to(scope) and rule.right not in IN_PERSON
         assert (answer.status_code == 403) is not allowed, rule
-
-
-def test_the_page_of_rights_is_up_to_date() -> None:
-    with without_people() as app:
-        assert DOCUMENT.read_text(encoding="utf-8") == rights_markdown(app), "run: make rights"
 
 
 def test_an_address_without_a_right_keeps_the_application_from_being_made() -> None:

@@ -64,7 +64,7 @@ def page() -> ResponseReturnValue:
 @blueprint.get("/audit.csv")
 @needs(Right.AUDIT)
 def as_csv() -> ResponseReturnValue:
-    """Return all entries that the query asks for, newest first."""
+    """Return the selected entries as a table; the query is that of ``GET /api/v1/audit``."""
     query = AuditQuery.read(request.args)
     entries = audit().entries(TABLE_LIMIT, query.to_filter(), query.seen)
     answer = Response(to_csv(HEAD, _lines(entries)), content_type=MEDIA_TYPE)

@@ -15,9 +15,10 @@ blueprint = Blueprint("health", __name__)
 @blueprint.get("/healthz")
 @needs(Right.OPEN)
 def healthz() -> ResponseReturnValue:
-    """Return 200 or 503 with the ages in seconds, ``null`` is "not yet", and with the code of why nothing can be kept.
+    """Return 200 while the devices are read, the controller answers and the database stores what is written, else 503.
 
-    Everybody may ask, so the path and the database's own words stand in the status alone.
+    Ages are in seconds, ``null`` before the first reading. ``store_problem`` has the code of the reason why nothing can be stored. Its
+    path and the database's own message are in the status alone, because this call is open to everybody.
     """
     health = controller().health()
     problem = health.store_problem

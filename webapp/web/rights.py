@@ -127,26 +127,3 @@ def rules(app: Flask) -> Iterator[Rule]:
         if right is not None:
             methods = (rule.methods or set()) - {"HEAD", "OPTIONS"}
             yield Rule(" ".join(sorted(methods)), rule.rule, right)
-
-
-MATRIX_HEAD: Final = """# Who may call what
-
-Made by `make rights` from the declarations in the code; a test compares. ● may, · may not (403; 401 where nobody is signed in).
-An API token has its own scope as its role, and manages no account. Beyond the role: an operator unloads own models and those that
-are free, breaks off own models' answers alone, and takes back own operations and requests that wait; an administrator everybody's. An
-operation that ends another person's model touches nothing for `WARDEN_UNDO_S`: until then the owner may stop it, too. What another person
-has leased, or what answers somebody, is taken with an administrator's reason alone.
-
-| Call | Right | nobody | viewer | operator | administrator |
-| --- | --- | --- | --- | --- | --- |
-"""
-
-
-def rights_markdown(app: Flask) -> str:
-    """Return the matrix of addresses and roles as Markdown."""
-    return MATRIX_HEAD + "".join(_line(rule) for rule in rules(app))
-
-
-def _line(rule: Rule) -> str:
-    marks = " | ".join("●" if rule.opens_to(role) else "·" for role in (None, *Role))
-    return f"| `{rule.methods} {rule.path}` | {rule.right} | {marks} |\n"

@@ -54,7 +54,7 @@ csrf = CSRFProtect()
 
 
 class UntrustedHost(HTTPException):
-    """The page was called by a name that is not this server's."""
+    """The request names a host that is not in ``WARDEN_TRUSTED_HOSTS``."""
 
     code = 400
 
@@ -66,13 +66,13 @@ class CrossSite(HTTPException):
 
 
 class FormForJson(HTTPException):
-    """A form type was sent to the JSON interface, as only a page of another site would."""
+    """The JSON interface received a form content type, which only a page of another site would send."""
 
     code = 403
 
 
 class Upload(HTTPException):
-    """A file was sent, or a form as one with files is sent; no page does."""
+    """A file, or a form encoded for files, was sent; no page of Warden does that."""
 
     code = 415
 

@@ -85,7 +85,7 @@ def table() -> ResponseReturnValue:
 @blueprint.get("/timeline.csv")
 @needs(Right.SEE)
 def as_csv() -> ResponseReturnValue:
-    """Return every point that is kept, a line for each holder."""
+    """Return every stored point as a table, one line per holder; the query is that of ``GET /api/v1/timeline``."""
     device_id, span = asked_track()
     lines = [] if device_id is None else _lines(timeline().track(device_id, span))
     answer = Response(to_csv(HEAD, lines), content_type=MEDIA_TYPE)

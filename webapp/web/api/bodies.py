@@ -44,7 +44,7 @@ B = TypeVar("B", bound=_Body)
 
 
 class OptionsBody(_Body):
-    """Launch options; what is left out is chosen by default."""
+    """Launch options; an omitted one has its default."""
 
     dtype: Dtype = DEFAULTS.dtype
     quantization: Quantization = DEFAULTS.quantization
@@ -53,7 +53,12 @@ class OptionsBody(_Body):
 
 
 class SwitchBody(_Body):
-    """Body of ``plan`` and ``switch``. ``devices`` left out or ``null`` is "choose for me"; ``unload`` names instances."""
+    """A launch. ``devices`` omitted or ``null`` lets Warden choose; ``unload`` names instances by id.
+
+    ``load_anyway`` overrides a memory shortage, ``override_reason`` (administrators) a lease or a busy model of another
+    person, and ``interrupt_busy`` cuts off answers under way. ``lease_until``, ``reason`` and ``idle_unload_minutes``
+    are the terms of the new instance. ``restore_on_failure`` loads the unloaded models again if the launch fails.
+    """
 
     mode: Mode
     model: Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
@@ -90,26 +95,31 @@ class SwitchBody(_Body):
 
 
 class TicketBody(SwitchBody):
-    """Body of ``tickets``: that of a switch, and whether it starts by itself or its person is only told."""
+    """A launch to queue: the fields of a switch, and ``starts_by_itself``: start when there is room, or only notify its
+    person.
+    """
 
     starts_by_itself: bool = True
 
 
 class AskBody(_Body):
-    """Body of ``ask``."""
+    """A question to a model."""
 
     prompt: Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT)]
     max_tokens: Tokens | None = None
 
 
 class StopContainerBody(_Body):
-    """Body of ``containers/ID/stop``: the container's very name is the confirmation."""
+    """The exact name of the container, as confirmation."""
 
     name: Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
 
 
 class LeaseBody(_Body):
-    """Body of ``instances/ID/lease``: what is left out stays as it is; ``until: null`` ends the lease."""
+    """New terms of an instance: an omitted field stays as it is, ``until: null`` ends the lease.
+
+    ``until`` and ``extend_s`` exclude each other.
+    """
 
     until: AwareDatetime | None = None
     extend_s: Annotated[float, Field(gt=0, le=LONGEST_S, allow_inf_nan=False)] | None = None
@@ -132,26 +142,26 @@ class LeaseBody(_Body):
 
 
 class ReleaseBody(_Body):
-    """Body of ``instances/ID/release-request``; it may be left out."""
+    """Why an instance is needed; the body can be omitted."""
 
     why: Text = ""
 
 
 class AnswerBody(_Body):
-    """Body of ``instances/ID/release-request/answer``."""
+    """The owner's answer to a release request, with an optional message."""
 
     answer: ReleaseAnswer
     word: Text = ""
 
 
 class UnloadBody(_Body):
-    """Body of ``instances/ID/unload``; it may be left out."""
+    """An administrator's reason to unload a leased or busy model; the body can be omitted."""
 
     override_reason: Text | None = None
 
 
 class CancelBody(_Body):
-    """Body of ``cancel``; it may be left out."""
+    """What to cancel: the operation, or its rollback; the body can be omitted."""
 
     rollback: bool = False
 
@@ -207,9 +217,8 @@ def override_reason() -> str | None:
 def _read(body: type[B]) -> B:
     """Read the request's body.
 
-    Raises:
-        InvalidRequest: a field is missing, unknown or has a value that cannot be meant; names it. Not JSON names ``body``.
-        UnsupportedMediaType: the content type is not JSON.
+    Raises: InvalidRequest: a field is missing, unknown or has a value that cannot be meant; names it. Not JSON names
+    ``body``. UnsupportedMediaType: the content type is not JSON.
     """
     if not request.is_json:
         raise UnsupportedMediaType

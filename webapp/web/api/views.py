@@ -55,21 +55,32 @@ blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 @blueprint.get("/status")
 @needs(Right.SEE)
 def status() -> ResponseReturnValue:
-    """Return devices, instances and running operations."""
+    """Return devices with their holders, instances, running operations, foreign containers, and the mode.
+
+    ``store_problem``, ``models_problem`` and ``mode_problems`` name what does not work at the moment, ``null`` if all
+    is well.
+    """
     return jsonify(status_document(controller().snapshot()))
 
 
 @blueprint.get("/models")
 @needs(Right.SEE)
 def models() -> ResponseReturnValue:
-    """Return the cached models; whether the cache can be read at all stands in the status."""
+    """Return the cached models, each with the reason if it cannot be loaded.
+
+    Whether the cache can be read at all is in the status (``models_problem``).
+    """
     return jsonify(models_document(controller().snapshot().models))
 
 
 @blueprint.get("/recommendation")
 @needs(Right.SEE)
 def recommendation() -> ResponseReturnValue:
-    """Return the advice for ``?device=&model=``, both optional."""
+    """Return the recommended settings for ``?device=&model=``, both optional.
+
+    With a model the answer is the largest configuration that fits; ``mark`` is ``none`` if nothing does.
+    ``usable_mode`` is the mode to use if the recommended one is not available on this server.
+    """
     device = request.args.get("device") or None
     advice = controller().recommend(device, request.args.get("model") or None, current_actor())
     if advice is None:
@@ -81,7 +92,14 @@ def recommendation() -> ResponseReturnValue:
 @needs(Right.PLAN)
 @changes_nothing
 def plan() -> ResponseReturnValue:
-    """Return what a switch would do; nothing is done."""
+    """Return what a switch would do; nothing is done.
+
+    ``footprints`` gives every component by device in bytes with its source and confidence, both peaks, and notes.
+    ``measured`` is ``{"count", "spread_percent", "same_options"}`` of earlier launches on this server, or ``null``.
+    Each entry of ``unload`` has ``confirmed``, and ``no_return``: why the model could not be loaded again if the launch
+    fails (its files or revision are gone, its mode does not respond), or ``null``. With ``load_anyway`` a memory
+    shortage is in ``overruled`` instead of ``refusal``. ``ways_out`` are requests that would fit.
+    """
     asked = switch_request()
     require_override(asked.override_reason)
     return jsonify(plan_document(controller().plan(asked, current_actor())))
@@ -91,7 +109,14 @@ def plan() -> ResponseReturnValue:
 @needs(Right.SWITCH)
 @records(Action.SWITCH, recording.model_asked_for, recording.SWITCH_FIELDS)
 def switch() -> ResponseReturnValue:
-    """Begin to load a model."""
+    """Load a model, and unload what it replaces. Returns 202 with the operation.
+
+    Without ``keep_others`` your own models on the chosen device are unloaded; with it, only the instances that
+    ``unload`` names. Another person's idle model is unloaded only if the room is needed and ``unload`` names it;
+    otherwise the answer is 409 ``confirmation_needed`` with ``models`` and ``instances`` (ids, comma-separated) in
+    ``params``. With ``load_anyway`` a memory shortage does not stop the switch. While nothing is touched yet, ``grace``
+    says ``until`` when, which ``instances`` will be unloaded, and which ``owners`` can cancel.
+    """
     asked = switch_request()
     require_override(asked.override_reason)
     return _accepted(controller().switch(asked, current_actor()))
@@ -101,9 +126,11 @@ def switch() -> ResponseReturnValue:
 @needs(Right.UNLOAD)
 @records(Action.UNLOAD, recording.running_model, recording.OVERRIDE_FIELDS, recording.owner_of_model)
 def unload(instance_id: str) -> ResponseReturnValue:
-    """Begin to unload an instance: one's own busy or not, another person's only while it is free, or with ``override_reason``.
+    """Unload an instance. Returns 202 with the operation.
 
-    Its id in the address is the confirmation.
+    Naming the id in the URL is the confirmation. Your own instance is unloaded even if it is answering a request.
+    Another person's is unloaded only if it is idle and not leased; otherwise the answer is 409 ``instance_leased`` or
+    ``instance_in_use``, unless an administrator gives an ``override_reason``. ``grace`` is as in a switch.
     """
     reason = override_reason()
     require_override(reason)
@@ -114,7 +141,12 @@ def unload(instance_id: str) -> ResponseReturnValue:
 @needs(Right.LEASE)
 @records(Action.LEASE, recording.running_model, recording.LEASE_FIELDS, after=recording.lease_now)
 def lease(instance_id: str) -> ResponseReturnValue:
-    """Change the terms of an instance: ``{until | extend_s, reason, idle_unload_minutes}``."""
+    """Change the lease and the idle time of your own instance. Returns the instance.
+
+    In the answer ``lease`` has ``until`` and ``reason``; ``idle_unload_minutes``, ``idle_unload_at`` and ``release``
+    follow. A lease can end at most 30 days from now (422). 409 ``instance_stopping`` once the instance is being
+    unloaded, here and in the three calls on release requests and idle use.
+    """
     return _instance(controller().set_lease(instance_id, lease_terms(), current_actor()))
 
 
@@ -122,7 +154,11 @@ def lease(instance_id: str) -> ResponseReturnValue:
 @needs(Right.LEASE)
 @records(Action.RELEASE_ASKED, recording.running_model, recording.ASK_FIELDS, recording.owner_of_model)
 def ask_release(instance_id: str) -> ResponseReturnValue:
-    """Ask the owner of an instance to release it: ``{why}``."""
+    """Ask the owner of an instance to release it. Returns the instance.
+
+    Its ``release`` is ``{"asker", "asked_at", "why", "answer", "answered_at", "answered_by", "word"}``. 409
+    ``release_pending`` while another person's request is open.
+    """
     return _instance(controller().ask_release(instance_id, release_why(), current_actor()))
 
 
@@ -130,7 +166,10 @@ def ask_release(instance_id: str) -> ResponseReturnValue:
 @needs(Right.LEASE)
 @records(Action.RELEASE_ANSWERED, recording.running_model, recording.ANSWER_FIELDS)
 def answer_release(instance_id: str) -> ResponseReturnValue:
-    """Keep or release an instance that somebody asks for: ``{answer, word}``."""
+    """Keep or release an instance of yours that somebody asks for. Returns the instance.
+
+    An answer without ``answered_by`` was given by silence: the owner did not react in time.
+    """
     body = release_answer()
     return _instance(controller().answer_release(instance_id, body.answer, body.word, current_actor()))
 
@@ -139,7 +178,7 @@ def answer_release(instance_id: str) -> ResponseReturnValue:
 @needs(Right.LEASE)
 @records(Action.KEEP, recording.running_model, before=recording.owner_of_model)
 def keep(instance_id: str) -> ResponseReturnValue:
-    """Count this call as use of an instance."""
+    """Count this call as use of an idle instance, which restarts its idle time. Returns the instance."""
     return _instance(controller().keep(instance_id, current_actor()))
 
 
@@ -147,7 +186,7 @@ def keep(instance_id: str) -> ResponseReturnValue:
 @needs(Right.ASK)
 @changes_nothing
 def ask(instance_id: str) -> ResponseReturnValue:
-    """Return a model's whole answer to ``{"prompt", "max_tokens"}``."""
+    """Ask a model. Returns its whole answer as ``{"answer"}``; the page streams it instead."""
     question = ask_question()
     with closing(Answer(instance_id, question)) as answer:
         return jsonify(answer="".join(answer))
@@ -156,7 +195,10 @@ def ask(instance_id: str) -> ResponseReturnValue:
 @blueprint.get("/containers")
 @needs(Right.SEE)
 def containers() -> ResponseReturnValue:
-    """Return the containers of vLLM's image that this Warden did not start; its own are instances."""
+    """Return the containers of vLLM's image that Warden did not start; its own are instances.
+
+    The status has them too.
+    """
     return jsonify([container_document(container) for container in controller().snapshot().containers])
 
 
@@ -164,7 +206,10 @@ def containers() -> ResponseReturnValue:
 @needs(Right.CONTAINERS)
 @records(Action.CONTAINER_STOPPED, recording.container)
 def stop_container(container_id: str) -> ResponseReturnValue:
-    """Begin to end such a container; ``{"name": …}`` confirms it."""
+    """Stop a container that Warden did not start. Returns 202 with the operation.
+
+    The body repeats the container's exact name as confirmation. The container is not removed.
+    """
     return _accepted(controller().stop_container(container_id, confirmed_name(), current_actor()))
 
 
@@ -172,7 +217,10 @@ def stop_container(container_id: str) -> ResponseReturnValue:
 @needs(Right.CLEAN)
 @records(Action.CLEAN)
 def clean() -> ResponseReturnValue:
-    """Begin to give back what nobody needs."""
+    """Free memory that nothing needs: caches of loaded models, and leftovers of ended ones.
+
+    Returns 202 with the operation.
+    """
     return _accepted(controller().clean(current_actor()))
 
 
@@ -180,7 +228,10 @@ def clean() -> ResponseReturnValue:
 @needs(Right.EMERGENCY)
 @records(Action.EMERGENCY)
 def emergency() -> ResponseReturnValue:
-    """Begin to end everything of Warden's."""
+    """Stop everything that Warden started, even while another operation hangs. Returns 202 with the operation.
+
+    ``"stored": false`` means that the stop is under way and that the database has not taken its record yet.
+    """
     return _accepted(controller().emergency(current_actor()))
 
 
@@ -188,7 +239,7 @@ def emergency() -> ResponseReturnValue:
 @needs(Right.SWITCH)
 @records(Action.DEMO)
 def demo() -> ResponseReturnValue:
-    """Begin to make the demo model in the cache."""
+    """Create the demo model in the cache. Returns 202 with the operation."""
     return _accepted(controller().make_demo(current_actor()))
 
 
@@ -196,14 +247,21 @@ def demo() -> ResponseReturnValue:
 @needs(Right.SELFTEST)
 @records(Action.SELFTEST)
 def selftest() -> ResponseReturnValue:
-    """Begin a self-test; its ``checks`` grow in the operation."""
+    """Start a self-test. Returns 202 with the operation.
+
+    Its ``checks`` (``name``, ``title``, ``mark``, ``seen``, ``seconds``, ``advice``) grow while it runs.
+    """
     return _accepted(controller().selftest(current_actor()))
 
 
 @blueprint.get("/operations")
 @needs(Right.SEE)
 def operations() -> ResponseReturnValue:
-    """Return operations, newest first; ``?kind=&actor=&model=&state=&before=`` narrow them, all optional."""
+    """Return operations with their steps and receipts, newest first.
+
+    ``?kind=&actor=&model=&state=&before=&limit=``, all optional. ``before`` is the id of the last operation already
+    seen; ``limit`` is at most 500.
+    """
     asked, limit = OperationsQuery.read(request.args), limit_argument(DEFAULT_LIMIT, LARGEST_LIMIT)
     try:
         found = controller().operations(limit, asked.to_filter(), asked.before or None)
@@ -215,7 +273,14 @@ def operations() -> ResponseReturnValue:
 @blueprint.get("/audit")
 @needs(Right.AUDIT)
 def entries() -> ResponseReturnValue:
-    """Return who did what, newest first; ``?person=&group=&result=&from=&to=&target=&before=`` narrow it, all optional."""
+    """Return the audit log, newest first.
+
+    ``?person=&group=&result=&from=&to=&target=&before=&limit=``, all optional. Days are written as ``2026-01-31``;
+    ``person=-`` selects requests of people who were not signed in; ``before`` is the last ``id`` already seen. An entry
+    has ``id``, ``at``, ``who`` (``name``, ``came``, ``person_id``, ``token``), ``action``, ``group``, ``target``
+    (``kind``, ``id``, ``name``), ``address``, ``result`` (``done``, ``refused``, ``failed``), ``problem``, ``details``
+    and ``operation_id``.
+    """
     asked, limit = AuditQuery.read(request.args), limit_argument(DEFAULT_LIMIT, LARGEST_LIMIT)
     return jsonify([entry_document(entry) for entry in audit().entries(limit, asked.to_filter(), asked.seen)])
 
@@ -223,7 +288,10 @@ def entries() -> ResponseReturnValue:
 @blueprint.get("/timeline")
 @needs(Right.SEE)
 def track() -> ResponseReturnValue:
-    """Return a device's memory by holder over ``?device=&span=``: the first device and the last hour unless named."""
+    """Return a device's memory by holder over time, with the operations of that period.
+
+    ``?device=&span=``: the first device and the last ``hour`` unless given; the other span is ``week``.
+    """
     device_id, span = asked_track()
     if device_id is None:
         raise UnknownDevice(device="", known="")
@@ -233,7 +301,14 @@ def track() -> ResponseReturnValue:
 @blueprint.get("/operations/<operation_id>")
 @needs(Right.SEE)
 def operation(operation_id: str) -> ResponseReturnValue:
-    """Return one operation."""
+    """Return one operation, running or ended.
+
+    ``request`` is the request of a switch (of an unload: what loads the model again). ``to_restore`` lists the models
+    that the operation unloaded and that have not been loaded again (``model``, ``revision``, ``mode``, ``options``,
+    ``devices``, ``owner``, ``lease_until``). ``post_mortem`` explains how its model ran out of memory (``cause``,
+    ``phase``, ``devices`` with ``holders`` and their ``before_bytes`` and ``bytes``, ``log``, ``way_out``), or is
+    ``null``.
+    """
     return jsonify(operation_document(controller().operation(operation_id)))
 
 
@@ -241,7 +316,11 @@ def operation(operation_id: str) -> ResponseReturnValue:
 @needs(Right.CANCEL)
 @records(Action.CANCEL, recording.operation, recording.CANCEL_FIELDS, recording.owner_of_operation)
 def cancel(operation_id: str) -> ResponseReturnValue:
-    """Ask an operation to stop; ``{"rollback": true}`` gives up the putting back that is under way."""
+    """Cancel an operation. Returns 202 with the operation.
+
+    ``{"rollback": true}`` abandons a rollback that is under way. The owner of a model that would be unloaded can cancel
+    until ``grace.until``; afterwards the answer to that owner is 403 ``too_late``.
+    """
     as_owner, rollback = require_cancel(controller().operation(operation_id)), cancel_rollback()
     return _accepted(controller().cancel(operation_id, current_actor(), rollback=rollback, as_owner=as_owner))
 
@@ -250,14 +329,17 @@ def cancel(operation_id: str) -> ResponseReturnValue:
 @needs(Right.SWITCH)
 @records(Action.SWITCH, recording.operation)
 def restore(operation_id: str) -> ResponseReturnValue:
-    """Load again what an operation had unloaded and did not bring back: its ``to_restore``."""
+    """Load again what an operation unloaded and did not bring back, as it ran. Returns 202 with the operation.
+
+    409 ``nothing_to_restore`` if its ``to_restore`` is empty.
+    """
     return _accepted(controller().restore(operation_id, current_actor()))
 
 
 @blueprint.get("/tickets")
 @needs(Right.SEE)
 def tickets() -> ResponseReturnValue:
-    """Return the requests that wait, in their places, and behind them those that ended lately, newest first."""
+    """Return the queue in order, then the launches that left it recently, newest first."""
     snapshot = controller().snapshot()
     waiting = [ticket_document(queued.ticket, queued) for queued in snapshot.waiting]
     return jsonify([*waiting, *(ticket_document(ticket) for ticket in snapshot.waited)])
@@ -266,7 +348,12 @@ def tickets() -> ResponseReturnValue:
 @blueprint.get("/tickets/<ticket_id>")
 @needs(Right.SEE)
 def ticket(ticket_id: str) -> ResponseReturnValue:
-    """Return one of them."""
+    """Return one queued launch, or 404 ``unknown_ticket``.
+
+    ``place`` is its position, ``why`` the reason it waits, ``behind`` the launch ahead of it that it waits for.
+    ``state`` is ``waiting``, ``ready``, ``starting``, ``started``, ``cancelled``, ``expired`` or ``failed``;
+    ``started`` with the ``outcome`` ``ticket_satisfied`` means that somebody else loaded the same model meanwhile.
+    """
     return jsonify(_ticket(ticket_id))
 
 
@@ -274,7 +361,11 @@ def ticket(ticket_id: str) -> ResponseReturnValue:
 @needs(Right.SWITCH)
 @records(Action.TICKET_MADE, recording.new_ticket, recording.TICKET_FIELDS)
 def take_ticket() -> ResponseReturnValue:
-    """Let a switch wait until there is room."""
+    """Queue a switch that cannot start now. Returns 201 with the queued launch.
+
+    409 ``queue_full``, ``already_waiting`` or ``cannot_wait``; 503 ``not_stored`` if it could not be stored and so was
+    not queued.
+    """
     asked, by_itself = ticket_request()
     queued = controller().take_ticket(asked, current_actor(), starts_by_itself=by_itself)
     where = url_for("api.ticket", ticket_id=queued.ticket.id)
@@ -286,7 +377,7 @@ def take_ticket() -> ResponseReturnValue:
 @needs(Right.CANCEL)
 @records(Action.TICKET_CANCELLED, recording.ticket, before=recording.owner_of_ticket)
 def cancel_ticket(ticket_id: str) -> ResponseReturnValue:
-    """Take a ticket back, with its start where that is under way."""
+    """Remove a launch from the queue, and cancel it if it is being started. The answer has ``stored``."""
     ticket = controller().cancel_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
     return _changed(ticket)
 
@@ -295,7 +386,7 @@ def cancel_ticket(ticket_id: str) -> ResponseReturnValue:
 @needs(Right.SWITCH)
 @records(Action.TICKET_RESUMED, recording.ticket, before=recording.owner_of_ticket)
 def resume_ticket(ticket_id: str) -> ResponseReturnValue:
-    """Let a ticket go on that an emergency has paused."""
+    """Resume a queued launch that an emergency stop paused. The answer has ``stored``."""
     queued = controller().resume_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
     return _changed(queued.ticket, queued)
 
@@ -304,7 +395,7 @@ def resume_ticket(ticket_id: str) -> ResponseReturnValue:
 @needs(Right.SWITCH)
 @records(Action.TICKET_STARTED, recording.ticket, before=recording.owner_of_ticket)
 def start_ticket(ticket_id: str) -> ResponseReturnValue:
-    """Start what waits, now."""
+    """Start a queued launch now. Returns 202 with the operation."""
     return _accepted(controller().start_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY)))
 
 
