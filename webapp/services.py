@@ -17,17 +17,17 @@ import psutil
 from webapp.catalog.scan import Catalog
 from webapp.control.accounts import Accounts, Limits, nobody
 from webapp.control.audit import Audit
-from webapp.control.board import Board, State
+from webapp.control.context import Context
 from webapp.control.controller import Controller
 from webapp.control.journal import Journal
 from webapp.control.keeping import Keeper
 from webapp.control.learning import Learning
 from webapp.control.leases import Leases
 from webapp.control.lock import StateLock, last_holder
-from webapp.control.parts import Parts
 from webapp.control.passwords import Passwords
 from webapp.control.pausing import PauseMark
 from webapp.control.recorder import Recorder, Timeline
+from webapp.control.state import ControllerState, StateStore
 from webapp.domain.instance import InstanceState
 from webapp.domain.modes import Mode
 from webapp.domain.people import Right
@@ -58,7 +58,7 @@ FIRST_READING_S = 2.0
 
 
 class _Sandbox:
-    """See ``control.parts.Sandbox``: Transformers mode alone, a cache and a store of its own, the real Warden's readings."""
+    """See ``control.context.Sandbox``: Transformers mode alone, a cache and a store of its own, the real Warden's readings."""
 
     def __init__(self, settings: Settings, monitor: Monitor, launcher: Launcher | None) -> None:
         self._folder = settings.state_dir
@@ -67,9 +67,9 @@ class _Sandbox:
         self._catalog = Catalog(settings.hf_cache, settings.cache_poll_s)
         keeper = Keeper(self._store)
         self.controller = Controller(
-            Parts(
+            Context(
                 settings=settings,
-                board=Board(),
+                state_store=StateStore(),
                 keeper=keeper,
                 journal=Journal(self._store, keeper),
                 monitor=monitor,
@@ -198,8 +198,8 @@ class Services:
         self._lock = StateLock(settings.state_dir, shown_database(settings.database))
         self._store = Store(settings.database)
         self.audit = _audit(settings, self._store)
-        self._board = Board()
-        self.accounts = _accounts(settings, self._store, lambda: owners(self._board.state))
+        self._state_store = StateStore()
+        self.accounts = _accounts(settings, self._store, lambda: owners(self._state_store.state))
         self._launcher = Launcher(settings.state_dir, worker_environment()) if settings.forks_workers else None
         self._transformers = TransformersRuntime(settings, self._launcher)
         self._vllm = VllmRuntime(settings)
@@ -217,9 +217,9 @@ class Services:
         )
         self._keeper = Keeper(self._store, places=max(1, settings.threads // 4))
         self.controller = Controller(
-            Parts(
+            Context(
                 settings=settings,
-                board=self._board,
+                state_store=self._state_store,
                 keeper=self._keeper,
                 journal=make_journal(self._store, self._keeper),
                 monitor=self._monitor,
@@ -239,7 +239,7 @@ class Services:
             ),
             self._lock,
         )
-        self._recorder = Recorder(self._monitor, lambda: self._board.state.instances, self._store)
+        self._recorder = Recorder(self._monitor, lambda: self._state_store.state.instances, self._store)
         self.timeline = Timeline(self._monitor, self._store)
 
     def start(self, addresses: Iterable[str] = ()) -> None:
@@ -321,9 +321,9 @@ class Services:
         self._monitor.fresh(FIRST_READING_S)
         found = [one.instance for one in self._transformers.discover() if one.instance.state is InstanceState.READY]
         for instance in found:
-            self._board.put(instance)
+            self._state_store.put(instance)
         self._keeper.start()
-        self._board.accept(True)
+        self._state_store.accept(True)
         try:
             yield tuple(instance.model_id for instance in found)
         finally:
@@ -339,7 +339,7 @@ class Services:
         return self.controller.end_everything()
 
 
-def owners(state: State) -> frozenset[str]:
+def owners(state: ControllerState) -> frozenset[str]:
     """Return the names of those who have models or operations now."""
     return frozenset((*(one.owner for one in state.instances.values()), *(one.actor for one in state.running.values())))
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.web.fakes import instance
 from webapp.console import explain
-from webapp.control.board import State
+from webapp.control.state import ControllerState
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.people import Role
 from webapp.errors import ConfigurationError
@@ -63,6 +63,6 @@ def test_it_starts_where_a_trusted_proxy_says_who_comes(tmp_path: Path, started:
 def test_who_has_models_or_operations_is_known_to_the_accounts() -> None:
     operation = Operation("o1", OperationKind.CLEAN, "ivan", OperationState.RUNNING, 1.0)
 
-    found = owners(State(instances={"i1": instance(owner="maria")}, running={"o1": operation}))
+    found = owners(ControllerState(instances={"i1": instance(owner="maria")}, running={"o1": operation}))
 
     assert found == {"maria", "ivan"}

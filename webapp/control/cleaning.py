@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from webapp.control.parts import Parts, known_instances, side_by_side, total_or_none
+from webapp.control.context import Context, known_instances, side_by_side, total_or_none
 from webapp.control.run import Outcome, Run
 from webapp.control.settle import free_by_device
 from webapp.control.unloading import READING_TIMEOUT_S, UNREACHABLE, not_removed, note_stop
@@ -26,18 +26,18 @@ SHOWN_FOREIGN_BYTES = 256 * MIB
 
 def clean(run: Run) -> Outcome:
     """Give back what nobody needs: the body of a ``clean`` operation."""
-    parts = run.parts
-    sample = parts.monitor.fresh(READING_TIMEOUT_S) or parts.monitor.latest()
+    context = run.context
+    sample = context.monitor.fresh(READING_TIMEOUT_S) or context.monitor.latest()
     before = free_by_device(sample)
     findings: list[Finding] = []
     with run.step(StepName.CLEAN) as note:
         for part in (_clean_instances, _remove_dead, _reap_all):
-            found = part(parts)
+            found = part(context)
             run.add_findings(*found)
             findings += found
         note.message = Message("cleaned", {"count": len(findings)})
     with run.step(StepName.CHECK) as note:
-        sample = parts.monitor.fresh(READING_TIMEOUT_S) or parts.monitor.latest()
+        sample = context.monitor.fresh(READING_TIMEOUT_S) or context.monitor.latest()
         after = free_by_device(sample)
         free = total_or_none(r.free_bytes for r in sample.readings) if sample else None
         changes = total_or_none(max(0, after[d] - before[d]) if d in before else None for d in after)
@@ -48,9 +48,9 @@ def clean(run: Run) -> Outcome:
     return Outcome(state, Message("clean_done", {"freed_bytes": freed, "free_bytes": free}))
 
 
-def _clean_instances(parts: Parts) -> list[Finding]:
-    ready = [i for i in parts.board.state.instances.values() if i.state is InstanceState.READY]
-    results = side_by_side(lambda i: parts.runtime(i).clean(i.id), ready, "clean")
+def _clean_instances(context: Context) -> list[Finding]:
+    ready = [i for i in context.state_store.state.instances.values() if i.state is InstanceState.READY]
+    results = side_by_side(lambda i: context.runtime(i).clean(i.id), ready, "clean")
     return [_cleaned(instance, result) for instance, result in zip(ready, results, strict=True)]
 
 
@@ -66,12 +66,12 @@ def _cleaned(instance: Instance, result: CleanResult | Exception) -> Finding:
     return Finding(Message("clean_worker", {"model": instance.model_id, "freed_bytes": freed}))
 
 
-def _remove_dead(parts: Parts) -> list[Finding]:
+def _remove_dead(context: Context) -> list[Finding]:
     """Clear away what ended by itself; what is not proved to be gone stays listed."""
-    dead = [i for i in parts.board.state.instances.values() if i.state is InstanceState.DEAD]
-    results = side_by_side(lambda i: parts.runtime(i).terminate(i.id), dead, "remove")
+    dead = [i for i in context.state_store.state.instances.values() if i.state is InstanceState.DEAD]
+    results = side_by_side(lambda i: context.runtime(i).terminate(i.id), dead, "remove")
     for instance, result in zip(dead, results, strict=True):
-        note_stop(parts, instance, result)
+        note_stop(context, instance, result)
     return [_removed(instance, result) for instance, result in zip(dead, results, strict=True)]
 
 
@@ -82,13 +82,13 @@ def _removed(instance: Instance, result: StopResult | Exception) -> Finding:
     return Finding(Message("dead_removed" if gone else "dead_not_removed", {"model": instance.model_id}), gone)
 
 
-def _reap_all(parts: Parts) -> list[Finding]:
-    return reap(parts, list(parts.runtimes.values()))
+def _reap_all(context: Context) -> list[Finding]:
+    return reap(context, list(context.runtimes.values()))
 
 
-def reap(parts: Parts, runtimes: Sequence[Runtime]) -> list[Finding]:
+def reap(context: Context, runtimes: Sequence[Runtime]) -> list[Finding]:
     """Remove what belongs to no instance; a runtime that cannot be asked is a line of the result and keeps no other from its turn."""
-    results = side_by_side(lambda r: r.reap(lambda: known_instances(parts)), runtimes, "reap")
+    results = side_by_side(lambda r: r.reap(lambda: known_instances(context)), runtimes, "reap")
     findings = []
     for runtime, result in zip(runtimes, results, strict=True):
         if isinstance(result, Exception):

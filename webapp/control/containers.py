@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from webapp.control.parts import Parts
+from webapp.control.context import Context
 from webapp.control.run import Outcome, Run, Undone
 from webapp.control.settle import stock_by_device
 from webapp.control.unloading import READING_TIMEOUT_S, Before, settle_note, settle_receipts, stop_message, sums
@@ -15,9 +15,9 @@ from webapp.runtimes.base import ForeignContainer, StopResult, StopStage
 STEPS = (StepName.END, StepName.SETTLE)
 
 
-def claims_of(parts: Parts, container: ForeignContainer) -> tuple[str, ...]:
+def claims_of(context: Context, container: ForeignContainer) -> tuple[str, ...]:
     """Return what ending the container claims: the devices on which it holds memory, and the container itself."""
-    sample = parts.monitor.latest()
+    sample = context.monitor.latest()
     readings = () if sample is None else sample.readings
     return (*(r.device_id for r in readings if _holds(r, container.id)), f"container-{container.id}")
 
@@ -32,7 +32,7 @@ def stop_container(run: Run, container: ForeignContainer) -> Outcome:
     """
     named: dict[str, Param] = {"name": container.name}
     with run.step(StepName.END) as note:
-        before = _take_stock(run.parts, container)
+        before = _take_stock(run.context, container)
         result = _end(run, container)
         run.undo = lambda: Undone(Message("container_not_waited", named))
         note.message = Message("stopped", {"models": container.name, "stage": result.stage.value})
@@ -49,7 +49,7 @@ def stop_container(run: Run, container: ForeignContainer) -> Outcome:
 
 
 def _end(run: Run, container: ForeignContainer) -> StopResult:
-    host = run.parts.containers
+    host = run.context.containers
     if host is None:
         raise UnknownContainer(container=container.id)
 
@@ -63,8 +63,8 @@ def _end(run: Run, container: ForeignContainer) -> StopResult:
     return result
 
 
-def _take_stock(parts: Parts, container: ForeignContainer) -> Before:
-    sample = parts.monitor.fresh(READING_TIMEOUT_S)
+def _take_stock(context: Context, container: ForeignContainer) -> Before:
+    sample = context.monitor.fresh(READING_TIMEOUT_S)
     leaving = frozenset({container.id})
     return Before((), stock_by_device(sample, leaving), _held_bytes(sample, container.id), {}, leaving)
 

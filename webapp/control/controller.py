@@ -23,15 +23,15 @@ from webapp.control import (
     switching,
     unloading,
 )
-from webapp.control.board import State, busy_with
+from webapp.control.context import Context, new_id, side_by_side, within
 from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
 from webapp.control.leases import IDLE_ACTOR, Leasing, Terms, check_terms, lease_of, refuse_kept
 from webapp.control.lock import StateLock
-from webapp.control.parts import Parts, new_id, side_by_side, within
 from webapp.control.pausing import Pause
 from webapp.control.reconcile import LateRuntimes, reconcile
 from webapp.control.run import Outcome, Run, carry_out
 from webapp.control.standby import Standby
+from webapp.control.state import ControllerState, busy_with
 from webapp.control.stuck import StuckInstances, clear_stuck
 from webapp.control.switching import Switch
 from webapp.control.waiting import Calls, Waiting
@@ -95,16 +95,16 @@ DAY_S = 86_400.0
 class Controller:
     """One a machine. Constructors store; ``start`` takes the lock of the state folder, reconciles and begins to watch."""
 
-    def __init__(self, parts: Parts, lock: StateLock) -> None:
-        self._parts = parts
+    def __init__(self, context: Context, lock: StateLock) -> None:
+        self._context = context
         self._lock = lock
-        self._board = parts.board
-        self._late = LateRuntimes(parts)
-        self._waiting = Waiting(parts, Calls(self.switch, self.cancel, self.operation))
-        self._leasing = Leasing(parts)
-        self._watcher = Watcher(parts, self._each_round)
-        self._stuck = StuckInstances(parts, self._clear_stuck)
-        self._cut_off = restoring.CutOff(parts, lambda owing, owed: self._restore(owing, owed, IDLE_ACTOR))
+        self._state_store = context.state_store
+        self._late = LateRuntimes(context)
+        self._waiting = Waiting(context, Calls(self.switch, self.cancel, self.operation))
+        self._leasing = Leasing(context)
+        self._watcher = Watcher(context, self._each_round)
+        self._stuck = StuckInstances(context, self._clear_stuck)
+        self._cut_off = restoring.CutOff(context, lambda owing, owed: self._restore(owing, owed, IDLE_ACTOR))
         self._standby = Standby()
         self._runs: dict[str, Run] = {}
         self._threads: dict[str, threading.Thread] = {}
@@ -119,19 +119,19 @@ class Controller:
             ConfigurationError: the state folder cannot be used.
         """
         self._lock.take()
-        self._parts.keeper.start(self._write_again, self._prune)
-        for runtime in self._parts.runtimes.values():
+        self._context.keeper.start(self._write_again, self._prune)
+        for runtime in self._context.runtimes.values():
             runtime.start()
-        if (learning := self._parts.learning) is not None:
-            learning.start(self._parts.engines())
+        if (learning := self._context.learning) is not None:
+            learning.start(self._context.engines())
         self._leasing.start()
-        reconciled = reconcile(self._parts)
+        reconciled = reconcile(self._context)
         self._late.expect(reconciled.unanswered)
-        left = None if self._parts.pause_mark is None else self._parts.pause_mark.start()
+        left = None if self._context.pause_mark is None else self._context.pause_mark.start()
         self._cut_off.expect([o for o in reconciled.cut_off if left is None or o.started_at > left.at])
         self._watcher.start()
         self._standby.start()
-        self._board.accept(True)
+        self._state_store.accept(True)
         self._waiting.start(left)
 
     def stop(self) -> tuple[str, ...]:
@@ -141,12 +141,12 @@ class Controller:
         self._watcher.stop()
         self._standby.stop()
         self._late.stop()
-        for runtime in self._parts.runtimes.values():
+        for runtime in self._context.runtimes.values():
             runtime.stop()
         lines = self._leave_models()
-        if self._parts.learning is not None:
-            self._parts.learning.stop()
-        self._parts.keeper.stop()
+        if self._context.learning is not None:
+            self._context.learning.stop()
+        self._context.keeper.stop()
         if (
             not self._threads
         ):  # else the kernel gives it back with the process: nobody may begin beside a thread that still acts
@@ -155,14 +155,14 @@ class Controller:
 
     def end_operations(self) -> None:
         """Accept no more operations and end those that run."""
-        self._board.accept(False)
+        self._state_store.accept(False)
         self._end_operations()
 
     def end_everything(self) -> tuple[str, ...]:
         """End all models while no Warden runs; return a line for each. Raises AlreadyRunning."""
         self._lock.take()
         try:
-            lines = [line for runtime in self._parts.runtimes.values() for line in _end_all(runtime)]
+            lines = [line for runtime in self._context.runtimes.values() for line in _end_all(runtime)]
             return tuple(lines) or ("Nothing of Warden's is loaded.",)
         finally:
             self._lock.release()
@@ -171,19 +171,19 @@ class Controller:
 
     def snapshot(self) -> Snapshot:
         """See ``ControllerApi``."""
-        state, parts, line = self._board.state, self._parts, self._waiting.line
-        sample = parts.monitor.latest()
-        stale = parts.monitor.is_stale()
-        catalog = parts.catalog.latest()
+        state, context, line = self._state_store.state, self._context, self._waiting.line
+        sample = context.monitor.latest()
+        stale = context.monitor.is_stale()
+        catalog = context.catalog.latest()
         number = None if sample is None else sample.number
-        problems, foreign = parts.mode_problems(), parts.foreign_containers()
-        present, notices = parts.presence.present(parts.monotonic()), parts.leases.notices
-        trouble = parts.keeper.trouble
+        problems, foreign = context.mode_problems(), context.foreign_containers()
+        present, notices = context.presence.present(context.monotonic()), context.leases.notices
+        trouble = context.keeper.trouble
         outside = zlib.crc32(repr((problems, foreign, sorted(present), notices, trouble)).encode())
         return Snapshot(
             version=f"{number}.{state.version}.{catalog.version}.{int(stale)}.{outside:x}-{line.version}",
             sample=sample,
-            sample_age_s=parts.monitor.age_s(),
+            sample_age_s=context.monitor.age_s(),
             sample_is_stale=stale,
             instances=tuple(sorted(state.instances.values(), key=lambda i: (i.started_at, i.id))),
             running=tuple(sorted(state.shown, key=lambda o: o.started_at)),
@@ -202,24 +202,24 @@ class Controller:
             idle_unload_at=dict(self._idle_unloads(state)),
         )
 
-    def _idle_unloads(self, state: State) -> Iterator[tuple[str, float]]:
-        now, minutes = self._parts.clock(), self._parts.settings.idle_unload_minutes
+    def _idle_unloads(self, state: ControllerState) -> Iterator[tuple[str, float]]:
+        now, minutes = self._context.clock(), self._context.settings.idle_unload_minutes
         for instance in state.instances.values():
-            left_s = idle_unload_in(instance, minutes, self._parts.idleness.quiet(instance, now), now)
+            left_s = idle_unload_in(instance, minutes, self._context.idleness.quiet(instance, now), now)
             if left_s is not None:
                 yield instance.id, now + left_s
 
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
         """See ``ControllerApi``."""
-        return self._parts.monitor.history(device_id)
+        return self._context.monitor.history(device_id)
 
     def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
         """See ``ControllerApi``."""
-        return plan_switch(_with_reason(request), self._parts.world(actor=actor), actor)
+        return plan_switch(_with_reason(request), self._context.world(actor=actor), actor)
 
     def rooms(self, request: SwitchRequest | None = None, actor: str | None = None) -> tuple[Room, ...]:
         """See ``ControllerApi``."""
-        return rooms(self._parts.world(actor=actor), request)
+        return rooms(self._context.world(actor=actor), request)
 
     def recommend(
         self, device_id: str | None = None, model_id: str | None = None, actor: str | None = None
@@ -228,11 +228,11 @@ class Controller:
         if model_id is not None:
             devices = None if device_id is None else (device_id,)
             return self.advise(SwitchRequest(Mode.TRANSFORMERS, model_id, devices=devices), actor)
-        world = self._parts.world()
+        world = self._context.world()
         if device_id is not None and device_id not in world.device_ids:
             raise UnknownDevice(device=device_id, known=", ".join(world.device_ids))
         readings = () if world.sample is None or world.sample_is_stale else world.sample.readings
-        free = [_takeable(r, world.instances, self._parts) for r in readings if device_id in (None, r.device_id)]
+        free = [_takeable(r, world.instances, self._context) for r in readings if device_id in (None, r.device_id)]
         known = [f for f in free if f is not None]
         if not known:
             return None
@@ -240,13 +240,13 @@ class Controller:
 
     def advise(self, request: SwitchRequest, actor: str | None = None) -> Advice | None:
         """See ``ControllerApi``."""
-        return advise(request, self._parts.world(actor=actor))
+        return advise(request, self._context.world(actor=actor))
 
     def operation(self, operation_id: str) -> Operation:
         """See ``ControllerApi``."""
-        state = self._board.state
+        state = self._state_store.state
         known = {o.id: o for o in (*state.recent, *state.shown)}
-        found = known.get(operation_id) or self._parts.journal.find(operation_id)
+        found = known.get(operation_id) or self._context.journal.find(operation_id)
         if found is None:
             raise UnknownOperation(operation=operation_id)
         return found
@@ -256,8 +256,8 @@ class Controller:
     ) -> tuple[Operation, ...]:
         """See ``ControllerApi``."""
         seen = None if before is None else _age(self.operation(before))
-        kept = self._parts.journal.newest(limit, where, before)
-        state = self._board.state
+        kept = self._context.journal.newest(limit, where, before)
+        state = self._state_store.state
         present = {o.id: o for o in (*state.recent, *state.shown)}  # what is stored may be a moment old
         found = [o for o in kept if o.id not in present]
         found += [o for o in present.values() if where.matches(o) and (seen is None or _age(o) < seen)]
@@ -265,34 +265,34 @@ class Controller:
 
     def operation_values(self) -> OperationValues:
         """See ``ControllerApi``."""
-        return self._parts.journal.values()
+        return self._context.journal.values()
 
     def log_tail(self, instance_id: str) -> tuple[str, ...]:
         """See ``ControllerApi``."""
         instance = self._instance(instance_id)
-        return self._parts.runtime(instance).log_tail(instance_id, self._parts.settings.log_lines)
+        return self._context.runtime(instance).log_tail(instance_id, self._context.settings.log_lines)
 
     def health(self) -> Health:
         """See ``ControllerApi``."""
-        monitor, watcher = self._parts.monitor.age_s(), self._watcher.age_s()
-        ticking = monitor is not None and not self._parts.monitor.is_stale()
+        monitor, watcher = self._context.monitor.age_s(), self._watcher.age_s()
+        ticking = monitor is not None and not self._context.monitor.is_stale()
         answering = watcher is not None and watcher < WATCHER_LATE_S
-        problem = self._parts.keeper.trouble
+        problem = self._context.keeper.trouble
         ok = ticking and answering and problem is None
         return Health(ok=ok, monitor_age_s=monitor, controller_age_s=watcher, store_problem=problem)
 
     def emergency_preview(self) -> EmergencyPreview:
         """See ``ControllerApi``."""
-        state, sample = self._board.state, self._parts.monitor.latest()
+        state, sample = self._state_store.state, self._context.monitor.latest()
         holders = [] if sample is None else [h for r in sample.readings for h in r.holders]
-        alive = {i for runtime in self._parts.runtimes.values() for i in runtime.processes().values()}
+        alive = {i for runtime in self._context.runtimes.values() for i in runtime.processes().values()}
         unlisted = alive - set(state.instances)
         return EmergencyPreview(
             instances=tuple(state.instances.values()),
             unlisted_workers=len(unlisted),
             operations=tuple(state.running.values()),
             foreign=tuple(_largest(h for h in holders if h.kind is HolderKind.FOREIGN)),
-            containers=self._parts.foreign_containers(),
+            containers=self._context.foreign_containers(),
             tickets=sum(one.ticket.starts_by_itself for one in self._waiting.line.queued),
         )
 
@@ -301,10 +301,10 @@ class Controller:
     def switch(self, request: SwitchRequest, actor: str) -> Operation:
         """See ``ControllerApi``."""
         request = _with_reason(request)
-        check_terms(request.lease_until, request.reason, request.idle_minutes, self._parts.clock())
+        check_terms(request.lease_until, request.reason, request.idle_minutes, self._context.clock())
         looked_again = False
         while True:
-            state, world = self._board.state, self._parts.world(actor=actor)
+            state, world = self._state_store.state, self._context.world(actor=actor)
             _refuse_while_claimed(state, request.devices or world.device_ids, all_of_them=request.devices is None)
             plan = plan_switch(request, world)
             error = refusal_of(plan, world)
@@ -315,7 +315,7 @@ class Controller:
             if error is not None:
                 raise error
             devices = tuple(device.device_id for device in plan.devices)
-            given = grace.before_switch(self._parts, plan.unload)
+            given = grace.before_switch(self._context, plan.unload)
             operation = self._new(OperationKind.SWITCH, actor, switching.steps(given))
             operation = replace(
                 operation,
@@ -326,8 +326,8 @@ class Controller:
                 request=request,
                 grace=given,
             )
-            run = Run(operation.id, self._parts)
-            if self._board.begin(operation, plan.touched, unchanged_since=state, is_pending=True):
+            run = Run(operation.id, self._context)
+            if self._state_store.begin(operation, plan.touched, unchanged_since=state, is_pending=True):
                 assert operation.instance_id is not None
                 accepted = self._keep(operation, operation.instance_id, lease_of(request, operation.started_at))
                 return self._go(accepted, run, Switch(run, plan, operation.instance_id).carry_out)
@@ -342,14 +342,14 @@ class Controller:
         kept = False
         try:
             if lease != NO_LEASE:
-                self._parts.leases.keep(instance_id, lease)
-            self._parts.journal.keep(operation)
+                self._context.leases.keep(instance_id, lease)
+            self._context.journal.keep(operation)
             kept = True
         finally:
-            if not kept and self._board.withdraw(operation.id):
-                self._parts.journal.drop(operation)
-                self._parts.leases.changed(instance_id)
-        return self._board.confirm(operation.id)
+            if not kept and self._state_store.withdraw(operation.id):
+                self._context.journal.drop(operation)
+                self._context.leases.changed(instance_id)
+        return self._state_store.confirm(operation.id)
 
     def check_ticket(self, request: SwitchRequest, actor: str) -> None:
         """See ``ControllerApi``."""
@@ -358,7 +358,7 @@ class Controller:
     def take_ticket(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
         """See ``ControllerApi``."""
         request = _with_reason(request)
-        check_terms(request.lease_until, request.reason, request.idle_minutes, self._parts.clock())
+        check_terms(request.lease_until, request.reason, request.idle_minutes, self._context.clock())
         return self._waiting.take(request, actor, starts_by_itself=starts_by_itself)
 
     def cancel_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Ticket:
@@ -382,14 +382,14 @@ class Controller:
         instance = self._instance(instance_id)
         reason = (override_reason or "").strip() or None
         try:
-            refuse_kept(instance, actor, self._parts.clock(), override=reason is not None)
+            refuse_kept(instance, actor, self._context.clock(), override=reason is not None)
         except InstanceInUse:
             self._watcher.look_again([instance_id])
-            refuse_kept(self._instance(instance_id), actor, self._parts.clock())
+            refuse_kept(self._instance(instance_id), actor, self._context.clock())
         return self._written(self._unload(instance, actor, lambda run: unloading.unload(run, instance_id, reason)))
 
     def _unload(self, instance: Instance, actor: str, body: Callable[[Run], Outcome]) -> Operation:
-        given = None if actor == IDLE_ACTOR else grace.before_unload(self._parts, instance, actor)
+        given = None if actor == IDLE_ACTOR else grace.before_unload(self._context, instance, actor)
         steps = (
             (StepName.UNLOAD, StepName.SETTLE) if given is None else (StepName.GRACE, StepName.UNLOAD, StepName.SETTLE)
         )
@@ -427,13 +427,13 @@ class Controller:
         told = Finding(Message("restore_begun", {"models": restoring.names(owed), "actor": actor}))
         rest = tuple(evicted for evicted in owing.to_restore if evicted not in owed)
         passed_on = replace(owing, to_restore=rest, findings=(*owing.findings, told))
-        self._board.amend(passed_on)
-        self._parts.journal.record(passed_on)
+        self._state_store.amend(passed_on)
+        self._context.journal.record(passed_on)
         return begun
 
     def is_stored(self, operation_id: str) -> bool:
         """See ``ControllerApi``."""
-        return self._parts.journal.is_written(operation_id)
+        return self._context.journal.is_written(operation_id)
 
     def set_lease(self, instance_id: str, terms: Terms, actor: str) -> Instance:
         """See ``ControllerApi``."""
@@ -455,20 +455,20 @@ class Controller:
 
     def see(self, actor: str) -> None:
         """See ``ControllerApi``."""
-        self._parts.presence.see(actor, self._parts.monotonic())
+        self._context.presence.see(actor, self._context.monotonic())
 
     def dismiss(self, notice: int, actor: str) -> None:
         """See ``ControllerApi``."""
-        self._parts.leases.dismiss(notice, actor)
+        self._context.leases.dismiss(notice, actor)
 
     def stop_container(self, container_id: str, name: str, actor: str) -> Operation:
         """See ``ControllerApi``."""
-        container = next((c for c in self._parts.foreign_containers() if c.id == container_id), None)
+        container = next((c for c in self._context.foreign_containers() if c.id == container_id), None)
         if container is None:
             raise UnknownContainer(container=container_id)
         if name != container.name:
             raise NotConfirmed(container=container_id, name=container.name, owner=container.owner)
-        claims = containers.claims_of(self._parts, container)
+        claims = containers.claims_of(self._context, container)
         operation = self._new(OperationKind.STOP_CONTAINER, actor, containers.STEPS)
         operation = replace(operation, model_id=container.model, devices=claims[:-1])
         return self._written(self._begin(operation, claims, lambda run: containers.stop_container(run, container)))
@@ -494,18 +494,18 @@ class Controller:
         operation = self._new(OperationKind.EMERGENCY, actor, emergency.STEPS)
         devices = self._all_devices()
         operation = replace(operation, devices=tuple(sorted(devices)))
-        error, now = Message("cancelled_by_emergency", {"actor": actor}), self._parts.clock()
+        error, now = Message("cancelled_by_emergency", {"actor": actor}), self._context.clock()
 
         def close(other: Operation) -> Operation:
             return other.closed(OperationState.CANCELLED, now, Message("taken_over"), error=error)
 
         self._cut_off.forget()
         self._waiting.pause(actor)
-        ended = self._board.take_over(operation, devices, close)
+        ended = self._state_store.take_over(operation, devices, close)
         for each in (*ended, operation):
-            self._parts.journal.record(each)  # before the mark, which goes once the store has all that was recorded
+            self._context.journal.record(each)  # before the mark, which goes once the store has all that was recorded
         self._mark_pause(Pause(actor, now))
-        run = Run(operation.id, self._parts)
+        run = Run(operation.id, self._context)
         run.commit()
         self._go(operation, run, emergency.emergency)
         for other in ended:
@@ -515,7 +515,7 @@ class Controller:
 
     def _mark_pause(self, pause: Pause) -> None:
         """Have the emergency outlive this Warden before anything is ended; a disk that hangs holds it up no longer than a moment."""
-        mark = self._parts.pause_mark
+        mark = self._context.pause_mark
         if mark is None:
             return
 
@@ -527,8 +527,8 @@ class Controller:
 
     def cancel(self, operation_id: str, actor: str, *, rollback: bool = False, as_owner: bool = False) -> Operation:
         """See ``ControllerApi``."""
-        before = self._board.state.running.get(operation_id)
-        operation = self._board.request_cancel(operation_id, actor, as_owner=as_owner)
+        before = self._state_store.state.running.get(operation_id)
+        operation = self._state_store.request_cancel(operation_id, actor, as_owner=as_owner)
         run = self._runs.get(operation_id)
         first = before is not None and before.cancel_requested_by is None and not operation.is_undoing
         if run is not None and (first or (rollback and operation.is_undoing)):
@@ -542,7 +542,7 @@ class Controller:
         instance = self._instance(instance_id)
         if instance.state is not InstanceState.READY:
             raise NotReady(model=instance.model_id, instance=instance_id, state=instance.state.value)
-        endpoint = self._parts.runtime(instance).endpoint(instance_id)
+        endpoint = self._context.runtime(instance).endpoint(instance_id)
         with self._explained(instance):
             answer = stream_chat(
                 endpoint,
@@ -567,7 +567,7 @@ class Controller:
 
     def _unload_idle(self, instance_id: str) -> None:
         """Unload a model that nobody has used for long; while its devices are claimed it waits for another round."""
-        state = self._board.state
+        state = self._state_store.state
         instance = state.instances.get(instance_id)
         if instance is None or not state.accepting or set(instance.devices) & set(state.claims):
             return
@@ -576,7 +576,7 @@ class Controller:
         except WardenError as exc:
             log.info("%s is idle and stays for now: %s", instance_id, exc)
         else:
-            self._parts.record(audit.idle_unload(instance, self._parts.clock(), operation.id))
+            self._context.record(audit.idle_unload(instance, self._context.clock(), operation.id))
 
     def _clear_stuck(self, instance: Instance) -> Operation:
         return self._unload(instance, IDLE_ACTOR, lambda run: clear_stuck(run, instance.id))
@@ -587,18 +587,18 @@ class Controller:
         try:
             yield
         except OutOfMemory as exc:
-            postmortem.explain(self._parts, instance, exc)
+            postmortem.explain(self._context, instance, exc)
             raise
 
     def _instance(self, instance_id: str) -> Instance:
-        instance = self._board.state.instances.get(instance_id)
+        instance = self._state_store.state.instances.get(instance_id)
         if instance is None:
             raise UnknownInstance(instance=instance_id)
         return instance
 
     def _all_devices(self) -> set[str]:
-        state = self._board.state
-        return {*self._parts.world().device_ids, *(d for i in state.instances.values() for d in i.devices)}
+        state = self._state_store.state
+        return {*self._context.world().device_ids, *(d for i in state.instances.values() for d in i.devices)}
 
     def _new(self, kind: OperationKind, actor: str, steps: Iterable[StepName]) -> Operation:
         return Operation(
@@ -606,32 +606,32 @@ class Controller:
             kind=kind,
             actor=actor,
             state=OperationState.RUNNING,
-            started_at=self._parts.clock(),
+            started_at=self._context.clock(),
             steps=tuple(Step(name) for name in steps),
         )
 
     def _begin(self, operation: Operation, claims: Iterable[str], body: Callable[[Run], Outcome]) -> Operation:
-        self._board.begin(operation, claims)
-        self._parts.journal.record(operation)
-        return self._go(operation, Run(operation.id, self._parts), body)
+        self._state_store.begin(operation, claims)
+        self._context.journal.record(operation)
+        return self._go(operation, Run(operation.id, self._context), body)
 
     def _written(self, operation: Operation, ended: Iterable[Operation] = ()) -> Operation:
         """Wait for a moment until the store has what acts already, and what it has ended; ``is_stored`` says whether it has."""
-        self._parts.journal.settle(*(other.id for other in ended), operation.id)
+        self._context.journal.settle(*(other.id for other in ended), operation.id)
         return operation
 
     def _write_again(self) -> None:
         """Have all written that is in memory: the database was made anew, or another one was put in its place."""
-        state = self._board.state
+        state = self._state_store.state
         for operation in (*state.recent, *state.running.values()):
-            self._parts.journal.record(operation)
+            self._context.journal.record(operation)
         for instance_id in state.instances:
-            self._parts.leases.changed(instance_id)
+            self._context.leases.changed(instance_id)
         self._waiting.write_again()
 
     def _prune(self) -> bool:
         """Drop operations that have been kept for long enough; return whether there are more. Raises StoreUnavailable."""
-        return self._parts.journal.prune(self._parts.clock() - self._parts.settings.operation_days * DAY_S)
+        return self._context.journal.prune(self._context.clock() - self._context.settings.operation_days * DAY_S)
 
     def _go(self, operation: Operation, run: Run, body: Callable[[Run], Outcome]) -> Operation:
         """Start the thread of an operation that is entered already."""
@@ -640,12 +640,13 @@ class Controller:
             self._begin_thread(operation, lambda: self._work(run, body))
         except RuntimeError as exc:  # no more threads: the claims must not stay taken
             self._runs.pop(operation.id, None)
-            ended = self._board.end(
-                operation.id, lambda o: o.closed(OperationState.FAILED, self._parts.clock(), Message("nothing_changed"))
+            ended = self._state_store.end(
+                operation.id,
+                lambda o: o.closed(OperationState.FAILED, self._context.clock(), Message("nothing_changed")),
             )
-            self._parts.journal.record(ended)
+            self._context.journal.record(ended)
             raise Unavailable(reason=str(exc)) from exc
-        if (entered := self._board.state.running.get(operation.id)) and entered.cancel_requested_by is not None:
+        if (entered := self._state_store.state.running.get(operation.id)) and entered.cancel_requested_by is not None:
             run.cancel()  # somebody was quicker than this line
         return operation
 
@@ -661,7 +662,7 @@ class Controller:
     def _work(self, run: Run, body: Callable[[Run], Outcome]) -> None:
         self._threads[run.id] = threading.current_thread()
         try:
-            if not self._board.state.accepting:
+            if not self._state_store.state.accepting:
                 run.cancel()  # Warden began to stop before this thread was listed
             carry_out(run, body)
         finally:
@@ -671,22 +672,22 @@ class Controller:
 
     def _end_operations(self) -> None:
         """Cancel what runs, so that it puts things back; what takes too long is cut off and found at the next start."""
-        for operation in self._board.state.running.values():
+        for operation in self._state_store.state.running.values():
             undoing = any(s.name is StepName.ROLLBACK for s in operation.steps)
             if (run := self._runs.get(operation.id)) and operation.kind is not OperationKind.EMERGENCY and not undoing:
                 run.cancel()
-        deadline, pause = self._parts.monotonic() + STOP_DEADLINE_S, threading.Event()
-        while self._is_acting() and self._parts.monotonic() < deadline:
+        deadline, pause = self._context.monotonic() + STOP_DEADLINE_S, threading.Event()
+        while self._is_acting() and self._context.monotonic() < deadline:
             pause.wait(0.02)
 
     def _is_acting(self) -> bool:
-        return bool(self._threads or self._board.state.running)
+        return bool(self._threads or self._state_store.state.running)
 
     def _leave_models(self) -> tuple[str, ...]:
-        state = self._board.state
+        state = self._state_store.state
         live = [i for i in state.instances.values() if i.is_live]
-        if self._parts.settings.on_stop == "unload":
-            results = side_by_side(lambda i: self._parts.runtime(i).terminate(i.id), live, "stop")
+        if self._context.settings.on_stop == "unload":
+            results = side_by_side(lambda i: self._context.runtime(i).terminate(i.id), live, "stop")
             return tuple(f"{i.model_id}: {_how_it_ended(r)}" for i, r in zip(live, results, strict=True))
         stays = [i for i in live if i.state in (InstanceState.READY, InstanceState.SILENT, InstanceState.STUCK)]
         if not stays:
@@ -763,7 +764,7 @@ def _with_reason(request: SwitchRequest) -> SwitchRequest:
     return replace(request, override_reason=(request.override_reason or "").strip() or None)
 
 
-def _refuse_while_claimed(state: State, devices: Iterable[str], *, all_of_them: bool) -> None:
+def _refuse_while_claimed(state: ControllerState, devices: Iterable[str], *, all_of_them: bool) -> None:
     """While an operation runs, its memory is in flight: say that it runs rather than that nothing fits."""
     owners = [state.claims.get(device) for device in devices]
     busy = [owner for owner in owners if owner is not None]
@@ -772,11 +773,11 @@ def _refuse_while_claimed(state: State, devices: Iterable[str], *, all_of_them: 
     raise busy_with(state.running[busy[0]])
 
 
-def _takeable(reading: Reading, instances: tuple[Instance, ...], parts: Parts) -> int | None:
+def _takeable(reading: Reading, instances: tuple[Instance, ...], context: Context) -> int | None:
     if reading.free_bytes is None:
         return None
     own = own_bytes(instances, reading.device_id)
-    return within_limit(reading.free_bytes, own, parts.policy.memory_limit_bytes)
+    return within_limit(reading.free_bytes, own, context.policy.memory_limit_bytes)
 
 
 def _largest(holders: Iterable[Holder]) -> list[Holder]:

@@ -20,9 +20,9 @@ def make_demo(run: Run) -> Outcome:
         DemoFailed: the files could not be written.
     """
     with run.step(StepName.CREATE) as note:
-        model_id = run.parts.demo.make(run.wait)
-        run.parts.catalog.rescan(RESCAN_TIMEOUT_S)
-        if not any(model.id == model_id for model in run.parts.catalog.latest().models):
+        model_id = run.context.demo.make(run.wait)
+        run.context.catalog.rescan(RESCAN_TIMEOUT_S)
+        if not any(model.id == model_id for model in run.context.catalog.latest().models):
             raise DemoFailed(detail=f"{model_id} does not appear in the cache")
         note.message = Message("demo_made", {"model": model_id})
     return Outcome(OperationState.SUCCEEDED, Message("demo_done", {"model": model_id}))

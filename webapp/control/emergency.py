@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from webapp.control.cleaning import stays
-from webapp.control.parts import Expired, Parts, known_instances, side_by_side, within
+from webapp.control.context import Context, Expired, known_instances, side_by_side, within
 from webapp.control.run import Outcome, Run
 from webapp.control.unloading import READING_TIMEOUT_S, note_stop, settle_note, settle_receipts, sums, take_stock
 from webapp.domain.instance import Instance
@@ -51,10 +51,10 @@ class _Tally:
 
 def emergency(run: Run) -> Outcome:
     """End every instance and every process of Warden's runtimes: the body of an ``emergency`` operation."""
-    parts, tally = run.parts, _Tally()
-    instances = tuple(parts.board.state.instances.values())
+    context, tally = run.context, _Tally()
+    instances = tuple(context.state_store.state.instances.values())
     with run.step(StepName.END) as note:
-        before = take_stock(parts, instances)
+        before = take_stock(context, instances)
         _end_everything(run, tally, {instance.id: instance for instance in instances})
         note.message = Message("ended", {"count": tally.ended})
         note.state = StepState.WARNING if tally.failed else StepState.DONE
@@ -66,8 +66,8 @@ def emergency(run: Run) -> Outcome:
         first = tally.ended
         _end_everything(run, tally, {})  # a start that was under way may have made one more
         run.add_findings(*tally.all)
-        run.add_findings(*stays(parts.monitor.fresh(READING_TIMEOUT_S) or parts.monitor.latest()))
-        run.add_findings(*_stay_contained(parts))
+        run.add_findings(*stays(context.monitor.fresh(READING_TIMEOUT_S) or context.monitor.latest()))
+        run.add_findings(*_stay_contained(context))
         note.message = Message("ended_late", {"count": tally.ended - first})
     params: dict[str, Param] = {"count": tally.ended, **sums(receipts)}
     if tally.failed or note.state is not StepState.DONE or not all(receipt.settled for receipt in receipts):
@@ -77,22 +77,24 @@ def emergency(run: Run) -> Outcome:
 
 def _end_everything(run: Run, tally: _Tally, listed: Mapping[str, Instance]) -> None:
     """End all of all runtimes, side by side; ``listed`` are instances that get a line even when another thread was quicker."""
-    runtimes = sorted(run.parts.runtimes.values(), key=lambda runtime: runtime.mode is Mode.VLLM)  # Docker may hang
+    runtimes = sorted(run.context.runtimes.values(), key=lambda runtime: runtime.mode is Mode.VLLM)  # Docker may hang
     side_by_side(lambda runtime: _end_runtime(run, runtime, tally), runtimes, "emergency")
     for instance in listed.values():
-        if instance.id not in tally.findings and instance.id not in run.parts.board.state.instances:
+        if instance.id not in tally.findings and instance.id not in run.context.state_store.state.instances:
             tally.findings[instance.id] = _ended(instance.model_id, instance.mode)
 
 
 def _end_runtime(run: Run, runtime: Runtime, tally: _Tally) -> None:
     """End all of one runtime; one that hangs (a dead Docker socket) never keeps the others from being ended."""
-    parts, mode = run.parts, runtime.mode
-    results = {i.id: _NOT_REACHED for i in parts.board.state.instances.values() if i.mode is mode}
+    context, mode = run.context, runtime.mode
+    results = {i.id: _NOT_REACHED for i in context.state_store.state.instances.values() if i.mode is mode}
     done = within(
-        parts.settings.emergency_runtime_s, lambda expired: _terminate_all(run, runtime, tally, expired, results), "end"
+        context.settings.emergency_runtime_s,
+        lambda expired: _terminate_all(run, runtime, tally, expired, results),
+        "end",
     )
     for instance_id, result in list(results.items()):
-        tally.findings[instance_id] = _after(parts, mode, instance_id, result)
+        tally.findings[instance_id] = _after(context, mode, instance_id, result)
     tally.findings.pop(mode.value, None)
     if not done:
         tally.findings[mode.value] = Finding(Message("runtime_unreachable", {"mode": mode.value}), ok=False)
@@ -105,7 +107,7 @@ def _terminate_all(
 
     Each result is entered as soon as it is there, so that one that hangs does not hide what became of the others.
     """
-    parts = run.parts
+    context = run.context
 
     def end(instance_id: str) -> None:
         if expired.is_set():
@@ -119,24 +121,26 @@ def _terminate_all(
 
     side_by_side(end, sorted({*results, *runtime.processes().values()}), "kill")
     if not expired.is_set():
-        left = runtime.reap(lambda: frozenset() if run.id in parts.board.state.running else known_instances(parts))
+        left = runtime.reap(
+            lambda: frozenset() if run.id in context.state_store.state.running else known_instances(context)
+        )
         if not expired.is_set():
             tally.note(left)
     return True
 
 
-def _stay_contained(parts: Parts) -> tuple[Finding, ...]:
+def _stay_contained(context: Context) -> tuple[Finding, ...]:
     """A line for each container that Warden did not start: an emergency leaves them alone."""
     return tuple(
         Finding(Message("stays_container", {"name": c.name, "user": c.owner, "image": c.image}))
-        for c in parts.foreign_containers()
+        for c in context.foreign_containers()
     )
 
 
-def _after(parts: Parts, mode: Mode, instance_id: str, result: StopResult | Exception) -> Finding:
-    instance = parts.board.state.instances.get(instance_id)
+def _after(context: Context, mode: Mode, instance_id: str, result: StopResult | Exception) -> Finding:
+    instance = context.state_store.state.instances.get(instance_id)
     if instance is not None:
-        note_stop(parts, instance, result)
+        note_stop(context, instance, result)
     name = instance_id if instance is None else instance.model_id
     if result is _NOT_REACHED:
         return Finding(Message("not_reached", {"name": name, "mode": mode.value}), ok=False)

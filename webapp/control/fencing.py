@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from webapp.control.parts import Parts
+from webapp.control.context import Context
 from webapp.domain.fence import Breach, Fence
 from webapp.domain.memory import Holder
 from webapp.errors import LoadFenced
@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 class LoadWatch:
     """The fence of one launch; nothing is watched where the launch was decided on no reading."""
 
-    def __init__(self, parts: Parts, spec: LaunchSpec) -> None:
-        self._parts = parts
+    def __init__(self, context: Context, spec: LaunchSpec) -> None:
+        self._context = context
         self._spec = spec
         self._fence: Fence | None = None
         if spec.decided_on is not None:
@@ -27,7 +27,7 @@ class LoadWatch:
 
     def look(self) -> None:
         """Judge the latest reading, if it is a new one; never waits. Raises LoadFenced."""
-        sample = self._parts.monitor.latest()
+        sample = self._context.monitor.latest()
         if self._fence is None or sample is None:
             return
         self._fence, breach = self._fence.after(sample)
@@ -49,8 +49,8 @@ class LoadWatch:
 
     def _who(self, holder: Holder) -> dict[str, Param]:
         """Who grew: a model of ours by its name, a container by its own, anybody else by what he runs."""
-        instance = self._parts.board.state.instances.get(holder.instance_id or "")
-        known = {container.id: container for container in self._parts.foreign_containers()}
+        instance = self._context.state_store.state.instances.get(holder.instance_id or "")
+        known = {container.id: container for container in self._context.foreign_containers()}
         container = known.get(holder.container_id or "")
         name, user = holder.command, holder.user
         if instance is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from webapp.control.parts import Parts
+from webapp.control.context import Context
 from webapp.control.run import Run
 from webapp.domain.instance import Instance
 from webapp.domain.operation import Grace, StepName
@@ -12,27 +12,27 @@ from webapp.domain.plan import Eviction
 from webapp.message import Message
 
 
-def before_unload(parts: Parts, instance: Instance, actor: str) -> Grace | None:
+def before_unload(context: Context, instance: Instance, actor: str) -> Grace | None:
     """Return the grace of a model that ``actor`` unloads by itself; ``None`` for an own one and for one that has ended."""
     if instance.owner == actor or not instance.is_live:
         return None
-    held = instance.lease.runs(parts.clock()) or instance.in_flight != 0
+    held = instance.lease.runs(context.clock()) or instance.in_flight != 0
     is_taken = instance.is_foreign_to(actor) and held
-    return _grace(parts, [instance.id], [] if is_taken else [instance.owner])
+    return _grace(context, [instance.id], [] if is_taken else [instance.owner])
 
 
-def before_switch(parts: Parts, unload: Iterable[Eviction]) -> Grace | None:
+def before_switch(context: Context, unload: Iterable[Eviction]) -> Grace | None:
     """Return the grace of the models that go for a switch; ``None`` where none of them is another person's."""
     others = [eviction for eviction in unload if eviction.is_others]
-    return _grace(parts, [e.instance_id for e in others], [e.owner for e in others if not e.is_taken])
+    return _grace(context, [e.instance_id for e in others], [e.owner for e in others if not e.is_taken])
 
 
-def _grace(parts: Parts, instances: list[str], owners: list[str]) -> Grace | None:
+def _grace(context: Context, instances: list[str], owners: list[str]) -> Grace | None:
     """An owner whose model an administrator takes against the owner's will is told, and cannot undo that."""
-    seconds = parts.settings.undo_s
+    seconds = context.settings.undo_s
     if not instances or seconds <= 0:
         return None
-    return Grace(parts.clock() + seconds, tuple(instances), tuple(dict.fromkeys(owners)))
+    return Grace(context.clock() + seconds, tuple(instances), tuple(dict.fromkeys(owners)))
 
 
 def give_grace(run: Run) -> None:
@@ -40,5 +40,5 @@ def give_grace(run: Run) -> None:
     if run.operation.grace is None:
         return
     with run.step(StepName.GRACE) as note:
-        run.wait(run.parts.settings.undo_s)
+        run.wait(run.context.settings.undo_s)
         note.message = Message("grace_over")

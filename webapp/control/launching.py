@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from webapp.control.context import Context, held_by
 from webapp.control.fencing import LoadWatch
 from webapp.control.learning import Learning
-from webapp.control.parts import Parts, held_by
 from webapp.control.run import Run
 from webapp.control.settle import wait_still
 from webapp.control.unloading import READING_TIMEOUT_S, not_removed, note_stop
@@ -55,22 +55,22 @@ def launch(
         LaunchFailed: with its kinds, see ``errors``.
         Cancelled, Superseded: see ``Run.wait``.
     """
-    runtime, spec = run.parts.runtimes[mode], replace(spec, started_at=run.parts.clock())
-    starting = replace(_starting(run.parts, mode, spec), lease=lease)
-    run.parts.board.put(starting, operation_id=run.id)
-    run.parts.leases.settle(spec.instance_id, lease)
+    runtime, spec = run.context.runtimes[mode], replace(spec, started_at=run.context.clock())
+    starting = replace(_starting(run.context, mode, spec), lease=lease)
+    run.context.state_store.put(starting, operation_id=run.id)
+    run.context.leases.settle(spec.instance_id, lease)
     run.tell(step, Message(f"creating_{mode}", {"model": spec.model_id}))
     try:
         runtime.launch(spec)
         probe = _wait_until_ready(run, runtime, spec, step)
-        ready = replace(_ready(starting, probe), ready_at=run.parts.clock())
-        run.parts.board.put(ready, operation_id=run.id)
+        ready = replace(_ready(starting, probe), ready_at=run.context.clock())
+        run.context.state_store.put(ready, operation_id=run.id)
     except Exception as exc:
-        _remember_failure(run.parts, spec.model_id, exc)
+        _remember_failure(run.context, spec.model_id, exc)
         _discard(run, runtime, starting)
         raise
     if step is StepName.LAUNCH:  # a rollback says nothing of the options that failed
-        run.parts.board.set_cooldown(spec.model_id, None)
+        run.context.state_store.set_cooldown(spec.model_id, None)
     return ready
 
 
@@ -92,14 +92,14 @@ def launch_undisturbed(
     try:
         return launch(run, mode, spec, step=step, lease=lease)
     except (ProfileDisturbed, PortLost) as exc:
-        if spec.instance_id in run.parts.board.state.instances:
+        if spec.instance_id in run.context.state_store.state.instances:
             raise  # what is left of the first start holds its memory still
         log.warning("the start of %s was disturbed; once more: %s", spec.model_id, exc)
         message = _disturbance(spec.model_id, exc)
     run.tell(step, message)
     run.add_findings(Finding(message))
-    parts, devices = run.parts, [device.id for device in spec.devices]
-    wait_still(parts.monitor, devices, parts.settle_policy, clock=parts.monotonic, wait=run.wait)
+    context, devices = run.context, [device.id for device in spec.devices]
+    wait_still(context.monitor, devices, context.settle_policy, clock=context.monotonic, wait=run.wait)
     return launch(run, mode, again(), step=step, lease=lease)
 
 
@@ -112,44 +112,48 @@ def _disturbance(model_id: str, exc: ProfileDisturbed | PortLost) -> Message:
 
 def measure(run: Run, instance: Instance) -> Instance:
     """Read what the instance's processes hold on its devices, keep it as measured, and learn from it."""
-    sample = run.parts.monitor.fresh(READING_TIMEOUT_S, anew=True)
+    sample = run.context.monitor.fresh(READING_TIMEOUT_S, anew=True)
     measured = held_by(sample, instance)
-    if run.parts.learning is not None and sample is not None:
-        _learn(run.parts, run.parts.learning, instance, sample, measured)
-    return run.parts.board.change(instance.id, lambda i: replace(i, measured_bytes={**i.measured_bytes, **measured}))
+    if run.context.learning is not None and sample is not None:
+        _learn(run.context, run.context.learning, instance, sample, measured)
+    return run.context.state_store.change(
+        instance.id, lambda i: replace(i, measured_bytes={**i.measured_bytes, **measured})
+    )
 
 
-def _learn(parts: Parts, learning: Learning, instance: Instance, sample: Sample, measured: Mapping[str, int]) -> None:
+def _learn(
+    context: Context, learning: Learning, instance: Instance, sample: Sample, measured: Mapping[str, int]
+) -> None:
     """Keep a measurement, where it tells something and nobody has used the model yet: an answer takes memory of its own."""
     names = [reading.name for d in instance.devices if (reading := sample.reading(d)) is not None]
     is_whole = len(measured) == len(instance.devices) == len(names)
     options = instance.options
-    kind = parts.lessons.kind_of(instance.model_id, instance.revision, instance.mode, options, names)
-    engine = parts.runtime(instance).engine(
+    kind = context.lessons.kind_of(instance.model_id, instance.revision, instance.mode, options, names)
+    engine = context.runtime(instance).engine(
         instance.id
     )  # not what would run it now: it may have been started by itself
     measurement = Measurement(
         kind=replace(kind, setup=replace(kind.setup, engine=engine)),
-        taken_at=parts.clock(),
+        taken_at=context.clock(),
         predicted_bytes=max(instance.resting_bytes.values(), default=0),
         measured_bytes=max(measured.values()) if is_whole else None,
         told=instance.memory or MemoryReport(),
     )
-    if len(names) == len(instance.devices) and measurement.teaches and _is_unused(parts, instance):
+    if len(names) == len(instance.devices) and measurement.teaches and _is_unused(context, instance):
         learning.record(measurement)
 
 
-def _is_unused(parts: Parts, instance: Instance) -> bool:
+def _is_unused(context: Context, instance: Instance) -> bool:
     """Whether the model has answered nobody; one that cannot be asked may have."""
     try:
-        probe = parts.runtime(instance).probe(instance.id)
+        probe = context.runtime(instance).probe(instance.id)
     except WardenError as exc:
         log.debug("%s cannot be asked whether it was used: %s", instance.id, exc)
         return False
     return probe.in_flight == 0 and probe.last_used_at is None
 
 
-def _starting(parts: Parts, mode: Mode, spec: LaunchSpec) -> Instance:
+def _starting(context: Context, mode: Mode, spec: LaunchSpec) -> Instance:
     return Instance(
         id=spec.instance_id,
         mode=mode,
@@ -178,18 +182,18 @@ def _ready(instance: Instance, probe: Probe) -> Instance:
 class _Watch:
     """Tells slow from stalled: a launch must show some activity, and end within its total time."""
 
-    def __init__(self, parts: Parts, spec: LaunchSpec) -> None:
-        self._parts = parts
+    def __init__(self, context: Context, spec: LaunchSpec) -> None:
+        self._context = context
         self._spec = spec
-        self._began = self._active_at = parts.monotonic()
+        self._began = self._active_at = context.monotonic()
         self._activity: tuple[object, ...] = ()
 
     def look(self, activity: tuple[object, ...] | None) -> type[LaunchFailed] | None:
         """Note the activity (``None``: no answer). Returns why the launch has to be given up, or ``None``."""
-        now = self._parts.monotonic()
+        now = self._context.monotonic()
         if activity is not None and activity != self._activity:
             self._activity, self._active_at = activity, now
-        settings = self._parts.settings
+        settings = self._context.settings
         if now - self._active_at > settings.launch_stall_s:
             return LaunchStalled
         return LaunchTooSlow if now - self._began > settings.launch_deadline_s else None
@@ -197,11 +201,11 @@ class _Watch:
     def seconds(self, why: type[LaunchFailed]) -> float:
         """How long it was still, or how long it took in all."""
         since = self._active_at if why is LaunchStalled else self._began
-        return round(self._parts.monotonic() - since, 1)
+        return round(self._context.monotonic() - since, 1)
 
 
 def _wait_until_ready(run: Run, runtime: Runtime, spec: LaunchSpec, step: StepName) -> Probe:
-    watch, neighbours = _Watch(run.parts, spec), LoadWatch(run.parts, spec)
+    watch, neighbours = _Watch(run.context, spec), LoadWatch(run.context, spec)
     garbled = 0
     while True:
         run.check()
@@ -231,7 +235,7 @@ def _show(run: Run, spec: LaunchSpec, probe: Probe, step: StepName) -> None:
     """Write the progress where everybody sees it, when it changed."""
     progress = None if probe.progress is None else round(probe.progress, 2)
     state = InstanceState.LOADING if probe.state is ProbeState.LOADING else InstanceState.STARTING
-    shown = run.parts.board.state.instances.get(spec.instance_id)
+    shown = run.context.state_store.state.instances.get(spec.instance_id)
     if shown is None:
         return
     if shown.state is InstanceState.LOADING:
@@ -239,7 +243,7 @@ def _show(run: Run, spec: LaunchSpec, probe: Probe, step: StepName) -> None:
     message = probe.message or Message(f"launch_{state}", {"model": spec.model_id})
     told = run.operation.current_step
     if (shown.state, shown.progress) != (state, progress):
-        run.parts.board.change(spec.instance_id, lambda i: i.to(state, progress=progress, pid=probe.pid))
+        run.context.state_store.change(spec.instance_id, lambda i: i.to(state, progress=progress, pid=probe.pid))
     if told is None or (told.message, told.progress) != (message, progress):
         run.tell(step, message, progress)
 
@@ -251,20 +255,20 @@ def _discard(run: Run, runtime: Runtime, instance: Instance) -> None:
     except Exception as exc:
         log.exception("what a failed launch of %s left could not be removed", instance.model_id)
         result = exc
-    note_stop(run.parts, instance, result)
+    note_stop(run.context, instance, result)
     if isinstance(result, StopResult) and result.not_removed:
         run.add_findings(not_removed(instance))
 
 
-def _remember_failure(parts: Parts, model_id: str, exc: Exception) -> None:
+def _remember_failure(context: Context, model_id: str, exc: Exception) -> None:
     """A load that failed by itself is not tried again at once: 10 s, doubling to 5 min (settings).
 
     Where the server was in no state to start it, nothing is known against the model.
     """
     if not isinstance(exc, LaunchFailed) or isinstance(exc, LaunchBlocked):
         return
-    settings = parts.settings
-    last = parts.board.state.cooldowns.get(model_id)
+    settings = context.settings
+    last = context.state_store.state.cooldowns.get(model_id)
     failures = 1 if last is None else last.failures + 1
     pause = min(settings.cooldown_s * 2 ** (failures - 1), settings.cooldown_max_s)
-    parts.board.set_cooldown(model_id, Cooldown(failures, parts.monotonic() + pause))
+    context.state_store.set_cooldown(model_id, Cooldown(failures, context.monotonic() + pause))

@@ -32,7 +32,7 @@ from webapp.errors import (
 from webapp.message import Message, Param
 
 if TYPE_CHECKING:
-    from webapp.control.parts import Parts
+    from webapp.control.context import Context
 
 log = logging.getLogger(__name__)
 
@@ -266,19 +266,19 @@ class Leasing:
     Nothing is agreed on for a model that is being ended: what was confirmed would not hold.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._listed: frozenset[str] = frozenset()
         self._settled = threading.Condition()
         """Notified when terms are pending no more."""
 
     def start(self) -> None:
         """Read what was kept; before anything is adopted."""
-        self._parts.leases.start(self._terms, self._give, self._parts.clock)
+        self._context.leases.start(self._terms, self._give, self._context.clock)
 
     def set(self, instance_id: str, terms: Terms, actor: str) -> Instance:
         """Give an instance new terms. Raises UnknownInstance, NotOwner, InstanceStopping, InvalidRequest, LeasePending, NotStored."""
-        now = self._parts.clock()
+        now = self._context.clock()
 
         def change(instance: Instance) -> Instance:
             _refuse_stranger(instance, actor)
@@ -294,7 +294,7 @@ class Leasing:
         Raises UnknownInstance, InstanceStopping, InvalidRequest, ReleasePending, LeasePending, NotStored.
         """
         check_text("why", why)
-        now = self._parts.clock()
+        now = self._context.clock()
 
         def change(instance: Instance) -> Instance:
             if instance.owner == actor:
@@ -312,7 +312,7 @@ class Leasing:
         Raises UnknownInstance, NotOwner, InstanceStopping, NothingAsked, InvalidRequest, LeasePending, NotStored.
         """
         check_text("word", word)
-        now = self._parts.clock()
+        now = self._context.clock()
 
         def change(instance: Instance) -> Instance:
             _refuse_stranger(instance, actor)
@@ -326,38 +326,38 @@ class Leasing:
 
     def keep(self, instance_id: str, actor: str) -> Instance:
         """Count a click as use, so that an idle instance stays. Raises UnknownInstance, InstanceStopping, LeasePending, NotStored."""
-        now = self._parts.clock()
+        now = self._context.clock()
         instance = self._agree(instance_id, lambda i: replace(i, lease=i.lease.kept(now)))
         log.info("%s is kept by %s", instance_id, actor)
         return instance
 
     def look(self) -> tuple[str, ...]:
         """Let silence count where it does, forget what has gone, and return who is to go for being idle. Never waits."""
-        now, settings = self._parts.clock(), self._parts.settings
-        instances = self._parts.board.state.instances
+        now, settings = self._context.clock(), self._context.settings
+        instances = self._context.state_store.state.instances
         for gone in self._listed - set(instances):
-            self._parts.leases.changed(gone)
+            self._context.leases.changed(gone)
         self._listed = frozenset(instances)
-        self._parts.idleness.look(instances.values(), now)
+        self._context.idleness.look(instances.values(), now)
         for instance in instances.values():
             if self._is_silent(instance, now):
                 self._release_later(instance.id)
-        live, quiet = [i for i in instances.values() if i.pending is None], self._parts.idleness.quiet
+        live, quiet = [i for i in instances.values() if i.pending is None], self._context.idleness.quiet
         due = ((i.id, idle_unload_in(i, settings.idle_unload_minutes, quiet(i, now), now)) for i in live)
         return tuple(instance_id for instance_id, left_s in due if left_s is not None and left_s <= 0)
 
     def _is_silent(self, instance: Instance, now: float) -> bool:
         """Whether the owner has left an ask unanswered for as long as that counts."""
-        silence_s = self._parts.settings.release_silence_s
-        return silence_releases(instance, now, silence_s, self._parts.idleness.quiet(instance, now))
+        silence_s = self._context.settings.release_silence_s
+        return silence_releases(instance, now, silence_s, self._context.idleness.quiet(instance, now))
 
     def _release_later(self, instance_id: str) -> None:
         """Let silence count in the keeper's thread, which tries again while the store does not take it; until then nobody is told."""
-        self._parts.keeper.later(f"silence {instance_id}", lambda: self._release_by_silence(instance_id))
+        self._context.keeper.later(f"silence {instance_id}", lambda: self._release_by_silence(instance_id))
 
     def _release_by_silence(self, instance_id: str) -> None:
         """Raises StoreUnavailable; what is not so any more changes nothing."""
-        now = self._parts.clock()
+        now = self._context.clock()
 
         def change(instance: Instance) -> Instance:
             if not self._is_silent(instance, now):
@@ -365,17 +365,17 @@ class Leasing:
             return replace(instance, lease=instance.lease.answered(ReleaseAnswer.RELEASE, now, None))
 
         try:
-            instance = self._change(instance_id, change, self._parts.leases.write)
+            instance = self._change(instance_id, change, self._context.leases.write)
         except (_Pending, UnknownInstance, InstanceStopping):
             return  # the next look asks again
         release = instance.lease.release
         if release is not None and release.answered_at == now:
             self._tell_asker(instance)
-            self._parts.leases.tell(
+            self._context.leases.tell(
                 instance.owner,
                 Message("released_in_silence", {"model": instance.model_id, "asker": release.asker}),
             )
-            self._parts.record(released_in_silence(instance, now))
+            self._context.record(released_in_silence(instance, now))
 
     def _tell_asker(self, instance: Instance) -> None:
         release = instance.lease.release
@@ -389,18 +389,18 @@ class Leasing:
             message = Message("release_kept", params)
         else:
             message = Message("release_given" if release.answered_by else "release_given_silently", params)
-        self._parts.leases.tell(release.asker, message)
+        self._context.leases.tell(release.asker, message)
 
     def _agree(self, instance_id: str, change: Callable[[Instance], Instance]) -> Instance:
         """Change what people have agreed on; other terms that are pending are waited for.
 
         Raises UnknownInstance, InstanceStopping, LeasePending, NotStored.
         """
-        self._parts.leases.catch_up()
-        deadline = self._parts.monotonic() + DEADLINE_S
+        self._context.leases.catch_up()
+        deadline = self._context.monotonic() + DEADLINE_S
         while True:
             try:
-                return self._change(instance_id, change, self._parts.leases.keep)
+                return self._change(instance_id, change, self._context.leases.keep)
             except _Pending as exc:
                 if not self._wait_until_settled(instance_id, deadline):
                     raise LeasePending(model=self._model_of(instance_id), instance=instance_id) from exc
@@ -412,7 +412,7 @@ class Leasing:
 
         Raises UnknownInstance, InstanceStopping, _Pending, and what ``change`` and ``write`` raise.
         """
-        board = self._parts.board
+        state_store = self._context.state_store
 
         def mark(instance: Instance) -> Instance:
             changed = change(replace(instance, pending=None))
@@ -421,13 +421,13 @@ class Leasing:
                 raise _Pending
             return instance if changed.lease == instance.lease else replace(instance, pending=changed.lease)
 
-        marked = board.change(instance_id, mark)
+        marked = state_store.change(instance_id, mark)
         if marked.pending is None:
             return marked  # it is so already
         made: Instance | None = None
         try:
             write(instance_id, marked.pending)
-            made = board.change(instance_id, _made)
+            made = state_store.change(instance_id, _made)
             return made
         finally:
             if made is None:
@@ -438,35 +438,37 @@ class Leasing:
     def _undo(self, instance_id: str) -> None:
         """Take the mark back, and have what stands written: a write that was given up may come through late."""
         with suppress(UnknownInstance):
-            self._parts.board.change(instance_id, lambda i: replace(i, pending=None))
-        self._parts.leases.changed(instance_id)
+            self._context.state_store.change(instance_id, lambda i: replace(i, pending=None))
+        self._context.leases.changed(instance_id)
 
     def _wait_until_settled(self, instance_id: str, deadline: float) -> bool:
         """Raises NotStored: as many wait as may."""
 
         def is_settled() -> bool:
-            instance = self._parts.board.state.instances.get(instance_id)
+            instance = self._context.state_store.state.instances.get(instance_id)
             return instance is None or instance.pending is None
 
-        with self._parts.keeper.place(), self._settled:
-            return self._settled.wait_for(is_settled, max(0.0, deadline - self._parts.monotonic()))
+        with self._context.keeper.place(), self._settled:
+            return self._settled.wait_for(is_settled, max(0.0, deadline - self._context.monotonic()))
 
     def _model_of(self, instance_id: str) -> str | None:
-        instance = self._parts.board.state.instances.get(instance_id)
+        instance = self._context.state_store.state.instances.get(instance_id)
         return None if instance is None else instance.model_id
 
     def _give(self, kept: Mapping[str, Lease]) -> None:
         """Give the terms of an earlier Warden to models that were adopted before they could be read."""
-        for instance_id in kept.keys() & self._parts.board.state.instances.keys():
+        for instance_id in kept.keys() & self._context.state_store.state.instances.keys():
             self._give_one(instance_id, kept[instance_id])
 
     def _give_one(self, instance_id: str, lease: Lease) -> None:
         with suppress(UnknownInstance):
-            self._parts.board.change(instance_id, lambda i: replace(i, lease=lease) if i.lease == NO_LEASE else i)
+            self._context.state_store.change(
+                instance_id, lambda i: replace(i, lease=lease) if i.lease == NO_LEASE else i
+            )
 
     def _terms(self, instance_id: str) -> Lease | None:
         """What is to stand in the store: terms that are pending are there already, or are about to be."""
-        instance = self._parts.board.state.instances.get(instance_id)
+        instance = self._context.state_store.state.instances.get(instance_id)
         return None if instance is None else instance.pending or instance.lease
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from webapp.control.parts import Parts
+from webapp.control.context import Context
 from webapp.domain.instance import Instance
 from webapp.domain.memory import Sample
 from webapp.domain.operation import Operation, OperationFilter, OperationKind
@@ -50,51 +50,51 @@ MAKING_CACHE: Final = ("vllm_kv_cache", "vllm_graphs")
 
 
 def of_launch(
-    parts: Parts, asked: SwitchRequest, spec: LaunchSpec, error: LaunchFailed, said: Message | None
+    context: Context, asked: SwitchRequest, spec: LaunchSpec, error: LaunchFailed, said: Message | None
 ) -> PostMortem | None:
     """Return the report of a launch that failed; ``said`` is what it said of itself last. ``None`` where nothing was read."""
     if spec.decided_on is None:
         return None
     gates = {footprint.device_id: footprint.gate_bytes for footprint in spec.footprints}
-    report = _report(parts, spec.decided_on, spec.instance_id, spec.model_id, gates, _phase(error, said))
+    report = _report(context, spec.decided_on, spec.instance_id, spec.model_id, gates, _phase(error, said))
     if report is not None and isinstance(error, LoadFenced):
         report = replace(report, cause=Cause.NEIGHBOUR_GREW, device_id=str(error.params["device"]))
-    return None if report is None else _finished(parts, report, asked, spec.instance_id, spec.decided_on, error)
+    return None if report is None else _finished(context, report, asked, spec.instance_id, spec.decided_on, error)
 
 
-def of_instance(parts: Parts, instance: Instance, error: WardenError) -> PostMortem | None:
+def of_instance(context: Context, instance: Instance, error: WardenError) -> PostMortem | None:
     """Return the report of a model that ran out of memory after it was ready. ``None`` where nothing was read."""
-    samples = parts.monitor.lately()
-    since = next((s for s in samples if s.monotonic_s >= parts.monotonic() - BEFORE_S), None)
+    samples = context.monitor.lately()
+    since = next((s for s in samples if s.monotonic_s >= context.monotonic() - BEFORE_S), None)
     if since is None:
         return None
     gates = {d: instance.predicted_bytes[d] for d in instance.devices if d in instance.predicted_bytes}
-    report = _report(parts, since, instance.id, instance.model_id, gates, Phase.ANSWERING)
+    report = _report(context, since, instance.id, instance.model_id, gates, Phase.ANSWERING)
     asked = SwitchRequest(instance.mode, instance.model_id, instance.options, instance.devices, keep_others=True)
-    return None if report is None else _finished(parts, report, asked, instance.id, since, error)
+    return None if report is None else _finished(context, report, asked, instance.id, since, error)
 
 
-def explain(parts: Parts, instance: Instance, error: WardenError) -> None:
+def explain(context: Context, instance: Instance, error: WardenError) -> None:
     """Keep how a model that was ready ran out of memory, with the operation that loaded it; nothing where there is none."""
-    loaded = _load_of(parts, instance)
-    report = None if loaded is None else of_instance(parts, instance, error)
+    loaded = _load_of(context, instance)
+    report = None if loaded is None else of_instance(context, instance, error)
     if loaded is None or report is None:
         return
     kept = replace(loaded, post_mortem=report)
-    parts.board.amend(kept)
-    parts.journal.record(kept)
+    context.state_store.amend(kept)
+    context.journal.record(kept)
     try:
-        parts.board.change(instance.id, lambda i: replace(i, explained_by=kept.id))
+        context.state_store.change(instance.id, lambda i: replace(i, explained_by=kept.id))
     except UnknownInstance:
         log.debug("%s has left the list meanwhile", instance.id)
 
 
-def _load_of(parts: Parts, instance: Instance) -> Operation | None:
+def _load_of(context: Context, instance: Instance) -> Operation | None:
     """The switch that loaded a model; one that a rollback brought back has none."""
     where = OperationFilter(kind=OperationKind.SWITCH, model_id=instance.model_id)
-    found = [operation for operation in parts.board.state.recent if where.matches(operation)]
+    found = [operation for operation in context.state_store.state.recent if where.matches(operation)]
     try:
-        found += parts.journal.newest(LOADS_SEARCHED, where)
+        found += context.journal.newest(LOADS_SEARCHED, where)
     except StoreUnavailable as exc:
         log.warning("the operation that loaded %s cannot be read: %s", instance.id, exc)
     return next((one for one in found if one.instance_id == instance.id and not one.is_running), None)
@@ -108,11 +108,11 @@ def _phase(error: LaunchFailed, said: Message | None) -> Phase:
 
 
 def _report(
-    parts: Parts, since: Sample, instance_id: str, model_id: str, gates: Mapping[str, int], phase: Phase
+    context: Context, since: Sample, instance_id: str, model_id: str, gates: Mapping[str, int], phase: Phase
 ) -> PostMortem | None:
-    samples = [sample for sample in parts.monitor.lately() if sample.number > since.number]
+    samples = [sample for sample in context.monitor.lately() if sample.number > since.number]
     moment = moment_of(samples, instance_id, tuple(gates)) or since
-    models = {i.id: i.model_id for i in parts.board.state.instances.values()} | {instance_id: model_id}
+    models = {i.id: i.model_id for i in context.state_store.state.instances.values()} | {instance_id: model_id}
     pairs = [(since.reading(device_id), moment.reading(device_id), gate) for device_id, gate in gates.items()]
     accounts = tuple(
         account_of(before, now, gate, instance_id, models) for before, now, gate in pairs if before and now
@@ -124,22 +124,24 @@ def _report(
 
 
 def _finished(
-    parts: Parts, report: PostMortem, asked: SwitchRequest, instance_id: str, since: Sample, error: WardenError
+    context: Context, report: PostMortem, asked: SwitchRequest, instance_id: str, since: Sample, error: WardenError
 ) -> PostMortem:
     """The report with the last lines of the log and with what would have fitted."""
     lines = str(error.params.get("log") or "").splitlines()[-KEPT_LINES:]
-    way_out = _way_out(parts, report, asked, instance_id, since)
+    way_out = _way_out(context, report, asked, instance_id, since)
     return replace(report, log=tuple(lines), asked=asked, way_out=way_out)
 
 
-def _way_out(parts: Parts, report: PostMortem, asked: SwitchRequest, instance_id: str, since: Sample) -> WayOut | None:
+def _way_out(
+    context: Context, report: PostMortem, asked: SwitchRequest, instance_id: str, since: Sample
+) -> WayOut | None:
     """The cheapest change by the planner's own arithmetic, for the memory that there was; ``None`` where nothing would have done.
 
     Who was to be unloaded is gone already in that reading, so all others stay.
     """
     world = replace(
-        parts.world(_with_room(since, report)),
-        instances=tuple(i for i in parts.board.state.instances.values() if i.id != instance_id),
+        context.world(_with_room(since, report)),
+        instances=tuple(i for i in context.state_store.state.instances.values() if i.id != instance_id),
         cooldowns={},
         claims={},
     )

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from webapp.control.parts import Expired, Parts, known_instances, side_by_side, within
+from webapp.control.context import Context, Expired, known_instances, side_by_side, within
 from webapp.control.unloading import not_removed, note_stop
 from webapp.domain.instance import ANSWERING, Instance, InstanceState
 from webapp.domain.modes import Mode
@@ -36,19 +36,19 @@ class Reconciled:
     """The operations that an earlier Warden did not end; what they owe may live still, and be on its way out."""
 
 
-def reconcile(parts: Parts, *, discover_s: float = DISCOVER_DEADLINE_S) -> Reconciled:
+def reconcile(context: Context, *, discover_s: float = DISCOVER_DEADLINE_S) -> Reconciled:
     """Bring the board in line with what really runs. The runtimes are asked side by side, each for ``discover_s`` at most."""
-    cut_off = parts.journal.cut_off()
-    runtimes = tuple(parts.runtimes.values())
-    taken = _take_in_all(parts, runtimes, discover_s)
+    cut_off = context.journal.cut_off()
+    runtimes = tuple(context.runtimes.values())
+    taken = _take_in_all(context, runtimes, discover_s)
     findings = tuple(finding for one in taken for finding in one.findings)
-    abandoned = {operation.id: _abandoned(parts, operation, findings) for operation in cut_off}
+    abandoned = {operation.id: _abandoned(context, operation, findings) for operation in cut_off}
     whole = tuple(abandoned.values())
-    abandoned = {operation.id: _without_living(parts, operation) for operation in whole}
+    abandoned = {operation.id: _without_living(context, operation) for operation in whole}
     for operation in abandoned.values():
-        parts.journal.record(operation)
-    recent = {operation.id: operation for operation in parts.journal.recent(RECENT)}
-    parts.board.set_recent({**recent, **abandoned}.values())
+        context.journal.record(operation)
+    recent = {operation.id: operation for operation in context.journal.recent(RECENT)}
+    context.state_store.set_recent({**recent, **abandoned}.values())
     for finding in findings:
         log.info("found at the start: %s %s", finding.message.code, dict(finding.message.params))
     unanswered = tuple(runtime for one in taken for runtime in one.unanswered)
@@ -58,15 +58,15 @@ def reconcile(parts: Parts, *, discover_s: float = DISCOVER_DEADLINE_S) -> Recon
 class LateRuntimes:
     """Asks runtimes that could not be asked at the start again, until each has answered once; what it runs is then taken in."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._waiting: tuple[Runtime, ...] = ()
         self._tried_at = 0.0
         self._thread: threading.Thread | None = None
 
     def expect(self, runtimes: tuple[Runtime, ...]) -> None:
         """Begin to ask ``runtimes``."""
-        self._waiting, self._tried_at = runtimes, self._parts.monotonic()
+        self._waiting, self._tried_at = runtimes, self._context.monotonic()
 
     @property
     def silent(self) -> frozenset[Mode]:
@@ -76,9 +76,9 @@ class LateRuntimes:
     def look(self) -> None:
         """Ask again, when it is time, in a thread of its own: a call that hangs holds nobody up. Never waits."""
         trying = self._thread is not None and self._thread.is_alive()
-        if not self._waiting or trying or self._parts.monotonic() - self._tried_at < LATE_INTERVAL_S:
+        if not self._waiting or trying or self._context.monotonic() - self._tried_at < LATE_INTERVAL_S:
             return
-        self._tried_at = self._parts.monotonic()
+        self._tried_at = self._context.monotonic()
         self._thread = threading.Thread(target=self._try, name="warden-late", daemon=True)
         self._thread.start()
 
@@ -89,15 +89,15 @@ class LateRuntimes:
             self._thread.join(LATE_STOP_S)
 
     def _try(self) -> None:
-        taken = _take_in_all(self._parts, self._waiting, DISCOVER_DEADLINE_S)
+        taken = _take_in_all(self._context, self._waiting, DISCOVER_DEADLINE_S)
         still = tuple(runtime for one in taken for runtime in one.unanswered)
         self._waiting = tuple(runtime for runtime in self._waiting if runtime in still)
         for finding in (f for one in taken if not one.unanswered for f in one.findings):
             log.info("found late: %s %s", finding.message.code, dict(finding.message.params))
 
 
-def _take_in_all(parts: Parts, runtimes: Sequence[Runtime], discover_s: float) -> list[Reconciled]:
-    results = side_by_side(lambda runtime: _take_in(parts, runtime, discover_s), runtimes, "take-in")
+def _take_in_all(context: Context, runtimes: Sequence[Runtime], discover_s: float) -> list[Reconciled]:
+    results = side_by_side(lambda runtime: _take_in(context, runtime, discover_s), runtimes, "take-in")
     return [
         _unanswered(runtime) if isinstance(result, Exception) else result
         for runtime, result in zip(runtimes, results, strict=True)
@@ -116,22 +116,22 @@ def _discover(runtime: Runtime) -> tuple[Found, ...] | EngineUnavailable:
         return exc
 
 
-def _take_in(parts: Parts, runtime: Runtime, discover_s: float) -> Reconciled:
+def _take_in(context: Context, runtime: Runtime, discover_s: float) -> Reconciled:
     """Adopt what lives and remove what is broken. A runtime that gives no answer is left alone: no answer is not "nothing"."""
     answer = within(discover_s, lambda expired: _discover(runtime), "discover")
     if isinstance(answer, EngineMissing):
         return Reconciled((), (runtime,))  # a server without Docker is nothing to report
     if answer is None or isinstance(answer, EngineUnavailable):
         return _unanswered(runtime)
-    known = known_instances(parts)
+    known = known_instances(context)
     found = [f for f in answer if f.instance.id not in known]  # late: some may have been started meanwhile
     adopted = [f for f in found if f.adoptable]
     for one in adopted:
-        lease = parts.leases.kept(one.instance.id)
-        parts.board.put(replace(one.instance, adopted=True, adopted_at=parts.clock(), lease=lease))
+        lease = context.leases.kept(one.instance.id)
+        context.state_store.put(replace(one.instance, adopted=True, adopted_at=context.clock(), lease=lease))
     broken = [f for f in found if not f.adoptable]
-    removed = within(REMOVE_DEADLINE_S, lambda expired: _remove(parts, runtime, broken, expired), "remove")
-    leftovers = within(REMOVE_DEADLINE_S, lambda expired: _reap(parts, runtime, expired), "reap")
+    removed = within(REMOVE_DEADLINE_S, lambda expired: _remove(context, runtime, broken, expired), "remove")
+    leftovers = within(REMOVE_DEADLINE_S, lambda expired: _reap(context, runtime, expired), "reap")
     unreachable = Finding(Message("runtime_unreachable", {"mode": runtime.mode.value}), ok=False)
     findings = (
         *(_adopted(one.instance) for one in adopted),
@@ -149,17 +149,17 @@ def _adopted(instance: Instance) -> Finding:
     return Finding(Message("adopted", {"model": instance.model_id}))
 
 
-def _remove(parts: Parts, runtime: Runtime, broken: list[Found], expired: Expired) -> list[Finding]:
+def _remove(context: Context, runtime: Runtime, broken: list[Found], expired: Expired) -> list[Finding]:
     def end(one: Found) -> StopResult:
         if expired.is_set():
             raise TimeoutError
         return runtime.terminate(one.instance.id, ask=False)
 
     results = side_by_side(end, broken, "remove")
-    return [_removed(parts, one, result) for one, result in zip(broken, results, strict=True)]
+    return [_removed(context, one, result) for one, result in zip(broken, results, strict=True)]
 
 
-def _removed(parts: Parts, one: Found, result: StopResult | Exception) -> Finding:
+def _removed(context: Context, one: Found, result: StopResult | Exception) -> Finding:
     """What is not proved to be gone is listed as stuck, so that it can be ended from the page."""
     params: dict[str, Param] = {
         "model": one.instance.model_id,
@@ -171,28 +171,28 @@ def _removed(parts: Parts, one: Found, result: StopResult | Exception) -> Findin
         return Finding(Message("removed_half_started", params))
     if isinstance(result, Exception):
         log.error("what was left of %s could not be removed", one.instance.id, exc_info=result)
-    parts.board.put(one.instance)
-    note_stop(parts, one.instance, result)
+    context.state_store.put(one.instance)
+    note_stop(context, one.instance, result)
     return Finding(Message("removal_failed", params), ok=False)
 
 
-def _reap(parts: Parts, runtime: Runtime, expired: Expired) -> tuple[Leftover, ...]:
-    return () if expired.is_set() else runtime.reap(lambda: known_instances(parts))
+def _reap(context: Context, runtime: Runtime, expired: Expired) -> tuple[Leftover, ...]:
+    return () if expired.is_set() else runtime.reap(lambda: known_instances(context))
 
 
-def _without_living(parts: Parts, operation: Operation) -> Operation:
+def _without_living(context: Context, operation: Operation) -> Operation:
     """The operation as it is listed: what was found running is not offered to be loaded again."""
-    living = {i.id for i in parts.board.state.instances.values() if i.state in ANSWERING}
+    living = {i.id for i in context.state_store.state.instances.values() if i.state in ANSWERING}
     return replace(operation, to_restore=tuple(e for e in operation.to_restore if e.instance_id not in living))
 
 
-def _abandoned(parts: Parts, operation: Operation, findings: tuple[Finding, ...]) -> Operation:
+def _abandoned(context: Context, operation: Operation, findings: tuple[Finding, ...]) -> Operation:
     """The step that ran when Warden ended has failed, those after it never began.
 
     A switch whose model is there owes nothing: what it unloaded was unloaded for that.
     """
-    closed = operation.closed(OperationState.ABANDONED, parts.clock(), Message("abandoned"))
-    made = parts.board.state.instances.get(operation.instance_id or "")
+    closed = operation.closed(OperationState.ABANDONED, context.clock(), Message("abandoned"))
+    made = context.state_store.state.instances.get(operation.instance_id or "")
     is_made = made is not None and made.state in ANSWERING and operation.kind is OperationKind.SWITCH
     owed = () if is_made else operation.to_restore
     return replace(closed, findings=(*operation.findings, *findings), to_restore=owed)

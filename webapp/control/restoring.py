@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from webapp.control.context import Context, new_id, side_by_side, spec_again
 from webapp.control.launching import launch_undisturbed, measure
-from webapp.control.parts import Parts, new_id, side_by_side, spec_again
 from webapp.control.run import Outcome, Run
 from webapp.control.settle import free_by_device
 from webapp.control.unloading import READING_TIMEOUT_S, note_stop
@@ -47,7 +47,7 @@ def restore(run: Run, owed: Sequence[Evicted], step: StepName, *, planned: bool)
         findings.append(finding)
         if finding.ok:
             rest = tuple(o for o in run.operation.to_restore if o.instance_id != evicted.instance_id)
-            run.parts.journal.record(run.change(to_restore=rest))
+            run.context.journal.record(run.change(to_restore=rest))
     return tuple(findings)
 
 
@@ -67,31 +67,31 @@ def _restore(run: Run, evicted: Evicted, step: StepName, *, planned: bool) -> Fi
 
 def _launch_again(run: Run, evicted: Evicted, step: StepName, *, planned: bool) -> Finding:
     """Raises WardenError."""
-    parts, name = run.parts, {"model": evicted.model_id}
-    listed = parts.world().models.get(evicted.model_id)
+    context, name = run.context, {"model": evicted.model_id}
+    listed = context.world().models.get(evicted.model_id)
     if listed is None:
         return Finding(Message("restore_model_gone", name), ok=False)
     model = at_revision(listed, evicted.revision)
     if model is None:
         revision: dict[str, Param] = {**name, "revision": evicted.revision}
         return Finding(Message("restore_revision_gone", revision), ok=False)
-    sample = parts.monitor.fresh(READING_TIMEOUT_S)
+    sample = context.monitor.fresh(READING_TIMEOUT_S)
     if planned:
         try:
-            _refuse(parts, evicted, model, sample)
+            _refuse(context, evicted, model, sample)
         except AlreadyLoaded:
             return Finding(Message("restore_not_needed", name))
     elif (short := _short_of(sample, evicted)) is not None:
         return Finding(Message("restore_no_memory", {**name, "missing_bytes": short}), ok=False)
 
     def spec(fresh: Sample | None) -> LaunchSpec:
-        return spec_again(evicted, model, fresh, parts.lessons, new_id=new_id(), operation_id=run.id)
+        return spec_again(evicted, model, fresh, context.lessons, new_id=new_id(), operation_id=run.id)
 
     again = launch_undisturbed(
         run,
         evicted.mode,
         spec(sample),
-        lambda: spec(parts.monitor.fresh(READING_TIMEOUT_S)),
+        lambda: spec(context.monitor.fresh(READING_TIMEOUT_S)),
         step=step,
         lease=evicted.lease,
     )
@@ -99,9 +99,9 @@ def _launch_again(run: Run, evicted: Evicted, step: StepName, *, planned: bool) 
     return Finding(Message("restored", name))
 
 
-def _refuse(parts: Parts, evicted: Evicted, model: CachedModel, sample: Sample | None) -> None:
+def _refuse(context: Context, evicted: Evicted, model: CachedModel, sample: Sample | None) -> None:
     """Raise what the plan of a launch on the same devices, beside all that is loaded, is refused with."""
-    world = parts.world(sample)
+    world = context.world(sample)
     world = replace(world, models={**world.models, model.id: model})
     request = SwitchRequest(evicted.mode, model.id, evicted.options, devices=evicted.devices, keep_others=True)
     plan = plan_switch(request, world, with_ways_out=False)
@@ -121,7 +121,7 @@ def load_again(run: Run) -> Outcome:
     """Load all that the operation owes: the body of a ``restore`` operation."""
     owed = run.operation.to_restore
     with run.step(StepName.LAUNCH) as note:
-        _clear_dead(run.parts, owed)
+        _clear_dead(run.context, owed)
         findings = restore(run, owed, StepName.LAUNCH, planned=True)
         run.add_findings(*findings)
         failed = [e for e, finding in zip(owed, findings, strict=True) if not finding.ok]
@@ -142,13 +142,13 @@ def names(evicted: Sequence[Evicted]) -> str:
     return ", ".join(each.model_id for each in evicted)
 
 
-def _clear_dead(parts: Parts, owed: Sequence[Evicted]) -> None:
+def _clear_dead(context: Context, owed: Sequence[Evicted]) -> None:
     """Take what died on its way out off the list: it comes back under another id. What cannot be removed keeps no other from its turn."""
-    listed = (parts.board.state.instances.get(evicted.instance_id) for evicted in owed)
+    listed = (context.state_store.state.instances.get(evicted.instance_id) for evicted in owed)
     dead = [instance for instance in listed if instance is not None and instance.state is InstanceState.DEAD]
-    results = side_by_side(lambda i: parts.runtime(i).terminate(i.id, ask=False), dead, "clear")
+    results = side_by_side(lambda i: context.runtime(i).terminate(i.id, ask=False), dead, "clear")
     for instance, result in zip(dead, results, strict=True):
-        note_stop(parts, instance, result)
+        note_stop(context, instance, result)
 
 
 class CutOff:
@@ -157,9 +157,9 @@ class CutOff:
     An emergency makes it forget all of it, so that nothing comes back by itself of what a person has just ended.
     """
 
-    def __init__(self, parts: Parts, begin: Callable[[Operation, tuple[Evicted, ...]], object]) -> None:
+    def __init__(self, context: Context, begin: Callable[[Operation, tuple[Evicted, ...]], object]) -> None:
         """``begin`` starts the operation that loads some of what another one owes; it may raise what refuses it."""
-        self._parts = parts
+        self._context = context
         self._begin = begin
         self._lock = threading.Lock()
         """Held during a look, which waits for nothing, so that what is forgotten is not begun a moment later."""
@@ -170,7 +170,7 @@ class CutOff:
 
     def expect(self, operations: Sequence[Operation]) -> None:
         """Begin to look after what ``operations`` owe."""
-        self._since = self._parts.monotonic()
+        self._since = self._context.monotonic()
         self._waiting = {operation.id: operation.to_restore for operation in operations if operation.to_restore}
         owed = (evicted for operation in operations for evicted in operation.to_restore)
         self._lived = frozenset(evicted.instance_id for evicted in owed if self._lives(evicted))
@@ -186,9 +186,9 @@ class CutOff:
             self._look(silent)
 
     def _look(self, silent: frozenset[Mode]) -> None:
-        if not self._waiting or not self._parts.board.state.accepting:
+        if not self._waiting or not self._context.state_store.state.accepting:
             return
-        waited_s = self._parts.monotonic() - self._since
+        waited_s = self._context.monotonic() - self._since
         for operation_id, owed in list(self._waiting.items()):
             lives = tuple(e for e in owed if self._lives(e))
             self._lived |= {e.instance_id for e in lives}
@@ -203,17 +203,17 @@ class CutOff:
         self._waiting = {} if is_over else {name: owed for name, owed in self._waiting.items() if owed}
 
     def _lives(self, evicted: Evicted) -> bool:
-        instance = self._parts.board.state.instances.get(evicted.instance_id)
+        instance = self._context.state_store.state.instances.get(evicted.instance_id)
         return instance is not None and instance.state in ANSWERING
 
     def _is_ready(self, evicted: Evicted, silent: frozenset[Mode]) -> bool:
-        parts = self._parts
-        is_read = parts.catalog.latest().scanned_at is not None and not parts.monitor.is_stale()
-        return is_read and evicted.mode not in silent and parts.mode_problems().get(evicted.mode) is None
+        context = self._context
+        is_read = context.catalog.latest().scanned_at is not None and not context.monitor.is_stale()
+        return is_read and evicted.mode not in silent and context.mode_problems().get(evicted.mode) is None
 
     def _try(self, operation_id: str, ready: tuple[Evicted, ...]) -> bool:
         """Return whether nothing more is to be done for it."""
-        owing = next((o for o in self._parts.board.state.recent if o.id == operation_id), None)
+        owing = next((o for o in self._context.state_store.state.recent if o.id == operation_id), None)
         still = () if owing is None else tuple(e for e in ready if self._is_owed(e, owing))
         if owing is None or not still:
             return True  # somebody was quicker
@@ -229,5 +229,5 @@ class CutOff:
         """Whether it is to come back still; of what was seen alive only what has died by itself, since it was told to before."""
         if evicted.instance_id not in self._lived:
             return evicted in owing.to_restore
-        instance = self._parts.board.state.instances.get(evicted.instance_id)
+        instance = self._context.state_store.state.instances.get(evicted.instance_id)
         return instance is not None and instance.state is InstanceState.DEAD

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
-from webapp.control.parts import Parts
+from webapp.control.context import Context
 from webapp.domain.operation import Finding, Operation, OperationState, Receipt, StepName, StepState
 from webapp.errors import Cancelled, CancelledByStop, Superseded, WardenError
 from webapp.message import Message
@@ -54,7 +54,7 @@ class Run:
     """The handle with which an operation's thread writes. Every write raises ``Superseded`` once the operation runs no longer."""
 
     id: str
-    parts: Parts
+    context: Context
     undo: Undo | None = None
     """What to do when the operation fails or is cancelled; set by its body as soon as there is something to undo."""
     _cancelled: threading.Event = field(default_factory=threading.Event)
@@ -68,7 +68,7 @@ class Run:
     @property
     def operation(self) -> Operation:
         """The operation as it stands. Raises Superseded."""
-        operation = self.parts.board.state.running.get(self.id)
+        operation = self.context.state_store.state.running.get(self.id)
         if operation is None:
             raise Superseded(operation=self.id)
         return operation
@@ -156,7 +156,7 @@ class Run:
     def step(self, name: StepName) -> Iterator[StepNote]:
         """Run a step: its times, its end state and its message are written and journalled."""
         self.check()
-        now = self.parts.clock()
+        now = self.context.clock()
         self._record(
             lambda operation: operation.with_step(
                 name, state=StepState.RUNNING, started_at=now, ended_at=None, message=None, progress=None
@@ -184,34 +184,34 @@ class Run:
         self._update(skipped)
 
     def _end_step(self, name: StepName, state: StepState, message: Message | None) -> None:
-        now = self.parts.clock()
+        now = self.context.clock()
         self._record(lambda operation: operation.with_step(name, state=state, ended_at=now, message=message))
 
     def _update(self, change: Callable[[Operation], Operation]) -> Operation:
-        return self.parts.board.update(self.id, change)
+        return self.context.state_store.update(self.id, change)
 
     def _record(self, change: Callable[[Operation], Operation]) -> None:
-        self.parts.journal.record(self._update(change))
+        self.context.journal.record(self._update(change))
 
 
 def carry_out(run: Run, body: Callable[[Run], Outcome]) -> None:
     """Run an operation's body to its end: the top of its thread. Whatever happens, the operation ends and its claims go back."""
-    clock = run.parts.clock
+    clock = run.context.clock
     try:
         outcome = _guarded(run, body)
-        ended = run.parts.board.end(
+        ended = run.context.state_store.end(
             run.id, lambda o: o.closed(outcome.state, clock(), outcome.message, running=StepState.SKIPPED)
         )
     except Superseded:
         log.info("operation %s was taken over", run.id)
         return
-    run.parts.journal.record(ended)
+    run.context.journal.record(ended)
     log.info("operation %s (%s) ended: %s", ended.id, ended.kind, ended.state)
 
 
 def _guarded(run: Run, body: Callable[[Run], Outcome]) -> Outcome:
     try:
-        with run.parts.monitor.faster():
+        with run.context.monitor.faster():
             return body(run)
     except Superseded:
         raise

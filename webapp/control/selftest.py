@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from webapp.control.context import Context, Sandbox, total_or_none
 from webapp.control.contract import ControllerApi, Question
-from webapp.control.parts import Parts, Sandbox, total_or_none
 from webapp.control.run import Outcome, Run
 from webapp.control.unloading import READING_TIMEOUT_S
 from webapp.domain.instance import Instance, InstanceState
@@ -107,7 +107,7 @@ class SelfTest:
             self._check(CheckName.MEMORY, self._memory)
             self._check(CheckName.STATE, self._state)
             self._check(CheckName.ADVICE, self._advice)
-            self._check(CheckName.VLLM, lambda: judge_vllm(self.run.parts.mode_problems()[Mode.VLLM]))
+            self._check(CheckName.VLLM, lambda: judge_vllm(self.run.context.mode_problems()[Mode.VLLM]))
             self._beside()
             worst = worst_of(self._checks)
             note.message = Message("selftest_checked", {"count": len(self._checks)})
@@ -127,9 +127,9 @@ class SelfTest:
         params = {"check": name.value}
         self.run.tell(StepName.CHECKS, Message("selftest_checking", params), len(self._checks) / len(CheckName))
         self.run.check()
-        began = self.run.parts.monotonic()
+        began = self.run.context.monotonic()
         judged = _judged(look)
-        self._note(name, judged, self.run.parts.monotonic() - began)
+        self._note(name, judged, self.run.context.monotonic() - began)
         return judged.mark is not CheckMark.FAILED
 
     def _note(self, name: CheckName, judged: Judged, seconds: float) -> None:
@@ -139,17 +139,17 @@ class SelfTest:
     # What is looked at
 
     def _memory(self) -> Judged:
-        parts = self.run.parts
-        samples = [parts.monitor.fresh(READING_TIMEOUT_S) for _ in range(READINGS)]
-        witnesses = {} if parts.sandboxes is None else parts.sandboxes.witnesses()
-        return judge_memory(samples, parts.monitor.age_s(), parts.settings.stale_after_s, witnesses)
+        context = self.run.context
+        samples = [context.monitor.fresh(READING_TIMEOUT_S) for _ in range(READINGS)]
+        witnesses = {} if context.sandboxes is None else context.sandboxes.witnesses()
+        return judge_memory(samples, context.monitor.age_s(), context.settings.stale_after_s, witnesses)
 
     def _state(self) -> Judged:
-        parts = self.run.parts
-        parts.journal.record(self.run.operation)
-        kept = _is_kept(parts, self.run.id)
-        facts = state_facts(parts.settings.state_dir, kept=kept)
-        return judge_state(facts if kept else replace(facts, store_problem=parts.keeper.trouble))
+        context = self.run.context
+        context.journal.record(self.run.operation)
+        kept = _is_kept(context, self.run.id)
+        facts = state_facts(context.settings.state_dir, kept=kept)
+        return judge_state(facts if kept else replace(facts, store_problem=context.keeper.trouble))
 
     def _advice(self) -> Judged:
         shown = self.recommend()
@@ -160,15 +160,17 @@ class SelfTest:
     # What is tried beside
 
     def _beside(self) -> None:
-        parts = self.run.parts
-        assert parts.sandboxes is not None, "a sandbox has none of its own"
+        context = self.run.context
+        assert context.sandboxes is not None, "a sandbox has none of its own"
         try:
-            with parts.sandboxes.open(self._limit_bytes()) as sandbox:
+            with context.sandboxes.open(self._limit_bytes()) as sandbox:
                 self._try(sandbox)
         except AlreadyRunning:
             self._cut(warning(Message("selftest_elsewhere"), Message("selftest_advice_later")))
         except SandboxFailed as exc:
-            self._cut(failed(exc.message, Message("selftest_advice_state", {"folder": str(parts.settings.state_dir)})))
+            self._cut(
+                failed(exc.message, Message("selftest_advice_state", {"folder": str(context.settings.state_dir)}))
+            )
 
     def _cut(self, judged: Judged) -> None:
         """Note why the sandbox failed: in the place of what could not be tried, or as a line when everything was."""
@@ -186,7 +188,7 @@ class SelfTest:
             self._note(name, Judged(CheckMark.SKIPPED, seen), 0.0)
 
     def _limit_bytes(self) -> int:
-        sample, policy = self.run.parts.monitor.latest(), self.run.parts.policy
+        sample, policy = self.run.context.monitor.latest(), self.run.context.policy
         totals = [0] if sample is None else [r.total_bytes or 0 for r in sample.readings]
         return max(policy.reserve_on(total) for total in [*totals, 0]) + ALLOWANCE_BYTES
 
@@ -233,7 +235,7 @@ class SelfTest:
         """
         planned = self._beside_all(model, None)
         try:
-            self.run.parts.board.claim(self.run.id, (planned,))
+            self.run.context.state_store.claim(self.run.id, (planned,))
         except Busy as exc:
             raise _Ends(warning(exc.message, Message("selftest_advice_later"))) from exc
         device = self._beside_all(model, (planned,))  # once more: nobody else changes the device from now on
@@ -241,8 +243,8 @@ class SelfTest:
         return device
 
     def _beside_all(self, model: CachedModel, devices: tuple[str, ...] | None) -> str:
-        parts = self.run.parts
-        world = replace(parts.world(parts.monitor.fresh(READING_TIMEOUT_S)), models={model.id: model})
+        context = self.run.context
+        world = replace(context.world(context.monitor.fresh(READING_TIMEOUT_S)), models={model.id: model})
         request = SwitchRequest(Mode.TRANSFORMERS, model.id, SECOND, devices, keep_others=True)
         plan = plan_switch(request, world)
         if plan.refusal is not None:
@@ -278,9 +280,9 @@ class SelfTest:
         assert self.loaded is not None
         answer = _Answer(sandbox.controller, self.loaded.id)
         answer.start()
-        deadline = self.run.parts.monotonic() + ANSWER_S
+        deadline = self.run.context.monotonic() + ANSWER_S
         while answer.is_alive():
-            if self.run.parts.monotonic() > deadline:
+            if self.run.context.monotonic() > deadline:
                 raise GenerationFailed(model=self.loaded.model_id, detail=f"no answer within {ANSWER_S:.0f} s")
             self.run.wait(POLL_S)
         if answer.error is not None:
@@ -380,10 +382,10 @@ def _given(operation: Operation) -> Given:
     )
 
 
-def _is_kept(parts: Parts, operation_id: str) -> bool:
+def _is_kept(context: Context, operation_id: str) -> bool:
     """Whether the operation can be read from the store again."""
     with suppress(StoreUnavailable):
-        return parts.journal.flush(STORE_S) and parts.journal.find(operation_id) is not None
+        return context.journal.flush(STORE_S) and context.journal.find(operation_id) is not None
     return False
 
 

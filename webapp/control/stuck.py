@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from webapp.control.parts import Parts
+from webapp.control.context import Context
 from webapp.control.run import Outcome, Run
 from webapp.control.unloading import LastLook, end_instances, removed_outcome, unload_outcome
 from webapp.domain.instance import Instance, InstanceState
@@ -32,15 +32,15 @@ class _Try:
 class StuckInstances:
     """Decides when an instance that is over is tried again. Used by the watcher's thread alone."""
 
-    def __init__(self, parts: Parts, unload: Callable[[Instance], object]) -> None:
+    def __init__(self, context: Context, unload: Callable[[Instance], object]) -> None:
         """``unload`` begins the operation and may raise what refuses it."""
-        self._parts = parts
+        self._context = context
         self._unload = unload
         self._tries: dict[str, _Try] = {}
 
     def look(self, over: Collection[str]) -> None:
         """Begin to clear away what is ``over``; what is claimed by an operation waits for another round."""
-        state, now = self._parts.board.state, self._parts.monotonic()
+        state, now = self._context.state_store.state, self._context.monotonic()
         stuck = {i.id: i for i in state.instances.values() if i.state is InstanceState.STUCK}
         self._tries = {name: tried for name, tried in self._tries.items() if name in state.instances}
         for name in sorted(stuck.keys() & set(over)):
@@ -65,8 +65,8 @@ def clear_stuck(run: Run, instance_id: str) -> Outcome:
         UnknownInstance: it has left the list meanwhile.
         StopFailed: a process of it lives still.
     """
-    parts = run.parts
-    instance = parts.board.state.instances.get(instance_id)
+    context = run.context
+    instance = context.state_store.state.instances.get(instance_id)
     if instance is None:
         raise UnknownInstance(instance=instance_id)
     try:
@@ -74,7 +74,7 @@ def clear_stuck(run: Run, instance_id: str) -> Outcome:
     except IdleUsedAgain as exc:
         return Outcome(OperationState.CANCELLED, exc.message)
     gone = Message("stuck_cleared", {"model": instance.model_id})
-    parts.leases.tell(instance.owner, gone)
+    context.leases.tell(instance.owner, gone)
     outcome = unload_outcome(instance.model_id, receipts) if receipts else Outcome(OperationState.SUCCEEDED, gone)
     return removed_outcome(run, outcome)
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from webapp.control import postmortem
 from webapp.control.cleaning import reap
+from webapp.control.context import launch_devices, new_id, total_or_none
 from webapp.control.grace import give_grace
 from webapp.control.launching import launch_undisturbed, measure
 from webapp.control.leases import in_use, lease_of, refuse_kept
-from webapp.control.parts import launch_devices, new_id, total_or_none
 from webapp.control.restoring import names, restore, restored_message
 from webapp.control.run import Outcome, Run, Undone
 from webapp.control.unloading import (
@@ -77,7 +77,7 @@ class Switch:
 
     def carry_out(self, run: Run) -> Outcome:
         """Do it: the body of a ``switch`` operation. Raises WardenError; ``undo`` then puts things back."""
-        began = run.parts.monotonic()
+        began = run.context.monotonic()
         run.undo = self.undo
         try:
             with run.step(StepName.PLAN) as note:
@@ -97,7 +97,7 @@ class Switch:
         except Exception:
             self._give_up_prepared()
             raise
-        seconds = round(run.parts.monotonic() - began, 2)
+        seconds = round(run.context.monotonic() - began, 2)
         with run.step(StepName.READY) as note:
             note.message = Message("ready_after", {"seconds": seconds})
         with run.step(StepName.MEASURE) as note:
@@ -110,8 +110,8 @@ class Switch:
 
         Raises LaunchBlocked, EngineUnavailable: nothing is unloaded then.
         """
-        parts, model_id = self.run.parts, self.plan.request.model_id
-        sample, model = parts.monitor.latest(), parts.world().models.get(model_id)
+        context, model_id = self.run.context, self.plan.request.model_id
+        sample, model = context.monitor.latest(), context.world().models.get(model_id)
         if model is None:
             raise UnknownModel(model=model_id)
         self._reach_what_goes()
@@ -126,10 +126,10 @@ class Switch:
     def _reach_what_goes(self) -> None:
         """What could be neither ended in order nor brought back stays, unless nobody wants it back. Raises EngineUnavailable."""
         if self.plan.request.restore_on_failure:
-            listed = self.run.parts.board.state.instances
+            listed = self.run.context.state_store.state.instances
             going = [listed[e.instance_id] for e in self.plan.unload if e.instance_id in listed]
             for mode in {instance.mode for instance in going if instance.state in ANSWERING}:
-                self.run.parts.runtimes[mode].reach()
+                self.run.context.runtimes[mode].reach()
 
     def _give_up_prepared(self) -> None:
         """Remove what was prepared for a launch that will not be made; one that was made has removed its own."""
@@ -144,19 +144,19 @@ class Switch:
 
     @property
     def _runtime(self) -> Runtime:
-        return self.run.parts.runtimes[self.plan.request.mode]
+        return self.run.context.runtimes[self.plan.request.mode]
 
     def _launch(self, spec: LaunchSpec) -> Instance:
         """Launch; where memory is the reason that it fails, the operation keeps how that came about."""
         self._spec_launched = spec
         try:
-            lease = lease_of(self.plan.request, self.run.parts.clock())
+            lease = lease_of(self.plan.request, self.run.context.clock())
             return launch_undisturbed(self.run, self.plan.request.mode, spec, self._spec_once_more, lease=lease)
         except postmortem.MEMORY_ERRORS as exc:
             step = self.run.operation.current_step
             said = None if step is None else step.message
             assert self._spec_launched is not None
-            report = postmortem.of_launch(self.run.parts, self.plan.request, self._spec_launched, exc, said)
+            report = postmortem.of_launch(self.run.context, self.plan.request, self._spec_launched, exc, said)
             self.run.change(post_mortem=report)
             raise
 
@@ -178,15 +178,15 @@ class Switch:
 
     def _unload(self) -> None:
         """Unload what the plan names, and nothing else."""
-        parts = self.run.parts
-        listed = parts.board.state.instances
+        context = self.run.context
+        listed = context.state_store.state.instances
         going = tuple(listed[e.instance_id] for e in self._still_needed() if e.instance_id in listed)
         if not going:
             self.run.skip(StepName.UNLOAD, StepName.SETTLE)
             return
         look = LastLook(self._refuse_kept, self._taken)
-        refuse_now(parts, going, look)
-        self.before = take_stock(parts, going)
+        refuse_now(context, going, look)
+        self.before = take_stock(context, going)
         self._owe(going)
         self.receipts = end_instances(self.run, going, look, self.before)
 
@@ -197,7 +197,7 @@ class Switch:
         """
         if self.run.operation.grace is None:
             return self.plan.unload
-        again = self._plan_anew(self.run.parts.world())
+        again = self._plan_anew(self.run.context.world())
         needed = {eviction.instance_id for eviction in again.unload}
         return tuple(e for e in self.plan.unload if not e.is_others or e.instance_id in needed)
 
@@ -217,7 +217,7 @@ class Switch:
     def _refuse_kept(self, instance: Instance) -> None:
         """Ask once more whether what goes may go. Raises InstanceLeased, InstanceInUse."""
         request, actor = self.plan.request, self.run.operation.actor
-        refuse_kept(instance, actor, self.run.parts.clock(), override=request.override_reason is not None)
+        refuse_kept(instance, actor, self.run.context.clock(), override=request.override_reason is not None)
         if instance.in_flight and instance.is_live and not request.interrupt_busy:
             raise in_use(instance)
 
@@ -228,7 +228,7 @@ class Switch:
         """
         if self.plan.request.restore_on_failure:
             owed = tuple(Evicted.of(instance) for instance in going if instance.state in ANSWERING)
-            self.run.parts.journal.keep(self.run.change(to_restore=owed), in_request=False)
+            self.run.context.journal.keep(self.run.change(to_restore=owed), in_request=False)
 
     def _taken(self, instances: tuple[Instance, ...]) -> None:
         """Keep what a rollback brings back, on the terms of this moment, and tell whose it is."""
@@ -236,7 +236,7 @@ class Switch:
         changes: dict[str, object] = {"evicted": tuple(evicted.model_id for evicted in self.evicted)}
         if self.plan.request.restore_on_failure:
             changes["to_restore"] = self.evicted
-        self.run.parts.journal.record(self.run.change(**changes))
+        self.run.context.journal.record(self.run.change(**changes))
         note_others(self.run, instances, self.plan.request.override_reason, self.plan.request.model_id)
 
     def _clean(self) -> None:
@@ -244,10 +244,10 @@ class Switch:
         if not self.evicted:
             self.run.skip(StepName.CLEAN)
             return
-        parts = self.run.parts
+        context = self.run.context
         with self.run.step(StepName.CLEAN) as note:
             modes = {evicted.mode for evicted in self.evicted}
-            found = reap(parts, [parts.runtimes[mode] for mode in modes])
+            found = reap(context, [context.runtimes[mode] for mode in modes])
             self.run.add_findings(*found)
             asked = [finding for finding in found if finding.message.code != UNREACHABLE]
             note.message = Message("reaped", {"count": len(asked)})
@@ -280,16 +280,16 @@ class Switch:
 
     def _fresh_world(self) -> World:
         """All that a plan depends on, by a fresh reading. Raises DeviceUnreadable."""
-        parts = self.run.parts
-        sample = parts.monitor.fresh(READING_TIMEOUT_S)
+        context = self.run.context
+        sample = context.monitor.fresh(READING_TIMEOUT_S)
         if sample is None:
-            raise DeviceUnreadable(device=self.plan.devices[0].device_id, age_s=parts.monitor.age_s())
-        return parts.world(sample)
+            raise DeviceUnreadable(device=self.plan.devices[0].device_id, age_s=context.monitor.age_s())
+        return context.world(sample)
 
     def _spec_once_more(self) -> LaunchSpec:
         """Return what a second start launches: checked again, on the same devices, under an id of its own."""
         self.instance_id = new_id()
-        self.run.parts.journal.record(self.run.change(instance_id=self.instance_id))
+        self.run.context.journal.record(self.run.change(instance_id=self.instance_id))
         _, self._spec_launched = self._plan_again()
         return self._spec_launched
 
@@ -312,7 +312,7 @@ class Switch:
 
         What was told to end and is listed still stays owed: it is loaded again on a click, once its end is proved.
         """
-        gone = tuple(e for e in self.evicted if e.instance_id not in self.run.parts.board.state.instances)
+        gone = tuple(e for e in self.evicted if e.instance_id not in self.run.context.state_store.state.instances)
         self.run.change(to_restore=self.evicted if self.plan.request.restore_on_failure else ())
         if not gone:
             return None if self.evicted else Undone(Message("nothing_changed"))

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from webapp.control.context import Context, side_by_side, total_or_none
 from webapp.control.grace import give_grace
 from webapp.control.leases import refuse_kept
-from webapp.control.parts import Parts, side_by_side, total_or_none
 from webapp.control.run import Outcome, Run, Undone
 from webapp.control.settle import Settled, Stock, settle, stock_by_device
 from webapp.domain.idle import idle_unload_in
@@ -66,9 +66,9 @@ def unload(run: Run, instance_id: str, override_reason: str | None = None) -> Ou
         InstanceLeased, InstanceInUse: it is another person's, and there is no ``override_reason``.
         StopFailed: a process survived every signal.
     """
-    parts, actor, override = run.parts, run.operation.actor, override_reason is not None
+    context, actor, override = run.context, run.operation.actor, override_reason is not None
     look = LastLook(
-        refuse=lambda instance: refuse_kept(instance, actor, parts.clock(), override=override),
+        refuse=lambda instance: refuse_kept(instance, actor, context.clock(), override=override),
         taken=lambda instances: note_others(run, instances, override_reason),
     )
     give_grace(run)
@@ -78,7 +78,7 @@ def unload(run: Run, instance_id: str, override_reason: str | None = None) -> Ou
 def unload_idle(run: Run, instance_id: str) -> Outcome:
     """Unload one instance that nobody has used for long, unless that has changed a moment ago. Raises as ``unload`` does."""
     look = LastLook(
-        refuse=lambda instance: _refuse_used(run.parts, instance),
+        refuse=lambda instance: _refuse_used(run.context, instance),
         taken=lambda instances: _note_idle(run, instances),
     )
     try:
@@ -87,34 +87,34 @@ def unload_idle(run: Run, instance_id: str) -> Outcome:
         return Outcome(OperationState.CANCELLED, exc.message)
 
 
-def _refuse_used(parts: Parts, instance: Instance) -> None:
+def _refuse_used(context: Context, instance: Instance) -> None:
     """Raises IdleUsedAgain."""
-    now = parts.clock()
-    quiet = parts.idleness.quiet(instance, now)
-    left_s = idle_unload_in(instance, parts.settings.idle_unload_minutes, quiet, now)
+    now = context.clock()
+    quiet = context.idleness.quiet(instance, now)
+    left_s = idle_unload_in(instance, context.settings.idle_unload_minutes, quiet, now)
     if left_s is None or left_s > 0 or instance.pending is not None:
         raise IdleUsedAgain(model=instance.model_id)
 
 
 def _note_idle(run: Run, instances: Sequence[Instance]) -> None:
     for instance in instances:
-        idle_s = round(run.parts.idleness.quiet(instance, run.parts.clock()).unused_s, 1)
+        idle_s = round(run.context.idleness.quiet(instance, run.context.clock()).unused_s, 1)
         told: dict[str, Param] = {"model": instance.model_id, "idle_s": idle_s}
         run.add_findings(Finding(Message("unloaded_idle", told)))
-        run.parts.leases.tell(instance.owner, Message("unloaded_idle", told))
+        run.context.leases.tell(instance.owner, Message("unloaded_idle", told))
 
 
-def refuse_now(parts: Parts, instances: Sequence[Instance], look: LastLook) -> None:
+def refuse_now(context: Context, instances: Sequence[Instance], look: LastLook) -> None:
     """Refuse early, before anything is waited for: the last look comes where they are taken. Raises what ``look`` refuses with."""
-    probes = _probes(parts, instances)
+    probes = _probes(context, instances)
     for instance in instances:
         look.refuse(_as_probed(instance, probes))
 
 
-def _probes(parts: Parts, instances: Sequence[Instance]) -> Mapping[str, Probe]:
+def _probes(context: Context, instances: Sequence[Instance]) -> Mapping[str, Probe]:
     """Ask those that answer what they do now, since the list may be a second old; of one that says nothing the list counts."""
     ready = [instance for instance in instances if instance.state is InstanceState.READY]
-    results = side_by_side(lambda i: parts.runtime(i).probe(i.id), ready, "in-use")
+    results = side_by_side(lambda i: context.runtime(i).probe(i.id), ready, "in-use")
     return {i.id: probe for i, probe in zip(ready, results, strict=True) if isinstance(probe, Probe)}
 
 
@@ -134,7 +134,7 @@ def note_others(run: Run, instances: Sequence[Instance], reason: str | None, new
 
 def _note_taken(run: Run, instance: Instance, reason: str | None, new_model: str | None) -> None:
     """Tell the owner of ``instance`` that another person takes its memory; keep that in the operation where it was against his will."""
-    now, actor = run.parts.clock(), run.operation.actor
+    now, actor = run.context.clock(), run.operation.actor
     params: dict[str, Param] = {"model": instance.model_id, "actor": actor, "owner": instance.owner}
     held = instance.is_foreign_to(actor) and (instance.lease.runs(now) or instance.may_be_busy)
     if reason is not None and held:
@@ -144,19 +144,19 @@ def _note_taken(run: Run, instance: Instance, reason: str | None, new_model: str
         message = Message("unloaded_by", params)
     else:
         message = Message("unloaded_for", {**params, "new_model": new_model})
-    run.parts.leases.tell(instance.owner, message)
+    run.context.leases.tell(instance.owner, message)
 
 
 def _listed(run: Run, instance_id: str) -> Instance:
-    instance = run.parts.board.state.instances.get(instance_id)
+    instance = run.context.state_store.state.instances.get(instance_id)
     if instance is None:
         raise UnknownInstance(instance=instance_id)
     return instance
 
 
 def _unload(run: Run, instance: Instance, look: LastLook) -> Outcome:
-    refuse_now(run.parts, (instance,), look)
-    run.undo = lambda: _cut_short(run.parts, instance)
+    refuse_now(run.context, (instance,), look)
+    run.undo = lambda: _cut_short(run.context, instance)
     receipts = end_instances(run, (instance,), look)
     if not instance.is_live:
         outcome = Outcome(OperationState.SUCCEEDED, Message("dead_removed", {"model": instance.model_id}))
@@ -165,9 +165,9 @@ def _unload(run: Run, instance: Instance, look: LastLook) -> Outcome:
     return removed_outcome(run, outcome)
 
 
-def _cut_short(parts: Parts, instance: Instance) -> Undone | None:
+def _cut_short(context: Context, instance: Instance) -> Undone | None:
     """What to say when it was cancelled or refused: a process that was told to end does not come back."""
-    listed = parts.board.state.instances.get(instance.id)
+    listed = context.state_store.state.instances.get(instance.id)
     if listed is None:
         return Undone(Message("unloaded_not_waited", {"model": instance.model_id}))
     was_told = listed.state in (InstanceState.STOPPING, InstanceState.STUCK)
@@ -211,9 +211,9 @@ def end_instances(
         WardenError: what ``look`` refuses with.
         StopFailed: a process survived every signal; the instance stays listed as stuck.
     """
-    parts = run.parts
+    context = run.context
     with run.step(StepName.UNLOAD) as note:
-        before = before or take_stock(parts, instances)
+        before = before or take_stock(context, instances)
         _take(run, before.instances, look)
         results = _stop(run, before.instances)
         note.message = Message("stopped", {"models": _names(instances), "stage": _hardest(results).value})
@@ -228,9 +228,9 @@ def end_instances(
     return receipts
 
 
-def take_stock(parts: Parts, instances: Sequence[Instance]) -> Before:
+def take_stock(context: Context, instances: Sequence[Instance]) -> Before:
     """Read what the devices have free and what the instances hold on them; without a reading of now nothing is known."""
-    sample = parts.monitor.fresh(READING_TIMEOUT_S)
+    sample = context.monitor.fresh(READING_TIMEOUT_S)
     held: dict[str, int] = {}
     own: dict[str, int | None] = {}
     for instance in instances:
@@ -270,15 +270,15 @@ def _take(run: Run, instances: Sequence[Instance], look: LastLook) -> None:
 
     A reading was waited for since the operation was accepted: somebody may have begun to ask, or been told that the model stays.
     """
-    parts = run.parts
-    probes = _probes(parts, instances)
+    context = run.context
+    probes = _probes(context, instances)
     ids = [instance.id for instance in instances]
-    taken = parts.board.stop(ids, lambda listed: look.refuse(_as_probed(listed, probes)), operation_id=run.id)
+    taken = context.state_store.stop(ids, lambda listed: look.refuse(_as_probed(listed, probes)), operation_id=run.id)
     look.taken(tuple(_as_probed(instance, probes) for instance in taken))
 
 
 def _stop(run: Run, instances: Sequence[Instance]) -> list[StopResult]:
-    parts = run.parts
+    context = run.context
     stages: dict[str, StopStage] = {}
 
     def on_stage(instance: Instance, stage: StopStage) -> None:
@@ -286,11 +286,11 @@ def _stop(run: Run, instances: Sequence[Instance]) -> list[StopResult]:
         run.tell(StepName.UNLOAD, stop_message(stage, instance.model_id, in_container=instance.mode is Mode.VLLM))
 
     def stop(instance: Instance) -> StopResult:
-        return parts.runtime(instance).terminate(instance.id, on_stage=lambda stage: on_stage(instance, stage))
+        return context.runtime(instance).terminate(instance.id, on_stage=lambda stage: on_stage(instance, stage))
 
     results = side_by_side(stop, instances, "stop")
     for instance, result in zip(instances, results, strict=True):
-        note_stop(parts, instance, result)
+        note_stop(context, instance, result)
     errors = [result for result in results if isinstance(result, Exception)]
     if errors:
         raise errors[0]
@@ -310,16 +310,16 @@ def not_removed(instance: Instance) -> Finding:
     return Finding(Message(NOT_REMOVED, {"model": instance.model_id, "name": f"warden-{instance.id}"}), ok=False)
 
 
-def note_stop(parts: Parts, instance: Instance, result: StopResult | Exception) -> None:
+def note_stop(context: Context, instance: Instance, result: StopResult | Exception) -> None:
     """A stopped instance leaves the list; one that is not proved to be gone stays on it as stuck."""
     if isinstance(result, Superseded):
         return  # the emergency ends it, and says how
     if isinstance(result, StopResult) and not result.survivors:
-        parts.board.remove(instance.id)
+        context.state_store.remove(instance.id)
         return
     problem = Message("stop_unproved") if isinstance(result, Exception) else _survivor_error(instance, result).message
     try:
-        parts.board.change(instance.id, lambda i: replace(i, state=InstanceState.STUCK, problem=problem))
+        context.state_store.change(instance.id, lambda i: replace(i, state=InstanceState.STUCK, problem=problem))
     except UnknownInstance:
         log.info("%s has left the list meanwhile", instance.id)
 
@@ -340,7 +340,7 @@ def settle_receipts(run: Run, before: Before, step: StepName = StepName.SETTLE) 
 
     A device without a reading from before has nothing to compare with: its receipt says that it is unknown, at once.
     """
-    parts = run.parts
+    context = run.context
     wanted = {d: held for d, held in before.held_bytes.items() if held > 0}
     expected = {d: held for d, held in wanted.items() if d in before.stock}
     unknown = tuple(
@@ -351,16 +351,16 @@ def settle_receipts(run: Run, before: Before, step: StepName = StepName.SETTLE) 
     if not expected:
         return unknown
     settled = settle(
-        parts.monitor,
+        context.monitor,
         before.stock,
         expected,
-        parts.settle_policy,
+        context.settle_policy,
         leaving=before.leaving,
-        clock=parts.monotonic,
+        clock=context.monotonic,
         wait=run.wait,
         on_slow=lambda: run.tell(step, Message("settle_slow")),
     )
-    sample = parts.monitor.latest()
+    sample = context.monitor.latest()
     return (*(_receipt(result, before, sample) for result in settled), *unknown)
 
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from webapp.control.audit import ticket_started
+from webapp.control.context import Context, new_id
 from webapp.control.elapsed import Elapsed
 from webapp.control.keeping import not_stored
-from webapp.control.parts import Parts, new_id
 from webapp.control.pausing import Pause
 from webapp.domain.instance import InstanceState
 from webapp.domain.operation import Operation, OperationState
@@ -83,18 +83,18 @@ class Calls:
 class Waiting:
     """Holds the tickets, and the thread that looks at them. Every change is decided and made in one locked block."""
 
-    def __init__(self, parts: Parts, calls: Calls) -> None:
-        self._parts = parts
+    def __init__(self, context: Context, calls: Calls) -> None:
+        self._context = context
         self._calls = calls
         self._lock = threading.Lock()
         self._tickets: dict[str, Ticket] = {}
         self._pending: frozenset[str] = frozenset()
         """Tickets that are not in the store yet: they have their place, and nobody sees or starts them."""
-        self._are_read = parts.tickets is None
+        self._are_read = context.tickets is None
         """Whether what an earlier Warden left was read; until then there is no next number."""
         self._left: Pause | None = None
         """An emergency's pause of what an earlier Warden left, until that is read."""
-        self._elapsed = Elapsed(parts.monotonic)
+        self._elapsed = Elapsed(context.monotonic)
         self._recorded: frozenset[tuple[str, str]] = frozenset()
         """Defects that are in the log already, by ticket and kind: a look comes every second."""
         self._line = Line()
@@ -142,8 +142,8 @@ class Waiting:
         """Take up what an earlier Warden left, once. Raises StoreUnavailable."""
         if self._are_read:
             return
-        assert self._parts.tickets is not None
-        kept = self._parts.tickets.tickets()
+        assert self._context.tickets is not None
+        kept = self._context.tickets.tickets()
         with self._lock:
             self._tickets = {**{ticket.id: self._taken_up(ticket) for ticket in kept}, **self._tickets}
             self._are_read = True
@@ -154,10 +154,10 @@ class Waiting:
     def _taken_up(self, ticket: Ticket) -> Ticket:
         """Go on with an earlier Warden's ticket; of its clock only the time of day is known, so a pause begins anew."""
         if ticket.is_open:
-            waited_s = max(0.0, self._parts.clock() - ticket.created_at)
+            waited_s = max(0.0, self._context.clock() - ticket.created_at)
             self._elapsed.note((ticket.id, "waits"), None, waited_s)
         if ticket.not_before is not None:
-            ticket = replace(ticket, not_before=self._parts.monotonic() + self._pause_s(ticket.tries))
+            ticket = replace(ticket, not_before=self._context.monotonic() + self._pause_s(ticket.tries))
         cut_off = ticket.state is TicketState.STARTING and ticket.operation_id is None  # before it had an operation
         return ticket.to(TicketState.WAITING) if cut_off else ticket
 
@@ -165,8 +165,8 @@ class Waiting:
 
     def check(self, request: SwitchRequest, actor: str) -> None:
         """Refuse what ``take`` would refuse. Raises what ``check_admissible`` and ``check_place`` do."""
-        check_admissible(request, self._parts.world(actor=actor))
-        check_place(self._tickets.values(), request, actor, self._parts.settings.ticket_limit)
+        check_admissible(request, self._context.world(actor=actor))
+        check_place(self._tickets.values(), request, actor, self._context.settings.ticket_limit)
 
     def take(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
         """Take a ticket; it is in the store when this returns, and nowhere when this raises.
@@ -176,7 +176,7 @@ class Waiting:
             QueueFull, AlreadyWaiting: see ``check_place``.
             NotStored: it could not be kept, so it was not taken.
         """
-        check_admissible(request, self._parts.world(actor=actor))
+        check_admissible(request, self._context.world(actor=actor))
         try:
             self._read()
             ticket = self._enter(request, actor, starts_by_itself)
@@ -262,7 +262,7 @@ class Waiting:
     # Tickets
 
     def _enter(self, request: SwitchRequest, actor: str, starts_by_itself: bool) -> Ticket:
-        limit = self._parts.settings.ticket_limit
+        limit = self._context.settings.ticket_limit
         with self._lock:
             check_place(self._tickets.values(), request, actor, limit)
             ticket = Ticket(
@@ -270,7 +270,7 @@ class Waiting:
                 number=1 + max((ticket.number for ticket in self._tickets.values()), default=0),
                 request=request,
                 actor=actor,
-                created_at=self._parts.clock(),
+                created_at=self._context.clock(),
                 starts_by_itself=starts_by_itself,
             )
             self._tickets = {**self._tickets, ticket.id: ticket}
@@ -279,14 +279,14 @@ class Waiting:
 
     def _keep(self, ticket_id: str) -> None:
         """Write a ticket that its person has not been told of, as it is now. Raises NotStored."""
-        store = self._parts.tickets
+        store = self._context.tickets
 
         def write() -> None:
             with self._writing:
                 if store is not None and (ticket := self._tickets.get(ticket_id)) is not None:
                     store.save_ticket(ticket, ENDED_KEPT)
 
-        self._parts.keeper.now(write)
+        self._context.keeper.now(write)
 
     def _confirm(self, ticket_id: str) -> None:
         """Let a ticket that is in the store be seen and started."""
@@ -300,8 +300,8 @@ class Waiting:
             self._tickets = {key: value for key, value in self._tickets.items() if key != ticket_id}
             self._unsaved.pop(ticket_id, None)
             self._pending -= {ticket_id}
-        if (store := self._parts.tickets) is not None:
-            self._parts.keeper.later(f"ticket {ticket_id}", lambda: store.drop_ticket(ticket_id))
+        if (store := self._context.tickets) is not None:
+            self._context.keeper.later(f"ticket {ticket_id}", lambda: store.drop_ticket(ticket_id))
 
     def _open(self) -> tuple[Ticket, ...]:
         """The tickets that have their place, and that their people have been told of."""
@@ -382,13 +382,13 @@ class Waiting:
         """Judge every open ticket on one reading, tell whom that concerns, and make the line readable."""
         with self._looking:
             judged = {one.ticket.id: one for one in self._judge_line() if one.ticket.id not in self._pending}
-            now = self._parts.clock()
+            now = self._context.clock()
             self._each((one.ticket for one in judged.values()), lambda ticket: self._note(judged[ticket.id], now))
             return self._publish(judged.values())
 
     def _judge_line(self) -> tuple[Queued, ...]:
         """Judge every open ticket on one reading; one that its person has not been told of yet has its place, too."""
-        running, world = self._parts.board.state.running, self._parts.world()
+        running, world = self._context.state_store.state.running, self._context.world()
         return line_up(self._tickets.values(), lambda ticket, held: self._judge(ticket, held, world, running))
 
     def _judge(self, ticket: Ticket, held: frozenset[str], world: World, running: Mapping[str, Operation]) -> Judgement:
@@ -453,7 +453,7 @@ class Waiting:
         """What would be started now: as asked, on the devices that were found for it where that fits."""
         queued = self._queued(ticket.id)
         fitting = queued.request if queued.fits else None
-        return fitting or still_asked(ticket.request, self._parts.world())
+        return fitting or still_asked(ticket.request, self._context.world())
 
     def _start(self, one: Queued) -> None:
         """Start the ticket whose turn it is; what was taken back or paused while it was judged is left alone."""
@@ -471,13 +471,13 @@ class Waiting:
             self._record(ticket, exc)
             self._end(ticket.id, TicketState.FAILED, Message("unexpected"))  # else it is started again and again
         else:
-            self._parts.record(ticket_started(ticket, self._parts.clock(), operation.id))
+            self._context.record(ticket_started(ticket, self._context.clock(), operation.id))
             self._began(ticket.id, operation)
 
     def _may_start(self, ticket: Ticket) -> bool:
         """Whether its person may load models at this moment; who may not, the next look ends."""
         try:
-            return self._parts.may_switch(ticket.actor)
+            return self._context.may_switch(ticket.actor)
         except StoreUnavailable as exc:
             log.info("ticket %s is not started: %s", ticket.id, exc)
             return False
@@ -508,7 +508,7 @@ class Waiting:
 
     def _end(self, ticket_id: str, state: TicketState, outcome: Message | None = None) -> None:
         """End a ticket, unless it has ended already."""
-        now = self._parts.clock()
+        now = self._context.clock()
         with self._lock:
             ticket = self._tickets[ticket_id]
             if ticket.is_open:
@@ -540,7 +540,7 @@ class Waiting:
 
     def _runs(self, operation: Operation) -> bool:
         """Whether the model of an operation that was cut off is there all the same: ready models are adopted."""
-        instance = self._parts.board.state.instances.get(operation.instance_id or "")
+        instance = self._context.state_store.state.instances.get(operation.instance_id or "")
         return instance is not None and instance.state is InstanceState.READY
 
     def _come_back(self, ticket: Ticket, operation: Operation) -> None:
@@ -552,16 +552,16 @@ class Waiting:
         if tries >= MOST_TRIES:
             self._end(ticket.id, TicketState.FAILED, _without_log(operation))
             return
-        self._back(ticket.id, tries=tries, not_before=self._parts.monotonic() + self._pause_s(tries))
+        self._back(ticket.id, tries=tries, not_before=self._context.monotonic() + self._pause_s(tries))
         log.info("ticket %s waits on: operation %s found no room", ticket.id, operation.id)
 
     def _pause_s(self, tries: int) -> float:
-        settings = self._parts.settings
+        settings = self._context.settings
         return min(settings.cooldown_s * 2.0 ** (tries - 1), settings.cooldown_max_s)
 
     def _expire(self, ticket: Ticket) -> None:
         """End a ticket that has waited too long, or whose person was told and did not come."""
-        settings, elapsed = self._parts.settings, self._elapsed
+        settings, elapsed = self._context.settings, self._elapsed
         wait_s, waits, told = settings.ticket_wait_h * 3600, (ticket.id, "waits"), (ticket.id, "told")
         elapsed.note(waits, None)
         elapsed.note(told, ticket.told_at)
@@ -577,7 +577,7 @@ class Waiting:
 
     def _may_load_no_more(self, actor: str) -> bool:
         try:
-            return not self._parts.may_switch(actor)
+            return not self._context.may_switch(actor)
         except StoreUnavailable:
             return False  # asked again at the next look, and before a start
 
@@ -587,12 +587,12 @@ class Waiting:
             asked[ticket.actor] = self._may_load_no_more(ticket.actor)
         if not asked[ticket.actor]:
             return
-        now, why = self._parts.clock(), Message("ticket_without_right", {"actor": ticket.actor})
+        now, why = self._context.clock(), Message("ticket_without_right", {"actor": ticket.actor})
         if self._move(ticket, lambda t: t.ended(TicketState.FAILED, now, why)):
             log.info("ticket %s has ended: %s may load models no more", ticket.id, ticket.actor)
 
     def _expire_one(self, ticket: Ticket, outcome: Message) -> None:
-        now = self._parts.clock()
+        now = self._context.clock()
         if self._move(ticket, lambda t: t.ended(TicketState.EXPIRED, now, outcome)):
             log.info("ticket %s of %s has expired: %s", ticket.id, ticket.actor, outcome.code)
 
@@ -612,18 +612,18 @@ class Waiting:
             with self._lock:
                 left = {key: ticket for key, ticket in unsaved.items() if key not in written}
                 self._unsaved = {**left, **self._unsaved}
-            if self._parts.pause_mark is not None:
-                self._parts.pause_mark.clear(self._has_stored_all)
+            if self._context.pause_mark is not None:
+                self._context.pause_mark.clear(self._has_stored_all)
 
     def _has_stored_all(self) -> bool:
         """Whether the store has every ticket as it is, and all that an emergency has ended."""
-        return self._are_read and not self._unsaved and self._parts.journal.has_all
+        return self._are_read and not self._unsaved and self._context.journal.has_all
 
     def _is_written(self, ticket: Ticket) -> bool:
         """Write a ticket; False, and recorded, where that fails for this one alone. Raises StoreUnavailable."""
         try:
-            if self._parts.tickets is not None:
-                self._parts.tickets.save_ticket(ticket, ENDED_KEPT)
+            if self._context.tickets is not None:
+                self._context.tickets.save_ticket(ticket, ENDED_KEPT)
         except StoreUnavailable:
             raise
         except Exception as exc:  # noqa: BLE001 - one item of a loop; recorded

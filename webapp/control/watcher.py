@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from webapp.control.parts import Expired, Parts, held_by, side_by_side, within
+from webapp.control.context import Context, Expired, held_by, side_by_side, within
 from webapp.control.postmortem import explain
 from webapp.domain.instance import ANSWERING, Instance, InstanceState
 from webapp.errors import (
@@ -41,8 +41,8 @@ WATCHED = (*ANSWERING, InstanceState.STUCK)
 class Watcher:
     """The thread that keeps the listed instances true; ``each_round`` is called after each of its rounds and must not wait."""
 
-    def __init__(self, parts: Parts, each_round: Callable[[], None]) -> None:
-        self._parts = parts
+    def __init__(self, context: Context, each_round: Callable[[], None]) -> None:
+        self._context = context
         self._each_round = each_round
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -74,7 +74,7 @@ class Watcher:
 
     def age_s(self) -> float | None:
         """Seconds since the last full round; ``None`` before the first."""
-        return None if self._round_at is None else self._parts.monotonic() - self._round_at
+        return None if self._round_at is None else self._context.monotonic() - self._round_at
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -89,15 +89,15 @@ class Watcher:
 
     def look(self) -> None:
         """Make one round over the instances that are ready, silent or stuck."""
-        watched = [i for i in self._parts.board.state.instances.values() if i.state in WATCHED]
+        watched = [i for i in self._context.state_store.state.instances.values() if i.state in WATCHED]
         self._missed = {i.id: self._missed.get(i.id, 0) for i in watched}
-        results = side_by_side(lambda i: self._parts.runtime(i).probe(i.id), watched, "probe")
+        results = side_by_side(lambda i: self._context.runtime(i).probe(i.id), watched, "probe")
         looks = tuple(zip(watched, results, strict=True))
         self._over = frozenset(i.id for i, result in looks if i.state is InstanceState.STUCK and _is_over(result))
         for instance, result in looks:
             if instance.id not in self._over:
                 self._note(instance, result)
-        self._round_at = self._parts.monotonic()
+        self._round_at = self._context.monotonic()
 
     def look_again(self, instance_ids: Iterable[str]) -> None:
         """Look at instances that are in use as far as the list knows, until none is, for some tenths of a second at most."""
@@ -105,9 +105,9 @@ class Watcher:
 
         def look(expired: Expired) -> bool:
             for _ in range(LOOKS_AGAIN):
-                listed = self._parts.board.state.instances.values()
+                listed = self._context.state_store.state.instances.values()
                 busy = [i for i in listed if i.id in asked and i.may_be_busy and i.state in WATCHED]
-                results = side_by_side(lambda i: self._parts.runtime(i).probe(i.id), busy, "look")
+                results = side_by_side(lambda i: self._context.runtime(i).probe(i.id), busy, "look")
                 for instance, result in zip(busy, results, strict=True):
                     if isinstance(result, Probe):  # whatever else it says is for the next round
                         self._note(instance, result)
@@ -121,7 +121,7 @@ class Watcher:
         """Write what was seen, unless an operation has moved the instance on meanwhile."""
         if isinstance(result, Probe):
             self._missed[instance.id] = 0
-            measured = held_by(self._parts.monitor.latest(), instance)
+            measured = held_by(self._context.monitor.latest(), instance)
             self._change(instance, lambda i: _alive(i, result, measured))
         elif isinstance(result, WorkerSilent | WorkerGarbled | EngineUnavailable):
             self._missed[instance.id] += 1
@@ -132,12 +132,12 @@ class Watcher:
             if self._change(instance, lambda i: i.to(InstanceState.DEAD, problem=_why(i, result), in_flight=0)):
                 log.warning("%s (%s) has died: %s", instance.id, instance.model_id, result)
                 if isinstance(result, OutOfMemory):
-                    explain(self._parts, instance, result)
+                    explain(self._context, instance, result)
         elif not isinstance(result, WardenError):
             log.error("looking at %s failed", instance.id, exc_info=result)
 
     def _change(self, instance: Instance, change: Callable[[Instance], Instance]) -> bool:
-        return self._parts.board.change_in_state(instance.id, instance.state, change)
+        return self._context.state_store.change_in_state(instance.id, instance.state, change)
 
 
 def _is_over(result: Probe | Exception) -> bool:

@@ -19,7 +19,7 @@ from tests.unit.control.fakes import (
     FakeStore,
     model,
 )
-from webapp.control.board import Board
+from webapp.control.context import Context
 from webapp.control.controller import Controller
 from webapp.control.idleness import Idleness
 from webapp.control.journal import Journal
@@ -27,8 +27,8 @@ from webapp.control.keeping import Keeper
 from webapp.control.learning import Learning
 from webapp.control.leases import Leases
 from webapp.control.lock import StateLock
-from webapp.control.parts import Parts
 from webapp.control.pausing import PauseMark
+from webapp.control.state import StateStore
 from webapp.domain.audit import Entry
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation
@@ -56,12 +56,12 @@ class Bench:
         self.host = FakeHost(self.machine)
         self.catalog = FakeCatalog(model("lab/one"), model("lab/two"), model("lab/three"))
         self.store = FakeStore()
-        self.board = Board()
+        self.state_store = StateStore()
         self.recorded: list[Entry] = []
         self.keeper = Keeper(self.store, deadline_s=0.3, retry_s=0.05, drain_s=0.3)
-        self.parts = Parts(
+        self.context = Context(
             settings=settings,
-            board=self.board,
+            state_store=self.state_store,
             keeper=self.keeper,
             journal=Journal(self.store, self.keeper),
             monitor=self.monitor,
@@ -78,7 +78,7 @@ class Bench:
             clock=lambda: time.time() + self.later_s,
             monotonic=lambda: time.monotonic() + self.ahead_s,
         )
-        self.controller = Controller(self.parts, StateLock(settings.state_dir))
+        self.controller = Controller(self.context, StateLock(settings.state_dir))
 
     def at(self, seconds: float) -> None:
         """Let it be so many seconds after the start of the test, by both clocks; Warden looks every few of the last two minutes."""
@@ -104,7 +104,7 @@ class Bench:
         self.until(lambda: not self.controller.operation(operation.id).is_running)
         if (thread := self.thread_of(operation)) is not None:
             thread.join(10)
-        assert self.store.raises is not None or self.parts.journal.flush()
+        assert self.store.raises is not None or self.context.journal.flush()
         return self.controller.operation(operation.id)
 
     def thread_of(self, operation: Operation) -> threading.Thread | None:
@@ -129,7 +129,7 @@ class Bench:
     @property
     def loaded(self) -> list[str]:
         """The models on the list, with the memory that they hold known to be theirs."""
-        return sorted(i.model_id for i in self.board.state.instances.values())
+        return sorted(i.model_id for i in self.state_store.state.instances.values())
 
 
 @pytest.fixture

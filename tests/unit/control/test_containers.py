@@ -104,7 +104,7 @@ def test_docker_that_comes_back_while_a_launch_is_watched_does_not_fail_it(make_
 def test_server_that_is_in_no_state_to_start_it_sets_no_pause(bench: Bench, fault: str) -> None:
     bench.runtime.fails["lab/one"] = fault
     assert bench.load("lab/one").state is OperationState.FAILED
-    assert bench.board.state.cooldowns == {}
+    assert bench.state_store.state.cooldowns == {}
 
 
 def test_error_and_history_keep_the_last_lines_of_a_failed_start(bench: Bench) -> None:
@@ -194,7 +194,7 @@ def test_model_that_comes_back_may_be_disturbed_once_too(bench: Bench) -> None:
 def test_container_gets_a_receipt_as_a_worker_does(bench: Bench) -> None:
     bench.machine.own_kind = HolderKind.CONTAINER
     load_in_container(bench)
-    (instance,) = bench.board.state.instances.values()
+    (instance,) = bench.state_store.state.instances.values()
     operation = bench.wait(bench.controller.unload(instance.id, "maria"))
     (receipt,) = operation.receipts
     assert (receipt.freed_bytes, receipt.settled, receipt.others_bytes) == (gib(1), True, 0)
@@ -215,14 +215,14 @@ def test_container_is_evicted_for_a_worker_and_is_not_called_foreign(bench: Benc
 def test_unload_whose_container_stays_with_docker_is_a_warning_that_names_it(bench: Bench) -> None:
     load_in_container(bench)
     bench.vllm.keeps.add("lab/one")
-    (instance,) = bench.board.state.instances.values()
+    (instance,) = bench.state_store.state.instances.values()
     operation = bench.wait(bench.controller.unload(instance.id, "maria"))
     assert operation.state is OperationState.WARNING
     assert operation.receipts[0].settled
     (finding,) = operation.findings
     assert (finding.message.code, finding.ok) == ("container_not_removed", False)
     assert finding.message.params["name"] == f"warden-{instance.id}"
-    assert not bench.board.state.instances
+    assert not bench.state_store.state.instances
 
 
 def test_switch_away_from_a_container_that_stays_with_docker_is_a_warning(bench: Bench) -> None:
@@ -245,7 +245,7 @@ def test_emergency_says_what_has_ended_and_is_not_removed(bench: Bench) -> None:
 def test_clean_says_what_of_the_dead_docker_keeps(bench: Bench) -> None:
     load_in_container(bench)
     bench.vllm.fails["lab/one"] = "exited"
-    bench.until(lambda: [i.state for i in bench.board.state.instances.values()] == [InstanceState.DEAD])
+    bench.until(lambda: [i.state for i in bench.state_store.state.instances.values()] == [InstanceState.DEAD])
     bench.vllm.keeps.add("lab/one")
     operation = bench.wait(bench.controller.clean("maria"))
     assert operation.state is OperationState.WARNING
@@ -265,10 +265,10 @@ def test_what_ended_or_fell_silent_while_no_warden_ran_is_listed_as_that(make_be
     dead = replace(loaded(model("lab/one"), "dead", mode=Mode.VLLM), state=InstanceState.DEAD, problem=why)
     silent = replace(loaded(model("lab/two"), "silent", mode=Mode.VLLM), state=InstanceState.SILENT)
     bench.vllm.found = (Found(dead, adoptable=True), Found(silent, adoptable=True))
-    findings = reconcile(bench.parts).findings
+    findings = reconcile(bench.context).findings
     assert [(f.message.code, f.ok) for f in findings] == [("found_dead", False), ("adopted", True)]
     assert findings[0].message.params["reason"] == "container_exited"
-    states = {name: (i.state, i.adopted) for name, i in bench.board.state.instances.items()}
+    states = {name: (i.state, i.adopted) for name, i in bench.state_store.state.instances.items()}
     assert states == {"dead": (InstanceState.DEAD, True), "silent": (InstanceState.SILENT, True)}
 
 
@@ -278,15 +278,15 @@ def test_what_ended_or_fell_silent_while_no_warden_ran_is_listed_as_that(make_be
 def test_docker_that_is_away_does_not_make_a_model_dead(bench: Bench) -> None:
     load_in_container(bench)
     bench.vllm.fails["lab/one"] = "no_engine"
-    bench.until(lambda: [i.state for i in bench.board.state.instances.values()] == [InstanceState.SILENT])
+    bench.until(lambda: [i.state for i in bench.state_store.state.instances.values()] == [InstanceState.SILENT])
     bench.vllm.fails.clear()
-    bench.until(lambda: [i.state for i in bench.board.state.instances.values()] == [InstanceState.READY])
+    bench.until(lambda: [i.state for i in bench.state_store.state.instances.values()] == [InstanceState.READY])
 
 
 def test_container_that_has_ended_is_dead(bench: Bench) -> None:
     load_in_container(bench)
     bench.vllm.fails["lab/one"] = "exited"
-    bench.until(lambda: [i.state for i in bench.board.state.instances.values()] == [InstanceState.DEAD])
+    bench.until(lambda: [i.state for i in bench.state_store.state.instances.values()] == [InstanceState.DEAD])
 
 
 def test_hanging_docker_does_not_keep_an_emergency_from_ending_the_workers(make_bench: MakeBench) -> None:
@@ -302,7 +302,7 @@ def test_hanging_docker_does_not_keep_an_emergency_from_ending_the_workers(make_
     not_reached = [f.message.params["name"] for f in operation.findings if f.message.code == "not_reached"]
     assert not_reached == ["lab/one"]
     assert "runtime_unreachable" in codes(operation)
-    assert [i.state for i in bench.board.state.instances.values()] == [InstanceState.STUCK]
+    assert [i.state for i in bench.state_store.state.instances.values()] == [InstanceState.STUCK]
 
 
 def test_docker_that_is_away_keeps_a_switch_from_ending_what_it_could_not_bring_back(bench: Bench) -> None:
@@ -310,7 +310,9 @@ def test_docker_that_is_away_keeps_a_switch_from_ending_what_it_could_not_bring_
     bench.vllm.raises["reach"] = AWAY
     operation = bench.load("lab/two")
     assert (error_of(operation), outcome_of(operation)) == ("engine_unreachable", "nothing_changed")
-    assert [(i.model_id, i.state) for i in bench.board.state.instances.values()] == [("lab/one", InstanceState.READY)]
+    assert [(i.model_id, i.state) for i in bench.state_store.state.instances.values()] == [
+        ("lab/one", InstanceState.READY)
+    ]
     assert (bench.runtime.prepared, bench.runtime.launched) == (set(), [])
 
 
@@ -356,7 +358,7 @@ def test_docker_that_hangs_keeps_nobody_else_from_being_taken_in(make_bench: Mak
     bench = make_bench()
     bench.vllm.gates["discover"] = Gate()
     bench.runtime.found = (Found(loaded(model("lab/one"), "left"), adoptable=True),)
-    found = reconcile(bench.parts, discover_s=0.1)
+    found = reconcile(bench.context, discover_s=0.1)
     assert found.unanswered == (bench.vllm,)
     assert sorted(finding.message.code for finding in found.findings) == ["adopted", "runtime_unreachable"]
     assert bench.loaded == ["lab/one"]
@@ -365,7 +367,7 @@ def test_docker_that_hangs_keeps_nobody_else_from_being_taken_in(make_bench: Mak
 def test_server_without_docker_is_nothing_to_report(make_bench: MakeBench) -> None:
     bench = make_bench()
     bench.vllm.raises["discover"] = EngineMissing(socket="/run/docker.sock")
-    found = reconcile(bench.parts)
+    found = reconcile(bench.context)
     assert (found.findings, found.unanswered) == ((), (bench.vllm,))
 
 
@@ -382,7 +384,7 @@ def test_container_is_adopted_when_docker_comes_late(
     bench.vllm.raises.clear()
     bench.ahead_s = 60.0
     bench.until(lambda: bench.loaded == ["lab/one"])
-    assert bench.board.state.instances["left"].adopted
+    assert bench.state_store.state.instances["left"].adopted
 
 
 def test_late_docker_does_not_take_a_start_that_is_under_way_for_a_leftover(make_bench: MakeBench) -> None:

@@ -50,7 +50,7 @@ def steps(operation: Operation) -> dict[StepName, StepState]:
 def test_switch_loads_the_model_and_measures_it(bench: Bench) -> None:
     operation = bench.load("lab/one")
     assert operation.state is OperationState.SUCCEEDED
-    (instance,) = bench.board.state.instances.values()
+    (instance,) = bench.state_store.state.instances.values()
     assert (instance.state, instance.owner, instance.pid) == (InstanceState.READY, "ivan", 4242)
     assert instance.measured_bytes == {"gpu-0": gib(1)}
     assert steps(operation)[StepName.UNLOAD] is StepState.SKIPPED
@@ -196,8 +196,8 @@ def test_model_that_failed_cools_down_and_success_clears_it(bench: Bench) -> Non
         bench.controller.switch(bench.request("lab/two"), "ivan")
     assert refusal.value.params["failures"] == 1
     bench.load("lab/one")
-    assert "lab/two" in bench.board.state.cooldowns
-    bench.board.set_cooldown("lab/two", None)
+    assert "lab/two" in bench.state_store.state.cooldowns
+    bench.state_store.set_cooldown("lab/two", None)
     bench.runtime.fails.clear()
     assert bench.load("lab/two").state is OperationState.SUCCEEDED
 
@@ -246,7 +246,7 @@ def test_process_that_survives_stays_listed_as_stuck(bench: Bench) -> None:
     assert operation.state is OperationState.FAILED
     assert operation.error is not None
     assert (operation.error.code, operation.error.params["pid"]) == ("stop_failed", 4242)
-    assert bench.board.state.instances[instance_id].state is InstanceState.STUCK
+    assert bench.state_store.state.instances[instance_id].state is InstanceState.STUCK
     bench.runtime.survives.clear()
     assert bench.wait(bench.controller.unload(instance_id, "maria")).state is OperationState.SUCCEEDED
 
@@ -330,7 +330,7 @@ def test_emergency_during_a_launch_leaves_nothing(bench: Bench) -> None:
     bench.until(lambda: not any(switch.id in t.name for t in threading.enumerate()))
     assert not bench.runtime.alive
     assert not bench.machine.held
-    assert bench.board.state.claims == {}
+    assert bench.state_store.state.claims == {}
 
 
 def test_emergency_reports_what_survives_and_what_is_not_ours(bench: Bench) -> None:
@@ -359,7 +359,7 @@ def test_dead_model_is_noticed_and_cleaned_away(bench: Bench) -> None:
     instance_id = bench.load("lab/one").instance_id
     assert instance_id is not None
     bench.runtime.died.add(instance_id)
-    bench.until(lambda: bench.board.state.instances[instance_id].state is InstanceState.DEAD)
+    bench.until(lambda: bench.state_store.state.instances[instance_id].state is InstanceState.DEAD)
     with pytest.raises(NotReady):
         bench.controller.ask(instance_id, None)  # type: ignore[arg-type]
     bench.wait(bench.controller.clean("maria"))
@@ -370,7 +370,7 @@ def test_busy_model_is_evicted_only_on_purpose(bench: Bench) -> None:
     instance_id = bench.load("lab/one").instance_id
     assert instance_id is not None
     bench.runtime.in_flight["lab/one"] = 2
-    bench.board.change(instance_id, lambda i: replace(i, in_flight=2))
+    bench.state_store.change(instance_id, lambda i: replace(i, in_flight=2))
     with pytest.raises(InstanceInUse) as refusal:
         bench.controller.switch(bench.request("lab/two"), "ivan")
     assert refusal.value.params["in_flight"] == 2
@@ -382,7 +382,7 @@ def in_use_as_far_as_the_list_knows(bench: Bench) -> str:
     instance_id = bench.load("lab/one").instance_id
     assert instance_id is not None
     bench.controller._watcher.stop()
-    bench.board.change(instance_id, lambda i: replace(i, in_flight=1))
+    bench.state_store.change(instance_id, lambda i: replace(i, in_flight=1))
     return instance_id
 
 
@@ -486,7 +486,7 @@ def test_start_adopts_the_living_and_removes_the_broken(bench: Bench) -> None:
     )
     other.controller.start()
     try:
-        (instance,) = other.board.state.instances.values()
+        (instance,) = other.state_store.state.instances.values()
         assert (instance.id, instance.adopted) == ("alive", True)
         operation = other.controller.operation("cut")
         assert operation.state is OperationState.ABANDONED

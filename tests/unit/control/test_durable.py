@@ -175,7 +175,7 @@ def test_leases_that_cannot_be_read_at_the_start_are_read_later_and_written_over
 
 
 def test_a_switch_is_in_the_store_with_its_lease_before_its_answer(bench: Bench) -> None:
-    operation = bench.controller.switch(bench.request("lab/one", lease_until=bench.parts.clock() + HOUR), "maria")
+    operation = bench.controller.switch(bench.request("lab/one", lease_until=bench.context.clock() + HOUR), "maria")
     assert bench.store.saved[operation.id].is_running
     assert operation.instance_id is not None
     assert bench.store.terms[operation.instance_id].until is not None
@@ -185,8 +185,8 @@ def test_a_switch_is_in_the_store_with_its_lease_before_its_answer(bench: Bench)
 def test_a_switch_that_the_store_refuses_has_not_happened(bench: Bench) -> None:
     bench.store.raises = FULL
     with pytest.raises(NotStored):
-        bench.controller.switch(bench.request("lab/one", lease_until=bench.parts.clock() + HOUR), "maria")
-    state = bench.board.state
+        bench.controller.switch(bench.request("lab/one", lease_until=bench.context.clock() + HOUR), "maria")
+    state = bench.state_store.state
     assert (state.running, state.claims, state.pending, state.recent) == ({}, {}, frozenset(), ())
     assert bench.runtime.launched == []
     bench.store.raises = None
@@ -200,7 +200,7 @@ def test_a_switch_on_its_way_claims_and_is_shown_to_nobody(bench: Bench) -> None
     with held(bench) as gate, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(bench.controller.switch, bench.request("lab/one"), "maria")
         gate.wait_reached()
-        assert bench.board.state.claims
+        assert bench.state_store.state.claims
         assert bench.controller.snapshot().running == ()
         assert bench.runtime.launched == []
         gate.open()
@@ -213,7 +213,7 @@ def test_an_emergency_ends_a_switch_that_is_still_on_its_way(bench: Bench) -> No
         answer = pool.submit(bench.controller.switch, bench.request("lab/one"), "maria")
         gate.wait_reached()
         emergency = pool.submit(bench.controller.emergency, "ivan")
-        bench.until(lambda: bool(bench.board.state.recent))
+        bench.until(lambda: bool(bench.state_store.state.recent))
         gate.open()
         with pytest.raises(Superseded):
             answer.result()
@@ -281,7 +281,7 @@ def test_old_operations_are_dropped_after_the_days_of_the_setting(make_bench: Ca
     bench = make_bench(operation_days=2.0)
     bench.controller.start()
     bench.until(lambda: bool(bench.store.pruned))
-    assert bench.store.pruned[0] == pytest.approx(bench.parts.clock() - 2 * 86400, abs=30)
+    assert bench.store.pruned[0] == pytest.approx(bench.context.clock() - 2 * 86400, abs=30)
 
 
 def test_trouble_is_in_the_snapshot_and_in_the_health(bench: Bench) -> None:
@@ -316,7 +316,7 @@ def test_a_pause_that_the_store_could_not_take_counts_after_a_restart(
     assert second.store.waiting[ticket_id].paused_by is None
     second.controller.start()
     second.until(lambda: second.store.waiting[ticket_id].paused_by == "maria")
-    assert second.board.state.running == {}
+    assert second.state_store.state.running == {}
 
 
 def test_what_an_emergency_has_cleared_stays_so_after_a_restart_although_the_store_took_nothing(

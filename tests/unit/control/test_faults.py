@@ -13,8 +13,8 @@ import pytest
 
 from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import Gate, loaded, model
+from webapp.control.context import Expired, within
 from webapp.control.emergency import _Tally, _terminate_all
-from webapp.control.parts import Expired, within
 from webapp.control.run import Run
 from webapp.domain.instance import InstanceState
 from webapp.domain.memory import DeviceKind
@@ -47,9 +47,9 @@ def load_instance(bench: Bench, model_id: str = "lab/one", **changes: object) ->
 
 def make_stuck(bench: Bench, instance_id: str) -> None:
     """Let an unload fail, so that the instance stays listed as stuck."""
-    bench.runtime.survives.add(bench.board.state.instances[instance_id].model_id)
+    bench.runtime.survives.add(bench.state_store.state.instances[instance_id].model_id)
     bench.wait(bench.controller.unload(instance_id, "maria"))
-    assert bench.board.state.instances[instance_id].state is InstanceState.STUCK
+    assert bench.state_store.state.instances[instance_id].state is InstanceState.STUCK
 
 
 def left_by_an_earlier_warden(instance_id: str, model_id: str = "lab/one") -> LaunchSpec:
@@ -86,8 +86,8 @@ def test_a_switch_that_cannot_be_prepared_unloads_nothing_and_blames_no_model(be
 
     assert error_of(operation) == "disk_full"
     assert outcome_of(operation) == "nothing_changed"
-    assert bench.board.state.instances[kept].state is InstanceState.READY
-    assert bench.board.state.cooldowns == {}
+    assert bench.state_store.state.instances[kept].state is InstanceState.READY
+    assert bench.state_store.state.cooldowns == {}
     assert bench.runtime.launched[-1].model_id == "lab/one"
 
 
@@ -126,7 +126,7 @@ def test_a_switch_that_is_being_prepared_ends_at_once_and_what_is_prepared_late_
 def test_what_is_prepared_in_the_moment_of_a_cancel_is_given_up(bench: Bench) -> None:
     class Cancels(Gate):
         def pass_through(self) -> None:
-            (operation,) = bench.board.state.running
+            (operation,) = bench.state_store.state.running
             bench.controller.cancel(operation, "ivan")
 
     bench.runtime.gates["prepare"] = Cancels()
@@ -142,7 +142,7 @@ def test_memory_that_preparing_took_refuses_a_switch_before_anything_is_unloaded
     operation = bench.load("lab/two")
 
     assert error_of(operation) == "not_enough_memory"
-    assert bench.board.state.instances[kept].state is InstanceState.READY
+    assert bench.state_store.state.instances[kept].state is InstanceState.READY
     assert bench.runtime.prepared == set()
 
 
@@ -163,7 +163,7 @@ def test_broken_instance_that_cannot_be_removed_is_listed_as_stuck(make_bench: M
     bench.runtime.survives.add("lab/two")
     bench.runtime.found = (Found(loaded(model("lab/two"), "half"), adoptable=False),)
     bench.controller.start()
-    assert bench.board.state.instances["half"].state is InstanceState.STUCK
+    assert bench.state_store.state.instances["half"].state is InstanceState.STUCK
 
 
 def test_instance_whose_removal_breaks_is_listed_as_stuck(make_bench: MakeBench) -> None:
@@ -173,7 +173,7 @@ def test_instance_whose_removal_breaks_is_listed_as_stuck(make_bench: MakeBench)
     bench.runtime.fails["lab/one"] = "silent"
     bench.runtime.found = (Found(loaded(model("lab/one"), "half"), adoptable=False),)
     bench.controller.start()
-    assert bench.board.state.instances["half"].state is InstanceState.STUCK
+    assert bench.state_store.state.instances["half"].state is InstanceState.STUCK
 
 
 def test_start_works_while_the_store_is_away(make_bench: MakeBench) -> None:
@@ -211,7 +211,7 @@ def test_automatic_choice_does_not_load_a_second_copy(bench: Bench) -> None:
 def test_thread_that_cannot_start_gives_the_claims_back(bench: Bench) -> None:
     with no_more_threads(), pytest.raises(Unavailable):
         bench.controller.clean("maria")
-    assert bench.board.state.claims == {}
+    assert bench.state_store.state.claims == {}
     assert bench.load("lab/one").state is OperationState.SUCCEEDED
 
 
@@ -221,7 +221,7 @@ def test_thread_that_cannot_start_gives_the_claims_back(bench: Bench) -> None:
 def test_late_thread_of_an_ended_emergency_spares_the_next_model(bench: Bench) -> None:
     emergency = bench.wait(bench.controller.emergency("maria"))
     hangs = bench.runtime.gates["processes"] = Gate()
-    ended, late = threading.Event(), Run(emergency.id, bench.parts)
+    ended, late = threading.Event(), Run(emergency.id, bench.context)
 
     def terminate_all(expired: Expired) -> None:
         try:
@@ -240,7 +240,7 @@ def test_reaping_of_an_ended_emergency_spares_what_is_listed(bench: Bench) -> No
     emergency = bench.wait(bench.controller.emergency("maria"))
     bench.load("lab/one")
     bench.runtime.raises["kill"] = OSError("too late to kill anything")
-    _terminate_all(Run(emergency.id, bench.parts), bench.runtime, _Tally(), Expired(), {})
+    _terminate_all(Run(emergency.id, bench.context), bench.runtime, _Tally(), Expired(), {})
     assert [spec.model_id for spec in bench.runtime.alive.values()] == ["lab/one"]
 
 
@@ -262,7 +262,7 @@ def test_emergency_takes_over_while_the_store_fails(
     bench.store.raises = fault
     assert bench.wait(bench.controller.emergency("maria")).state is OperationState.SUCCEEDED
     bench.until(lambda: bench.thread_of(switch) is None)
-    assert (bench.board.state.running, bench.board.state.claims, bench.runtime.alive) == ({}, {}, {})
+    assert (bench.state_store.state.running, bench.state_store.state.claims, bench.runtime.alive) == ({}, {}, {})
 
 
 def test_emergency_kills_before_a_hanging_store_answers(bench: Bench) -> None:
@@ -270,7 +270,7 @@ def test_emergency_kills_before_a_hanging_store_answers(bench: Bench) -> None:
     bench.store.gate = Gate()
     operation = bench.controller.emergency("maria")
     bench.store.gate.wait_reached()
-    bench.until(lambda: not bench.board.state.running)
+    bench.until(lambda: not bench.state_store.state.running)
     assert not bench.runtime.alive
     bench.store.gate.open()
     assert bench.wait(operation).state is OperationState.SUCCEEDED
@@ -282,7 +282,7 @@ def test_operation_that_was_taken_over_is_stored_as_cancelled(bench: Bench) -> N
     assert bench.runtime.launching.wait(10)
     bench.store.gate = Gate()
     emergency = bench.controller.emergency("maria")
-    bench.until(lambda: not bench.board.state.running and bench.thread_of(switch) is None)
+    bench.until(lambda: not bench.state_store.state.running and bench.thread_of(switch) is None)
     bench.store.gate.open()
     bench.wait(emergency)
     states = [operation.state for operation in bench.store.written if operation.id == switch.id]
@@ -325,7 +325,7 @@ def test_emergency_says_what_it_could_not_end(bench: Bench) -> None:
     operation = bench.wait(bench.controller.emergency("maria"))
     assert operation.state is OperationState.WARNING
     assert "end_failed" in codes(operation)
-    assert bench.board.state.instances[instance_id].state is InstanceState.STUCK
+    assert bench.state_store.state.instances[instance_id].state is InstanceState.STUCK
 
 
 # What is stuck or dead
@@ -334,12 +334,12 @@ def test_emergency_says_what_it_could_not_end(bench: Bench) -> None:
 def test_dead_model_with_a_live_process_stays_listed_after_a_clean(bench: Bench) -> None:
     instance_id = load_instance(bench)
     bench.runtime.died.add(instance_id)
-    bench.until(lambda: bench.board.state.instances[instance_id].state is InstanceState.DEAD)
+    bench.until(lambda: bench.state_store.state.instances[instance_id].state is InstanceState.DEAD)
     bench.runtime.survives.add("lab/one")
     operation = bench.wait(bench.controller.clean("maria"))
     assert operation.state is OperationState.WARNING
     assert codes(operation) == ["dead_not_removed"]
-    assert bench.board.state.instances[instance_id].state is InstanceState.STUCK
+    assert bench.state_store.state.instances[instance_id].state is InstanceState.STUCK
 
 
 def test_stuck_model_is_neither_evicted_nor_restored(bench: Bench) -> None:
@@ -349,14 +349,14 @@ def test_stuck_model_is_neither_evicted_nor_restored(bench: Bench) -> None:
     bench.runtime.fails["lab/two"] = "dies"
     operation = bench.load("lab/two")
     assert (operation.evicted, outcome_of(operation)) == ((), "nothing_changed")
-    assert bench.board.state.instances[instance_id].state is InstanceState.STUCK
+    assert bench.state_store.state.instances[instance_id].state is InstanceState.STUCK
     assert [spec.model_id for spec in bench.runtime.launched] == ["lab/one", "lab/two"]
 
 
 def test_dead_model_is_cleared_away_by_a_switch_and_not_restored(bench: Bench) -> None:
     instance_id = load_instance(bench)
     bench.runtime.died.add(instance_id)
-    bench.until(lambda: bench.board.state.instances[instance_id].state is InstanceState.DEAD)
+    bench.until(lambda: bench.state_store.state.instances[instance_id].state is InstanceState.DEAD)
     bench.runtime.fails["lab/two"] = "dies"
     operation = bench.load("lab/two")
     assert (operation.evicted, outcome_of(operation)) == ((), "nothing_changed")
@@ -378,8 +378,8 @@ def test_failed_launch_that_cannot_be_removed_stays_listed_and_keeps_its_error(b
     bench.runtime.raises["kill"] = OSError("no such control group")
     operation = bench.load("lab/one")
     assert error_of(operation) == "out_of_memory"
-    bench.until(lambda: [i.state for i in bench.board.state.instances.values()] == [InstanceState.STUCK])
-    assert bench.board.state.cooldowns["lab/one"].failures == 1
+    bench.until(lambda: [i.state for i in bench.state_store.state.instances.values()] == [InstanceState.STUCK])
+    assert bench.state_store.state.cooldowns["lab/one"].failures == 1
 
 
 # Rollback
@@ -413,7 +413,7 @@ def test_rollback_does_not_forget_that_the_model_failed(bench: Bench) -> None:
     larger = replace(bench.request("lab/one"), options=LaunchOptions(max_tokens=4096))
     operation = bench.wait(bench.controller.switch(larger, "ivan"))
     assert (error_of(operation), outcome_of(operation)) == ("out_of_memory", "rolled_back")
-    assert "lab/one" in bench.board.state.cooldowns
+    assert "lab/one" in bench.state_store.state.cooldowns
     assert bench.loaded == ["lab/one"]
 
 
@@ -462,7 +462,7 @@ def test_operation_ends_and_gives_its_claims_back_while_the_store_fails(
     operation = bench.wait(switch)
     assert operation.state is OperationState.SUCCEEDED
     assert bench.loaded == ["lab/two"]
-    assert bench.board.state.claims == {}
+    assert bench.state_store.state.claims == {}
 
 
 # Figures

@@ -63,7 +63,7 @@ def test_fenced_model_may_be_tried_again_at_once(bench: Bench) -> None:
     loading = Loading(bench)
     bench.machine.foreign["gpu-0"] = gib(23)
     error_of(loading.ended())
-    assert bench.board.state.cooldowns == {}
+    assert bench.state_store.state.cooldowns == {}
     bench.machine.foreign.clear()
     bench.runtime.fails.clear()
     assert bench.load("lab/two").state is OperationState.SUCCEEDED
@@ -95,7 +95,7 @@ def test_container_of_somebody_elses_is_named(bench: Bench) -> None:
 
 def test_model_of_ours_that_grows_is_named_with_its_owner(bench: Bench) -> None:
     bench.load("lab/one")
-    (neighbour,) = bench.board.state.instances
+    (neighbour,) = bench.state_store.state.instances
     loading = Loading(bench, keep_others=True)
     bench.machine.held["gpu-0", neighbour] = gib(22.9)
     error = error_of(loading.ended())

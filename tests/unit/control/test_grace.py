@@ -41,7 +41,7 @@ def begun(bench: Bench) -> Bench:
 
 
 def marias(bench: Bench) -> Instance:
-    return next(i for i in bench.board.state.instances.values() if i.owner == "maria")
+    return next(i for i in bench.state_store.state.instances.values() if i.owner == "maria")
 
 
 def unloading(bench: Bench, **reason: str) -> Operation:
@@ -71,7 +71,7 @@ def test_nothing_is_touched_before_the_seconds_are_over_and_either_stops_it(
     grace = now(slow, operation).grace
     assert grace is not None
     assert (grace.instances, grace.owners) == ((instance.id,), ("maria",))
-    assert grace.until == pytest.approx(slow.parts.clock() + LONG, abs=30)
+    assert grace.until == pytest.approx(slow.context.clock() + LONG, abs=30)
     slow.controller.cancel(operation.id, who, as_owner=who == "maria")
     ended = slow.wait(operation)
     assert (ended.state, ended.outcome, ended.error) == (
@@ -111,7 +111,7 @@ def test_the_owner_stops_it_no_more_once_the_model_is_being_ended(quick: Bench) 
 
 
 def test_an_owner_does_not_undo_what_an_administrator_takes_against_the_owners_will(slow: Bench) -> None:
-    slow.board.change(marias(slow).id, lambda i: replace(i, in_flight=1))
+    slow.state_store.change(marias(slow).id, lambda i: replace(i, in_flight=1))
     operation = unloading(slow, override_reason="fire")
     with pytest.raises(NotYours):
         slow.controller.cancel(operation.id, "maria", as_owner=True)
@@ -167,7 +167,7 @@ def test_a_model_that_was_named_for_nothing_and_has_gone_is_not_missed(make_benc
     for name, device in (("lab/one", "gpu-0"), ("lab/three", "gpu-1")):
         bench.wait(bench.controller.switch(bench.request(name, devices=(device,)), "maria"))
     bench.fill()
-    needed, elsewhere = (i.id for i in sorted(bench.board.state.instances.values(), key=lambda i: i.devices))
+    needed, elsewhere = (i.id for i in sorted(bench.state_store.state.instances.values(), key=lambda i: i.devices))
     preparing = bench.runtime.gates["prepare"] = Gate()
     request = bench.request("lab/two", devices=("gpu-0",), unload=(needed, elsewhere))
     operation = bench.controller.switch(request, "ivan")
@@ -186,13 +186,13 @@ def test_where_what_was_to_go_may_go_no_more_ones_own_stays_too(make_bench: Call
     for name, actor in (("lab/one", "maria"), ("lab/three", "maria"), ("lab/two", "ivan")):
         bench.wait(bench.controller.switch(bench.request(name, keep_others=True), actor))
     bench.machine.foreign["gpu-0"] = gib(19)
-    named = tuple(i.id for i in bench.board.state.instances.values() if i.owner == "maria")
+    named = tuple(i.id for i in bench.state_store.state.instances.values() if i.owner == "maria")
     (going,) = (e for e in bench.controller.plan(bench.request("lab/four", unload=named), "ivan").unload if e.is_others)
     preparing = bench.runtime.gates["prepare"] = Gate()
     operation = bench.controller.switch(bench.request("lab/four", unload=named), "ivan")
     preparing.wait_reached()
     bench.runtime.in_flight[going.model_id] = 1
-    bench.until(lambda: bench.board.state.instances[going.instance_id].in_flight == 1)
+    bench.until(lambda: bench.state_store.state.instances[going.instance_id].in_flight == 1)
     preparing.open()
     ended = bench.wait(operation)
     assert (ended.state, ended.error and ended.error.code) == (OperationState.FAILED, "instance_in_use")

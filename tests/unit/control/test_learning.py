@@ -28,7 +28,7 @@ AT_REST = gib(1) + 300 * MIB
 
 def learned(bench: Bench) -> list[Measurement]:
     """What was written down, once all of it is."""
-    bench.until(lambda: len(bench.store.measured) == bench.parts.lessons.version - 1)
+    bench.until(lambda: len(bench.store.measured) == bench.context.lessons.version - 1)
     return bench.store.measured
 
 
@@ -177,7 +177,7 @@ def test_rollback_counts_with_what_was_learned(bench: Bench) -> None:
     learned(bench)
     bench.runtime.fails["lab/two"] = "dies"
     bench.load("lab/two")
-    (again,) = bench.board.state.instances.values()
+    (again,) = bench.state_store.state.instances.values()
     assert again.model_id == "lab/one"
     assert dict(again.resting_bytes) == {"gpu-0": AT_REST}
 

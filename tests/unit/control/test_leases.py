@@ -37,7 +37,7 @@ HOUR = 3600.0
 
 def load_of_maria(bench: Bench, **changes: object) -> Instance:
     """Load ``lab/one`` as Maria, for an hour."""
-    terms = {"lease_until": bench.parts.clock() + HOUR, "reason": "eval", **changes}
+    terms = {"lease_until": bench.context.clock() + HOUR, "reason": "eval", **changes}
     operation = bench.wait(bench.controller.switch(bench.request("lab/one", **terms), "maria"))
     assert operation.state is OperationState.SUCCEEDED
     bench.fill()
@@ -66,7 +66,7 @@ def runs_already(bench: Bench, **changes: object) -> None:
 
 
 def instance_of(bench: Bench, model_id: str = "lab/one") -> Instance:
-    return next(i for i in bench.board.state.instances.values() if i.model_id == model_id)
+    return next(i for i in bench.state_store.state.instances.values() if i.model_id == model_id)
 
 
 def told(bench: Bench, actor: str) -> list[str]:
@@ -83,7 +83,7 @@ def wait_written(bench: Bench, condition: Callable[[FakeStore], bool]) -> None:
 def test_a_model_is_loaded_on_the_terms_that_were_asked_for(bench: Bench) -> None:
     instance = load_of_maria(bench, idle_minutes=15)
     assert (instance.lease.reason, instance.lease.idle_minutes) == ("eval", 15)
-    assert instance.lease.runs(bench.parts.clock())
+    assert instance.lease.runs(bench.context.clock())
     wait_written(bench, lambda store: store.terms.get(instance.id) == instance.lease)
 
 
@@ -113,7 +113,7 @@ def test_a_lease_that_begins_between_plan_and_unloading_is_seen_at_the_gate(benc
     instance = instance_of(bench)
     bench.fill()
     begun = threading.Event()
-    journal = bench.parts.journal
+    journal = bench.context.journal
     record = journal.record
 
     def held(operation: Operation) -> None:
@@ -192,7 +192,7 @@ def test_where_one_of_several_has_to_stay_none_goes(bench: Bench) -> None:
     bench.monitor.gate.open()
     assert bench.wait(operation).state is OperationState.FAILED
     assert not bench.runtime.stopping.is_set()
-    assert {i.state for i in bench.board.state.instances.values()} == {InstanceState.READY}
+    assert {i.state for i in bench.state_store.state.instances.values()} == {InstanceState.READY}
 
 
 def test_a_rollback_brings_back_the_lease_of_the_last_moment(bench: Bench) -> None:
@@ -253,7 +253,7 @@ def test_an_unload_against_the_lease_is_written_down_too(bench: Bench) -> None:
 def test_a_strangers_busy_model_is_not_unloaded(bench: Bench) -> None:
     instance = load_of_maria(bench, lease_until=None)
     bench.runtime.in_flight["lab/one"] = 1
-    bench.board.change(instance.id, lambda i: replace(i, in_flight=1))
+    bench.state_store.change(instance.id, lambda i: replace(i, in_flight=1))
     with pytest.raises(InstanceInUse):
         bench.controller.unload(instance.id, "ivan")
     with pytest.raises(InstanceInUse):
@@ -411,10 +411,10 @@ def test_silence_gives_up_an_idle_model_without_a_lease(bench: Bench) -> None:
 
 @pytest.mark.parametrize("held", ["leased", "busy"])
 def test_silence_gives_up_nothing_that_is_leased_or_busy(bench: Bench, held: str) -> None:
-    instance = load_of_maria(bench, lease_until=bench.parts.clock() + HOUR if held == "leased" else None)
+    instance = load_of_maria(bench, lease_until=bench.context.clock() + HOUR if held == "leased" else None)
     if held == "busy":
         bench.runtime.in_flight["lab/one"] = 1
-        bench.board.change(instance.id, lambda i: replace(i, in_flight=1))
+        bench.state_store.change(instance.id, lambda i: replace(i, in_flight=1))
     bench.controller.ask_release(instance.id, "", "ivan")
     bench.at(600)
     bench.controller._leasing.look()
@@ -425,7 +425,7 @@ def test_silence_gives_up_nothing_that_is_leased_or_busy(bench: Bench, held: str
 
 
 def idle_operation(bench: Bench) -> Operation | None:
-    return next((o for o in bench.board.state.recent if o.actor == IDLE_ACTOR), None)
+    return next((o for o in bench.state_store.state.recent if o.actor == IDLE_ACTOR), None)
 
 
 def test_an_idle_model_is_unloaded_and_its_operation_says_why(bench: Bench) -> None:
@@ -483,7 +483,7 @@ def test_a_slow_load_is_no_idleness(bench: Bench) -> None:
 
 @pytest.mark.parametrize("held", ["leased", "busy"])
 def test_an_idle_model_that_is_leased_or_busy_stays(bench: Bench, held: str) -> None:
-    until = bench.parts.clock() + HOUR if held == "leased" else None
+    until = bench.context.clock() + HOUR if held == "leased" else None
     load_of_maria(bench, lease_until=until, idle_minutes=15)
     if held == "busy":
         bench.runtime.in_flight["lab/one"] = 1
@@ -500,7 +500,7 @@ def test_an_idle_model_waits_for_the_operation_on_its_device(bench: Bench) -> No
     bench.runtime.launching.wait(10)
     bench.at(16 * 60)
     bench.controller._each_round()
-    assert {o.actor for o in bench.board.state.running.values()} == {"ivan"}
+    assert {o.actor for o in bench.state_store.state.running.values()} == {"ivan"}
     bench.runtime.gate.set()
     bench.wait(beside)
     bench.until(lambda: bench.loaded == ["lab/two"])
@@ -519,7 +519,7 @@ def test_a_model_that_is_asked_in_its_last_moment_stays(bench: Bench) -> None:
         OperationState.CANCELLED,
         "idle_used_again",
     )
-    assert instance.id in bench.board.state.instances
+    assert instance.id in bench.state_store.state.instances
 
 
 @pytest.mark.parametrize("late", ["kept", "leased", "asked"])
@@ -567,7 +567,7 @@ def test_no_jump_of_the_clock_takes_an_idle_models_last_minute(bench: Bench, jum
     bench.at(5 * 60)
     bench.later_s += jump_s
     assert bench.controller._leasing.look() == ()
-    left_s = bench.controller.snapshot().idle_unload_at[instance_of(bench).id] - bench.parts.clock()
+    left_s = bench.controller.snapshot().idle_unload_at[instance_of(bench).id] - bench.context.clock()
     assert left_s == pytest.approx(600, abs=10)
     bench.ahead_s += 590
     assert bench.controller._leasing.look() == ()
@@ -588,19 +588,19 @@ def test_warden_that_stood_still_counts_the_last_minute_down_again(bench: Bench)
     bench.controller._leasing.look()
     bench.ahead_s = bench.later_s = 8 * HOUR
     assert bench.controller._leasing.look() == ()
-    assert bench.controller.snapshot().idle_unload_at[instance.id] - bench.parts.clock() == pytest.approx(60, abs=2)
+    assert bench.controller.snapshot().idle_unload_at[instance.id] - bench.context.clock() == pytest.approx(60, abs=2)
     bench.at(8 * HOUR + 61)
     assert bench.controller._leasing.look() == (instance.id,)
 
 
 def test_a_lease_that_a_jump_has_ended_leaves_the_last_minute(bench: Bench) -> None:
     """A lease ends by the time of day, as people read it; the model still does not go at once."""
-    instance = load_of_maria(bench, lease_until=bench.parts.clock() + 2 * HOUR, idle_minutes=15)
+    instance = load_of_maria(bench, lease_until=bench.context.clock() + 2 * HOUR, idle_minutes=15)
     bench.at(HOUR)
     bench.later_s += 2 * HOUR
     assert bench.controller._leasing.look() == ()
-    assert not instance_of(bench).lease.runs(bench.parts.clock())
-    assert bench.controller.snapshot().idle_unload_at[instance.id] - bench.parts.clock() == pytest.approx(60, abs=5)
+    assert not instance_of(bench).lease.runs(bench.context.clock())
+    assert bench.controller.snapshot().idle_unload_at[instance.id] - bench.context.clock() == pytest.approx(60, abs=5)
 
 
 @pytest.mark.parametrize("jump_s", [3 * HOUR, -3 * HOUR])

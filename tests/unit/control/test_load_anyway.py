@@ -59,13 +59,13 @@ def test_out_of_memory_puts_the_earlier_model_back_as_always(tight: Bench) -> No
     )
     assert risk(operation) is not None
     assert tight.loaded == ["lab/one"]
-    assert HUGE in tight.board.state.cooldowns
+    assert HUGE in tight.state_store.state.cooldowns
 
 
 def test_answer_under_way_is_still_waited_for(tight: Bench) -> None:
     tight.load("lab/one")
-    (instance,) = tight.board.state.instances.values()
+    (instance,) = tight.state_store.state.instances.values()
     tight.runtime.in_flight["lab/one"] = 1
-    tight.board.change(instance.id, lambda i: i.to(i.state, in_flight=1))
+    tight.state_store.change(instance.id, lambda i: i.to(i.state, in_flight=1))
     with pytest.raises(InstanceInUse):
         tight.controller.switch(tight.request(HUGE, load_anyway=True), "ivan")

@@ -23,7 +23,7 @@ from webapp.store.documents import dump, load
 
 
 def gate_of(bench: Bench, request: SwitchRequest) -> int:
-    (device,) = plan_switch(request, bench.parts.world()).devices
+    (device,) = plan_switch(request, bench.context.world()).devices
     return device.footprint.gate_bytes
 
 
@@ -46,7 +46,7 @@ def failed(
     bench.runtime.fails[model_id] = fault
     ended = bench.wait(operation)
     bench.runtime.fails.clear()
-    bench.board.set_cooldown(model_id, None)
+    bench.state_store.set_cooldown(model_id, None)
     return ended
 
 
@@ -146,16 +146,16 @@ def test_operation_keeps_what_was_asked_for_and_how_it_ended_in_the_store(bench:
 
 def test_model_that_dies_of_it_is_explained_by_the_operation_that_loaded_it(bench: Bench) -> None:
     operation = bench.load("lab/one")
-    (instance_id,) = bench.board.state.instances
+    (instance_id,) = bench.state_store.state.instances
     bench.runtime.fails["lab/one"] = "oom"
-    bench.until(lambda: bench.board.state.instances[instance_id].explained_by is not None)
-    instance = bench.board.state.instances[instance_id]
+    bench.until(lambda: bench.state_store.state.instances[instance_id].explained_by is not None)
+    instance = bench.state_store.state.instances[instance_id]
     assert (instance.state, instance.explained_by) == (InstanceState.DEAD, operation.id)
     kept = bench.controller.operation(operation.id)
     assert kept.state is OperationState.SUCCEEDED
     assert kept.post_mortem is not None
     assert (kept.post_mortem.phase, kept.post_mortem.cause) == (Phase.ANSWERING, Cause.KV_CACHE)
-    assert bench.parts.journal.flush()
+    assert bench.context.journal.flush()
     assert bench.store.saved[operation.id].post_mortem == kept.post_mortem
 
 
@@ -171,7 +171,7 @@ def test_answer_that_does_not_fit_is_explained_and_the_model_goes_on(
     bench: Bench, tmp_path: Path, script: list[bytes]
 ) -> None:
     operation = bench.load("lab/one")
-    (instance_id,) = bench.board.state.instances
+    (instance_id,) = bench.state_store.state.instances
     bench.runtime.answers_at = Endpoint("http://worker", str(tmp_path / "s"))
     bench.monitor.latest()
     server = Server(tmp_path / "s")
@@ -181,7 +181,7 @@ def test_answer_that_does_not_fit_is_explained_and_the_model_goes_on(
             list(bench.controller.ask(instance_id, Question("why?", max_tokens=5)))
     finally:
         server.close()
-    instance = bench.board.state.instances[instance_id]
+    instance = bench.state_store.state.instances[instance_id]
     assert (instance.state, instance.explained_by) == (InstanceState.READY, operation.id)
     report = bench.controller.operation(operation.id).post_mortem
     assert report is not None
@@ -191,7 +191,7 @@ def test_answer_that_does_not_fit_is_explained_and_the_model_goes_on(
 
 def test_answer_that_fails_otherwise_is_not_explained(bench: Bench, tmp_path: Path) -> None:
     bench.load("lab/one")
-    (instance_id,) = bench.board.state.instances
+    (instance_id,) = bench.state_store.state.instances
     bench.runtime.answers_at = Endpoint("http://worker", str(tmp_path / "s"))
     server = Server(tmp_path / "s")
     server.scripts += [[refusal("503 No", "overloaded")], [HEAD, piece("well"), b"data: [DONE]\n\n"]]
@@ -201,11 +201,11 @@ def test_answer_that_fails_otherwise_is_not_explained(bench: Bench, tmp_path: Pa
         assert list(bench.controller.ask(instance_id, Question("why?", max_tokens=5))) == ["well"]
     finally:
         server.close()
-    assert bench.board.state.instances[instance_id].explained_by is None
+    assert bench.state_store.state.instances[instance_id].explained_by is None
 
 
 def test_model_whose_load_nobody_knows_is_left_unexplained(bench: Bench) -> None:
     stranger = loaded(model("lab/one"), "stranger")
-    bench.board.put(stranger)
-    postmortem.explain(bench.parts, stranger, OutOfMemory(model="lab/one", detail="CUDA", log=""))
-    assert bench.board.state.instances["stranger"].explained_by is None
+    bench.state_store.put(stranger)
+    postmortem.explain(bench.context, stranger, OutOfMemory(model="lab/one", detail="CUDA", log=""))
+    assert bench.state_store.state.instances["stranger"].explained_by is None

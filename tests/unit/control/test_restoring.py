@@ -63,7 +63,7 @@ def restored(bench: Bench) -> Operation:
     """The operation that loads again, once it has ended."""
 
     def found() -> list[Operation]:
-        return [o for o in bench.board.state.recent if o.kind is OperationKind.RESTORE and o.id != "cutoff"]
+        return [o for o in bench.state_store.state.recent if o.kind is OperationKind.RESTORE and o.id != "cutoff"]
 
     bench.until(lambda: bool(found()))
     return found()[0]
@@ -84,8 +84,8 @@ def _has_looked_since(bench: Bench, moment: float) -> bool:
 def ran_at(bench: Bench, revision: str) -> Instance:
     """Load a model, and have it be of ``revision``."""
     bench.load("lab/one")
-    (instance,) = bench.board.state.instances.values()
-    return bench.board.change(instance.id, lambda i: replace(i, revision=revision))
+    (instance,) = bench.state_store.state.instances.values()
+    return bench.state_store.change(instance.id, lambda i: replace(i, revision=revision))
 
 
 def moved_on(bench: Bench, *others: str) -> None:
@@ -121,7 +121,7 @@ def test_rollback_loads_no_other_revision_than_the_one_that_ran(bench: Bench) ->
 
 def test_what_goes_is_written_down_before_anything_of_it_ends(bench: Bench) -> None:
     instance = ran_at(bench, NOW)
-    bench.board.change(instance.id, lambda i: replace(i, lease=LEASE, owner="ivan"))
+    bench.state_store.change(instance.id, lambda i: replace(i, lease=LEASE, owner="ivan"))
     ends = bench.runtime.gates["ask"] = Gate()
     operation = bench.controller.switch(bench.request("lab/two"), "ivan")
     ends.wait_reached()
@@ -141,7 +141,7 @@ def test_switch_that_was_refused_at_the_last_moment_owes_nothing(bench: Bench) -
     reading.open()
     ended = bench.wait(operation)
     assert (ended.state, ended.to_restore) == (OperationState.FAILED, ())
-    assert bench.board.state.instances[instance.id].state is InstanceState.READY
+    assert bench.state_store.state.instances[instance.id].state is InstanceState.READY
 
 
 def test_rollback_that_succeeds_owes_nothing(bench: Bench) -> None:
@@ -155,10 +155,10 @@ def test_model_whose_end_could_not_be_proved_is_owed_still(bench: Bench) -> None
     bench.runtime.survives_once.add("lab/one")
     failed = bench.load("lab/two")
     assert (outcome_of(failed), [e.model_id for e in failed.to_restore]) == ("ended_early", ["lab/one"])
-    (instance,) = bench.board.state.instances
+    (instance,) = bench.state_store.state.instances
     bench.runtime.alive.pop(instance)  # the last of it has ended
     bench.until(lambda: bench.loaded == [])
-    bench.until(lambda: not bench.board.state.claims)
+    bench.until(lambda: not bench.state_store.state.claims)
     bench.machine.give_back("gpu-0", instance)
     assert bench.wait(bench.controller.restore(failed.id, "ivan")).state is OperationState.SUCCEEDED
     assert bench.loaded == ["lab/one"]
@@ -177,8 +177,8 @@ def test_who_did_not_want_a_return_is_owed_none(bench: Bench) -> None:
 def failed_rollback(bench: Bench) -> Operation:
     """A switch that failed, and whose rollback failed."""
     bench.load("lab/one")
-    (instance,) = bench.board.state.instances.values()
-    bench.board.change(instance.id, lambda i: replace(i, lease=LEASE, owner="ivan"))
+    (instance,) = bench.state_store.state.instances.values()
+    bench.state_store.change(instance.id, lambda i: replace(i, lease=LEASE, owner="ivan"))
     bench.runtime.fails |= {"lab/one": "no_image", "lab/two": "dies"}
     operation = bench.load("lab/two")
     assert outcome_of(operation) == "restore_failed"
@@ -191,7 +191,7 @@ def test_one_click_loads_again_what_could_not_come_back_with_its_owner_and_lease
     failed = failed_rollback(bench)
     again = bench.wait(bench.controller.restore(failed.id, "maria"))
     assert (again.kind, again.actor, again.state) == (OperationKind.RESTORE, "maria", OperationState.SUCCEEDED)
-    (instance,) = bench.board.state.instances.values()
+    (instance,) = bench.state_store.state.instances.values()
     assert (instance.model_id, instance.owner, instance.lease) == ("lab/one", "ivan", LEASE)
     assert again.to_restore == ()
 
@@ -234,7 +234,7 @@ def test_switch_that_was_cut_off_has_what_it_unloaded_loaded_again_with_its_leas
     bench.controller.start()
     again = restored(bench)
     assert (again.actor, again.state) == ("warden", OperationState.SUCCEEDED)
-    (instance,) = bench.board.state.instances.values()
+    (instance,) = bench.state_store.state.instances.values()
     assert (instance.model_id, instance.owner, instance.lease) == ("lab/one", "maria", LEASE)
     told = bench.controller.operation("cutoff")
     assert (told.state, told.to_restore, codes(told)) == (OperationState.ABANDONED, (), ["restore_begun"])
@@ -269,7 +269,7 @@ def test_model_that_was_on_its_way_out_comes_back_once_it_is_dead(make_bench: Ma
     bench.runtime.found = (Found(loaded(model("lab/one"), "gone"), adoptable=True),)
     bench.controller.start()  # nothing runs there any more: the first look finds it dead
     assert restored(bench).state is OperationState.SUCCEEDED
-    (instance,) = bench.board.state.instances.values()
+    (instance,) = bench.state_store.state.instances.values()
     assert (instance.id != "gone", instance.model_id, instance.state) == (True, "lab/one", InstanceState.READY)
 
 

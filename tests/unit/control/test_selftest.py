@@ -11,13 +11,13 @@ import pytest
 
 from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import SHAPE, FakeCatalog, FakeDemo, FakeRuntime, FakeStore, Gate
-from webapp.control.board import Board
+from webapp.control.context import Context
 from webapp.control.contract import Question
 from webapp.control.controller import Controller
 from webapp.control.journal import Journal
 from webapp.control.keeping import Keeper
 from webapp.control.lock import StateLock
-from webapp.control.parts import Parts
+from webapp.control.state import StateStore
 from webapp.domain.instance import InstanceState
 from webapp.domain.model import WeightFacts
 from webapp.domain.modes import Mode
@@ -41,8 +41,8 @@ class TalkingController(Controller):
 class FakeSandbox:
     """A second controller over fakes, on the same machine."""
 
-    def __init__(self, parts: Parts, runtime: FakeRuntime, pieces: tuple[str, ...]) -> None:
-        self.controller = TalkingController(parts, StateLock(parts.settings.state_dir))
+    def __init__(self, context: Context, runtime: FakeRuntime, pieces: tuple[str, ...]) -> None:
+        self.controller = TalkingController(context, StateLock(context.settings.state_dir))
         self.controller.pieces = pieces
         self.runtime = runtime
 
@@ -74,19 +74,19 @@ class FakeSandboxes:
         )
         store = FakeStore()
         keeper = Keeper(store)
-        parts = Parts(
+        context = Context(
             settings=settings,
-            board=Board(),
+            state_store=StateStore(),
             keeper=keeper,
             journal=Journal(store, keeper),
             monitor=self.bench.monitor,
             catalog=catalog,
             runtimes={Mode.TRANSFORMERS: self.runtime},
             demo=TinyDemo(catalog),
-            clock=self.bench.parts.clock,
-            monotonic=self.bench.parts.monotonic,
+            clock=self.bench.context.clock,
+            monotonic=self.bench.context.monotonic,
         )
-        sandbox = FakeSandbox(parts, self.runtime, self.pieces)
+        sandbox = FakeSandbox(context, self.runtime, self.pieces)
         sandbox.controller.start()
         try:
             yield sandbox
@@ -117,15 +117,15 @@ def tested(make_bench: Callable[..., Bench], tmp_path: Path) -> Bench:
     """A bench that can test itself."""
     bench = make_bench()
     sandboxes = FakeSandboxes(bench, tmp_path / "sandbox")
-    bench.parts = replace(bench.parts, sandboxes=sandboxes)
-    bench.controller = Controller(bench.parts, StateLock(bench.settings.state_dir))
+    bench.context = replace(bench.context, sandboxes=sandboxes)
+    bench.controller = Controller(bench.context, StateLock(bench.settings.state_dir))
     bench.controller.start()
     return bench
 
 
 def sandboxes_of(bench: Bench) -> FakeSandboxes:
-    assert isinstance(bench.parts.sandboxes, FakeSandboxes)
-    return bench.parts.sandboxes
+    assert isinstance(bench.context.sandboxes, FakeSandboxes)
+    return bench.context.sandboxes
 
 
 def marks(operation: Operation) -> dict[CheckName, CheckMark]:
@@ -134,7 +134,7 @@ def marks(operation: Operation) -> dict[CheckName, CheckMark]:
 
 def test_everything_is_checked_beside_what_is_loaded_and_nothing_of_it_stays(tested: Bench) -> None:
     tested.load("lab/one")
-    before = tested.board.state.instances
+    before = tested.state_store.state.instances
 
     operation = tested.wait(tested.controller.selftest("ivan"))
 
@@ -142,9 +142,9 @@ def test_everything_is_checked_beside_what_is_loaded_and_nothing_of_it_stays(tes
     assert list(bad) == [CheckName.VLLM], bad
     assert [check.name for check in operation.checks] == list(CheckName)
     assert operation.state is OperationState.WARNING
-    assert tested.board.state.instances == before
+    assert tested.state_store.state.instances == before
     assert {owner for _, owner in tested.machine.held} == set(before)
-    assert tested.board.state.claims == {}
+    assert tested.state_store.state.claims == {}
     assert sandboxes_of(tested).closed == 1
 
 
@@ -194,15 +194,15 @@ def test_without_room_it_says_what_it_needs_and_touches_nothing(tested: Bench) -
 
 def test_the_memory_limit_counts_what_the_real_models_hold(make_bench: Callable[..., Bench], tmp_path: Path) -> None:
     bench = make_bench(memory_limit_gib=3.0)
-    bench.parts = replace(bench.parts, sandboxes=FakeSandboxes(bench, tmp_path / "sandbox"))
-    bench.controller = Controller(bench.parts, StateLock(bench.settings.state_dir))
+    bench.context = replace(bench.context, sandboxes=FakeSandboxes(bench, tmp_path / "sandbox"))
+    bench.controller = Controller(bench.context, StateLock(bench.settings.state_dir))
     bench.controller.start()
     bench.load("lab/one")
 
     operation = bench.wait(bench.controller.selftest("ivan"))
 
     assert marks(operation)[CheckName.SWITCH] is CheckMark.WARNING
-    assert [i.state for i in bench.board.state.instances.values()] == [InstanceState.READY]
+    assert [i.state for i in bench.state_store.state.instances.values()] == [InstanceState.READY]
 
 
 def test_a_device_that_another_operation_uses_is_left_to_it(tested: Bench) -> None:
@@ -229,7 +229,7 @@ def test_a_cancel_is_heard_at_every_step_and_leaves_nothing(tested: Bench, where
 
     assert ended.state is OperationState.CANCELLED
     assert tested.machine.held == {}
-    assert tested.board.state.claims == {}
+    assert tested.state_store.state.claims == {}
 
 
 def test_an_emergency_ends_it_and_it_clears_up_behind_itself(tested: Bench) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import Gate, loaded, model
-from webapp.control.parts import Parts
+from webapp.control.context import Context
 from webapp.control.stuck import FIRST_PAUSE_S, LONGEST_PAUSE_S, StuckInstances
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.modes import Mode
@@ -22,35 +22,35 @@ def make_stuck(bench: Bench) -> Instance:
     """Load a model in a container and unload it while Docker is away."""
     bench.vllm.problem = None
     bench.wait(bench.controller.switch(replace(bench.request("lab/one"), mode=Mode.VLLM), "ivan"))
-    (instance,) = bench.board.state.instances.values()
+    (instance,) = bench.state_store.state.instances.values()
     bench.vllm.fails["lab/one"] = "no_engine"
     bench.vllm.raises["ask"] = AWAY
     failed = bench.wait(bench.controller.unload(instance.id, "maria"))
     assert failed.state is OperationState.FAILED
-    assert bench.board.state.instances[instance.id].state is InstanceState.STUCK
+    assert bench.state_store.state.instances[instance.id].state is InstanceState.STUCK
     return instance
 
 
 def cleared(bench: Bench) -> Operation:
     """The operation that Warden itself made of it."""
-    bench.until(lambda: any(o.actor == "warden" for o in bench.board.state.recent))
-    return next(o for o in bench.board.state.recent if o.actor == "warden")
+    bench.until(lambda: any(o.actor == "warden" for o in bench.state_store.state.recent))
+    return next(o for o in bench.state_store.state.recent if o.actor == "warden")
 
 
 def test_instance_that_lives_is_listed_as_ready_once_its_runtime_answers_again(bench: Bench) -> None:
     instance = make_stuck(bench)
     bench.vllm.raises.clear()
     bench.vllm.fails.clear()
-    bench.until(lambda: bench.board.state.instances[instance.id].state is InstanceState.READY)
-    assert bench.board.state.instances[instance.id].problem is None
-    assert not [o for o in bench.board.state.recent if o.actor == "warden"]
+    bench.until(lambda: bench.state_store.state.instances[instance.id].state is InstanceState.READY)
+    assert bench.state_store.state.instances[instance.id].problem is None
+    assert not [o for o in bench.state_store.state.recent if o.actor == "warden"]
 
 
 def test_instance_stays_stuck_while_its_runtime_cannot_be_asked(bench: Bench) -> None:
     instance = make_stuck(bench)
     seen = bench.controller.health().controller_age_s
     bench.until(lambda: (bench.controller.health().controller_age_s or 0) < (seen or 0))
-    assert bench.board.state.instances[instance.id].state is InstanceState.STUCK
+    assert bench.state_store.state.instances[instance.id].state is InstanceState.STUCK
 
 
 def test_instance_of_which_nothing_is_left_leaves_the_list_and_its_owner_is_told(bench: Bench) -> None:
@@ -64,8 +64,8 @@ def test_instance_of_which_nothing_is_left_leaves_the_list_and_its_owner_is_told
     assert operation.outcome is not None
     assert operation.outcome.code == "stuck_cleared"
     assert operation.receipts == ()
-    assert instance.id not in bench.board.state.instances
-    assert [(n.to, n.message.code) for n in bench.parts.leases.notices][-1] == ("ivan", "stuck_cleared")
+    assert instance.id not in bench.state_store.state.instances
+    assert [(n.to, n.message.code) for n in bench.context.leases.notices][-1] == ("ivan", "stuck_cleared")
 
 
 def test_what_is_left_of_an_ended_instance_is_removed_with_a_receipt(bench: Bench) -> None:
@@ -77,15 +77,15 @@ def test_what_is_left_of_an_ended_instance_is_removed_with_a_receipt(bench: Benc
     assert operation.outcome.code == "unload_done"
     (receipt,) = operation.receipts
     assert (receipt.settled, receipt.freed_bytes) == (True, receipt.expected_bytes)
-    assert instance.id not in bench.board.state.instances
+    assert instance.id not in bench.state_store.state.instances
 
 
 class Attempts:
     """Counts the attempts at an instance that stays stuck."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, context: Context) -> None:
         self.count = 0
-        self.stuck = StuckInstances(parts, self.begin)
+        self.stuck = StuckInstances(context, self.begin)
 
     def begin(self, instance: Instance) -> None:
         self.count += 1
@@ -99,9 +99,9 @@ class Attempts:
 
 
 def test_instance_that_stays_stuck_is_tried_after_pauses_that_double(bench: Bench) -> None:
-    bench.board.put(loaded(model("lab/one"), state=InstanceState.STUCK))
+    bench.state_store.put(loaded(model("lab/one"), state=InstanceState.STUCK))
     bench.vllm.raises["probe"] = bench.runtime.raises["probe"] = AWAY
-    attempts = Attempts(bench.parts)
+    attempts = Attempts(bench.context)
     assert attempts.after(bench, 0) == 1
     assert attempts.after(bench, FIRST_PAUSE_S - 1) == 1
     assert attempts.after(bench, 1.5) == 2
@@ -114,20 +114,20 @@ def test_instance_that_stays_stuck_is_tried_after_pauses_that_double(bench: Benc
 
 @pytest.mark.parametrize("over", [set(), {"another"}])
 def test_instance_that_is_not_over_is_left_alone(bench: Bench, over: set[str]) -> None:
-    bench.board.put(loaded(model("lab/one"), state=InstanceState.STUCK))
+    bench.state_store.put(loaded(model("lab/one"), state=InstanceState.STUCK))
     bench.runtime.raises["probe"] = AWAY
-    attempts = Attempts(bench.parts)
+    attempts = Attempts(bench.context)
     attempts.stuck.look(over)
     assert attempts.count == 0
 
 
 def test_claimed_device_is_waited_for(bench: Bench) -> None:
     bench.runtime.raises["probe"] = AWAY
-    bench.board.put(loaded(model("lab/one"), state=InstanceState.STUCK))
+    bench.state_store.put(loaded(model("lab/one"), state=InstanceState.STUCK))
     gate = bench.runtime.gates["reap"] = Gate()
     cleaning = bench.controller.clean("maria")
     gate.wait_reached()
-    attempts = Attempts(bench.parts)
+    attempts = Attempts(bench.context)
     assert attempts.after(bench, 0) == 0
     gate.open()
     bench.wait(cleaning)

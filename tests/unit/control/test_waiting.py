@@ -81,8 +81,8 @@ def ends(bench: Bench, queued: Queued, state: TicketState) -> Ticket:
 
 def with_rights(bench: Bench, may_switch: Callable[[str], bool]) -> Bench:
     """A controller, not started, that asks who may load models."""
-    bench.parts = replace(bench.parts, may_switch=may_switch)
-    bench.controller = Controller(bench.parts, StateLock(bench.settings.state_dir))
+    bench.context = replace(bench.context, may_switch=may_switch)
+    bench.controller = Controller(bench.context, StateLock(bench.settings.state_dir))
     return bench
 
 
@@ -162,7 +162,7 @@ def test_defect_in_a_start_ends_that_ticket_and_the_next_one_starts(full: Bench)
             raise ValueError("a defect")
         return full.controller.switch(request, actor)
 
-    waiting = Waiting(full.parts, Calls(defect, full.controller.cancel, full.controller.operation))
+    waiting = Waiting(full.context, Calls(defect, full.controller.cancel, full.controller.operation))
     waiting.take(full.request(), "anna", starts_by_itself=True)
     waiting.take(full.request("lab/two"), "boris", starts_by_itself=True)
     full.machine.foreign.clear()
@@ -183,8 +183,8 @@ def test_start_that_is_refused_keeps_no_other_device_idle(make_bench: Callable[.
         return bench.controller.switch(request, actor)
 
     bench.keeper.start()
-    bench.board.accept(True)
-    waiting = Waiting(bench.parts, Calls(refuse_anna, bench.controller.cancel, bench.controller.operation))
+    bench.state_store.accept(True)
+    waiting = Waiting(bench.context, Calls(refuse_anna, bench.controller.cancel, bench.controller.operation))
     waiting.take(bench.request(devices=("gpu-0",)), "anna", starts_by_itself=True)
     waiting.take(bench.request("lab/two", devices=("gpu-1",)), "boris", starts_by_itself=True)
     waiting.look()
@@ -401,8 +401,8 @@ def test_it_waits_for_the_operation_that_runs_there(bench: Bench) -> None:
 
 def test_it_waits_until_a_model_in_use_is_idle(bench: Bench) -> None:
     bench.load("lab/one")
-    (instance,) = bench.board.state.instances.values()
-    busy = lambda count: bench.board.change(instance.id, lambda i: replace(i, in_flight=count))  # noqa: E731
+    (instance,) = bench.state_store.state.instances.values()
+    busy = lambda count: bench.state_store.change(instance.id, lambda i: replace(i, in_flight=count))  # noqa: E731
     busy(2)
     bench.fill()
     queued = take(bench, "lab/two", unload=(instance.id,))
@@ -413,9 +413,9 @@ def test_it_waits_until_a_model_in_use_is_idle(bench: Bench) -> None:
 
 
 def test_it_waits_until_another_persons_model_is_released(bench: Bench) -> None:
-    until = bench.parts.clock() + 3600
+    until = bench.context.clock() + 3600
     bench.wait(bench.controller.switch(bench.request("lab/one", lease_until=until), "maria"))
-    (instance,) = bench.board.state.instances.values()
+    (instance,) = bench.state_store.state.instances.values()
     bench.fill()
     queued = take(bench, "lab/two")
     assert queued.why is not None

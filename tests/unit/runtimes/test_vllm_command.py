@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.control.fakes import FakeMachine, FakeMonitor, model
-from webapp.control.parts import launch_devices
+from webapp.control.context import launch_devices
 from webapp.domain.admission import Policy
 from webapp.domain.footprint import (
     UTILIZATION_SCALE,

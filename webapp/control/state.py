@@ -17,7 +17,7 @@ RECENT_LIMIT = 20
 
 
 @dataclass(frozen=True)
-class State:
+class ControllerState:
     """What the controller knows. ``version`` rises with every change."""
 
     version: int = 0
@@ -38,15 +38,15 @@ class State:
         return tuple(operation for operation in self.running.values() if operation.id not in self.pending)
 
 
-class Board:
+class StateStore:
     """Holds the state. Readers take ``state``; every change is one method, decided and made in one locked block."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._state = State()
+        self._state = ControllerState()
 
     @property
-    def state(self) -> State:
+    def state(self) -> ControllerState:
         """The present state; a reference, so reading it never waits."""
         return self._state
 
@@ -55,7 +55,7 @@ class Board:
         operation: Operation,
         claims: Iterable[str],
         *,
-        unchanged_since: State | None = None,
+        unchanged_since: ControllerState | None = None,
         is_pending: bool = False,
     ) -> bool:
         """Enter ``operation`` and claim ``claims`` for it; one that ``is_pending`` is to be confirmed or withdrawn.
@@ -254,7 +254,9 @@ class Board:
             raise UnknownInstance(instance=instance_id)
         return instance
 
-    def _enter(self, state: State, operation: Operation, names: tuple[str, ...], *, is_pending: bool = False) -> None:
+    def _enter(
+        self, state: ControllerState, operation: Operation, names: tuple[str, ...], *, is_pending: bool = False
+    ) -> None:
         claims = {**state.claims, **dict.fromkeys(names, operation.id)}
         running = {**state.running, operation.id: operation}
         pending = state.pending | {operation.id} if is_pending else state.pending
@@ -264,7 +266,7 @@ class Board:
         self._state = replace(self._state, version=self._state.version + 1, **changes)  # type: ignore[arg-type]
 
 
-def _without(state: State, operation_id: str) -> dict[str, object]:
+def _without(state: ControllerState, operation_id: str) -> dict[str, object]:
     """What changes when an operation runs no longer: its claims are free."""
     return {
         "running": {key: value for key, value in state.running.items() if key != operation_id},
@@ -273,7 +275,7 @@ def _without(state: State, operation_id: str) -> dict[str, object]:
     }
 
 
-def _refuse_claimed(state: State, names: tuple[str, ...]) -> None:
+def _refuse_claimed(state: ControllerState, names: tuple[str, ...]) -> None:
     for name in names:
         if (owner := state.claims.get(name)) is not None:
             raise busy_with(state.running[owner])
@@ -292,10 +294,10 @@ def busy_with(operation: Operation) -> Busy:
     )
 
 
-def _same_instances(state: State, other: State) -> bool:
+def _same_instances(state: ControllerState, other: ControllerState) -> bool:
     """Whether the same instances run, busy or not and leased as they were: what a plan's evictions rest on."""
 
-    def essence(of: State) -> dict[str, tuple[InstanceState, bool, Lease]]:
+    def essence(of: ControllerState) -> dict[str, tuple[InstanceState, bool, Lease]]:
         return {i.id: (i.state, i.may_be_busy, i.lease) for i in of.instances.values()}
 
     return state.instances is other.instances or essence(state) == essence(other)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from webapp.catalog.scan import CatalogView
-from webapp.control.board import Board
 from webapp.control.contract import ControllerApi
 from webapp.control.idleness import Idleness
 from webapp.control.journal import Journal
@@ -21,6 +20,7 @@ from webapp.control.leases import Leases
 from webapp.control.pausing import PauseMark
 from webapp.control.presence import Presence
 from webapp.control.settle import DeviceMonitor, SettlePolicy
+from webapp.control.state import StateStore
 from webapp.domain.admission import Policy
 from webapp.domain.audit import Entry
 from webapp.domain.instance import Instance
@@ -101,11 +101,11 @@ class SandboxMaker(Protocol):
 
 
 @dataclass(frozen=True)
-class Parts:
+class Context:
     """The concrete parts, as ``services`` built them. ``clock`` is seconds since the epoch, ``monotonic`` for durations."""
 
     settings: Settings
-    board: Board
+    state_store: StateStore
     keeper: Keeper
     journal: Journal
     monitor: DeviceMonitor
@@ -161,7 +161,7 @@ class Parts:
 
     def world(self, sample: Sample | None = None, actor: str | None = None) -> World:
         """All that a plan of ``actor`` depends on, now; with ``sample`` instead of the latest reading."""
-        state = self.board.state
+        state = self.state_store.state
         return World(
             now=self.clock(),
             monotonic=self.monotonic(),
@@ -242,9 +242,9 @@ def spec_again(
     )
 
 
-def known_instances(parts: Parts) -> frozenset[str]:
+def known_instances(context: Context) -> frozenset[str]:
     """The ids of all listed instances, now."""
-    return frozenset(parts.board.state.instances)
+    return frozenset(context.state_store.state.instances)
 
 
 def held_by(sample: Sample | None, instance: Instance) -> Mapping[str, int]:
