@@ -19,16 +19,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from webapp.catalog.folder import describe_folder
-from webapp.domain.admission import Policy
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.learned import NOTHING_LEARNED, Lessons, Measurement
 from webapp.domain.memory import DeviceKind, Holder, HolderKind, Reading, Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest, Verdict
-from webapp.domain.planner import needed_bytes, plan_switch
+from webapp.domain.planning.admission import AdmissionPolicy
+from webapp.domain.planning.planner import needed_bytes, plan_switch
+from webapp.domain.planning.state import PlanningState, rooms
 from webapp.domain.units import gib
-from webapp.domain.world import World, rooms
 
 LIMIT_MS = 5.0
 ROUNDS = 30
@@ -61,7 +61,7 @@ class Case:
     """One world and what is asked in it."""
 
     name: str
-    world: World
+    planning_state: PlanningState
     request: SwitchRequest
     verdict: Verdict
 
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def _measure(case: Case) -> float:
-    plan = plan_switch(case.request, case.world, "ivan")
+    plan = plan_switch(case.request, case.planning_state, "ivan")
     assert plan.verdict == case.verdict, (case.name, plan.verdict, plan.reasons)
     busy, clock = (_median_ms(case, now) for now in (time.thread_time, time.perf_counter))
     _say(f"| {case.name} | {plan.verdict} | {len(plan.ways_out)} | {busy:.2f} ms | {clock:.2f} ms |")
@@ -89,9 +89,9 @@ def _median_ms(case: Case, now: Callable[[], float]) -> float:
     """Each plan is made of a world of its own: what a world works out once counts."""
     times = []
     for _ in range(ROUNDS):
-        world = replace(case.world)
+        planning_state = replace(case.planning_state)
         began = now()
-        plan_switch(case.request, world, "ivan")
+        plan_switch(case.request, planning_state, "ivan")
         times.append(1000 * (now() - began))
     return statistics.median(times)
 
@@ -105,8 +105,8 @@ def _cases(model: CachedModel) -> Iterator[Case]:
         ("2 GPUs", {f"gpu-{n}": gib(1600) for n in range(2)}),
         ("8 GPUs", {f"gpu-{n}": gib(1600) for n in range(8)}),
     ):
-        roomy, close = _world(model, sizes), _world(model, dict.fromkeys(sizes, gib(860)))
-        full = _world(model, dict.fromkeys(sizes, gib(40 + 860 / len(sizes))), loaded_each=LOADED)
+        roomy, close = _planning_state(model, sizes), _planning_state(model, dict.fromkeys(sizes, gib(860)))
+        full = _planning_state(model, dict.fromkeys(sizes, gib(40 + 860 / len(sizes))), loaded_each=LOADED)
         for mode in _modes(sizes):
             asked = SwitchRequest(mode, model.id, LaunchOptions(max_tokens=8192))
             long = replace(asked, options=LaunchOptions(max_tokens=131072, batch_size=8), keep_others=True)
@@ -119,19 +119,19 @@ def _cases(model: CachedModel) -> Iterator[Case]:
             yield Case(f"{here}, full, learned", replace(full, lessons=_lessons(model)), long, Verdict.REFUSED)
 
 
-def _crowded(model: CachedModel, full: World, request: SwitchRequest) -> World:
+def _crowded(model: CachedModel, full: PlanningState, request: SwitchRequest) -> PlanningState:
     """Devices that would do together if one of the models on each went: what each lacks is half of it."""
     needed = max(needed_bytes(request, model, rooms(full)))
     held = (HELD_BYTES + PROMISED_BYTES) * LOADED
     total = round((needed + held - HELD_BYTES // 2) / (1 - full.policy.reserve_percent / 100))
-    return _world(model, dict.fromkeys(full.device_ids, total), loaded_each=LOADED)
+    return _planning_state(model, dict.fromkeys(full.device_ids, total), loaded_each=LOADED)
 
 
 def _modes(sizes: Mapping[str, int]) -> tuple[Mode, ...]:
     return (Mode.TRANSFORMERS,) if "host" in sizes else (Mode.TRANSFORMERS, Mode.VLLM)
 
 
-def _world(model: CachedModel, sizes: Mapping[str, int], loaded_each: int = 0) -> World:
+def _planning_state(model: CachedModel, sizes: Mapping[str, int], loaded_each: int = 0) -> PlanningState:
     instances = tuple(_loaded(f"i{n}-{device}", device, n) for device in sizes for n in range(loaded_each))
     taken = HELD_BYTES * loaded_each
     readings = tuple(
@@ -151,13 +151,13 @@ def _world(model: CachedModel, sizes: Mapping[str, int], loaded_each: int = 0) -
         )
         for number, (device, size) in enumerate(sizes.items())
     )
-    return World(
+    return PlanningState(
         now=10_000.0,
         sample=Sample(1, 10_000.0, 0.0, readings, None),
         sample_is_stale=False,
         instances=instances,
         models={model.id: model},
-        policy=Policy(),
+        policy=AdmissionPolicy(),
     )
 
 

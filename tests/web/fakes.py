@@ -13,8 +13,6 @@ from webapp.control.accounts import Accounts
 from webapp.control.audit import Audit
 from webapp.control.contract import EmergencyPreview, Health, Notice, Question, Snapshot, Terms
 from webapp.control.leases import check_terms, refuse_kept
-from webapp.domain.admission import Policy
-from webapp.domain.advise import advise
 from webapp.domain.audit import EVERYTHING, AuditFilter, Entry
 from webapp.domain.idle import Quiet, idle_unload_in
 from webapp.domain.instance import Instance, InstanceState
@@ -36,12 +34,14 @@ from webapp.domain.operation import (
 )
 from webapp.domain.people import Invitation, Person
 from webapp.domain.plan import Plan, SwitchRequest
-from webapp.domain.planner import plan_switch, refusal_of
+from webapp.domain.planning.admission import AdmissionPolicy
+from webapp.domain.planning.advise import advise
+from webapp.domain.planning.planner import plan_switch, refusal_of
+from webapp.domain.planning.state import Headroom, PlanningState, headrooms
 from webapp.domain.recommend import Advice, recommend
 from webapp.domain.timeline import SCALES, Event, Point, Span, Track
 from webapp.domain.units import gib
 from webapp.domain.waiting import Queued, Ticket, TicketState, check_admissible, check_place, judge, line_up, may_cancel
-from webapp.domain.world import Room, World, rooms
 from webapp.errors import (
     ForeignTicket,
     NotConfirmed,
@@ -198,7 +198,7 @@ class FakeController:
     present: frozenset[str] = frozenset()
     notices: tuple[Notice, ...] = ()
     store_problem: Message | None = None
-    policy: Policy = field(default_factory=Policy)
+    policy: AdmissionPolicy = field(default_factory=AdmissionPolicy)
     seen: set[str] = field(default_factory=set)
     """Who has looked at a page."""
     grace: Grace | None = None
@@ -250,8 +250,8 @@ class FakeController:
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
         return self.histories.get(device_id, ())
 
-    def _world(self) -> World:
-        return World(
+    def _planning_state(self) -> PlanningState:
+        return PlanningState(
             now=time.time(),
             sample=self.snapshot().sample,
             sample_is_stale=self.stale,
@@ -266,10 +266,10 @@ class FakeController:
     def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
         if self.defect is not None:
             raise self.defect
-        return plan_switch(request, self._world(), actor)
+        return plan_switch(request, self._planning_state(), actor)
 
-    def rooms(self, request: SwitchRequest | None = None, actor: str | None = None) -> tuple[Room, ...]:
-        return rooms(replace(self._world(), actor=actor), request)
+    def headrooms(self, request: SwitchRequest | None = None, actor: str | None = None) -> tuple[Headroom, ...]:
+        return headrooms(replace(self._planning_state(), actor=actor), request)
 
     def recommend(
         self, device_id: str | None = None, model_id: str | None = None, actor: str | None = None
@@ -285,7 +285,7 @@ class FakeController:
         return recommend(max(free), vllm_unavailable=self.mode_problems[Mode.VLLM]) if known_free else None
 
     def advise(self, request: SwitchRequest, actor: str | None = None) -> Advice | None:
-        return advise(request, replace(self._world(), actor=actor))
+        return advise(request, replace(self._planning_state(), actor=actor))
 
     def operation(self, operation_id: str) -> Operation:
         found = next((o for o in (*self.running, *self.recent) if o.id == operation_id), None)
@@ -329,8 +329,8 @@ class FakeController:
 
     def switch(self, request: SwitchRequest, actor: str) -> Operation:
         check_terms(request.lease_until, request.reason, request.idle_minutes, time.time())
-        world = self._world()
-        error = refusal_of(plan_switch(request, world, actor), world)
+        planning_state = self._planning_state()
+        error = refusal_of(plan_switch(request, planning_state, actor), planning_state)
         if error is not None:
             raise error
         begun = self._begin(OperationKind.SWITCH, actor, request)
@@ -343,19 +343,19 @@ class FakeController:
         return replace(self._begin(OperationKind.RESTORE, actor), model_id=owing.to_restore[0].model_id)
 
     def check_ticket(self, request: SwitchRequest, actor: str) -> None:
-        check_admissible(request, replace(self._world(), actor=actor))
+        check_admissible(request, replace(self._planning_state(), actor=actor))
         check_place([one.ticket for one in self.waiting], request, actor, self.ticket_limit)
 
     def take_ticket(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
         if self.refusal is not None:
             raise self.refusal
         self.check_ticket(request, actor)
-        world = self._world()
+        planning_state = self._planning_state()
         self.calls.append(("take_ticket", actor, request, starts_by_itself))
         number = len(self.waiting) + 1
         made = Ticket(f"t{number}", number, request, actor, time.time(), starts_by_itself)
         tickets = (*(one.ticket for one in self.waiting), made)
-        self.changed(waiting=line_up(tickets, lambda ticket, held: judge(ticket, held, world, {})))
+        self.changed(waiting=line_up(tickets, lambda ticket, held: judge(ticket, held, planning_state, {})))
         return self.waiting[-1]
 
     def cancel_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Ticket:

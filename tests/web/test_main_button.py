@@ -10,11 +10,11 @@ import pytest
 
 from tests.web.conftest import FORM, MODEL, Visitor
 from tests.web.fakes import FakeController, foreign, instance, model, reading, worker
-from webapp.domain.admission import Policy
 from webapp.domain.instance import InstanceState
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName, StepState
 from webapp.domain.plan import SwitchRequest
+from webapp.domain.planning.admission import AdmissionPolicy
 from webapp.domain.units import gib
 from webapp.domain.waiting import Queued, Ticket
 from webapp.message import Message
@@ -208,7 +208,7 @@ def test_a_loaded_model_is_no_error(visitor: Visitor, controller: FakeController
 
 
 def test_what_the_limit_never_lets_in_is_not_offered_to_wait(visitor: Visitor, controller: FakeController) -> None:
-    controller.changed(policy=Policy(memory_limit_bytes=gib(1)))
+    controller.changed(policy=AdmissionPolicy(memory_limit_bytes=gib(1)))
 
     page = visitor.get("/", query_string=FORM).text
 

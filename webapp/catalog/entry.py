@@ -53,7 +53,7 @@ _MAX_DETAIL = 300
 
 
 @dataclass(frozen=True)
-class Policy:
+class LoadPolicy:
     """What the settings allow to be loaded."""
 
     allow_pickle: bool = False
@@ -143,7 +143,7 @@ def misread(repository: Path, exc: Exception) -> CachedModel:
     return _bare(entry, _Listing(), _message(ModelProblem.MISREAD, model=entry.id, detail=detail))
 
 
-def describe(entry: Entry, policy: Policy) -> CachedModel:
+def describe(entry: Entry, policy: LoadPolicy) -> CachedModel:
     """Return what an entry's files say. Never raises: an entry that cannot be read is described with that problem."""
     try:
         listing = _list(entry.snapshot) if entry.revision else _Listing()
@@ -161,7 +161,7 @@ def describe(entry: Entry, policy: Policy) -> CachedModel:
 
 
 def _with_config(
-    entry: Entry, listing: _Listing, bare: CachedModel, config: ConfigFacts, policy: Policy
+    entry: Entry, listing: _Listing, bare: CachedModel, config: ConfigFacts, policy: LoadPolicy
 ) -> CachedModel:
     described = replace(
         bare,
@@ -297,7 +297,7 @@ def _require_config(entry: Entry, listing: _Listing) -> None:
     raise _Problem(ModelProblem.NO_CONFIG)
 
 
-def _unsuitable(config: ConfigFacts, policy: Policy) -> Message | None:
+def _unsuitable(config: ConfigFacts, policy: LoadPolicy) -> Message | None:
     if not generates_text(config.architecture, config.model_type, config.auto_map):
         return _message(ModelProblem.NOT_A_LANGUAGE_MODEL, architecture=config.architecture or config.model_type)
     if needs_remote_code(config.auto_map, config.model_type) and not policy.allow_remote_code:
@@ -306,7 +306,7 @@ def _unsuitable(config: ConfigFacts, policy: Policy) -> Message | None:
 
 
 def _weights(
-    entry: Entry, listing: _Listing, config: ConfigFacts, policy: Policy
+    entry: Entry, listing: _Listing, config: ConfigFacts, policy: LoadPolicy
 ) -> tuple[tuple[WeightFacts, int | None] | None, Message | None]:
     try:
         tensors = _tensors(entry.snapshot, listing, policy)
@@ -318,7 +318,7 @@ def _weights(
     return facts, None
 
 
-def _tensors(snapshot: Path, listing: _Listing, policy: Policy) -> tuple[Tensor, ...] | None:
+def _tensors(snapshot: Path, listing: _Listing, policy: LoadPolicy) -> tuple[Tensor, ...] | None:
     """Return the tensors of the files that transformers would load, ``None`` when those are pickles and allowed."""
     if _WEIGHTS in listing:
         return _read(snapshot, _WEIGHTS)
@@ -367,7 +367,7 @@ def _require_all(shards: Iterable[str], listing: _Listing) -> None:
         raise _Problem(ModelProblem.INCOMPLETE, missing=missing[0][:200] + more)
 
 
-def _require_pickle(snapshot: Path, listing: _Listing, policy: Policy) -> None:
+def _require_pickle(snapshot: Path, listing: _Listing, policy: LoadPolicy) -> None:
     if _PICKLE_INDEX in listing and _PICKLE_WEIGHTS not in listing:
         _require_all(sorted(set(_weight_map(snapshot, _PICKLE_INDEX).values())), listing)
     elif listing.dangles(_PICKLE_WEIGHTS):
@@ -385,7 +385,7 @@ def _require_no_shards(listing: _Listing) -> None:
         raise _Problem(ModelProblem.INCOMPLETE, missing=_INDEX)
 
 
-def _tokenizer_problem(snapshot: Path, listing: _Listing, policy: Policy) -> Message | None:
+def _tokenizer_problem(snapshot: Path, listing: _Listing, policy: LoadPolicy) -> Message | None:
     if any(name in listing for name in _TOKENIZERS):
         return None
     dangling = sorted(name for name in _TOKENIZERS if listing.dangles(name))

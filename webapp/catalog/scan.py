@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from webapp.catalog.entry import FACT_FILES, PREFIX, Entry, Policy, describe, find_entry, misread, unreadable
+from webapp.catalog.entry import FACT_FILES, PREFIX, Entry, LoadPolicy, describe, find_entry, misread, unreadable
 from webapp.catalog.files import printable
 from webapp.domain.model import CachedModel
 from webapp.message import Message
@@ -86,12 +86,12 @@ class Catalog:
         allow_pickle: bool = False,
         allow_remote_code: bool = False,
         clock: Callable[[], float] = time.time,
-        describe: Callable[[Entry, Policy], CachedModel] = describe,
+        describe: Callable[[Entry, LoadPolicy], CachedModel] = describe,
     ) -> None:
         self._describe = describe
         self._cache_dir = cache_dir
         self._poll_s = poll_s
-        self._policy = Policy(allow_pickle=allow_pickle, allow_remote_code=allow_remote_code)
+        self._policy = LoadPolicy(allow_pickle=allow_pickle, allow_remote_code=allow_remote_code)
         self._clock = clock
         self._view = CatalogView()
         self._known: dict[str, _Known] = {}

@@ -21,7 +21,6 @@ from webapp.control.pausing import PauseMark
 from webapp.control.presence import Presence
 from webapp.control.settle import DeviceMonitor, SettlePolicy
 from webapp.control.state import StateStore
-from webapp.domain.admission import Policy
 from webapp.domain.audit import Entry
 from webapp.domain.instance import Instance
 from webapp.domain.learned import NOTHING_LEARNED, Lessons
@@ -30,10 +29,11 @@ from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Evicted
 from webapp.domain.plan import SwitchRequest
-from webapp.domain.planner import footprints_on
+from webapp.domain.planning.admission import AdmissionPolicy
+from webapp.domain.planning.planner import footprints_on
+from webapp.domain.planning.state import PlanningState
 from webapp.domain.selftest import Witness
 from webapp.domain.waiting import Ticket
-from webapp.domain.world import World
 from webapp.message import Message
 from webapp.runtimes.base import ContainerHost, ForeignContainer, LaunchDevice, LaunchSpec, Runtime
 from webapp.settings import Settings
@@ -132,10 +132,10 @@ class Context:
     """Puts down what is done by itself with a person's model; never waits. What people do is put down where they come in."""
 
     @property
-    def policy(self) -> Policy:
+    def policy(self) -> AdmissionPolicy:
         """The admission figures of the settings."""
         s = self.settings
-        return Policy(s.fits_percent, s.reserve_mib * 2**20, s.reserve_percent, s.memory_limit_bytes)
+        return AdmissionPolicy(s.fits_percent, s.reserve_mib * 2**20, s.reserve_percent, s.memory_limit_bytes)
 
     @property
     def settle_policy(self) -> SettlePolicy:
@@ -159,10 +159,10 @@ class Context:
         """Containers that Warden did not start, as last seen; never waits."""
         return () if self.containers is None else self.containers.foreign()
 
-    def world(self, sample: Sample | None = None, actor: str | None = None) -> World:
+    def planning_state(self, sample: Sample | None = None, actor: str | None = None) -> PlanningState:
         """All that a plan of ``actor`` depends on, now; with ``sample`` instead of the latest reading."""
         state = self.state_store.state
-        return World(
+        return PlanningState(
             now=self.clock(),
             monotonic=self.monotonic(),
             sample=sample or self.monitor.latest(),

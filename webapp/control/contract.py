@@ -14,9 +14,9 @@ from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
 from webapp.domain.operation import ANY_OPERATION, Operation, OperationFilter, OperationValues
 from webapp.domain.plan import Plan, SwitchRequest
+from webapp.domain.planning.state import Headroom
 from webapp.domain.recommend import Advice
 from webapp.domain.waiting import Queued, Ticket
-from webapp.domain.world import Room
 from webapp.message import Message
 from webapp.runtimes.base import ForeignContainer
 
@@ -135,7 +135,7 @@ class ControllerApi(Protocol):
     def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
         """Return what ``request`` of ``actor`` would do now. Raises NotFound, InvalidRequest; a refusal is in the plan."""
 
-    def rooms(self, request: SwitchRequest | None = None, actor: str | None = None) -> tuple[Room, ...]:
+    def headrooms(self, request: SwitchRequest | None = None, actor: str | None = None) -> tuple[Headroom, ...]:
         """Return how much a launch may take on each device, or on those that ``request`` of ``actor`` names.
 
         Empty where one of them is not there.

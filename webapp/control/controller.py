@@ -36,8 +36,6 @@ from webapp.control.stuck import StuckInstances, clear_stuck
 from webapp.control.switching import Switch
 from webapp.control.waiting import Calls, Waiting
 from webapp.control.watcher import Watcher
-from webapp.domain.admission import own_bytes, within_limit
-from webapp.domain.advise import advise
 from webapp.domain.idle import idle_unload_in
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.lease import NO_LEASE, Lease, ReleaseAnswer
@@ -56,10 +54,12 @@ from webapp.domain.operation import (
     StepName,
 )
 from webapp.domain.plan import Plan, SwitchRequest
-from webapp.domain.planner import plan_switch, refusal_of
+from webapp.domain.planning.admission import own_bytes, within_limit
+from webapp.domain.planning.advise import advise
+from webapp.domain.planning.planner import plan_switch, refusal_of
+from webapp.domain.planning.state import Headroom, headrooms
 from webapp.domain.recommend import Advice, recommend
 from webapp.domain.waiting import Queued, Ticket
-from webapp.domain.world import Room, rooms
 from webapp.errors import (
     EngineMissing,
     EngineUnavailable,
@@ -215,11 +215,11 @@ class Controller:
 
     def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
         """See ``ControllerApi``."""
-        return plan_switch(_with_reason(request), self._context.world(actor=actor), actor)
+        return plan_switch(_with_reason(request), self._context.planning_state(actor=actor), actor)
 
-    def rooms(self, request: SwitchRequest | None = None, actor: str | None = None) -> tuple[Room, ...]:
+    def headrooms(self, request: SwitchRequest | None = None, actor: str | None = None) -> tuple[Headroom, ...]:
         """See ``ControllerApi``."""
-        return rooms(self._context.world(actor=actor), request)
+        return headrooms(self._context.planning_state(actor=actor), request)
 
     def recommend(
         self, device_id: str | None = None, model_id: str | None = None, actor: str | None = None
@@ -228,19 +228,23 @@ class Controller:
         if model_id is not None:
             devices = None if device_id is None else (device_id,)
             return self.advise(SwitchRequest(Mode.TRANSFORMERS, model_id, devices=devices), actor)
-        world = self._context.world()
-        if device_id is not None and device_id not in world.device_ids:
-            raise UnknownDevice(device=device_id, known=", ".join(world.device_ids))
-        readings = () if world.sample is None or world.sample_is_stale else world.sample.readings
-        free = [_takeable(r, world.instances, self._context) for r in readings if device_id in (None, r.device_id)]
+        planning_state = self._context.planning_state()
+        if device_id is not None and device_id not in planning_state.device_ids:
+            raise UnknownDevice(device=device_id, known=", ".join(planning_state.device_ids))
+        readings = (
+            () if planning_state.sample is None or planning_state.sample_is_stale else planning_state.sample.readings
+        )
+        free = [
+            _takeable(r, planning_state.instances, self._context) for r in readings if device_id in (None, r.device_id)
+        ]
         known = [f for f in free if f is not None]
         if not known:
             return None
-        return recommend(max(known), vllm_unavailable=world.mode_problems.get(Mode.VLLM))
+        return recommend(max(known), vllm_unavailable=planning_state.mode_problems.get(Mode.VLLM))
 
     def advise(self, request: SwitchRequest, actor: str | None = None) -> Advice | None:
         """See ``ControllerApi``."""
-        return advise(request, self._context.world(actor=actor))
+        return advise(request, self._context.planning_state(actor=actor))
 
     def operation(self, operation_id: str) -> Operation:
         """See ``ControllerApi``."""
@@ -304,10 +308,12 @@ class Controller:
         check_terms(request.lease_until, request.reason, request.idle_minutes, self._context.clock())
         looked_again = False
         while True:
-            state, world = self._state_store.state, self._context.world(actor=actor)
-            _refuse_while_claimed(state, request.devices or world.device_ids, all_of_them=request.devices is None)
-            plan = plan_switch(request, world)
-            error = refusal_of(plan, world)
+            state, planning_state = self._state_store.state, self._context.planning_state(actor=actor)
+            _refuse_while_claimed(
+                state, request.devices or planning_state.device_ids, all_of_them=request.devices is None
+            )
+            plan = plan_switch(request, planning_state)
+            error = refusal_of(plan, planning_state)
             if isinstance(error, InstanceInUse) and not looked_again:
                 self._watcher.look_again(e.instance_id for e in plan.unload)
                 looked_again = True
@@ -598,7 +604,7 @@ class Controller:
 
     def _all_devices(self) -> set[str]:
         state = self._state_store.state
-        return {*self._context.world().device_ids, *(d for i in state.instances.values() for d in i.devices)}
+        return {*self._context.planning_state().device_ids, *(d for i in state.instances.values() for d in i.devices)}
 
     def _new(self, kind: OperationKind, actor: str, steps: Iterable[StepName]) -> Operation:
         return Operation(

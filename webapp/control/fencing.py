@@ -22,7 +22,7 @@ class LoadWatch:
         self._spec = spec
         self._fence: Fence | None = None
         if spec.decided_on is not None:
-            gates = {footprint.device_id: footprint.gate_bytes for footprint in spec.footprints}
+            gates = {footprint.device_id: footprint.required_bytes for footprint in spec.footprints}
             self._fence = Fence(spec.instance_id, gates, spec.decided_on)
 
     def look(self) -> None:

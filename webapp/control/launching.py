@@ -18,7 +18,7 @@ from webapp.domain.lease import NO_LEASE, Lease
 from webapp.domain.memory import Sample
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Finding, StepName
-from webapp.domain.world import Cooldown
+from webapp.domain.planning.state import Cooldown
 from webapp.errors import (
     EngineUnavailable,
     LaunchBlocked,

@@ -12,7 +12,7 @@ from webapp.domain.instance import Instance
 from webapp.domain.memory import Sample
 from webapp.domain.operation import Operation, OperationFilter, OperationKind
 from webapp.domain.plan import SwitchRequest, WayOut
-from webapp.domain.planner import plan_switch
+from webapp.domain.planning.planner import plan_switch
 from webapp.domain.postmortem import (
     Cause,
     Phase,
@@ -55,7 +55,7 @@ def of_launch(
     """Return the report of a launch that failed; ``said`` is what it said of itself last. ``None`` where nothing was read."""
     if spec.decided_on is None:
         return None
-    gates = {footprint.device_id: footprint.gate_bytes for footprint in spec.footprints}
+    gates = {footprint.device_id: footprint.required_bytes for footprint in spec.footprints}
     report = _report(context, spec.decided_on, spec.instance_id, spec.model_id, gates, _phase(error, said))
     if report is not None and isinstance(error, LoadFenced):
         report = replace(report, cause=Cause.NEIGHBOUR_GREW, device_id=str(error.params["device"]))
@@ -139,16 +139,16 @@ def _way_out(
 
     Who was to be unloaded is gone already in that reading, so all others stay.
     """
-    world = replace(
-        context.world(_with_room(since, report)),
+    planning_state = replace(
+        context.planning_state(_with_room(since, report)),
         instances=tuple(i for i in context.state_store.state.instances.values() if i.id != instance_id),
         cooldowns={},
         claims={},
     )
     beside = replace(asked, keep_others=True, unload=(), load_anyway=False)
     try:
-        way = next(iter(plan_switch(beside, world).ways_out), None)
-        return None if way is None else _as_asked(way, asked, plan_switch(way.request, world).request)
+        way = next(iter(plan_switch(beside, planning_state).ways_out), None)
+        return None if way is None else _as_asked(way, asked, plan_switch(way.request, planning_state).request)
     except WardenError as exc:
         log.info("what would have fitted %s cannot be said: %s", asked.model_id, exc)
         return None

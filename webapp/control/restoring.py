@@ -18,7 +18,7 @@ from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Evicted, Finding, Operation, OperationState, StepName, StepState
 from webapp.domain.plan import SwitchRequest
-from webapp.domain.planner import plan_switch, refusal_of
+from webapp.domain.planning.planner import plan_switch, refusal_of
 from webapp.domain.returning import at_revision
 from webapp.errors import AlreadyLoaded, Busy, Cancelled, Superseded, WardenError
 from webapp.message import Message, Param
@@ -68,7 +68,7 @@ def _restore(run: Run, evicted: Evicted, step: StepName, *, planned: bool) -> Fi
 def _launch_again(run: Run, evicted: Evicted, step: StepName, *, planned: bool) -> Finding:
     """Raises WardenError."""
     context, name = run.context, {"model": evicted.model_id}
-    listed = context.world().models.get(evicted.model_id)
+    listed = context.planning_state().models.get(evicted.model_id)
     if listed is None:
         return Finding(Message("restore_model_gone", name), ok=False)
     model = at_revision(listed, evicted.revision)
@@ -101,11 +101,11 @@ def _launch_again(run: Run, evicted: Evicted, step: StepName, *, planned: bool) 
 
 def _refuse(context: Context, evicted: Evicted, model: CachedModel, sample: Sample | None) -> None:
     """Raise what the plan of a launch on the same devices, beside all that is loaded, is refused with."""
-    world = context.world(sample)
-    world = replace(world, models={**world.models, model.id: model})
+    planning_state = context.planning_state(sample)
+    planning_state = replace(planning_state, models={**planning_state.models, model.id: model})
     request = SwitchRequest(evicted.mode, model.id, evicted.options, devices=evicted.devices, keep_others=True)
-    plan = plan_switch(request, world, with_ways_out=False)
-    if (error := refusal_of(plan, world)) is not None:
+    plan = plan_switch(request, planning_state, with_ways_out=False)
+    if (error := refusal_of(plan, planning_state)) is not None:
         raise error
 
 

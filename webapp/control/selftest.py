@@ -18,7 +18,7 @@ from webapp.domain.model import CachedModel
 from webapp.domain.modes import Dtype, LaunchOptions, Mode
 from webapp.domain.operation import Finding, Operation, OperationState, StepName, StepState
 from webapp.domain.plan import SwitchRequest
-from webapp.domain.planner import plan_switch
+from webapp.domain.planning.planner import plan_switch
 from webapp.domain.recommend import Advice, recommend
 from webapp.domain.selftest import (
     Check,
@@ -244,9 +244,11 @@ class SelfTest:
 
     def _beside_all(self, model: CachedModel, devices: tuple[str, ...] | None) -> str:
         context = self.run.context
-        world = replace(context.world(context.monitor.fresh(READING_TIMEOUT_S)), models={model.id: model})
+        planning_state = replace(
+            context.planning_state(context.monitor.fresh(READING_TIMEOUT_S)), models={model.id: model}
+        )
         request = SwitchRequest(Mode.TRANSFORMERS, model.id, SECOND, devices, keep_others=True)
-        plan = plan_switch(request, world)
+        plan = plan_switch(request, planning_state)
         if plan.refusal is not None:
             if plan.refusal.code != NotEnoughMemory.code:
                 raise _Ends(failed(plan.refusal))

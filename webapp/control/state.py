@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.lease import Lease
 from webapp.domain.operation import Operation, OperationKind
-from webapp.domain.world import Cooldown
+from webapp.domain.planning.state import Cooldown
 from webapp.errors import Busy, NotCancellable, Stopping, Superseded, UnknownInstance, UnknownOperation
 
 RECENT_LIMIT = 20

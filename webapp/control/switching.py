@@ -31,8 +31,8 @@ from webapp.domain.memory import Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.operation import Evicted, Finding, Grace, OperationState, Receipt, StepName, StepState
 from webapp.domain.plan import Eviction, Plan
-from webapp.domain.planner import plan_switch, refusal_of
-from webapp.domain.world import World
+from webapp.domain.planning.planner import plan_switch, refusal_of
+from webapp.domain.planning.state import PlanningState
 from webapp.errors import DeviceUnreadable, UnknownModel, WardenError
 from webapp.message import Message, Param
 from webapp.runtimes.base import LaunchSpec, Runtime
@@ -111,7 +111,7 @@ class Switch:
         Raises LaunchBlocked, EngineUnavailable: nothing is unloaded then.
         """
         context, model_id = self.run.context, self.plan.request.model_id
-        sample, model = context.monitor.latest(), context.world().models.get(model_id)
+        sample, model = context.monitor.latest(), context.planning_state().models.get(model_id)
         if model is None:
             raise UnknownModel(model=model_id)
         self._reach_what_goes()
@@ -197,20 +197,20 @@ class Switch:
         """
         if self.run.operation.grace is None:
             return self.plan.unload
-        again = self._plan_anew(self.run.context.world())
+        again = self._plan_anew(self.run.context.planning_state())
         needed = {eviction.instance_id for eviction in again.unload}
         return tuple(e for e in self.plan.unload if not e.is_others or e.instance_id in needed)
 
-    def _plan_anew(self, world: World) -> Plan:
+    def _plan_anew(self, planning_state: PlanningState) -> Plan:
         """Make the plan again over what it names and what is loaded still, and nothing else: of all others nobody was told.
 
         Raises Refused.
         """
-        loaded = {instance.id for instance in world.instances}
+        loaded = {instance.id for instance in planning_state.instances}
         going = tuple(e.instance_id for e in self.plan.unload if e.instance_id in loaded)
         request = replace(self.plan.request, keep_others=True, unload=going)
-        again = plan_switch(request, world, self.run.operation.actor, with_ways_out=False)
-        if (error := refusal_of(again, world)) is not None:
+        again = plan_switch(request, planning_state, self.run.operation.actor, with_ways_out=False)
+        if (error := refusal_of(again, planning_state)) is not None:
             raise error
         return again
 
@@ -272,19 +272,19 @@ class Switch:
 
     def _plan_again(self) -> tuple[Plan, LaunchSpec]:
         """Return the plan on a fresh reading and what launches it. Raises DeviceUnreadable, Refused."""
-        world = self._fresh_world()
-        again = plan_switch(replace(self.plan.request, keep_others=True, unload=()), world)
-        if (error := refusal_of(again, world)) is not None:
+        planning_state = self._fresh_world()
+        again = plan_switch(replace(self.plan.request, keep_others=True, unload=()), planning_state)
+        if (error := refusal_of(again, planning_state)) is not None:
             raise error
-        return again, self._spec(again, world.models[again.request.model_id], world.sample)
+        return again, self._spec(again, planning_state.models[again.request.model_id], planning_state.sample)
 
-    def _fresh_world(self) -> World:
+    def _fresh_world(self) -> PlanningState:
         """All that a plan depends on, by a fresh reading. Raises DeviceUnreadable."""
         context = self.run.context
         sample = context.monitor.fresh(READING_TIMEOUT_S)
         if sample is None:
             raise DeviceUnreadable(device=self.plan.devices[0].device_id, age_s=context.monitor.age_s())
-        return context.world(sample)
+        return context.planning_state(sample)
 
     def _spec_once_more(self) -> LaunchSpec:
         """Return what a second start launches: checked again, on the same devices, under an id of its own."""

@@ -20,6 +20,7 @@ from webapp.control.pausing import Pause
 from webapp.domain.instance import InstanceState
 from webapp.domain.operation import Operation, OperationState
 from webapp.domain.plan import SwitchRequest
+from webapp.domain.planning.state import PlanningState
 from webapp.domain.waiting import (
     MOST_TRIES,
     SATISFIED,
@@ -38,7 +39,6 @@ from webapp.domain.waiting import (
     next_to_start,
     still_asked,
 )
-from webapp.domain.world import World
 from webapp.errors import (
     ForeignTicket,
     NotCancellable,
@@ -165,7 +165,7 @@ class Waiting:
 
     def check(self, request: SwitchRequest, actor: str) -> None:
         """Refuse what ``take`` would refuse. Raises what ``check_admissible`` and ``check_place`` do."""
-        check_admissible(request, self._context.world(actor=actor))
+        check_admissible(request, self._context.planning_state(actor=actor))
         check_place(self._tickets.values(), request, actor, self._context.settings.ticket_limit)
 
     def take(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
@@ -176,7 +176,7 @@ class Waiting:
             QueueFull, AlreadyWaiting: see ``check_place``.
             NotStored: it could not be kept, so it was not taken.
         """
-        check_admissible(request, self._context.world(actor=actor))
+        check_admissible(request, self._context.planning_state(actor=actor))
         try:
             self._read()
             ticket = self._enter(request, actor, starts_by_itself)
@@ -388,16 +388,18 @@ class Waiting:
 
     def _judge_line(self) -> tuple[Queued, ...]:
         """Judge every open ticket on one reading; one that its person has not been told of yet has its place, too."""
-        running, world = self._context.state_store.state.running, self._context.world()
-        return line_up(self._tickets.values(), lambda ticket, held: self._judge(ticket, held, world, running))
+        running, planning_state = self._context.state_store.state.running, self._context.planning_state()
+        return line_up(self._tickets.values(), lambda ticket, held: self._judge(ticket, held, planning_state, running))
 
-    def _judge(self, ticket: Ticket, held: frozenset[str], world: World, running: Mapping[str, Operation]) -> Judgement:
+    def _judge(
+        self, ticket: Ticket, held: frozenset[str], planning_state: PlanningState, running: Mapping[str, Operation]
+    ) -> Judgement:
         """Judge one ticket; where that fails it waits and holds nothing, and says why.
 
         Raises what it fails with for a ticket that its person has not been told of: it is not taken then.
         """
         try:
-            return judge(ticket, held, world, running)
+            return judge(ticket, held, planning_state, running)
         except Exception as exc:
             if ticket.id in self._pending:
                 raise
@@ -453,7 +455,7 @@ class Waiting:
         """What would be started now: as asked, on the devices that were found for it where that fits."""
         queued = self._queued(ticket.id)
         fitting = queued.request if queued.fits else None
-        return fitting or still_asked(ticket.request, self._context.world())
+        return fitting or still_asked(ticket.request, self._context.planning_state())
 
     def _start(self, one: Queued) -> None:
         """Start the ticket whose turn it is; what was taken back or paused while it was judged is left alone."""

@@ -68,7 +68,7 @@ class Fence:
         return breach_of(self.gates[device_id], self.instance_id, before, now)
 
 
-def breach_of(gate_bytes: int, instance_id: str, before: Reading, now: Reading) -> Breach | None:
+def breach_of(required_bytes: int, instance_id: str, before: Reading, now: Reading) -> Breach | None:
     """Return what lacks on one device by the rule above, ``None`` where nothing does or the readings cannot tell."""
     others = growths(before, now, instance_id)
     if not others or before.free_bytes is None or now.free_bytes is None:
@@ -77,7 +77,7 @@ def breach_of(gate_bytes: int, instance_id: str, before: Reading, now: Reading) 
     held = instance_bytes(now, instance_id)
     if held is None:
         held = max(0, before.free_bytes - now.free_bytes - grown)
-    needed = max(0, gate_bytes - held)
+    needed = max(0, required_bytes - held)
     missing = needed - now.free_bytes
     if not 0 < missing <= grown:
         return None

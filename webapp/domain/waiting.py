@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from webapp.domain.admission import within_limit
-from webapp.domain.fit import Needs, needs_of
 from webapp.domain.operation import Operation, OperationState
 from webapp.domain.plan import DevicePlan, Plan, SwitchRequest
-from webapp.domain.planner import plan_switch, refusal_of
-from webapp.domain.world import Room, World, rooms
+from webapp.domain.planning.admission import within_limit
+from webapp.domain.planning.fit import Needs, needs_of
+from webapp.domain.planning.planner import plan_switch, refusal_of
+from webapp.domain.planning.state import Headroom, PlanningState, headrooms
 from webapp.errors import (
     AlreadyLoaded,
     AlreadyWaiting,
@@ -280,7 +280,7 @@ def _launch(request: SwitchRequest) -> SwitchRequest:
     return replace(request, lease_until=None)
 
 
-def check_admissible(request: SwitchRequest, world: World) -> None:
+def check_admissible(request: SwitchRequest, planning_state: PlanningState) -> None:
     """Refuse what waiting cannot bring about.
 
     Raises:
@@ -292,61 +292,63 @@ def check_admissible(request: SwitchRequest, world: World) -> None:
         raise InvalidRequest(field="load_anyway", value="true", allowed="false")
     if request.override_reason is not None:
         raise InvalidRequest(field="override_reason", value=request.override_reason, allowed="null")
-    plan = plan_switch(request, world, with_ways_out=False)
-    error = refusal_of(plan, world)
+    plan = plan_switch(request, planning_state, with_ways_out=False)
+    error = refusal_of(plan, planning_state)
     if error is not None and error.code not in _BY_CODE:
         raise error
-    if error is not None and error.code == NotEnoughMemory.code and not _candidates(request, plan, world):
-        needed = max((device.footprint.gate_bytes + device.reserve_bytes for device in plan.devices), default=None)
-        raise CannotWait(model=request.model_id, needed_bytes=needed, most_bytes=_most_bytes(request, world))
+    if error is not None and error.code == NotEnoughMemory.code and not _candidates(request, plan, planning_state):
+        needed = max((device.footprint.required_bytes + device.reserve_bytes for device in plan.devices), default=None)
+        raise CannotWait(model=request.model_id, needed_bytes=needed, most_bytes=_most_bytes(request, planning_state))
 
 
-def judge(ticket: Ticket, held: frozenset[str], world: World, running: Mapping[str, Operation]) -> Judgement:
-    """Return what stands between ``ticket`` and its start in ``world``, while earlier tickets hold the devices ``held``.
+def judge(
+    ticket: Ticket, held: frozenset[str], planning_state: PlanningState, running: Mapping[str, Operation]
+) -> Judgement:
+    """Return what stands between ``ticket`` and its start in ``planning_state``, while earlier tickets hold the devices ``held``.
 
     ``running`` are the operations that run, by id. Never raises for what the world has become: that is a reason to wait, or the end.
     """
-    world = world.seen_by(ticket.actor)
-    request = still_asked(ticket.request, world)
+    planning_state = planning_state.seen_by(ticket.actor)
+    request = still_asked(ticket.request, planning_state)
     try:
-        plan = plan_switch(request, world, with_ways_out=False)
+        plan = plan_switch(request, planning_state, with_ways_out=False)
     except InvalidRequest as exc:
         return Judgement(exc.message, is_over=True)
     except NotFound as exc:  # a catalogue that is not read yet, a driver that is away: it may be there again
         return Judgement(exc.message)
     if plan.refusal is not None and plan.refusal.code == AlreadyLoaded.code:
-        return Judgement(_satisfied(plan.refusal, world), is_over=True)
+        return Judgement(_satisfied(plan.refusal, planning_state), is_over=True)
     if plan.refusal is not None and plan.refusal.code == InvalidRequest.code:
         return Judgement(plan.refusal, is_over=True)
-    plan = _elsewhere(plan, request, held, world)
-    return _judged(ticket, request, plan, world, running)
+    plan = _elsewhere(plan, request, held, planning_state)
+    return _judged(ticket, request, plan, planning_state, running)
 
 
-def _satisfied(refusal: Message, world: World) -> Message:
+def _satisfied(refusal: Message, planning_state: PlanningState) -> Message:
     """Say whose model it is that is there already."""
-    owner = next((i.owner for i in world.instances if i.id == refusal.params.get("instance")), None)
+    owner = next((i.owner for i in planning_state.instances if i.id == refusal.params.get("instance")), None)
     return Message(SATISFIED, {"model": refusal.params.get("model"), "owner": owner})
 
 
 def _judged(
-    ticket: Ticket, request: SwitchRequest, plan: Plan, world: World, running: Mapping[str, Operation]
+    ticket: Ticket, request: SwitchRequest, plan: Plan, planning_state: PlanningState, running: Mapping[str, Operation]
 ) -> Judgement:
-    why = _why(plan, world, running)
+    why = _why(plan, planning_state, running)
     if why is not None and why.code not in FOR_ROOM:
         return Judgement(why)
     if why is not None:
-        return Judgement(why, _candidates(request, plan, world))
-    if ticket.not_before is not None and ticket.not_before > world.monotonic:
+        return Judgement(why, _candidates(request, plan, planning_state))
+    if ticket.not_before is not None and ticket.not_before > planning_state.monotonic:
         why = Message("waits_pause", {"tries": ticket.tries, "most": MOST_TRIES})
     found = tuple(device.device_id for device in plan.devices)
     return Judgement(why, plan.touched, replace(request, devices=found))
 
 
-def still_asked(request: SwitchRequest, world: World) -> SwitchRequest:
+def still_asked(request: SwitchRequest, planning_state: PlanningState) -> SwitchRequest:
     """Return ``request`` without what has passed meanwhile: models to unload that have gone, a lease that would have ended."""
-    running = {instance.id for instance in world.instances}
+    running = {instance.id for instance in planning_state.instances}
     kept = tuple(instance_id for instance_id in request.unload if instance_id in running)
-    until = request.lease_until if (request.lease_until or 0) > world.now else None
+    until = request.lease_until if (request.lease_until or 0) > planning_state.now else None
     return (
         request
         if (kept, until) == (request.unload, request.lease_until)
@@ -354,68 +356,74 @@ def still_asked(request: SwitchRequest, world: World) -> SwitchRequest:
     )
 
 
-def _elsewhere(plan: Plan, request: SwitchRequest, held: frozenset[str], world: World) -> Plan:
+def _elsewhere(plan: Plan, request: SwitchRequest, held: frozenset[str], planning_state: PlanningState) -> Plan:
     """Where Warden chose a device that an earlier ticket holds, the first other one on which nothing is in the way; else ``plan``."""
     if request.devices is not None or not plan.touched & held:
         return plan
-    for device_id in world.device_ids:
-        other = plan_switch(replace(request, devices=(device_id,)), world, with_ways_out=False)
-        if other.refusal is None and not other.touched & (held | world.claims.keys()):
+    for device_id in planning_state.device_ids:
+        other = plan_switch(replace(request, devices=(device_id,)), planning_state, with_ways_out=False)
+        if other.refusal is None and not other.touched & (held | planning_state.claims.keys()):
             return other
     return plan
 
 
-def _candidates(request: SwitchRequest, plan: Plan, world: World) -> frozenset[str]:
+def _candidates(request: SwitchRequest, plan: Plan, planning_state: PlanningState) -> frozenset[str]:
     """The devices that a request waits for: those that it names, or each that would hold it alone; none where it never fits."""
     if request.devices is not None:
-        return plan.touched if all(_could_hold(device, world) for device in plan.devices) else frozenset()
-    every = rooms(world)
-    needs = needs_of(request, world.models[request.model_id], every)
-    most = [_room_of_empty(room, world) for room in every]
+        return plan.touched if all(_could_hold(device, planning_state) for device in plan.devices) else frozenset()
+    every = headrooms(planning_state)
+    needs = needs_of(request, planning_state.models[request.model_id], every)
+    most = [_room_of_empty(room, planning_state) for room in every]
     found = {every[n].device_id for n, needed in enumerate(needs.alone) if needed <= most[n]}
     return frozenset(found or _in_a_spread(needs, every, most))
 
 
-def _in_a_spread(needs: Needs, every: Sequence[Room], most: Sequence[int]) -> Iterator[str]:
+def _in_a_spread(needs: Needs, every: Sequence[Headroom], most: Sequence[int]) -> Iterator[str]:
     """Every GPU that several together would hold it on."""
     for mixture in needs.together:
-        if all(sum(share.needed_bytes <= most[n] for n in share.rooms) >= share.count for share in mixture):
-            yield from (every[n].device_id for share in mixture for n in share.rooms if share.needed_bytes <= most[n])
+        if all(sum(share.needed_bytes <= most[n] for n in share.headrooms) >= share.count for share in mixture):
+            yield from (
+                every[n].device_id for share in mixture for n in share.headrooms if share.needed_bytes <= most[n]
+            )
 
 
-def _room_of_empty(room: Room, world: World) -> int:
+def _room_of_empty(room: Headroom, planning_state: PlanningState) -> int:
     """What a launch may take of a device that nobody else uses."""
-    return within_limit(room.usable_bytes, 0, world.policy.memory_limit_bytes) - _reserve_on(room.device_id, world)
+    return within_limit(room.usable_bytes, 0, planning_state.policy.memory_limit_bytes) - _reserve_on(
+        room.device_id, planning_state
+    )
 
 
-def _could_hold(device: DevicePlan, world: World) -> bool:
+def _could_hold(device: DevicePlan, planning_state: PlanningState) -> bool:
     """Whether an empty device would do; one whose size is unknown might."""
     if device.total_bytes is None:
         return True
-    reading = None if world.sample is None else world.sample.reading(device.device_id)
+    reading = None if planning_state.sample is None else planning_state.sample.reading(device.device_id)
     usable = device.total_bytes - ((reading.reserved_bytes or 0) if reading is not None else 0)
-    most = within_limit(usable, 0, world.policy.memory_limit_bytes)
-    return device.footprint.gate_bytes + device.reserve_bytes <= most
+    most = within_limit(usable, 0, planning_state.policy.memory_limit_bytes)
+    return device.footprint.required_bytes + device.reserve_bytes <= most
 
 
-def _reserve_on(device_id: str, world: World) -> int:
-    reading = None if world.sample is None else world.sample.reading(device_id)
-    return world.policy.reserve_on((reading.total_bytes or 0) if reading is not None else 0)
+def _reserve_on(device_id: str, planning_state: PlanningState) -> int:
+    reading = None if planning_state.sample is None else planning_state.sample.reading(device_id)
+    return planning_state.policy.reserve_on((reading.total_bytes or 0) if reading is not None else 0)
 
 
-def _most_bytes(request: SwitchRequest, world: World) -> int:
+def _most_bytes(request: SwitchRequest, planning_state: PlanningState) -> int:
     """What the largest device that is asked for may hold."""
-    usable = [r.usable_bytes for r in rooms(world) if request.devices is None or r.device_id in request.devices]
-    return within_limit(max(usable, default=0), 0, world.policy.memory_limit_bytes)
+    usable = [
+        r.usable_bytes for r in headrooms(planning_state) if request.devices is None or r.device_id in request.devices
+    ]
+    return within_limit(max(usable, default=0), 0, planning_state.policy.memory_limit_bytes)
 
 
-def _why(plan: Plan, world: World, running: Mapping[str, Operation]) -> Message | None:
+def _why(plan: Plan, planning_state: PlanningState, running: Mapping[str, Operation]) -> Message | None:
     """An operation that runs there comes first: its memory is in flight."""
-    refusal = refusal_of(plan, world)
+    refusal = refusal_of(plan, planning_state)
     if refusal is not None and refusal.code not in _BY_CODE:
         return refusal.message
     for device_id in sorted(plan.touched):
-        operation = running.get(world.claims.get(device_id, ""))
+        operation = running.get(planning_state.claims.get(device_id, ""))
         if operation is not None:
             return _operation(device_id, operation)
     return None if refusal is None else _BY_CODE[refusal.code](refusal)

@@ -132,8 +132,8 @@ class Board:
         return self._models.of((*shown.moment[:3], form, search, stays), lambda: self._list(form, search, shown))
 
     def _list(self, form: LaunchForm, search: ModelSearch, shown: Shown) -> ModelList:
-        rooms = services().controller.rooms(asked_for(form), current_actor())
-        return self._lists.of(shown.snapshot, form, search, rooms, shown.moment[0])
+        headrooms = services().controller.headrooms(asked_for(form), current_actor())
+        return self._lists.of(shown.snapshot, form, search, headrooms, shown.moment[0])
 
     def models_body(self, models: ModelList) -> Drawn:
         """Return the list as drawn: it changes rarely and can be long."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from webapp.domain.audit import Action, Came, Detail, Group, Result
-from webapp.domain.fit import Fit
 from webapp.domain.footprint import Confidence, Note, PartName, Source
 from webapp.domain.instance import InstanceState
 from webapp.domain.lease import ReleaseAnswer
@@ -21,6 +20,7 @@ from webapp.domain.modes import Mode, Precision
 from webapp.domain.operation import OperationKind, OperationState, StepName, StepState
 from webapp.domain.people import Role
 from webapp.domain.plan import Verdict
+from webapp.domain.planning.fit import Fit
 from webapp.domain.postmortem import Cause, Phase
 from webapp.domain.recommend import Mark
 from webapp.domain.selftest import CheckMark, CheckName

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.engine.models import BREAKABLE, INDEX, WEIGHTS, break_model, change_config, make_model, put_file
-from webapp.catalog.entry import Policy, describe, find_entry
+from webapp.catalog.entry import LoadPolicy, describe, find_entry
 from webapp.domain.model import CachedModel, ModelProblem, ModelShape
 from webapp.worker.demo import make_demo
 
-STRICT = Policy()
+STRICT = LoadPolicy()
 
 
-def read(snapshot: Path, policy: Policy = STRICT) -> CachedModel:
+def read(snapshot: Path, policy: LoadPolicy = STRICT) -> CachedModel:
     entry = find_entry(snapshot.parents[1])
     assert entry is not None
     return describe(entry, policy)
@@ -255,9 +255,9 @@ def test_what_the_settings_allow_is_no_problem(tmp_path: Path) -> None:
     break_model(pickled, ModelProblem.PICKLE_ONLY)
     break_model(foreign, ModelProblem.REMOTE_CODE)
 
-    assert read(pickled, Policy(allow_pickle=True)).problem is None
-    assert read(foreign, Policy(allow_remote_code=True)).problem is None
-    assert code(read(foreign, Policy(allow_pickle=True))) == ModelProblem.REMOTE_CODE
+    assert read(pickled, LoadPolicy(allow_pickle=True)).problem is None
+    assert read(foreign, LoadPolicy(allow_remote_code=True)).problem is None
+    assert code(read(foreign, LoadPolicy(allow_pickle=True))) == ModelProblem.REMOTE_CODE
 
 
 def test_a_tokenizer_that_is_code_needs_the_setting(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_tokenizer_that_is_code_needs_the_setting(tmp_path: Path) -> None:
     put_file(snapshot, "tokenizer_config.json", b'{"auto_map": {"AutoTokenizer": ["tokenization_x.X", null]}}')
 
     assert code(read(snapshot)) == ModelProblem.REMOTE_CODE
-    assert read(snapshot, Policy(allow_remote_code=True)).problem is None
+    assert read(snapshot, LoadPolicy(allow_remote_code=True)).problem is None
 
 
 def test_a_pipeline_of_images_is_no_language_model(tmp_path: Path) -> None:

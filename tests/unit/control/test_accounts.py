@@ -83,17 +83,17 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path / "warden.db")
-    yield world
-    world.store.close()
+def planning_state(tmp_path: Path) -> Iterator[World]:
+    planning_state = World(tmp_path / "warden.db")
+    yield planning_state
+    planning_state.store.close()
 
 
 @pytest.fixture
-def accounts(world: World) -> Accounts:
-    world.accounts.add("boss", Role.ADMINISTRATOR, PASSWORD)
-    world.accounts.add("anna", Role.OPERATOR, PASSWORD)
-    return world.accounts
+def accounts(planning_state: World) -> Accounts:
+    planning_state.accounts.add("boss", Role.ADMINISTRATOR, PASSWORD)
+    planning_state.accounts.add("anna", Role.OPERATOR, PASSWORD)
+    return planning_state.accounts
 
 
 def signed_in(accounts: Accounts, name: str = "anna") -> tuple[str, Identity]:
@@ -113,12 +113,12 @@ def test_who_signs_in_is_known_by_the_session(accounts: Accounts) -> None:
     ("name", "password"), [("anna", "wrong horse"), ("nobody", PASSWORD), ("<b>", PASSWORD), ("", "")]
 )
 def test_a_wrong_name_costs_as_much_as_a_wrong_password(
-    world: World, accounts: Accounts, name: str, password: str
+    planning_state: World, accounts: Accounts, name: str, password: str
 ) -> None:
     with pytest.raises(SignInFailed):
         accounts.sign_in(name, password, HERE)
 
-    assert world.hasher.verified == 1
+    assert planning_state.hasher.verified == 1
 
 
 def test_what_a_person_may_now_is_told_by_the_name(accounts: Accounts) -> None:
@@ -142,30 +142,30 @@ def test_a_disabled_person_does_not_sign_in(accounts: Accounts) -> None:
     signed_in(accounts)
 
 
-def test_a_session_ends_when_nobody_used_it(world: World, accounts: Accounts) -> None:
+def test_a_session_ends_when_nobody_used_it(planning_state: World, accounts: Accounts) -> None:
     key, _ = signed_in(accounts)
-    world.now += HOUR - 1
+    planning_state.now += HOUR - 1
     assert accounts.by_session(key, HERE) is not None
-    world.now += HOUR - 1
+    planning_state.now += HOUR - 1
     assert accounts.by_session(key, HERE) is not None
-    world.now += HOUR
+    planning_state.now += HOUR
     assert accounts.by_session(key, HERE) is None
 
 
-def test_an_open_page_that_only_polls_is_no_use(world: World, accounts: Accounts) -> None:
+def test_an_open_page_that_only_polls_is_no_use(planning_state: World, accounts: Accounts) -> None:
     key, _ = signed_in(accounts)
-    world.now += HOUR - 1
+    planning_state.now += HOUR - 1
     assert accounts.by_session(key, POLL) is not None
-    world.now += 1
+    planning_state.now += 1
     assert accounts.by_session(key, POLL) is None
 
 
-def test_a_session_ends_in_any_case(world: World, accounts: Accounts) -> None:
+def test_a_session_ends_in_any_case(planning_state: World, accounts: Accounts) -> None:
     key, _ = signed_in(accounts)
     for _ in range(19):
-        world.now += HOUR / 2
+        planning_state.now += HOUR / 2
         assert accounts.by_session(key, HERE) is not None
-    world.now += HOUR / 2
+    planning_state.now += HOUR / 2
     assert accounts.by_session(key, HERE) is None
 
 
@@ -201,10 +201,10 @@ def test_a_password_is_changed_by_who_knows_it_and_to_a_good_one(accounts: Accou
 
 @pytest.mark.parametrize("change", ["password", "disabled"])
 def test_what_changes_while_a_password_is_checked_leaves_no_session(
-    world: World, accounts: Accounts, change: str
+    planning_state: World, accounts: Accounts, change: str
 ) -> None:
     anna = accounts.person("anna")
-    world.hasher.meanwhile = {
+    planning_state.hasher.meanwhile = {
         "password": lambda: accounts.set_password("anna", "another horse"),
         "disabled": lambda: accounts.set_disabled("anna", True),
     }[change]
@@ -215,13 +215,13 @@ def test_what_changes_while_a_password_is_checked_leaves_no_session(
     assert accounts.sessions(anna.id) == ()
 
 
-def test_who_knew_the_old_password_does_not_change_the_new_one(world: World, accounts: Accounts) -> None:
-    world.hasher.meanwhile = lambda: accounts.set_password("anna", "another horse")
+def test_who_knew_the_old_password_does_not_change_the_new_one(planning_state: World, accounts: Accounts) -> None:
+    planning_state.hasher.meanwhile = lambda: accounts.set_password("anna", "another horse")
 
     with pytest.raises(SignInFailed):
         accounts.change_password("anna", PASSWORD, "third horse here")
 
-    world.hasher.meanwhile = lambda: None
+    planning_state.hasher.meanwhile = lambda: None
     accounts.sign_in("anna", "another horse", HERE)
 
 
@@ -246,12 +246,12 @@ def test_the_last_administrator_stays_and_accounts_stay_in_force(accounts: Accou
     assert accounts.has_administrator()
 
 
-def test_there_is_no_administrator_until_one_is_made(world: World) -> None:
-    assert not world.accounts.has_administrator()
-    world.accounts.add("anna", Role.OPERATOR, PASSWORD)
-    world.accounts.add("boss", Role.ADMINISTRATOR, PASSWORD)
-    world.now += 1
-    assert world.accounts.has_administrator()
+def test_there_is_no_administrator_until_one_is_made(planning_state: World) -> None:
+    assert not planning_state.accounts.has_administrator()
+    planning_state.accounts.add("anna", Role.OPERATOR, PASSWORD)
+    planning_state.accounts.add("boss", Role.ADMINISTRATOR, PASSWORD)
+    planning_state.now += 1
+    assert planning_state.accounts.has_administrator()
 
 
 @pytest.mark.parametrize(("name", "problem"), [("", InvalidRequest), ("a b", InvalidRequest), ("Anna", NameInUse)])
@@ -317,13 +317,13 @@ def test_a_token_reaches_no_higher_than_its_owner(accounts: Accounts) -> None:
         token_of(accounts, "anna", Role.ADMINISTRATOR)
 
 
-def test_a_token_ends_by_its_time_by_a_revocation_and_with_its_owner(world: World, accounts: Accounts) -> None:
+def test_a_token_ends_by_its_time_by_a_revocation_and_with_its_owner(planning_state: World, accounts: Accounts) -> None:
     timed, revoked = token_of(accounts, "anna", Role.VIEWER, HOUR), token_of(accounts, "anna", Role.VIEWER)
     (number,) = [token.id for token in accounts.tokens() if token.expires_at is None]
     owned = token_of(accounts, "anna", Role.VIEWER)
 
     accounts.drop_token(number)
-    world.now += HOUR
+    planning_state.now += HOUR
 
     assert [accounts.by_token(key) is None for key in (timed, revoked, owned)] == [True, True, False]
     accounts.remove("anna")
@@ -355,9 +355,9 @@ def test_an_invitation_is_accepted_once(accounts: Accounts) -> None:
         accounts.accept(key, "second", PASSWORD)
 
 
-def test_an_invitation_ends(world: World, accounts: Accounts) -> None:
+def test_an_invitation_ends(planning_state: World, accounts: Accounts) -> None:
     late, dropped = accounts.invite(Role.VIEWER, HOUR, "boss"), accounts.invite(Role.VIEWER, 2 * HOUR, "boss")
-    world.now += HOUR
+    planning_state.now += HOUR
     (open_,) = accounts.invitations()
     accounts.drop_invitation(open_.id)
 
@@ -434,7 +434,7 @@ def test_who_was_removed_does_not_come_back_by_the_proxy(accounts: Accounts) -> 
 
 
 def test_no_key_and_no_password_is_kept_or_logged(
-    world: World, accounts: Accounts, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    planning_state: World, accounts: Accounts, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     session, identity = signed_in(accounts)
@@ -442,7 +442,7 @@ def test_no_key_and_no_password_is_kept_or_logged(
     accounts.by_token(token)
     accounts.accept(invitation, "new", PASSWORD)
     accounts.sign_out(identity)
-    world.store.close()
+    planning_state.store.close()
 
     kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     for secret in (session, token, invitation, PASSWORD):
@@ -454,56 +454,56 @@ def test_no_key_and_no_password_is_kept_or_logged(
 # A database that fails
 
 
-def test_who_was_there_a_moment_ago_stays_while_the_database_fails(world: World, accounts: Accounts) -> None:
+def test_who_was_there_a_moment_ago_stays_while_the_database_fails(planning_state: World, accounts: Accounts) -> None:
     assert accounts.has_administrator()
     key, identity = signed_in(accounts)
-    world.store.close()
+    planning_state.store.close()
 
     for _ in range(3):
-        world.now += KNOWN_S / 3
+        planning_state.now += KNOWN_S / 3
         assert accounts.by_session(key, HERE) == identity
     with pytest.raises(StoreUnavailable):
         accounts.by_session("guessed", HERE)
     assert accounts.has_administrator()
 
 
-def test_no_polling_keeps_anybody_in_while_the_database_fails(world: World, accounts: Accounts) -> None:
+def test_no_polling_keeps_anybody_in_while_the_database_fails(planning_state: World, accounts: Accounts) -> None:
     key, _ = signed_in(accounts)
-    world.store.away = True
-    world.now += KNOWN_S - 1
+    planning_state.store.away = True
+    planning_state.now += KNOWN_S - 1
     assert accounts.by_session(key, POLL) is not None
-    world.now += 2
+    planning_state.now += 2
 
     with pytest.raises(StoreUnavailable):
         accounts.by_session(key, POLL)
 
 
 @pytest.mark.parametrize("over", ["idle", "in any case"])
-def test_a_session_that_is_over_is_so_on_a_full_disk(world: World, accounts: Accounts, over: str) -> None:
+def test_a_session_that_is_over_is_so_on_a_full_disk(planning_state: World, accounts: Accounts, over: str) -> None:
     key, _ = signed_in(accounts)
     if over == "in any case":
         for _ in range(20):
-            world.now += HOUR / 2 - 5
+            planning_state.now += HOUR / 2 - 5
             assert accounts.by_session(key, HERE) is not None
-        world.now += 100
+        planning_state.now += 100
     else:
-        world.now += HOUR - 100
+        planning_state.now += HOUR - 100
         assert accounts.by_session(key, POLL) is not None
-        world.now += 100
-    world.store.full = True
+        planning_state.now += 100
+    planning_state.store.full = True
 
     for _ in range(3):
         assert accounts.by_session(key, POLL) is None
-        world.now += 100
+        planning_state.now += 100
 
 
-def test_what_opens_something_in_one_way_opens_nothing_in_another(world: World, accounts: Accounts) -> None:
+def test_what_opens_something_in_one_way_opens_nothing_in_another(planning_state: World, accounts: Accounts) -> None:
     """The names that a proxy says are no secrets: sent as a token they are worth nothing, also while the database fails."""
     accounts.by_proxy("Anna", None)
     session, _ = signed_in(accounts, "boss")
     token = token_of(accounts)
     accounts.by_token(token)
-    world.store.away = True
+    planning_state.store.away = True
 
     assert accounts.by_proxy("Anna", None) is not None
     for key in ("Anna", "proxy Anna", f"session {session}", session):
@@ -514,10 +514,10 @@ def test_what_opens_something_in_one_way_opens_nothing_in_another(world: World, 
             accounts.by_session(key, HERE)
 
 
-def test_a_database_that_failed_is_left_alone_for_a_while(world: World, accounts: Accounts) -> None:
+def test_a_database_that_failed_is_left_alone_for_a_while(planning_state: World, accounts: Accounts) -> None:
     key, identity = signed_in(accounts)
     token = token_of(accounts)
-    world.store.away, world.store.asked = True, 0
+    planning_state.store.away, planning_state.store.asked = True, 0
 
     def everybody_asks() -> None:
         assert accounts.by_session(key, HERE) == identity
@@ -533,43 +533,43 @@ def test_a_database_that_failed_is_left_alone_for_a_while(world: World, accounts
                 ask()
 
     everybody_asks()
-    world.now += PAUSE_S - 1
+    planning_state.now += PAUSE_S - 1
     everybody_asks()
-    assert world.store.asked == 1
+    assert planning_state.store.asked == 1
 
-    world.now += 1
+    planning_state.now += 1
     everybody_asks()
-    assert world.store.asked == 2
+    assert planning_state.store.asked == 2
 
-    world.store.away = False
-    world.now += PAUSE_S
+    planning_state.store.away = False
+    planning_state.now += PAUSE_S
     assert accounts.by_session(key, HERE) == identity
     assert accounts.by_token(token) is not None
 
 
-def test_notes_that_fail_hold_up_one_request_a_while_and_no_reading(world: World, accounts: Accounts) -> None:
+def test_notes_that_fail_hold_up_one_request_a_while_and_no_reading(planning_state: World, accounts: Accounts) -> None:
     token = token_of(accounts)
-    world.store.full, world.store.asked = True, 0
+    planning_state.store.full, planning_state.store.asked = True, 0
 
     for _ in range(3):
         assert accounts.by_token(token) is not None
 
-    assert world.store.asked == 4
+    assert planning_state.store.asked == 4
 
 
-def test_who_was_there_long_ago_does_not(world: World, accounts: Accounts) -> None:
+def test_who_was_there_long_ago_does_not(planning_state: World, accounts: Accounts) -> None:
     key, _ = signed_in(accounts)
-    world.store.close()
-    world.now += KNOWN_S + 1
+    planning_state.store.close()
+    planning_state.now += KNOWN_S + 1
 
     with pytest.raises(StoreUnavailable):
         accounts.by_session(key, HERE)
 
 
-def test_rights_that_were_changed_are_not_remembered(world: World, accounts: Accounts) -> None:
+def test_rights_that_were_changed_are_not_remembered(planning_state: World, accounts: Accounts) -> None:
     key, _ = signed_in(accounts)
     accounts.set_role("anna", Role.VIEWER)
-    world.store.close()
+    planning_state.store.close()
 
     with pytest.raises(StoreUnavailable):
         accounts.by_session(key, HERE)

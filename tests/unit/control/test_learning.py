@@ -17,7 +17,7 @@ from webapp.domain.learned import Measurement
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import StepName
 from webapp.domain.plan import Plan
-from webapp.domain.planner import needed_bytes
+from webapp.domain.planning.planner import needed_bytes
 from webapp.domain.units import MIB, gib
 from webapp.errors import StoreUnavailable, WorkerSilent
 from webapp.runtimes.base import Probe
@@ -78,9 +78,9 @@ def test_list_of_models_counts_with_it_as_the_plan_does(bench: Bench) -> None:
     bench.runtime.takes_bytes = AT_REST
     bench.load("lab/one")
     bench.load("lab/two")
-    (room,) = bench.controller.rooms()
+    (room,) = bench.controller.headrooms()
     (needed,) = needed_bytes(bench.request(), model("lab/one"), [room])
-    assert needed == plan(bench).devices[0].footprint.gate_bytes
+    assert needed == plan(bench).devices[0].footprint.required_bytes
 
 
 def test_other_options_are_corrected_and_said_to_be_others(bench: Bench) -> None:
@@ -162,10 +162,10 @@ def test_other_libraries_are_not_taken_for_the_same_and_the_list_of_models_hears
     bench.runtime.takes_bytes = AT_REST
     bench.load("lab/one")
     learned(bench)
-    (before,) = bench.controller.rooms()
+    (before,) = bench.controller.headrooms()
     bench.runtime.libraries = "2"
     assert seen(plan(bench, "lab/one", devices=("gpu-0",))) is None
-    (after,) = bench.controller.rooms()
+    (after,) = bench.controller.headrooms()
     assert after.lessons.version > before.lessons.version
     bench.runtime.libraries = "1"
     assert seen(plan(bench, "lab/one", devices=("gpu-0",))) == Seen(1, 0.0)

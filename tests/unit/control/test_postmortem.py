@@ -14,7 +14,7 @@ from webapp.control.contract import Question
 from webapp.domain.instance import InstanceState
 from webapp.domain.operation import Operation, OperationState
 from webapp.domain.plan import SwitchRequest
-from webapp.domain.planner import plan_switch
+from webapp.domain.planning.planner import plan_switch
 from webapp.domain.postmortem import Cause, Phase, PostMortem
 from webapp.domain.units import gib
 from webapp.errors import GenerationFailed, OutOfMemory
@@ -23,8 +23,8 @@ from webapp.store.documents import dump, load
 
 
 def gate_of(bench: Bench, request: SwitchRequest) -> int:
-    (device,) = plan_switch(request, bench.context.world()).devices
-    return device.footprint.gate_bytes
+    (device,) = plan_switch(request, bench.context.planning_state()).devices
+    return device.footprint.required_bytes
 
 
 def failed(

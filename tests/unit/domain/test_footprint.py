@@ -299,7 +299,7 @@ def test_quantizing_holds_one_tensor_in_both_forms_while_it_loads() -> None:
     footprint = in_transformers(cached, options(Precision.INT8))
     assert footprint.part(PartName.CONTEXT) > GPU_CONTEXT_BYTES, "its kernels are others"
     assert footprint.load_peak_bytes == resting_bytes(footprint, Mode.TRANSFORMERS) + gib(1)
-    assert footprint.gate_bytes == max(footprint.load_peak_bytes, footprint.total_bytes)
+    assert footprint.required_bytes == max(footprint.load_peak_bytes, footprint.total_bytes)
 
 
 def test_two_devices_share_weights_and_cache_and_each_has_a_context() -> None:

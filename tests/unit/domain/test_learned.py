@@ -211,7 +211,7 @@ def test_corrected_footprint_is_never_below_what_was_measured_nor_below_weights_
     whole = [size for size in measured[-NEWEST:] if size >= before.part(PartName.WEIGHTS)]
     assert resting_bytes(after, Mode.TRANSFORMERS) >= max(whole, default=0)
     assert after.total_bytes == sum(part.bytes for part in after.parts)
-    assert after.gate_bytes >= before.load_peak_bytes
+    assert after.required_bytes >= before.load_peak_bytes
 
 
 reports = st.builds(

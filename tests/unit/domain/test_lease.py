@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.control.fakes import FakeMachine, FakeMonitor, loaded, model
-from webapp.domain.admission import Policy
 from webapp.domain.idle import LAST_MINUTE_S, Quiet, idle_unload_in, silence_releases
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.lease import NO_LEASE, Lease, ReleaseAnswer
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import Plan, SwitchRequest, Verdict
-from webapp.domain.planner import plan_switch, refusal_of
+from webapp.domain.planning.admission import AdmissionPolicy
+from webapp.domain.planning.planner import plan_switch, refusal_of
+from webapp.domain.planning.state import PlanningState
 from webapp.domain.units import gib
-from webapp.domain.world import World
 
 OLD, NEW = model("lab/old"), model("lab/new", weights_bytes=gib(9))
 NOW = 1_000_000.0
@@ -27,15 +27,15 @@ moments = st.floats(0, 2 * NOW, allow_nan=False)
 maybe_moments = st.none() | moments
 
 
-def world(*instances: Instance, **changes: object) -> World:
+def planning_state(*instances: Instance, **changes: object) -> PlanningState:
     machine = FakeMachine(held={("gpu-0", i.id): gib(20) for i in instances if i.is_live})
-    return World(  # type: ignore[arg-type]
+    return PlanningState(  # type: ignore[arg-type]
         now=NOW,
         sample=FakeMonitor(machine).latest(),
         sample_is_stale=False,
         instances=instances,
         models={cached.id: cached for cached in (OLD, NEW)},
-        policy=Policy(),
+        policy=AdmissionPolicy(),
         **changes,
     )
 
@@ -49,7 +49,7 @@ def plan_of(actor: str | None, instance: Instance, **changes: object) -> Plan:
     """What ``actor`` meets who has confirmed that the model may go, and needs its room."""
     asked = {"unload": (instance.id,), **changes}
     request = SwitchRequest(Mode.TRANSFORMERS, NEW.id, LaunchOptions(), **asked)  # type: ignore[arg-type]
-    return plan_switch(request, world(instance), actor)
+    return plan_switch(request, planning_state(instance), actor)
 
 
 LEASED = Lease(until=NOW + HOUR, reason="eval")
@@ -126,7 +126,7 @@ def test_a_dead_model_is_nobodys_any_more() -> None:
 
 def test_the_refusal_of_a_plan_is_its_own_whatever_world_it_is_asked_in() -> None:
     plan = plan_of("ivan", marias(lease=LEASED))
-    error = refusal_of(plan, world())
+    error = refusal_of(plan, planning_state())
     assert error is not None
     assert error.code == "instance_leased"
 
@@ -141,7 +141,7 @@ def test_a_free_device_is_chosen_before_one_with_a_leased_model() -> None:
         totals={"gpu-0": gib(24), "gpu-1": gib(24)}, held={("gpu-0", "old"): gib(20), ("gpu-1", "own"): gib(8)}
     )
     own = replace(marias(owner="ivan"), id="own", devices=("gpu-1",), predicted_bytes={"gpu-1": gib(8)})
-    here = replace(world(marias(lease=LEASED), own), sample=FakeMonitor(machine).latest())
+    here = replace(planning_state(marias(lease=LEASED), own), sample=FakeMonitor(machine).latest())
     plan = plan_switch(SwitchRequest(Mode.TRANSFORMERS, NEW.id), here, "ivan")
     assert [device.device_id for device in plan.devices] == ["gpu-1"]
     assert plan.refusal is None

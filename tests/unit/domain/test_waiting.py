@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.control.fakes import FakeMachine, FakeMonitor, loaded, model
-from webapp.domain.admission import Policy
 from webapp.domain.instance import Instance
 from webapp.domain.lease import Lease
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.plan import SwitchRequest
+from webapp.domain.planning.admission import AdmissionPolicy
+from webapp.domain.planning.state import Cooldown, PlanningState
 from webapp.domain.units import gib
 from webapp.domain.waiting import (
     COMES_BACK,
@@ -35,7 +36,6 @@ from webapp.domain.waiting import (
     may_cancel,
     next_to_start,
 )
-from webapp.domain.world import Cooldown, World
 from webapp.errors import AlreadyWaiting, CannotWait, InvalidRequest, ModeUnavailable, QueueFull
 from webapp.message import Message
 
@@ -58,19 +58,19 @@ def ticket(number: int = 1, model_id: str = SMALL.id, asked: SwitchRequest | Non
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def world(machine: FakeMachine, *instances: Instance, **changes: object) -> World:
-    made = World(
+def planning_state(machine: FakeMachine, *instances: Instance, **changes: object) -> PlanningState:
+    made = PlanningState(
         now=2000.0,
         sample=FakeMonitor(machine).latest(),
         sample_is_stale=False,
         instances=instances,
         models={cached.id: cached for cached in (SMALL, LARGE, HUGE)},
-        policy=Policy(),
+        policy=AdmissionPolicy(),
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def judged(one: Ticket, now: World, *held: str, running: tuple[Operation, ...] = ()) -> Judgement:
+def judged(one: Ticket, now: PlanningState, *held: str, running: tuple[Operation, ...] = ()) -> Judgement:
     return judge(one, frozenset(held), now, {operation.id: operation for operation in running})
 
 
@@ -104,7 +104,7 @@ def test_only_the_tables_transitions_are_allowed(before: TicketState, after: Tic
 @pytest.mark.parametrize("before", sorted(OPEN))
 def test_model_that_is_there_satisfies_a_ticket_in_whatever_state_it_waits(before: TicketState) -> None:
     there = loaded(SMALL, "i1", owner="maria")
-    found = judged(ticket(state=before), world(FakeMachine(), there))
+    found = judged(ticket(state=before), planning_state(FakeMachine(), there))
     assert (found.is_over, found.why) == (True, Message("ticket_satisfied", {"model": SMALL.id, "owner": "maria"}))
     assert ticket(state=before).ended(TicketState.STARTED, 1.0, found.why).outcome == found.why
 
@@ -239,7 +239,7 @@ def test_what_was_never_judged_fits_nowhere() -> None:
 
 def test_it_says_how_much_memory_lacks_and_holds_every_device_that_could_do() -> None:
     machine = FakeMachine({"gpu-0": gib(24), "gpu-1": gib(24), "gpu-2": gib(8)}, {"gpu-0": gib(20), "gpu-1": gib(21)})
-    found = judged(ticket(model_id=LARGE.id), world(machine))
+    found = judged(ticket(model_id=LARGE.id), planning_state(machine))
     assert found.why is not None
     assert found.why.code == "waits_memory"
     assert isinstance(found.why.params["missing_bytes"], int)
@@ -248,14 +248,14 @@ def test_it_says_how_much_memory_lacks_and_holds_every_device_that_could_do() ->
 
 def test_it_holds_only_the_device_that_it_names() -> None:
     machine = FakeMachine({"gpu-0": gib(24), "gpu-1": gib(24)}, {"gpu-0": gib(23)})
-    found = judged(ticket(asked=request(devices=("gpu-0",))), world(machine))
+    found = judged(ticket(asked=request(devices=("gpu-0",))), planning_state(machine))
     assert (found.why is not None, found.devices) == (True, {"gpu-0"})
 
 
 def test_where_the_choice_is_free_it_goes_where_nobody_waits_before_it() -> None:
     machine = FakeMachine({"gpu-0": gib(24), "gpu-1": gib(20)})
-    assert judged(ticket(), world(machine)).devices == {"gpu-0"}
-    found = judged(ticket(), world(machine), "gpu-0")
+    assert judged(ticket(), planning_state(machine)).devices == {"gpu-0"}
+    found = judged(ticket(), planning_state(machine), "gpu-0")
     assert (found.why, found.devices) == (None, {"gpu-1"})
     assert found.request is not None
     assert found.request.devices == ("gpu-1",)
@@ -264,12 +264,12 @@ def test_where_the_choice_is_free_it_goes_where_nobody_waits_before_it() -> None
 def test_what_goes_for_it_is_touched_too() -> None:
     machine = FakeMachine({"gpu-0": gib(24), "gpu-1": gib(24)})
     both = loaded(LARGE, devices=("gpu-0", "gpu-1"), predicted_bytes={"gpu-0": gib(8), "gpu-1": gib(8)})
-    found = judged(ticket(asked=request(devices=("gpu-0",)), actor="maria"), world(machine, both))
+    found = judged(ticket(asked=request(devices=("gpu-0",)), actor="maria"), planning_state(machine, both))
     assert (found.why, found.devices) == (None, {"gpu-0", "gpu-1"})
 
 
 def test_it_waits_for_another_persons_lease_and_not_for_an_own_one() -> None:
-    held = world(FULL, loaded(LARGE, lease=Lease(until=9000.0)))
+    held = planning_state(FULL, loaded(LARGE, lease=Lease(until=9000.0)))
     found = judged(ticket(), held)
     assert found.why is not None
     assert (found.why.code, found.why.params["until"], found.devices) == ("waits_leased", 9000.0, {"gpu-0"})
@@ -278,7 +278,7 @@ def test_it_waits_for_another_persons_lease_and_not_for_an_own_one() -> None:
 
 
 def test_it_waits_for_another_persons_idle_model_unless_that_was_confirmed_when_it_came() -> None:
-    there = world(FULL, loaded(LARGE))
+    there = planning_state(FULL, loaded(LARGE))
     found = judged(ticket(), there)
     assert found.why is not None
     assert (found.why.code, found.why.params["models"], found.devices) == (
@@ -296,13 +296,13 @@ def test_it_waits_for_another_persons_idle_model_unless_that_was_confirmed_when_
 def test_what_was_confirmed_is_taken_only_while_it_is_idle_and_not_leased(
     changes: dict[str, object], code: str
 ) -> None:
-    found = judged(ticket(asked=request(unload=("old",))), world(FULL, loaded(LARGE, **changes)))
+    found = judged(ticket(asked=request(unload=("old",))), planning_state(FULL, loaded(LARGE, **changes)))
     assert found.why is not None
     assert (found.why.code, found.devices) == (code, {"gpu-0"})
 
 
 def test_its_own_lease_that_ended_while_it_waited_is_asked_for_no_more() -> None:
-    found = judged(ticket(asked=request(lease_until=1999.0)), world(FakeMachine()))
+    found = judged(ticket(asked=request(lease_until=1999.0)), planning_state(FakeMachine()))
     assert (found.why, found.request and found.request.lease_until) == (None, None)
 
 
@@ -313,11 +313,11 @@ def test_two_clicks_with_a_lease_are_one_ticket() -> None:
 
 def test_it_waits_for_a_model_in_use_and_for_an_operation() -> None:
     machine, busy = FULL, loaded(LARGE, in_flight=2)
-    in_use = judged(ticket(), world(machine, busy)).why
+    in_use = judged(ticket(), planning_state(machine, busy)).why
     assert in_use is not None
     assert (in_use.code, in_use.params["owner"]) == ("waits_in_use", "maria")
     operation = Operation("op", OperationKind.UNLOAD, "ivan", OperationState.RUNNING, 1500.0, model_id="lab/x")
-    claimed = judged(ticket(), world(machine, busy, claims={"gpu-0": "op"}), running=(operation,))
+    claimed = judged(ticket(), planning_state(machine, busy, claims={"gpu-0": "op"}), running=(operation,))
     assert claimed.why == Message(
         "waits_operation",
         {"device": "gpu-0", "kind": "unload", "model": "lab/x", "actor": "ivan", "since": 1500.0},
@@ -327,9 +327,11 @@ def test_it_waits_for_a_model_in_use_and_for_an_operation() -> None:
 
 def test_what_is_no_matter_of_room_holds_nobody_up() -> None:
     machine = FakeMachine()
-    cooling = judged(ticket(), world(machine, cooldowns={SMALL.id: Cooldown(1, 10.0)}))
-    away = judged(ticket(), world(machine, mode_problems={Mode.TRANSFORMERS: Message("worker_command_missing")}))
-    gone = judged(ticket(model_id="lab/gone"), world(machine))
+    cooling = judged(ticket(), planning_state(machine, cooldowns={SMALL.id: Cooldown(1, 10.0)}))
+    away = judged(
+        ticket(), planning_state(machine, mode_problems={Mode.TRANSFORMERS: Message("worker_command_missing")})
+    )
+    gone = judged(ticket(model_id="lab/gone"), planning_state(machine))
     for found, code in ((cooling, "waits_cooldown"), (away, "mode_unavailable"), (gone, "unknown_model")):
         assert found.why is not None
         assert (found.why.code, found.devices, found.is_over) == (code, frozenset(), False)
@@ -337,16 +339,16 @@ def test_what_is_no_matter_of_room_holds_nobody_up() -> None:
 
 def test_model_that_was_to_go_and_has_gone_is_asked_for_no_more() -> None:
     asked = request(keep_others=True, unload=("gone",))
-    found = judged(ticket(asked=asked), world(FakeMachine()))
+    found = judged(ticket(asked=asked), planning_state(FakeMachine()))
     assert found.why is None
     assert found.request is not None
     assert found.request.unload == ()
 
 
 def test_after_a_start_that_found_no_room_it_pauses_and_keeps_its_place() -> None:
-    found = judged(ticket(tries=1, not_before=5.0), world(FakeMachine(), monotonic=2.0))
+    found = judged(ticket(tries=1, not_before=5.0), planning_state(FakeMachine(), monotonic=2.0))
     assert (found.why is not None and found.why.code, found.devices) == ("waits_pause", {"gpu-0"})
-    assert judged(ticket(tries=1, not_before=1.0), world(FakeMachine(), monotonic=2.0)).why is None
+    assert judged(ticket(tries=1, not_before=1.0), planning_state(FakeMachine(), monotonic=2.0)).why is None
 
 
 # What may wait, who may take it back
@@ -378,23 +380,23 @@ def test_there_are_never_more_than_may_wait_and_nobody_waits_for_the_same_twice(
 
 def test_what_would_not_fit_an_empty_device_may_not_wait() -> None:
     machine = FakeMachine(foreign={"gpu-0": gib(23)})
-    check_admissible(request(LARGE.id), world(machine))
+    check_admissible(request(LARGE.id), planning_state(machine))
     for asked in (request(HUGE.id), request(HUGE.id, devices=("gpu-0",))):
         with pytest.raises(CannotWait) as caught:
-            check_admissible(asked, world(machine))
+            check_admissible(asked, planning_state(machine))
         assert caught.value.params["most_bytes"] == gib(24)
     with pytest.raises(CannotWait):
-        check_admissible(request(LARGE.id), world(machine, policy=Policy(memory_limit_bytes=gib(10))))
+        check_admissible(request(LARGE.id), planning_state(machine, policy=AdmissionPolicy(memory_limit_bytes=gib(10))))
 
 
 def test_what_is_no_matter_of_room_may_not_wait() -> None:
     away = {Mode.TRANSFORMERS: Message("worker_command_missing")}
     with pytest.raises(ModeUnavailable):
-        check_admissible(request(), world(FakeMachine(), mode_problems=away))
+        check_admissible(request(), planning_state(FakeMachine(), mode_problems=away))
     with pytest.raises(InvalidRequest):
-        check_admissible(request(load_anyway=True), world(FakeMachine()))
+        check_admissible(request(load_anyway=True), planning_state(FakeMachine()))
     with pytest.raises(InvalidRequest):
-        check_admissible(request(override_reason="a demo"), world(FakeMachine()))
+        check_admissible(request(override_reason="a demo"), planning_state(FakeMachine()))
 
 
 @pytest.mark.parametrize(

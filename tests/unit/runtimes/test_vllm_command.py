@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from tests.unit.control.fakes import FakeMachine, FakeMonitor, model
 from webapp.control.context import launch_devices
-from webapp.domain.admission import Policy
 from webapp.domain.footprint import (
     UTILIZATION_SCALE,
     Conditions,
@@ -26,9 +25,10 @@ from webapp.domain.footprint import (
 from webapp.domain.memory import DeviceKind, Reading, Sample
 from webapp.domain.modes import Dtype, LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest, Verdict
-from webapp.domain.planner import plan_switch
+from webapp.domain.planning.admission import AdmissionPolicy
+from webapp.domain.planning.planner import plan_switch
+from webapp.domain.planning.state import PlanningState
 from webapp.domain.units import GIB, MIB, gib
-from webapp.domain.world import World
 from webapp.errors import LaunchFailed, StartMemoryShort
 from webapp.runtimes.base import LaunchDevice, LaunchSpec
 from webapp.runtimes.vllm_command import (
@@ -234,14 +234,20 @@ def test_a_utilization_satisfies_vllms_rule_on_every_gpu_and_holds_the_plan(
         assert ((device.total_bytes or 0) - (device.reserved_bytes or 0)) * share >= budget - 2
 
 
-@given(CARDS, st.integers(MIB, 80 * GIB), st.sampled_from([Policy(), Policy(reserve_bytes=0, reserve_percent=0)]))
-def test_what_the_plan_admits_vllm_starts(cards: list[tuple[int, int, float]], weights: int, policy: Policy) -> None:
+@given(
+    CARDS,
+    st.integers(MIB, 80 * GIB),
+    st.sampled_from([AdmissionPolicy(), AdmissionPolicy(reserve_bytes=0, reserve_percent=0)]),
+)
+def test_what_the_plan_admits_vllm_starts(
+    cards: list[tuple[int, int, float]], weights: int, policy: AdmissionPolicy
+) -> None:
     cached = model("lab/one", weights_bytes=weights)
     readings = tuple(reading(n, *card) for n, card in enumerate(cards))
     sample = Sample(1, 0.0, 0.0, readings)
-    world = World(0.0, sample, False, (), {cached.id: cached}, policy)
+    planning_state = PlanningState(0.0, sample, False, (), {cached.id: cached}, policy)
     request = SwitchRequest(Mode.VLLM, cached.id, LaunchOptions(), devices=tuple(r.device_id for r in readings))
-    plan = plan_switch(request, world)
+    plan = plan_switch(request, planning_state)
     if plan.verdict is Verdict.REFUSED:
         return
     devices = launch_devices(sample, [r.device_id for r in readings])
@@ -266,7 +272,7 @@ def launched(cards: list[tuple[int, int, float]], weights: int, tokens: int, bat
     sample, ids = Sample(1, 0.0, 0.0, readings), tuple(r.device_id for r in readings)
     options = LaunchOptions(max_tokens=tokens, batch_size=batch)
     request = SwitchRequest(Mode.VLLM, cached.id, options, devices=ids)
-    plan = plan_switch(request, World(0.0, sample, False, (), {cached.id: cached}, Policy()))
+    plan = plan_switch(request, PlanningState(0.0, sample, False, (), {cached.id: cached}, AdmissionPolicy()))
     footprints = tuple(d.footprint for d in plan.devices)
     return spec(*launch_devices(sample, ids), footprints=footprints, options=plan.request.options)
 
@@ -315,7 +321,9 @@ def test_tokens_at_once_are_those_that_vllm_takes_on_such_a_gpu(name: str, memor
     cached = model("lab/one", context_length=131_072)
     sample = Sample(1, 0.0, 0.0, (replace(reading(0, memory * GIB, 0, 1.0), name=name),))
     request = SwitchRequest(Mode.VLLM, cached.id, LaunchOptions(max_tokens=100_000), devices=("gpu-0",))
-    (device,) = plan_switch(request, World(0.0, sample, False, (), {cached.id: cached}, Policy())).devices
+    (device,) = plan_switch(
+        request, PlanningState(0.0, sample, False, (), {cached.id: cached}, AdmissionPolicy())
+    ).devices
     assert device.footprint.batched_tokens == tokens
 
 

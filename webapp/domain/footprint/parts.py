@@ -150,7 +150,7 @@ class Footprint:
         return sum(part.bytes for part in self.parts)
 
     @cached_property
-    def gate_bytes(self) -> int:
+    def required_bytes(self) -> int:
         """What has to be there for the launch to succeed: the larger of the two peaks."""
         return max(self.total_bytes, self.load_peak_bytes)
 

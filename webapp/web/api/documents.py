@@ -17,7 +17,7 @@ from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions
 from webapp.domain.operation import Evicted, Grace, HeldBy, Operation, Receipt, Step
 from webapp.domain.plan import Eviction, Plan, SwitchRequest
-from webapp.domain.planner import footprint_parts
+from webapp.domain.planning.planner import footprint_parts
 from webapp.domain.postmortem import Account, HolderLine, PostMortem
 from webapp.domain.recommend import Advice
 from webapp.domain.selftest import Check

@@ -9,13 +9,13 @@ from hashlib import blake2b
 from typing import Final
 
 from webapp.control.contract import Snapshot
-from webapp.domain.fit import Fit, Needs, fit_of, needs_of
 from webapp.domain.instance import InstanceState
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest
-from webapp.domain.planner import may_ask
-from webapp.domain.world import Room
+from webapp.domain.planning.fit import Fit, Needs, fit_of, needs_of
+from webapp.domain.planning.planner import may_ask
+from webapp.domain.planning.state import Headroom
 from webapp.errors import InvalidRequest
 from webapp.message import Message
 from webapp.web import formats, words
@@ -150,14 +150,14 @@ class ModelLists:
         )
 
     def of(
-        self, snapshot: Snapshot, form: LaunchForm, search: ModelSearch, rooms: Sequence[Room], language: str
+        self, snapshot: Snapshot, form: LaunchForm, search: ModelSearch, headrooms: Sequence[Headroom], language: str
     ) -> ModelList:
         """Return the list for a page whose form has these values."""
         known = self._facts(snapshot.models, language)
         request = asked_for(form)
         away = snapshot.mode_problems.get(request.mode) is not None
-        needs = (None,) * len(known) if away else self._needs_of(snapshot.models, request, rooms)
-        judged = (_judged(one, need, rooms) for one, need in zip(known, needs, strict=True))
+        needs = (None,) * len(known) if away else self._needs_of(snapshot.models, request, headrooms)
+        judged = (_judged(one, need, headrooms) for one, need in zip(known, needs, strict=True))
         found = [(one, fit) for one, fit in judged if _is_found(one, search)]
         found.sort(key=_ORDERS[search.sort])
         loaded = frozenset(i.model_id for i in snapshot.instances if i.state in ANSWERING)
@@ -180,14 +180,15 @@ class ModelLists:
         ]  # the kept tuple holds the models, so the id stays theirs
 
     def _needs_of(
-        self, models: tuple[CachedModel, ...], request: SwitchRequest, rooms: Sequence[Room]
+        self, models: tuple[CachedModel, ...], request: SwitchRequest, headrooms: Sequence[Headroom]
     ) -> tuple[Needs | Message | None, ...]:
         places = tuple(
-            (room.device_id, room.kind, room.usable_bytes, room.device_name, room.lessons.version) for room in rooms
+            (headroom.device_id, headroom.kind, headroom.usable_bytes, headroom.device_name, headroom.lessons.version)
+            for headroom in headrooms
         )
 
         def make() -> tuple[tuple[CachedModel, ...], tuple[Needs | Message | None, ...]]:
-            return models, tuple(needs_or_why(request, model, rooms) for model in models)
+            return models, tuple(needs_or_why(request, model, headrooms) for model in models)
 
         return self._needs.of((id(models), request.mode, request.options, request.devices, places), make)[1]
 
@@ -207,21 +208,21 @@ def _known_or_why(model: CachedModel) -> _Known:
         return _Known(model, size="", facts="", problem=words.clause(misread(model.id, exc)), found_by=model.id.lower())
 
 
-def needs_or_why(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) -> Needs | Message | None:
+def needs_or_why(request: SwitchRequest, model: CachedModel, headrooms: Sequence[Headroom]) -> Needs | Message | None:
     """Return what ``request`` would take of ``model``: ``None`` if it cannot be meant for it, or why that cannot be said."""
     try:
-        return needs_of(request, model, rooms) if may_ask(request, model) else None
+        return needs_of(request, model, headrooms) if may_ask(request, model) else None
     except Exception as exc:  # noqa: BLE001  around one row: the list shows all the others
         return misread(model.id, exc)
 
 
-def _judged(known: _Known, needs: Needs | Message | None, rooms: Sequence[Room]) -> tuple[_Known, Fit]:
+def _judged(known: _Known, needs: Needs | Message | None, headrooms: Sequence[Headroom]) -> tuple[_Known, Fit]:
     """Return how a model fits; of one that cannot be judged the row says so."""
     if known.model.problem is not None or needs is None:
         return known, Fit.UNKNOWN
     if isinstance(needs, Message):
         return replace(known, problem=words.clause(needs)), Fit.UNKNOWN
-    return known, fit_of(needs, rooms)
+    return known, fit_of(needs, headrooms)
 
 
 def _known(model: CachedModel) -> _Known:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 from webapp.control.contract import ControllerApi, Snapshot
 from webapp.control.leases import check_terms
-from webapp.domain.fit import Fit, Needs, fit_of
 from webapp.domain.footprint import Footprint, PartName, Source
 from webapp.domain.modes import LaunchOptions, Mode, Quantization
 from webapp.domain.operation import Operation, OperationKind, StepName
 from webapp.domain.plan import DevicePlan, Eviction, Plan, SwitchRequest, Verdict
-from webapp.domain.relief import relief_of
+from webapp.domain.planning.fit import Fit, Needs, fit_of
+from webapp.domain.planning.relief import relief_of
 from webapp.errors import (
     AlreadyLoaded,
     ConfirmationNeeded,
@@ -360,9 +360,9 @@ def _has_lighter(plan: Plan, snapshot: Snapshot, controller: ControllerApi, acto
         (m for m in snapshot.models if m.problem is None and m.size_bytes < most), key=lambda m: m.size_bytes
     )
     request = replace(plan.request, devices=None) if plan.anywhere else plan.request
-    rooms = controller.rooms(request, actor)
-    needs = (needs_or_why(request, model, rooms) for model in smaller[:LIGHTER_TRIED])
-    return any(isinstance(need, Needs) and fit_of(need, rooms) is Fit.NOW for need in needs)
+    headrooms = controller.headrooms(request, actor)
+    needs = (needs_or_why(request, model, headrooms) for model in smaller[:LIGHTER_TRIED])
+    return any(isinstance(need, Needs) and fit_of(need, headrooms) is Fit.NOW for need in needs)
 
 
 def _no_place(form: LaunchForm, controller: ControllerApi, actor: str) -> WardenError | None:
@@ -464,7 +464,7 @@ def _breakdown(footprint: Footprint) -> Breakdown:
 
 
 def _load_peak(footprint: Footprint) -> str | None:
-    if footprint.gate_bytes <= footprint.total_bytes:
+    if footprint.required_bytes <= footprint.total_bytes:
         return None
     return _(
         "Loading takes %(peak)s for a moment, more than running does: this peak decides.",

@@ -9,7 +9,7 @@ from typing import Final
 
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Operation, OperationKind
-from webapp.domain.relief import Relief
+from webapp.domain.planning.relief import Relief
 from webapp.web.forms import LaunchForm
 from webapp.web.presenters.postmortem import fit_link
 from webapp.web.translate import gettext as _

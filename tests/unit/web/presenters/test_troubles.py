@@ -12,7 +12,7 @@ import pytest
 from webapp import errors
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Finding, Operation, OperationKind, OperationState
-from webapp.domain.relief import Relief
+from webapp.domain.planning.relief import Relief
 from webapp.errors import WardenError
 from webapp.message import Message
 from webapp.web import words

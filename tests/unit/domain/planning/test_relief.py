@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 
 from tests.web.fakes import foreign, instance, model, reading, sample, worker
-from webapp.domain.admission import Policy
 from webapp.domain.instance import Instance, InstanceState, MemoryReport
 from webapp.domain.memory import Reading
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest
-from webapp.domain.planner import plan_switch
-from webapp.domain.relief import Relief, relief_of
+from webapp.domain.planning.admission import AdmissionPolicy
+from webapp.domain.planning.planner import plan_switch
+from webapp.domain.planning.relief import Relief, relief_of
+from webapp.domain.planning.state import PlanningState
 from webapp.domain.units import gib
-from webapp.domain.world import World
 
 NOTHING = Relief(by_clean=False, by_emergency=False)
 
@@ -23,20 +23,20 @@ NOTHING = Relief(by_clean=False, by_emergency=False)
 def relief(weights_bytes: int, there: Reading, *instances: Instance, keep_others: bool = True) -> Relief:
     """Relief for a model of ``weights_bytes`` that does not fit on GPU 0 of 24 GiB."""
     new = model("lab/new", weights_bytes=weights_bytes)
-    world = World(
+    planning_state = PlanningState(
         now=0.0,
         sample=sample(there),
         sample_is_stale=False,
         instances=instances,
         models={new.id: new},
-        policy=Policy(),
+        policy=AdmissionPolicy(),
         mode_problems={},
     )
     asked = SwitchRequest(Mode.TRANSFORMERS, new.id, LaunchOptions(), ("gpu-0",), keep_others=keep_others)
-    plan = plan_switch(asked, world, "maria")
+    plan = plan_switch(asked, planning_state, "maria")
     assert plan.refusal is not None
     assert plan.refusal.code == "not_enough_memory"
-    return relief_of(plan, instances, world.sample)
+    return relief_of(plan, instances, planning_state.sample)
 
 
 def held(size: int, **changes: object) -> tuple[Reading, Instance]:
@@ -85,8 +85,8 @@ def test_both_help_where_a_process_was_left_behind() -> None:
 def test_without_a_reading_nothing_is_promised() -> None:
     there, old = held(gib(20))
     new = model("lab/new", weights_bytes=gib(9))
-    world = World(0.0, sample(there), False, (old,), {new.id: new}, Policy())
-    plan = plan_switch(SwitchRequest(Mode.TRANSFORMERS, new.id, keep_others=True), world, "maria")
+    planning_state = PlanningState(0.0, sample(there), False, (old,), {new.id: new}, AdmissionPolicy())
+    plan = plan_switch(SwitchRequest(Mode.TRANSFORMERS, new.id, keep_others=True), planning_state, "maria")
 
     assert relief_of(plan, (old,), None) == NOTHING
     lost = sample(replace(there, device_id="gpu-7"))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from webapp.domain.admission import Policy, judge, within_limit
 from webapp.domain.footprint import Footprint
 from webapp.domain.instance import ANSWERING, Instance, InstanceState
 from webapp.domain.learned import NOTHING_LEARNED, Lessons
@@ -15,6 +14,7 @@ from webapp.domain.memory import DeviceKind, Reading, Sample, instances_bytes
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
 from webapp.domain.plan import DevicePlan, Eviction, Reach, SwitchRequest, Verdict
+from webapp.domain.planning.admission import AdmissionPolicy, judge, within_limit
 from webapp.domain.returning import no_return
 from webapp.errors import UnknownDevice
 from webapp.message import Message
@@ -29,7 +29,7 @@ class Cooldown:
 
 
 @dataclass(frozen=True)
-class World:
+class PlanningState:
     """All that a plan depends on, at one moment."""
 
     now: float
@@ -38,7 +38,7 @@ class World:
     sample_is_stale: bool
     instances: tuple[Instance, ...]
     models: Mapping[str, CachedModel]
-    policy: Policy
+    policy: AdmissionPolicy
     mode_problems: Mapping[Mode, Message | None] = field(default_factory=dict)
     cooldowns: Mapping[str, Cooldown] = field(default_factory=dict)
     claims: Mapping[str, str] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class World:
     actor: str | None = None
     """Who asks: what is another person's is kept from them. ``None`` is nobody in particular."""
 
-    def seen_by(self, actor: str) -> World:
+    def seen_by(self, actor: str) -> PlanningState:
         """Return it as ``actor`` finds it."""
         return self if actor == self.actor else replace(self, actor=actor)
 
@@ -104,7 +104,7 @@ class World:
         return {d: tuple(each for each in self.evictions if d in each.freed_bytes) for d in self.device_ids}
 
     @cached_property
-    def found(self) -> dict[tuple[str, tuple[str, ...]], Site]:
+    def found(self) -> dict[tuple[str, tuple[str, ...]], DeviceGroup]:
         """What there is on a device once some instances have gone, as ``site_of`` found it: many plans are tried on one world."""
         return {}
 
@@ -115,42 +115,47 @@ class World:
 
 
 @dataclass(frozen=True)
-class Room:
+class Headroom:
     """The most that a launch may take on one device, in bytes; ``None`` where the device's memory is unknown."""
 
     device_id: str
     kind: DeviceKind
     usable_bytes: int
     """Total less the driver's reserve, as CUDA counts."""
-    beside_bytes: int | None
+    free_now_bytes: int | None
     """Beside everything that is loaded; a device where the request is refused for a model in use has none."""
-    alone_bytes: int | None
+    free_after_unload_bytes: int | None
     """Once all that Warden has loaded there is unloaded."""
     device_name: str | None = None
     lessons: Lessons = NOTHING_LEARNED
 
 
-def rooms(world: World, request: SwitchRequest | None = None) -> tuple[Room, ...]:
+def headrooms(planning_state: PlanningState, request: SwitchRequest | None = None) -> tuple[Headroom, ...]:
     """Return the room on every device, or on those that ``request`` names, in that order; none where one of them does not exist.
 
     Where ``request`` would unload what it must not, an own model that answers somebody or cannot be ended, nothing can be loaded now.
     """
     named = None if request is None else request.devices
-    if not set(named or ()) <= set(world.device_ids):
+    if not set(named or ()) <= set(planning_state.device_ids):
         return ()
-    return tuple(_room(reading_of(world, device_id), world, request) for device_id in named or world.device_ids)
+    return tuple(
+        _room(reading_of(planning_state, device_id), planning_state, request)
+        for device_id in named or planning_state.device_ids
+    )
 
 
-def _room(reading: Reading, world: World, request: SwitchRequest | None) -> Room:
-    there = world.evictions_from[reading.device_id]
-    beside, alone = (most_bytes(site_of(reading, unload, world).devices[0]) for unload in ((), there))
+def _room(reading: Reading, planning_state: PlanningState, request: SwitchRequest | None) -> Headroom:
+    there = planning_state.evictions_from[reading.device_id]
+    beside, alone = (most_bytes(site_of(reading, unload, planning_state).devices[0]) for unload in ((), there))
     own = [] if request is None else [e for e in there if e.goes(request, Reach.OWN)]
     if request is not None and any(e.is_kept_from(request) or e.is_unendable_for(request) for e in own):
         beside = None
-    return Room(reading.device_id, reading.kind, usable_of(reading), beside, alone, reading.name, world.lessons)
+    return Headroom(
+        reading.device_id, reading.kind, usable_of(reading), beside, alone, reading.name, planning_state.lessons
+    )
 
 
-class Place(NamedTuple):
+class DeviceClass(NamedTuple):
     """What a footprint depends on of a device."""
 
     kind: DeviceKind
@@ -159,15 +164,15 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class DeviceGroup:
     """One choice of devices as a launch finds it, once what goes there is gone."""
 
     devices: tuple[DevicePlan, ...]
     """Their arithmetic before anything is launched."""
-    rooms: tuple[int, ...]
+    headrooms: tuple[int, ...]
     """The most that a launch may take on each; 0 where the memory is unknown."""
-    places: tuple[Place, ...]
-    unsized: tuple[Place, ...]
+    places: tuple[DeviceClass, ...]
+    unsized: tuple[DeviceClass, ...]
     """The places, however large they are."""
     unload: tuple[Eviction, ...]
 
@@ -179,7 +184,7 @@ class Site:
     @cached_property
     def narrowest(self) -> int:
         """The room on the fullest of the devices."""
-        return min(self.rooms)
+        return min(self.headrooms)
 
     @cached_property
     def is_readable(self) -> bool:
@@ -191,29 +196,29 @@ class Site:
         return any(eviction.is_kept_from(request) for eviction in self.unload)
 
 
-def joined(sites: Sequence[Site], world: World) -> Site:
+def joined(candidates: Sequence[DeviceGroup], planning_state: PlanningState) -> DeviceGroup:
     """Return single devices taken together.
 
     What each has does not depend on the others: of what goes for one of them, all that touches another goes from it too.
     """
-    going = {eviction.instance_id for site in sites for eviction in site.unload}
-    return Site(
-        devices=tuple(site.devices[0] for site in sites),
-        rooms=tuple(site.rooms[0] for site in sites),
-        places=tuple(site.places[0] for site in sites),
-        unsized=tuple(site.unsized[0] for site in sites),
-        unload=tuple(eviction for eviction in world.evictions if eviction.instance_id in going),
+    evicted = {eviction.instance_id for group in candidates for eviction in group.unload}
+    return DeviceGroup(
+        devices=tuple(group.devices[0] for group in candidates),
+        headrooms=tuple(group.headrooms[0] for group in candidates),
+        places=tuple(group.places[0] for group in candidates),
+        unsized=tuple(group.unsized[0] for group in candidates),
+        unload=tuple(eviction for eviction in planning_state.evictions if eviction.instance_id in evicted),
     )
 
 
-def is_claimed(site: Site, world: World) -> bool:
+def is_claimed(group: DeviceGroup, planning_state: PlanningState) -> bool:
     """Return whether an operation runs on one of the devices."""
-    return any(device_id in world.claims for device_id in site.device_ids)
+    return any(device_id in planning_state.claims for device_id in group.device_ids)
 
 
-def place_of(reading: Reading) -> Place:
+def place_of(reading: Reading) -> DeviceClass:
     """Return the place that a device is."""
-    return Place(reading.kind, reading.name, usable_of(reading))
+    return DeviceClass(reading.kind, reading.name, usable_of(reading))
 
 
 def usable_of(reading: Reading) -> int:
@@ -226,62 +231,64 @@ def most_bytes(device: DevicePlan) -> int | None:
     return None if device.available_bytes is None else device.available_bytes - device.reserve_bytes
 
 
-def reading_of(world: World, device_id: str) -> Reading:
+def reading_of(planning_state: PlanningState, device_id: str) -> Reading:
     """Return the reading of a device; raise UnknownDevice where there is none."""
-    reading = None if world.sample is None else world.sample.reading(device_id)
+    reading = None if planning_state.sample is None else planning_state.sample.reading(device_id)
     if reading is None:
-        raise UnknownDevice(device=device_id, known=", ".join(world.device_ids))
+        raise UnknownDevice(device=device_id, known=", ".join(planning_state.device_ids))
     return reading
 
 
-def held_on(instance: Instance, device_id: str, world: World) -> int:
+def held_on(instance: Instance, device_id: str, planning_state: PlanningState) -> int:
     """Return what an instance holds now; of a device that is not there only what is known of the instance."""
-    held = world.held_bytes.get((instance.id, device_id))
+    held = planning_state.held_bytes.get((instance.id, device_id))
     return instance.held_bytes(device_id) if held is None else held
 
 
-def promised_on(instance: Instance, device_id: str, world: World) -> int:
+def promised_on(instance: Instance, device_id: str, planning_state: PlanningState) -> int:
     """Return what an instance may still take there if it stays."""
-    return world.promised_bytes.get(device_id, {}).get(instance.id, 0)
+    return planning_state.promised_bytes.get(device_id, {}).get(instance.id, 0)
 
 
-def _eviction(instance: Instance, world: World) -> Eviction:
+def _eviction(instance: Instance, planning_state: PlanningState) -> Eviction:
     return Eviction(
         instance_id=instance.id,
         model_id=instance.model_id,
         mode=instance.mode,
         owner=instance.owner,
         in_flight=instance.in_flight,
-        freed_bytes={d: held_on(instance, d, world) for d in instance.devices},
-        is_others=world.actor not in (None, instance.owner),
+        freed_bytes={d: held_on(instance, d, planning_state) for d in instance.devices},
+        is_others=planning_state.actor not in (None, instance.owner),
         is_resting=instance.state in ANSWERING,
-        idle_s=max(0.0, world.now - instance.used_at),
-        is_foreign=instance.is_live and instance.is_foreign_to(world.actor),
-        lease_until=instance.lease.until if instance.lease.runs(world.now) else None,
+        idle_s=max(0.0, planning_state.now - instance.used_at),
+        is_foreign=instance.is_live and instance.is_foreign_to(planning_state.actor),
+        lease_until=instance.lease.until if instance.lease.runs(planning_state.now) else None,
         reason=instance.lease.reason,
-        no_return=no_return(instance, world.models, world.mode_problems),
+        no_return=no_return(instance, planning_state.models, planning_state.mode_problems),
     )
 
 
-def site_of(reading: Reading, unload: tuple[Eviction, ...], world: World) -> Site:
+def site_of(reading: Reading, unload: tuple[Eviction, ...], planning_state: PlanningState) -> DeviceGroup:
     """Return a device as a launch finds it once ``unload``, which all touches it, is gone."""
     key = (reading.device_id, tuple(eviction.instance_id for eviction in unload))
-    if key not in world.found:
-        device, place = _once_gone(reading, unload, world), place_of(reading)
+    if key not in planning_state.found:
+        device, place = _once_gone(reading, unload, planning_state), place_of(reading)
         unsized = place._replace(usable_bytes=0)
-        world.found[key] = Site((device,), (most_bytes(device) or 0,), (place,), (unsized,), unload)
-    return world.found[key]
+        planning_state.found[key] = DeviceGroup((device,), (most_bytes(device) or 0,), (place,), (unsized,), unload)
+    return planning_state.found[key]
 
 
-def _once_gone(reading: Reading, unload: Sequence[Eviction], world: World) -> DevicePlan:
-    device_id, policy, nothing = reading.device_id, world.policy, Footprint(reading.device_id, ())
+def _once_gone(reading: Reading, unload: Sequence[Eviction], planning_state: PlanningState) -> DevicePlan:
+    device_id, policy, nothing = reading.device_id, planning_state.policy, Footprint(reading.device_id, ())
     freed = sum(eviction.freed_bytes.get(device_id, 0) for eviction in unload)
     reserve = policy.reserve_on(reading.total_bytes or 0)
-    if reading.free_bytes is None or world.sample_is_stale:
+    if reading.free_bytes is None or planning_state.sample_is_stale:
         return DevicePlan(device_id, nothing, reading.total_bytes, None, freed, None, reserve, Verdict.REFUSED)
-    going = {eviction.instance_id for eviction in unload}
-    own = world.own_bytes[device_id]
-    promised = sum(more for instance_id, more in world.promised_bytes[device_id].items() if instance_id not in going)
+    evicted = {eviction.instance_id for eviction in unload}
+    own = planning_state.own_bytes[device_id]
+    promised = sum(
+        more for instance_id, more in planning_state.promised_bytes[device_id].items() if instance_id not in evicted
+    )
     before = within_limit(reading.free_bytes, own, policy.memory_limit_bytes)
     free_then = min(reading.free_bytes + freed, max(usable_of(reading), reading.free_bytes))
     available = within_limit(free_then, own - freed, policy.memory_limit_bytes) - promised

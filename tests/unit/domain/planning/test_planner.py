@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.control.fakes import FakeMachine, FakeMonitor, loaded, model
-from webapp.domain.admission import Policy
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.model import CachedModel, ModelShape
 from webapp.domain.modes import LaunchOptions, Mode, Quantization
 from webapp.domain.plan import Plan, SwitchRequest, Verdict
-from webapp.domain.planner import plan_switch, refusal_of
+from webapp.domain.planning.admission import AdmissionPolicy
+from webapp.domain.planning.planner import plan_switch, refusal_of
+from webapp.domain.planning.state import Cooldown, PlanningState
 from webapp.domain.units import gib
-from webapp.domain.world import Cooldown, World
 from webapp.errors import (
     AlreadyLoaded,
     CoolingDown,
@@ -30,14 +30,14 @@ from webapp.message import Message
 OLD, NEW = model("lab/old"), model("lab/new", weights_bytes=gib(9))
 
 
-def world(machine: FakeMachine, *instances: Instance, **changes: object) -> World:
-    return World(  # type: ignore[arg-type]
+def planning_state(machine: FakeMachine, *instances: Instance, **changes: object) -> PlanningState:
+    return PlanningState(  # type: ignore[arg-type]
         now=0.0,
         sample=FakeMonitor(machine).latest(),
         sample_is_stale=False,
         instances=instances,
         models={cached.id: cached for cached in (OLD, NEW)},
-        policy=Policy(),
+        policy=AdmissionPolicy(),
         **changes,
     )
 
@@ -53,7 +53,7 @@ def codes(plan: Plan) -> list[str]:
 def test_no_more_is_available_than_the_device_has() -> None:
     """Nothing was measured of the old model, and what was predicted of it is more than the device lacks."""
     machine = FakeMachine(foreign={"gpu-0": gib(4)})
-    plan = plan_switch(request(), world(machine, loaded(OLD, predicted_bytes={"gpu-0": gib(10)})))
+    plan = plan_switch(request(), planning_state(machine, loaded(OLD, predicted_bytes={"gpu-0": gib(10)})))
     (device,) = plan.devices
     assert device.available_bytes == device.total_bytes == gib(24)
 
@@ -61,16 +61,16 @@ def test_no_more_is_available_than_the_device_has() -> None:
 def test_model_that_stays_keeps_what_it_was_promised() -> None:
     machine = FakeMachine(held={("gpu-0", "old"): gib(12)})
     old = loaded(OLD, predicted_bytes={"gpu-0": gib(20)}, measured_bytes={"gpu-0": gib(12)})
-    plan = plan_switch(request(keep_others=True), world(machine, old))
+    plan = plan_switch(request(keep_others=True), planning_state(machine, old))
     (device,) = plan.devices
     assert (device.promised_bytes, device.available_bytes) == (gib(8), gib(4))
     assert plan.verdict is Verdict.REFUSED
-    assert "way_out_unload" in [way.message.code for way in plan.ways_out]
+    assert "way_out_unload" in [alternative.message.code for alternative in plan.ways_out]
 
 
 def test_model_that_goes_is_promised_nothing() -> None:
     machine = FakeMachine(held={("gpu-0", "old"): gib(12)})
-    plan = plan_switch(request(), world(machine, loaded(OLD, predicted_bytes={"gpu-0": gib(20)})))
+    plan = plan_switch(request(), planning_state(machine, loaded(OLD, predicted_bytes={"gpu-0": gib(20)})))
     (device,) = plan.devices
     assert (device.promised_bytes, device.freed_bytes, device.available_bytes) == (0, gib(12), gib(24))
     assert plan.verdict is Verdict.FITS
@@ -79,7 +79,7 @@ def test_model_that_goes_is_promised_nothing() -> None:
 def test_promise_to_a_model_that_stays_is_said() -> None:
     machine = FakeMachine(held={("gpu-0", "old"): gib(1)})
     old = loaded(OLD, predicted_bytes={"gpu-0": gib(3)})
-    plan = plan_switch(request(keep_others=True), world(machine, old))
+    plan = plan_switch(request(keep_others=True), planning_state(machine, old))
     assert plan.verdict is not Verdict.REFUSED
     assert "plan_promised" in codes(plan)
 
@@ -87,7 +87,7 @@ def test_promise_to_a_model_that_stays_is_said() -> None:
 def test_stuck_model_is_not_unloaded_again_and_what_it_holds_is_said() -> None:
     machine = FakeMachine(held={("gpu-0", "old"): gib(2)})
     stuck = loaded(OLD, state=InstanceState.STUCK, predicted_bytes={"gpu-0": gib(10)})
-    plan = plan_switch(request(), world(machine, stuck))
+    plan = plan_switch(request(), planning_state(machine, stuck))
     (device,) = plan.devices
     assert plan.unload == ()
     assert (device.promised_bytes, device.available_bytes) == (0, gib(22))
@@ -97,7 +97,7 @@ def test_stuck_model_is_not_unloaded_again_and_what_it_holds_is_said() -> None:
 
 def test_stuck_model_that_holds_too_much_refuses_the_plan() -> None:
     machine = FakeMachine(held={("gpu-0", "old"): gib(20)})
-    plan = plan_switch(request(), world(machine, loaded(OLD, state=InstanceState.STUCK)))
+    plan = plan_switch(request(), planning_state(machine, loaded(OLD, state=InstanceState.STUCK)))
     assert (plan.verdict, plan.unload) == (Verdict.REFUSED, ())
 
 
@@ -107,7 +107,7 @@ NEWER = "f" * 40
 def evicting(old: CachedModel | None = OLD, problem: Message | None = None, **changes: object) -> Plan:
     """The plan of a switch that unloads the old model, of which the cache has ``old`` and whose mode has ``problem``."""
     running = loaded(OLD, **changes)
-    around = world(FakeMachine(held={("gpu-0", "old"): gib(2)}), running)
+    around = planning_state(FakeMachine(held={("gpu-0", "old"): gib(2)}), running)
     models = {NEW.id: NEW} | ({} if old is None else {old.id: old})
     return plan_switch(request(), replace(around, models=models, mode_problems={Mode.VLLM: problem}))
 
@@ -162,20 +162,20 @@ def test_model_whose_image_is_gone_can_be_ended_and_does_not_come_back() -> None
 
 def test_who_wants_no_return_may_unload_what_docker_cannot_end_now_and_is_told() -> None:
     running = loaded(OLD, mode=Mode.VLLM)
-    around = world(FakeMachine(held={("gpu-0", "old"): gib(2)}), running)
+    around = planning_state(FakeMachine(held={("gpu-0", "old"): gib(2)}), running)
     plan = plan_switch(request(restore_on_failure=False), replace(around, mode_problems={Mode.VLLM: AWAY}))
     assert (plan.refusal, said_of_the_return(plan)) == (None, ["engine_unreachable"])
 
 
 def test_dead_model_is_cleared_away_and_gives_nothing_back() -> None:
-    plan = plan_switch(request(), world(FakeMachine(), loaded(OLD, state=InstanceState.DEAD)))
+    plan = plan_switch(request(), planning_state(FakeMachine(), loaded(OLD, state=InstanceState.DEAD)))
     (eviction,) = plan.unload
     assert (eviction.instance_id, dict(eviction.freed_bytes)) == ("old", {"gpu-0": 0})
 
 
 def test_claimed_device_is_said_and_does_not_change_the_arithmetic() -> None:
-    free = plan_switch(request(), world(FakeMachine()))
-    claimed = plan_switch(request(), world(FakeMachine(), claims={"gpu-0": "other"}))
+    free = plan_switch(request(), planning_state(FakeMachine()))
+    claimed = plan_switch(request(), planning_state(FakeMachine(), claims={"gpu-0": "other"}))
     assert "plan_device_claimed" in codes(claimed)
     assert (claimed.devices, claimed.verdict) == (free.devices, free.verdict)
 
@@ -183,7 +183,7 @@ def test_claimed_device_is_said_and_does_not_change_the_arithmetic() -> None:
 @pytest.mark.parametrize(("devices", "refused"), [(None, True), (("gpu-0",), True), (("gpu-1",), False)])
 def test_second_copy_is_made_only_on_a_device_that_was_named(devices: tuple[str, ...] | None, refused: bool) -> None:
     machine = FakeMachine(totals={"gpu-0": gib(24), "gpu-1": gib(24)}, held={("gpu-0", "old"): gib(1)})
-    there = world(machine, loaded(OLD))
+    there = planning_state(machine, loaded(OLD))
     plan = plan_switch(request(OLD.id, devices=devices), there)
     assert isinstance(refusal_of(plan, there), AlreadyLoaded) is refused
 
@@ -191,7 +191,7 @@ def test_second_copy_is_made_only_on_a_device_that_was_named(devices: tuple[str,
 @pytest.mark.parametrize("quantization", [Quantization.INT8, Quantization.INT4])
 def test_vllm_quantizes_nothing_while_it_loads(quantization: Quantization) -> None:
     asked = replace(request(), mode=Mode.VLLM, options=LaunchOptions(quantization=quantization))
-    here = world(FakeMachine())
+    here = planning_state(FakeMachine())
     refusal = refusal_of(plan_switch(asked, here), here)
     assert isinstance(refusal, InvalidRequest)
     assert refusal.params["field"] == "quantization"
@@ -207,7 +207,7 @@ def test_vllm_shares_a_model_only_where_the_heads_divide(
     shape = ModelShape(2, 64, 128, heads, kv_heads, 16, 512)
     cached = replace(NEW, shape=shape)
     machine = FakeMachine(totals={f"gpu-{n}": gib(24) for n in range(cards)})
-    here = replace(world(machine), models={cached.id: cached})
+    here = replace(planning_state(machine), models={cached.id: cached})
     asked = replace(request(), mode=Mode.VLLM, devices=tuple(f"gpu-{n}" for n in range(cards)))
     refusal = refusal_of(plan_switch(asked, here), here)
     assert (refusal is None) is fits
@@ -219,8 +219,8 @@ def test_vllm_shares_a_model_only_where_the_heads_divide(
 HUGE = model("lab/huge", weights_bytes=gib(40))
 
 
-def with_huge(machine: FakeMachine, *instances: Instance, **changes: object) -> World:
-    there = world(machine, *instances, **changes)
+def with_huge(machine: FakeMachine, *instances: Instance, **changes: object) -> PlanningState:
+    there = planning_state(machine, *instances, **changes)
     return replace(there, models={**there.models, HUGE.id: HUGE})
 
 
@@ -239,7 +239,7 @@ def test_lack_of_memory_is_passed_over_where_that_was_asked_for_and_stays_said()
 
 
 def test_what_fits_has_nothing_to_pass_over() -> None:
-    there = world(FakeMachine())
+    there = planning_state(FakeMachine())
     plain, anyway = (plan_switch(request(load_anyway=each), there) for each in (False, True))
     assert (anyway.overruled, anyway.reasons, anyway.verdict) == (None, plain.reasons, plain.verdict)
 

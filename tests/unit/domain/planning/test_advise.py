@@ -9,15 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.control.fakes import FakeMachine, model
-from tests.unit.domain.test_ways import NEW, SHAPE, gpus, holding, world
-from webapp.domain.advise import advise
+from tests.unit.domain.planning.test_alternatives import NEW, SHAPE, gpus, holding, planning_state
 from webapp.domain.model import CachedModel, ModelProblem
 from webapp.domain.modes import LaunchOptions, Mode, Precision
 from webapp.domain.plan import Plan, SwitchRequest, Verdict
-from webapp.domain.planner import plan_switch
+from webapp.domain.planning.advise import advise
+from webapp.domain.planning.planner import plan_switch
+from webapp.domain.planning.state import PlanningState
 from webapp.domain.recommend import Advice, Mark, Row, row_for
 from webapp.domain.units import gib
-from webapp.domain.world import World
 from webapp.errors import UnknownModel
 from webapp.message import Message
 
@@ -25,14 +25,14 @@ NO_VLLM = {Mode.VLLM: Message("engine_missing")}
 ASKED = SwitchRequest(Mode.TRANSFORMERS, NEW.id)
 
 
-def there(free: float, weights: float, *, vllm: bool = True, total: float = 80, **changes: object) -> World:
+def there(free: float, weights: float, *, vllm: bool = True, total: float = 80, **changes: object) -> PlanningState:
     """One GPU with so much free memory, in GiB."""
     machine = FakeMachine(totals={"gpu-0": gib(total)}, foreign={"gpu-0": gib(total) - gib(free)})
     cached = replace(model(NEW.id, weights_bytes=gib(weights), shape=SHAPE, context_length=131072), **changes)  # type: ignore[arg-type]
-    return world(machine, cached=cached, mode_problems={} if vllm else NO_VLLM)
+    return planning_state(machine, cached=cached, mode_problems={} if vllm else NO_VLLM)
 
 
-def advised(here: World, asked: SwitchRequest = ASKED) -> Advice:
+def advised(here: PlanningState, asked: SwitchRequest = ASKED) -> Advice:
     found = advise(asked, here)
     assert found is not None
     return found
@@ -44,7 +44,7 @@ def applied(advice: Advice, asked: SwitchRequest = ASKED) -> SwitchRequest:
     return replace(asked, mode=advice.usable_mode, options=options)
 
 
-def is_refused(request: SwitchRequest, here: World) -> bool:
+def is_refused(request: SwitchRequest, here: PlanningState) -> bool:
     return plan_switch(request, here).verdict is Verdict.REFUSED
 
 
@@ -111,7 +111,7 @@ def test_an_advice_is_refused_only_where_it_says_so(
     cached = replace(
         model(NEW.id, weights_bytes=gib(weights), shape=SHAPE), context_length=length, quantization=quantization
     )
-    here = world(machine, old, cached=cached, mode_problems={} if vllm else NO_VLLM)
+    here = planning_state(machine, old, cached=cached, mode_problems={} if vllm else NO_VLLM)
     asked = replace(ASKED, keep_others=keep)
     advice = advised(here, asked)
     plan = plan_switch(applied(advice, asked), here)
@@ -137,8 +137,10 @@ def test_where_nothing_fits_the_least_is_named_with_what_lacks() -> None:
     said = dict(advice.reasons[0].params)
     (device,) = plan_switch(applied(advice), here).devices
     assert (advice.mark, advice.reasons[0].code) == (Mark.NONE, "advice_nothing")
-    assert said["needed_bytes"] == device.footprint.gate_bytes
-    assert said["missing_bytes"] == device.footprint.gate_bytes + device.reserve_bytes - (device.available_bytes or 0)
+    assert said["needed_bytes"] == device.footprint.required_bytes
+    assert said["missing_bytes"] == device.footprint.required_bytes + device.reserve_bytes - (
+        device.available_bytes or 0
+    )
 
 
 def test_files_that_are_quantized_stay_as_they_are() -> None:
@@ -160,7 +162,7 @@ def test_where_vllm_cannot_be_chosen_the_advice_is_for_transformers_and_says_why
 
 
 def test_a_model_too_large_for_one_gpu_is_advised_for_several() -> None:
-    here = world(gpus(4), cached=replace(NEW, weights=model(weights_bytes=gib(28)).weights))
+    here = planning_state(gpus(4), cached=replace(NEW, weights=model(weights_bytes=gib(28)).weights))
     advice = advised(here)
     plan = plan_switch(applied(advice), here)
     assert (advice.precision, advice.mark, plan.refusal, len(plan.devices)) == (Precision.FP16, Mark.OK, None, 2)
@@ -171,7 +173,7 @@ def test_a_model_too_large_for_one_gpu_is_advised_for_several() -> None:
 
 def test_memory_that_will_be_free_counts_unless_the_others_stay() -> None:
     machine = FakeMachine(totals={"gpu-0": gib(24)})
-    here = world(machine, holding("old", "gpu-0", gib(19), machine))
+    here = planning_state(machine, holding("old", "gpu-0", gib(19), machine))
     beside, instead = (advised(here, replace(ASKED, keep_others=keep)) for keep in (True, False))
     assert (beside.mark, instead.mark) == (Mark.NONE, Mark.OK)
 
@@ -182,7 +184,7 @@ def test_a_model_that_cannot_be_loaded_has_its_reason_for_an_advice() -> None:
 
 
 def test_on_unknown_memory_there_is_no_advice_and_an_unknown_model_is_an_error() -> None:
-    lost = world(FakeMachine(lost={"gpu-0"}))
+    lost = planning_state(FakeMachine(lost={"gpu-0"}))
     assert advise(ASKED, lost) is None
     with pytest.raises(UnknownModel):
         advise(replace(ASKED, model_id="lab/gone"), lost)

@@ -11,7 +11,7 @@ from webapp.domain.units import MIB
 
 
 @dataclass(frozen=True)
-class Policy:
+class AdmissionPolicy:
     """The figures that decide; see the settings of the same names."""
 
     fits_percent: float = 80.0

@@ -43,31 +43,31 @@ class Missing:
     """A launch that wants ``count`` of some devices, with the bytes that lack on each; negative where there is room."""
 
     count: int
-    lacks_bytes: Mapping[str, int]
+    shortfall_bytes: Mapping[str, int]
 
     @cached_property
     def short(self) -> int:
         """How many devices still have to get room."""
-        return self.count - sum(lacks <= 0 for lacks in self.lacks_bytes.values())
+        return self.count - sum(shortfall <= 0 for shortfall in self.shortfall_bytes.values())
 
     def is_met(self, gives_bytes: Mapping[str, int]) -> bool:
         """Return whether it would do if as much came free on these devices."""
-        lacks = self.lacks_bytes
-        return self.short <= sum(0 < lacks.get(device, 0) <= size for device, size in gives_bytes.items())
+        shortfall = self.shortfall_bytes
+        return self.short <= sum(0 < shortfall.get(device, 0) <= size for device, size in gives_bytes.items())
 
 
-Lacks = Callable[[LaunchOptions], int]
+Shortfall = Callable[[LaunchOptions], int]
 """The bytes that lack for a launch with these options; 0 or less where it fits."""
 
 
-class Trials(Protocol):
+class FitProbe(Protocol):
     """The plan's arithmetic on changed forms of the request that was refused."""
 
     @property
     def unload(self) -> tuple[Eviction, ...]:
         """What the refused request would unload."""
 
-    def rooms(self, request: SwitchRequest, reach: Reach) -> Sequence[Lacks]:
+    def headrooms(self, request: SwitchRequest, reach: Reach) -> Sequence[Shortfall]:
         """Return, for each choice of devices that ``request`` may take within ``reach``, what would lack there with other options.
 
         One call is quick enough to search with. A choice where a model is in use that must not be interrupted is none.
@@ -120,7 +120,7 @@ _OF_PRECISION = {Precision.FP16: Cost.HALF_PRECISION, Precision.INT8: Cost.INT8,
 
 
 @dataclass(frozen=True)
-class Way:
+class Alternative:
     """A change that makes the launch fit, with what its price follows from."""
 
     message: Message
@@ -133,7 +133,7 @@ class Way:
     """Who goes for it and would not have gone for the request that was refused."""
 
 
-def price(way: Way, actor: str | None) -> tuple[Cost, float]:
+def price(alternative: Alternative, actor: str | None) -> tuple[Cost, float]:
     """Return what a way costs the people of the server, to sort by: the cheapest is the least.
 
     1. Nothing is lost: another device, then several. Where models have to go for it, it costs what their going costs.
@@ -142,21 +142,21 @@ def price(way: Way, actor: str | None) -> tuple[Cost, float]:
     4. The quality of the answers and how they come: 16 bits, INT8, the other mode, 4 bits, the smallest of all.
     5. Last of all what cuts off an answer that somebody is waiting for.
     """
-    if any(victim.in_flight != 0 for victim in way.victims):
-        return Cost.BUSY_MODEL, way.lost
-    if way.victims and way.cost < Cost.ALL_MODELS and way.cost is not Cost.OWN_OPTIONS:
-        own = all(victim.owner == actor for victim in way.victims)
-        return (Cost.OWN_MODEL if own else Cost.OTHERS_MODEL), way.lost
-    return way.cost, way.lost
+    if any(victim.in_flight != 0 for victim in alternative.victims):
+        return Cost.BUSY_MODEL, alternative.lost
+    if alternative.victims and alternative.cost < Cost.ALL_MODELS and alternative.cost is not Cost.OWN_OPTIONS:
+        own = all(victim.owner == actor for victim in alternative.victims)
+        return (Cost.OWN_MODEL if own else Cost.OTHERS_MODEL), alternative.lost
+    return alternative.cost, alternative.lost
 
 
-def find_ways(
-    request: SwitchRequest, model: CachedModel, trials: Trials, actor: str | None = None
+def find_alternatives(
+    request: SwitchRequest, model: CachedModel, fit_probe: FitProbe, actor: str | None = None
 ) -> tuple[WayOut, ...]:
     """Return the changes to ``request`` that make it fit; what has to be confirmed for one of them is all that may refuse it."""
-    search = _Search(request, model, trials, actor)
-    found = sorted(search.ways(), key=lambda way: price(way, actor))
-    return tuple(WayOut(way.message, way.request) for way in found)
+    search = _AlternativeSearch(request, model, fit_probe, actor)
+    found = sorted(search.alternatives(), key=lambda alternative: price(alternative, actor))
+    return tuple(WayOut(alternative.message, alternative.request) for alternative in found)
 
 
 def largest(choices: Sequence[Callable[[int], int]], least: int, most: int) -> int | None:
@@ -165,48 +165,48 @@ def largest(choices: Sequence[Callable[[int], int]], least: int, most: int) -> i
     Each of them says how much lacks, 0 or less where nothing does; for more never less.
     """
     best = None
-    for lacks in choices:
-        found = _largest(lacks, least if best is None else best + 1, most)
+    for shortfall in choices:
+        found = _largest(shortfall, least if best is None else best + 1, most)
         best = best if found is None else found
     return best
 
 
-def _largest(lacks: Callable[[int], int], least: int, most: int) -> int | None:
+def _largest(shortfall: Callable[[int], int], least: int, most: int) -> int | None:
     """By false position, since memory grows nearly evenly; each third step halves, in case it does not."""
-    if least > most or (room := -lacks(least)) < 0:
+    if least > most or (headroom := -shortfall(least)) < 0:
         return None
-    if (lacking := lacks(most)) <= 0:
+    if (short_by := shortfall(most)) <= 0:
         return most
     for halves in cycle((False, False, True)):
         apart = most - least
         if apart <= 1:
             break
-        step = apart // 2 if halves else apart * room // (room + lacking)
+        step = apart // 2 if halves else apart * headroom // (headroom + short_by)
         tried = least + min(max(step, 1), apart - 1)
-        if (found := lacks(tried)) <= 0:
-            least, room = tried, -found
+        if (found := shortfall(tried)) <= 0:
+            least, headroom = tried, -found
         else:
-            most, lacking = tried, found
+            most, short_by = tried, found
     return least
 
 
-class _Search:
+class _AlternativeSearch:
     """The search for one refused request."""
 
-    def __init__(self, request: SwitchRequest, model: CachedModel, trials: Trials, actor: str | None) -> None:
-        self._request, self._model, self._trials, self._actor = request, model, trials, actor
-        self._going = {eviction.instance_id for eviction in trials.unload}
+    def __init__(self, request: SwitchRequest, model: CachedModel, fit_probe: FitProbe, actor: str | None) -> None:
+        self._request, self._model, self._fit_probe, self._actor = request, model, fit_probe, actor
+        self._going = {eviction.instance_id for eviction in fit_probe.unload}
 
     @cached_property
     def _missing(self) -> tuple[Missing, ...]:
-        return tuple(self._trials.missing(self._request, self._reached))
+        return tuple(self._fit_probe.missing(self._request, self._reached))
 
     @cached_property
     def _reached(self) -> int:
         """On how many devices two models that go give room, at the most."""
         return 2 * max((len(each.gives_bytes) for each in self._willing), default=0)
 
-    def ways(self) -> Iterator[Way]:
+    def alternatives(self) -> Iterator[Alternative]:
         yield from self._other_device()
         yield from self._several_devices()
         yield from self._smaller()
@@ -214,39 +214,39 @@ class _Search:
         yield from self._precision()
         yield from self._other_mode()
 
-    def _try(self, message: Message, request: SwitchRequest, cost: Cost, lost: float = 0.0) -> Iterator[Way]:
-        unload = self._trials.unloads(request)
+    def _try(self, message: Message, request: SwitchRequest, cost: Cost, lost: float = 0.0) -> Iterator[Alternative]:
+        unload = self._fit_probe.unloads(request)
         if unload is not None:
             victims = tuple(eviction for eviction in unload if eviction.instance_id not in self._going)
-            yield Way(message, request, cost, lost, victims)
+            yield Alternative(message, request, cost, lost, victims)
 
-    def _other_device(self) -> Iterator[Way]:
+    def _other_device(self) -> Iterator[Alternative]:
         """As many devices as were asked for, or fewer, and others."""
         if self._request.devices is None:
             return
         changed = replace(self._request, devices=None)
-        ways = [*self._try(Message("way_out_other_device"), changed, Cost.NOTHING)]
-        if ways and self._trials.takes(changed) <= len(self._request.devices):
-            yield from ways
+        alternatives = [*self._try(Message("way_out_other_device"), changed, Cost.NOTHING)]
+        if alternatives and self._fit_probe.takes(changed) <= len(self._request.devices):
+            yield from alternatives
 
-    def _several_devices(self) -> Iterator[Way]:
+    def _several_devices(self) -> Iterator[Alternative]:
         """More GPUs than were asked for; where nobody said how many, several have been tried already."""
         if self._request.devices is None:
             return
-        chosen = self._trials.together(self._request, len(self._request.devices))
+        chosen = self._fit_probe.together(self._request, len(self._request.devices))
         if chosen is not None:
             params: dict[str, Param] = {"count": len(chosen), "devices": ", ".join(chosen)}
             changed = replace(self._request, devices=chosen)
             yield from self._try(Message("way_out_devices", params), changed, Cost.SEVERAL_DEVICES)
 
-    def _smaller(self) -> Iterator[Way]:
+    def _smaller(self) -> Iterator[Alternative]:
         """A shorter context or a smaller batch; both only where neither does alone."""
         found = [*self._shorter(self._request), *self._fewer()]
         if not found and self._request.options.batch_size > 1:
             found += self._shorter(_with(self._request, batch_size=1))
         yield from found
 
-    def _shorter(self, request: SwitchRequest) -> Iterator[Way]:
+    def _shorter(self, request: SwitchRequest) -> Iterator[Alternative]:
         asked, batch = self._request.options, request.options.batch_size
         tokens = self._longest(request)
         if tokens is None:
@@ -258,7 +258,7 @@ class _Search:
         lost = 1 - tokens * batch / (asked.max_tokens * asked.batch_size)
         yield from self._try(message, _with(request, max_tokens=tokens), Cost.OWN_OPTIONS, lost)
 
-    def _fewer(self) -> Iterator[Way]:
+    def _fewer(self) -> Iterator[Alternative]:
         asked = self._request.options.batch_size
         batch = self._most(self._request, lambda n: {"batch_size": n}, 1, asked - 1)
         if batch is not None:
@@ -274,16 +274,18 @@ class _Search:
     def _most(
         self, request: SwitchRequest, change: Callable[[int], Mapping[str, int]], least: int, most: int
     ) -> int | None:
-        def lacking(lacks: Lacks) -> Callable[[int], int]:
-            return lambda n: lacks(_changed(request.options, **change(n)))
+        def short_by(shortfall: Shortfall) -> Callable[[int], int]:
+            return lambda n: shortfall(_changed(request.options, **change(n)))
 
         for reach in (Reach.CONFIRMED, Reach.IDLE):
-            found = largest([lacking(lacks) for lacks in self._trials.rooms(request, reach)], least, most)
+            found = largest(
+                [short_by(shortfall) for shortfall in self._fit_probe.headrooms(request, reach)], least, most
+            )
             if found is not None:
                 return found
         return None
 
-    def _precision(self) -> Iterator[Way]:
+    def _precision(self) -> Iterator[Alternative]:
         for precision in _lighter(self._request, self._model):
             changed = _in(self._request, precision)
             message = Message("way_out_precision", {"precision": precision.value})
@@ -292,23 +294,23 @@ class _Search:
                 found = [*self._smallest(_with(changed, batch_size=1))]
             yield from found
 
-    def _smallest(self, request: SwitchRequest) -> Iterator[Way]:
+    def _smallest(self, request: SwitchRequest) -> Iterator[Alternative]:
         """The fewest bits for one request at a time, and the longest context that this leaves."""
         asked = request.options.max_tokens
         tokens: int | None = asked
-        if all(lacks(request.options) > 0 for lacks in self._trials.rooms(request, Reach.IDLE)):
+        if all(shortfall(request.options) > 0 for shortfall in self._fit_probe.headrooms(request, Reach.IDLE)):
             tokens = self._longest(request)
         if tokens is not None:
             precision = request.options.precision.value
             message = Message("way_out_smallest", {"precision": precision, "max_tokens": tokens, "batch_size": 1})
             yield from self._try(message, _with(request, max_tokens=tokens), Cost.SMALLEST)
 
-    def _other_mode(self) -> Iterator[Way]:
+    def _other_mode(self) -> Iterator[Alternative]:
         mode = next(mode for mode in Mode if mode is not self._request.mode)
         changed = replace(self._request, mode=mode)
         yield from self._try(Message("way_out_mode", {"mode": mode.value}), changed, Cost.OTHER_MODE)
 
-    def _unload(self) -> Iterator[Way]:
+    def _unload(self) -> Iterator[Alternative]:
         """Beside others: one model that goes, else two idle ones, else all; one in use only where the person allows that."""
         if not self._request.keep_others:
             return
@@ -318,15 +320,15 @@ class _Search:
             found = [*self._try(Message("way_out_unload_others"), changed, Cost.ALL_MODELS)]
         yield from found
 
-    def _unload_one(self) -> Iterator[Way]:
+    def _unload_one(self) -> Iterator[Alternative]:
         shown = 0
         for each in self._willing:
             if shown < UNLOADS_SHOWN and self._may_do(each.gives_bytes, len(each.gives_bytes)):
-                ways = [*self._without((each,), _message_of(each))]
-                shown += len(ways)
-                yield from ways
+                alternatives = [*self._without((each,), _message_of(each))]
+                shown += len(alternatives)
+                yield from alternatives
 
-    def _unload_two(self) -> Iterator[Way]:
+    def _unload_two(self) -> Iterator[Alternative]:
         idle = [each for each in self._willing if each.in_flight == 0]
         largest, devices = _largest_on_each(idle), 2 * max((len(each.gives_bytes) for each in idle), default=0)
         if not self._may_do(_both(largest, largest), devices):
@@ -334,16 +336,16 @@ class _Search:
         hopeful = [each for each in idle if self._may_do(_both(each, largest), devices)]
         pairs = (pair for pair in combinations(hopeful, 2) if self._may_do(_both(*pair), devices))
         for pair in islice(pairs, PAIRS_TRIED):
-            ways = [*self._without(pair, _message_of_two(*pair))]
-            if ways:
-                yield from ways
+            alternatives = [*self._without(pair, _message_of_two(*pair))]
+            if alternatives:
+                yield from alternatives
                 return
 
     @cached_property
     def _willing(self) -> list[Resting]:
         """Who may be asked to go, in the order in which one would ask: the idle first, then own models, the longest idle first."""
         candidates = [
-            r for r in self._trials.resting(self._request) if self._request.interrupt_busy or r.in_flight == 0
+            r for r in self._fit_probe.resting(self._request) if self._request.interrupt_busy or r.in_flight == 0
         ]
         return sorted(candidates, key=lambda r: (r.in_flight != 0, r.owner != self._actor, -r.idle_s))
 
@@ -351,12 +353,12 @@ class _Search:
         """Whether as much, on so many devices at the most, could be enough on one of the choices: far cheaper to say than a plan."""
         return any(missing.is_met(gives_bytes) for missing in self._missing if missing.short <= devices)
 
-    def _without(self, going: Sequence[Resting], message: Message) -> Iterator[Way]:
-        ids = tuple(each.instance_id for each in going)
+    def _without(self, evicted: Sequence[Resting], message: Message) -> Iterator[Alternative]:
+        ids = tuple(each.instance_id for each in evicted)
         changed = replace(self._request, unload=(*self._request.unload, *ids))
-        for way in self._try(message, changed, Cost.OTHERS_MODEL, -min(each.idle_s for each in going)):
-            if set(ids) <= {victim.instance_id for victim in way.victims}:
-                yield way
+        for alternative in self._try(message, changed, Cost.OTHERS_MODEL, -min(each.idle_s for each in evicted)):
+            if set(ids) <= {victim.instance_id for victim in alternative.victims}:
+                yield alternative
 
 
 def _both(one: Resting, other: Resting) -> Mapping[str, int]:
@@ -372,11 +374,11 @@ def _largest_on_each(resting: Sequence[Resting]) -> Resting:
     return Resting("", "", "", 0.0, 0, gives)
 
 
-def _message_of(going: Resting) -> Message:
-    params: dict[str, Param] = {"model": going.model_id, "instance": going.instance_id, "owner": going.owner}
-    if going.in_flight != 0:
-        return Message("way_out_unload_busy", {**params, "in_flight": going.in_flight})
-    return Message("way_out_unload", {**params, "idle_s": round(going.idle_s, 1)})
+def _message_of(evicted: Resting) -> Message:
+    params: dict[str, Param] = {"model": evicted.model_id, "instance": evicted.instance_id, "owner": evicted.owner}
+    if evicted.in_flight != 0:
+        return Message("way_out_unload_busy", {**params, "in_flight": evicted.in_flight})
+    return Message("way_out_unload", {**params, "idle_s": round(evicted.idle_s, 1)})
 
 
 def _message_of_two(one: Resting, other: Resting) -> Message:

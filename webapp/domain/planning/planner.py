@@ -12,10 +12,19 @@ from webapp.domain.memory import DeviceKind, Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode, Quantization
 from webapp.domain.plan import DevicePlan, Eviction, Plan, Reach, SwitchRequest, Verdict, WayOut
-from webapp.domain.sharing import can_share
-from webapp.domain.sites import Demand, Placement, Sites
-from webapp.domain.ways import Lacks, Missing, Resting, find_ways
-from webapp.domain.world import Place, Room, Site, World, held_on, most_bytes, place_of, promised_on
+from webapp.domain.planning.alternatives import Missing, Resting, Shortfall, find_alternatives
+from webapp.domain.planning.candidates import Candidates, Placement, Requirement
+from webapp.domain.planning.sharing import can_share
+from webapp.domain.planning.state import (
+    DeviceClass,
+    DeviceGroup,
+    Headroom,
+    PlanningState,
+    held_on,
+    most_bytes,
+    place_of,
+    promised_on,
+)
 from webapp.errors import (
     AlreadyLoaded,
     CannotEnd,
@@ -36,8 +45,10 @@ from webapp.errors import (
 from webapp.message import Message, Param
 
 
-def plan_switch(request: SwitchRequest, world: World, actor: str | None = None, *, with_ways_out: bool = True) -> Plan:
-    """Return what ``request`` of ``actor`` would do in ``world``; the ways out of a lack of memory take most of the time.
+def plan_switch(
+    request: SwitchRequest, planning_state: PlanningState, actor: str | None = None, *, with_ways_out: bool = True
+) -> Plan:
+    """Return what ``request`` of ``actor`` would do in ``planning_state``; the ways out of a lack of memory take most of the time.
 
     What forbids it stands in ``Plan.refusal``; the rest of the plan is filled in all the same, so that a person sees the arithmetic.
 
@@ -47,27 +58,27 @@ def plan_switch(request: SwitchRequest, world: World, actor: str | None = None, 
         UnknownInstance: a model that is to go does not run.
         InvalidRequest: no device was named in a list of devices, or one twice; or a model that is to go twice.
     """
-    model = world.models.get(request.model_id)
+    model = planning_state.models.get(request.model_id)
     if model is None:
         raise UnknownModel(model=request.model_id)
-    world = world if actor is None else world.seen_by(actor)
-    _check_devices(request, world)
-    _check_unload(request, world)
+    planning_state = planning_state if actor is None else planning_state.seen_by(actor)
+    _check_devices(request, planning_state)
+    _check_unload(request, planning_state)
     capped, notes = _cap_context(request, model)
-    sites = Sites(model, world)
-    placed = sites.best(capped)
-    refusal, overruled = _refusal(placed, model, world), _overruled(placed, model)
+    candidates = Candidates(model, planning_state)
+    placed = candidates.best(capped)
+    refusal, overruled = _refusal(placed, model, planning_state), _overruled(placed, model)
     reasons = (
         *notes,
         *overruled,
-        *_spread(placed, capped, sites),
+        *_spread(placed, capped, candidates),
         *_reasons(placed),
         *_no_returns(placed),
-        *_stuck(placed, world),
-        *_claimed(placed, world),
+        *_stuck(placed, planning_state),
+        *_claimed(placed, planning_state),
     )
     looked_for = with_ways_out and isinstance(refusal, NotEnoughMemory)
-    ways_out = _ways_out(capped, placed, sites, actor) if looked_for else ()
+    ways_out = _ways_out(capped, placed, candidates, actor) if looked_for else ()
     verdict = Verdict.REFUSED if refusal is not None else placed.verdict
     message = None if refusal is None else refusal.message
     return Plan(
@@ -83,12 +94,13 @@ def plan_switch(request: SwitchRequest, world: World, actor: str | None = None, 
     )
 
 
-def needed_bytes(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) -> tuple[int, ...]:
-    """Return what ``request`` would take of ``model`` on each of the devices of ``rooms`` together, as a plan counts it."""
+def needed_bytes(request: SwitchRequest, model: CachedModel, headrooms: Sequence[Headroom]) -> tuple[int, ...]:
+    """Return what ``request`` would take of ``model`` on each of the devices of ``headrooms`` together, as a plan counts it."""
     capped, _ = _cap_context(request, model)
-    places = [Place(room.kind, room.device_name, room.usable_bytes) for room in rooms]
+    places = [DeviceClass(headroom.kind, headroom.device_name, headroom.usable_bytes) for headroom in headrooms]
     return tuple(
-        footprint.gate_bytes for footprint in Demand(capped.mode, capped.options, model, rooms[0].lessons).over(places)
+        footprint.required_bytes
+        for footprint in Requirement(capped.mode, capped.options, model, headrooms[0].lessons).over(places)
     )
 
 
@@ -96,75 +108,78 @@ def footprints_on(
     devices: Sequence[str], request: SwitchRequest, model: CachedModel, sample: Sample | None, lessons: Lessons
 ) -> tuple[Footprint, ...]:
     """Return what ``request`` takes on ``devices``, as a plan counts it; of a device that is not in the sample only the kind is known."""
-    footprints = Demand(request.mode, request.options, model, lessons).over(
+    footprints = Requirement(request.mode, request.options, model, lessons).over(
         [_place(device_id, sample) for device_id in devices]
     )
     return tuple(footprint.on(device_id) for footprint, device_id in zip(footprints, devices, strict=True))
 
 
-def _place(device_id: str, sample: Sample | None) -> Place:
+def _place(device_id: str, sample: Sample | None) -> DeviceClass:
     reading = None if sample is None else sample.reading(device_id)
-    return Place(DeviceKind(device_id.partition("-")[0]), None, 0) if reading is None else place_of(reading)
+    return DeviceClass(DeviceKind(device_id.partition("-")[0]), None, 0) if reading is None else place_of(reading)
 
 
-def refusal_of(plan: Plan, world: World) -> WardenError | None:
+def refusal_of(plan: Plan, planning_state: PlanningState) -> WardenError | None:
     """Return the error that ``plan.refusal`` states, to be raised by who was about to carry the plan out."""
     if plan.refusal is None:
         return None
     placed = Placement(plan.request, plan.devices, plan.unload, plan.anywhere)
-    return _refusal(placed, world.models[plan.request.model_id], world)
+    return _refusal(placed, planning_state.models[plan.request.model_id], planning_state)
 
 
-class Openings:
+class FitChecker:
     """Tells of forms of one request, by the plan's own arithmetic, whether they would fit anywhere it may go within one reach."""
 
-    def __init__(self, request: SwitchRequest, model: CachedModel, world: World, reach: Reach) -> None:
+    def __init__(self, request: SwitchRequest, model: CachedModel, planning_state: PlanningState, reach: Reach) -> None:
         """Raise UnknownDevice, UnknownInstance, InvalidRequest."""
-        _check_devices(request, world)
-        _check_unload(request, world)
-        self._model, self._sites = model, Sites(model, world)
+        _check_devices(request, planning_state)
+        _check_unload(request, planning_state)
+        self._model, self._candidates = model, Candidates(model, planning_state)
         self._reach = reach
-        self._readable = tuple(site for site in self._sites.of(request, reach) if site.is_readable)
-        all_kept = not self._sites.open_to(request, reach)
+        self._readable = tuple(group for group in self._candidates.of(request, reach) if group.is_readable)
+        all_kept = not self._candidates.open_to(request, reach)
         self.request = replace(request, interrupt_busy=True, override_reason="") if all_kept else request
         """What is asked about. Where a model that must stay is everywhere the memory is told of all the same."""
 
     @property
     def free_bytes(self) -> int | None:
         """The most that the launch would find on one device, or on each of those that are named; ``None`` is unknown."""
-        least = [min(device.available_bytes or 0 for device in site.devices) for site in self._readable]
+        least = [min(device.available_bytes or 0 for device in group.devices) for group in self._readable]
         return max(least, default=None)
 
     def fits(self, request: SwitchRequest) -> bool:
         """Return whether ``request``, another form of the one in question, would not be refused for its memory or its options."""
         if not may_ask(request, self._model):
             return False
-        demand = self._sites.demand(request)
-        return any(demand.holds(site) for site in self._sites.open_to(request, self._reach))
+        requirement = self._candidates.requirement(request)
+        return any(requirement.holds(group) for group in self._candidates.open_to(request, self._reach))
 
-    def lacks(self, request: SwitchRequest) -> tuple[int, int, int]:
+    def shortfall(self, request: SwitchRequest) -> tuple[int, int, int]:
         """Return the bytes that ``request`` needs on a device, its reserve, and those that lack there; of the choices where least lacks."""
-        demand, sites = self._sites.demand(request), self._sites.open_to(request, self._reach) or self._readable
+        requirement, candidates = (
+            self._candidates.requirement(request),
+            self._candidates.open_to(request, self._reach) or self._readable,
+        )
         found = [
-            (_lacking((footprint, device)), footprint.gate_bytes, device.reserve_bytes)
-            for site in sites
-            for footprint, device in [max(demand.on(site), key=_lacking)]
+            (_short_by((footprint, device)), footprint.required_bytes, device.reserve_bytes)
+            for group in candidates
+            for footprint, device in [max(requirement.on(group), key=_short_by)]
         ]
         missing, needed, reserve = min(found)
         return needed, reserve, missing
 
 
-def _lacking(pair: tuple[Footprint, DevicePlan]) -> int:
+def _short_by(pair: tuple[Footprint, DevicePlan]) -> int:
     footprint, device = pair
-    return footprint.gate_bytes - (most_bytes(device) or 0)
+    return footprint.required_bytes - (most_bytes(device) or 0)
 
 
-def _check_devices(request: SwitchRequest, world: World) -> None:
+def _check_devices(request: SwitchRequest, planning_state: PlanningState) -> None:
     if request.devices is None:
         return
     if not request.devices or len(set(request.devices)) != len(request.devices):
         raise InvalidRequest(field="devices", value=",".join(request.devices), allowed="each device once, at least one")
-    known = world.device_ids
+    known = planning_state.device_ids
     for device_id in request.devices:
         if device_id not in known:
             raise UnknownDevice(device=device_id, known=", ".join(known))
@@ -179,21 +194,21 @@ def _cap_context(request: SwitchRequest, model: CachedModel) -> tuple[SwitchRequ
     return replace(request, options=replace(request.options, max_tokens=limit)), (note,)
 
 
-def _check_unload(request: SwitchRequest, world: World) -> None:
+def _check_unload(request: SwitchRequest, planning_state: PlanningState) -> None:
     if len(set(request.unload)) != len(request.unload):
         raise InvalidRequest(field="unload", value=",".join(request.unload), allowed="each model once")
-    running = {instance.id for instance in world.instances}
+    running = {instance.id for instance in planning_state.instances}
     for instance_id in request.unload:
         if instance_id not in running:
             raise UnknownInstance(instance=instance_id)
 
 
-def _refusal(placed: Placement, model: CachedModel, world: World) -> WardenError | None:
+def _refusal(placed: Placement, model: CachedModel, planning_state: PlanningState) -> WardenError | None:
     """The first thing that forbids the plan, in the order in which a person would want to hear it."""
     return (
-        _unsuitable(placed.request, model, world)
-        or _already_loaded(placed.request, model, world, anywhere=placed.anywhere)
-        or _unreadable(placed, world)
+        _unsuitable(placed.request, model, planning_state)
+        or _already_loaded(placed.request, model, planning_state, anywhere=placed.anywhere)
+        or _unreadable(placed, planning_state)
         or (None if placed.request.load_anyway else _too_large(placed, model))
         or _leased(placed)
         or _in_use(placed)
@@ -208,17 +223,17 @@ def _overruled(placed: Placement, model: CachedModel) -> tuple[Message, ...]:
     return () if too_large is None else (Message("plan_load_anyway", too_large.message.params),)
 
 
-def _unsuitable(request: SwitchRequest, model: CachedModel, world: World) -> WardenError | None:
-    if (why := world.mode_problems.get(request.mode)) is not None:
+def _unsuitable(request: SwitchRequest, model: CachedModel, planning_state: PlanningState) -> WardenError | None:
+    if (why := planning_state.mode_problems.get(request.mode)) is not None:
         return ModeUnavailable(mode=request.mode.value, reason=why.code)
     if model.problem is not None:
         return ModelUnsuitable(model=model.id, reason=model.problem.code)
     if (invalid := _unquantizable(request, model) or _unshareable(request, model)) is not None:
         return invalid
-    cooldown = world.cooldowns.get(model.id)
-    if cooldown is not None and cooldown.until > world.monotonic:
+    cooldown = planning_state.cooldowns.get(model.id)
+    if cooldown is not None and cooldown.until > planning_state.monotonic:
         return CoolingDown(
-            model=model.id, seconds=round(cooldown.until - world.monotonic, 1), failures=cooldown.failures
+            model=model.id, seconds=round(cooldown.until - planning_state.monotonic, 1), failures=cooldown.failures
         )
     return None
 
@@ -247,8 +262,10 @@ def _unshareable(request: SwitchRequest, model: CachedModel) -> WardenError | No
     return InvalidRequest(field="devices", value=str(count), allowed=f"{numbers} ({heads} / N)")
 
 
-def _already_loaded(request: SwitchRequest, model: CachedModel, world: World, *, anywhere: bool) -> WardenError | None:
-    for instance in world.instances:
+def _already_loaded(
+    request: SwitchRequest, model: CachedModel, planning_state: PlanningState, *, anywhere: bool
+) -> WardenError | None:
+    for instance in planning_state.instances:
         same = (instance.mode, instance.model_id, instance.revision, instance.options) == (
             request.mode,
             model.id,
@@ -261,12 +278,14 @@ def _already_loaded(request: SwitchRequest, model: CachedModel, world: World, *,
     return None
 
 
-def _unreadable(placed: Placement, world: World) -> WardenError | None:
+def _unreadable(placed: Placement, planning_state: PlanningState) -> WardenError | None:
     if not placed.devices:
         return DeviceUnreadable(device=None, age_s=None)
     for device in placed.devices:
         if device.free_before_bytes is None:
-            age = None if world.sample is None else round(world.now - world.sample.taken_at, 1)
+            age = (
+                None if planning_state.sample is None else round(planning_state.now - planning_state.sample.taken_at, 1)
+            )
             return DeviceUnreadable(device=device.device_id, age_s=age)
     return None
 
@@ -274,7 +293,7 @@ def _unreadable(placed: Placement, world: World) -> WardenError | None:
 def _too_large(placed: Placement, model: CachedModel) -> WardenError | None:
     for device in placed.devices:
         if device.verdict is Verdict.REFUSED and device.available_bytes is not None:
-            needed = device.footprint.gate_bytes
+            needed = device.footprint.required_bytes
             return NotEnoughMemory(
                 model=model.id,
                 device=device.device_id,
@@ -334,21 +353,21 @@ def _no_returns(placed: Placement) -> Iterator[Message]:
 
 def _unconfirmed(placed: Placement) -> WardenError | None:
     """Other people's models that have to go and were not named."""
-    going = [eviction for eviction in placed.unload if not eviction.is_confirmed_by(placed.request)]
-    if not going:
+    evicted = [eviction for eviction in placed.unload if not eviction.is_confirmed_by(placed.request)]
+    if not evicted:
         return None
     return ConfirmationNeeded(
         model=placed.request.model_id,
-        models=", ".join(f"{eviction.model_id} ({eviction.owner})" for eviction in going),
-        instances=",".join(eviction.instance_id for eviction in going),
+        models=", ".join(f"{eviction.model_id} ({eviction.owner})" for eviction in evicted),
+        instances=",".join(eviction.instance_id for eviction in evicted),
     )
 
 
-def _spread(placed: Placement, request: SwitchRequest, sites: Sites) -> Iterator[Message]:
+def _spread(placed: Placement, request: SwitchRequest, candidates: Candidates) -> Iterator[Message]:
     """Why several devices were chosen: the best single one is too small, or somebody's model or operation is in the way there."""
-    if not placed.anywhere or len(placed.devices) < 2 or (alone := sites.alone(request)) is None:
+    if not placed.anywhere or len(placed.devices) < 2 or (alone := candidates.alone(request)) is None:
         return
-    instead_of = sites.place(request, alone)
+    instead_of = candidates.place(request, alone)
     (device,) = instead_of.devices
     params: dict[str, Param] = {
         "count": len(placed.devices),
@@ -356,7 +375,7 @@ def _spread(placed: Placement, request: SwitchRequest, sites: Sites) -> Iterator
         "device": device.device_id,
     }
     if device.verdict is Verdict.REFUSED:
-        params |= {"needed_bytes": device.footprint.gate_bytes, "free_bytes": device.available_bytes}
+        params |= {"needed_bytes": device.footprint.required_bytes, "free_bytes": device.available_bytes}
         yield Message("plan_spread", params)
     elif _leased(instead_of) is not None:
         yield Message("plan_spread_leased", params)
@@ -393,94 +412,98 @@ def _seen(device_id: str, seen: Seen) -> Message:
     return Message("plan_measured_otherwise_once" if seen.count == 1 else "plan_measured_otherwise", params)
 
 
-def _stuck(placed: Placement, world: World) -> Iterator[Message]:
-    for instance in world.instances:
+def _stuck(placed: Placement, planning_state: PlanningState) -> Iterator[Message]:
+    for instance in planning_state.instances:
         shared = [device_id for device_id in instance.devices if device_id in placed.device_ids]
         if instance.state is InstanceState.STUCK and shared:
-            held = sum(held_on(instance, device_id, world) for device_id in shared)
+            held = sum(held_on(instance, device_id, planning_state) for device_id in shared)
             yield Message("plan_stuck_holds", {"model": instance.model_id, "held_bytes": held})
 
 
-def _claimed(placed: Placement, world: World) -> Iterator[Message]:
+def _claimed(placed: Placement, planning_state: PlanningState) -> Iterator[Message]:
     """An operation that runs there does not change the arithmetic, and it has to end first."""
     for device_id in placed.device_ids:
-        if (operation := world.claims.get(device_id)) is not None:
+        if (operation := planning_state.claims.get(device_id)) is not None:
             yield Message("plan_device_claimed", {"device": device_id, "operation": operation})
 
 
-def _ways_out(request: SwitchRequest, refused: Placement, sites: Sites, actor: str | None) -> tuple[WayOut, ...]:
-    return find_ways(request, sites.model, _Trials(refused, sites), actor)
+def _ways_out(
+    request: SwitchRequest, refused: Placement, candidates: Candidates, actor: str | None
+) -> tuple[WayOut, ...]:
+    return find_alternatives(request, candidates.model, _FitProbe(refused, candidates), actor)
 
 
-class _Trials:
-    """Asks the plan's own arithmetic about changed requests; see ``ways.Trials``."""
+class _FitProbe:
+    """Asks the plan's own arithmetic about changed requests; see ``alternatives.Trials``."""
 
-    def __init__(self, refused: Placement, sites: Sites) -> None:
-        self._refused, self._sites, self._world = refused, sites, sites.world
+    def __init__(self, refused: Placement, candidates: Candidates) -> None:
+        self._refused, self._candidates, self._planning_state = refused, candidates, candidates.planning_state
 
     @property
     def unload(self) -> tuple[Eviction, ...]:
         """See ``Trials``."""
         return self._refused.unload
 
-    def rooms(self, request: SwitchRequest, reach: Reach) -> Sequence[Lacks]:
+    def headrooms(self, request: SwitchRequest, reach: Reach) -> Sequence[Shortfall]:
         """See ``Trials``."""
 
-        def asking(site: Site) -> Lacks:
-            return lambda options: self._sites.demand(request, options).lacks(site)
+        def asking(group: DeviceGroup) -> Shortfall:
+            return lambda options: self._candidates.requirement(request, options).shortfall(group)
 
-        return [asking(site) for site in self._sites.open_to(request, reach)]
+        return [asking(group) for group in self._candidates.open_to(request, reach)]
 
     def unloads(self, request: SwitchRequest) -> tuple[Eviction, ...] | None:
         """See ``Trials``."""
-        demand = self._sites.demand(request)
-        if not any(demand.holds(site) for site in self._sites.open_to(request, Reach.IDLE)):
+        requirement = self._candidates.requirement(request)
+        if not any(requirement.holds(group) for group in self._candidates.open_to(request, Reach.IDLE)):
             return None
-        site = self._sites.chosen(request)
-        return None if site is None or self._is_forbidden(request, site) else site.unload
+        group = self._candidates.chosen(request)
+        return None if group is None or self._is_forbidden(request, group) else group.unload
 
-    def _is_forbidden(self, request: SwitchRequest, site: Site) -> bool:
+    def _is_forbidden(self, request: SwitchRequest, group: DeviceGroup) -> bool:
         """Whether anything but the memory forbids it."""
-        placed, model = replace(request, devices=site.device_ids), self._sites.model
+        placed, model = replace(request, devices=group.device_ids), self._candidates.model
         return (
-            site.is_kept_from(request)
-            or _unsuitable(placed, model, self._world) is not None
-            or _already_loaded(placed, model, self._world, anywhere=request.devices is None) is not None
+            group.is_kept_from(request)
+            or _unsuitable(placed, model, self._planning_state) is not None
+            or _already_loaded(placed, model, self._planning_state, anywhere=request.devices is None) is not None
         )
 
     def takes(self, request: SwitchRequest) -> int:
         """See ``Trials``."""
-        site = self._sites.chosen(request)
-        return 0 if site is None else len(site.devices)
+        group = self._candidates.chosen(request)
+        return 0 if group is None else len(group.devices)
 
     def together(self, request: SwitchRequest, more_than: int) -> tuple[str, ...] | None:
         """See ``Trials``."""
-        site = self._sites.together(request, more_than)
-        return None if site is None else site.device_ids
+        group = self._candidates.together(request, more_than)
+        return None if group is None else group.device_ids
 
     def resting(self, request: SwitchRequest) -> tuple[Resting, ...]:
         """See ``Trials``."""
-        asked = self._world.device_ids if request.devices is None else request.devices
+        asked = self._planning_state.device_ids if request.devices is None else request.devices
         return tuple(
-            _resting(instance, self._world)
-            for instance in self._world.instances
+            _resting(instance, self._planning_state)
+            for instance in self._planning_state.instances
             if instance.state in ANSWERING and instance.id not in request.unload and set(instance.devices) & set(asked)
         )
 
     def missing(self, request: SwitchRequest, short: int) -> Iterable[Missing]:
         """See ``Trials``."""
-        return self._sites.missing(request, short)
+        return self._candidates.missing(request, short)
 
 
-def _resting(instance: Instance, world: World) -> Resting:
+def _resting(instance: Instance, planning_state: PlanningState) -> Resting:
     used_at = max(instance.started_at, instance.last_used_at or 0)
     return Resting(
         instance_id=instance.id,
         model_id=instance.model_id,
         owner=instance.owner,
-        idle_s=max(0.0, world.now - used_at),
+        idle_s=max(0.0, planning_state.now - used_at),
         in_flight=instance.in_flight,
-        gives_bytes={d: held_on(instance, d, world) + promised_on(instance, d, world) for d in instance.devices},
+        gives_bytes={
+            d: held_on(instance, d, planning_state) + promised_on(instance, d, planning_state) for d in instance.devices
+        },
     )
 
 

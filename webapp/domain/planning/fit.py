@@ -10,9 +10,9 @@ from itertools import islice, product
 from webapp.domain.memory import DeviceKind
 from webapp.domain.model import CachedModel
 from webapp.domain.plan import SwitchRequest
-from webapp.domain.planner import needed_bytes
-from webapp.domain.sharing import counts
-from webapp.domain.world import Room
+from webapp.domain.planning.planner import needed_bytes
+from webapp.domain.planning.sharing import counts
+from webapp.domain.planning.state import Headroom
 
 
 class Fit(StrEnum):
@@ -29,9 +29,9 @@ class Fit(StrEnum):
 
 @dataclass(frozen=True)
 class Share:
-    """What each of ``count`` GPUs, of some that are alike, would take; ``rooms`` are their places in the list of rooms."""
+    """What each of ``count`` GPUs, of some that are alike, would take; ``headrooms`` are their places in the list of rooms."""
 
-    rooms: tuple[int, ...]
+    headrooms: tuple[int, ...]
     count: int
     needed_bytes: int
 
@@ -46,55 +46,62 @@ class Needs:
     """For each mixture of like and unlike GPUs the share on each."""
 
 
-def needs_of(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) -> Needs:
+def needs_of(request: SwitchRequest, model: CachedModel, headrooms: Sequence[Headroom]) -> Needs:
     """Return what ``request`` would take of ``model``, in bytes.
 
     It depends on the devices' kinds and sizes only, and on what was learned, so it can be kept while the memory changes.
     """
     if request.devices is not None:
-        return Needs((), tuple(_named(request, model, rooms)))
+        return Needs((), tuple(_named(request, model, headrooms)))
     alike: dict[tuple[object, ...], list[int]] = {}
-    for place, room in enumerate(rooms):
-        alike.setdefault((room.kind, room.device_name, room.usable_bytes), []).append(place)
+    for place, headroom in enumerate(headrooms):
+        alike.setdefault((headroom.kind, headroom.device_name, headroom.usable_bytes), []).append(place)
     alone = {
-        p: needed for places in alike.values() for needed in _needed(request, model, rooms, places[:1]) for p in places
+        p: needed
+        for places in alike.values()
+        for needed in _needed(request, model, headrooms, places[:1])
+        for p in places
     }
     gpus = [places for (kind, *_), places in alike.items() if kind is DeviceKind.GPU]
-    together = _together(request, model, rooms, gpus)
-    return Needs(tuple(alone[place] for place in range(len(rooms))), tuple(together))
+    together = _together(request, model, headrooms, gpus)
+    return Needs(tuple(alone[place] for place in range(len(headrooms))), tuple(together))
 
 
-def _named(request: SwitchRequest, model: CachedModel, rooms: Sequence[Room]) -> Iterator[tuple[Share, ...]]:
+def _named(request: SwitchRequest, model: CachedModel, headrooms: Sequence[Headroom]) -> Iterator[tuple[Share, ...]]:
     """The share on each of the devices that were named, all of them together."""
-    if rooms:
-        needed = _needed(request, model, rooms, range(len(rooms)))
+    if headrooms:
+        needed = _needed(request, model, headrooms, range(len(headrooms)))
         yield tuple(Share((place,), 1, size) for place, size in enumerate(needed))
 
 
 def _together(
-    request: SwitchRequest, model: CachedModel, rooms: Sequence[Room], gpus: Sequence[list[int]]
+    request: SwitchRequest, model: CachedModel, headrooms: Sequence[Headroom], gpus: Sequence[list[int]]
 ) -> Iterator[tuple[Share, ...]]:
     for count in counts(request.mode, model, sum(map(len, gpus))):
         for taken in product(*(range(min(len(places), count) + 1) for places in gpus)):
             if sum(taken) == count:
                 chosen = [(places, n) for places, n in zip(gpus, taken, strict=True) if n]
-                needed = iter(_needed(request, model, rooms, [p for places, n in chosen for p in places[:n]]))
+                needed = iter(_needed(request, model, headrooms, [p for places, n in chosen for p in places[:n]]))
                 yield tuple(Share(tuple(places), n, max(islice(needed, n))) for places, n in chosen)
 
 
 def _needed(
-    request: SwitchRequest, model: CachedModel, rooms: Sequence[Room], places: Sequence[int]
+    request: SwitchRequest, model: CachedModel, headrooms: Sequence[Headroom], places: Sequence[int]
 ) -> tuple[int, ...]:
-    return needed_bytes(request, model, [rooms[place] for place in places])
+    return needed_bytes(request, model, [headrooms[place] for place in places])
 
 
-def fit_of(needs: Needs, rooms: Sequence[Room]) -> Fit:
-    """Return how a model that needs ``needs`` fits into one of ``rooms``, or into several of them."""
-    if all(room.alone_bytes is None for room in rooms):
+def fit_of(needs: Needs, headrooms: Sequence[Headroom]) -> Fit:
+    """Return how a model that needs ``needs`` fits into one of ``headrooms``, or into several of them."""
+    if all(headroom.free_after_unload_bytes is None for headroom in headrooms):
         return Fit.UNKNOWN
-    if _fits(needs, [room.beside_bytes for room in rooms]):
+    if _fits(needs, [headroom.free_now_bytes for headroom in headrooms]):
         return Fit.NOW
-    return Fit.AFTER_UNLOADING if _fits(needs, [room.alone_bytes for room in rooms]) else Fit.TOO_LARGE
+    return (
+        Fit.AFTER_UNLOADING
+        if _fits(needs, [headroom.free_after_unload_bytes for headroom in headrooms])
+        else Fit.TOO_LARGE
+    )
 
 
 def _fits(needs: Needs, free: Sequence[int | None]) -> bool:
@@ -104,4 +111,6 @@ def _fits(needs: Needs, free: Sequence[int | None]) -> bool:
 
 
 def _holds(share: Share, free: Sequence[int | None]) -> bool:
-    return sum((has := free[place]) is not None and share.needed_bytes <= has for place in share.rooms) >= share.count
+    return (
+        sum((has := free[place]) is not None and share.needed_bytes <= has for place in share.headrooms) >= share.count
+    )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.control.fakes import FakeMachine, FakeMonitor, loaded, model
-from webapp.domain.admission import Policy, judge, within_limit
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest, Verdict
-from webapp.domain.planner import plan_switch
+from webapp.domain.planning.admission import AdmissionPolicy, judge, within_limit
+from webapp.domain.planning.planner import plan_switch
+from webapp.domain.planning.state import PlanningState
 from webapp.domain.units import MIB, gib
-from webapp.domain.world import World
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ def test_verdict_changes_exactly_at_its_boundaries(needed: int, available: int, 
 
 
 def test_reserve_is_512_mib_or_five_percent_whichever_is_more() -> None:
-    assert Policy().reserve_on(gib(4)) == 512 * MIB
-    assert Policy().reserve_on(gib(80)) == gib(4)
+    assert AdmissionPolicy().reserve_on(gib(4)) == 512 * MIB
+    assert AdmissionPolicy().reserve_on(gib(80)) == gib(4)
 
 
 @pytest.mark.parametrize(
@@ -44,19 +44,19 @@ def test_limit_leaves_what_it_leaves_beside_our_own(free: int, own: int, limit: 
 def test_unloading_gives_back_within_the_limit_too() -> None:
     machine = FakeMachine(held={("gpu-0", "old"): gib(4)})
     cached = model("lab/new", weights_bytes=gib(4))
-    world = World(
+    planning_state = PlanningState(
         now=0.0,
         sample=FakeMonitor(machine).latest(),
         sample_is_stale=False,
         instances=(loaded(model("lab/old"), measured_bytes={"gpu-0": gib(4)}),),
         models={cached.id: cached},
-        policy=Policy(memory_limit_bytes=gib(6.5)),
+        policy=AdmissionPolicy(memory_limit_bytes=gib(6.5)),
     )
-    plan = plan_switch(SwitchRequest(Mode.TRANSFORMERS, cached.id, LaunchOptions()), world)
+    plan = plan_switch(SwitchRequest(Mode.TRANSFORMERS, cached.id, LaunchOptions()), planning_state)
     (device,) = plan.devices
     assert device.free_before_bytes == gib(2.5)
     assert device.available_bytes == gib(6.5)
     assert plan.verdict is not Verdict.REFUSED
-    beside = plan_switch(SwitchRequest(Mode.TRANSFORMERS, cached.id, LaunchOptions(), keep_others=True), world)
+    beside = plan_switch(SwitchRequest(Mode.TRANSFORMERS, cached.id, LaunchOptions(), keep_others=True), planning_state)
     assert beside.verdict is Verdict.REFUSED
     assert "way_out_unload" in [way.message.code for way in beside.ways_out]

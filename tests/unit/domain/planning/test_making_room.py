@@ -11,16 +11,16 @@ from itertools import combinations
 import pytest
 
 from tests.unit.control.fakes import FakeMachine, FakeMonitor, loaded, model
-from webapp.domain.admission import Policy
-from webapp.domain.fit import Fit, fit_of, needs_of
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.lease import Lease, ReleaseAnswer
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import Eviction, Plan, Reach, SwitchRequest
-from webapp.domain.planner import plan_switch
+from webapp.domain.planning.admission import AdmissionPolicy
+from webapp.domain.planning.fit import Fit, fit_of, needs_of
+from webapp.domain.planning.planner import plan_switch
+from webapp.domain.planning.state import PlanningState, headrooms
 from webapp.domain.units import gib
 from webapp.domain.waiting import Ticket, judge
-from webapp.domain.world import World, rooms
 
 NOW = 100_000.0
 DEVICES = [("gpu-0",), ("gpu-1",), ("gpu-0", "gpu-1")]
@@ -34,7 +34,7 @@ class Case:
     """One world, what is asked for in it, and its plan."""
 
     seed: int
-    world: World
+    planning_state: PlanningState
     request: SwitchRequest
     plan: Plan
 
@@ -60,7 +60,7 @@ def instances(some: random.Random) -> Iterator[Instance]:
         )
 
 
-def world_of(some: random.Random) -> World:
+def world_of(some: random.Random) -> PlanningState:
     there = tuple(instances(some))
     machine = FakeMachine(
         totals=dict.fromkeys(("gpu-0", "gpu-1"), gib(24)),
@@ -68,13 +68,13 @@ def world_of(some: random.Random) -> World:
         foreign={device: some.choice([0, gib(3), gib(8)]) for device in ("gpu-0", "gpu-1")},
     )
     cached = [model(f"lab/{size}", weights_bytes=size) for size in SIZES]
-    return World(
+    return PlanningState(
         now=NOW,
         sample=FakeMonitor(machine).latest(),
         sample_is_stale=False,
         instances=there,
         models={each.id: each for each in (OLD, *cached)},
-        policy=Policy(),
+        policy=AdmissionPolicy(),
         actor=ME,
     )
 
@@ -116,8 +116,8 @@ def code_of(plan: Plan) -> str | None:
 
 
 def fit_in(case: Case) -> Fit:
-    there = rooms(case.world, case.request)
-    return fit_of(needs_of(case.request, case.world.models[case.request.model_id], there), there)
+    there = headrooms(case.planning_state, case.request)
+    return fit_of(needs_of(case.request, case.planning_state.models[case.request.model_id], there), there)
 
 
 def test_what_the_list_says_fits_now_is_not_refused_and_touches_nobody_else() -> None:
@@ -147,7 +147,9 @@ def test_who_keeps_the_own_models_unloads_nothing_but_what_was_named() -> None:
 def test_who_does_not_keep_them_replaces_all_the_own_models_there() -> None:
     for case in met(lambda case: not case.request.keep_others and case.plan.refusal is None):
         devices = {device.device_id for device in case.plan.devices}
-        own = {e.instance_id for e in case.world.evictions if not e.is_others and devices & e.freed_bytes.keys()}
+        own = {
+            e.instance_id for e in case.planning_state.evictions if not e.is_others and devices & e.freed_bytes.keys()
+        }
         assert own == {e.instance_id for e in case.plan.unload if not e.is_others}, case.seed
 
 
@@ -156,20 +158,22 @@ def test_as_few_of_other_peoples_models_go_as_leave_the_room() -> None:
     for case in met(lambda case: bool(others_of(case.plan)) and code_of(case.plan) in (None, "confirmation_needed")):
         plan, devices = case.plan, {device.device_id for device in case.plan.devices}
         own = tuple(e.instance_id for e in plan.unload if not e.is_others)
-        idle = [e for e in case.world.evictions if e.goes(case.request, Reach.IDLE) and e.is_others]
+        idle = [e for e in case.planning_state.evictions if e.goes(case.request, Reach.IDLE) and e.is_others]
         confirmed = [e for e in idle if e.is_confirmed_by(case.request)]
         there = [e for e in (confirmed if plan.refusal is None else idle) if devices & e.freed_bytes.keys()]
         for fewer in combinations(there, len(others_of(plan)) - 1):
             named = tuple(e.instance_id for e in fewer)
             tried = replace(plan.request, keep_others=True, unload=(*own, *named))
-            assert code_of(plan_switch(tried, case.world, with_ways_out=False)) == "not_enough_memory", case.seed
+            assert code_of(plan_switch(tried, case.planning_state, with_ways_out=False)) == "not_enough_memory", (
+                case.seed
+            )
 
 
 def test_who_confirms_what_the_plan_names_gets_that_very_plan() -> None:
     for case in met(lambda case: code_of(case.plan) == "confirmation_needed"):
         assert case.plan.refusal is not None
         named = str(case.plan.refusal.params["instances"]).split(",")
-        confirmed = plan_switch(replace(case.request, unload=(*case.request.unload, *named)), case.world)
+        confirmed = plan_switch(replace(case.request, unload=(*case.request.unload, *named)), case.planning_state)
         assert confirmed.refusal is None, case.seed
         assert {e.instance_id for e in confirmed.unload} == {e.instance_id for e in case.plan.unload}, case.seed
         assert confirmed.devices == case.plan.devices, case.seed
@@ -180,20 +184,23 @@ def test_who_confirms_what_the_plan_names_gets_that_very_plan() -> None:
 )
 def test_the_queue_starts_what_the_form_would(code: str | None) -> None:
     for case in met(lambda case: code_of(case.plan) == code):
-        judged = judge(Ticket("t1", 1, case.request, ME, NOW - 10), frozenset(), case.world, {})
+        judged = judge(Ticket("t1", 1, case.request, ME, NOW - 10), frozenset(), case.planning_state, {})
         assert (judged.why is None) is (code is None), case.seed
         assert judged.why is None or code != "confirmation_needed" or judged.why.code == "waits_others", case.seed
 
 
 def test_every_way_out_leads_to_a_plan_that_asks_for_names_at_most() -> None:
     for case in met(lambda case: code_of(case.plan) == "not_enough_memory")[:150]:
-        for way in plan_switch(case.request, case.world, ME).ways_out:
-            assert code_of(plan_switch(way.request, case.world)) in (None, "confirmation_needed"), (case.seed, way)
+        for way in plan_switch(case.request, case.planning_state, ME).ways_out:
+            assert code_of(plan_switch(way.request, case.planning_state)) in (None, "confirmation_needed"), (
+                case.seed,
+                way,
+            )
 
 
 def test_without_people_it_is_the_plain_switch_of_all_that_is_there() -> None:
     for case in met(lambda case: not case.request.keep_others)[:300]:
-        here = replace(case.world, actor=None)
+        here = replace(case.planning_state, actor=None)
         plan = plan_switch(case.request, here)
         devices = {device.device_id for device in plan.devices}
         there = {e.instance_id for e in here.evictions if devices & e.freed_bytes.keys()}
@@ -209,8 +216,10 @@ def test_of_very_many_models_no_more_go_than_have_to() -> None:
     ]
     machine = FakeMachine(totals={"host": gib(128)}, held={("host", instance.id): gib(4) for instance in there})
     large = model("lab/large", weights_bytes=gib(50))
-    here = World(NOW, FakeMonitor(machine).latest(), False, tuple(there), {large.id: large}, Policy(), actor=ME)
+    here = PlanningState(
+        NOW, FakeMonitor(machine).latest(), False, tuple(there), {large.id: large}, AdmissionPolicy(), actor=ME
+    )
     plan = plan_switch(SwitchRequest(Mode.TRANSFORMERS, large.id), here)
     (device,) = plan.devices
-    lacks = device.footprint.gate_bytes + device.reserve_bytes - gib(8)
+    lacks = device.footprint.required_bytes + device.reserve_bytes - gib(8)
     assert (code_of(plan), len(plan.unload)) == ("confirmation_needed", -(-lacks // gib(4)))

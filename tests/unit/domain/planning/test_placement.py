@@ -11,16 +11,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.control.fakes import FakeMachine, model
-from tests.unit.domain.test_ways import NEW, SHAPE, asked, codes, gpus, holding, requests, world, worlds
+from tests.unit.domain.planning.test_alternatives import (
+    NEW,
+    SHAPE,
+    asked,
+    codes,
+    gpus,
+    holding,
+    planning_state,
+    planning_states,
+    requests,
+)
 from webapp.domain.lease import Lease
 from webapp.domain.memory import DeviceKind, Reading
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
 from webapp.domain.plan import Plan, SwitchRequest, Verdict
-from webapp.domain.planner import plan_switch, refusal_of
-from webapp.domain.sharing import can_share, counts
+from webapp.domain.planning.planner import plan_switch, refusal_of
+from webapp.domain.planning.sharing import can_share, counts
+from webapp.domain.planning.state import PlanningState
 from webapp.domain.units import gib
-from webapp.domain.world import World
 from webapp.errors import DeviceUnreadable
 from webapp.message import Param
 
@@ -36,7 +46,7 @@ def why(plan: Plan) -> Mapping[str, Param]:
     return dict(next(r.params for r in plan.reasons if r.code.startswith("plan_spread")))
 
 
-def names(there: World, *taken: tuple[str, str]) -> World:
+def names(there: PlanningState, *taken: tuple[str, str]) -> PlanningState:
     """The world with GPUs of these models, by id."""
     assert there.sample is not None
     known = dict(taken)
@@ -47,7 +57,7 @@ def names(there: World, *taken: tuple[str, str]) -> World:
 @pytest.mark.parametrize("mode", Mode)
 def test_model_too_large_for_one_gpu_goes_to_two_and_it_is_said_why(mode: Mode) -> None:
     machine = FakeMachine(totals={f"gpu-{n}": gib(24) for n in range(4)}, foreign={"gpu-0": gib(12)})
-    plan = plan_switch(asked(mode=mode), world(machine, cached=LARGE))
+    plan = plan_switch(asked(mode=mode), planning_state(machine, cached=LARGE))
 
     assert (plan.verdict is Verdict.REFUSED, plan.anywhere) == (False, True)
     assert devices_of(plan) == ["gpu-1", "gpu-2"]
@@ -56,20 +66,20 @@ def test_model_too_large_for_one_gpu_goes_to_two_and_it_is_said_why(mode: Mode) 
 
 
 def test_model_that_fits_on_one_gpu_stays_there() -> None:
-    plan = plan_switch(asked(), world(gpus(4)))
+    plan = plan_switch(asked(), planning_state(gpus(4)))
     assert len(plan.devices) == 1
     assert not [reason for reason in plan.reasons if reason.code.startswith("plan_spread")]
 
 
 def test_transformers_takes_three_where_two_are_too_small_and_vllm_four() -> None:
-    there = world(gpus(4), cached=replace(LARGE, weights=model(weights_bytes=gib(46)).weights))
+    there = planning_state(gpus(4), cached=replace(LARGE, weights=model(weights_bytes=gib(46)).weights))
     taken = [len(plan_switch(asked(mode=mode), there).devices) for mode in (Mode.TRANSFORMERS, Mode.VLLM)]
     assert taken == [3, 4]
 
 
 def test_gpus_where_nobody_has_to_go_are_taken_before_fewer_where_somebody_has() -> None:
     machine = gpus(4, gib(16))
-    there = world(
+    there = planning_state(
         machine,
         holding("old", "gpu-0", gib(12), machine),
         cached=replace(LARGE, weights=model(weights_bytes=gib(26)).weights),
@@ -80,7 +90,7 @@ def test_gpus_where_nobody_has_to_go_are_taken_before_fewer_where_somebody_has()
 
 def test_busy_model_is_not_interrupted_where_several_gpus_are_free() -> None:
     machine = FakeMachine(totals={"gpu-0": gib(80), "gpu-1": gib(24), "gpu-2": gib(24)})
-    there = world(machine, holding("busy", "gpu-0", gib(60), machine, in_flight=1), cached=LARGE)
+    there = planning_state(machine, holding("busy", "gpu-0", gib(60), machine, in_flight=1), cached=LARGE)
     plan = plan_switch(asked(), there)
     assert (plan.refusal, plan.unload, devices_of(plan)) == (None, (), ["gpu-1", "gpu-2"])
     assert plan.reasons[0].code == "plan_spread_in_use"
@@ -89,7 +99,7 @@ def test_busy_model_is_not_interrupted_where_several_gpus_are_free() -> None:
 
 def test_operation_is_not_waited_for_where_several_gpus_are_free() -> None:
     machine = FakeMachine(totals={"gpu-0": gib(80), "gpu-1": gib(24), "gpu-2": gib(24)})
-    there = world(machine, cached=LARGE, claims={"gpu-0": "another"})
+    there = planning_state(machine, cached=LARGE, claims={"gpu-0": "another"})
     plan = plan_switch(asked(), there)
     assert (plan.refusal, devices_of(plan), plan.reasons[0].code) == (None, ["gpu-1", "gpu-2"], "plan_spread_claimed")
     assert devices_of(plan_switch(asked(), replace(there, claims={}))) == ["gpu-0"]
@@ -101,14 +111,14 @@ def test_operation_is_not_waited_for_where_several_gpus_are_free() -> None:
 def test_operation_is_waited_for_rather_than_a_model_interrupted() -> None:
     machine = FakeMachine(totals={"gpu-0": gib(80), "gpu-1": gib(24), "gpu-2": gib(24)})
     busy = holding("busy", "gpu-1", gib(4), machine, in_flight=1)
-    plan = plan_switch(asked(), world(machine, busy, cached=LARGE, claims={"gpu-0": "another"}))
+    plan = plan_switch(asked(), planning_state(machine, busy, cached=LARGE, claims={"gpu-0": "another"}))
     assert (plan.refusal, devices_of(plan), codes(plan)) == (None, ["gpu-0"], [])
 
 
 def test_strangers_leased_model_stays_where_several_gpus_are_free() -> None:
     machine = FakeMachine(totals={"gpu-0": gib(80), "gpu-1": gib(24), "gpu-2": gib(24)})
     held = holding("held", "gpu-0", gib(60), machine, lease=Lease(until=1e12))
-    there = world(machine, held, cached=LARGE)
+    there = planning_state(machine, held, cached=LARGE)
     plan = plan_switch(asked(), there, "ivan")
     assert (plan.refusal, plan.unload, devices_of(plan)) == (None, (), ["gpu-1", "gpu-2"])
     assert plan.reasons[0].code == "plan_spread_leased"
@@ -119,19 +129,19 @@ def test_strangers_leased_model_stays_where_several_gpus_are_free() -> None:
 
 def test_like_gpus_share_a_model_in_vllm_and_any_do_in_transformers() -> None:
     machine = FakeMachine(totals={"gpu-0": gib(26), "gpu-1": gib(24), "gpu-2": gib(24)})
-    small = world(machine, cached=replace(LARGE, weights=model(weights_bytes=gib(28)).weights))
+    small = planning_state(machine, cached=replace(LARGE, weights=model(weights_bytes=gib(28)).weights))
     there = names(small, ("gpu-0", "B"), ("gpu-1", "A"), ("gpu-2", "A"))
     assert devices_of(plan_switch(asked(mode=Mode.VLLM), there)) == ["gpu-1", "gpu-2"]
     assert devices_of(plan_switch(asked(), there)) == ["gpu-0", "gpu-1"]
 
 
 def test_lost_gpus_are_said_to_be_unreadable_and_the_host_is_not_taken() -> None:
-    there = world(FakeMachine(totals={"gpu-0": gib(24), "gpu-1": gib(24)}, lost={"gpu-0", "gpu-1"}))
+    there = planning_state(FakeMachine(totals={"gpu-0": gib(24), "gpu-1": gib(24)}, lost={"gpu-0", "gpu-1"}))
     assert isinstance(refusal_of(plan_switch(asked(), there), there), DeviceUnreadable)
 
 
 def test_host_is_never_chosen_beside_a_gpu_and_may_be_named() -> None:
-    there = world(FakeMachine(lost={"gpu-0"}))
+    there = planning_state(FakeMachine(lost={"gpu-0"}))
     assert there.sample is not None
     (whole,) = FakeMachine().readings()
     host = replace(whole, device_id="host", kind=DeviceKind.HOST, name=None)
@@ -170,19 +180,19 @@ def test_no_gpu_is_left_without_a_layer() -> None:
 over_worlds = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def is_allowed(plan: Plan, there: World) -> bool:
+def is_allowed(plan: Plan, there: PlanningState) -> bool:
     """Whether it could be carried out at once."""
     return plan.refusal is None and not any(device in there.claims for device in devices_of(plan))
 
 
-def model_of(there: World) -> CachedModel:
+def model_of(there: PlanningState) -> CachedModel:
     return there.models[NEW.id]
 
 
 @over_worlds
-@given(there=worlds(), request=requests(), data=st.data())
+@given(there=planning_states(), request=requests(), data=st.data())
 def test_more_free_memory_never_makes_a_plan_a_refused_one(
-    there: World, request: SwitchRequest, data: st.DataObject
+    there: PlanningState, request: SwitchRequest, data: st.DataObject
 ) -> None:
     before = plan_switch(request, there)
     assert there.sample is not None
@@ -200,8 +210,8 @@ def test_more_free_memory_never_makes_a_plan_a_refused_one(
 
 
 @over_worlds
-@given(there=worlds(), request=requests())
-def test_no_allowed_choice_is_passed_over_for_a_refused_one(there: World, request: SwitchRequest) -> None:
+@given(there=planning_states(), request=requests())
+def test_no_allowed_choice_is_passed_over_for_a_refused_one(there: PlanningState, request: SwitchRequest) -> None:
     anywhere = replace(request, devices=None)
     chosen = plan_switch(anywhere, there)
     ids = there.device_ids
@@ -215,8 +225,8 @@ def test_no_allowed_choice_is_passed_over_for_a_refused_one(there: World, reques
 
 
 @over_worlds
-@given(there=worlds(alike=True), request=requests())
-def test_no_several_gpus_that_are_allowed_cost_people_less(there: World, request: SwitchRequest) -> None:
+@given(there=planning_states(alike=True), request=requests())
+def test_no_several_gpus_that_are_allowed_cost_people_less(there: PlanningState, request: SwitchRequest) -> None:
     anywhere = replace(request, devices=None)
     chosen = plan_switch(anywhere, there)
     if len(chosen.devices) < 2 or not is_allowed(chosen, there):
@@ -233,8 +243,8 @@ def refusal_is_of_the_model(plan: Plan) -> bool:
 
 
 @over_worlds
-@given(there=worlds(), request=requests())
-def test_a_choice_is_made_twice_alike_and_stands_by_its_devices(there: World, request: SwitchRequest) -> None:
+@given(there=planning_states(), request=requests())
+def test_a_choice_is_made_twice_alike_and_stands_by_its_devices(there: PlanningState, request: SwitchRequest) -> None:
     chosen = plan_switch(replace(request, devices=None), there)
     assert plan_switch(replace(request, devices=None), there) == chosen
     named = plan_switch(replace(request, devices=tuple(devices_of(chosen))), there)
@@ -251,5 +261,5 @@ def test_one_gpu_shares_nothing(count: int) -> None:
 
 @pytest.mark.parametrize("mode", Mode)
 def test_a_machine_without_devices_is_refused_as_unreadable(mode: Mode) -> None:
-    there = replace(world(gpus(1)), sample=None)
+    there = replace(planning_state(gpus(1)), sample=None)
     assert isinstance(refusal_of(plan_switch(asked(mode=mode), there), there), DeviceUnreadable)

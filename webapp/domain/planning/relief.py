@@ -56,7 +56,7 @@ def _is_enough(plan: Plan, sample: Sample, gain: Gain) -> bool:
 def _is_met(device: DevicePlan, reading: Reading | None, gain: Gain) -> bool:
     if reading is None or device.available_bytes is None:
         return False
-    needed = device.footprint.gate_bytes + device.reserve_bytes
+    needed = device.footprint.required_bytes + device.reserve_bytes
     most = (reading.total_bytes or 0) - (reading.reserved_bytes or 0)
     return needed <= min(device.available_bytes + gain(device, reading), most)
 

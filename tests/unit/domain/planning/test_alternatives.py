@@ -10,15 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.control.fakes import FakeMachine, FakeMonitor, loaded, model
-from webapp.domain.admission import Policy
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.model import AttentionFacts, CachedModel, CacheKind, CacheLayers, ModelShape
 from webapp.domain.modes import LaunchOptions, Mode, Precision
 from webapp.domain.plan import Eviction, Plan, SwitchRequest, Verdict, WayOut
-from webapp.domain.planner import plan_switch, refusal_of
+from webapp.domain.planning.admission import AdmissionPolicy
+from webapp.domain.planning.alternatives import SMALLEST_TOKENS, TOKENS_STEP, Alternative, Cost, largest, price
+from webapp.domain.planning.planner import plan_switch, refusal_of
+from webapp.domain.planning.state import PlanningState
 from webapp.domain.units import gib
-from webapp.domain.ways import SMALLEST_TOKENS, TOKENS_STEP, Cost, Way, largest, price
-from webapp.domain.world import World
 from webapp.errors import InvalidRequest, UnknownInstance
 from webapp.message import Message
 
@@ -29,15 +29,17 @@ NEW = model("lab/new", weights_bytes=gib(16), shape=SHAPE, context_length=131072
 HOUR = 3600.0
 
 
-def world(machine: FakeMachine, *instances: Instance, cached: CachedModel = NEW, **changes: object) -> World:
-    return World(  # type: ignore[arg-type]
+def planning_state(
+    machine: FakeMachine, *instances: Instance, cached: CachedModel = NEW, **changes: object
+) -> PlanningState:
+    return PlanningState(  # type: ignore[arg-type]
         **{
             "now": HOUR,
             "sample": FakeMonitor(machine).latest(),
             "sample_is_stale": False,
             "instances": instances,
             "models": {OLD.id: OLD, cached.id: cached},
-            "policy": Policy(),
+            "policy": AdmissionPolicy(),
             **changes,
         }
     )
@@ -62,14 +64,14 @@ def holding(instance_id: str, device: str, size: int, machine: FakeMachine, **ch
 
 
 def codes(plan: Plan) -> list[str]:
-    return [way.message.code for way in plan.ways_out]
+    return [alternative.message.code for alternative in plan.ways_out]
 
 
-def way(plan: Plan, code: str) -> WayOut:
+def alternative(plan: Plan, code: str) -> WayOut:
     return next(each for each in plan.ways_out if each.message.code == code)
 
 
-def is_refused(request: SwitchRequest, there: World) -> bool:
+def is_refused(request: SwitchRequest, there: PlanningState) -> bool:
     return plan_switch(request, there).verdict is Verdict.REFUSED
 
 
@@ -87,7 +89,7 @@ WINDOWS = AttentionFacts(
 
 
 @st.composite
-def worlds(draw: st.DrawFn, *, alike: bool = False) -> World:
+def planning_states(draw: st.DrawFn, *, alike: bool = False) -> PlanningState:
     names = [f"gpu-{n}" for n in range(draw(st.integers(1, 4)))]
     total = st.sampled_from([gib(12), gib(24), gib(80)])
     total = st.just(draw(total)) if alike else total
@@ -116,11 +118,11 @@ def worlds(draw: st.DrawFn, *, alike: bool = False) -> World:
         quantization=draw(st.sampled_from([None, None, None, "gptq"])),
         attention=draw(st.sampled_from([None, WINDOWS])),
     )
-    return world(
+    return planning_state(
         machine,
         *instances,
         cached=cached,
-        policy=Policy(memory_limit_bytes=draw(st.sampled_from([None, None, gib(30), gib(10)]))),
+        policy=AdmissionPolicy(memory_limit_bytes=draw(st.sampled_from([None, None, gib(30), gib(10)]))),
         claims=draw(st.sampled_from([{}, {}, {"gpu-0": "other"}])),
         mode_problems=draw(st.sampled_from([{}, {Mode.VLLM: Message("engine_missing")}])),
     )
@@ -149,8 +151,8 @@ over_worlds = settings(deadline=None, max_examples=150, suppress_health_check=[H
 
 
 @over_worlds
-@given(there=worlds(), request=requests())
-def test_no_way_out_is_refused_but_for_a_name_to_confirm(there: World, request: SwitchRequest) -> None:
+@given(there=planning_states(), request=requests())
+def test_no_way_out_is_refused_but_for_a_name_to_confirm(there: PlanningState, request: SwitchRequest) -> None:
     for each in plan_switch(request, there, "ivan").ways_out:
         again = plan_switch(each.request, there, "ivan")
 
@@ -162,8 +164,8 @@ def test_no_way_out_is_refused_but_for_a_name_to_confirm(there: World, request: 
 
 
 @over_worlds
-@given(there=worlds(), request=requests())
-def test_nothing_larger_than_what_is_offered_would_fit(there: World, request: SwitchRequest) -> None:
+@given(there=planning_states(), request=requests())
+def test_nothing_larger_than_what_is_offered_would_fit(there: PlanningState, request: SwitchRequest) -> None:
     idle = replace(there, instances=tuple(replace(i, in_flight=0) for i in there.instances), claims={})
     plan = plan_switch(request, idle)
     for each in plan.ways_out:
@@ -181,9 +183,9 @@ def test_nothing_larger_than_what_is_offered_would_fit(there: World, request: Sw
 
 
 def test_the_longest_context_that_fits_is_the_very_one() -> None:
-    here = world(gpus(1))
+    here = planning_state(gpus(1))
     plan = plan_switch(asked(tokens=100_000), here)
-    request = way(plan, "way_out_tokens").request
+    request = alternative(plan, "way_out_tokens").request
 
     assert request.options.max_tokens % TOKENS_STEP == 0
     assert not is_refused(request, here)
@@ -191,24 +193,24 @@ def test_the_longest_context_that_fits_is_the_very_one() -> None:
 
 
 def test_the_largest_batch_that_fits_is_the_very_one() -> None:
-    here = world(gpus(1))
-    request = way(plan_switch(asked(batch=100), here), "way_out_batch").request
+    here = planning_state(gpus(1))
+    request = alternative(plan_switch(asked(batch=100), here), "way_out_batch").request
 
     assert 1 < request.options.batch_size < 100
     assert is_refused(with_options(request, batch_size=request.options.batch_size + 1), here)
 
 
 def test_context_and_batch_are_cut_together_only_where_neither_is_enough() -> None:
-    plan = plan_switch(asked(tokens=100_000, batch=1024), world(gpus(1)))
+    plan = plan_switch(asked(tokens=100_000, batch=1024), planning_state(gpus(1)))
 
     assert "way_out_tokens" not in codes(plan)
     assert "way_out_batch" not in codes(plan)
-    both = way(plan, "way_out_tokens_batch").request.options
+    both = alternative(plan, "way_out_tokens_batch").request.options
     assert (both.batch_size, both.max_tokens > SMALLEST_TOKENS) == (1, True)
 
 
 def test_a_context_under_256_tokens_is_not_offered() -> None:
-    here = world(FakeMachine(foreign={"gpu-0": gib(6.8)}), cached=replace(NEW, context_length=257))
+    here = planning_state(FakeMachine(foreign={"gpu-0": gib(6.8)}), cached=replace(NEW, context_length=257))
     plan = plan_switch(asked(tokens=257, batch=64), here)
 
     assert plan.verdict is Verdict.REFUSED
@@ -216,10 +218,10 @@ def test_a_context_under_256_tokens_is_not_offered() -> None:
 
 
 def test_the_smallest_of_all_comes_only_where_four_bits_are_not_enough() -> None:
-    here = world(gpus(1, gib(12.5)))
+    here = planning_state(gpus(1, gib(12.5)))
 
     assert "way_out_smallest" not in codes(plan_switch(asked(), here))
-    smallest = way(plan_switch(asked(tokens=100_000, batch=4), here), "way_out_smallest").request.options
+    smallest = alternative(plan_switch(asked(tokens=100_000, batch=4), here), "way_out_smallest").request.options
     assert (smallest.precision, smallest.batch_size) == (Precision.INT4, 1)
 
 
@@ -249,12 +251,12 @@ def test_the_search_is_exact_and_asks_little(
 ) -> None:
     calls = []
 
-    def lacking(limit: int) -> Callable[[int], int]:
+    def short_by(limit: int) -> Callable[[int], int]:
         return lambda n: calls.append(n) or grows(n, limit)  # type: ignore[func-returns-value]
 
     fitting = [n for n in range(least, most + 1) if n <= max(limits, default=0)]
 
-    assert largest([lacking(limit) for limit in limits], least, most) == (fitting[-1] if fitting else None)
+    assert largest([short_by(limit) for limit in limits], least, most) == (fitting[-1] if fitting else None)
     assert len(calls) <= asked_of_each * max(1, len(limits))
 
 
@@ -266,9 +268,9 @@ def test_as_few_gpus_as_do_are_taken_together_and_those_with_the_most_room(mode:
     machine = FakeMachine(totals={f"gpu-{n}": gib(24) for n in range(4)}, foreign={"gpu-0": gib(12)})
     cached = replace(model(NEW.id, weights_bytes=gib(30), shape=SHAPE), context_length=8192)
 
-    plan = plan_switch(asked(mode=mode, devices=("gpu-1",)), world(machine, cached=cached))
+    plan = plan_switch(asked(mode=mode, devices=("gpu-1",)), planning_state(machine, cached=cached))
 
-    request = way(plan, "way_out_devices").request
+    request = alternative(plan, "way_out_devices").request
     assert request.devices is not None
     assert (len(request.devices), "gpu-0" in request.devices) == (2, False)
 
@@ -277,7 +279,7 @@ def test_vllm_takes_only_as_many_gpus_as_divide_the_heads() -> None:
     cached = replace(model(NEW.id, weights_bytes=gib(30)), shape=replace(SHAPE, heads=9))
 
     for devices in (None, ("gpu-0",)):
-        plan = plan_switch(asked(mode=Mode.VLLM, devices=devices), world(gpus(4), cached=cached))
+        plan = plan_switch(asked(mode=Mode.VLLM, devices=devices), planning_state(gpus(4), cached=cached))
         assert plan.verdict is Verdict.REFUSED
         assert "way_out_devices" not in codes(plan)
 
@@ -287,7 +289,8 @@ def test_another_device_is_offered_where_one_is_enough_and_several_where_it_is_n
     small, large = (replace(NEW, weights=model(weights_bytes=gib(size)).weights) for size in (16, 30))
 
     offered = [
-        codes(plan_switch(asked(devices=("gpu-0",)), world(machine, cached=cached))) for cached in (small, large)
+        codes(plan_switch(asked(devices=("gpu-0",)), planning_state(machine, cached=cached)))
+        for cached in (small, large)
     ]
 
     assert ["way_out_other_device" in each for each in offered] == [True, False]
@@ -296,9 +299,9 @@ def test_another_device_is_offered_where_one_is_enough_and_several_where_it_is_n
 
 def test_the_other_mode_is_offered_where_it_can_be_chosen_and_fits() -> None:
     """With long prompts transformers needs more than vLLM, which takes them in by pieces."""
-    here, request = world(gpus(1)), asked(tokens=40_000)
+    here, request = planning_state(gpus(1)), asked(tokens=40_000)
 
-    assert way(plan_switch(request, here), "way_out_mode").request.mode is Mode.VLLM
+    assert alternative(plan_switch(request, here), "way_out_mode").request.mode is Mode.VLLM
     missing = replace(here, mode_problems={Mode.VLLM: Message("engine_missing")})
     assert "way_out_mode" not in codes(plan_switch(request, missing))
 
@@ -307,7 +310,7 @@ def test_the_other_mode_is_offered_where_it_can_be_chosen_and_fits() -> None:
 
 
 def beside(*instances: Instance, machine: FakeMachine, actor: str | None = None, **changes: object) -> Plan:
-    return plan_switch(asked(keep_others=True, **changes), world(machine, *instances), actor)  # type: ignore[arg-type]
+    return plan_switch(asked(keep_others=True, **changes), planning_state(machine, *instances), actor)  # type: ignore[arg-type]
 
 
 def test_one_named_model_goes_instead_of_all_and_it_is_said_whose_and_for_how_long_it_is_idle() -> None:
@@ -315,10 +318,10 @@ def test_one_named_model_goes_instead_of_all_and_it_is_said_whose_and_for_how_lo
     one, two = (holding(name, "gpu-0", gib(4), machine) for name in ("one", "two"))
     plan = beside(one, replace(two, last_used_at=HOUR - 60), machine=machine)
 
-    said = way(plan, "way_out_unload")
+    said = alternative(plan, "way_out_unload")
     assert dict(said.message.params) == {"model": "lab/one", "instance": "one", "owner": "maria", "idle_s": HOUR}
     assert (said.request.keep_others, said.request.unload) == (True, ("one",))
-    here = world(machine, one, two)
+    here = planning_state(machine, one, two)
     assert [eviction.instance_id for eviction in plan_switch(said.request, here).unload] == ["one"]
     assert "way_out_unload_others" not in codes(plan)
 
@@ -341,7 +344,7 @@ def test_two_go_where_one_is_not_enough() -> None:
     plan = beside(*(holding(name, "gpu-0", gib(5), machine) for name in ("a", "b", "c")), machine=machine)
 
     assert "way_out_unload" not in codes(plan)
-    assert way(plan, "way_out_unload_two").request.unload == ("a", "b")
+    assert alternative(plan, "way_out_unload_two").request.unload == ("a", "b")
 
 
 def test_all_go_where_two_are_not_enough() -> None:
@@ -349,7 +352,7 @@ def test_all_go_where_two_are_not_enough() -> None:
     plan = beside(*(holding(f"old{n}", "gpu-0", gib(3.9), machine) for n in range(6)), machine=machine)
 
     assert [code for code in codes(plan) if "unload" in code] == ["way_out_unload_others"]
-    assert not way(plan, "way_out_unload_others").request.keep_others
+    assert not alternative(plan, "way_out_unload_others").request.keep_others
 
 
 @pytest.mark.parametrize(
@@ -367,7 +370,7 @@ def test_a_model_in_use_is_asked_to_go_only_where_that_is_allowed_and_last(inter
 def test_a_model_on_a_device_that_is_not_taken_stays() -> None:
     machine = gpus(2)
     there = holding("there", "gpu-1", gib(4), machine)
-    plan = plan_switch(asked(devices=("gpu-0",), keep_others=True, unload=("there",)), world(machine, there))
+    plan = plan_switch(asked(devices=("gpu-0",), keep_others=True, unload=("there",)), planning_state(machine, there))
 
     assert plan.unload == ()
 
@@ -375,7 +378,7 @@ def test_a_model_on_a_device_that_is_not_taken_stays() -> None:
 @pytest.mark.parametrize(("unload", "error"), [(("gone",), UnknownInstance), (("one", "one"), InvalidRequest)])
 def test_a_model_to_unload_is_named_once_and_runs(unload: tuple[str, ...], error: type[Exception]) -> None:
     machine = gpus(1)
-    here = world(machine, holding("one", "gpu-0", gib(4), machine))
+    here = planning_state(machine, holding("one", "gpu-0", gib(4), machine))
 
     with pytest.raises(error):
         plan_switch(asked(keep_others=True, unload=unload), here)
@@ -383,7 +386,7 @@ def test_a_model_to_unload_is_named_once_and_runs(unload: tuple[str, ...], error
 
 def test_a_named_model_that_has_become_busy_is_not_interrupted() -> None:
     machine = gpus(1)
-    here = world(machine, holding("one", "gpu-0", gib(8), machine, in_flight=1))
+    here = planning_state(machine, holding("one", "gpu-0", gib(8), machine, in_flight=1))
     refusal = refusal_of(plan_switch(asked(keep_others=True, unload=("one",)), here), here)
 
     assert refusal is not None
@@ -393,9 +396,9 @@ def test_a_named_model_that_has_become_busy_is_not_interrupted() -> None:
 # The price
 
 
-def made(cost: Cost, lost: float = 0.0, *victims: tuple[str, int]) -> Way:
-    going = tuple(Eviction("i", "m", Mode.VLLM, owner, in_flight, {}) for owner, in_flight in victims)
-    return Way(Message("way"), asked(), cost, lost, going)
+def made(cost: Cost, lost: float = 0.0, *victims: tuple[str, int]) -> Alternative:
+    evicted = tuple(Eviction("i", "m", Mode.VLLM, owner, in_flight, {}) for owner, in_flight in victims)
+    return Alternative(Message("way"), asked(), cost, lost, evicted)
 
 
 def test_ways_stand_by_what_they_cost_people() -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode, Precision
 from webapp.domain.plan import Reach, SwitchRequest
-from webapp.domain.planner import Openings
+from webapp.domain.planning.alternatives import SMALLEST_TOKENS, TOKENS_STEP, largest
+from webapp.domain.planning.planner import FitChecker
+from webapp.domain.planning.state import PlanningState
 from webapp.domain.recommend import Advice, Mark, Row, row_for
-from webapp.domain.ways import SMALLEST_TOKENS, TOKENS_STEP, largest
-from webapp.domain.world import World
 from webapp.errors import UnknownModel
 from webapp.message import Message
 
@@ -20,7 +20,7 @@ USUAL_TOKENS = 512
 _LIGHTER = (Precision.FP16, Precision.INT8, Precision.INT4)
 
 
-def advise(request: SwitchRequest, world: World) -> Advice | None:
+def advise(request: SwitchRequest, planning_state: PlanningState) -> Advice | None:
     """Return the largest configuration of ``request``'s model that fits where ``request`` would go; ``None`` on unknown memory.
 
     Where nothing fits that way, it is what would fit once other people's idle models have gone too.
@@ -31,25 +31,25 @@ def advise(request: SwitchRequest, world: World) -> Advice | None:
     Raises:
         UnknownModel, UnknownDevice, UnknownInstance, InvalidRequest: as for a plan.
     """
-    model = world.models.get(request.model_id)
+    model = planning_state.models.get(request.model_id)
     if model is None:
         raise UnknownModel(model=request.model_id)
-    advice = _within(Reach.CONFIRMED, request, model, world)
+    advice = _within(Reach.CONFIRMED, request, model, planning_state)
     if advice is None or advice.mark is not Mark.NONE:
         return advice
-    further = _within(Reach.IDLE, request, model, world)
+    further = _within(Reach.IDLE, request, model, planning_state)
     return advice if further is None or further.mark is Mark.NONE else further
 
 
-def _within(reach: Reach, request: SwitchRequest, model: CachedModel, world: World) -> Advice | None:
-    openings = Openings(request, model, world, reach)
-    if openings.free_bytes is None:
+def _within(reach: Reach, request: SwitchRequest, model: CachedModel, planning_state: PlanningState) -> Advice | None:
+    fit_checker = FitChecker(request, model, planning_state, reach)
+    if fit_checker.free_bytes is None:
         return None
-    return _Search(openings, model, row_for(openings.free_bytes), world).advice()
+    return _AdviceSearch(fit_checker, model, row_for(fit_checker.free_bytes), planning_state).advice()
 
 
 @dataclass(frozen=True)
-class _Found:
+class _FittingRow:
     mode: Mode
     precision: Precision
     tokens: int
@@ -60,12 +60,14 @@ class _Found:
         return replace(request, mode=self.mode, options=options)
 
 
-class _Search:
+class _AdviceSearch:
     """The search for one model and one row of the table."""
 
-    def __init__(self, openings: Openings, model: CachedModel, row: Row, world: World) -> None:
-        self._openings, self._model, self._row = openings, model, row
-        self._problems = {mode: problem for mode, problem in world.mode_problems.items() if problem is not None}
+    def __init__(self, fit_checker: FitChecker, model: CachedModel, row: Row, planning_state: PlanningState) -> None:
+        self._fit_checker, self._model, self._row = fit_checker, model, row
+        self._problems = {
+            mode: problem for mode, problem in planning_state.mode_problems.items() if problem is not None
+        }
         self._most = min(row.max_tokens, model.context_length or row.max_tokens)
 
     def advice(self) -> Advice:
@@ -88,12 +90,12 @@ class _Search:
             reasons=(self._free(), *self._held_back(found, wanted.mode), *self._limits(wanted.mode, found.mode)),
         )
 
-    def _first(self, modes: tuple[Mode, ...]) -> _Found | None:
+    def _first(self, modes: tuple[Mode, ...]) -> _FittingRow | None:
         """The best mode and precision that hold a usual context for one request, else the shortest one."""
         for least in dict.fromkeys(min(tokens, self._most) for tokens in (USUAL_TOKENS, SMALLEST_TOKENS)):
             for mode in modes:
                 for precision in self._precisions(mode):
-                    found = _Found(mode, precision, least, 1)
+                    found = _FittingRow(mode, precision, least, 1)
                     if self._fits(found):
                         return found
         return None
@@ -104,27 +106,27 @@ class _Search:
         lighter = _LIGHTER[_LIGHTER.index(self._row.precision) :]
         return lighter if mode is Mode.TRANSFORMERS else lighter[:1]
 
-    def _grown(self, least: _Found) -> _Found:
+    def _grown(self, least: _FittingRow) -> _FittingRow:
         found = replace(least, tokens=self._most)
         if not self._fits(found):
             steps = largest(
-                [lambda n: self._lacks(replace(least, tokens=n * TOKENS_STEP))],
+                [lambda n: self._shortfalls(replace(least, tokens=n * TOKENS_STEP))],
                 -(-least.tokens // TOKENS_STEP),
                 (self._most - 1) // TOKENS_STEP,
             )
             found = replace(least, tokens=steps * TOKENS_STEP if steps else least.tokens)
-        batch = largest([lambda n: self._lacks(replace(found, batch=n))], 1, self._row.batch_size)
+        batch = largest([lambda n: self._shortfalls(replace(found, batch=n))], 1, self._row.batch_size)
         return replace(found, batch=batch or 1)
 
-    def _fits(self, found: _Found) -> bool:
-        return self._openings.fits(found.on(self._openings.request))
+    def _fits(self, found: _FittingRow) -> bool:
+        return self._fit_checker.fits(found.on(self._fit_checker.request))
 
-    def _lacks(self, found: _Found) -> int:
+    def _shortfalls(self, found: _FittingRow) -> int:
         """The bytes that lack for something larger than what fits; 0 or less where nothing does."""
-        *_, missing = self._openings.lacks(found.on(self._openings.request))
+        *_, missing = self._fit_checker.shortfall(found.on(self._fit_checker.request))
         return missing
 
-    def _held_back(self, found: _Found, wanted: Mode) -> Iterator[Message]:
+    def _held_back(self, found: _FittingRow, wanted: Mode) -> Iterator[Message]:
         """What the row would give and the memory does not."""
         if wanted is not self._row.mode:
             yield Message("advice_mode_short", {"mode": self._row.mode.value})
@@ -146,14 +148,14 @@ class _Search:
             yield self._problems[wanted]
 
     def _free(self) -> Message:
-        free, row = self._openings.free_bytes, self._row
+        free, row = self._fit_checker.free_bytes, self._row
         return Message("advice_free", {"free_bytes": free, "from_bytes": row.from_bytes})
 
     def _nothing(self) -> Advice:
         """The least that could be asked for, and what lacks even for that."""
         precision = self._precisions(Mode.TRANSFORMERS)[-1]
-        least = _Found(Mode.TRANSFORMERS, precision, min(SMALLEST_TOKENS, self._most), 1)
-        needed, reserve, missing = self._openings.lacks(least.on(self._openings.request))
+        least = _FittingRow(Mode.TRANSFORMERS, precision, min(SMALLEST_TOKENS, self._most), 1)
+        needed, reserve, missing = self._fit_checker.shortfall(least.on(self._fit_checker.request))
         figures = {"needed_bytes": needed, "reserve_bytes": reserve, "missing_bytes": missing}
         return Advice(
             mode=least.mode,
