@@ -69,18 +69,18 @@ clean:
 $(VENV)/bin/python:
 	@python=$$(scripts/find_python.sh) && echo "Making $(VENV) with $$python" >&2 && "$$python" -m venv $(VENV)
 
-# setuptools first: the build takes it from here instead of fetching a copy of its own.
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+# What builds the package first: pip takes it from here instead of fetching copies of its own.
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt hatch_build.py
 	@echo "Installing what Warden needs (some minutes the first time)" >&2
-	@$(PIP_INSTALL) setuptools
-	@$(PIP_INSTALL) -e .
+	@$(PIP_INSTALL) hatchling babel
+	@$(PIP_INSTALL) -e '.[all]'
 	@touch $@
 
 # One installation of both: resolving twice costs half a minute.
-$(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt hatch_build.py
 	@echo "Installing what Warden and its tests need (some minutes the first time)" >&2
-	@$(PIP_INSTALL) setuptools
-	@$(PIP_INSTALL) -e '.[test]'
+	@$(PIP_INSTALL) hatchling babel
+	@$(PIP_INSTALL) -e '.[all,test]'
 	@touch $(VENV)/.installed $@
 
 %.mo: %.po | $(VENV)/.installed

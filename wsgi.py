@@ -1,7 +1,7 @@
-"""The WSGI application for gunicorn, nothing else; gunicorn's configuration starts and stops the services."""
+"""The WSGI application under its usual name, ``wsgi:app``, for servers that start in the repository."""
 
 from __future__ import annotations
 
-from webapp import create_app
+from webapp.wsgi import app
 
-application = app = create_app()
+application = app

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from webapp.settings import Settings
     from webapp.web.ports import WebServices
 
+__version__ = "0.1.0"
+
 
 def create_app(settings: Settings | None = None, services: WebServices | None = None) -> Flask:
     """Return the WSGI application; nothing is started.

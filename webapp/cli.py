@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from webapp import __version__
 from webapp.cli_people import tokens, users
 from webapp.console import explain, page_url
 from webapp.domain.modes import Mode
@@ -50,6 +51,7 @@ class Group(click.Group):
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", prog_name="warden")
 def main() -> None:
     """Warden: the GPU memory of a shared lab server, under control."""
 
@@ -61,7 +63,10 @@ def run() -> None:
     configuration = Path(__file__).with_name("gunicorn_conf.py")
     # The server changes to the folder of the program: relative paths are settled before.
     os.environ |= {"WARDEN_STATE_DIR": str(settings.state_dir), "WARDEN_HF_CACHE": str(settings.hf_cache)}
-    command = [sys.executable, "-m", "gunicorn", "-c", str(configuration)]
+    if file := os.environ.get(CONFIG_VARIABLE):
+        os.environ[CONFIG_VARIABLE] = str(Path(file).absolute())
+    # -P: a folder named gunicorn or webapp where the command is typed must not be taken for the program.
+    command = [sys.executable, "-P", "-m", "gunicorn", "-c", str(configuration)]
     os.execv(sys.executable, command)  # noqa: S606  nothing of it comes from outside  # nosec B606
 
 

@@ -50,7 +50,7 @@ def _stop_deadline_s(settings: Settings) -> int:
 
 _CONFIGURED = _settings()
 
-wsgi_app = "wsgi:app"
+wsgi_app = "webapp.wsgi:app"
 chdir = str(Path(__file__).parents[1])
 bind = (
     f"[{_CONFIGURED.bind}]:{_CONFIGURED.port}" if ":" in _CONFIGURED.bind else f"{_CONFIGURED.bind}:{_CONFIGURED.port}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import webapp
 from webapp.cli import main
 
 GIB = 2**30
@@ -118,6 +120,29 @@ def test_status_without_a_server_says_how_to_start_one(folder: Path) -> None:
     assert result.exit_code == 1
     assert "no Warden answers at http://127.0.0.1:1" in result.output
     assert "warden run" in result.output
+
+
+def test_run_becomes_the_server_with_the_programs_configuration_and_absolute_paths(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server changes to the folder of the program, where a relative path would name another file."""
+    started: list[tuple[list[str], dict[str, str]]] = []
+    monkeypatch.setattr("os.execv", lambda program, command: started.append((command, dict(os.environ))))
+    monkeypatch.chdir(folder)
+
+    relative = {"WARDEN_STATE_DIR": "state", "WARDEN_HF_CACHE": "cache", "WARDEN_CONFIG": "warden.toml"}
+    result = warden("run", env=relative)
+
+    assert result.exit_code == 0, result.output
+    (((_, *options), environment),) = started
+    assert options == ["-P", "-m", "gunicorn", "-c", str(Path(webapp.__file__).with_name("gunicorn_conf.py"))]
+    assert {name: environment[name] for name in relative} == {
+        name: str(folder / value) for name, value in relative.items()
+    }
+
+
+def test_the_version_is_printed(folder: Path) -> None:
+    assert warden("--version").output == f"warden, version {webapp.__version__}\n"
 
 
 @pytest.mark.parametrize("command", ["run", "status", "end", "settings"])

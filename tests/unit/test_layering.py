@@ -46,7 +46,7 @@ ALLOWED = {
     "webapp.incoming": frozenset[str](),
     "webapp.outgoing": frozenset[str](),
     "webapp.web_worker": frozenset({"webapp.incoming", "webapp.outgoing"}),
-    "webapp.web": DOMAIN | {"webapp.settings", "webapp.control", "webapp.incoming", "webapp.web"},
+    "webapp.web": DOMAIN | {"webapp", "webapp.settings", "webapp.control", "webapp.incoming", "webapp.web"},
     "webapp.services": CONTROL | {"webapp.control", "webapp.runtimes", "webapp.hardware", "webapp.console"},
     "webapp.gunicorn_conf": DOMAIN | {"webapp.settings", "webapp.console"},
     "webapp.estimating": DOMAIN | {"webapp.settings", "webapp.catalog"},
@@ -54,7 +54,8 @@ ALLOWED = {
     | {"webapp", "webapp.settings", "webapp.console", "webapp.services", "webapp.estimating", "webapp.cli_people"},
     "webapp.cli_people": DOMAIN | {"webapp.settings", "webapp.console", "webapp.services", "webapp.control.accounts"},
     "webapp": DOMAIN | {"webapp.settings", "webapp.services", "webapp.web"},
-    "wsgi": frozenset({"webapp"}),
+    "webapp.wsgi": frozenset({"webapp"}),
+    "wsgi": frozenset({"webapp.wsgi"}),
 }
 """What a module, or a package with all in it, may import of Warden; the longest name that fits a module counts."""
 

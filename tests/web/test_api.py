@@ -10,6 +10,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+import webapp
 from tests.web.conftest import FORM
 from tests.web.fakes import FakeController, foreign, instance, model, reading, worker
 from webapp.control.contract import ForeignContainer
@@ -386,6 +387,13 @@ def test_a_defect_is_told_without_its_inside(client: FlaskClient, controller: Fa
         assert "secret inside" not in told.text
         assert "Traceback" not in told.text
     assert answer.mimetype == "application/problem+json"
+
+
+def test_the_status_tells_the_version(client: FlaskClient) -> None:
+    status = client.get("/api/v1/status").json
+
+    assert status is not None
+    assert status["version"] == webapp.__version__
 
 
 def test_times_are_rfc_3339_in_utc(client: FlaskClient) -> None:

@@ -33,7 +33,12 @@ from webapp.web.translate import language
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[2]
+PACKAGE = Path(__file__).parents[1]
+
+
+def page_files() -> Path:
+    """Return the folder of ``templates`` and ``static``: the package if it was installed from a wheel, else the top of the checkout."""
+    return PACKAGE if (PACKAGE / "templates").is_dir() else PACKAGE.parent
 
 
 def build_application(settings: Settings, services: WebServices) -> Flask:
@@ -44,9 +49,9 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
     """
     app = Flask(
         "webapp",
-        root_path=str(ROOT / "webapp"),
-        template_folder=str(ROOT / "templates"),
-        static_folder=str(ROOT / "static"),
+        root_path=str(PACKAGE),
+        template_folder=str(page_files() / "templates"),
+        static_folder=str(page_files() / "static"),
         static_url_path="/static",
     )
     # All templates, for good: a bounded cache has a lock that every include waits for.

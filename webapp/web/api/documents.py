@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from webapp import __version__
 from webapp.control.contract import ForeignContainer, Snapshot
 from webapp.domain.audit import Entry
 from webapp.domain.footprint import Footprint, Seen
@@ -49,6 +50,7 @@ def status_document(snapshot: Snapshot) -> Document:
     """Return the whole state."""
     sample = snapshot.sample
     return {
+        "version": __version__,
         "mode": snapshot.mode,
         "devices": [] if sample is None else [device_document(r, snapshot) for r in sample.readings],
         "instances": [instance_document(instance, snapshot) for instance in snapshot.instances],
