@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -38,14 +39,18 @@ from webapp.hardware.holders import Holders
 from webapp.hardware.host import HOST_ID, HostProbe
 from webapp.hardware.monitor import Monitor
 from webapp.hardware.nvml import NvmlProbe
+from webapp.runtimes import extras
+from webapp.runtimes.base import Runtime
 from webapp.runtimes.demo import DemoProgram
 from webapp.runtimes.launcher import Launcher
 from webapp.runtimes.transformers import TransformersRuntime, worker_environment
-from webapp.runtimes.vllm import VllmRuntime
 from webapp.settings import Settings, is_local, removed_settings, sqlite_url
 from webapp.store.audit import AuditStore
 from webapp.store.people import PeopleStore
 from webapp.store.store import Store, shown_database
+
+if TYPE_CHECKING:
+    from webapp.runtimes.vllm import VllmRuntime
 
 log = logging.getLogger(__name__)
 
@@ -200,14 +205,18 @@ class Services:
         self.audit = _audit(settings, self._store)
         self._state_store = StateStore()
         self.accounts = _accounts(settings, self._store, lambda: owners(self._state_store.state))
-        self._launcher = Launcher(settings.state_dir, worker_environment()) if settings.forks_workers else None
+        self._launcher = _launcher(settings)
         self._transformers = TransformersRuntime(settings, self._launcher)
-        self._vllm = VllmRuntime(settings)
+        self._vllm = _vllm(settings)
         self._catalog = Catalog(
             settings.hf_cache, settings.cache_poll_s, settings.allow_pickle, settings.allow_remote_code
         )
         self._sandboxes = Sandboxes(settings, lambda: self._monitor, self._launcher)
-        holders = Holders(workers=self._workers, containers=self._vllm.containers, launchers=self._launchers)
+        holders = Holders(
+            workers=self._workers,
+            containers=dict if self._vllm is None else self._vllm.containers,
+            launchers=self._launchers,
+        )
         self._monitor = Monitor(
             (NvmlProbe(holders), HostProbe(holders)),
             settings.reading_interval_s,
@@ -224,7 +233,7 @@ class Services:
                 journal=make_journal(self._store, self._keeper),
                 monitor=self._monitor,
                 catalog=self._catalog,
-                runtimes={Mode.TRANSFORMERS: self._transformers, Mode.VLLM: self._vllm},
+                runtimes=_runtimes(self._transformers, self._vllm),
                 containers=self._vllm,
                 sandboxes=self._sandboxes,
                 learning=Learning(self._store),
@@ -317,7 +326,8 @@ class Services:
         """
         self._store.open()
         self._monitor.start()
-        self._vllm.start()
+        if self._vllm is not None:
+            self._vllm.start()
         self._monitor.fresh(FIRST_READING_S)
         found = [one.instance for one in self._transformers.discover() if one.instance.state is InstanceState.READY]
         for instance in found:
@@ -330,13 +340,35 @@ class Services:
             self.controller.end_operations()
             self._stop_launcher()
             self._keeper.stop()
-            self._vllm.stop()
+            if self._vllm is not None:
+                self._vllm.stop()
             self._monitor.stop()
             self._store.close()
 
     def end_everything(self) -> tuple[str, ...]:
         """End all models while no Warden runs. Raises AlreadyRunning."""
         return self.controller.end_everything()
+
+
+def _launcher(settings: Settings) -> Launcher | None:
+    """Return what forks workers; ``None`` if the settings want none, or if there are no libraries that it could import."""
+    if settings.forks_workers and extras.are_installed(Mode.TRANSFORMERS):
+        return Launcher(settings.state_dir, worker_environment())
+    return None
+
+
+def _vllm(settings: Settings) -> VllmRuntime | None:
+    """Return the runtime of vLLM mode; ``None`` if Docker's client is not installed."""
+    if not extras.are_installed(Mode.VLLM):
+        return None
+    from webapp.runtimes.vllm import VllmRuntime  # noqa: PLC0415  it imports Docker's client
+
+    return VllmRuntime(settings)
+
+
+def _runtimes(transformers: TransformersRuntime, vllm: VllmRuntime | None) -> Mapping[Mode, Runtime]:
+    always: dict[Mode, Runtime] = {Mode.TRANSFORMERS: transformers}
+    return always if vllm is None else {**always, Mode.VLLM: vllm}
 
 
 def owners(state: ControllerState) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,19 @@ import pytest
 from tests.web.fakes import instance
 from webapp.console import explain
 from webapp.control.state import ControllerState
+from webapp.domain.modes import NOT_INSTALLED, Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.people import Role
-from webapp.errors import ConfigurationError
+from webapp.errors import ConfigurationError, ModeUnavailable
+from webapp.runtimes import extras
+from webapp.runtimes.demo import DemoProgram
 from webapp.services import Services, build_services, open_accounts, owners
 from webapp.settings import Settings
 
 
 def made(folder: Path, **changes: object) -> Settings:
     nowhere = {"state_dir": folder / "state", "hf_cache": folder / "cache", "docker_socket": folder / "none.sock"}
-    return Settings(**nowhere, bind="0.0.0.0", **changes)  # type: ignore[arg-type]
+    return Settings(**{"bind": "0.0.0.0", **nowhere, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -58,6 +62,47 @@ def test_it_starts_where_a_trusted_proxy_says_who_comes(tmp_path: Path, started:
     started.append(build_services(settings))
 
     started[0].start()
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_without_its_extra_a_mode_says_which_one_to_install_and_the_other_one_works(
+    tmp_path: Path, started: list[Services], monkeypatch: pytest.MonkeyPatch, mode: Mode
+) -> None:
+    hide(monkeypatch, mode)
+    started.append(build_services(made(tmp_path, bind="127.0.0.1")))
+
+    problems = started[0].controller.snapshot().mode_problems
+
+    assert problems[mode] == NOT_INSTALLED[mode]
+    assert all(problem != NOT_INSTALLED[other] for other, problem in problems.items() if other is not mode)
+
+
+def test_without_the_extra_of_transformers_nothing_is_started_to_import_it(
+    tmp_path: Path, started: list[Services], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide(monkeypatch, Mode.TRANSFORMERS)
+    started.append(build_services(made(tmp_path, bind="127.0.0.1", launcher="start")))
+
+    started[0].start()
+
+    assert not (tmp_path / "state" / "launcher").exists()
+
+
+def test_without_the_extra_of_transformers_the_demo_model_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide(monkeypatch, Mode.TRANSFORMERS)
+
+    with pytest.raises(ModeUnavailable) as caught:
+        DemoProgram(tmp_path).make(lambda seconds: None)
+
+    assert caught.value.params == {"mode": "transformers", "reason": "transformers_not_installed"}
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, mode: Mode) -> None:
+    """Let one library of the mode be missing."""
+    missing = extras.LIBRARIES[mode][-1]
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == missing else find_spec(name))
 
 
 def test_who_has_models_or_operations_is_known_to_the_accounts() -> None:

@@ -20,7 +20,7 @@ from webapp.domain.learned import NOTHING_LEARNED, Lessons
 from webapp.domain.lease import Lease, ReleaseAnswer
 from webapp.domain.memory import DeviceKind, HistoryPoint, Holder, HolderKind, Reading, Sample
 from webapp.domain.model import CachedModel, ModelShape, WeightFacts
-from webapp.domain.modes import LaunchOptions, Mode
+from webapp.domain.modes import NOT_INSTALLED, LaunchOptions, Mode
 from webapp.domain.operation import (
     ANY_OPERATION,
     Grace,
@@ -57,7 +57,7 @@ from webapp.message import Message
 from webapp.runtimes.base import ForeignContainer
 from webapp.settings import Settings
 
-NOT_YET = Message("vllm_not_installed")
+NOT_YET = NOT_INSTALLED[Mode.VLLM]
 
 
 def model(model_id: str = "Qwen/Qwen3-1.7B", *, weights_bytes: int = gib(3.4), **changes: object) -> CachedModel:

@@ -13,7 +13,7 @@ from tests.web.conftest import Visitor
 from tests.web.fakes import FakeController, foreign, instance, model, reading, worker
 from webapp.domain.instance import InstanceState
 from webapp.domain.memory import without_figures
-from webapp.domain.modes import Mode
+from webapp.domain.modes import NOT_INSTALLED, Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Receipt, Step, StepName, StepState
 from webapp.domain.units import gib
 from webapp.message import Message
@@ -165,7 +165,24 @@ def test_vllm_is_offered_with_the_reason_why_it_cannot_be_chosen(visitor: Visito
     page = visitor.get("/").text
 
     assert re.search(r'id="mode-vllm" value="vllm" disabled', page)
-    assert page.count("ежим vLLM ещё не подключён на этом сервере") >= 2
+    assert page.count("ежим vLLM не установлен на этом сервере: нужно дополнение warden[vllm]") >= 2
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_the_page_and_json_name_the_extra_that_a_mode_needs(
+    visitor: Visitor, controller: FakeController, mode: Mode
+) -> None:
+    controller.mode_problems = {mode: NOT_INSTALLED[mode]}
+
+    page = visitor.get("/", headers={"Accept-Language": "en"}).text
+    status = visitor.get("/api/v1/status", headers={"Accept-Language": "en"}).json
+
+    assert f"it needs the extra warden[{mode.value}]." in page
+    assert status is not None
+    problem = status["mode_problems"][mode.value]
+    assert problem["code"] == f"{mode.value}_not_installed"
+    assert problem["text"].endswith(f"it needs the extra warden[{mode.value}]")
+    assert problem["params"] == {"command": f"pip install 'warden[{mode.value}]'"}
 
 
 def test_an_empty_cache_offers_the_demo_model_and_says_what_it_is(visitor: Visitor, controller: FakeController) -> None:

@@ -26,7 +26,7 @@ from webapp.domain.instance import Instance
 from webapp.domain.learned import NOTHING_LEARNED, Lessons
 from webapp.domain.memory import DeviceKind, Sample
 from webapp.domain.model import CachedModel
-from webapp.domain.modes import Mode
+from webapp.domain.modes import NOT_INSTALLED, Mode
 from webapp.domain.operation import Evicted
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.planning.admission import AdmissionPolicy
@@ -58,7 +58,7 @@ class DemoMaker(Protocol):
     """Makes the demo model in the cache."""
 
     def make(self, wait: Callable[[float], None]) -> str:
-        """Return the model's id. ``wait(seconds)`` may raise to end it. Raises DemoFailed."""
+        """Return the model's id. ``wait(seconds)`` may raise to end it. Raises DemoFailed, ModeUnavailable."""
 
 
 class Sandbox(Protocol):
@@ -153,7 +153,7 @@ class Context:
 
     def _mode_problem(self, mode: Mode) -> Message | None:
         runtime = self.runtimes.get(mode)
-        return Message("vllm_not_installed") if runtime is None else runtime.unavailable()
+        return NOT_INSTALLED[mode] if runtime is None else runtime.unavailable()
 
     def foreign_containers(self) -> tuple[ForeignContainer, ...]:
         """Containers that Warden did not start, as last seen; never waits."""

@@ -17,6 +17,7 @@ def make_demo(run: Run) -> Outcome:
     """Make the demo model in the cache and wait until the catalogue lists it.
 
     Raises:
+        ModeUnavailable: the libraries that write a model are not installed.
         DemoFailed: the files could not be written.
     """
     with run.step(StepName.CREATE) as note:

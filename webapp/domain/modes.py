@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+from webapp.message import Message
 
 
 class Mode(StrEnum):
@@ -13,6 +17,13 @@ class Mode(StrEnum):
     """A Hugging Face model in a Python process of its own."""
     VLLM = "vllm"
     """A container of the vLLM image."""
+
+
+NOT_INSTALLED: Final[Mapping[Mode, Message]] = {
+    Mode.TRANSFORMERS: Message("transformers_not_installed", {"command": "pip install 'warden[transformers]'"}),
+    Mode.VLLM: Message("vllm_not_installed", {"command": "pip install 'warden[vllm]'"}),
+}
+"""Why a mode cannot be chosen without the extra of the package that has its libraries."""
 
 
 class Dtype(StrEnum):

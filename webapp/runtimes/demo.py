@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from webapp.errors import DemoFailed
+from webapp.domain.modes import NOT_INSTALLED, Mode
+from webapp.errors import DemoFailed, ModeUnavailable
+from webapp.runtimes import extras
 
 POLL_S = 0.1
 COMMAND = (sys.executable, "-m", "webapp.worker.demo")
@@ -27,8 +29,12 @@ class DemoProgram:
         ``wait(seconds)`` is called while the program runs; when it raises, the program is ended.
 
         Raises:
+            ModeUnavailable: the libraries that write a model are not installed.
             DemoFailed: the program failed; carries its last line.
         """
+        if not extras.are_installed(Mode.TRANSFORMERS):
+            mode = Mode.TRANSFORMERS
+            raise ModeUnavailable(mode=mode.value, reason=NOT_INSTALLED[mode].code)
         program = subprocess.Popen(  # noqa: S603  Warden's own program and the settings' folder  # nosec B603
             [*self._command, "--cache", str(self._cache_dir)],
             stdin=subprocess.DEVNULL,

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from webapp.domain.instance import InstanceState, MemoryReport
 from webapp.domain.memory import DeviceKind
-from webapp.domain.modes import Mode
+from webapp.domain.modes import NOT_INSTALLED, Mode
 from webapp.domain.units import MIB
 from webapp.errors import (
     LaunchFailed,
@@ -34,7 +34,7 @@ from webapp.errors import (
 )
 from webapp.folders import make_private
 from webapp.message import Message
-from webapp.runtimes import processes, sockets
+from webapp.runtimes import extras, processes, sockets
 from webapp.runtimes.base import (
     CleanResult,
     Endpoint,
@@ -66,7 +66,7 @@ from webapp.runtimes.protocol import (
 )
 from webapp.runtimes.shortage import launch_error
 from webapp.runtimes.worker_folder import InstanceRecord, WorkerFolder
-from webapp.settings import Settings
+from webapp.settings import WORKER_COMMAND, Settings
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +140,8 @@ class TransformersRuntime:
         return self._command_problem
 
     def _look_for_command(self) -> Message | None:
+        if self._settings.worker_command == WORKER_COMMAND and not extras.are_installed(self.mode):
+            return NOT_INSTALLED[self.mode]
         command = self._command()
         if not command or shutil.which(command[0]) is None:
             return Message("worker_command_missing", {"command": self._settings.worker_command})

@@ -70,6 +70,8 @@ DEADLINES: Mapping[str, int] = {"connect_timeout": 3, "tcp_user_timeout": 5000}
 """libpq's, in seconds and milliseconds: a host that does not answer holds no request for minutes. What the URL says itself counts."""
 STATEMENT_TIMEOUT = "-c statement_timeout=5000"
 DRIVERS = ("psycopg", "psycopg2")
+EXTRAS = {"psycopg": "'warden[postgresql]'"}
+"""The extras of the package that have a driver."""
 """Those that know libpq's deadlines."""
 SPACE_BYTES = 64 * 1024
 """With less than this free, a disk is why SQLite cannot write: its smallest files take half of it."""
@@ -680,7 +682,7 @@ def _engine(url: URL) -> Engine:
     except ImportError as exc:
         raise _misconfigured(
             shown_database(url),
-            f"the database driver is missing: pip install {exc.name}",
+            f"the database driver is missing: pip install {EXTRAS.get(exc.name or '', exc.name)}",
         ) from exc
     except NoSuchModuleError as exc:
         raise _misconfigured(

@@ -531,7 +531,10 @@ REASONS: Final[Mapping[str, Sentence]] = {
     "model_pickle_only": _one(N_("its weights are pickle only, which can run code")),
     "model_remote_code": _one(N_("it needs code from the model's repository")),
     "model_no_tokenizer": _one(N_("there is no tokenizer")),
-    "vllm_not_installed": _one(N_("vLLM mode is not connected on this server yet")),
+    "transformers_not_installed": _one(
+        N_("Transformers mode is not installed on this server: it needs the extra warden[transformers]")
+    ),
+    "vllm_not_installed": _one(N_("vLLM mode is not installed on this server: it needs the extra warden[vllm]")),
     "model_incomplete": _one(N_("its download is incomplete")),
     "model_no_weights": _one(N_("the snapshot has no weights")),
     "model_no_config": _one(N_("config.json is missing")),

@@ -493,6 +493,16 @@ def test_a_url_that_cannot_be_used_names_the_setting_and_hides_the_password(text
     assert "secret" not in str(caught.value)
 
 
+def test_without_the_extra_of_postgresql_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+
+    with pytest.raises(ConfigurationError) as caught:
+        Store("postgresql+psycopg://anna:secret@somewhere/warden").open()
+
+    assert "pip install 'warden[postgresql]'" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("query", "changed"),
     [

@@ -1,0 +1,19 @@
+"""The libraries that come with an extra of the package: whether they are installed, found out without importing them."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Final
+
+from webapp.domain.modes import Mode
+
+LIBRARIES: Final = {
+    Mode.TRANSFORMERS: ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy"),
+    Mode.VLLM: ("docker", "requests"),
+}
+"""Without them a mode cannot be used. bitsandbytes is not among them: only quantized models need it."""
+
+
+def are_installed(mode: Mode) -> bool:
+    """Whether the extra of ``mode`` is installed."""
+    return all(find_spec(name) is not None for name in LIBRARIES[mode])
