@@ -138,7 +138,7 @@ def is_alive(pid: int | None) -> bool:
 
 
 def ask(runtime: TransformersRuntime, instance_id: str, prompt: str = "hello", **changes: Any) -> list[str]:
-    values = {"max_tokens": 8, "temperature": 0.7, "has_chat_template": True} | changes
+    values = {"max_tokens": 8, "temperature": 0.0, "has_chat_template": True} | changes
     return list(stream_chat(runtime.endpoint(instance_id), prompt, **values))
 
 
