@@ -237,7 +237,7 @@ class Services:
                 containers=self._vllm,
                 sandboxes=self._sandboxes,
                 learning=Learning(self._store),
-                tickets=self._store,
+                queue_store=self._store,
                 pause_mark=PauseMark(settings.state_dir),
                 leases=Leases(self._store, self._keeper),
                 may_switch=self._may_switch,

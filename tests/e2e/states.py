@@ -33,9 +33,9 @@ from webapp.domain.memory import HistoryPoint
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName, StepState
 from webapp.domain.plan import SwitchRequest
+from webapp.domain.queue import QueuedLaunch, QueueEntry, QueueState
 from webapp.domain.selftest import Check, CheckMark, CheckName
 from webapp.domain.units import gib
-from webapp.domain.waiting import Queued, Ticket, TicketState
 from webapp.message import Message
 from webapp.settings import Settings
 from webapp.web.actor import current_actor
@@ -183,21 +183,21 @@ def _waiting() -> FakeController:
     params = {"device": "gpu-0", "missing_bytes": gib(2.4), "needed_bytes": gib(15), "free_bytes": gib(13.8)}
     memory = Message("waits_memory", {**params, "reserve_bytes": gib(1.2)})
     busy = Message("waits_in_use", {"model": LONG, "owner": "maria", "in_flight": 3})
-    first = Ticket("t1", 1, asked, "somebody-with-a-long-name", now - 7400)
+    first = QueuedLaunch("t1", 1, asked, "somebody-with-a-long-name", now - 7400)
     small = replace(asked, model_id="Qwen/Qwen3-1.7B")
     made = _controller(
         waiting=(
-            Queued(first, 1, memory),
-            Queued(replace(first, id="t2", request=small, actor="ivan"), 2, None, first),
-            Queued(replace(first, id="t3", request=small, paused_by="maria"), 3, busy, first),
-            Queued(replace(first, id="t4", request=small, state=TicketState.READY, starts_by_itself=False), 4),
-            Queued(replace(first, id="t5", request=small, state=TicketState.STARTING), 5),
+            QueueEntry(first, 1, memory),
+            QueueEntry(replace(first, id="t2", request=small, actor="ivan"), 2, None, first),
+            QueueEntry(replace(first, id="t3", request=small, paused_by="maria"), 3, busy, first),
+            QueueEntry(replace(first, id="t4", request=small, state=QueueState.READY, starts_by_itself=False), 4),
+            QueueEntry(replace(first, id="t5", request=small, state=QueueState.STARTING), 5),
         ),
         waited=(
             replace(
                 first,
                 id="t6",
-                state=TicketState.EXPIRED,
+                state=QueueState.EXPIRED,
                 ended_at=now - 60,
                 outcome=Message("ticket_not_fetched", {"seconds": 600.0}),
             ),

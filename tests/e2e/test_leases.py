@@ -11,7 +11,7 @@ import httpx
 from playwright.sync_api import Page, expect
 
 from tests.e2e.test_main_job import LOAD_MS, apply, choose, row
-from tests.e2e.test_waiting import ROOM_FOR_ONE
+from tests.e2e.test_queue import ROOM_FOR_ONE
 from tests.engine.server import WardenServer, wait_for
 from webapp.domain.people import Role
 from webapp.services import open_accounts

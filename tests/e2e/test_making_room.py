@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from tests.e2e.states import served
 from tests.e2e.test_leases import NEWS_MS, as_person, shared
 from tests.e2e.test_main_job import LOAD_MS, row
-from tests.e2e.test_waiting import ROOM_FOR_ONE
+from tests.e2e.test_queue import ROOM_FOR_ONE
 from tests.engine.server import WardenServer
 from tests.web.conftest import FORM
 from tests.web.fakes import FakeController, foreign, instance, model, reading, worker

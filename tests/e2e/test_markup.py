@@ -24,9 +24,9 @@ from webapp.domain.modes import Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName, StepState
 from webapp.domain.people import Role
 from webapp.domain.plan import SwitchRequest
+from webapp.domain.queue import QueuedLaunch, QueueEntry
 from webapp.domain.timeline import Event
 from webapp.domain.units import gib
-from webapp.domain.waiting import Queued, Ticket
 from webapp.message import Message
 from webapp.web.actor import current_actor
 
@@ -52,7 +52,7 @@ def hostile() -> FakeController:
     running = Operation("op1", OperationKind.SWITCH, EVIL, OperationState.RUNNING, now - 20, steps, model_id=EVIL)
     failed = replace(running, id="op2", state=OperationState.FAILED, ended_at=now, error=said, outcome=said)
     asked = Lease(until=now + 900, reason=EVIL).asked_by(EVIL, EVIL, now)
-    ticket = Ticket("t1", 1, SwitchRequest(Mode.TRANSFORMERS, EVIL, reason=EVIL), EVIL, now - 60)
+    ticket = QueuedLaunch("t1", 1, SwitchRequest(Mode.TRANSFORMERS, EVIL, reason=EVIL), EVIL, now - 60)
     made = FakeController(
         readings=(reading(name=EVIL, held=(foreign(EVIL, EVIL, gib(2)),), problem=said),),
         models=(model(EVIL), model("lab/broken", problem=Message("model_broken_config", {"detail": EVIL}))),
@@ -64,7 +64,7 @@ def hostile() -> FakeController:
         containers=(container(name=EVIL, image=EVIL, owner=EVIL, model=EVIL, ports=(EVIL,)),),
         running=(running,),
         recent=(failed,),
-        waiting=(Queued(ticket, 1, Message("waits_in_use", {"model": EVIL, "owner": EVIL, "in_flight": 3})),),
+        waiting=(QueueEntry(ticket, 1, Message("waits_in_use", {"model": EVIL, "owner": EVIL, "in_flight": 3})),),
         notices=(Notice(1, me, now, Message("release_kept", {"model": EVIL, "owner": EVIL, "word": EVIL})),),
         log=(EVIL, f"\x1b[31m{EVIL}\x1b[0m", "</pre>" + EVIL),
         pieces=(EVIL[:40], EVIL[40:]),

@@ -38,10 +38,19 @@ from webapp.domain.planning.admission import AdmissionPolicy
 from webapp.domain.planning.advise import advise
 from webapp.domain.planning.planner import plan_switch, refusal_of
 from webapp.domain.planning.state import Headroom, PlanningState, headrooms
+from webapp.domain.queue import (
+    QueuedLaunch,
+    QueueEntry,
+    QueueState,
+    check_admissible,
+    check_place,
+    judge,
+    line_up,
+    may_cancel,
+)
 from webapp.domain.recommend import Advice, recommend
 from webapp.domain.timeline import SCALES, Event, Point, Span, Track
 from webapp.domain.units import gib
-from webapp.domain.waiting import Queued, Ticket, TicketState, check_admissible, check_place, judge, line_up, may_cancel
 from webapp.errors import (
     ForeignTicket,
     NotConfirmed,
@@ -174,8 +183,8 @@ class FakeController:
     recent: tuple[Operation, ...] = ()
     claims: dict[str, str] = field(default_factory=dict)
     containers: tuple[ForeignContainer, ...] = ()
-    waiting: tuple[Queued, ...] = ()
-    waited: tuple[Ticket, ...] = ()
+    waiting: tuple[QueueEntry, ...] = ()
+    waited: tuple[QueuedLaunch, ...] = ()
     ticket_limit: int = 8
     age_s: float | None = 0.4
     stale: bool = False
@@ -322,8 +331,8 @@ class FakeController:
 
     def emergency_preview(self) -> EmergencyPreview:
         others = tuple(h for r in self.readings for h in r.holders if h.kind is HolderKind.FOREIGN)
-        tickets = len(self.waiting)
-        return EmergencyPreview(self.instances, self.unlisted_workers, self.running, others, self.containers, tickets)
+        launches = len(self.waiting)
+        return EmergencyPreview(self.instances, self.unlisted_workers, self.running, others, self.containers, launches)
 
     # Acting
 
@@ -342,46 +351,46 @@ class FakeController:
             raise NothingToRestore(operation=operation_id)
         return replace(self._begin(OperationKind.RESTORE, actor), model_id=owing.to_restore[0].model_id)
 
-    def check_ticket(self, request: SwitchRequest, actor: str) -> None:
+    def check_queueing(self, request: SwitchRequest, actor: str) -> None:
         check_admissible(request, replace(self._planning_state(), actor=actor))
-        check_place([one.ticket for one in self.waiting], request, actor, self.ticket_limit)
+        check_place([one.launch for one in self.waiting], request, actor, self.ticket_limit)
 
-    def take_ticket(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
+    def enqueue(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> QueueEntry:
         if self.refusal is not None:
             raise self.refusal
-        self.check_ticket(request, actor)
+        self.check_queueing(request, actor)
         planning_state = self._planning_state()
         self.calls.append(("take_ticket", actor, request, starts_by_itself))
         number = len(self.waiting) + 1
-        made = Ticket(f"t{number}", number, request, actor, time.time(), starts_by_itself)
-        tickets = (*(one.ticket for one in self.waiting), made)
-        self.changed(waiting=line_up(tickets, lambda ticket, held: judge(ticket, held, planning_state, {})))
+        made = QueuedLaunch(f"t{number}", number, request, actor, time.time(), starts_by_itself)
+        launches = (*(one.launch for one in self.waiting), made)
+        self.changed(waiting=line_up(launches, lambda launch, held: judge(launch, held, planning_state, {})))
         return self.waiting[-1]
 
-    def cancel_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Ticket:
+    def leave_queue(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:
         queued = self._queued("cancel_ticket", ticket_id, actor, is_administrator)
         self.changed(waiting=tuple(one for one in self.waiting if one is not queued))
-        return queued.ticket.ended(TicketState.CANCELLED, time.time())
+        return queued.launch.ended(QueueState.CANCELLED, time.time())
 
-    def resume_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Queued:
+    def resume_queued(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueueEntry:
         return self._queued("resume_ticket", ticket_id, actor, is_administrator)
 
-    def is_ticket_stored(self, ticket_id: str) -> bool:
+    def is_queued_stored(self, ticket_id: str) -> bool:
         return self.store_problem is None
 
-    def start_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
+    def start_queued(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
         queued = self._queued("start_ticket", ticket_id, actor, is_administrator)
-        return self.switch(queued.ticket.request, queued.ticket.actor)
+        return self.switch(queued.launch.request, queued.launch.actor)
 
-    def _queued(self, call: str, ticket_id: str, actor: str, is_administrator: bool) -> Queued:
+    def _queued(self, call: str, ticket_id: str, actor: str, is_administrator: bool) -> QueueEntry:
         self.calls.append((call, actor, ticket_id))
         if self.refusal is not None:
             raise self.refusal
-        found = next((one for one in self.waiting if one.ticket.id == ticket_id), None)
+        found = next((one for one in self.waiting if one.launch.id == ticket_id), None)
         if found is None:
             raise UnknownTicket(ticket=ticket_id)
-        if not may_cancel(found.ticket, actor, is_administrator):
-            raise ForeignTicket(ticket=ticket_id, actor=found.ticket.actor)
+        if not may_cancel(found.launch, actor, is_administrator):
+            raise ForeignTicket(ticket=ticket_id, actor=found.launch.actor)
         return found
 
     def unload(self, instance_id: str, actor: str, override_reason: str | None = None) -> Operation:

@@ -15,8 +15,8 @@ from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName, StepState
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.planning.admission import AdmissionPolicy
+from webapp.domain.queue import QueuedLaunch, QueueEntry
 from webapp.domain.units import gib
-from webapp.domain.waiting import Queued, Ticket
 from webapp.message import Message
 from webapp.web.actor import current_actor
 
@@ -149,8 +149,8 @@ def test_an_operation_on_a_device_of_what_would_go_is_waited_for_too(
 def test_who_waits_already_is_told_the_place_and_what_will_come_of_it(
     visitor: Visitor, full: FakeController, changes: dict[str, object], what: str
 ) -> None:
-    ticket = replace(Ticket("t1", 1, ASKED, current_actor(), 1.0), **changes)  # type: ignore[arg-type]
-    full.changed(waiting=(Queued(ticket, 1, Message("waits_memory", {})),))
+    ticket = replace(QueuedLaunch("t1", 1, ASKED, current_actor(), 1.0), **changes)  # type: ignore[arg-type]
+    full.changed(waiting=(QueueEntry(ticket, 1, Message("waits_memory", {})),))
 
     page = visitor.get("/", query_string=FORM).text
 
@@ -160,8 +160,8 @@ def test_who_waits_already_is_told_the_place_and_what_will_come_of_it(
 
 
 def test_nobody_is_led_into_a_queue_that_is_full(visitor: Visitor, full: FakeController) -> None:
-    others = Ticket("t1", 1, replace(ASKED, model_id="lab/other"), "maria", 1.0)
-    full.changed(waiting=(Queued(others, 1, Message("waits_memory", {})),), ticket_limit=1)
+    others = QueuedLaunch("t1", 1, replace(ASKED, model_id="lab/other"), "maria", 1.0)
+    full.changed(waiting=(QueueEntry(others, 1, Message("waits_memory", {})),), ticket_limit=1)
 
     page = visitor.get("/", query_string=FORM).text
 

@@ -20,8 +20,8 @@ from webapp.domain.modes import Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName
 from webapp.domain.people import IN_PERSON, LOWEST, Right, Role
 from webapp.domain.plan import SwitchRequest
+from webapp.domain.queue import QueuedLaunch, QueueEntry, QueueState
 from webapp.domain.units import gib
-from webapp.domain.waiting import Queued, Ticket, TicketState
 from webapp.settings import Settings
 from webapp.web.rights import Rule, needs, refuse_undeclared, right_of, rules
 
@@ -222,9 +222,9 @@ def test_a_reason_to_take_what_is_anothers_is_an_administrators(lab: Lab, call: 
     assert answer.status_code == (202 if (call, status) == ("switch", 200) else status)
 
 
-def waiting(actor: str) -> Queued:
+def waiting(actor: str) -> QueueEntry:
     asked = SwitchRequest(Mode.TRANSFORMERS, "Qwen/Qwen3-1.7B")
-    return Queued(Ticket("t1", 1, asked, actor, time.time(), state=TicketState.READY), 1)
+    return QueueEntry(QueuedLaunch("t1", 1, asked, actor, time.time(), state=QueueState.READY), 1)
 
 
 @pytest.mark.parametrize("call", ["start", "resume", "cancel"])

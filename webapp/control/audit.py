@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from webapp.domain.audit import EVERYTHING, NOBODY, WARDEN, Action, AuditFilter, Detail, Entry, Kind, Result, Target
 from webapp.domain.instance import Instance
-from webapp.domain.waiting import Ticket
+from webapp.domain.queue import QueuedLaunch
 from webapp.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -210,10 +210,10 @@ def released_in_silence(instance: Instance, at: float) -> Entry:
     return Entry(at, WARDEN, Action.RELEASED_IN_SILENCE, _model(instance), details=owner)
 
 
-def ticket_started(ticket: Ticket, at: float, operation_id: str) -> Entry:
+def ticket_started(launch: QueuedLaunch, at: float, operation_id: str) -> Entry:
     """Return the entry of a request whose turn came."""
-    target = Target(Kind.TICKET, ticket.id, ticket.request.model_id)
-    owner = ((Detail.OWNER, ticket.actor),)
+    target = Target(Kind.TICKET, launch.id, launch.request.model_id)
+    owner = ((Detail.OWNER, launch.actor),)
     return Entry(at, WARDEN, Action.TICKET_STARTED, target, details=owner, operation_id=operation_id)
 
 

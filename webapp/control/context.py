@@ -32,8 +32,8 @@ from webapp.domain.plan import SwitchRequest
 from webapp.domain.planning.admission import AdmissionPolicy
 from webapp.domain.planning.planner import footprints_on
 from webapp.domain.planning.state import PlanningState
+from webapp.domain.queue import QueuedLaunch
 from webapp.domain.selftest import Witness
-from webapp.domain.waiting import Ticket
 from webapp.message import Message
 from webapp.runtimes.base import ContainerHost, ForeignContainer, LaunchDevice, LaunchSpec, Runtime
 from webapp.settings import Settings
@@ -72,16 +72,16 @@ class Sandbox(Protocol):
         """Pids of its models that live, with the instance of each. Never waits."""
 
 
-class TicketStore(Protocol):
+class QueueStore(Protocol):
     """What the line of waiting requests needs of the store."""
 
-    def save_ticket(self, ticket: Ticket, keep: int) -> None:
+    def save_ticket(self, launch: QueuedLaunch, keep: int) -> None:
         """Insert or replace a ticket, and of the ended ones keep only the newest ``keep``. Raises StoreUnavailable."""
 
     def drop_ticket(self, ticket_id: str) -> None:
         """Forget a ticket that was not taken after all; idempotent. Raises StoreUnavailable."""
 
-    def tickets(self) -> tuple[Ticket, ...]:
+    def tickets(self) -> tuple[QueuedLaunch, ...]:
         """Return all kept tickets in the order in which people came. Raises StoreUnavailable."""
 
 
@@ -119,7 +119,7 @@ class Context:
     """``None`` in a sandbox: a self-test does not test itself."""
     learning: Learning | None = None
     """``None`` in a sandbox: nothing is learned of models that are there for a test."""
-    tickets: TicketStore | None = None
+    queue_store: QueueStore | None = None
     """``None`` in a sandbox: nobody waits there."""
     pause_mark: PauseMark | None = None
     """``None`` in a sandbox."""

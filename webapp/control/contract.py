@@ -15,8 +15,8 @@ from webapp.domain.modes import Mode
 from webapp.domain.operation import ANY_OPERATION, Operation, OperationFilter, OperationValues
 from webapp.domain.plan import Plan, SwitchRequest
 from webapp.domain.planning.state import Headroom
+from webapp.domain.queue import QueuedLaunch, QueueEntry
 from webapp.domain.recommend import Advice
-from webapp.domain.waiting import Queued, Ticket
 from webapp.message import Message
 from webapp.runtimes.base import ForeignContainer
 
@@ -59,9 +59,9 @@ class Snapshot:
     """Claimed devices and the id of the operation that claimed each."""
     containers: tuple[ForeignContainer, ...] = ()
     """Containers of vLLM's image that this Warden did not start."""
-    waiting: tuple[Queued, ...] = ()
+    waiting: tuple[QueueEntry, ...] = ()
     """Requests that wait for room, in their places."""
-    waited: tuple[Ticket, ...] = ()
+    waited: tuple[QueuedLaunch, ...] = ()
     """Requests that wait no more, newest first."""
     present: frozenset[str] = frozenset()
     """Who has a page open."""
@@ -99,7 +99,7 @@ class EmergencyPreview:
     """Other people's processes that hold memory, which stay."""
     containers: tuple[ForeignContainer, ...] = ()
     """Containers that Warden did not start, which stay."""
-    tickets: int = 0
+    launches: int = 0
     """Requests that wait and would start by themselves, which are paused."""
 
 
@@ -166,31 +166,31 @@ class ControllerApi(Protocol):
     def is_stored(self, operation_id: str) -> bool:
         """Return whether the store has an operation that was accepted: all but a switch act first."""
 
-    def check_ticket(self, request: SwitchRequest, actor: str) -> None:
-        """Refuse what ``take_ticket`` would refuse, and take nothing.
+    def check_queueing(self, request: SwitchRequest, actor: str) -> None:
+        """Refuse what ``enqueue`` would refuse, and take nothing.
 
         Raises NotFound, InvalidRequest, Refused (what no waiting changes; QueueFull, AlreadyWaiting, CannotWait).
         """
 
-    def take_ticket(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
+    def enqueue(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> QueueEntry:
         """Let ``request`` wait until there is room; it then starts in ``actor``'s name, or its person is only told.
 
         Raises NotFound, InvalidRequest, Refused (what no waiting changes; QueueFull, AlreadyWaiting, CannotWait), StoreUnavailable.
         """
 
-    def cancel_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Ticket:
+    def leave_queue(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:
         """Take a ticket back, another person's only as an administrator; with its start where that is under way.
 
         Raises UnknownTicket, TicketEnded, ForeignTicket, NotCancellable.
         """
 
-    def resume_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Queued:
+    def resume_queued(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueueEntry:
         """Let a ticket go on that an emergency has paused. Raises UnknownTicket, TicketEnded, ForeignTicket."""
 
-    def is_ticket_stored(self, ticket_id: str) -> bool:
+    def is_queued_stored(self, ticket_id: str) -> bool:
         """Return whether the store has a ticket as it is: to take one back or let it go on acts first."""
 
-    def start_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
+    def start_queued(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
         """Start what waits, now. Raises UnknownTicket, TicketEnded, ForeignTicket, and what ``switch`` raises: it then waits on."""
 
     def unload(self, instance_id: str, actor: str, override_reason: str | None = None) -> Operation:

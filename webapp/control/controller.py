@@ -28,13 +28,13 @@ from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
 from webapp.control.leases import IDLE_ACTOR, Leasing, Terms, check_terms, lease_of, refuse_kept
 from webapp.control.lock import StateLock
 from webapp.control.pausing import Pause
+from webapp.control.queue import LaunchQueue, QueueCalls
 from webapp.control.reconcile import LateRuntimes, reconcile
 from webapp.control.run import Outcome, Run, carry_out
 from webapp.control.standby import Standby
 from webapp.control.state import ControllerState, busy_with
 from webapp.control.stuck import StuckInstances, clear_stuck
 from webapp.control.switching import Switch
-from webapp.control.waiting import Calls, Waiting
 from webapp.control.watcher import Watcher
 from webapp.domain.idle import idle_unload_in
 from webapp.domain.instance import Instance, InstanceState
@@ -58,8 +58,8 @@ from webapp.domain.planning.admission import own_bytes, within_limit
 from webapp.domain.planning.advise import advise
 from webapp.domain.planning.planner import plan_switch, refusal_of
 from webapp.domain.planning.state import Headroom, headrooms
+from webapp.domain.queue import QueuedLaunch, QueueEntry
 from webapp.domain.recommend import Advice, recommend
-from webapp.domain.waiting import Queued, Ticket
 from webapp.errors import (
     EngineMissing,
     EngineUnavailable,
@@ -100,7 +100,7 @@ class Controller:
         self._lock = lock
         self._state_store = context.state_store
         self._late = LateRuntimes(context)
-        self._waiting = Waiting(context, Calls(self.switch, self.cancel, self.operation))
+        self._queue = LaunchQueue(context, QueueCalls(self.switch, self.cancel, self.operation))
         self._leasing = Leasing(context)
         self._watcher = Watcher(context, self._each_round)
         self._stuck = StuckInstances(context, self._clear_stuck)
@@ -132,11 +132,11 @@ class Controller:
         self._watcher.start()
         self._standby.start()
         self._state_store.accept(True)
-        self._waiting.start(left)
+        self._queue.start(left)
 
     def stop(self) -> tuple[str, ...]:
         """End operations and threads; return what the person at the console should know of the models that stay loaded."""
-        self._waiting.stop()
+        self._queue.stop()
         self.end_operations()
         self._watcher.stop()
         self._standby.stop()
@@ -171,7 +171,7 @@ class Controller:
 
     def snapshot(self) -> Snapshot:
         """See ``ControllerApi``."""
-        state, context, line = self._state_store.state, self._context, self._waiting.line
+        state, context, line = self._state_store.state, self._context, self._queue.line
         sample = context.monitor.latest()
         stale = context.monitor.is_stale()
         catalog = context.catalog.latest()
@@ -297,7 +297,7 @@ class Controller:
             operations=tuple(state.running.values()),
             foreign=tuple(_largest(h for h in holders if h.kind is HolderKind.FOREIGN)),
             containers=self._context.foreign_containers(),
-            tickets=sum(one.ticket.starts_by_itself for one in self._waiting.line.queued),
+            launches=sum(one.launch.starts_by_itself for one in self._queue.line.queued),
         )
 
     # Acting
@@ -357,31 +357,31 @@ class Controller:
                 self._context.leases.changed(instance_id)
         return self._state_store.confirm(operation.id)
 
-    def check_ticket(self, request: SwitchRequest, actor: str) -> None:
+    def check_queueing(self, request: SwitchRequest, actor: str) -> None:
         """See ``ControllerApi``."""
-        self._waiting.check(request, actor)
+        self._queue.check(request, actor)
 
-    def take_ticket(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
+    def enqueue(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> QueueEntry:
         """See ``ControllerApi``."""
         request = _with_reason(request)
         check_terms(request.lease_until, request.reason, request.idle_minutes, self._context.clock())
-        return self._waiting.take(request, actor, starts_by_itself=starts_by_itself)
+        return self._queue.take(request, actor, starts_by_itself=starts_by_itself)
 
-    def cancel_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Ticket:
+    def leave_queue(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:
         """See ``ControllerApi``."""
-        return self._waiting.cancel(ticket_id, actor, is_administrator=is_administrator)
+        return self._queue.cancel(ticket_id, actor, is_administrator=is_administrator)
 
-    def resume_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Queued:
+    def resume_queued(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueueEntry:
         """See ``ControllerApi``."""
-        return self._waiting.resume(ticket_id, actor, is_administrator=is_administrator)
+        return self._queue.resume(ticket_id, actor, is_administrator=is_administrator)
 
-    def is_ticket_stored(self, ticket_id: str) -> bool:
+    def is_queued_stored(self, ticket_id: str) -> bool:
         """See ``ControllerApi``."""
-        return self._waiting.is_stored(ticket_id)
+        return self._queue.is_stored(ticket_id)
 
-    def start_ticket(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
+    def start_queued(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
         """See ``ControllerApi``."""
-        return self._waiting.start_now(ticket_id, actor, is_administrator=is_administrator)
+        return self._queue.start_now(ticket_id, actor, is_administrator=is_administrator)
 
     def unload(self, instance_id: str, actor: str, override_reason: str | None = None) -> Operation:
         """See ``ControllerApi``."""
@@ -452,7 +452,7 @@ class Controller:
     def answer_release(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
         """See ``ControllerApi``."""
         answered = self._leasing.answer(instance_id, answer, word, actor)
-        self._waiting.nudge()
+        self._queue.nudge()
         return answered
 
     def keep(self, instance_id: str, actor: str) -> Instance:
@@ -506,7 +506,7 @@ class Controller:
             return other.closed(OperationState.CANCELLED, now, Message("taken_over"), error=error)
 
         self._cut_off.forget()
-        self._waiting.pause(actor)
+        self._queue.pause(actor)
         ended = self._state_store.take_over(operation, devices, close)
         for each in (*ended, operation):
             self._context.journal.record(each)  # before the mark, which goes once the store has all that was recorded
@@ -527,7 +527,7 @@ class Controller:
 
         def leave() -> None:
             mark.set(pause)
-            self._waiting.nudge()  # the store may have had the pause before the mark was there, and nobody else would remove it
+            self._queue.nudge()  # the store may have had the pause before the mark was there, and nobody else would remove it
 
         within(PAUSE_MARK_S, lambda expired: leave(), "pause-mark")
 
@@ -567,7 +567,7 @@ class Controller:
         self._late.look()
         self._stuck.look(self._watcher.over)
         self._cut_off.look(self._late.silent)
-        self._waiting.nudge()
+        self._queue.nudge()
         for instance_id in self._leasing.look():
             self._unload_idle(instance_id)
 
@@ -633,7 +633,7 @@ class Controller:
             self._context.journal.record(operation)
         for instance_id in state.instances:
             self._context.leases.changed(instance_id)
-        self._waiting.write_again()
+        self._queue.write_again()
 
     def _prune(self) -> bool:
         """Drop operations that have been kept for long enough; return whether there are more. Raises StoreUnavailable."""
@@ -674,7 +674,7 @@ class Controller:
         finally:
             self._runs.pop(run.id, None)
             self._threads.pop(run.id, None)
-            self._waiting.nudge()
+            self._queue.nudge()
 
     def _end_operations(self) -> None:
         """Cancel what runs, so that it puts things back; what takes too long is cut off and found at the next start."""

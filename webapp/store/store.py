@@ -46,8 +46,8 @@ from webapp.domain.operation import (
     OperationState,
     OperationValues,
 )
+from webapp.domain.queue import QueuedLaunch
 from webapp.domain.timeline import Event, Point
-from webapp.domain.waiting import Ticket
 from webapp.errors import ConfigurationError, StoreUnavailable
 from webapp.folders import disk_trouble, make_private
 from webapp.store.documents import DocumentError, dump, load
@@ -386,7 +386,7 @@ class Store:
         query = select(measurements.c.document).order_by(measurements.c.taken_at)
         return self._documents(Measurement, query, "measurement")
 
-    def save_ticket(self, ticket: Ticket, keep: int) -> None:
+    def save_ticket(self, ticket: QueuedLaunch, keep: int) -> None:
         """Insert or replace a ticket, and of the ended ones keep only the newest ``keep``. Raises StoreUnavailable."""
         row = {"id": ticket.id, "number": ticket.number, "ended_at": ticket.ended_at, "document": dump(ticket)}
         ended = tickets.c.ended_at.is_not(None)
@@ -401,13 +401,13 @@ class Store:
         with self._kept() as connection:
             connection.execute(delete(tickets).where(tickets.c.id == _text(ticket_id)))
 
-    def tickets(self) -> tuple[Ticket, ...]:
+    def tickets(self) -> tuple[QueuedLaunch, ...]:
         """Return all kept tickets in the order in which people came.
 
         A document that cannot be read is left out and logged. Raises StoreUnavailable.
         """
         query = select(tickets.c.document).order_by(tickets.c.number)
-        return self._documents(Ticket, query, "request that waits")
+        return self._documents(QueuedLaunch, query, "request that waits")
 
     def _documents(self, kind: type[T], query: Select[Any], what: str) -> tuple[T, ...]:
         with self._begin() as connection:

@@ -13,7 +13,7 @@ from jinja2.bccache import Bucket
 
 from webapp.folders import make_private
 from webapp.settings import Settings
-from webapp.web import account, actions, audit, formats, fragments, health, history, pages, people, selftest, waiting
+from webapp.web import account, actions, audit, formats, fragments, health, history, pages, people, queue, selftest
 from webapp.web.actor import current_actor
 from webapp.web.api import views as api
 from webapp.web.asking import init_asking
@@ -73,7 +73,7 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
     init_timeline(app)
     app.register_blueprint(history.blueprint)
     app.register_blueprint(selftest.blueprint)
-    app.register_blueprint(waiting.blueprint)
+    app.register_blueprint(queue.blueprint)
     init_leases(app)
     init_asking(app, settings.threads)
     init_signing(app)

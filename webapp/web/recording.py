@@ -307,7 +307,7 @@ def operation() -> Target:
 def ticket() -> Target:
     """Return the request that waits, or waited, that the address names."""
     snapshot, wanted = controller().snapshot(), _named("ticket_id")
-    known = [*(queued.ticket for queued in snapshot.waiting), *snapshot.waited]
+    known = [*(queued.launch for queued in snapshot.waiting), *snapshot.waited]
     found = next((each for each in known if each.id == wanted), None)
     return Target(Kind.TICKET, wanted, "" if found is None else found.request.model_id)
 
@@ -407,7 +407,7 @@ def owner_of_operation() -> Details:
 def owner_of_ticket() -> Details:
     """Return whose request it is, where it is another person's."""
     wanted = _named("ticket_id")
-    return next((_owner(one.ticket.actor) for one in controller().snapshot().waiting if one.ticket.id == wanted), ())
+    return next((_owner(one.launch.actor) for one in controller().snapshot().waiting if one.launch.id == wanted), ())
 
 
 def _owner(name: str) -> Details:

@@ -22,10 +22,10 @@ from webapp.domain.people import Role
 from webapp.domain.plan import Verdict
 from webapp.domain.planning.fit import Fit
 from webapp.domain.postmortem import Cause, Phase
+from webapp.domain.queue import QueueState
 from webapp.domain.recommend import Mark
 from webapp.domain.selftest import CheckMark, CheckName
 from webapp.domain.timeline import EventMark, Span
-from webapp.domain.waiting import TicketState
 from webapp.message import Message, Param
 from webapp.web import formats
 from webapp.web.translate import CONTEXT_MARK, gettext, plural
@@ -1241,13 +1241,13 @@ OPERATION_STATES: Final[Mapping[str, str]] = {
     OperationState.ABANDONED: N_("cut off"),
 }
 TICKET_STATES: Final[Mapping[str, str]] = {
-    TicketState.WAITING: N_("waiting"),
-    TicketState.READY: N_("fits"),
-    TicketState.STARTING: N_("starting"),
-    TicketState.STARTED: N_("started"),
-    TicketState.CANCELLED: N_("taken back"),
-    TicketState.EXPIRED: N_("expired"),
-    TicketState.FAILED: N_("not started"),
+    QueueState.WAITING: N_("waiting"),
+    QueueState.READY: N_("fits"),
+    QueueState.STARTING: N_("starting"),
+    QueueState.STARTED: N_("started"),
+    QueueState.CANCELLED: N_("taken back"),
+    QueueState.EXPIRED: N_("expired"),
+    QueueState.FAILED: N_("not started"),
 }
 STEP_NAMES: Final[Mapping[str, str]] = {
     StepName.PLAN: N_("Plan"),

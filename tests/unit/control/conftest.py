@@ -69,7 +69,7 @@ class Bench:
             runtimes={Mode.TRANSFORMERS: self.runtime, Mode.VLLM: self.vllm},
             containers=self.host,
             learning=Learning(self.store),
-            tickets=self.store,
+            queue_store=self.store,
             demo=FakeDemo(self.catalog),
             pause_mark=PauseMark(settings.state_dir),
             leases=Leases(self.store, self.keeper),

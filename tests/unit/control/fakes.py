@@ -26,8 +26,8 @@ from webapp.domain.operation import (
     OperationState,
     OperationValues,
 )
+from webapp.domain.queue import QueuedLaunch
 from webapp.domain.units import gib
-from webapp.domain.waiting import Ticket
 from webapp.errors import (
     ContainerExited,
     EngineUnreachable,
@@ -523,7 +523,7 @@ class FakeStore:
         self.takes_nothing: Exception | None = None
         """What every call raises that would change something."""
         self.measured: list[Measurement] = []
-        self.waiting: dict[str, Ticket] = {}
+        self.waiting: dict[str, QueuedLaunch] = {}
         self.terms: dict[str, Lease] = {}
         self.is_renewed = False
         """Whether the next look finds a database that was made anew."""
@@ -543,19 +543,19 @@ class FakeStore:
         self.pruned.append(before)
         return False
 
-    def save_ticket(self, ticket: Ticket, keep: int) -> None:
+    def save_ticket(self, launch: QueuedLaunch, keep: int) -> None:
         if self.gate is not None:
             self.gate.pass_through()
         self._fail(writes=True)
-        self.waiting[ticket.id] = ticket
+        self.waiting[launch.id] = launch
 
     def drop_ticket(self, ticket_id: str) -> None:
         self._fail(writes=True)
         self.waiting.pop(ticket_id, None)
 
-    def tickets(self) -> tuple[Ticket, ...]:
+    def tickets(self) -> tuple[QueuedLaunch, ...]:
         self._fail()
-        return tuple(sorted(self.waiting.values(), key=lambda ticket: ticket.number))
+        return tuple(sorted(self.waiting.values(), key=lambda launch: launch.number))
 
     def save_lease(self, instance_id: str, lease: Lease, changed_at: float) -> None:
         if self.gate is not None:

@@ -268,13 +268,13 @@ def test_what_acts_is_stored_when_it_is_answered(bench: Bench) -> None:
 def test_a_database_that_was_made_anew_has_all_that_is_in_memory(bench: Bench) -> None:
     instance = load_of_maria(bench)
     bench.machine.foreign["gpu-0"] = 20 * 2**30
-    queued = bench.controller.take_ticket(bench.request("lab/two", keep_others=True), "ivan", starts_by_itself=True)
+    queued = bench.controller.enqueue(bench.request("lab/two", keep_others=True), "ivan", starts_by_itself=True)
     for kept in (bench.store.saved, bench.store.terms, bench.store.waiting):
         kept.clear()
     bench.store.is_renewed = True
     bench.until(lambda: bool(bench.store.saved and bench.store.terms and bench.store.waiting))
     assert list(bench.store.terms) == [instance.id]
-    assert list(bench.store.waiting) == [queued.ticket.id]
+    assert list(bench.store.waiting) == [queued.launch.id]
 
 
 def test_old_operations_are_dropped_after_the_days_of_the_setting(make_bench: Callable[..., Bench]) -> None:
@@ -300,7 +300,7 @@ def test_trouble_is_in_the_snapshot_and_in_the_health(bench: Bench) -> None:
 
 def waits(bench: Bench) -> str:
     bench.machine.foreign["gpu-0"] = 23 * 2**30
-    return bench.controller.take_ticket(bench.request("lab/two"), "ivan", starts_by_itself=True).ticket.id
+    return bench.controller.enqueue(bench.request("lab/two"), "ivan", starts_by_itself=True).launch.id
 
 
 def test_a_pause_that_the_store_could_not_take_counts_after_a_restart(

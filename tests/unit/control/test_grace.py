@@ -218,19 +218,19 @@ def test_where_there_is_room_another_persons_model_stays_and_the_own_one_goes(qu
 
 
 def test_a_request_that_waits_takes_what_was_confirmed_when_it_came_and_nothing_else(quick: Bench) -> None:
-    take = quick.controller.take_ticket
+    take = quick.controller.enqueue
     waits = take(quick.request("lab/two"), "ivan", starts_by_itself=True)
     assert waits.why is not None
     assert waits.why.code == "waits_others"
     confirmed = take(quick.request("lab/three", unload=(marias(quick).id,)), "olga", starts_by_itself=True)
     assert confirmed.behind is not None
-    quick.controller.cancel_ticket(waits.ticket.id, "ivan")
+    quick.controller.leave_queue(waits.launch.id, "ivan")
     quick.until(lambda: quick.loaded == ["lab/three"])
 
 
 def test_what_was_given_up_for_a_person_who_waits_needs_no_other_word(quick: Bench) -> None:
     instance = marias(quick)
-    waits = quick.controller.take_ticket(quick.request("lab/two"), "ivan", starts_by_itself=True)
+    waits = quick.controller.enqueue(quick.request("lab/two"), "ivan", starts_by_itself=True)
     assert waits.why is not None
     quick.controller.ask_release(instance.id, "", "ivan")
     quick.controller.answer_release(instance.id, ReleaseAnswer.RELEASE, "", "maria")

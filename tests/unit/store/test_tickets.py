@@ -9,7 +9,7 @@ from pathlib import Path
 
 from webapp.domain.modes import LaunchOptions, Mode, Quantization
 from webapp.domain.plan import SwitchRequest
-from webapp.domain.waiting import Ticket, TicketState
+from webapp.domain.queue import QueuedLaunch, QueueState
 from webapp.message import Message
 from webapp.store.store import Store
 
@@ -17,20 +17,20 @@ OPTIONS = LaunchOptions(quantization=Quantization.INT8, max_tokens=1024)
 REQUEST = SwitchRequest(Mode.VLLM, "lab/модель", OPTIONS, ("gpu-0", "gpu-1"), keep_others=True, unload=("i1",))
 
 
-def ticket(number: int, **changes: object) -> Ticket:
-    return replace(Ticket(f"t{number}", number, REQUEST, "анна", 1000.5), **changes)  # type: ignore[arg-type]
+def ticket(number: int, **changes: object) -> QueuedLaunch:
+    return replace(QueuedLaunch(f"t{number}", number, REQUEST, "анна", 1000.5), **changes)  # type: ignore[arg-type]
 
 
-def ended(number: int) -> Ticket:
+def ended(number: int) -> QueuedLaunch:
     return ticket(
-        number, state=TicketState.FAILED, ended_at=float(number), outcome=Message("worker_died", {"exit": "1"})
+        number, state=QueueState.FAILED, ended_at=float(number), outcome=Message("worker_died", {"exit": "1"})
     )
 
 
 def test_tickets_come_back_as_they_were_in_their_order(store: Store) -> None:
     second, first = (
         ticket(2, paused_by="ivan", tries=1, not_before=5.5),
-        ticket(1, state=TicketState.READY, told_at=9.0),
+        ticket(1, state=QueueState.READY, told_at=9.0),
     )
     for one in (second, first):
         store.save_ticket(one, keep=3)

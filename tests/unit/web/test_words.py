@@ -20,10 +20,10 @@ from webapp.domain.modes import Mode, Precision
 from webapp.domain.operation import OperationKind, OperationState, StepName, StepState
 from webapp.domain.plan import Verdict
 from webapp.domain.postmortem import Cause, Phase
+from webapp.domain.queue import QueueState
 from webapp.domain.recommend import Mark
 from webapp.domain.selftest import CheckMark, CheckName
 from webapp.domain.units import gib
-from webapp.domain.waiting import TicketState
 from webapp.errors import WardenError
 from webapp.message import Message
 from webapp.runtimes.base import ProbeState, StopStage
@@ -136,7 +136,7 @@ TABLES = [
     (words.CHECK_MARKS, CheckMark),
     (words.CAUSES, Cause),
     (words.PHASES, Phase),
-    (words.TICKET_STATES, TicketState),
+    (words.TICKET_STATES, QueueState),
 ]
 
 

@@ -20,10 +20,10 @@ from webapp.domain.operation import Evicted, Grace, HeldBy, Operation, Receipt, 
 from webapp.domain.plan import Eviction, Plan, SwitchRequest
 from webapp.domain.planning.planner import footprint_parts
 from webapp.domain.postmortem import Account, HolderLine, PostMortem
+from webapp.domain.queue import QueuedLaunch, QueueEntry
 from webapp.domain.recommend import Advice
 from webapp.domain.selftest import Check
 from webapp.domain.timeline import Event, Held, Point, Track
-from webapp.domain.waiting import Queued, Ticket
 from webapp.message import Message
 from webapp.web import words
 from webapp.web.presenters.common import misread
@@ -277,7 +277,7 @@ def plan_document(plan: Plan) -> Document:
     }
 
 
-def ticket_document(ticket: Ticket, queued: Queued | None = None) -> Document:
+def ticket_document(ticket: QueuedLaunch, queued: QueueEntry | None = None) -> Document:
     """Return a request that waits, with its place and what it waits for; of one that waits no more they are ``null``."""
     return {
         "id": ticket.id,

@@ -11,7 +11,7 @@ from webapp.domain.audit import Action
 from webapp.domain.instance import Instance
 from webapp.domain.operation import Operation
 from webapp.domain.people import Right
-from webapp.domain.waiting import Queued, Ticket
+from webapp.domain.queue import QueuedLaunch, QueueEntry
 from webapp.errors import DeviceUnreadable, InvalidRequest, UnknownDevice, UnknownOperation, UnknownTicket
 from webapp.web import recording
 from webapp.web.actor import current_actor
@@ -341,7 +341,7 @@ def restore(operation_id: str) -> ResponseReturnValue:
 def tickets() -> ResponseReturnValue:
     """Return the queue in order, then the launches that left it recently, newest first."""
     snapshot = controller().snapshot()
-    waiting = [ticket_document(queued.ticket, queued) for queued in snapshot.waiting]
+    waiting = [ticket_document(queued.launch, queued) for queued in snapshot.waiting]
     return jsonify([*waiting, *(ticket_document(ticket) for ticket in snapshot.waited)])
 
 
@@ -360,54 +360,54 @@ def ticket(ticket_id: str) -> ResponseReturnValue:
 @blueprint.post("/tickets")
 @needs(Right.SWITCH)
 @records(Action.TICKET_MADE, recording.new_ticket, recording.TICKET_FIELDS)
-def take_ticket() -> ResponseReturnValue:
+def enqueue() -> ResponseReturnValue:
     """Queue a switch that cannot start now. Returns 201 with the queued launch.
 
     409 ``queue_full``, ``already_waiting`` or ``cannot_wait``; 503 ``not_stored`` if it could not be stored and so was
     not queued.
     """
     asked, by_itself = ticket_request()
-    queued = controller().take_ticket(asked, current_actor(), starts_by_itself=by_itself)
-    where = url_for("api.ticket", ticket_id=queued.ticket.id)
-    return jsonify(ticket_document(queued.ticket, queued)), 201, {"Location": where}
+    queued = controller().enqueue(asked, current_actor(), starts_by_itself=by_itself)
+    where = url_for("api.ticket", ticket_id=queued.launch.id)
+    return jsonify(ticket_document(queued.launch, queued)), 201, {"Location": where}
 
 
 @blueprint.post("/tickets/<ticket_id>/cancel")
 @blueprint.delete("/tickets/<ticket_id>")
 @needs(Right.CANCEL)
 @records(Action.TICKET_CANCELLED, recording.ticket, before=recording.owner_of_ticket)
-def cancel_ticket(ticket_id: str) -> ResponseReturnValue:
+def leave_queue(ticket_id: str) -> ResponseReturnValue:
     """Remove a launch from the queue, and cancel it if it is being started. The answer has ``stored``."""
-    ticket = controller().cancel_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
+    ticket = controller().leave_queue(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
     return _changed(ticket)
 
 
 @blueprint.post("/tickets/<ticket_id>/resume")
 @needs(Right.SWITCH)
 @records(Action.TICKET_RESUMED, recording.ticket, before=recording.owner_of_ticket)
-def resume_ticket(ticket_id: str) -> ResponseReturnValue:
+def resume_queued(ticket_id: str) -> ResponseReturnValue:
     """Resume a queued launch that an emergency stop paused. The answer has ``stored``."""
-    queued = controller().resume_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
-    return _changed(queued.ticket, queued)
+    queued = controller().resume_queued(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
+    return _changed(queued.launch, queued)
 
 
 @blueprint.post("/tickets/<ticket_id>/start")
 @needs(Right.SWITCH)
 @records(Action.TICKET_STARTED, recording.ticket, before=recording.owner_of_ticket)
-def start_ticket(ticket_id: str) -> ResponseReturnValue:
+def start_queued(ticket_id: str) -> ResponseReturnValue:
     """Start a queued launch now. Returns 202 with the operation."""
-    return _accepted(controller().start_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY)))
+    return _accepted(controller().start_queued(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY)))
 
 
-def _changed(ticket: Ticket, queued: Queued | None = None) -> ResponseReturnValue:
-    return jsonify({**ticket_document(ticket, queued), "stored": controller().is_ticket_stored(ticket.id)})
+def _changed(ticket: QueuedLaunch, queued: QueueEntry | None = None) -> ResponseReturnValue:
+    return jsonify({**ticket_document(ticket, queued), "stored": controller().is_queued_stored(ticket.id)})
 
 
 def _ticket(ticket_id: str) -> Document:
     snapshot = controller().snapshot()
     for queued in snapshot.waiting:
-        if queued.ticket.id == ticket_id:
-            return ticket_document(queued.ticket, queued)
+        if queued.launch.id == ticket_id:
+            return ticket_document(queued.launch, queued)
     for ended in snapshot.waited:
         if ended.id == ticket_id:
             return ticket_document(ended)

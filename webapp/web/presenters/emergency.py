@@ -55,7 +55,7 @@ def emergency_view(preview: EmergencyPreview) -> EmergencyView:
     tickets = ngettext(
         "%(num)s request that waits for room is paused and does not start by itself.",
         "%(num)s requests that wait for room are paused and do not start by themselves.",
-        preview.tickets,
+        preview.launches,
     )
     return EmergencyView(
         instances=tuple(instance_row(instance) for instance in preview.instances),
@@ -63,7 +63,7 @@ def emergency_view(preview: EmergencyPreview) -> EmergencyView:
         operations=tuple(operation_view(operation) for operation in preview.operations),
         foreign=tuple(_foreign(holder) for holder in preview.foreign),
         containers=tuple(StayingContainer(c.name, c.owner or formats.unknown(), c.image) for c in preview.containers),
-        tickets=tickets if preview.tickets else "",
+        tickets=tickets if preview.launches else "",
     )
 
 

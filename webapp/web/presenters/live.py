@@ -16,7 +16,7 @@ from webapp.web.presenters.devices import DeviceCard, device_cards
 from webapp.web.presenters.instances import InstanceRow, instance_row
 from webapp.web.presenters.leases import View
 from webapp.web.presenters.operations import EndedViews, OperationView, operation_view
-from webapp.web.presenters.waiting import WaitingView, waiting_view
+from webapp.web.presenters.queue import QueueSection, waiting_view
 
 FRESH_S = 90.0
 """For this long an ended operation keeps its card, so that everybody sees how it ended."""
@@ -45,7 +45,7 @@ class LiveView:
     foreign: tuple[ContainerRow, ...]
     """Containers of vLLM's image that somebody else started."""
     recent: tuple[OperationView, ...]
-    waiting: WaitingView
+    waiting: QueueSection
     """Requests that wait for room."""
     newest_ended: str
     """Id of the operation that ended last; empty when none has."""

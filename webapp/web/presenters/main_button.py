@@ -123,7 +123,7 @@ def _loading(plan: Plan) -> str:
 
 def _in_queue(waiting: AlreadyWaiting, snapshot: Snapshot) -> MainButton:
     """Say where the same waits, and what will come of it."""
-    ticket = next((one.ticket for one in snapshot.waiting if one.ticket.id == waiting.params["ticket"]), None)
+    ticket = next((one.launch for one in snapshot.waiting if one.launch.id == waiting.params["ticket"]), None)
     place = formats.number(int(str(waiting.params["place"])))
     hint = _("Position in the queue: %(place)s. The model will load automatically.", place=place)
     if ticket is not None and not ticket.starts_by_itself:

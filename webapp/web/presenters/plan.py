@@ -368,7 +368,7 @@ def _has_lighter(plan: Plan, snapshot: Snapshot, controller: ControllerApi, acto
 def _no_place(form: LaunchForm, controller: ControllerApi, actor: str) -> WardenError | None:
     """Why what the form asks for may not wait in the queue: what is taken against its owner's will never waits."""
     try:
-        controller.check_ticket(replace(form, override_reason="").to_request(), actor)
+        controller.check_queueing(replace(form, override_reason="").to_request(), actor)
     except WardenError as exc:
         return exc
     return None
@@ -394,7 +394,7 @@ def _notes(plan: Plan) -> list[str]:
 def _who_waits(plan: Plan, snapshot: Snapshot) -> Iterator[str]:
     """Who waits for a device that this would take now: the line binds nobody who acts, and nobody should act unawares."""
     devices = {device.device_id for device in plan.devices}
-    first = next((one.ticket for one in snapshot.waiting if one.devices & devices), None)
+    first = next((one.launch for one in snapshot.waiting if one.devices & devices), None)
     if plan.refusal is None and first is not None:
         name = short_name(first.request.model_id)
         yield _("%(actor)s is already waiting for room here (%(model)s).", actor=first.actor, model=name)

@@ -19,8 +19,8 @@ from webapp.domain.planning.admission import AdmissionPolicy
 from webapp.domain.planning.fit import Fit, fit_of, needs_of
 from webapp.domain.planning.planner import plan_switch
 from webapp.domain.planning.state import PlanningState, headrooms
+from webapp.domain.queue import QueuedLaunch, judge
 from webapp.domain.units import gib
-from webapp.domain.waiting import Ticket, judge
 
 NOW = 100_000.0
 DEVICES = [("gpu-0",), ("gpu-1",), ("gpu-0", "gpu-1")]
@@ -184,7 +184,7 @@ def test_who_confirms_what_the_plan_names_gets_that_very_plan() -> None:
 )
 def test_the_queue_starts_what_the_form_would(code: str | None) -> None:
     for case in met(lambda case: code_of(case.plan) == code):
-        judged = judge(Ticket("t1", 1, case.request, ME, NOW - 10), frozenset(), case.planning_state, {})
+        judged = judge(QueuedLaunch("t1", 1, case.request, ME, NOW - 10), frozenset(), case.planning_state, {})
         assert (judged.why is None) is (code is None), case.seed
         assert judged.why is None or code != "confirmation_needed" or judged.why.code == "waits_others", case.seed
 

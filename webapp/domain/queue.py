@@ -71,7 +71,7 @@ SATISFIED: Final = "ticket_satisfied"
 """What a ticket says once its model is there without a start of its own."""
 
 
-class TicketState(StrEnum):
+class QueueState(StrEnum):
     """Where a ticket stands."""
 
     WAITING = "waiting"
@@ -90,34 +90,32 @@ class TicketState(StrEnum):
     """What it asks for cannot be had by waiting, or its start failed; ``outcome`` says why."""
 
 
-TRANSITIONS: Final[Mapping[TicketState, frozenset[TicketState]]] = {
-    TicketState.WAITING: frozenset(
+TRANSITIONS: Final[Mapping[QueueState, frozenset[QueueState]]] = {
+    QueueState.WAITING: frozenset(
         {
-            TicketState.READY,
-            TicketState.STARTING,
-            TicketState.STARTED,
-            TicketState.CANCELLED,
-            TicketState.EXPIRED,
-            TicketState.FAILED,
+            QueueState.READY,
+            QueueState.STARTING,
+            QueueState.STARTED,
+            QueueState.CANCELLED,
+            QueueState.EXPIRED,
+            QueueState.FAILED,
         }
     ),
-    TicketState.READY: frozenset(
+    QueueState.READY: frozenset(
         {
-            TicketState.WAITING,
-            TicketState.STARTING,
-            TicketState.STARTED,
-            TicketState.CANCELLED,
-            TicketState.EXPIRED,
-            TicketState.FAILED,
+            QueueState.WAITING,
+            QueueState.STARTING,
+            QueueState.STARTED,
+            QueueState.CANCELLED,
+            QueueState.EXPIRED,
+            QueueState.FAILED,
         }
     ),
-    TicketState.STARTING: frozenset(
-        {TicketState.WAITING, TicketState.STARTED, TicketState.CANCELLED, TicketState.FAILED}
-    ),
-    TicketState.STARTED: frozenset(),
-    TicketState.CANCELLED: frozenset(),
-    TicketState.EXPIRED: frozenset(),
-    TicketState.FAILED: frozenset(),
+    QueueState.STARTING: frozenset({QueueState.WAITING, QueueState.STARTED, QueueState.CANCELLED, QueueState.FAILED}),
+    QueueState.STARTED: frozenset(),
+    QueueState.CANCELLED: frozenset(),
+    QueueState.EXPIRED: frozenset(),
+    QueueState.FAILED: frozenset(),
 }
 """From each state, the states that may follow. A model that somebody else has loaded satisfies a ticket in any of the open ones."""
 OPEN: Final = frozenset(state for state, following in TRANSITIONS.items() if following)
@@ -125,7 +123,7 @@ OPEN: Final = frozenset(state for state, following in TRANSITIONS.items() if fol
 
 
 @dataclass(frozen=True)
-class Ticket:
+class QueuedLaunch:
     """One request that waits. Times are seconds since the epoch."""
 
     id: str
@@ -137,7 +135,7 @@ class Ticket:
     created_at: float
     starts_by_itself: bool = True
     """Else its person is only told."""
-    state: TicketState = TicketState.WAITING
+    state: QueueState = QueueState.WAITING
     told_at: float | None = None
     """Since when it has been known to fit, while it is ``ready``."""
     operation_id: str | None = None
@@ -157,7 +155,7 @@ class Ticket:
         """Whether it still has its place."""
         return self.state in OPEN
 
-    def to(self, state: TicketState, **changes: object) -> Ticket:
+    def to(self, state: QueueState, **changes: object) -> QueuedLaunch:
         """Return the ticket in ``state``.
 
         Raises:
@@ -167,13 +165,13 @@ class Ticket:
             raise ValueError(f"a ticket cannot go from {self.state} to {state}")
         return replace(self, state=state, **changes)  # type: ignore[arg-type]
 
-    def ended(self, state: TicketState, now: float, outcome: Message | None = None) -> Ticket:
+    def ended(self, state: QueueState, now: float, outcome: Message | None = None) -> QueuedLaunch:
         """Return the ticket as ended at ``now``. Raises ValueError as ``to`` does."""
         return self.to(state, ended_at=now, outcome=outcome, told_at=None, paused_by=None, not_before=None)
 
 
 @dataclass(frozen=True)
-class Judgement:
+class QueueVerdict:
     """What stands between a ticket and its start at one moment; ``why`` is ``None`` where nothing does."""
 
     why: Message | None
@@ -186,13 +184,13 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Queued:
+class QueueEntry:
     """An open ticket in its place, from 1 on. ``behind`` is the nearest ticket before it that holds a device of its."""
 
-    ticket: Ticket
+    launch: QueuedLaunch
     place: int
     why: Message | None = None
-    behind: Ticket | None = None
+    behind: QueuedLaunch | None = None
     request: SwitchRequest | None = None
     """What would be started now."""
     is_over: bool = False
@@ -205,50 +203,50 @@ class Queued:
         return self.why is None and self.behind is None and not self.is_over
 
 
-Judge = Callable[[Ticket, frozenset[str]], Judgement]
+Judge = Callable[[QueuedLaunch, frozenset[str]], QueueVerdict]
 """Judges a ticket while others hold some devices: where the choice is Warden's, it is made among the rest as far as that helps."""
 
 
-def in_order(tickets: Iterable[Ticket]) -> tuple[Ticket, ...]:
+def in_order(launches: Iterable[QueuedLaunch]) -> tuple[QueuedLaunch, ...]:
     """Return the open tickets in the order in which people came."""
-    return tuple(sorted((ticket for ticket in tickets if ticket.is_open), key=lambda ticket: ticket.number))
+    return tuple(sorted((launch for launch in launches if launch.is_open), key=lambda launch: launch.number))
 
 
-def line_up(tickets: Iterable[Ticket], judge: Judge) -> tuple[Queued, ...]:
+def line_up(launches: Iterable[QueuedLaunch], judge: Judge) -> tuple[QueueEntry, ...]:
     """Return the line with what each waits for, as the module says who may go before whom."""
-    return tuple(_line_up(in_order(tickets), judge))
+    return tuple(_line_up(in_order(launches), judge))
 
 
-def _line_up(ordered: Iterable[Ticket], judge: Judge) -> Iterator[Queued]:
-    holders: dict[str, Ticket] = {}
-    for place, ticket in enumerate(ordered, 1):
-        if ticket.state is TicketState.STARTING:
-            yield Queued(ticket, place)  # its operation has claimed what it needs
+def _line_up(ordered: Iterable[QueuedLaunch], judge: Judge) -> Iterator[QueueEntry]:
+    holders: dict[str, QueuedLaunch] = {}
+    for place, launch in enumerate(ordered, 1):
+        if launch.state is QueueState.STARTING:
+            yield QueueEntry(launch, place)  # its operation has claimed what it needs
             continue
-        judged = judge(ticket, frozenset(holders))
+        judged = judge(launch, frozenset(holders))
         before = [holders[device] for device in judged.devices if device in holders]
         behind = max(before, key=lambda other: other.number, default=None)
-        holds = ticket.paused_by is None and not judged.is_over
+        holds = launch.paused_by is None and not judged.is_over
         devices = judged.devices if holds else frozenset[str]()
-        yield Queued(ticket, place, judged.why, behind, judged.request, judged.is_over, devices)
-        holders |= {device: ticket for device in devices if device not in holders}
+        yield QueueEntry(launch, place, judged.why, behind, judged.request, judged.is_over, devices)
+        holders |= {device: launch for device in devices if device not in holders}
 
 
-def next_to_start(line: Iterable[Queued], passed: Collection[str] = ()) -> Queued | None:
+def next_to_start(line: Iterable[QueueEntry], passed: Collection[str] = ()) -> QueueEntry | None:
     """Return the first ticket in line that starts by itself and has nothing in its way; the ids in ``passed`` had their turn."""
-    return next((queued for queued in line if may_start(queued) and queued.ticket.id not in passed), None)
+    return next((queued for queued in line if may_start(queued) and queued.launch.id not in passed), None)
 
 
-def may_start(queued: Queued) -> bool:
+def may_start(queued: QueueEntry) -> bool:
     """Whether a ticket starts by itself now."""
-    ticket = queued.ticket
-    waits = ticket.state is TicketState.WAITING and ticket.paused_by is None
-    return waits and ticket.starts_by_itself and queued.fits
+    launch = queued.launch
+    waits = launch.state is QueueState.WAITING and launch.paused_by is None
+    return waits and launch.starts_by_itself and queued.fits
 
 
-def may_cancel(ticket: Ticket, actor: str, is_administrator: bool) -> bool:
-    """Whether ``actor`` may take ``ticket`` back, start it or let it go on: who took it, or an administrator."""
-    return is_administrator or ticket.actor == actor
+def may_cancel(launch: QueuedLaunch, actor: str, is_administrator: bool) -> bool:
+    """Whether ``actor`` may take ``launch`` back, start it or let it go on: who took it, or an administrator."""
+    return is_administrator or launch.actor == actor
 
 
 def came_back(operation: Operation) -> bool:
@@ -265,9 +263,9 @@ def counts_as_try(operation: Operation) -> bool:
     return operation.error is not None and operation.error.code in COMES_BACK
 
 
-def check_place(tickets: Iterable[Ticket], request: SwitchRequest, actor: str, limit: int) -> None:
+def check_place(launches: Iterable[QueuedLaunch], request: SwitchRequest, actor: str, limit: int) -> None:
     """Refuse a ticket more than ``limit``, and a second one of ``actor`` for the same. Raises QueueFull, AlreadyWaiting."""
-    waiting = in_order(tickets)
+    waiting = in_order(launches)
     for place, other in enumerate(waiting, 1):
         if (_launch(other.request), other.actor) == (_launch(request), actor):
             raise AlreadyWaiting(ticket=other.id, model=request.model_id, place=place)
@@ -302,26 +300,26 @@ def check_admissible(request: SwitchRequest, planning_state: PlanningState) -> N
 
 
 def judge(
-    ticket: Ticket, held: frozenset[str], planning_state: PlanningState, running: Mapping[str, Operation]
-) -> Judgement:
-    """Return what stands between ``ticket`` and its start in ``planning_state``, while earlier tickets hold the devices ``held``.
+    launch: QueuedLaunch, held: frozenset[str], planning_state: PlanningState, running: Mapping[str, Operation]
+) -> QueueVerdict:
+    """Return what stands between ``launch`` and its start in ``planning_state``, while earlier tickets hold the devices ``held``.
 
     ``running`` are the operations that run, by id. Never raises for what the world has become: that is a reason to wait, or the end.
     """
-    planning_state = planning_state.seen_by(ticket.actor)
-    request = still_asked(ticket.request, planning_state)
+    planning_state = planning_state.seen_by(launch.actor)
+    request = still_asked(launch.request, planning_state)
     try:
         plan = plan_switch(request, planning_state, with_ways_out=False)
     except InvalidRequest as exc:
-        return Judgement(exc.message, is_over=True)
+        return QueueVerdict(exc.message, is_over=True)
     except NotFound as exc:  # a catalogue that is not read yet, a driver that is away: it may be there again
-        return Judgement(exc.message)
+        return QueueVerdict(exc.message)
     if plan.refusal is not None and plan.refusal.code == AlreadyLoaded.code:
-        return Judgement(_satisfied(plan.refusal, planning_state), is_over=True)
+        return QueueVerdict(_satisfied(plan.refusal, planning_state), is_over=True)
     if plan.refusal is not None and plan.refusal.code == InvalidRequest.code:
-        return Judgement(plan.refusal, is_over=True)
+        return QueueVerdict(plan.refusal, is_over=True)
     plan = _elsewhere(plan, request, held, planning_state)
-    return _judged(ticket, request, plan, planning_state, running)
+    return _judged(launch, request, plan, planning_state, running)
 
 
 def _satisfied(refusal: Message, planning_state: PlanningState) -> Message:
@@ -331,17 +329,21 @@ def _satisfied(refusal: Message, planning_state: PlanningState) -> Message:
 
 
 def _judged(
-    ticket: Ticket, request: SwitchRequest, plan: Plan, planning_state: PlanningState, running: Mapping[str, Operation]
-) -> Judgement:
+    launch: QueuedLaunch,
+    request: SwitchRequest,
+    plan: Plan,
+    planning_state: PlanningState,
+    running: Mapping[str, Operation],
+) -> QueueVerdict:
     why = _why(plan, planning_state, running)
     if why is not None and why.code not in FOR_ROOM:
-        return Judgement(why)
+        return QueueVerdict(why)
     if why is not None:
-        return Judgement(why, _candidates(request, plan, planning_state))
-    if ticket.not_before is not None and ticket.not_before > planning_state.monotonic:
-        why = Message("waits_pause", {"tries": ticket.tries, "most": MOST_TRIES})
+        return QueueVerdict(why, _candidates(request, plan, planning_state))
+    if launch.not_before is not None and launch.not_before > planning_state.monotonic:
+        why = Message("waits_pause", {"tries": launch.tries, "most": MOST_TRIES})
     found = tuple(device.device_id for device in plan.devices)
-    return Judgement(why, plan.touched, replace(request, devices=found))
+    return QueueVerdict(why, plan.touched, replace(request, devices=found))
 
 
 def still_asked(request: SwitchRequest, planning_state: PlanningState) -> SwitchRequest:

@@ -16,16 +16,15 @@ from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.planning.admission import AdmissionPolicy
 from webapp.domain.planning.state import Cooldown, PlanningState
-from webapp.domain.units import gib
-from webapp.domain.waiting import (
+from webapp.domain.queue import (
     COMES_BACK,
     NO_FAULT,
     OPEN,
     TRANSITIONS,
-    Judgement,
-    Queued,
-    Ticket,
-    TicketState,
+    QueuedLaunch,
+    QueueEntry,
+    QueueState,
+    QueueVerdict,
     came_back,
     check_admissible,
     check_place,
@@ -36,6 +35,7 @@ from webapp.domain.waiting import (
     may_cancel,
     next_to_start,
 )
+from webapp.domain.units import gib
 from webapp.errors import AlreadyWaiting, CannotWait, InvalidRequest, ModeUnavailable, QueueFull
 from webapp.message import Message
 
@@ -53,8 +53,10 @@ def request(model_id: str = SMALL.id, **changes: object) -> SwitchRequest:
     return SwitchRequest(Mode.TRANSFORMERS, model_id, LaunchOptions(), **changes)  # type: ignore[arg-type]
 
 
-def ticket(number: int = 1, model_id: str = SMALL.id, asked: SwitchRequest | None = None, **changes: object) -> Ticket:
-    made = Ticket(f"t{number}", number, asked or request(model_id), f"person {number}", 1000.0)
+def launch(
+    number: int = 1, model_id: str = SMALL.id, asked: SwitchRequest | None = None, **changes: object
+) -> QueuedLaunch:
+    made = QueuedLaunch(f"t{number}", number, asked or request(model_id), f"person {number}", 1000.0)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -70,7 +72,7 @@ def planning_state(machine: FakeMachine, *instances: Instance, **changes: object
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def judged(one: Ticket, now: PlanningState, *held: str, running: tuple[Operation, ...] = ()) -> Judgement:
+def judged(one: QueuedLaunch, now: PlanningState, *held: str, running: tuple[Operation, ...] = ()) -> QueueVerdict:
     return judge(one, frozenset(held), now, {operation.id: operation for operation in running})
 
 
@@ -90,10 +92,10 @@ ALLOWED = {
 """Written down a second time: a model that somebody else loads satisfies a ticket in each state in which it waits."""
 
 
-@pytest.mark.parametrize("before", list(TicketState))
-@pytest.mark.parametrize("after", list(TicketState))
-def test_only_the_tables_transitions_are_allowed(before: TicketState, after: TicketState) -> None:
-    one = ticket(state=before)
+@pytest.mark.parametrize("before", list(QueueState))
+@pytest.mark.parametrize("after", list(QueueState))
+def test_only_the_tables_transitions_are_allowed(before: QueueState, after: QueueState) -> None:
+    one = launch(state=before)
     if after.value in ALLOWED[before.value]:
         assert one.to(after).state is after
     else:
@@ -102,16 +104,16 @@ def test_only_the_tables_transitions_are_allowed(before: TicketState, after: Tic
 
 
 @pytest.mark.parametrize("before", sorted(OPEN))
-def test_model_that_is_there_satisfies_a_ticket_in_whatever_state_it_waits(before: TicketState) -> None:
+def test_model_that_is_there_satisfies_a_ticket_in_whatever_state_it_waits(before: QueueState) -> None:
     there = loaded(SMALL, "i1", owner="maria")
-    found = judged(ticket(state=before), planning_state(FakeMachine(), there))
+    found = judged(launch(state=before), planning_state(FakeMachine(), there))
     assert (found.is_over, found.why) == (True, Message("ticket_satisfied", {"model": SMALL.id, "owner": "maria"}))
-    assert ticket(state=before).ended(TicketState.STARTED, 1.0, found.why).outcome == found.why
+    assert launch(state=before).ended(QueueState.STARTED, 1.0, found.why).outcome == found.why
 
 
 def test_open_are_those_that_lead_on() -> None:
-    assert set(TRANSITIONS) == set(TicketState)
-    assert {TicketState.WAITING, TicketState.READY, TicketState.STARTING} == OPEN
+    assert set(TRANSITIONS) == set(QueueState)
+    assert {QueueState.WAITING, QueueState.READY, QueueState.STARTING} == OPEN
 
 
 # The line
@@ -128,16 +130,16 @@ class Asked:
 def drawn(free: dict[str, int], asked: dict[str, Asked]) -> object:
     """A judge over plain numbers, which keeps what ``judge`` promises."""
 
-    def judge_drawn(one: Ticket, held: frozenset[str]) -> Judgement:
+    def judge_drawn(one: QueuedLaunch, held: frozenset[str]) -> QueueVerdict:
         wanted = asked[one.id]
         if wanted.devices is None:
             fitting = [d for d in DEVICES if free[d] >= wanted.needs]
             chosen = next((d for d in fitting if d not in held), next(iter(fitting), None))
             if chosen is None:
-                return Judgement(Message("waits_memory"), frozenset(DEVICES))
-            return Judgement(None, frozenset({chosen}))
+                return QueueVerdict(Message("waits_memory"), frozenset(DEVICES))
+            return QueueVerdict(None, frozenset({chosen}))
         short = any(free[device] < wanted.needs for device in wanted.devices)
-        return Judgement(Message("waits_memory") if short else None, wanted.devices)
+        return QueueVerdict(Message("waits_memory") if short else None, wanted.devices)
 
     return judge_drawn
 
@@ -146,70 +148,70 @@ CHOICES = st.one_of(st.none(), st.frozensets(st.sampled_from(DEVICES), min_size=
 ASKED = st.builds(Asked, st.integers(1, 30), CHOICES)
 TICKETS = st.lists(
     st.tuples(
-        ASKED, st.booleans(), st.sampled_from([None, "ivan"]), st.sampled_from([TicketState.WAITING, TicketState.READY])
+        ASKED, st.booleans(), st.sampled_from([None, "ivan"]), st.sampled_from([QueueState.WAITING, QueueState.READY])
     ),
     max_size=8,
 )
 FREE = st.fixed_dictionaries({device: st.integers(0, 30) for device in DEVICES})
 
 
-def made(rows: list[tuple[Asked, bool, str | None, TicketState]]) -> tuple[list[Ticket], dict[str, Asked]]:
-    tickets = [
-        ticket(number, starts_by_itself=by_itself, paused_by=paused, state=state)
+def made(rows: list[tuple[Asked, bool, str | None, QueueState]]) -> tuple[list[QueuedLaunch], dict[str, Asked]]:
+    launches = [
+        launch(number, starts_by_itself=by_itself, paused_by=paused, state=state)
         for number, (_, by_itself, paused, state) in enumerate(rows, 1)
     ]
-    return tickets, {one.id: row[0] for one, row in zip(tickets, rows, strict=True)}
+    return launches, {one.id: row[0] for one, row in zip(launches, rows, strict=True)}
 
 
 @given(rows=TICKETS, free=FREE, order=st.randoms(use_true_random=False))
 def test_the_line_is_in_the_order_in_which_people_came(rows, free, order) -> None:  # type: ignore[no-untyped-def]
-    tickets, asked = made(rows)
-    shuffled = list(tickets)
+    launches, asked = made(rows)
+    shuffled = list(launches)
     order.shuffle(shuffled)
     line = line_up(shuffled, drawn(free, asked))  # type: ignore[arg-type]
-    assert [(one.ticket, one.place) for one in line] == [(one, place) for place, one in enumerate(tickets, 1)]
+    assert [(one.launch, one.place) for one in line] == [(one, place) for place, one in enumerate(launches, 1)]
 
 
 @given(rows=TICKETS, free=FREE)
 def test_nobody_starts_on_a_device_that_an_earlier_one_holds(rows, free) -> None:  # type: ignore[no-untyped-def]
-    tickets, asked = made(rows)
+    launches, asked = made(rows)
     judge_drawn = drawn(free, asked)
-    one = next_to_start(line_up(tickets, judge_drawn))  # type: ignore[arg-type]
+    one = next_to_start(line_up(launches, judge_drawn))  # type: ignore[arg-type]
     if one is None:
         return
-    assert (one.ticket.starts_by_itself, one.ticket.paused_by, one.ticket.state) == (True, None, TicketState.WAITING)
+    assert (one.launch.starts_by_itself, one.launch.paused_by, one.launch.state) == (True, None, QueueState.WAITING)
     held = frozenset[str]()
-    for earlier in tickets[: one.place - 1]:
+    for earlier in launches[: one.place - 1]:
         if earlier.paused_by is None:
             held |= judge_drawn(earlier, held).devices  # type: ignore[operator]
-    assert not held & judge_drawn(one.ticket, held).devices  # type: ignore[operator]
+    assert not held & judge_drawn(one.launch, held).devices  # type: ignore[operator]
 
 
 @given(rows=TICKETS, free=FREE)
 def test_first_that_is_not_paused_waits_for_nobody(rows, free) -> None:  # type: ignore[no-untyped-def]
-    tickets, asked = made(rows)
-    line = line_up(tickets, drawn(free, asked))  # type: ignore[arg-type]
-    first = next((one for one in line if one.ticket.paused_by is None), None)
+    launches, asked = made(rows)
+    line = line_up(launches, drawn(free, asked))  # type: ignore[arg-type]
+    first = next((one for one in line if one.launch.paused_by is None), None)
     assert first is None or first.behind is None
 
 
 @given(first=ASKED, rows=st.lists(ASKED, max_size=7), free=FREE)
 def test_the_first_is_not_starved_by_smaller_ones(first: Asked, rows: list[Asked], free: dict[str, int]) -> None:
     """Whoever goes first, what the first ticket waits for never shrinks: what comes free there is kept for it."""
-    tickets, asked = made([(each, True, None, TicketState.WAITING) for each in (first, *rows)])
+    launches, asked = made([(each, True, None, QueueState.WAITING) for each in (first, *rows)])
     begun, started = dict(free), []
     last: dict[str, frozenset[str]] = {}
 
-    def noting(one: Ticket, held: frozenset[str]) -> Judgement:
-        found: Judgement = drawn(free, asked)(one, held)  # type: ignore[operator]
+    def noting(one: QueuedLaunch, held: frozenset[str]) -> QueueVerdict:
+        found: QueueVerdict = drawn(free, asked)(one, held)  # type: ignore[operator]
         last[one.id] = found.devices
         return found
 
-    while (one := next_to_start(line_up(tickets, noting))) is not None:
-        started.append(one.ticket.id)
-        for device in last[one.ticket.id]:
-            free = {**free, device: free[device] - asked[one.ticket.id].needs}
-        tickets = [each for each in tickets if each.id != one.ticket.id]
+    while (one := next_to_start(line_up(launches, noting))) is not None:
+        started.append(one.launch.id)
+        for device in last[one.launch.id]:
+            free = {**free, device: free[device] - asked[one.launch.id].needs}
+        launches = [each for each in launches if each.id != one.launch.id]
     if "t1" not in started:
         for device in first.devices or DEVICES:
             assert free[device] == begun[device]
@@ -217,21 +219,21 @@ def test_the_first_is_not_starved_by_smaller_ones(first: Asked, rows: list[Asked
 
 def test_one_that_is_starting_holds_nothing_and_keeps_its_place() -> None:
     line = line_up(
-        [ticket(1, state=TicketState.STARTING), ticket(2)], lambda one, held: Judgement(None, frozenset({"gpu-0"}))
+        [launch(1, state=QueueState.STARTING), launch(2)], lambda one, held: QueueVerdict(None, frozenset({"gpu-0"}))
     )
     assert [(one.place, one.fits) for one in line] == [(1, True), (2, True)]
     assert next_to_start(line) == line[1]
 
 
 def test_one_who_was_told_keeps_what_it_needs() -> None:
-    told = ticket(1, state=TicketState.READY, starts_by_itself=False)
-    line = line_up([told, ticket(2)], lambda one, held: Judgement(None, frozenset({"gpu-0"})))
+    told = launch(1, state=QueueState.READY, starts_by_itself=False)
+    line = line_up([told, launch(2)], lambda one, held: QueueVerdict(None, frozenset({"gpu-0"})))
     assert line[1].behind == told
     assert next_to_start(line) is None
 
 
 def test_what_was_never_judged_fits_nowhere() -> None:
-    assert not Queued(ticket(), 1, Message("waits_judgement")).fits
+    assert not QueueEntry(launch(), 1, Message("waits_judgement")).fits
 
 
 # What one waits for
@@ -239,7 +241,7 @@ def test_what_was_never_judged_fits_nowhere() -> None:
 
 def test_it_says_how_much_memory_lacks_and_holds_every_device_that_could_do() -> None:
     machine = FakeMachine({"gpu-0": gib(24), "gpu-1": gib(24), "gpu-2": gib(8)}, {"gpu-0": gib(20), "gpu-1": gib(21)})
-    found = judged(ticket(model_id=LARGE.id), planning_state(machine))
+    found = judged(launch(model_id=LARGE.id), planning_state(machine))
     assert found.why is not None
     assert found.why.code == "waits_memory"
     assert isinstance(found.why.params["missing_bytes"], int)
@@ -248,14 +250,14 @@ def test_it_says_how_much_memory_lacks_and_holds_every_device_that_could_do() ->
 
 def test_it_holds_only_the_device_that_it_names() -> None:
     machine = FakeMachine({"gpu-0": gib(24), "gpu-1": gib(24)}, {"gpu-0": gib(23)})
-    found = judged(ticket(asked=request(devices=("gpu-0",))), planning_state(machine))
+    found = judged(launch(asked=request(devices=("gpu-0",))), planning_state(machine))
     assert (found.why is not None, found.devices) == (True, {"gpu-0"})
 
 
 def test_where_the_choice_is_free_it_goes_where_nobody_waits_before_it() -> None:
     machine = FakeMachine({"gpu-0": gib(24), "gpu-1": gib(20)})
-    assert judged(ticket(), planning_state(machine)).devices == {"gpu-0"}
-    found = judged(ticket(), planning_state(machine), "gpu-0")
+    assert judged(launch(), planning_state(machine)).devices == {"gpu-0"}
+    found = judged(launch(), planning_state(machine), "gpu-0")
     assert (found.why, found.devices) == (None, {"gpu-1"})
     assert found.request is not None
     assert found.request.devices == ("gpu-1",)
@@ -264,29 +266,29 @@ def test_where_the_choice_is_free_it_goes_where_nobody_waits_before_it() -> None
 def test_what_goes_for_it_is_touched_too() -> None:
     machine = FakeMachine({"gpu-0": gib(24), "gpu-1": gib(24)})
     both = loaded(LARGE, devices=("gpu-0", "gpu-1"), predicted_bytes={"gpu-0": gib(8), "gpu-1": gib(8)})
-    found = judged(ticket(asked=request(devices=("gpu-0",)), actor="maria"), planning_state(machine, both))
+    found = judged(launch(asked=request(devices=("gpu-0",)), actor="maria"), planning_state(machine, both))
     assert (found.why, found.devices) == (None, {"gpu-0", "gpu-1"})
 
 
 def test_it_waits_for_another_persons_lease_and_not_for_an_own_one() -> None:
     held = planning_state(FULL, loaded(LARGE, lease=Lease(until=9000.0)))
-    found = judged(ticket(), held)
+    found = judged(launch(), held)
     assert found.why is not None
     assert (found.why.code, found.why.params["until"], found.devices) == ("waits_leased", 9000.0, {"gpu-0"})
-    assert judged(ticket(actor="maria"), held).why is None
+    assert judged(launch(actor="maria"), held).why is None
     check_admissible(request(), held.seen_by("ivan"))
 
 
 def test_it_waits_for_another_persons_idle_model_unless_that_was_confirmed_when_it_came() -> None:
     there = planning_state(FULL, loaded(LARGE))
-    found = judged(ticket(), there)
+    found = judged(launch(), there)
     assert found.why is not None
     assert (found.why.code, found.why.params["models"], found.devices) == (
         "waits_others",
         "lab/large (maria)",
         {"gpu-0"},
     )
-    assert judged(ticket(asked=request(unload=("old",))), there).why is None
+    assert judged(launch(asked=request(unload=("old",))), there).why is None
     check_admissible(request(), there.seen_by("ivan"))
 
 
@@ -296,28 +298,28 @@ def test_it_waits_for_another_persons_idle_model_unless_that_was_confirmed_when_
 def test_what_was_confirmed_is_taken_only_while_it_is_idle_and_not_leased(
     changes: dict[str, object], code: str
 ) -> None:
-    found = judged(ticket(asked=request(unload=("old",))), planning_state(FULL, loaded(LARGE, **changes)))
+    found = judged(launch(asked=request(unload=("old",))), planning_state(FULL, loaded(LARGE, **changes)))
     assert found.why is not None
     assert (found.why.code, found.devices) == (code, {"gpu-0"})
 
 
 def test_its_own_lease_that_ended_while_it_waited_is_asked_for_no_more() -> None:
-    found = judged(ticket(asked=request(lease_until=1999.0)), planning_state(FakeMachine()))
+    found = judged(launch(asked=request(lease_until=1999.0)), planning_state(FakeMachine()))
     assert (found.why, found.request and found.request.lease_until) == (None, None)
 
 
 def test_two_clicks_with_a_lease_are_one_ticket() -> None:
     with pytest.raises(AlreadyWaiting):
-        check_place([ticket(asked=request(lease_until=3000.0))], request(lease_until=3001.0), "person 1", 8)
+        check_place([launch(asked=request(lease_until=3000.0))], request(lease_until=3001.0), "person 1", 8)
 
 
 def test_it_waits_for_a_model_in_use_and_for_an_operation() -> None:
     machine, busy = FULL, loaded(LARGE, in_flight=2)
-    in_use = judged(ticket(), planning_state(machine, busy)).why
+    in_use = judged(launch(), planning_state(machine, busy)).why
     assert in_use is not None
     assert (in_use.code, in_use.params["owner"]) == ("waits_in_use", "maria")
     operation = Operation("op", OperationKind.UNLOAD, "ivan", OperationState.RUNNING, 1500.0, model_id="lab/x")
-    claimed = judged(ticket(), planning_state(machine, busy, claims={"gpu-0": "op"}), running=(operation,))
+    claimed = judged(launch(), planning_state(machine, busy, claims={"gpu-0": "op"}), running=(operation,))
     assert claimed.why == Message(
         "waits_operation",
         {"device": "gpu-0", "kind": "unload", "model": "lab/x", "actor": "ivan", "since": 1500.0},
@@ -327,11 +329,11 @@ def test_it_waits_for_a_model_in_use_and_for_an_operation() -> None:
 
 def test_what_is_no_matter_of_room_holds_nobody_up() -> None:
     machine = FakeMachine()
-    cooling = judged(ticket(), planning_state(machine, cooldowns={SMALL.id: Cooldown(1, 10.0)}))
+    cooling = judged(launch(), planning_state(machine, cooldowns={SMALL.id: Cooldown(1, 10.0)}))
     away = judged(
-        ticket(), planning_state(machine, mode_problems={Mode.TRANSFORMERS: Message("worker_command_missing")})
+        launch(), planning_state(machine, mode_problems={Mode.TRANSFORMERS: Message("worker_command_missing")})
     )
-    gone = judged(ticket(model_id="lab/gone"), planning_state(machine))
+    gone = judged(launch(model_id="lab/gone"), planning_state(machine))
     for found, code in ((cooling, "waits_cooldown"), (away, "mode_unavailable"), (gone, "unknown_model")):
         assert found.why is not None
         assert (found.why.code, found.devices, found.is_over) == (code, frozenset(), False)
@@ -339,16 +341,16 @@ def test_what_is_no_matter_of_room_holds_nobody_up() -> None:
 
 def test_model_that_was_to_go_and_has_gone_is_asked_for_no_more() -> None:
     asked = request(keep_others=True, unload=("gone",))
-    found = judged(ticket(asked=asked), planning_state(FakeMachine()))
+    found = judged(launch(asked=asked), planning_state(FakeMachine()))
     assert found.why is None
     assert found.request is not None
     assert found.request.unload == ()
 
 
 def test_after_a_start_that_found_no_room_it_pauses_and_keeps_its_place() -> None:
-    found = judged(ticket(tries=1, not_before=5.0), planning_state(FakeMachine(), monotonic=2.0))
+    found = judged(launch(tries=1, not_before=5.0), planning_state(FakeMachine(), monotonic=2.0))
     assert (found.why is not None and found.why.code, found.devices) == ("waits_pause", {"gpu-0"})
-    assert judged(ticket(tries=1, not_before=1.0), planning_state(FakeMachine(), monotonic=2.0)).why is None
+    assert judged(launch(tries=1, not_before=1.0), planning_state(FakeMachine(), monotonic=2.0)).why is None
 
 
 # What may wait, who may take it back
@@ -363,17 +365,17 @@ def test_after_a_start_that_found_no_room_it_pauses_and_keeps_its_place() -> Non
 def test_there_are_never_more_than_may_wait_and_nobody_waits_for_the_same_twice(
     clicks: list[tuple[str, str, bool]], limit: int
 ) -> None:
-    tickets: list[Ticket] = []
+    launches: list[QueuedLaunch] = []
     for number, (actor, model_id, first_goes) in enumerate(clicks, 1):
-        if first_goes and tickets:
-            tickets[0] = replace(tickets[0], state=TicketState.CANCELLED)
-            tickets = tickets[1:] + tickets[:1]
+        if first_goes and launches:
+            launches[0] = replace(launches[0], state=QueueState.CANCELLED)
+            launches = launches[1:] + launches[:1]
         try:
-            check_place(tickets, request(model_id), actor, limit)
+            check_place(launches, request(model_id), actor, limit)
         except (QueueFull, AlreadyWaiting):
             continue
-        tickets.append(ticket(number, asked=request(model_id), actor=actor))
-    waiting = [(one.actor, one.request) for one in in_order(tickets)]
+        launches.append(launch(number, asked=request(model_id), actor=actor))
+    waiting = [(one.actor, one.request) for one in in_order(launches)]
     assert len(waiting) <= limit
     assert len(set(map(str, waiting))) == len(waiting)
 
@@ -404,7 +406,7 @@ def test_what_is_no_matter_of_room_may_not_wait() -> None:
     [("person 1", False, True), ("boris", False, False), ("boris", True, True), ("person 1", True, True)],
 )
 def test_its_own_person_or_an_administrator_may_take_it_back(actor: str, is_administrator: bool, allowed: bool) -> None:
-    assert may_cancel(ticket(), actor, is_administrator) is allowed
+    assert may_cancel(launch(), actor, is_administrator) is allowed
 
 
 @pytest.mark.parametrize("code", sorted({*COMES_BACK, *NO_FAULT, "worker_died", "out_of_memory", "cancelled"}))

@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 from webapp.domain.audit import Action
 from webapp.domain.people import Right
 from webapp.domain.plan import SwitchRequest
-from webapp.domain.waiting import Ticket
+from webapp.domain.queue import QueuedLaunch
 from webapp.errors import AlreadyWaiting, WardenError
 from webapp.web import recording, words
 from webapp.web.actor import current_actor
@@ -38,7 +38,7 @@ def take() -> ResponseReturnValue:
     form = LaunchForm.read(sent(request.form), controller().snapshot())
     by_itself = request.form.get("then") != TELL
     try:
-        queued = controller().take_ticket(_asked(form), current_actor(), starts_by_itself=by_itself)
+        queued = controller().enqueue(_asked(form), current_actor(), starts_by_itself=by_itself)
     except AlreadyWaiting as error:
         note_error(error)
         return done(words.say(error.message))
@@ -74,7 +74,7 @@ def _asked(form: LaunchForm) -> SwitchRequest:
 @records(Action.TICKET_CANCELLED, recording.ticket, before=recording.owner_of_ticket)
 def cancel(ticket_id: str) -> ResponseReturnValue:
     """Take a ticket back."""
-    ticket = controller().cancel_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
+    ticket = controller().leave_queue(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
     return _changed(_("%(model)s waits no more.", model=short_name(ticket.request.model_id)), ticket)
 
 
@@ -83,15 +83,15 @@ def cancel(ticket_id: str) -> ResponseReturnValue:
 @records(Action.TICKET_RESUMED, recording.ticket, before=recording.owner_of_ticket)
 def resume(ticket_id: str) -> ResponseReturnValue:
     """Let a ticket go on that an emergency has paused."""
-    queued = controller().resume_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
+    queued = controller().resume_queued(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
     return _changed(
-        _("%(model)s waits for room again.", model=short_name(queued.ticket.request.model_id)), queued.ticket
+        _("%(model)s waits for room again.", model=short_name(queued.launch.request.model_id)), queued.launch
     )
 
 
-def _changed(said: str, ticket: Ticket) -> ResponseReturnValue:
+def _changed(said: str, ticket: QueuedLaunch) -> ResponseReturnValue:
     """Answer what became of ``ticket``, and whether the store has that."""
-    if controller().is_ticket_stored(ticket.id):
+    if controller().is_queued_stored(ticket.id):
         return done(said)
     return done(said + " " + _("The database does not answer: the change will be saved later."))
 
@@ -101,4 +101,4 @@ def _changed(said: str, ticket: Ticket) -> ResponseReturnValue:
 @records(Action.TICKET_STARTED, recording.ticket, before=recording.owner_of_ticket)
 def start(ticket_id: str) -> ResponseReturnValue:
     """Start what fits now; a refusal says why, and it waits on."""
-    return accepted(controller().start_ticket(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY)))
+    return accepted(controller().start_queued(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY)))

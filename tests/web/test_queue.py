@@ -17,8 +17,8 @@ from tests.web.fakes import FakeController, instance, model, reading
 from webapp.domain.lease import Lease
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.plan import SwitchRequest
+from webapp.domain.queue import QueuedLaunch, QueueEntry, QueueState
 from webapp.domain.units import gib
-from webapp.domain.waiting import Queued, Ticket, TicketState
 from webapp.errors import AlreadyWaiting, QueueFull
 from webapp.message import Message
 
@@ -26,15 +26,15 @@ BODY = {"mode": "transformers", "model": MODEL.id}
 OFFER = 'data-action="wait-start"'
 
 
-def wait_for(controller: FakeController, actor: str = "maria", **changes: object) -> Ticket:
+def wait_for(controller: FakeController, actor: str = "maria", **changes: object) -> QueuedLaunch:
     """Let a ticket wait; return it as it then stands, with some of its values changed."""
     request = SwitchRequest(mode=instance().mode, model_id=MODEL.id, devices=("gpu-0",))
-    queued = controller.take_ticket(request, actor, starts_by_itself=True)
-    changed = replace(queued, ticket=replace(queued.ticket, **changes))  # type: ignore[arg-type]
-    if changed.ticket.state is not TicketState.WAITING:
+    queued = controller.enqueue(request, actor, starts_by_itself=True)
+    changed = replace(queued, launch=replace(queued.launch, **changes))  # type: ignore[arg-type]
+    if changed.launch.state is not QueueState.WAITING:
         changed = replace(changed, why=None)
     controller.changed(waiting=(*controller.waiting[:-1], changed), calls=[])
-    return changed.ticket
+    return changed.launch
 
 
 def region(page: str) -> str:
@@ -160,12 +160,12 @@ def test_it_says_place_person_and_what_lacks_in_figures(visitor: Visitor, full: 
 def test_what_has_room_and_is_behind_somebody_says_so(visitor: Visitor, full: FakeController) -> None:
     first = wait_for(full)
     second = wait_for(full, "ivan")
-    full.changed(waiting=(full.waiting[0], Queued(second, 2, None, first)))
+    full.changed(waiting=(full.waiting[0], QueueEntry(second, 2, None, first)))
     assert "раньше встал пользователь maria (Qwen3-1.7B)" in region(visitor.get("/").text)
 
 
 def test_what_fits_now_has_a_button_and_news_for_the_browser(visitor: Visitor, full: FakeController) -> None:
-    wait_for(full, state=TicketState.READY, told_at=time.time(), starts_by_itself=False)
+    wait_for(full, state=QueueState.READY, told_at=time.time(), starts_by_itself=False)
     shown = region(visitor.get("/").text)
     assert "Теперь помещается: можно запускать." in shown
     assert 'data-news="Qwen3-1.7B теперь помещается, можно запускать." data-news-key="t1-ready"' in shown
@@ -193,7 +193,7 @@ def test_one_that_waited_in_vain_stays_for_a_while_with_the_reason(
 ) -> None:
     request = SwitchRequest(instance().mode, MODEL.id)
     why = Message("ticket_waited_long", {"seconds": 86400.0})
-    ended = Ticket("t9", 9, request, "maria", 0.0, state=TicketState.EXPIRED, ended_at=time.time(), outcome=why)
+    ended = QueuedLaunch("t9", 9, request, "maria", 0.0, state=QueueState.EXPIRED, ended_at=time.time(), outcome=why)
     controller.changed(waited=(ended, replace(ended, id="t8", ended_at=time.time() - 3600)))
     shown = region(visitor.get("/").text)
     assert "места не нашлось" in shown
@@ -203,7 +203,7 @@ def test_one_that_waited_in_vain_stays_for_a_while_with_the_reason(
 def test_one_whose_model_somebody_else_loaded_says_so(visitor: Visitor, controller: FakeController) -> None:
     why = Message("ticket_satisfied", {"model": MODEL.id, "owner": "ivan"})
     asked = SwitchRequest(instance().mode, MODEL.id)
-    ended = Ticket("t9", 9, asked, "maria", 0.0, state=TicketState.STARTED, ended_at=time.time(), outcome=why)
+    ended = QueuedLaunch("t9", 9, asked, "maria", 0.0, state=QueueState.STARTED, ended_at=time.time(), outcome=why)
     controller.changed(waited=(ended, replace(ended, id="t8", outcome=None)))
     shown = region(visitor.get("/").text)
     assert re.findall(r'data-ticket="(\w+)"', shown) == ["t9"]
@@ -212,8 +212,8 @@ def test_one_whose_model_somebody_else_loaded_says_so(visitor: Visitor, controll
     assert "не дождалась" not in shown
 
 
-@pytest.mark.parametrize("state", [TicketState.WAITING, TicketState.READY, TicketState.STARTING])
-def test_english_has_no_russian_left(app: Flask, full: FakeController, state: TicketState) -> None:
+@pytest.mark.parametrize("state", [QueueState.WAITING, QueueState.READY, QueueState.STARTING])
+def test_english_has_no_russian_left(app: Flask, full: FakeController, state: QueueState) -> None:
     wait_for(full)
     wait_for(full, "ivan", state=state, paused_by="maria")
     client = app.test_client()
@@ -309,8 +309,8 @@ def test_what_became_of_a_ticket_says_whether_it_is_stored(
 
 
 def test_list_has_those_that_ended_behind_those_that_wait(client: FlaskClient, full: FakeController) -> None:
-    ended = Ticket(
-        "t9", 9, SwitchRequest(instance().mode, MODEL.id), "maria", 0.0, state=TicketState.FAILED, operation_id="op1",
+    ended = QueuedLaunch(
+        "t9", 9, SwitchRequest(instance().mode, MODEL.id), "maria", 0.0, state=QueueState.FAILED, operation_id="op1",
         ended_at=1000.5, outcome=Message("worker_died", {"model": MODEL.id, "exit": "1"}),
     )  # fmt: skip
     wait_for(full)
@@ -324,9 +324,9 @@ def test_list_has_those_that_ended_behind_those_that_wait(client: FlaskClient, f
 
 def test_operation_that_runs_there_is_named(visitor: Visitor, full: FakeController) -> None:
     running = Operation("op1", OperationKind.UNLOAD, "ivan", OperationState.RUNNING, time.time(), model_id="lab/x")
-    ticket = wait_for(full)
+    launch = wait_for(full)
     params = {"device": "gpu-0", "kind": running.kind.value, "model": "lab/x", "actor": "ivan", "since": time.time()}
-    full.changed(waiting=(Queued(ticket, 1, Message("waits_operation", params)),))
+    full.changed(waiting=(QueueEntry(launch, 1, Message("waits_operation", params)),))
     assert "GPU 0: идёт операция «Выгрузка», lab/x, запустил пользователь ivan" in region(visitor.get("/").text)
 
 
@@ -344,7 +344,7 @@ def test_it_is_offered_where_another_person_holds_the_place_and_waits_with_the_l
     visitor.post("/tickets", form)
 
     (queued,) = controller.waiting
-    asked = queued.ticket.request
+    asked = queued.launch.request
     assert (asked.reason, asked.override_reason) == ("a paper", None)
     assert asked.lease_until is not None
     assert abs(asked.lease_until - time.time() - 3600) < 60

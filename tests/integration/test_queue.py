@@ -19,8 +19,8 @@ def ticket_of(server: WardenServer, ticket_id: str) -> Any:
 
 def becomes(server: WardenServer, ticket_id: str, state: str) -> Any:
     def look() -> Any:
-        ticket = ticket_of(server, ticket_id)
-        return ticket if ticket["state"] == state else None
+        launch = ticket_of(server, ticket_id)
+        return launch if launch["state"] == state else None
 
     return wait_for(look, 90, lambda: f"it is not {state}: {ticket_of(server, ticket_id)}")
 

@@ -48,9 +48,9 @@ def test_click_waits_and_room_starts_it(server: WardenServer, open_page: Open) -
     page = open_page(server.url, language="en-US")
     ask_for_more(page)
     page.locator("[data-action=wait-start]").click()
-    ticket = page.locator("#waiting [data-ticket][data-model='lab/two']")
-    expect(ticket).to_have_attribute("data-state", "waiting")
-    expect(ticket.locator("[data-why]")).to_contain_text("MiB")
+    launch = page.locator("#waiting [data-ticket][data-model='lab/two']")
+    expect(launch).to_have_attribute("data-state", "waiting")
+    expect(launch.locator("[data-why]")).to_contain_text("MiB")
     expect(page.locator("#main-load")).to_have_text("Already queued")
     expect(page.locator("#main-load")).to_be_disabled()
     assert len(server.get("/api/v1/tickets")) == 1
@@ -95,7 +95,7 @@ def test_without_scripts_it_is_a_form_and_can_be_taken_back(server: WardenServer
         page.locator("[data-action=ticket-cancel]").click()
         expect(page.locator("#say")).to_contain_text("больше не ждёт места")
         expect(page.locator("#waiting")).to_have_count(0)
-        (ticket,) = server.get("/api/v1/tickets")
-        assert ticket["state"] == "cancelled"
+        (launch,) = server.get("/api/v1/tickets")
+        assert launch["state"] == "cancelled"
     finally:
         context.close()

@@ -14,13 +14,13 @@ from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import SHAPE, Gate, model
 from webapp.control.controller import Controller
 from webapp.control.lock import StateLock
-from webapp.control.waiting import Calls, Waiting
+from webapp.control.queue import LaunchQueue, QueueCalls
 from webapp.domain.audit import WARDEN, Action, Detail
 from webapp.domain.lease import ReleaseAnswer
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.plan import SwitchRequest
+from webapp.domain.queue import QueuedLaunch, QueueEntry, QueueState
 from webapp.domain.units import gib
-from webapp.domain.waiting import Queued, Ticket, TicketState
 from webapp.errors import (
     AlreadyLoaded,
     AlreadyWaiting,
@@ -51,32 +51,32 @@ def full(bench: Bench) -> Bench:
 
 def take(
     bench: Bench, model_id: str = "lab/one", actor: str = "anna", *, by_itself: bool = True, **changes: object
-) -> Queued:
-    return bench.controller.take_ticket(bench.request(model_id, **changes), actor, starts_by_itself=by_itself)
+) -> QueueEntry:
+    return bench.controller.enqueue(bench.request(model_id, **changes), actor, starts_by_itself=by_itself)
 
 
 def check(bench: Bench, model_id: str = "lab/one", actor: str = "anna") -> None:
-    bench.controller.check_ticket(bench.request(model_id), actor)
+    bench.controller.check_queueing(bench.request(model_id), actor)
 
 
 def line(bench: Bench) -> list[tuple[str, str]]:
     """Models and states of the open tickets, in their places."""
-    return [(one.ticket.request.model_id, one.ticket.state.value) for one in bench.controller.snapshot().waiting]
+    return [(one.launch.request.model_id, one.launch.state.value) for one in bench.controller.snapshot().waiting]
 
 
-def waited(bench: Bench, ticket_id: str) -> Ticket | None:
+def waited(bench: Bench, ticket_id: str) -> QueuedLaunch | None:
     return next((t for t in bench.controller.snapshot().waited if t.id == ticket_id), None)
 
 
-def ends(bench: Bench, queued: Queued, state: TicketState) -> Ticket:
+def ends(bench: Bench, queued: QueueEntry, state: QueueState) -> QueuedLaunch:
     """Wait until a ticket has ended; return it."""
-    bench.until(lambda: waited(bench, queued.ticket.id) is not None)
-    ticket = waited(bench, queued.ticket.id)
-    assert ticket is not None
-    assert ticket.state is state, ticket
-    if ticket.operation_id is not None:
-        bench.wait(bench.controller.operation(ticket.operation_id))
-    return ticket
+    bench.until(lambda: waited(bench, queued.launch.id) is not None)
+    launch = waited(bench, queued.launch.id)
+    assert launch is not None
+    assert launch.state is state, launch
+    if launch.operation_id is not None:
+        bench.wait(bench.controller.operation(launch.operation_id))
+    return launch
 
 
 def with_rights(bench: Bench, may_switch: Callable[[str], bool]) -> Bench:
@@ -90,17 +90,17 @@ def test_it_starts_by_itself_when_memory_comes_free_in_its_persons_name(full: Be
     queued = take(full)
     assert (queued.place, queued.why and queued.why.code) == (1, "waits_memory")
     full.machine.foreign.clear()
-    ended = ends(full, queued, TicketState.STARTED)
+    ended = ends(full, queued, QueueState.STARTED)
     assert full.loaded == ["lab/one"]
     assert ended.operation_id is not None
     assert full.controller.operation(ended.operation_id).actor == "anna"
     (entry,) = full.recorded
-    assert (entry.action, entry.doer, entry.target.id) == (Action.TICKET_STARTED, WARDEN, queued.ticket.id)
+    assert (entry.action, entry.doer, entry.target.id) == (Action.TICKET_STARTED, WARDEN, queued.launch.id)
     assert (entry.details, entry.operation_id) == (((Detail.OWNER, "anna"),), ended.operation_id)
 
 
 def test_what_fits_at_once_starts_at_once(bench: Bench) -> None:
-    ends(bench, take(bench), TicketState.STARTED)
+    ends(bench, take(bench), QueueState.STARTED)
     assert bench.loaded == ["lab/one"]
 
 
@@ -109,8 +109,8 @@ def test_one_that_only_tells_starts_nothing_until_its_person_says_so(full: Bench
     full.machine.foreign.clear()
     full.until(lambda: line(full) == [("lab/one", "ready")])
     assert full.loaded == []
-    full.wait(full.controller.start_ticket(queued.ticket.id, "anna"))
-    ends(full, queued, TicketState.STARTED)
+    full.wait(full.controller.start_queued(queued.launch.id, "anna"))
+    ends(full, queued, QueueState.STARTED)
     assert full.loaded == ["lab/one"]
 
 
@@ -125,7 +125,7 @@ def test_told_too_early_is_taken_back(full: Bench) -> None:
 def test_start_that_is_refused_leaves_it_waiting(full: Bench) -> None:
     queued = take(full, by_itself=False)
     with pytest.raises(NotEnoughMemory):
-        full.controller.start_ticket(queued.ticket.id, "anna")
+        full.controller.start_queued(queued.launch.id, "anna")
     assert line(full) == [("lab/one", "waiting")]
 
 
@@ -133,9 +133,9 @@ def test_two_clicks_are_one_ticket(full: Bench) -> None:
     first = take(full)
     with pytest.raises(AlreadyWaiting) as caught:
         take(full)
-    assert caught.value.params == {"ticket": first.ticket.id, "model": "lab/one", "place": 1}
+    assert caught.value.params == {"ticket": first.launch.id, "model": "lab/one", "place": 1}
     take(full, actor="boris")
-    assert [one.ticket.actor for one in full.controller.snapshot().waiting] == ["anna", "boris"]
+    assert [one.launch.actor for one in full.controller.snapshot().waiting] == ["anna", "boris"]
 
 
 def test_many_clicks_at_once_take_no_more_than_may(full: Bench) -> None:
@@ -144,7 +144,7 @@ def test_many_clicks_at_once_take_no_more_than_may(full: Bench) -> None:
     def click(number: int) -> str:
         barrier.wait(10)
         try:
-            return take(full, actor=f"person {number % 12}").ticket.id
+            return take(full, actor=f"person {number % 12}").launch.id
         except (AlreadyWaiting, QueueFull) as exc:
             return exc.code
 
@@ -162,13 +162,13 @@ def test_defect_in_a_start_ends_that_ticket_and_the_next_one_starts(full: Bench)
             raise ValueError("a defect")
         return full.controller.switch(request, actor)
 
-    waiting = Waiting(full.context, Calls(defect, full.controller.cancel, full.controller.operation))
+    waiting = LaunchQueue(full.context, QueueCalls(defect, full.controller.cancel, full.controller.operation))
     waiting.take(full.request(), "anna", starts_by_itself=True)
     waiting.take(full.request("lab/two"), "boris", starts_by_itself=True)
     full.machine.foreign.clear()
     waiting.look()
-    assert [(one.state, one.outcome) for one in waiting.line.ended] == [(TicketState.FAILED, Message("unexpected"))]
-    assert [(one.ticket.actor, one.ticket.state) for one in waiting.line.queued] == [("boris", TicketState.STARTING)]
+    assert [(one.state, one.outcome) for one in waiting.line.ended] == [(QueueState.FAILED, Message("unexpected"))]
+    assert [(one.launch.actor, one.launch.state) for one in waiting.line.queued] == [("boris", QueueState.STARTING)]
     full.until(lambda: full.loaded == ["lab/two"])
 
 
@@ -184,11 +184,11 @@ def test_start_that_is_refused_keeps_no_other_device_idle(make_bench: Callable[.
 
     bench.keeper.start()
     bench.state_store.accept(True)
-    waiting = Waiting(bench.context, Calls(refuse_anna, bench.controller.cancel, bench.controller.operation))
+    waiting = LaunchQueue(bench.context, QueueCalls(refuse_anna, bench.controller.cancel, bench.controller.operation))
     waiting.take(bench.request(devices=("gpu-0",)), "anna", starts_by_itself=True)
     waiting.take(bench.request("lab/two", devices=("gpu-1",)), "boris", starts_by_itself=True)
     waiting.look()
-    assert [(one.ticket.actor, one.ticket.state.value) for one in waiting.line.queued] == [
+    assert [(one.launch.actor, one.launch.state.value) for one in waiting.line.queued] == [
         ("anna", "waiting"),
         ("boris", "starting"),
     ]
@@ -212,7 +212,7 @@ def test_model_that_another_person_loaded_meanwhile_ends_the_ticket_as_satisfied
     assert bench.runtime.gate is not None
     bench.runtime.gate.set()
     bench.wait(loading)
-    ended = ends(bench, queued, TicketState.STARTED)
+    ended = ends(bench, queued, QueueState.STARTED)
     assert ended.outcome == Message("ticket_satisfied", {"model": "lab/one", "owner": "ivan"})
     assert (ended.operation_id, bench.loaded, len(bench.runtime.launched)) == (None, ["lab/one"], 1)
 
@@ -223,20 +223,20 @@ def test_after_a_satisfied_ticket_the_line_goes_on_for_everybody(bench: Bench) -
     assert bench.runtime.gate is not None
     bench.runtime.gate.set()
     bench.wait(loading)
-    ends(bench, satisfied, TicketState.STARTED)
-    ends(bench, later, TicketState.STARTED)
+    ends(bench, satisfied, QueueState.STARTED)
+    ends(bench, later, QueueState.STARTED)
     assert bench.loaded == ["lab/one", "lab/two"]
-    assert [t.state for t in bench.store.waiting.values()] == [TicketState.STARTED] * 2
+    assert [t.state for t in bench.store.waiting.values()] == [QueueState.STARTED] * 2
 
 
 BROKEN = model("lab/broken", shape=replace(SHAPE, experts="odd"))  # type: ignore[arg-type]
 """A model whose facts are not what the arithmetic of a plan counts on: it raises what nobody expects."""
 
 
-def broken_ticket(bench: Bench, number: int = 1, **changes: object) -> Ticket:
+def broken_ticket(bench: Bench, number: int = 1, **changes: object) -> QueuedLaunch:
     """A ticket of an earlier Warden's that cannot be judged."""
     bench.catalog.models = (*bench.catalog.models, BROKEN)
-    made = Ticket("broken", number, bench.request(BROKEN.id), "eve", time.time(), **changes)  # type: ignore[arg-type]
+    made = QueuedLaunch("broken", number, bench.request(BROKEN.id), "eve", time.time(), **changes)  # type: ignore[arg-type]
     bench.store.waiting = {made.id: made}
     return made
 
@@ -260,18 +260,18 @@ def test_ticket_that_cannot_be_judged_says_so_and_why(beside_broken: Bench) -> N
 
 def test_ticket_that_cannot_be_judged_is_logged_once(beside_broken: Bench, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
-        beside_broken.controller._waiting.look()
+        beside_broken.controller._queue.look()
     assert [r.levelname for r in caplog.records if "broken" in r.getMessage()] in ([], ["ERROR"])
 
 
 def test_others_are_taken_judged_told_started_and_saved_beside_one_that_cannot_be_judged(beside_broken: Bench) -> None:
     by_itself = take(beside_broken)
     told = take(beside_broken, "lab/two", "boris", by_itself=False)
-    beside_broken.controller.cancel_ticket(take(beside_broken, "lab/three", "olga").ticket.id, "olga")
+    beside_broken.controller.leave_queue(take(beside_broken, "lab/three", "olga").launch.id, "olga")
     beside_broken.machine.foreign.clear()
-    ends(beside_broken, by_itself, TicketState.STARTED)
+    ends(beside_broken, by_itself, QueueState.STARTED)
     beside_broken.until(lambda: ("lab/two", "ready") in line(beside_broken))
-    beside_broken.until(lambda: beside_broken.store.waiting[told.ticket.id].state is TicketState.READY)
+    beside_broken.until(lambda: beside_broken.store.waiting[told.launch.id].state is QueueState.READY)
     states = [t.state.value for t in beside_broken.store.waiting.values() if t.actor in ("anna", "olga")]
     assert states == ["started", "cancelled"]
 
@@ -283,12 +283,12 @@ def test_others_expire_beside_one_that_cannot_be_judged(make_bench: Callable[...
     bench.controller.start()
     queued = take(bench)
     bench.ahead_s = 3601
-    ends(bench, queued, TicketState.EXPIRED)
-    bench.until(lambda: [t.state for t in bench.store.waiting.values()] == [TicketState.EXPIRED] * 2)
+    ends(bench, queued, QueueState.EXPIRED)
+    bench.until(lambda: [t.state for t in bench.store.waiting.values()] == [QueueState.EXPIRED] * 2)
 
 
 def test_one_that_cannot_be_judged_is_taken_back(beside_broken: Bench) -> None:
-    assert beside_broken.controller.cancel_ticket("broken", "eve").state is TicketState.CANCELLED
+    assert beside_broken.controller.leave_queue("broken", "eve").state is QueueState.CANCELLED
     assert line(beside_broken) == []
 
 
@@ -305,14 +305,14 @@ def test_ticket_is_not_started_before_it_is_in_the_store(bench: Bench) -> None:
     with ThreadPoolExecutor(1) as pool:
         taking = pool.submit(take, bench)
         bench.store.gate.wait_reached()
-        bench.controller._waiting._look()
+        bench.controller._queue._look()
         written.append((bench.runtime.launched, line(bench)))
         bench.store.raises = StoreUnavailable(reason="disk full")
         bench.store.gate.open()
         with pytest.raises(NotStored):
             taking.result()
     bench.store.raises = None
-    bench.controller._waiting.look()
+    bench.controller._queue.look()
     assert written == [([], [])]
     assert (bench.store.waiting, bench.loaded, bench.runtime.launched) == ({}, [], [])
 
@@ -321,19 +321,19 @@ def test_how_a_ticket_ended_is_known_after_a_restart(make_bench: Callable[..., B
     first = make_bench()
     first.controller.start()
     queued = take(first)
-    ends(first, queued, TicketState.STARTED)
+    ends(first, queued, QueueState.STARTED)
     first.controller.stop()
     again = make_bench()
     again.store.waiting = first.store.waiting
     again.controller.start()
-    kept = waited(again, queued.ticket.id)
+    kept = waited(again, queued.launch.id)
     assert kept is not None
-    assert (kept.state, kept.actor) == (TicketState.STARTED, "anna")
+    assert (kept.state, kept.actor) == (QueueState.STARTED, "anna")
 
 
 def test_line_that_could_not_be_read_at_the_start_is_read_later(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench()
-    kept = Ticket("t7", 7, bench.request("lab/two"), "boris", time.time())
+    kept = QueuedLaunch("t7", 7, bench.request("lab/two"), "boris", time.time())
     bench.store.waiting = {kept.id: kept}
     bench.machine.foreign["gpu-0"] = TRAINING
     bench.store.raises = StoreUnavailable(reason="locked")
@@ -341,7 +341,7 @@ def test_line_that_could_not_be_read_at_the_start_is_read_later(make_bench: Call
     with pytest.raises(NotStored):
         take(bench)
     bench.store.raises = None
-    assert take(bench).ticket.number == 8
+    assert take(bench).launch.number == 8
     assert line(bench) == [("lab/two", "waiting"), ("lab/one", "waiting")]
 
 
@@ -381,8 +381,8 @@ def test_later_one_does_not_pass_it_on_the_same_device(full: Bench) -> None:
     assert [spec.model_id for spec in full.runtime.launched] == ["lab/large", "lab/two"]
 
 
-def _has_room_but_waits(bench: Bench, queued: Queued) -> bool:
-    now = next(one for one in bench.controller.snapshot().waiting if one.ticket.id == queued.ticket.id)
+def _has_room_but_waits(bench: Bench, queued: QueueEntry) -> bool:
+    now = next(one for one in bench.controller.snapshot().waiting if one.launch.id == queued.launch.id)
     return now.why is None and now.behind is not None
 
 
@@ -395,7 +395,7 @@ def test_it_waits_for_the_operation_that_runs_there(bench: Bench) -> None:
     assert (queued.why.code, queued.why.params["actor"]) == ("waits_operation", "anna")
     bench.runtime.gates["launch"].open()
     bench.wait(running)
-    ends(bench, queued, TicketState.STARTED)
+    ends(bench, queued, QueueState.STARTED)
     assert bench.loaded == ["lab/two"]
 
 
@@ -409,7 +409,7 @@ def test_it_waits_until_a_model_in_use_is_idle(bench: Bench) -> None:
     assert queued.why is not None
     assert (queued.why.code, queued.why.params["in_flight"]) == ("waits_in_use", 2)
     busy(0)
-    ends(bench, queued, TicketState.STARTED)
+    ends(bench, queued, QueueState.STARTED)
 
 
 def test_it_waits_until_another_persons_model_is_released(bench: Bench) -> None:
@@ -423,15 +423,15 @@ def test_it_waits_until_another_persons_model_is_released(bench: Bench) -> None:
     bench.controller.ask_release(instance.id, "", "anna")
     assert line(bench) == [("lab/two", "waiting")]
     bench.controller.answer_release(instance.id, ReleaseAnswer.RELEASE, "", "maria")
-    ends(bench, queued, TicketState.STARTED)
+    ends(bench, queued, QueueState.STARTED)
 
 
 def test_those_who_wait_start_in_their_order(full: Bench) -> None:
     first = take(full)
     second = take(full, "lab/two", actor="boris")
     full.machine.foreign.clear()
-    ends(full, first, TicketState.STARTED)
-    ends(full, second, TicketState.STARTED)
+    ends(full, first, QueueState.STARTED)
+    ends(full, second, QueueState.STARTED)
     assert [spec.model_id for spec in full.runtime.launched] == ["lab/one", "lab/two"]
 
 
@@ -442,10 +442,10 @@ def test_start_that_finds_no_room_at_the_gate_waits_on_after_a_pause(full: Bench
     full.monitor.gate.wait_reached()  # accepted, and about to read once more
     full.machine.foreign["gpu-0"] = TRAINING
     full.monitor.gate.open()
-    full.until(lambda: [one.ticket.tries for one in full.controller.snapshot().waiting] == [1])
+    full.until(lambda: [one.launch.tries for one in full.controller.snapshot().waiting] == [1])
     (one,) = full.controller.snapshot().waiting
-    assert (one.ticket.id, one.ticket.state, one.ticket.operation_id) == (queued.ticket.id, TicketState.WAITING, None)
-    assert one.ticket.not_before is not None
+    assert (one.launch.id, one.launch.state, one.launch.operation_id) == (queued.launch.id, QueueState.WAITING, None)
+    assert one.launch.not_before is not None
     full.machine.foreign.clear()
     full.until(lambda: [o.why and o.why.code for o in full.controller.snapshot().waiting] == ["waits_pause"])
     assert full.loaded == []
@@ -463,7 +463,7 @@ def test_start_that_cannot_be_written_down_waits_until_it_can(bench: Bench) -> N
     ended = bench.wait(operation)
     assert (ended.error and ended.error.code, bench.loaded) == ("not_stored", ["lab/one"])
     bench.store.raises = None
-    ends(bench, queued, TicketState.STARTED)
+    ends(bench, queued, QueueState.STARTED)
     assert bench.loaded == ["lab/two"]
 
 
@@ -471,7 +471,7 @@ def test_start_that_fails_ends_it_with_the_reason(full: Bench) -> None:
     full.runtime.fails["lab/one"] = "dies"
     queued = take(full)
     full.machine.foreign.clear()
-    ended = ends(full, queued, TicketState.FAILED)
+    ended = ends(full, queued, QueueState.FAILED)
     assert ended.outcome == Message("worker_died", {"model": "lab/one", "exit": "1"})
     assert line(full) == []
 
@@ -493,7 +493,7 @@ def test_one_whose_person_may_load_no_more_ends_instead_of_starting(
     bench.controller.start()
     queued = take(bench)
     if answers:
-        ended = ends(bench, queued, TicketState.FAILED)
+        ended = ends(bench, queued, QueueState.FAILED)
         assert ended.outcome == Message("ticket_without_right", {"actor": "anna"})
     else:
         assert asked.wait(5)
@@ -510,11 +510,11 @@ def test_one_whose_person_may_load_no_more_leaves_the_line_before_its_turn(make_
     blocking = take(bench)
     later = take(bench, "lab/two", "boris")
     gone.add("anna")
-    ended = ends(bench, blocking, TicketState.FAILED)
+    ended = ends(bench, blocking, QueueState.FAILED)
     assert ended.outcome == Message("ticket_without_right", {"actor": "anna"})
     assert line(bench) == [("lab/two", "waiting")]
     bench.machine.foreign.clear()
-    ends(bench, later, TicketState.STARTED)
+    ends(bench, later, QueueState.STARTED)
 
 
 def test_one_that_was_told_and_may_load_no_more_is_ended_too(make_bench: Callable[..., Bench]) -> None:
@@ -524,7 +524,7 @@ def test_one_that_was_told_and_may_load_no_more_is_ended_too(make_bench: Callabl
     told = take(bench, by_itself=False)
     bench.until(lambda: line(bench) == [("lab/one", "ready")])
     gone.add("anna")
-    ends(bench, told, TicketState.FAILED)
+    ends(bench, told, QueueState.FAILED)
 
 
 def test_accounts_that_cannot_be_read_keep_the_line_as_it_is(make_bench: Callable[..., Bench]) -> None:
@@ -539,22 +539,22 @@ def test_accounts_that_cannot_be_read_keep_the_line_as_it_is(make_bench: Callabl
     bench.machine.foreign["gpu-0"] = TRAINING
     take(bench)
     seen = len(looks)
-    bench.controller._waiting.look()
+    bench.controller._queue.look()
     assert len(looks) > seen
     assert line(bench) == [("lab/one", "waiting")]
 
 
 def test_one_that_was_taken_back_never_starts(full: Bench) -> None:
     queued = take(full)
-    full.controller.cancel_ticket(queued.ticket.id, "anna")
+    full.controller.leave_queue(queued.launch.id, "anna")
     full.machine.foreign.clear()
     take(full, "lab/two")
     full.until(lambda: full.loaded == ["lab/two"])
-    assert ends(full, queued, TicketState.CANCELLED).operation_id is None
+    assert ends(full, queued, QueueState.CANCELLED).operation_id is None
     with pytest.raises(TicketEnded):
-        full.controller.cancel_ticket(queued.ticket.id, "anna")
+        full.controller.leave_queue(queued.launch.id, "anna")
     with pytest.raises(UnknownTicket):
-        full.controller.cancel_ticket("gone", "anna")
+        full.controller.leave_queue("gone", "anna")
 
 
 def test_taken_back_while_it_starts_its_operation_is_cancelled_and_things_are_put_back(bench: Bench) -> None:
@@ -563,9 +563,9 @@ def test_taken_back_while_it_starts_its_operation_is_cancelled_and_things_are_pu
     queued = take(bench, "lab/two")
     bench.runtime.gates["launch"].wait_reached()
     bench.until(lambda: line(bench) == [("lab/two", "starting")])
-    bench.controller.cancel_ticket(queued.ticket.id, "anna")
+    bench.controller.leave_queue(queued.launch.id, "anna")
     bench.runtime.gates["launch"].open()
-    ended = ends(bench, queued, TicketState.CANCELLED)
+    ended = ends(bench, queued, QueueState.CANCELLED)
     assert ended.operation_id is not None
     assert bench.controller.operation(ended.operation_id).state is OperationState.CANCELLED
     assert bench.loaded == ["lab/one"]
@@ -578,7 +578,7 @@ def test_cancel_of_its_operation_ends_it_too(bench: Bench) -> None:
     (running,) = bench.controller.snapshot().running
     bench.controller.cancel(running.id, "ivan")
     bench.runtime.gates["launch"].open()
-    ended = ends(bench, queued, TicketState.CANCELLED)
+    ended = ends(bench, queued, QueueState.CANCELLED)
     assert ended.outcome == Message("cancelled", {"actor": "ivan"})
 
 
@@ -589,22 +589,22 @@ def test_emergency_pauses_what_waits_until_a_person_lets_it_go_on(full: Bench) -
     full.machine.foreign.clear()
     full.until(lambda: ("lab/two", "ready") in line(full))
     paused, other = full.controller.snapshot().waiting
-    assert (paused.ticket.paused_by, paused.ticket.state) == ("ivan", TicketState.WAITING)
-    assert (other.ticket.id, other.ticket.paused_by) == (told.ticket.id, None)
-    full.controller.cancel_ticket(told.ticket.id, "anna")
-    full.controller.resume_ticket(queued.ticket.id, "anna")
-    ends(full, queued, TicketState.STARTED)
+    assert (paused.launch.paused_by, paused.launch.state) == ("ivan", QueueState.WAITING)
+    assert (other.launch.id, other.launch.paused_by) == (told.launch.id, None)
+    full.controller.leave_queue(told.launch.id, "anna")
+    full.controller.resume_queued(queued.launch.id, "anna")
+    ends(full, queued, QueueState.STARTED)
 
 
 def test_what_is_taken_back_while_the_store_takes_nothing_is_not_stored_before_it_does(full: Bench) -> None:
     queued = take(full)
-    assert full.controller.is_ticket_stored(queued.ticket.id)
+    assert full.controller.is_queued_stored(queued.launch.id)
     full.store.raises = StoreUnavailable(reason="locked", trouble="locked")
-    full.controller.cancel_ticket(queued.ticket.id, "anna")
-    assert not full.controller.is_ticket_stored(queued.ticket.id)
+    full.controller.leave_queue(queued.launch.id, "anna")
+    assert not full.controller.is_queued_stored(queued.launch.id)
     full.store.raises = None
-    full.until(lambda: full.controller.is_ticket_stored(queued.ticket.id))
-    assert full.store.waiting[queued.ticket.id].state is TicketState.CANCELLED
+    full.until(lambda: full.controller.is_queued_stored(queued.launch.id))
+    assert full.store.waiting[queued.launch.id].state is QueueState.CANCELLED
 
 
 def test_emergency_pauses_what_waits_although_the_clock_was_set_back(full: Bench) -> None:
@@ -612,18 +612,18 @@ def test_emergency_pauses_what_waits_although_the_clock_was_set_back(full: Bench
     full.later_s = -3600.0
     full.wait(full.controller.emergency("ivan"))
     (waiting,) = full.controller.snapshot().waiting
-    assert (waiting.ticket.id, waiting.ticket.paused_by) == (queued.ticket.id, "ivan")
+    assert (waiting.launch.id, waiting.launch.paused_by) == (queued.launch.id, "ivan")
 
 
 def test_emergency_pauses_what_cannot_be_read_yet(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench()
-    bench.store.waiting["old"] = Ticket("old", 1, bench.request("lab/one"), "anna", time.time())
+    bench.store.waiting["old"] = QueuedLaunch("old", 1, bench.request("lab/one"), "anna", time.time())
     bench.store.raises = StoreUnavailable(reason="locked", trouble="locked")
     bench.controller.start()
     bench.wait(bench.controller.emergency("ivan"))
     bench.store.raises = None
     bench.until(lambda: bool(bench.controller.snapshot().waiting))
-    assert [one.ticket.paused_by for one in bench.controller.snapshot().waiting] == ["ivan"]
+    assert [one.launch.paused_by for one in bench.controller.snapshot().waiting] == ["ivan"]
     bench.until(lambda: bench.store.waiting["old"].paused_by == "ivan")
 
 
@@ -634,37 +634,39 @@ def test_emergency_during_its_start_leaves_it_paused(bench: Bench) -> None:
     emergency = bench.controller.emergency("ivan")
     bench.runtime.gates["launch"].open()
     bench.wait(emergency)
-    bench.until(lambda: [one.ticket.paused_by for one in bench.controller.snapshot().waiting] == ["ivan"])
+    bench.until(lambda: [one.launch.paused_by for one in bench.controller.snapshot().waiting] == ["ivan"])
     bench.until(lambda: line(bench) == [("lab/one", "waiting")])
     (one,) = bench.controller.snapshot().waiting
-    assert (one.ticket.tries, bench.loaded) == (0, [])
+    assert (one.launch.tries, bench.loaded) == (0, [])
 
 
 def test_it_survives_a_restart_in_its_place(make_bench: Callable[..., Bench]) -> None:
     first = make_bench()
     first.controller.start()
     first.machine.foreign["gpu-0"] = TRAINING
-    tickets = [take(first).ticket.id, take(first, "lab/two", "boris").ticket.id]
+    launches = [take(first).launch.id, take(first, "lab/two", "boris").launch.id]
     first.controller.stop()
     second = make_bench()
     second.store.waiting = first.store.waiting
     second.machine.foreign["gpu-0"] = TRAINING
     second.controller.start()
     second.until(lambda: len(line(second)) == 2)
-    assert [one.ticket.id for one in second.controller.snapshot().waiting] == tickets
+    assert [one.launch.id for one in second.controller.snapshot().waiting] == launches
     assert take(second, "lab/three").place == 3
 
 
 @pytest.mark.parametrize("operation_id", [None, "unheard-of"])
 def test_cut_off_in_its_start_it_waits_again(make_bench: Callable[..., Bench], operation_id: str | None) -> None:
     bench = make_bench()
-    cut = Ticket("t1", 4, bench.request(), "anna", time.time(), state=TicketState.STARTING, operation_id=operation_id)
+    cut = QueuedLaunch(
+        "t1", 4, bench.request(), "anna", time.time(), state=QueueState.STARTING, operation_id=operation_id
+    )
     bench.store.waiting = {cut.id: cut}
     bench.controller.start()
     bench.until(lambda: waited(bench, "t1") is not None)
     ended = waited(bench, "t1")
     assert ended is not None
-    assert (ended.state, ended.operation_id != operation_id, bench.loaded) == (TicketState.STARTED, True, ["lab/one"])
+    assert (ended.state, ended.operation_id != operation_id, bench.loaded) == (QueueState.STARTED, True, ["lab/one"])
 
 
 def test_stop_of_warden_in_its_start_leaves_it_waiting(make_bench: Callable[..., Bench]) -> None:
@@ -676,7 +678,7 @@ def test_stop_of_warden_in_its_start_leaves_it_waiting(make_bench: Callable[...,
     bench.until(lambda: [t.operation_id is not None for t in bench.store.waiting.values()] == [True])
     bench.controller.stop()
     (kept,) = bench.store.waiting.values()
-    assert kept.state is TicketState.STARTING
+    assert kept.state is QueueState.STARTING
     again = make_bench()
     again.store.waiting, again.store.saved = bench.store.waiting, bench.store.saved
     again.controller.start()
@@ -696,16 +698,16 @@ def test_one_that_cannot_be_kept_is_not_taken(full: Bench) -> None:
 def test_what_could_not_be_written_is_written_later(full: Bench) -> None:
     queued = take(full)
     full.store.raises = StoreUnavailable(reason="disk full")
-    full.controller.cancel_ticket(queued.ticket.id, "anna")
+    full.controller.leave_queue(queued.launch.id, "anna")
     full.store.raises = None
-    full.until(lambda: full.store.waiting[queued.ticket.id].state is TicketState.CANCELLED)
+    full.until(lambda: full.store.waiting[queued.launch.id].state is QueueState.CANCELLED)
 
 
 def test_one_that_waits_too_long_gives_up(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(ticket_wait_h=1e-9)
     bench.controller.start()
     bench.machine.foreign["gpu-0"] = TRAINING
-    ended = ends(bench, take(bench), TicketState.EXPIRED)
+    ended = ends(bench, take(bench), QueueState.EXPIRED)
     assert ended.outcome is not None
     assert ended.outcome.code == "ticket_waited_long"
 
@@ -717,18 +719,18 @@ def test_place_of_one_who_was_told_is_not_kept_for_ever(make_bench: Callable[...
     told = take(bench, by_itself=False)
     after = take(bench, "lab/two", actor="boris")
     bench.machine.foreign.clear()
-    ended = ends(bench, told, TicketState.EXPIRED)
+    ended = ends(bench, told, QueueState.EXPIRED)
     assert ended.outcome is not None
     assert ended.outcome.code == "ticket_not_fetched"
-    ends(bench, after, TicketState.STARTED)
+    ends(bench, after, QueueState.STARTED)
 
 
 def test_only_its_person_or_an_administrator_takes_it_back(full: Bench) -> None:
     queued = take(full)
-    waiting = full.controller._waiting
+    waiting = full.controller._queue
     with pytest.raises(ForeignTicket):
-        waiting.cancel(queued.ticket.id, "boris", is_administrator=False)
-    assert waiting.cancel(queued.ticket.id, "anna", is_administrator=False).state is TicketState.CANCELLED
+        waiting.cancel(queued.launch.id, "boris", is_administrator=False)
+    assert waiting.cancel(queued.launch.id, "anna", is_administrator=False).state is QueueState.CANCELLED
 
 
 def test_pages_are_told_of_a_change(full: Bench) -> None:
@@ -736,7 +738,7 @@ def test_pages_are_told_of_a_change(full: Bench) -> None:
     queued = take(full)
     after = full.controller.snapshot().version
     assert before.rpartition(".")[2] != after.rpartition(".")[2]
-    full.controller.cancel_ticket(queued.ticket.id, "anna")
+    full.controller.leave_queue(queued.launch.id, "anna")
     assert full.controller.snapshot().version.rpartition(".")[2] != after.rpartition(".")[2]
 
 
@@ -744,7 +746,7 @@ def test_nothing_is_started_while_warden_stops(full: Bench) -> None:
     take(full)
     full.controller.stop()
     full.machine.foreign.clear()
-    full.controller._waiting.look()
+    full.controller._queue.look()
     assert [o.kind for o in full.controller.snapshot().recent if o.kind is OperationKind.SWITCH] == []
 
 
@@ -757,21 +759,21 @@ def test_no_jump_of_the_clock_ends_or_prolongs_a_wait(make_bench: Callable[..., 
     bench.machine.foreign["gpu-0"] = TRAINING
     waits = take(bench, "lab/two")
     bench.machine.foreign.clear()
-    bench.controller._waiting.look()
+    bench.controller._queue.look()
     bench.later_s = jump_s
-    bench.controller._waiting.look()
-    assert sorted(one.ticket.id for one in bench.controller.snapshot().waiting) == sorted(
-        [told.ticket.id, waits.ticket.id]
+    bench.controller._queue.look()
+    assert sorted(one.launch.id for one in bench.controller.snapshot().waiting) == sorted(
+        [told.launch.id, waits.launch.id]
     )
     bench.ahead_s = 2 * 3600 + 1
-    bench.until(lambda: waited(bench, told.ticket.id) is not None)
-    assert waited(bench, told.ticket.id).state is TicketState.EXPIRED  # type: ignore[union-attr]
+    bench.until(lambda: waited(bench, told.launch.id) is not None)
+    assert waited(bench, told.launch.id).state is QueueState.EXPIRED  # type: ignore[union-attr]
 
 
 def test_ticket_of_before_a_restart_has_waited_by_the_time_of_day(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(ticket_wait_h=2.0)
     old, young, ahead = (
-        Ticket(f"t{n}", n, bench.request(), f"person {n}", time.time() - ago)
+        QueuedLaunch(f"t{n}", n, bench.request(), f"person {n}", time.time() - ago)
         for n, ago in enumerate((3 * 3600, 3600, -86400), 1)
     )
     bench.store.waiting = {one.id: one for one in (old, young, ahead)}
@@ -779,18 +781,18 @@ def test_ticket_of_before_a_restart_has_waited_by_the_time_of_day(make_bench: Ca
     bench.controller.start()
     assert bench.controller.snapshot().waiting != ()
     bench.until(lambda: waited(bench, "t1") is not None)
-    assert {one.ticket.id for one in bench.controller.snapshot().waiting} == {"t2", "t3"}
+    assert {one.launch.id for one in bench.controller.snapshot().waiting} == {"t2", "t3"}
 
 
 def test_pause_of_before_a_restart_begins_anew_and_is_no_longer_than_pauses_are(
     make_bench: Callable[..., Bench],
 ) -> None:
     bench = make_bench()
-    kept = Ticket("t1", 1, bench.request(), "anna", time.time(), tries=1, not_before=1e12)
+    kept = QueuedLaunch("t1", 1, bench.request(), "anna", time.time(), tries=1, not_before=1e12)
     bench.store.waiting = {kept.id: kept}
     bench.controller.start()
     bench.until(lambda: [o.why and o.why.code for o in bench.controller.snapshot().waiting] == ["waits_pause"])
     bench.ahead_s = 6.0
-    bench.controller._waiting.nudge()
+    bench.controller._queue.nudge()
     bench.until(lambda: waited(bench, "t1") is not None)
     assert bench.loaded == ["lab/one"]

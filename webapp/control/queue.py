@@ -21,13 +21,13 @@ from webapp.domain.instance import InstanceState
 from webapp.domain.operation import Operation, OperationState
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.planning.state import PlanningState
-from webapp.domain.waiting import (
+from webapp.domain.queue import (
     MOST_TRIES,
     SATISFIED,
-    Judgement,
-    Queued,
-    Ticket,
-    TicketState,
+    QueuedLaunch,
+    QueueEntry,
+    QueueState,
+    QueueVerdict,
     came_back,
     check_admissible,
     check_place,
@@ -61,18 +61,18 @@ STOP_S = 5.0
 
 
 @dataclass(frozen=True)
-class Line:
+class QueueView:
     """The tickets at one moment. ``version`` rises with every change that a page shows."""
 
-    queued: tuple[Queued, ...] = ()
+    queued: tuple[QueueEntry, ...] = ()
     """The open ones, in their places."""
-    ended: tuple[Ticket, ...] = ()
+    ended: tuple[QueuedLaunch, ...] = ()
     """Those that ended lately, newest first."""
     version: int = 0
 
 
 @dataclass(frozen=True)
-class Calls:
+class QueueCalls:
     """What the line asks of the controller."""
 
     switch: Callable[[SwitchRequest, str], Operation]
@@ -80,25 +80,25 @@ class Calls:
     operation: Callable[[str], Operation]
 
 
-class Waiting:
+class LaunchQueue:
     """Holds the tickets, and the thread that looks at them. Every change is decided and made in one locked block."""
 
-    def __init__(self, context: Context, calls: Calls) -> None:
+    def __init__(self, context: Context, calls: QueueCalls) -> None:
         self._context = context
         self._calls = calls
         self._lock = threading.Lock()
-        self._tickets: dict[str, Ticket] = {}
+        self._launches: dict[str, QueuedLaunch] = {}
         self._pending: frozenset[str] = frozenset()
         """Tickets that are not in the store yet: they have their place, and nobody sees or starts them."""
-        self._are_read = context.tickets is None
+        self._are_read = context.queue_store is None
         """Whether what an earlier Warden left was read; until then there is no next number."""
         self._left: Pause | None = None
         """An emergency's pause of what an earlier Warden left, until that is read."""
         self._elapsed = Elapsed(context.monotonic)
         self._recorded: frozenset[tuple[str, str]] = frozenset()
         """Defects that are in the log already, by ticket and kind: a look comes every second."""
-        self._line = Line()
-        self._unsaved: dict[str, Ticket] = {}
+        self._line = QueueView()
+        self._unsaved: dict[str, QueuedLaunch] = {}
         self._writing = threading.Lock()
         """Held during a write alone, so that an older value of a ticket is never written over a newer one."""
         self._looking = threading.Lock()
@@ -108,7 +108,7 @@ class Waiting:
         self._thread: threading.Thread | None = None
 
     @property
-    def line(self) -> Line:
+    def line(self) -> QueueView:
         """The tickets as last looked at; a reference, so reading it never waits."""
         return self._line
 
@@ -142,33 +142,33 @@ class Waiting:
         """Take up what an earlier Warden left, once. Raises StoreUnavailable."""
         if self._are_read:
             return
-        assert self._context.tickets is not None
-        kept = self._context.tickets.tickets()
+        assert self._context.queue_store is not None
+        kept = self._context.queue_store.tickets()
         with self._lock:
-            self._tickets = {**{ticket.id: self._taken_up(ticket) for ticket in kept}, **self._tickets}
+            self._launches = {**{launch.id: self._taken_up(launch) for launch in kept}, **self._launches}
             self._are_read = True
             if self._left is not None:
                 self._pause(self._left.actor, self._left.at)
         self._publish()
 
-    def _taken_up(self, ticket: Ticket) -> Ticket:
+    def _taken_up(self, launch: QueuedLaunch) -> QueuedLaunch:
         """Go on with an earlier Warden's ticket; of its clock only the time of day is known, so a pause begins anew."""
-        if ticket.is_open:
-            waited_s = max(0.0, self._context.clock() - ticket.created_at)
-            self._elapsed.note((ticket.id, "waits"), None, waited_s)
-        if ticket.not_before is not None:
-            ticket = replace(ticket, not_before=self._context.monotonic() + self._pause_s(ticket.tries))
-        cut_off = ticket.state is TicketState.STARTING and ticket.operation_id is None  # before it had an operation
-        return ticket.to(TicketState.WAITING) if cut_off else ticket
+        if launch.is_open:
+            waited_s = max(0.0, self._context.clock() - launch.created_at)
+            self._elapsed.note((launch.id, "waits"), None, waited_s)
+        if launch.not_before is not None:
+            launch = replace(launch, not_before=self._context.monotonic() + self._pause_s(launch.tries))
+        cut_off = launch.state is QueueState.STARTING and launch.operation_id is None  # before it had an operation
+        return launch.to(QueueState.WAITING) if cut_off else launch
 
     # What a person does
 
     def check(self, request: SwitchRequest, actor: str) -> None:
         """Refuse what ``take`` would refuse. Raises what ``check_admissible`` and ``check_place`` do."""
         check_admissible(request, self._context.planning_state(actor=actor))
-        check_place(self._tickets.values(), request, actor, self._context.settings.ticket_limit)
+        check_place(self._launches.values(), request, actor, self._context.settings.ticket_limit)
 
-    def take(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> Queued:
+    def take(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> QueueEntry:
         """Take a ticket; it is in the store when this returns, and nowhere when this raises.
 
         Raises:
@@ -179,40 +179,40 @@ class Waiting:
         check_admissible(request, self._context.planning_state(actor=actor))
         try:
             self._read()
-            ticket = self._enter(request, actor, starts_by_itself)
+            launch = self._enter(request, actor, starts_by_itself)
         except StoreUnavailable as exc:
             raise not_stored(exc) from exc
         try:
-            judged = next(one for one in self._judge_line() if one.ticket.id == ticket.id)
-            self._keep(ticket.id)
+            judged = next(one for one in self._judge_line() if one.launch.id == launch.id)
+            self._keep(launch.id)
         except BaseException:
-            self._drop(ticket.id)
+            self._drop(launch.id)
             raise
-        self._confirm(ticket.id)
-        log.info("ticket %s: %s waits for %s", ticket.id, actor, request.model_id)
+        self._confirm(launch.id)
+        log.info("ticket %s: %s waits for %s", launch.id, actor, request.model_id)
         self._publish((judged,))
         self._wake.set()
-        return self._queued(ticket.id)
+        return self._queued(launch.id)
 
-    def cancel(self, ticket_id: str, actor: str, *, is_administrator: bool) -> Ticket:
+    def cancel(self, ticket_id: str, actor: str, *, is_administrator: bool) -> QueuedLaunch:
         """Take a ticket back; one that is being started takes its operation along.
 
         Raises UnknownTicket, TicketEnded, ForeignTicket, and NotCancellable where its model is there already.
         """
-        ticket = self._find(ticket_id, actor, is_administrator)
-        if ticket.state is TicketState.STARTING and ticket.operation_id is not None:
-            self._calls.cancel(ticket.operation_id, actor)
-        self._end(ticket_id, TicketState.CANCELLED)
-        log.info("ticket %s of %s was taken back by %s", ticket_id, ticket.actor, actor)
+        launch = self._find(ticket_id, actor, is_administrator)
+        if launch.state is QueueState.STARTING and launch.operation_id is not None:
+            self._calls.cancel(launch.operation_id, actor)
+        self._end(ticket_id, QueueState.CANCELLED)
+        log.info("ticket %s of %s was taken back by %s", ticket_id, launch.actor, actor)
         self._show()
-        return self._tickets[ticket_id]
+        return self._launches[ticket_id]
 
-    def resume(self, ticket_id: str, actor: str, *, is_administrator: bool) -> Queued:
+    def resume(self, ticket_id: str, actor: str, *, is_administrator: bool) -> QueueEntry:
         """Let a ticket go on that an emergency has paused; idempotent. Raises UnknownTicket, TicketEnded, ForeignTicket."""
         self._find(ticket_id, actor, is_administrator)
         with self._lock:
-            if (ticket := self._tickets[ticket_id]).is_open:
-                self._put(replace(ticket, paused_by=None))
+            if (launch := self._launches[ticket_id]).is_open:
+                self._put(replace(launch, paused_by=None))
         self._show()
         return self._queued(ticket_id)
 
@@ -225,12 +225,12 @@ class Waiting:
 
         Raises UnknownTicket, TicketEnded, ForeignTicket, and what ``switch`` raises; the ticket then waits on.
         """
-        ticket = self._find(ticket_id, actor, is_administrator)
-        request = self._request_of(ticket)
-        if not self._move(ticket, _starting):
-            raise _ended(self._tickets[ticket_id])
+        launch = self._find(ticket_id, actor, is_administrator)
+        request = self._request_of(launch)
+        if not self._move(launch, _starting):
+            raise _ended(self._launches[ticket_id])
         try:
-            operation = self._calls.switch(request, ticket.actor)
+            operation = self._calls.switch(request, launch.actor)
         except Exception:
             self._back(ticket_id)
             self._show()
@@ -250,41 +250,41 @@ class Waiting:
     def write_again(self) -> None:
         """Have every ticket written again: the database was made anew. Never waits."""
         with self._lock:
-            self._unsaved = {**self._tickets}
+            self._unsaved = {**self._launches}
         self._wake.set()
 
     def _pause(self, actor: str, at: float = math.inf) -> None:
         """Pause all that waits, or what waited at that moment of an earlier Warden's; under the lock."""
-        for ticket in in_order(self._tickets.values()):
-            if ticket.starts_by_itself and ticket.paused_by is None and ticket.created_at <= at:
-                self._put(replace(ticket, paused_by=actor))
+        for launch in in_order(self._launches.values()):
+            if launch.starts_by_itself and launch.paused_by is None and launch.created_at <= at:
+                self._put(replace(launch, paused_by=actor))
 
     # Tickets
 
-    def _enter(self, request: SwitchRequest, actor: str, starts_by_itself: bool) -> Ticket:
+    def _enter(self, request: SwitchRequest, actor: str, starts_by_itself: bool) -> QueuedLaunch:
         limit = self._context.settings.ticket_limit
         with self._lock:
-            check_place(self._tickets.values(), request, actor, limit)
-            ticket = Ticket(
+            check_place(self._launches.values(), request, actor, limit)
+            launch = QueuedLaunch(
                 id=new_id(),
-                number=1 + max((ticket.number for ticket in self._tickets.values()), default=0),
+                number=1 + max((launch.number for launch in self._launches.values()), default=0),
                 request=request,
                 actor=actor,
                 created_at=self._context.clock(),
                 starts_by_itself=starts_by_itself,
             )
-            self._tickets = {**self._tickets, ticket.id: ticket}
-            self._pending |= {ticket.id}
-        return ticket
+            self._launches = {**self._launches, launch.id: launch}
+            self._pending |= {launch.id}
+        return launch
 
     def _keep(self, ticket_id: str) -> None:
         """Write a ticket that its person has not been told of, as it is now. Raises NotStored."""
-        store = self._context.tickets
+        store = self._context.queue_store
 
         def write() -> None:
             with self._writing:
-                if store is not None and (ticket := self._tickets.get(ticket_id)) is not None:
-                    store.save_ticket(ticket, ENDED_KEPT)
+                if store is not None and (launch := self._launches.get(ticket_id)) is not None:
+                    store.save_ticket(launch, ENDED_KEPT)
 
         self._context.keeper.now(write)
 
@@ -297,32 +297,32 @@ class Waiting:
     def _drop(self, ticket_id: str) -> None:
         """Forget a ticket that was not taken after all; a write of it that came through late is taken back."""
         with self._lock:
-            self._tickets = {key: value for key, value in self._tickets.items() if key != ticket_id}
+            self._launches = {key: value for key, value in self._launches.items() if key != ticket_id}
             self._unsaved.pop(ticket_id, None)
             self._pending -= {ticket_id}
-        if (store := self._context.tickets) is not None:
+        if (store := self._context.queue_store) is not None:
             self._context.keeper.later(f"ticket {ticket_id}", lambda: store.drop_ticket(ticket_id))
 
-    def _open(self) -> tuple[Ticket, ...]:
+    def _open(self) -> tuple[QueuedLaunch, ...]:
         """The tickets that have their place, and that their people have been told of."""
-        return in_order(ticket for ticket in self._tickets.values() if ticket.id not in self._pending)
+        return in_order(launch for launch in self._launches.values() if launch.id not in self._pending)
 
-    def _find(self, ticket_id: str, actor: str, is_administrator: bool) -> Ticket:
-        ticket = self._tickets.get(ticket_id)
-        if ticket is None or ticket_id in self._pending:
+    def _find(self, ticket_id: str, actor: str, is_administrator: bool) -> QueuedLaunch:
+        launch = self._launches.get(ticket_id)
+        if launch is None or ticket_id in self._pending:
             raise UnknownTicket(ticket=ticket_id)
-        if not ticket.is_open:
-            raise _ended(ticket)
-        if not may_cancel(ticket, actor, is_administrator):
-            raise ForeignTicket(ticket=ticket_id, actor=ticket.actor)
-        return ticket
+        if not launch.is_open:
+            raise _ended(launch)
+        if not may_cancel(launch, actor, is_administrator):
+            raise ForeignTicket(ticket=ticket_id, actor=launch.actor)
+        return launch
 
-    def _put(self, ticket: Ticket) -> None:
+    def _put(self, launch: QueuedLaunch) -> None:
         """Enter a value; under the lock."""
-        if self._tickets.get(ticket.id) == ticket:
+        if self._launches.get(launch.id) == launch:
             return
-        self._tickets = {**self._tickets, ticket.id: ticket}
-        self._unsaved[ticket.id] = ticket
+        self._launches = {**self._launches, launch.id: launch}
+        self._unsaved[launch.id] = launch
 
     # Looking
 
@@ -354,23 +354,23 @@ class Waiting:
         self._end_without_right()
         passed: set[str] = set()
         while (one := next_to_start(self._look_at_line(), passed)) is not None and not self._stop.is_set():
-            passed.add(one.ticket.id)  # where the world is not as it was judged, it has its next turn in the next look
+            passed.add(one.launch.id)  # where the world is not as it was judged, it has its next turn in the next look
             self._start(one)
 
-    def _each(self, tickets: Iterable[Ticket], act: Callable[[Ticket], None]) -> None:
+    def _each(self, launches: Iterable[QueuedLaunch], act: Callable[[QueuedLaunch], None]) -> None:
         """Do ``act`` with each ticket; what nobody expected of one keeps no other from its turn."""
-        for ticket in tickets:
+        for launch in launches:
             try:
-                act(ticket)
+                act(launch)
             except Exception as exc:  # noqa: BLE001 - one item of a loop; recorded
-                self._record(ticket, exc)
+                self._record(launch, exc)
 
-    def _record(self, ticket: Ticket, exc: Exception) -> None:
+    def _record(self, launch: QueuedLaunch, exc: Exception) -> None:
         """Log a defect, once for each ticket and kind."""
-        kind = (ticket.id, type(exc).__name__)
+        kind = (launch.id, type(exc).__name__)
         if kind not in self._recorded:
-            self._recorded = frozenset(known for known in self._recorded if known[0] in self._tickets) | {kind}
-            log.error("ticket %s: a look at it failed", ticket.id, exc_info=exc)
+            self._recorded = frozenset(known for known in self._recorded if known[0] in self._launches) | {kind}
+            log.error("ticket %s: a look at it failed", launch.id, exc_info=exc)
 
     def _show(self) -> None:
         """Show and write what a person has changed; the line is judged in a moment, so no other ticket can fail this call."""
@@ -378,122 +378,126 @@ class Waiting:
         self._save()
         self._wake.set()
 
-    def _look_at_line(self) -> tuple[Queued, ...]:
+    def _look_at_line(self) -> tuple[QueueEntry, ...]:
         """Judge every open ticket on one reading, tell whom that concerns, and make the line readable."""
         with self._looking:
-            judged = {one.ticket.id: one for one in self._judge_line() if one.ticket.id not in self._pending}
+            judged = {one.launch.id: one for one in self._judge_line() if one.launch.id not in self._pending}
             now = self._context.clock()
-            self._each((one.ticket for one in judged.values()), lambda ticket: self._note(judged[ticket.id], now))
+            self._each((one.launch for one in judged.values()), lambda launch: self._note(judged[launch.id], now))
             return self._publish(judged.values())
 
-    def _judge_line(self) -> tuple[Queued, ...]:
+    def _judge_line(self) -> tuple[QueueEntry, ...]:
         """Judge every open ticket on one reading; one that its person has not been told of yet has its place, too."""
         running, planning_state = self._context.state_store.state.running, self._context.planning_state()
-        return line_up(self._tickets.values(), lambda ticket, held: self._judge(ticket, held, planning_state, running))
+        return line_up(self._launches.values(), lambda launch, held: self._judge(launch, held, planning_state, running))
 
     def _judge(
-        self, ticket: Ticket, held: frozenset[str], planning_state: PlanningState, running: Mapping[str, Operation]
-    ) -> Judgement:
+        self,
+        launch: QueuedLaunch,
+        held: frozenset[str],
+        planning_state: PlanningState,
+        running: Mapping[str, Operation],
+    ) -> QueueVerdict:
         """Judge one ticket; where that fails it waits and holds nothing, and says why.
 
         Raises what it fails with for a ticket that its person has not been told of: it is not taken then.
         """
         try:
-            return judge(ticket, held, planning_state, running)
+            return judge(launch, held, planning_state, running)
         except Exception as exc:
-            if ticket.id in self._pending:
+            if launch.id in self._pending:
                 raise
-            self._record(ticket, exc)
-            return Judgement(Message("waits_unjudged", {"detail": type(exc).__name__}))
+            self._record(launch, exc)
+            return QueueVerdict(Message("waits_unjudged", {"detail": type(exc).__name__}))
 
-    def _note(self, one: Queued, now: float) -> None:
+    def _note(self, one: QueueEntry, now: float) -> None:
         """Mark a ticket ready, revoke that if it no longer fits, and end one that has nothing more to wait for."""
-        ticket = one.ticket
+        launch = one.launch
         if one.is_over:
             there = one.why is not None and one.why.code == SATISFIED
-            self._move(ticket, lambda t: t.ended(TicketState.STARTED if there else TicketState.FAILED, now, one.why))
-        elif ticket.state is TicketState.READY and not one.fits:
-            self._move(ticket, lambda t: t.to(TicketState.WAITING, told_at=None))
-        elif ticket.state is TicketState.WAITING and one.fits and not ticket.starts_by_itself:
-            self._move(ticket, lambda t: t.to(TicketState.READY, told_at=now))
-            log.info("ticket %s of %s: it fits now", ticket.id, ticket.actor)
+            self._move(launch, lambda t: t.ended(QueueState.STARTED if there else QueueState.FAILED, now, one.why))
+        elif launch.state is QueueState.READY and not one.fits:
+            self._move(launch, lambda t: t.to(QueueState.WAITING, told_at=None))
+        elif launch.state is QueueState.WAITING and one.fits and not launch.starts_by_itself:
+            self._move(launch, lambda t: t.to(QueueState.READY, told_at=now))
+            log.info("ticket %s of %s: it fits now", launch.id, launch.actor)
 
-    def _move(self, seen: Ticket, change: Callable[[Ticket], Ticket]) -> bool:
+    def _move(self, seen: QueuedLaunch, change: Callable[[QueuedLaunch], QueuedLaunch]) -> bool:
         """Replace a ticket that is not being started, unless it is not as it was seen any more."""
         with self._lock:
-            if self._tickets.get(seen.id) != seen or seen.state is TicketState.STARTING:
+            if self._launches.get(seen.id) != seen or seen.state is QueueState.STARTING:
                 return False
             self._put(change(seen))
             return True
 
-    def _publish(self, judged: Iterable[Queued] = ()) -> tuple[Queued, ...]:
+    def _publish(self, judged: Iterable[QueueEntry] = ()) -> tuple[QueueEntry, ...]:
         """Make the line readable: the newest tickets with their newest judgements, without those that have ended."""
         with self._lock:
-            known = {one.ticket.id: one for one in (*self._line.queued, *judged)}
+            known = {one.launch.id: one for one in (*self._line.queued, *judged)}
             unjudged = Message("waits_judgement")
             line = tuple(
-                replace(known.get(ticket.id) or Queued(ticket, place, unjudged), ticket=ticket, place=place)
-                for place, ticket in enumerate(self._open(), 1)
+                replace(known.get(launch.id) or QueueEntry(launch, place, unjudged), launch=launch, place=place)
+                for place, launch in enumerate(self._open(), 1)
             )
-            waiting = in_order(self._tickets.values())
-            ended = sorted((t for t in self._tickets.values() if not t.is_open), key=_ended_at, reverse=True)
-            self._tickets = {t.id: t for t in (*waiting, *ended[:ENDED_KEPT])}
+            waiting = in_order(self._launches.values())
+            ended = sorted((t for t in self._launches.values() if not t.is_open), key=_ended_at, reverse=True)
+            self._launches = {t.id: t for t in (*waiting, *ended[:ENDED_KEPT])}
             self._elapsed.keep([(t.id, what) for t in waiting for what in ("waits", "told")])
             if (line, tuple(ended[:ENDED_KEPT])) != (self._line.queued, self._line.ended):
-                self._line = Line(line, tuple(ended[:ENDED_KEPT]), self._line.version + 1)
+                self._line = QueueView(line, tuple(ended[:ENDED_KEPT]), self._line.version + 1)
         return line
 
-    def _queued(self, ticket_id: str) -> Queued:
+    def _queued(self, ticket_id: str) -> QueueEntry:
         """A ticket as last judged; one that has left the line since then stands at its end and fits nowhere."""
         line = self._line.queued
-        found = next((one for one in line if one.ticket.id == ticket_id), None)
-        return found or Queued(self._tickets[ticket_id], len(line) + 1, Message("waits_judgement"))
+        found = next((one for one in line if one.launch.id == ticket_id), None)
+        return found or QueueEntry(self._launches[ticket_id], len(line) + 1, Message("waits_judgement"))
 
     # Starting
 
-    def _request_of(self, ticket: Ticket) -> SwitchRequest:
+    def _request_of(self, launch: QueuedLaunch) -> SwitchRequest:
         """What would be started now: as asked, on the devices that were found for it where that fits."""
-        queued = self._queued(ticket.id)
+        queued = self._queued(launch.id)
         fitting = queued.request if queued.fits else None
-        return fitting or still_asked(ticket.request, self._context.planning_state())
+        return fitting or still_asked(launch.request, self._context.planning_state())
 
-    def _start(self, one: Queued) -> None:
+    def _start(self, one: QueueEntry) -> None:
         """Start the ticket whose turn it is; what was taken back or paused while it was judged is left alone."""
-        ticket = one.ticket
-        if not self._may_start(ticket) or not self._move(ticket, _starting):
+        launch = one.launch
+        if not self._may_start(launch) or not self._move(launch, _starting):
             return
         try:
-            operation = self._calls.switch(one.request or ticket.request, ticket.actor)
+            operation = self._calls.switch(one.request or launch.request, launch.actor)
         except (Refused, Unavailable) as exc:
-            log.info("ticket %s is not started: %s", ticket.id, exc)
-            self._back(ticket.id)
+            log.info("ticket %s is not started: %s", launch.id, exc)
+            self._back(launch.id)
         except WardenError as exc:
-            self._end(ticket.id, TicketState.FAILED, exc.message)
+            self._end(launch.id, QueueState.FAILED, exc.message)
         except Exception as exc:  # noqa: BLE001 - one item of a loop; recorded
-            self._record(ticket, exc)
-            self._end(ticket.id, TicketState.FAILED, Message("unexpected"))  # else it is started again and again
+            self._record(launch, exc)
+            self._end(launch.id, QueueState.FAILED, Message("unexpected"))  # else it is started again and again
         else:
-            self._context.record(ticket_started(ticket, self._context.clock(), operation.id))
-            self._began(ticket.id, operation)
+            self._context.record(ticket_started(launch, self._context.clock(), operation.id))
+            self._began(launch.id, operation)
 
-    def _may_start(self, ticket: Ticket) -> bool:
+    def _may_start(self, launch: QueuedLaunch) -> bool:
         """Whether its person may load models at this moment; who may not, the next look ends."""
         try:
-            return self._context.may_switch(ticket.actor)
+            return self._context.may_switch(launch.actor)
         except StoreUnavailable as exc:
-            log.info("ticket %s is not started: %s", ticket.id, exc)
+            log.info("ticket %s is not started: %s", launch.id, exc)
             return False
 
     def _began(self, ticket_id: str, operation: Operation) -> None:
         """Note the operation; where the ticket was taken back or paused meanwhile, the operation is not wanted any more."""
         with self._lock:
-            ticket = self._tickets[ticket_id]
-            wanted = ticket.state is TicketState.STARTING and ticket.paused_by is None
-            if ticket.state is TicketState.STARTING:
-                self._put(replace(ticket, operation_id=operation.id))
-        log.info("ticket %s of %s is started: operation %s", ticket_id, ticket.actor, operation.id)
+            launch = self._launches[ticket_id]
+            wanted = launch.state is QueueState.STARTING and launch.paused_by is None
+            if launch.state is QueueState.STARTING:
+                self._put(replace(launch, operation_id=operation.id))
+        log.info("ticket %s of %s is started: operation %s", ticket_id, launch.actor, operation.id)
         if not wanted:
-            self._cancel_unwanted(operation, ticket.paused_by or ticket.actor)
+            self._cancel_unwanted(operation, launch.paused_by or launch.actor)
 
     def _cancel_unwanted(self, operation: Operation, actor: str) -> None:
         try:
@@ -504,40 +508,40 @@ class Waiting:
     def _back(self, ticket_id: str, **changes: object) -> None:
         """Let a ticket that was being started wait on in its place."""
         with self._lock:
-            ticket = self._tickets[ticket_id]
-            if ticket.state is TicketState.STARTING:
-                self._put(ticket.to(TicketState.WAITING, operation_id=None, **changes))
+            launch = self._launches[ticket_id]
+            if launch.state is QueueState.STARTING:
+                self._put(launch.to(QueueState.WAITING, operation_id=None, **changes))
 
-    def _end(self, ticket_id: str, state: TicketState, outcome: Message | None = None) -> None:
+    def _end(self, ticket_id: str, state: QueueState, outcome: Message | None = None) -> None:
         """End a ticket, unless it has ended already."""
         now = self._context.clock()
         with self._lock:
-            ticket = self._tickets[ticket_id]
-            if ticket.is_open:
-                self._put(ticket.ended(state, now, outcome))
+            launch = self._launches[ticket_id]
+            if launch.is_open:
+                self._put(launch.ended(state, now, outcome))
 
-    def _settle_start(self, ticket: Ticket) -> None:
+    def _settle_start(self, launch: QueuedLaunch) -> None:
         """See what became of a start; one without an operation was cut off before it had one, unless it is being made just now."""
-        operation = self._operation_of(ticket) if ticket.state is TicketState.STARTING else None
+        operation = self._operation_of(launch) if launch.state is QueueState.STARTING else None
         if operation is None or operation.is_running:
             return
         if operation.state in (OperationState.SUCCEEDED, OperationState.WARNING) or self._runs(operation):
-            self._end(ticket.id, TicketState.STARTED)
+            self._end(launch.id, QueueState.STARTED)
         elif came_back(operation):
-            self._come_back(ticket, operation)
+            self._come_back(launch, operation)
         else:
             cancelled = operation.state is OperationState.CANCELLED
-            self._end(ticket.id, TicketState.CANCELLED if cancelled else TicketState.FAILED, _without_log(operation))
+            self._end(launch.id, QueueState.CANCELLED if cancelled else QueueState.FAILED, _without_log(operation))
 
-    def _operation_of(self, ticket: Ticket) -> Operation | None:
-        if ticket.operation_id is None:
+    def _operation_of(self, launch: QueuedLaunch) -> Operation | None:
+        if launch.operation_id is None:
             return None
         try:
-            return self._calls.operation(ticket.operation_id)
+            return self._calls.operation(launch.operation_id)
         except StoreUnavailable:
             return None  # asked again at the next look
         except UnknownOperation:
-            self._back(ticket.id)  # it was never written down: nothing is known of it
+            self._back(launch.id)  # it was never written down: nothing is known of it
             return None
 
     def _runs(self, operation: Operation) -> bool:
@@ -545,37 +549,37 @@ class Waiting:
         instance = self._context.state_store.state.instances.get(operation.instance_id or "")
         return instance is not None and instance.state is InstanceState.READY
 
-    def _come_back(self, ticket: Ticket, operation: Operation) -> None:
+    def _come_back(self, launch: QueuedLaunch, operation: Operation) -> None:
         """There was no room after all: it waits on, with a pause that doubles, and gives up in the end."""
         if not counts_as_try(operation):
-            self._back(ticket.id)
+            self._back(launch.id)
             return
-        tries = ticket.tries + 1
+        tries = launch.tries + 1
         if tries >= MOST_TRIES:
-            self._end(ticket.id, TicketState.FAILED, _without_log(operation))
+            self._end(launch.id, QueueState.FAILED, _without_log(operation))
             return
-        self._back(ticket.id, tries=tries, not_before=self._context.monotonic() + self._pause_s(tries))
-        log.info("ticket %s waits on: operation %s found no room", ticket.id, operation.id)
+        self._back(launch.id, tries=tries, not_before=self._context.monotonic() + self._pause_s(tries))
+        log.info("ticket %s waits on: operation %s found no room", launch.id, operation.id)
 
     def _pause_s(self, tries: int) -> float:
         settings = self._context.settings
         return min(settings.cooldown_s * 2.0 ** (tries - 1), settings.cooldown_max_s)
 
-    def _expire(self, ticket: Ticket) -> None:
+    def _expire(self, launch: QueuedLaunch) -> None:
         """End a ticket that has waited too long, or whose person was told and did not come."""
         settings, elapsed = self._context.settings, self._elapsed
-        wait_s, waits, told = settings.ticket_wait_h * 3600, (ticket.id, "waits"), (ticket.id, "told")
+        wait_s, waits, told = settings.ticket_wait_h * 3600, (launch.id, "waits"), (launch.id, "told")
         elapsed.note(waits, None)
-        elapsed.note(told, ticket.told_at)
-        if ticket.told_at is not None and elapsed.seconds(told, ticket.told_at) > settings.ticket_hold_s:
-            self._expire_one(ticket, Message("ticket_not_fetched", {"seconds": settings.ticket_hold_s}))
-        elif ticket.state is not TicketState.STARTING and elapsed.seconds(waits, None) > wait_s:
-            self._expire_one(ticket, Message("ticket_waited_long", {"seconds": wait_s}))
+        elapsed.note(told, launch.told_at)
+        if launch.told_at is not None and elapsed.seconds(told, launch.told_at) > settings.ticket_hold_s:
+            self._expire_one(launch, Message("ticket_not_fetched", {"seconds": settings.ticket_hold_s}))
+        elif launch.state is not QueueState.STARTING and elapsed.seconds(waits, None) > wait_s:
+            self._expire_one(launch, Message("ticket_waited_long", {"seconds": wait_s}))
 
     def _end_without_right(self) -> None:
         """End what waits for people who may load models no more: it would hold its place in vain, and a namesake would find it."""
         asked: dict[str, bool] = {}
-        self._each(self._open(), lambda ticket: self._end_one_without_right(ticket, asked))
+        self._each(self._open(), lambda launch: self._end_one_without_right(launch, asked))
 
     def _may_load_no_more(self, actor: str) -> bool:
         try:
@@ -583,20 +587,20 @@ class Waiting:
         except StoreUnavailable:
             return False  # asked again at the next look, and before a start
 
-    def _end_one_without_right(self, ticket: Ticket, asked: dict[str, bool]) -> None:
+    def _end_one_without_right(self, launch: QueuedLaunch, asked: dict[str, bool]) -> None:
         """``asked`` holds who may load no more: the accounts are asked once a person."""
-        if ticket.actor not in asked:
-            asked[ticket.actor] = self._may_load_no_more(ticket.actor)
-        if not asked[ticket.actor]:
+        if launch.actor not in asked:
+            asked[launch.actor] = self._may_load_no_more(launch.actor)
+        if not asked[launch.actor]:
             return
-        now, why = self._context.clock(), Message("ticket_without_right", {"actor": ticket.actor})
-        if self._move(ticket, lambda t: t.ended(TicketState.FAILED, now, why)):
-            log.info("ticket %s has ended: %s may load models no more", ticket.id, ticket.actor)
+        now, why = self._context.clock(), Message("ticket_without_right", {"actor": launch.actor})
+        if self._move(launch, lambda t: t.ended(QueueState.FAILED, now, why)):
+            log.info("ticket %s has ended: %s may load models no more", launch.id, launch.actor)
 
-    def _expire_one(self, ticket: Ticket, outcome: Message) -> None:
+    def _expire_one(self, launch: QueuedLaunch, outcome: Message) -> None:
         now = self._context.clock()
-        if self._move(ticket, lambda t: t.ended(TicketState.EXPIRED, now, outcome)):
-            log.info("ticket %s of %s has expired: %s", ticket.id, ticket.actor, outcome.code)
+        if self._move(launch, lambda t: t.ended(QueueState.EXPIRED, now, outcome)):
+            log.info("ticket %s of %s has expired: %s", launch.id, launch.actor, outcome.code)
 
     # Writing
 
@@ -604,15 +608,15 @@ class Waiting:
         """Write what has changed; what cannot be written now is tried again at the next look."""
         with self._writing:
             with self._lock:
-                unsaved = {key: ticket for key, ticket in self._unsaved.items() if key not in self._pending}
-                self._unsaved = {key: ticket for key, ticket in self._unsaved.items() if key in self._pending}
+                unsaved = {key: launch for key, launch in self._unsaved.items() if key not in self._pending}
+                self._unsaved = {key: launch for key, launch in self._unsaved.items() if key in self._pending}
             written: set[str] = set()
             try:
-                written.update(ticket.id for ticket in unsaved.values() if self._is_written(ticket))
+                written.update(launch.id for launch in unsaved.values() if self._is_written(launch))
             except StoreUnavailable as exc:  # for all of them: each would wait for it
                 log.warning("waiting requests were not written down: %s", exc)
             with self._lock:
-                left = {key: ticket for key, ticket in unsaved.items() if key not in written}
+                left = {key: launch for key, launch in unsaved.items() if key not in written}
                 self._unsaved = {**left, **self._unsaved}
             if self._context.pause_mark is not None:
                 self._context.pause_mark.clear(self._has_stored_all)
@@ -621,30 +625,30 @@ class Waiting:
         """Whether the store has every ticket as it is, and all that an emergency has ended."""
         return self._are_read and not self._unsaved and self._context.journal.has_all
 
-    def _is_written(self, ticket: Ticket) -> bool:
+    def _is_written(self, launch: QueuedLaunch) -> bool:
         """Write a ticket; False, and recorded, where that fails for this one alone. Raises StoreUnavailable."""
         try:
-            if self._context.tickets is not None:
-                self._context.tickets.save_ticket(ticket, ENDED_KEPT)
+            if self._context.queue_store is not None:
+                self._context.queue_store.save_ticket(launch, ENDED_KEPT)
         except StoreUnavailable:
             raise
         except Exception as exc:  # noqa: BLE001 - one item of a loop; recorded
-            self._record(ticket, exc)
+            self._record(launch, exc)
             return False
         return True
 
 
-def _ended_at(ticket: Ticket) -> float:
-    return ticket.ended_at or 0.0
+def _ended_at(launch: QueuedLaunch) -> float:
+    return launch.ended_at or 0.0
 
 
-def _starting(ticket: Ticket) -> Ticket:
+def _starting(launch: QueuedLaunch) -> QueuedLaunch:
     """A person who starts it, or its turn, has overruled a pause."""
-    return ticket.to(TicketState.STARTING, operation_id=None, told_at=None, paused_by=None)
+    return launch.to(QueueState.STARTING, operation_id=None, told_at=None, paused_by=None)
 
 
-def _ended(ticket: Ticket) -> TicketEnded:
-    return TicketEnded(ticket=ticket.id, model=ticket.request.model_id, state=ticket.state.value)
+def _ended(launch: QueuedLaunch) -> TicketEnded:
+    return TicketEnded(ticket=launch.id, model=launch.request.model_id, state=launch.state.value)
 
 
 def _without_log(operation: Operation) -> Message | None:
