@@ -45,9 +45,15 @@ from webapp.runtimes.demo import DemoProgram
 from webapp.runtimes.launcher import Launcher
 from webapp.runtimes.transformers import TransformersRuntime, worker_environment
 from webapp.settings import Settings, is_local, removed_settings, sqlite_url
-from webapp.store.audit import AuditStore
-from webapp.store.people import PeopleStore
-from webapp.store.store import Store, shown_database
+from webapp.store.audit import AuditRepository
+from webapp.store.database import Database
+from webapp.store.leases import LeaseRepository
+from webapp.store.measurements import MeasurementRepository
+from webapp.store.operations import OperationRepository
+from webapp.store.people import PeopleRepository
+from webapp.store.queue import QueueRepository
+from webapp.store.timeline import TimelineRepository
+from webapp.store.urls import shown_database
 
 if TYPE_CHECKING:
     from webapp.runtimes.vllm import VllmRuntime
@@ -67,16 +73,16 @@ class _Sandbox:
 
     def __init__(self, settings: Settings, monitor: Monitor, launcher: Launcher | None) -> None:
         self._folder = settings.state_dir
-        self._store = Store(settings.database)
+        self._database = Database(settings.database)
         self._transformers = TransformersRuntime(settings, launcher)
         self._catalog = Catalog(settings.hf_cache, settings.cache_poll_s)
-        keeper = Keeper(self._store)
+        keeper = Keeper(self._database)
         self.controller = Controller(
             Context(
                 settings=settings,
                 state_store=StateStore(),
                 keeper=keeper,
-                journal=Journal(self._store, keeper),
+                journal=Journal(OperationRepository(self._database), keeper),
                 monitor=monitor,
                 catalog=self._catalog,
                 runtimes={Mode.TRANSFORMERS: self._transformers},
@@ -89,7 +95,7 @@ class _Sandbox:
 
     def start(self) -> None:
         """Start it. Raises ConfigurationError, StoreUnavailable."""
-        self._store.open()
+        self._database.open()
         self._catalog.start()
         self.controller.start()
 
@@ -97,7 +103,7 @@ class _Sandbox:
         """End it and all of its processes."""
         self.controller.stop()
         self._catalog.stop()
-        self._store.close()
+        self._database.close()
 
     def processes(self) -> Mapping[int, str]:
         """See ``Sandbox``."""
@@ -198,13 +204,17 @@ class Sandboxes:
 class Services:
     """All parts of a running Warden. The constructor stores; ``start`` and ``stop`` do. ``make_journal`` is a seam."""
 
-    def __init__(self, settings: Settings, make_journal: Callable[[Store, Keeper], Journal] = Journal) -> None:
+    def __init__(
+        self, settings: Settings, make_journal: Callable[[OperationRepository, Keeper], Journal] = Journal
+    ) -> None:
         self.settings = settings
         self._lock = StateLock(settings.state_dir, shown_database(settings.database))
-        self._store = Store(settings.database)
-        self.audit = _audit(settings, self._store)
+        self._database = Database(settings.database)
+        operations = OperationRepository(self._database)
+        points = TimelineRepository(self._database)
+        self.audit = _audit(settings, self._database)
         self._state_store = StateStore()
-        self.accounts = _accounts(settings, self._store, lambda: owners(self._state_store.state))
+        self.accounts = _accounts(settings, self._database, lambda: owners(self._state_store.state))
         self._launcher = _launcher(settings)
         self._transformers = TransformersRuntime(settings, self._launcher)
         self._vllm = _vllm(settings)
@@ -224,22 +234,22 @@ class Services:
             settings.history_minutes * 60,
             settings.stale_after_s,
         )
-        self._keeper = Keeper(self._store, places=max(1, settings.threads // 4))
+        self._keeper = Keeper(self._database, places=max(1, settings.threads // 4))
         self.controller = Controller(
             Context(
                 settings=settings,
                 state_store=self._state_store,
                 keeper=self._keeper,
-                journal=make_journal(self._store, self._keeper),
+                journal=make_journal(operations, self._keeper),
                 monitor=self._monitor,
                 catalog=self._catalog,
                 runtimes=_runtimes(self._transformers, self._vllm),
                 containers=self._vllm,
                 sandboxes=self._sandboxes,
-                learning=Learning(self._store),
-                queue_store=self._store,
+                learning=Learning(MeasurementRepository(self._database)),
+                queue_store=QueueRepository(self._database),
                 pause_mark=PauseMark(settings.state_dir),
-                leases=Leases(self._store, self._keeper),
+                leases=Leases(LeaseRepository(self._database), self._keeper),
                 may_switch=self._may_switch,
                 record=self.audit.record,
                 demo=DemoProgram(settings.hf_cache),
@@ -248,8 +258,8 @@ class Services:
             ),
             self._lock,
         )
-        self._recorder = Recorder(self._monitor, lambda: self._state_store.state.instances, self._store)
-        self.timeline = Timeline(self._monitor, self._store)
+        self._recorder = Recorder(self._monitor, lambda: self._state_store.state.instances, points)
+        self.timeline = Timeline(self._monitor, points, operations)
 
     def start(self, addresses: Iterable[str] = ()) -> None:
         """Start everything. ``addresses`` are those that are really listened at, where they can differ from the settings'.
@@ -263,7 +273,7 @@ class Services:
         for variable, instead in removed_settings().items():
             log.warning("%s is not a setting any more and changes nothing: %s", variable, instead)
         self._lock.take()
-        if (unopened := self._store.open_or_read()) is not None:
+        if (unopened := self._database.open_or_read()) is not None:
             log.error(
                 "nothing that happens is kept until this is mended, without a restart: %s", unopened.params["reason"]
             )
@@ -304,7 +314,7 @@ class Services:
         self._monitor.stop()
         self._catalog.stop()
         self.audit.stop()
-        self._store.close()
+        self._database.close()
         return lines
 
     def _stop_launcher(self) -> None:
@@ -324,7 +334,7 @@ class Services:
 
         Only what a self-test needs is started. The state folder is not locked; its models are only looked at, and count as loaded.
         """
-        self._store.open()
+        self._database.open()
         self._monitor.start()
         if self._vllm is not None:
             self._vllm.start()
@@ -343,7 +353,7 @@ class Services:
             if self._vllm is not None:
                 self._vllm.stop()
             self._monitor.stop()
-            self._store.close()
+            self._database.close()
 
     def end_everything(self) -> tuple[str, ...]:
         """End all models while no Warden runs. Raises AlreadyRunning."""
@@ -376,13 +386,13 @@ def owners(state: ControllerState) -> frozenset[str]:
     return frozenset((*(one.owner for one in state.instances.values()), *(one.actor for one in state.running.values())))
 
 
-def _accounts(settings: Settings, store: Store, owners: Callable[[], Collection[str]] = nobody) -> Accounts:
+def _accounts(settings: Settings, database: Database, owners: Callable[[], Collection[str]] = nobody) -> Accounts:
     limits = Limits(settings.session_idle_hours * HOUR_S, settings.session_hours * HOUR_S)
-    return Accounts(PeopleStore(store), Passwords(), limits, time.time, owners)
+    return Accounts(PeopleRepository(database), Passwords(), limits, time.time, owners)
 
 
-def _audit(settings: Settings, store: Store) -> Audit:
-    return Audit(AuditStore(store), settings.audit_days * DAY_S)
+def _audit(settings: Settings, database: Database) -> Audit:
+    return Audit(AuditRepository(database), settings.audit_days * DAY_S)
 
 
 @dataclass(frozen=True)
@@ -411,7 +421,7 @@ def place_of(settings: Settings) -> Place:
     holder = last_holder(folder)
     if holder is not None and holder.database == database:
         return Place(folder, database, True, holder.is_running, holder.pid)
-    is_known = Store(settings.database).has_served()
+    is_known = Database(settings.database).has_served()
     if holder is not None and not holder.database and is_known:  # a version that did not write its database down
         return Place(folder, database, True, holder.is_running, holder.pid)
     other = "" if holder is None else holder.database
@@ -428,16 +438,16 @@ def open_accounts(settings: Settings) -> Iterator[Accounts]:
 @contextmanager
 def open_people(settings: Settings) -> Iterator[tuple[Accounts, Audit]]:
     """Give the accounts with the record of what is done to them; it is written at the end. Raises StoreUnavailable, ConfigurationError."""
-    store = Store(settings.database)
-    store.open()
-    audit = _audit(settings, store)
+    database = Database(settings.database)
+    database.open()
+    audit = _audit(settings, database)
     try:
-        yield _accounts(settings, store), audit
+        yield _accounts(settings, database), audit
     finally:
         try:
             audit.flush()
         finally:
-            store.close()
+            database.close()
 
 
 def build_services(settings: Settings) -> Services:

@@ -18,7 +18,9 @@ from webapp.domain.audit import Action, Came, Detail, Entry, Kind, Target
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.services import open_accounts, open_people
 from webapp.settings import load_settings
-from webapp.store.store import Store, shown_database
+from webapp.store.database import Database
+from webapp.store.operations import OperationRepository
+from webapp.store.urls import shown_database
 
 PASSWORD = "correct horse"
 
@@ -126,10 +128,12 @@ def test_the_folder_of_a_warden_that_uses_another_database_is_refused(folder: Pa
 
 def test_a_database_that_a_warden_has_used_is_known_from_any_folder(folder: Path) -> None:
     file = folder / "service.db"
-    store = Store(f"sqlite:///{file}")
-    store.open()
-    store.save_operation(Operation("o1", OperationKind.CLEAN, "ivan", OperationState.SUCCEEDED, 1.0, ended_at=2.0))
-    store.close()
+    database = Database(f"sqlite:///{file}")
+    database.open()
+    OperationRepository(database).save_operation(
+        Operation("o1", OperationKind.CLEAN, "ivan", OperationState.SUCCEEDED, 1.0, ended_at=2.0)
+    )
+    database.close()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("WARDEN_DATABASE_URL", f"sqlite:///{file}")
         environment.setenv("WARDEN_STATE_DIR", str(folder / "elsewhere"))
@@ -145,10 +149,12 @@ def test_a_folder_of_an_older_warden_is_known_by_its_database(folder: Path) -> N
 
     with open_accounts(load_settings()):
         pass
-    store = Store(load_settings().database)
-    store.open()
-    store.save_operation(Operation("o1", OperationKind.CLEAN, "ivan", OperationState.SUCCEEDED, 1.0, ended_at=2.0))
-    store.close()
+    database = Database(load_settings().database)
+    database.open()
+    OperationRepository(database).save_operation(
+        Operation("o1", OperationKind.CLEAN, "ivan", OperationState.SUCCEEDED, 1.0, ended_at=2.0)
+    )
+    database.close()
     assert warden("users", "add", "boss").exit_code == 0
 
 

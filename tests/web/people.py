@@ -20,9 +20,9 @@ from webapp.control.audit import Audit
 from webapp.control.passwords import Passwords
 from webapp.domain.people import Role
 from webapp.settings import Settings
-from webapp.store.audit import AuditStore
-from webapp.store.people import PeopleStore
-from webapp.store.store import Store
+from webapp.store.audit import AuditRepository
+from webapp.store.database import Database
+from webapp.store.people import PeopleRepository
 
 PASSWORD = "correct horse"
 NAMES = {Role.VIEWER: "vera", Role.OPERATOR: "olga", Role.ADMINISTRATOR: "anna"}
@@ -42,13 +42,13 @@ class Clock:
 
 
 @contextmanager
-def made_accounts(store: Store, clock: Clock, hasher: PasswordHasher = QUICK) -> Iterator[Accounts]:
-    """Give accounts over a real store, with hashes that cost nothing unless ``hasher`` makes them."""
-    store.open()
+def made_accounts(database: Database, clock: Clock, hasher: PasswordHasher = QUICK) -> Iterator[Accounts]:
+    """Give accounts over a real database, with hashes that cost nothing unless ``hasher`` makes them."""
+    database.open()
     try:
-        yield Accounts(PeopleStore(store), Passwords(hasher), Limits(HOUR, 10 * HOUR), clock, monotonic=clock)
+        yield Accounts(PeopleRepository(database), Passwords(hasher), Limits(HOUR, 10 * HOUR), clock, monotonic=clock)
     finally:
-        store.close()
+        database.close()
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Lab:
     controller: FakeController
     accounts: Accounts
     clock: Clock
-    store: Store
+    database: Database
     """Closing it is a database that fails."""
     audit: Audit
 
@@ -111,11 +111,11 @@ class Browser:
 def made_lab(folder: Path, *, people: bool = True, hasher: PasswordHasher = QUICK, **changes: object) -> Iterator[Lab]:
     """Give an application with one person of each role."""
     settings = Settings(state_dir=folder / "state", hf_cache=folder / "cache", threads=4, **changes)  # type: ignore[arg-type]
-    clock, controller, store = Clock(), FakeController(), Store(f"sqlite:///{folder / 'warden.db'}")
-    with made_accounts(store, clock, hasher) as accounts:
+    clock, controller, database = Clock(), FakeController(), Database(f"sqlite:///{folder / 'warden.db'}")
+    with made_accounts(database, clock, hasher) as accounts:
         if people:
             for role, name in NAMES.items():
                 accounts.add(name, role, PASSWORD)
-        audit = Audit(AuditStore(store), keep_s=HOUR)
+        audit = Audit(AuditRepository(database), keep_s=HOUR)
         app = create_app(settings, FakeServices(settings, controller, accounts=accounts, audit=audit))
-        yield Lab(app, controller, accounts, clock, store, audit)
+        yield Lab(app, controller, accounts, clock, database, audit)

@@ -385,14 +385,14 @@ def test_no_secret_gets_in(lab: Lab) -> None:
 def test_an_emergency_is_begun_and_recorded_later_while_the_database_fails(lab: Lab) -> None:
     headers = lab.token(Role.ADMINISTRATOR)
     lab.app.test_client().get("/api/v1/status", headers=headers)
-    lab.store.close()
+    lab.database.close()
 
     assert lab.app.test_client().post("/api/v1/emergency", headers=headers).status_code == 202
     page = lab.app.test_client().get("/audit", headers=headers)
     assert page.status_code == 503
     assert "data-store-problem" in page.text
 
-    lab.store.open()
+    lab.database.open()
     assert (newest(lab).action, newest(lab).doer.name) == (Action.EMERGENCY, "anna")
 
 

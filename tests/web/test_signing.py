@@ -387,7 +387,7 @@ def test_while_the_database_fails_an_emergency_works_for_who_was_there_and_nobod
     known, unseen, stranger = lab.signed_in(Role.ADMINISTRATOR), lab.signed_in(Role.ADMINISTRATOR), lab.browser()
     token = known.csrf()
     assert known.get("/people").status_code == 200
-    lab.store.close()
+    lab.database.close()
 
     assert known.get("/").status_code == 200
     assert known.get("/people").status_code == 503
@@ -401,7 +401,7 @@ def test_while_the_database_fails_an_emergency_works_for_who_was_there_and_nobod
 def test_a_name_that_the_proxy_says_is_no_token_while_the_database_fails(tmp_path: Path) -> None:
     with made_lab(tmp_path, **PROXY) as lab:
         assert proxied(lab, "anna").get("/people").status_code == 200
-        lab.store.close()
+        lab.database.close()
 
         assert proxied(lab, "anna").get("/").status_code == 200
         for key in ("anna", "proxy anna"):

@@ -44,7 +44,7 @@ from webapp.errors import (
     UnknownPerson,
     WeakPassword,
 )
-from webapp.store.people import PeopleStore
+from webapp.store.people import PeopleRepository
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Accounts:
 
     def __init__(
         self,
-        store: PeopleStore,
+        store: PeopleRepository,
         passwords: Passwords,
         limits: Limits,
         clock: Callable[[], float],

@@ -43,7 +43,7 @@ class Readings(Protocol):
 
 
 class PointStore(Protocol):
-    """What the timeline needs of the store. Every call raises StoreUnavailable."""
+    """Where points are kept. Every call raises StoreUnavailable."""
 
     def save_points(self, step_s: int, points: Mapping[str, Sequence[Point]]) -> None:
         """Keep points by device, ``step_s`` apart, replacing those of the same moments."""
@@ -59,6 +59,10 @@ class PointStore(Protocol):
 
     def newest(self, device_id: str, step_s: int) -> float | None:
         """Return the moment of a device's newest point, ``None`` where there is none."""
+
+
+class EventStore(Protocol):
+    """The operations that the timeline marks. Every call raises StoreUnavailable."""
 
     def ended(self, since: float, limit: int) -> tuple[str, ...]:
         """Return the ids of the newest ``limit`` operations that ended at ``since`` or later, oldest first."""
@@ -160,9 +164,12 @@ class TimelineApi(Protocol):
 class Timeline:
     """Reads what the recorder wrote. ``clock`` is seconds since the epoch."""
 
-    def __init__(self, readings: Readings, store: PointStore, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, readings: Readings, store: PointStore, operations: EventStore, clock: Callable[[], float] = time.time
+    ) -> None:
         self._readings = readings
         self._store = store
+        self._operations = operations
         self._clock = clock
         self._events: Mapping[str, Event] = {}
         """Operations that were read; replaced, never changed."""
@@ -197,9 +204,9 @@ class Timeline:
 
     def _since(self, moment: float) -> tuple[Event, ...]:
         """What ended since; an operation that has ended changes no more, so each is read once."""
-        ids, known = self._store.ended(moment, EVENTS_LIMIT), self._events
+        ids, known = self._operations.ended(moment, EVENTS_LIMIT), self._events
         if missing := [one for one in ids if one not in known]:
-            self._events = known = {**known, **{event.id: event for event in self._store.events(missing)}}
+            self._events = known = {**known, **{event.id: event for event in self._operations.events(missing)}}
         if len(known) > EVENTS_KEPT:
             self._events = {one: known[one] for one in ids if one in known}
         return tuple(known[one] for one in ids if one in known)

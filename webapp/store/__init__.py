@@ -1,1 +1,1 @@
-"""The database: what ended operations did is kept here."""
+"""Everything that outlives a restart: one repository a subject, over one database."""

@@ -1,4 +1,5 @@
-"""The record of who did what in the database: entries are added, read, and dropped when they are old. Nothing changes one."""
+"""The record of who did what in the database: entries are added, read, and dropped when they are old. Nothing changes
+one."""
 
 from __future__ import annotations
 
@@ -22,46 +23,46 @@ from webapp.domain.audit import (
     Target,
     actions_of,
 )
+from webapp.store.database import Database
 from webapp.store.schema import audit
-from webapp.store.store import Store
 from webapp.store.texts import column_text
 
 log = logging.getLogger(__name__)
 
 
-class AuditStore:
-    """The record in a store. Every method raises StoreUnavailable where the database does not answer."""
+class AuditRepository:
+    """The record in a database. Every method raises StoreUnavailable if the database does not answer."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def add(self, entries: Sequence[Entry]) -> None:
         """Add entries in their order, all or none."""
         if not entries:
             return
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             connection.execute(insert(audit), [_row(entry) for entry in entries])
 
     def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[Entry, ...]:
-        """Return up to ``limit`` entries that ``where`` matches, newest first; with ``before`` those that were added before it.
+        """Return up to ``limit`` entries that ``where`` matches, newest first; with ``before`` only older ones.
 
         A row that a later version wrote and this one cannot read is left out and logged.
         """
         conditions = [*_conditions(where), *([] if before is None else [audit.c.id < before])]
         query = select(audit).where(*conditions).order_by(audit.c.id.desc()).limit(limit)
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             rows = connection.execute(query).all()
         return tuple(_readable(rows))
 
     def people(self) -> tuple[str, ...]:
         """Return the names of all who did something, by name; the empty one is who was not signed in."""
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             names = connection.execute(select(audit.c.doer).distinct()).scalars().all()
         return tuple(sorted(names, key=str.lower))
 
     def prune(self, before: float) -> int:
         """Drop the entries that are older than ``before`` and return how many went."""
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             return connection.execute(delete(audit).where(audit.c.at < before)).rowcount
 
 

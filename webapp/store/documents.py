@@ -1,7 +1,7 @@
 """Frozen dataclasses as JSON and back, exactly.
 
-A document outlives the class that wrote it: an unknown key is ignored and a missing one takes the field's default, so fields may
-be added and removed without a migration.
+A document outlives the class that wrote it: an unknown key is ignored and a missing one takes the field's default, so
+fields may be added and removed without a migration.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 
 
 _MISFIT = re.compile("already exists|duplicate column|no such (table|column)|does not exist", re.IGNORECASE)
-"""What SQLite and PostgreSQL say of a revision that does not fit the tables; a full disk or a lock is said otherwise."""
+"""What SQLite and PostgreSQL say of a revision that does not fit the tables; a full disk or a lock is said
+otherwise."""
 
 
 class NewerDatabase(Exception):

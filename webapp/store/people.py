@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from webapp.domain.people import ApiToken, Invitation, Person, Role, Session
@@ -23,57 +22,61 @@ from webapp.errors import (
     UnknownPerson,
     UnknownToken,
 )
+from webapp.store.database import Database
+from webapp.store.people_rows import invitation_of, person_of, row_of, session_of, token_of
 from webapp.store.schema import invitations, people, sessions, tokens
-from webapp.store.store import Store
 
 
-class PeopleStore:
-    """The people of a store. Every method raises StoreUnavailable where the database does not answer."""
+class PeopleRepository:
+    """The people of a database. Every method raises StoreUnavailable if the database does not answer."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     # Accounts
 
     def people(self) -> tuple[Person, ...]:
         """Return every account, by name."""
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             rows = connection.execute(select(people).order_by(people.c.name_key)).all()
-        return tuple(_person(row) for row in rows)
+        return tuple(person_of(row) for row in rows)
 
     def person(self, name: str) -> Person | None:
         """Return the account of ``name``, written in capitals or not."""
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             row = connection.execute(select(people).where(_named(name))).first()
-        return None if row is None else _person(row)
+        return None if row is None else person_of(row)
 
     def credentials(self, name: str) -> tuple[Person, str] | None:
-        """Return an account and the hash of its password; ``None`` where there is no such account or it has no password."""
-        with self._store.begin() as connection:
+        """Return an account and the hash of its password; ``None`` where there is no such account or it has no
+        password."""
+        with self._database.begin() as connection:
             row = connection.execute(select(people).where(_named(name))).first()
-        return None if row is None or row.password_hash is None else (_person(row), row.password_hash)
+        return None if row is None or row.password_hash is None else (person_of(row), row.password_hash)
 
     def has_administrator(self) -> bool:
         """Return whether an administrator's account is in force."""
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             return connection.execute(select(people.c.id).where(*_ADMINISTRATES).limit(1)).first() is not None
 
     def add_person(self, person: Person, password_hash: str | None) -> None:
         """Keep a new account. Raises NameInUse."""
-        with _one_name(person.name), self._store.begin() as connection:
+        with _one_name(person.name), self._database.begin() as connection:
             _add(connection, person, password_hash)
 
     def set_role(self, person_id: str, role: Role) -> None:
-        """Change a role; below an administrator's, open invitations of the person go. Raises UnknownPerson, LastAdministrator."""
-        with self._store.begin() as connection:
+        """Change a role; below an administrator's, open invitations of the person go. Raises UnknownPerson,
+        LastAdministrator."""
+        with self._database.begin() as connection:
             if role is not Role.ADMINISTRATOR:
                 _take_back_invitations(connection, person_id)
                 _keep_an_administrator(connection, person_id)
             _change(connection, person_id, role=role.value)
 
     def set_disabled(self, person_id: str, disabled: bool) -> None:
-        """Disable an account, which ends its sessions and open invitations, or enable it. Raises UnknownPerson, LastAdministrator."""
-        with self._store.begin() as connection:
+        """Disable an account, which ends its sessions and open invitations, or enable it. Raises UnknownPerson,
+        LastAdministrator."""
+        with self._database.begin() as connection:
             if disabled:
                 _take_back_invitations(connection, person_id)
                 _keep_an_administrator(connection, person_id)
@@ -88,7 +91,7 @@ class PeopleStore:
         """
         still = () if old_hash is None else _signs_in_by(old_hash)
         change = update(people).where(people.c.id == person_id, *still).values(password_hash=password_hash)
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             if connection.execute(change).rowcount == 0:
                 raise UnknownPerson(person=person_id) if old_hash is None else SignInFailed
             connection.execute(delete(sessions).where(sessions.c.person_id == person_id))
@@ -99,7 +102,7 @@ class PeopleStore:
         It stays where it has no password: the proxy that names the person would make it anew. Raises UnknownPerson,
         LastAdministrator.
         """
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             _take_back_invitations(connection, person_id)
             _keep_an_administrator(connection, person_id)
             _change(connection, person_id, disabled=True)
@@ -110,84 +113,86 @@ class PeopleStore:
 
     def touch_person(self, person_id: str, at: float) -> None:
         """Note that a person was seen."""
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             connection.execute(update(people).where(people.c.id == person_id).values(seen_at=at))
 
     # Sessions
 
     def add_session(self, session: Session, key_hash: str, idle_since: float, password_hash: str) -> None:
-        """Keep a new session, and that the person was seen; sessions that are over, or were not used since ``idle_since``, go.
+        """Keep a new session and note that the person was seen; expired and idle (``idle_since``) sessions are deleted.
 
-        Raises SignInFailed where the hash is the person's no more or the account is disabled: checking takes a while, and what an
-        old password opened would outlive it. The row is locked by that, so a change waits and then ends this session too.
+        Raises SignInFailed where the hash is the person's no more or the account is disabled: checking takes a while,
+        and what an old password opened would outlive it. The row is locked by that, so a change waits and then ends
+        this session too.
         """
         over = (sessions.c.expires_at <= session.created_at) | (sessions.c.used_at < idle_since)
         opens = (people.c.id == session.person_id, *_signs_in_by(password_hash))
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             if connection.execute(update(people).where(*opens).values(seen_at=session.created_at)).rowcount == 0:
                 raise SignInFailed
             connection.execute(delete(sessions).where(over))
-            connection.execute(insert(sessions).values(key_hash=key_hash, **_row(session)))
+            connection.execute(insert(sessions).values(key_hash=key_hash, **row_of(session)))
 
     def session(self, key_hash: str) -> tuple[Session, Person] | None:
         """Return a session and whose it is; none of a disabled account."""
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             row = connection.execute(select(sessions).where(sessions.c.key_hash == key_hash)).first()
             owner = None if row is None else _owner(connection, row.person_id)
-        return None if row is None or owner is None else (_session(row), owner)
+        return None if row is None or owner is None else (session_of(row), owner)
 
     def sessions(self, person_id: str) -> tuple[Session, ...]:
         """Return a person's sessions, the last used first."""
         query = select(sessions).where(sessions.c.person_id == person_id).order_by(sessions.c.used_at.desc())
-        with self._store.begin() as connection:
-            return tuple(_session(row) for row in connection.execute(query).all())
+        with self._database.begin() as connection:
+            return tuple(session_of(row) for row in connection.execute(query).all())
 
     def touch_session(self, session: Session, at: float) -> None:
         """Note that a session was used by its person."""
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             connection.execute(update(people).where(people.c.id == session.person_id).values(seen_at=at))
             connection.execute(update(sessions).where(sessions.c.id == session.id).values(used_at=at))
 
     def end_session(self, person_id: str, session_id: str) -> None:
         """End a person's session; nothing happens where there is none."""
         mine = (sessions.c.person_id == person_id, sessions.c.id == session_id)
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             connection.execute(delete(sessions).where(*mine))
 
     def end_sessions(self, person_id: str) -> int:
         """End all of a person's sessions and return how many there were."""
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             return connection.execute(delete(sessions).where(sessions.c.person_id == person_id)).rowcount
 
     # Invitations
 
     def add_invitation(self, invitation: Invitation, key_hash: str) -> None:
         """Keep a new invitation; those whose time is over go."""
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             connection.execute(delete(invitations).where(invitations.c.expires_at <= invitation.created_at))
-            connection.execute(insert(invitations).values(key_hash=key_hash, **_row(invitation)))
+            connection.execute(insert(invitations).values(key_hash=key_hash, **row_of(invitation)))
 
     def invitation(self, key_hash: str) -> Invitation | None:
         """Return an invitation, used or not."""
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             row = connection.execute(select(invitations).where(invitations.c.key_hash == key_hash)).first()
-        return None if row is None else _invitation(row)
+        return None if row is None else invitation_of(row)
 
     def invitations(self) -> tuple[Invitation, ...]:
         """Return every invitation that was not used, the newest first."""
         unused = select(invitations).where(invitations.c.used_at.is_(None)).order_by(invitations.c.created_at.desc())
-        with self._store.begin() as connection:
-            return tuple(_invitation(row) for row in connection.execute(unused).all())
+        with self._database.begin() as connection:
+            return tuple(invitation_of(row) for row in connection.execute(unused).all())
 
     def drop_invitation(self, invitation_id: str) -> None:
         """Take an invitation back; nothing happens where there is none."""
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             connection.execute(delete(invitations).where(invitations.c.id == invitation_id))
 
     def accept(self, key_hash: str, person: Person, password_hash: str, local_name: str) -> Person:
         """Make an account by an invitation, whose role it gets, and return it; of two at once one succeeds.
 
-        Its maker has to be an administrator still, or the local person, who has no account and is called ``local_name``.
+        Its maker has to be an administrator still, or the local person, who has no account and is called
+        ``local_name``.
 
         Raises:
             UnknownInvitation: it was used, or its time is over, or its maker administrates no more.
@@ -198,7 +203,7 @@ class PeopleStore:
             invitations.c.used_at.is_(None),
             invitations.c.expires_at > person.created_at,
         )
-        with _one_name(person.name), self._store.begin() as connection:
+        with _one_name(person.name), self._database.begin() as connection:
             used = connection.execute(update(invitations).where(*usable).values(used_at=person.created_at))
             if used.rowcount == 0:
                 raise UnknownInvitation
@@ -213,34 +218,34 @@ class PeopleStore:
 
     def add_token(self, token: ApiToken, key_hash: str) -> None:
         """Keep a new API token."""
-        with self._store.begin() as connection:
-            connection.execute(insert(tokens).values(key_hash=key_hash, **_row(token)))
+        with self._database.begin() as connection:
+            connection.execute(insert(tokens).values(key_hash=key_hash, **row_of(token)))
 
     def token(self, key_hash: str) -> tuple[ApiToken, Person] | None:
         """Return a token and its owner; none of a disabled account."""
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             row = connection.execute(select(tokens).where(tokens.c.key_hash == key_hash)).first()
             owner = None if row is None else _owner(connection, row.person_id)
-        return None if row is None or owner is None else (_token(row), owner)
+        return None if row is None or owner is None else (token_of(row), owner)
 
     def tokens(self, person_id: str | None = None) -> tuple[ApiToken, ...]:
         """Return a person's tokens, or everybody's, the newest first."""
         query = select(tokens).order_by(tokens.c.created_at.desc(), tokens.c.id)
         if person_id is not None:
             query = query.where(tokens.c.person_id == person_id)
-        with self._store.begin() as connection:
-            return tuple(_token(row) for row in connection.execute(query).all())
+        with self._database.begin() as connection:
+            return tuple(token_of(row) for row in connection.execute(query).all())
 
     def touch_token(self, token: ApiToken, at: float) -> None:
         """Note that a token was used."""
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             connection.execute(update(people).where(people.c.id == token.person_id).values(seen_at=at))
             connection.execute(update(tokens).where(tokens.c.id == token.id).values(used_at=at))
 
     def drop_token(self, token_id: str, person_id: str | None = None) -> None:
         """Revoke a token; with ``person_id`` only one of that person's. Raises UnknownToken."""
         mine = [tokens.c.id == token_id] + ([] if person_id is None else [tokens.c.person_id == person_id])
-        with self._store.begin() as connection:
+        with self._database.begin() as connection:
             if connection.execute(delete(tokens).where(*mine)).rowcount == 0:
                 raise UnknownToken(token=token_id)
 
@@ -271,7 +276,7 @@ def _take_back_invitations(connection: Connection, person_id: str) -> None:
 
 
 def _add(connection: Connection, person: Person, password_hash: str | None) -> None:
-    values = {name: value for name, value in _row(person).items() if name in people.c}
+    values = {name: value for name, value in row_of(person).items() if name in people.c}
     row = {**values, "name_key": person.name.lower(), "password_hash": password_hash}
     connection.execute(insert(people).values(row))
 
@@ -283,7 +288,8 @@ def _change(connection: Connection, person_id: str, **values: object) -> None:
 
 
 def _keep_an_administrator(connection: Connection, leaving: str) -> None:
-    """Raises LastAdministrator where nobody but ``leaving`` administrates. The rows are locked, so that two cannot leave at once."""
+    """Raises LastAdministrator where nobody but ``leaving`` administrates. The rows are locked, so that two cannot
+    leave at once."""
     found = connection.execute(select(people.c.id, people.c.name).where(*_ADMINISTRATES).with_for_update()).all()
     if [row.id for row in found] == [leaving]:
         raise LastAdministrator(person=found[0].name)
@@ -303,27 +309,4 @@ def _one_name(name: str) -> Iterator[None]:
 def _owner(connection: Connection, person_id: str) -> Person | None:
     enabled = (people.c.id == person_id, people.c.disabled.is_(False))
     row = connection.execute(select(people).where(*enabled)).first()
-    return None if row is None else _person(row)
-
-
-def _row(value: Person | Session | Invitation | ApiToken) -> dict[str, Any]:
-    """The fields of a value by the names of the columns."""
-    return {name: part.value if isinstance(part, Role) else part for name, part in vars(value).items()}
-
-
-def _person(row: Row[Any]) -> Person:
-    return Person(
-        row.id, row.name, Role(row.role), row.created_at, row.seen_at, row.disabled, row.password_hash is not None
-    )
-
-
-def _session(row: Row[Any]) -> Session:
-    return Session(row.id, row.person_id, row.created_at, row.used_at, row.expires_at, row.address, row.agent)
-
-
-def _invitation(row: Row[Any]) -> Invitation:
-    return Invitation(row.id, Role(row.role), row.created_at, row.expires_at, row.created_by, row.used_at)
-
-
-def _token(row: Row[Any]) -> ApiToken:
-    return ApiToken(row.id, row.person_id, row.name, Role(row.scope), row.created_at, row.expires_at, row.used_at)
+    return None if row is None else person_of(row)

@@ -19,7 +19,8 @@ from sqlalchemy import (
 )
 
 HEAD = "0007"
-"""The newest revision in ``migrations/versions``; a test compares. Kept here so that a start need not import Alembic to ask."""
+"""The newest revision in ``migrations/versions``; a test compares. Kept here so that a start need not import Alembic
+to ask."""
 
 metadata = MetaData()
 
@@ -47,7 +48,8 @@ revisions = Table(
     Column("version_num", String(32), nullable=False),
     PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
-"""Alembic's own table, as it would make it: an empty database is made without Alembic. It is none of Warden's ``metadata``."""
+"""Alembic's own table, as it would make it: an empty database is made without Alembic. It is none of Warden's
+``metadata``."""
 
 timeline = Table(
     "timeline",
@@ -58,8 +60,8 @@ timeline = Table(
     Column("document", Text, nullable=False),
     sqlite_with_rowid=False,
 )
-"""One row a device and point, of single readings and of buckets (``step_s``). The key is the order of the rows on the disk, so that a
-device's span is read in one piece."""
+"""One row a device and point, of single readings and of buckets (``step_s``). The key is the order of the rows on the
+disk, so that a device's span is read in one piece."""
 
 measurements = Table(
     "measurements",
@@ -69,7 +71,8 @@ measurements = Table(
     Column("document", Text, nullable=False),
     sqlite_with_rowid=False,
 )
-"""One row a launch that was measured. ``kind`` is the document of what it has in common with others (``LaunchKind``)."""
+"""One row a launch that was measured. ``kind`` is the document of what it has in common with others
+(``LaunchKind``)."""
 
 tickets = Table(
     "tickets",
@@ -103,8 +106,8 @@ people = Table(
     Column("seen_at", Float(53)),
     Index("people_by_name", "name_key", unique=True),
 )
-"""One row an account. ``name_key`` is the name in lower case: no two names differ by that alone. Without ``password_hash`` (argon2)
-only a proxy signs the person in."""
+"""One row an account. ``name_key`` is the name in lower case: no two names differ by that alone. Without
+``password_hash`` (argon2) only a proxy signs the person in."""
 
 sessions = Table(
     "sessions",
@@ -119,7 +122,8 @@ sessions = Table(
     Column("agent", Text, nullable=False),
     Index("sessions_by_person", "person_id"),
 )
-"""One row a sign-in. The key that the cookie carries is kept as its SHA-256 alone, like those of invitations and tokens."""
+"""One row a sign-in. The key that the cookie carries is kept as its SHA-256 alone, like those of invitations and
+tokens."""
 
 invitations = Table(
     "invitations",

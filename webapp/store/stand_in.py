@@ -7,14 +7,43 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from sqlalchemy import Engine
+from sqlalchemy.engine import URL
+
+from webapp.errors import StoreUnavailable
+from webapp.store.engines import make_engine, only_read
+from webapp.store.failures import translated
+from webapp.store.migrate import migrate
+
 log = logging.getLogger(__name__)
 
 IN_MEMORY = Path("/dev/shm")  # noqa: S108  the copy's folder there is its owner's alone  # nosec B108
 PREFIX = "warden-database-"
 
 
-def copy_elsewhere(file: Path) -> Path:
-    """Copy an SQLite database, and what its journal holds, into a folder of its own in memory or among the temporary files.
+def open_copy(file: Path) -> Engine:
+    """Return an engine over a copy of ``file`` that is only read. Raises OSError, StoreUnavailable."""
+    copy = _copy_elsewhere(file)
+    engine = make_engine(URL.create("sqlite", database=str(copy)))
+    try:
+        with translated(file), engine.begin() as connection:
+            migrate(connection)
+    except StoreUnavailable:
+        engine.dispose()
+        _remove(copy)
+        raise
+    only_read(engine)
+    return engine
+
+
+def close_copy(engine: Engine) -> None:
+    """Close what ``open_copy`` returned and remove the copy with its folder."""
+    engine.dispose()
+    _remove(Path(str(engine.url.database)))
+
+
+def _copy_elsewhere(file: Path) -> Path:
+    """Copy an SQLite database and its journal into a folder of its own, in memory or among the temporary files.
 
     A database that does not exist yet has an empty copy. Raises OSError: no other disk takes it either.
     """
@@ -34,11 +63,10 @@ def _copy(file: Path, place: str) -> Path:
             if (source := Path(f"{file}{suffix}")).exists():
                 shutil.copyfile(source, f"{copy}{suffix}")
     except OSError:
-        remove(copy)
+        _remove(copy)
         raise
     return copy
 
 
-def remove(copy: Path) -> None:
-    """Remove a copy with its folder; idempotent."""
+def _remove(copy: Path) -> None:
     shutil.rmtree(copy.parent, ignore_errors=True)

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 
 def column_text(value: str) -> str:
-    """Return ``value`` as a column can hold it: a lone surrogate or a NUL, which JSON allows, would fail the whole write."""
+    """Return ``value`` as a column can hold it: a lone surrogate or a NUL, which JSON allows, would fail the whole
+    write."""
     return str(value).encode("utf-8", "replace").decode().replace("\0", "?")

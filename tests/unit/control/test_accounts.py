@@ -26,8 +26,9 @@ from webapp.errors import (
     UnknownToken,
     WeakPassword,
 )
-from webapp.store.people import PeopleStore
-from webapp.store.store import Store
+from webapp.store.database import Database
+from webapp.store.engines import BUSY_TIMEOUT_S
+from webapp.store.people import PeopleRepository
 
 HOUR = 3600.0
 HERE = Visit("10.0.0.7", "Firefox")
@@ -50,34 +51,34 @@ class CountingHasher(PasswordHasher):
         return right
 
 
-class FaultyStore(Store):
-    """A store that can go away or become full, and counts how often it was asked."""
+class FaultyDatabase(Database):
+    """A database that can go away or become full, and counts how often it was asked."""
 
     away = False
     full = False
     asked = 0
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
+    def begin(self, busy_s: float = BUSY_TIMEOUT_S) -> Iterator[Connection]:
         self.asked += 1
         if self.away:
             raise StoreUnavailable(reason="away")
-        with super().begin() as connection:
+        with super().begin(busy_s) as connection:
             connection.exec_driver_sql(f"PRAGMA query_only = {int(self.full)}")
             yield connection
 
 
 class World:
-    """Accounts over a real store, with a clock that a test moves."""
+    """Accounts over a real database, with a clock that a test moves."""
 
     def __init__(self, database: Path) -> None:
         self.now = 1_000_000.0
-        self.store = FaultyStore(f"sqlite:///{database}")
-        self.store.open()
+        self.database = FaultyDatabase(f"sqlite:///{database}")
+        self.database.open()
         self.hasher = CountingHasher()
         self.owners = {"gone"}
         limits = Limits(HOUR, 10 * HOUR)
-        people, passwords = PeopleStore(self.store), Passwords(self.hasher)
+        people, passwords = PeopleRepository(self.database), Passwords(self.hasher)
         clock = lambda: self.now  # noqa: E731
         self.accounts = Accounts(people, passwords, limits, clock, lambda: self.owners, clock)
 
@@ -86,7 +87,7 @@ class World:
 def planning_state(tmp_path: Path) -> Iterator[World]:
     planning_state = World(tmp_path / "warden.db")
     yield planning_state
-    planning_state.store.close()
+    planning_state.database.close()
 
 
 @pytest.fixture
@@ -442,7 +443,7 @@ def test_no_key_and_no_password_is_kept_or_logged(
     accounts.by_token(token)
     accounts.accept(invitation, "new", PASSWORD)
     accounts.sign_out(identity)
-    planning_state.store.close()
+    planning_state.database.close()
 
     kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     for secret in (session, token, invitation, PASSWORD):
@@ -457,7 +458,7 @@ def test_no_key_and_no_password_is_kept_or_logged(
 def test_who_was_there_a_moment_ago_stays_while_the_database_fails(planning_state: World, accounts: Accounts) -> None:
     assert accounts.has_administrator()
     key, identity = signed_in(accounts)
-    planning_state.store.close()
+    planning_state.database.close()
 
     for _ in range(3):
         planning_state.now += KNOWN_S / 3
@@ -469,7 +470,7 @@ def test_who_was_there_a_moment_ago_stays_while_the_database_fails(planning_stat
 
 def test_no_polling_keeps_anybody_in_while_the_database_fails(planning_state: World, accounts: Accounts) -> None:
     key, _ = signed_in(accounts)
-    planning_state.store.away = True
+    planning_state.database.away = True
     planning_state.now += KNOWN_S - 1
     assert accounts.by_session(key, POLL) is not None
     planning_state.now += 2
@@ -490,7 +491,7 @@ def test_a_session_that_is_over_is_so_on_a_full_disk(planning_state: World, acco
         planning_state.now += HOUR - 100
         assert accounts.by_session(key, POLL) is not None
         planning_state.now += 100
-    planning_state.store.full = True
+    planning_state.database.full = True
 
     for _ in range(3):
         assert accounts.by_session(key, POLL) is None
@@ -503,7 +504,7 @@ def test_what_opens_something_in_one_way_opens_nothing_in_another(planning_state
     session, _ = signed_in(accounts, "boss")
     token = token_of(accounts)
     accounts.by_token(token)
-    planning_state.store.away = True
+    planning_state.database.away = True
 
     assert accounts.by_proxy("Anna", None) is not None
     for key in ("Anna", "proxy Anna", f"session {session}", session):
@@ -517,7 +518,7 @@ def test_what_opens_something_in_one_way_opens_nothing_in_another(planning_state
 def test_a_database_that_failed_is_left_alone_for_a_while(planning_state: World, accounts: Accounts) -> None:
     key, identity = signed_in(accounts)
     token = token_of(accounts)
-    planning_state.store.away, planning_state.store.asked = True, 0
+    planning_state.database.away, planning_state.database.asked = True, 0
 
     def everybody_asks() -> None:
         assert accounts.by_session(key, HERE) == identity
@@ -535,13 +536,13 @@ def test_a_database_that_failed_is_left_alone_for_a_while(planning_state: World,
     everybody_asks()
     planning_state.now += PAUSE_S - 1
     everybody_asks()
-    assert planning_state.store.asked == 1
+    assert planning_state.database.asked == 1
 
     planning_state.now += 1
     everybody_asks()
-    assert planning_state.store.asked == 2
+    assert planning_state.database.asked == 2
 
-    planning_state.store.away = False
+    planning_state.database.away = False
     planning_state.now += PAUSE_S
     assert accounts.by_session(key, HERE) == identity
     assert accounts.by_token(token) is not None
@@ -549,17 +550,17 @@ def test_a_database_that_failed_is_left_alone_for_a_while(planning_state: World,
 
 def test_notes_that_fail_hold_up_one_request_a_while_and_no_reading(planning_state: World, accounts: Accounts) -> None:
     token = token_of(accounts)
-    planning_state.store.full, planning_state.store.asked = True, 0
+    planning_state.database.full, planning_state.database.asked = True, 0
 
     for _ in range(3):
         assert accounts.by_token(token) is not None
 
-    assert planning_state.store.asked == 4
+    assert planning_state.database.asked == 4
 
 
 def test_who_was_there_long_ago_does_not(planning_state: World, accounts: Accounts) -> None:
     key, _ = signed_in(accounts)
-    planning_state.store.close()
+    planning_state.database.close()
     planning_state.now += KNOWN_S + 1
 
     with pytest.raises(StoreUnavailable):
@@ -569,14 +570,16 @@ def test_who_was_there_long_ago_does_not(planning_state: World, accounts: Accoun
 def test_rights_that_were_changed_are_not_remembered(planning_state: World, accounts: Accounts) -> None:
     key, _ = signed_in(accounts)
     accounts.set_role("anna", Role.VIEWER)
-    planning_state.store.close()
+    planning_state.database.close()
 
     with pytest.raises(StoreUnavailable):
         accounts.by_session(key, HERE)
 
 
 def test_that_nothing_was_ever_read_lets_nobody_in(tmp_path: Path) -> None:
-    accounts = Accounts(PeopleStore(Store(f"sqlite:///{tmp_path}/x.db")), Passwords(), Limits(1, 1), lambda: 0.0)
+    accounts = Accounts(
+        PeopleRepository(Database(f"sqlite:///{tmp_path}/x.db")), Passwords(), Limits(1, 1), lambda: 0.0
+    )
 
     with pytest.raises(StoreUnavailable):
         accounts.has_administrator()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +16,12 @@ from webapp.control.recorder import Recorder, Timeline
 from webapp.domain.instance import Instance
 from webapp.domain.memory import Reading, Sample
 from webapp.domain.operation import Operation, OperationKind, OperationState
-from webapp.domain.timeline import BUCKET_S, COLUMN_S, POINT_S, SCALES, Event, Point, Span
+from webapp.domain.timeline import BUCKET_S, COLUMN_S, POINT_S, SCALES, Point, Span
 from webapp.domain.units import gib
 from webapp.errors import StoreUnavailable, UnknownDevice
-from webapp.store.store import Store
+from webapp.store.database import Database
+from webapp.store.operations import OperationRepository
+from webapp.store.timeline import TimelineRepository
 
 BEGIN = 1_700_000_400.0
 """A moment at which a bucket and a column begin."""
@@ -49,7 +51,7 @@ class Clock:
 class FailingStore:
     """A store whose calls fail while they are told to, and which says when it was asked."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: TimelineRepository) -> None:
         self.store = store
         self.fails = True
         self.asked = threading.Event()
@@ -79,21 +81,23 @@ class FailingStore:
         self._meet()
         return self.store.newest(device_id, step_s)
 
-    def ended(self, since: float, limit: int) -> tuple[str, ...]:
-        self._meet()
-        return self.store.ended(since, limit)
 
-    def events(self, ids: Collection[str]) -> tuple[Event, ...]:
-        self._meet()
-        return self.store.events(ids)
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path}/warden.db")
+    database.open()
+    yield database
+    database.close()
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"sqlite:///{tmp_path}/warden.db")
-    store.open()
-    yield store
-    store.close()
+def store(database: Database) -> TimelineRepository:
+    return TimelineRepository(database)
+
+
+@pytest.fixture
+def operations(database: Database) -> OperationRepository:
+    return OperationRepository(database)
 
 
 @pytest.fixture
@@ -101,7 +105,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def recorder(clock: Clock, store: Store | FailingStore, *instances: Instance) -> Recorder:
+def recorder(clock: Clock, store: TimelineRepository | FailingStore, *instances: Instance) -> Recorder:
     return Recorder(clock, lambda: {one.id: one for one in instances}, store)
 
 
@@ -111,11 +115,13 @@ def record(made: Recorder, clock: Clock, rounds: int) -> None:
         made.look()
 
 
-def timeline(clock: Clock, store: Store | FailingStore) -> Timeline:
-    return Timeline(clock, store, lambda: clock.now)
+def timeline(clock: Clock, store: TimelineRepository | FailingStore, operations: OperationRepository) -> Timeline:
+    return Timeline(clock, store, operations, lambda: clock.now)
 
 
-def test_each_round_keeps_a_point_for_each_device_with_the_models_names(clock: Clock, store: Store) -> None:
+def test_each_round_keeps_a_point_for_each_device_with_the_models_names(
+    clock: Clock, store: TimelineRepository
+) -> None:
     clock.read(reading(held=(worker("i1", gib(2)),)), reading("gpu-1"))
     recorder(clock, store, instance("i1", "lab/one")).look()
 
@@ -124,7 +130,7 @@ def test_each_round_keeps_a_point_for_each_device_with_the_models_names(clock: C
     assert len(store.points("gpu-1", POINT_S, 0.0)) == 1
 
 
-def test_the_same_reading_and_an_old_one_are_kept_once_and_never(clock: Clock, store: Store) -> None:
+def test_the_same_reading_and_an_old_one_are_kept_once_and_never(clock: Clock, store: TimelineRepository) -> None:
     made = recorder(clock, store)
     made.look()
     clock.read()
@@ -137,7 +143,7 @@ def test_the_same_reading_and_an_old_one_are_kept_once_and_never(clock: Clock, s
     assert len(store.points("gpu-0", POINT_S, 0.0)) == 1
 
 
-def test_a_bucket_that_is_over_becomes_one_point(clock: Clock, store: Store) -> None:
+def test_a_bucket_that_is_over_becomes_one_point(clock: Clock, store: TimelineRepository) -> None:
     made = recorder(clock, store)
     clock.now -= POINT_S
     record(made, clock, BUCKET_S // POINT_S)
@@ -149,7 +155,7 @@ def test_a_bucket_that_is_over_becomes_one_point(clock: Clock, store: Store) -> 
     assert (bucket.taken_at, bucket.readings) == (BEGIN, 60)
 
 
-def test_a_restart_in_the_middle_of_a_bucket_loses_nothing(clock: Clock, store: Store) -> None:
+def test_a_restart_in_the_middle_of_a_bucket_loses_nothing(clock: Clock, store: TimelineRepository) -> None:
     record(recorder(clock, store), clock, 30)
     record(recorder(clock, store), clock, 40)
 
@@ -157,7 +163,9 @@ def test_a_restart_in_the_middle_of_a_bucket_loses_nothing(clock: Clock, store: 
     assert bucket.readings == 59
 
 
-def test_a_bucket_that_ended_while_warden_was_stopped_is_folded_at_the_next_start(clock: Clock, store: Store) -> None:
+def test_a_bucket_that_ended_while_warden_was_stopped_is_folded_at_the_next_start(
+    clock: Clock, store: TimelineRepository
+) -> None:
     record(recorder(clock, store), clock, 30)
     clock.now += 2 * BUCKET_S
     record(recorder(clock, store), clock, 1)
@@ -165,7 +173,7 @@ def test_a_bucket_that_ended_while_warden_was_stopped_is_folded_at_the_next_star
     assert [p.readings for p in store.points("gpu-0", BUCKET_S, 0.0)] == [30]
 
 
-def test_what_is_older_than_its_span_goes(clock: Clock, store: Store) -> None:
+def test_what_is_older_than_its_span_goes(clock: Clock, store: TimelineRepository) -> None:
     made = recorder(clock, store)
     record(made, clock, 70)
     clock.read(at=BEGIN + 4 * 3600)
@@ -181,7 +189,7 @@ def test_what_is_older_than_its_span_goes(clock: Clock, store: Store) -> None:
     assert [p.readings for p in store.points("gpu-0", COLUMN_S, 0.0)] == []
 
 
-def test_folding_again_after_a_restart_never_makes_a_bucket_poorer(clock: Clock, store: Store) -> None:
+def test_folding_again_after_a_restart_never_makes_a_bucket_poorer(clock: Clock, store: TimelineRepository) -> None:
     clock.now -= POINT_S
     record(recorder(clock, store), clock, 8 * BUCKET_S // POINT_S)
     record(recorder(clock, store), clock, 1)
@@ -189,25 +197,31 @@ def test_folding_again_after_a_restart_never_makes_a_bucket_poorer(clock: Clock,
     assert [p.readings for p in store.points("gpu-0", BUCKET_S, 0.0)] == [60] * 8
 
 
-def test_the_last_hour_is_always_whole(clock: Clock, store: Store) -> None:
+def test_the_last_hour_is_always_whole(
+    clock: Clock, store: TimelineRepository, operations: OperationRepository
+) -> None:
     made = recorder(clock, store)
     record(made, clock, 9 * BUCKET_S // POINT_S + 59)
 
-    columns = timeline(clock, store).track("gpu-0", Span.HOUR).columns()
+    columns = timeline(clock, store, operations).track("gpu-0", Span.HOUR).columns()
 
     assert all(column.is_known for column in columns)
 
 
-def test_the_week_has_the_bucket_under_way(clock: Clock, store: Store) -> None:
+def test_the_week_has_the_bucket_under_way(
+    clock: Clock, store: TimelineRepository, operations: OperationRepository
+) -> None:
     record(recorder(clock, store), clock, 90)
 
-    track = timeline(clock, store).track("gpu-0", Span.WEEK)
+    track = timeline(clock, store, operations).track("gpu-0", Span.WEEK)
 
     assert [point.readings for point in track.points] == [59, 31]
     assert (track.begun_at, track.ended_at) == SCALES[Span.WEEK].window(clock.now)
 
 
-def test_what_is_drawn_of_a_week_is_what_was_recorded(clock: Clock, store: Store) -> None:
+def test_what_is_drawn_of_a_week_is_what_was_recorded(
+    clock: Clock, store: TimelineRepository, operations: OperationRepository
+) -> None:
     """By its kept columns, the buckets since, and the readings since those: as if all had been folded for the page."""
     for rounds, pause_s in ((130, 3000), (300, 0), (1, 5 * COLUMN_S), (77, 0)):
         made = recorder(clock, store)
@@ -216,22 +230,24 @@ def test_what_is_drawn_of_a_week_is_what_was_recorded(clock: Clock, store: Store
             made.look()
         clock.now += pause_s
 
-    whole = timeline(clock, store).track("gpu-0", Span.WEEK)
-    drawn = timeline(clock, store).track("gpu-0", Span.WEEK, drawn=True)
+    whole = timeline(clock, store, operations).track("gpu-0", Span.WEEK)
+    drawn = timeline(clock, store, operations).track("gpu-0", Span.WEEK, drawn=True)
 
     assert len(drawn.points) < len(whole.points)
     assert drawn.columns() == whole.columns()
     assert sum(point.readings for point in drawn.points) == 130 + 300 + 1 + 77
 
 
-def test_an_operation_is_read_once_however_often_it_is_shown(clock: Clock, store: Store) -> None:
+def test_an_operation_is_read_once_however_often_it_is_shown(
+    clock: Clock, store: TimelineRepository, operations: OperationRepository
+) -> None:
     record(recorder(clock, store), clock, 1)
     ended = Operation("op-1", OperationKind.CLEAN, "anna", OperationState.SUCCEEDED, BEGIN, ended_at=BEGIN + 1)
-    store.save_operation(ended)
-    shown = timeline(clock, store)
+    operations.save_operation(ended)
+    shown = timeline(clock, store, operations)
     first = shown.track("gpu-0", Span.HOUR).events
-    store.save_operation(replace(ended, actor="changed behind its back"))
-    store.save_operation(replace(ended, id="op-2"))
+    operations.save_operation(replace(ended, actor="changed behind its back"))
+    operations.save_operation(replace(ended, id="op-2"))
 
     assert [(event.id, event.actor) for event in first] == [("op-1", "anna")]
     assert [(event.id, event.actor) for event in shown.track("gpu-0", Span.WEEK).events] == [
@@ -241,7 +257,7 @@ def test_an_operation_is_read_once_however_often_it_is_shown(clock: Clock, store
 
 
 def test_a_store_that_fails_costs_its_points_alone_and_is_told_once(
-    clock: Clock, store: Store, caplog: pytest.LogCaptureFixture
+    clock: Clock, store: TimelineRepository, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     failing = FailingStore(store)
@@ -254,7 +270,7 @@ def test_a_store_that_fails_costs_its_points_alone_and_is_told_once(
     assert [r.levelname for r in caplog.records] == ["WARNING"]
 
 
-def test_the_thread_writes_and_ends_when_it_is_told_to(clock: Clock, store: Store) -> None:
+def test_the_thread_writes_and_ends_when_it_is_told_to(clock: Clock, store: TimelineRepository) -> None:
     failing = FailingStore(store)
     clock.read()
     made = recorder(clock, failing)
@@ -265,7 +281,7 @@ def test_the_thread_writes_and_ends_when_it_is_told_to(clock: Clock, store: Stor
     assert not any(thread.name == "warden-recorder" for thread in threading.enumerate())
 
 
-def test_stopping_does_not_wait_for_the_next_round(clock: Clock, store: Store) -> None:
+def test_stopping_does_not_wait_for_the_next_round(clock: Clock, store: TimelineRepository) -> None:
     made = recorder(clock, store)
     made.start()
     begun = time.monotonic()
@@ -275,27 +291,33 @@ def test_stopping_does_not_wait_for_the_next_round(clock: Clock, store: Store) -
     assert time.monotonic() - begun < POINT_S / 2
 
 
-def test_devices_of_the_past_are_listed_and_numbers_are_in_order(clock: Clock, store: Store) -> None:
+def test_devices_of_the_past_are_listed_and_numbers_are_in_order(
+    clock: Clock, store: TimelineRepository, operations: OperationRepository
+) -> None:
     made = recorder(clock, store)
     clock.read(reading("gpu-10"), reading("gpu-9"))
     made.look()
     clock.read(reading("gpu-2"), at=BEGIN + COLUMN_S)
     made.look()
 
-    assert timeline(clock, store).devices() == ("gpu-2", "gpu-9", "gpu-10")
+    assert timeline(clock, store, operations).devices() == ("gpu-2", "gpu-9", "gpu-10")
 
 
-def test_an_unknown_device_is_named_with_those_that_there_are(clock: Clock, store: Store) -> None:
+def test_an_unknown_device_is_named_with_those_that_there_are(
+    clock: Clock, store: TimelineRepository, operations: OperationRepository
+) -> None:
     clock.read(reading("gpu-2"))
 
     with pytest.raises(UnknownDevice) as caught:
-        timeline(clock, store).track("gpu-7", Span.HOUR)
+        timeline(clock, store, operations).track("gpu-7", Span.HOUR)
     assert caught.value.params["known"] == "gpu-2"
 
 
-def test_without_the_store_the_devices_are_known_and_their_past_is_refused(clock: Clock, store: Store) -> None:
+def test_without_the_store_the_devices_are_known_and_their_past_is_refused(
+    clock: Clock, store: TimelineRepository, operations: OperationRepository
+) -> None:
     clock.read(reading("gpu-2"))
-    broken = timeline(clock, FailingStore(store))
+    broken = timeline(clock, FailingStore(store), operations)
 
     assert broken.devices() == ("gpu-2",)
     with pytest.raises(StoreUnavailable):

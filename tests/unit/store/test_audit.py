@@ -1,4 +1,4 @@
-"""The store adds entries of the audit, finds them, drops old ones; nothing changes one."""
+"""The audit repository adds entries, finds them, drops old ones; nothing changes one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from webapp.domain.audit import Action, AuditFilter, Came, Detail, Doer, Entry, Group, Kind, Result, Target
 from webapp.errors import StoreUnavailable
-from webapp.store.audit import AuditStore
-from webapp.store.store import Store
+from webapp.store.audit import AuditRepository
+from webapp.store.database import Database
 
 OLGA = Doer("olga", Came.TOKEN, "p1", "ночной запуск")
 SWITCH = Entry(
@@ -31,29 +31,29 @@ CLEAN = Entry(300.0, Doer("anna", Came.SESSION, "p2"), Action.CLEAN, Target(Kind
 
 
 @pytest.fixture
-def record(store: Store) -> AuditStore:
-    record = AuditStore(store)
+def record(database: Database) -> AuditRepository:
+    record = AuditRepository(database)
     record.add([SWITCH, SIGN_IN])
     record.add([CLEAN])
     return record
 
 
-def ids(record: AuditStore, **what: object) -> list[int]:
+def ids(record: AuditRepository, **what: object) -> list[int]:
     return [entry.id for entry in record.entries(10, AuditFilter(**what))]  # type: ignore[arg-type]
 
 
-def test_entries_come_back_as_they_were_newest_first(record: AuditStore) -> None:
+def test_entries_come_back_as_they_were_newest_first(record: AuditRepository) -> None:
     assert record.entries(10) == (replace(CLEAN, id=3), replace(SIGN_IN, id=2), replace(SWITCH, id=1))
 
 
-def test_pages_follow_each_other_by_the_last_one_seen_whatever_comes_meanwhile(record: AuditStore) -> None:
+def test_pages_follow_each_other_by_the_last_one_seen_whatever_comes_meanwhile(record: AuditRepository) -> None:
     first = record.entries(2)
     record.add([CLEAN])
 
     assert [entry.id for entry in record.entries(2, before=first[-1].id)] == [1]
 
 
-def test_filters_hold_together(record: AuditStore) -> None:
+def test_filters_hold_together(record: AuditRepository) -> None:
     assert ids(record, person="olga") == [1]
     assert ids(record, person="") == [2]
     assert ids(record, group=Group.SERVER) == [3]
@@ -66,41 +66,41 @@ def test_filters_hold_together(record: AuditStore) -> None:
 @pytest.mark.parametrize(
     ("text", "found"), [("qwen3", [1]), ("ANN", [2]), ("i1", [1]), ("%", []), ("_", []), ("p2", [2]), ("x\0y", [])]
 )
-def test_a_target_is_found_by_a_part_of_its_name_or_id(record: AuditStore, text: str, found: list[int]) -> None:
+def test_a_target_is_found_by_a_part_of_its_name_or_id(record: AuditRepository, text: str, found: list[int]) -> None:
     assert ids(record, text=text) == found
 
 
-def test_people_are_all_who_did_something(record: AuditStore) -> None:
+def test_people_are_all_who_did_something(record: AuditRepository) -> None:
     assert record.people() == ("", "anna", "olga")
 
 
-def test_old_entries_are_dropped_and_no_number_is_given_twice(record: AuditStore) -> None:
+def test_old_entries_are_dropped_and_no_number_is_given_twice(record: AuditRepository) -> None:
     assert record.prune(before=1000.0) == 3
     record.add([CLEAN])
 
     assert [entry.id for entry in record.entries(10)] == [4]
 
 
-def test_no_entry_can_be_changed_whoever_asks(record: AuditStore, database: Path) -> None:
-    with closing(sqlite3.connect(database)) as connection, pytest.raises(sqlite3.IntegrityError, match="never changed"):
+def test_no_entry_can_be_changed_whoever_asks(record: AuditRepository, file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection, pytest.raises(sqlite3.IntegrityError, match="never changed"):
         connection.execute("UPDATE audit SET doer = 'somebody' WHERE id = 1")
     assert ids(record, person="olga") == [1]
 
 
 def test_the_store_offers_nothing_that_changes_an_entry() -> None:
-    assert {name for name in vars(AuditStore) if not name.startswith("_")} == {"add", "entries", "people", "prune"}
+    assert {name for name in vars(AuditRepository) if not name.startswith("_")} == {"add", "entries", "people", "prune"}
 
 
-def test_text_that_a_column_cannot_hold_does_not_keep_an_entry_out(store: Store) -> None:
+def test_text_that_a_column_cannot_hold_does_not_keep_an_entry_out(database: Database) -> None:
     odd = replace(SWITCH, target=Target(Kind.MODEL, "\ud800", "a\0b"), details=((Detail.REASON, "\ud800"),))
-    record = AuditStore(store)
+    record = AuditRepository(database)
     record.add([odd])
 
     assert record.entries(1)[0].target == Target(Kind.MODEL, "?", "a?b")
 
 
-def test_what_a_later_version_wrote_is_left_out(record: AuditStore, database: Path) -> None:
-    with closing(sqlite3.connect(database)) as connection, connection:
+def test_what_a_later_version_wrote_is_left_out(record: AuditRepository, file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute(
             "INSERT INTO audit (at, doer, came, action, target_kind, target_id, target_name, result, address, details) "
             "VALUES (1, 'x', 'session', 'teleport', 'server', '', '', 'done', '', '{}')"
@@ -108,8 +108,8 @@ def test_what_a_later_version_wrote_is_left_out(record: AuditStore, database: Pa
     assert [entry.id for entry in record.entries(10)] == [3, 2, 1]
 
 
-def test_a_closed_store_says_so(record: AuditStore, store: Store) -> None:
-    store.close()
+def test_a_closed_store_says_so(record: AuditRepository, database: Database) -> None:
+    database.close()
 
     with pytest.raises(StoreUnavailable):
         record.add([CLEAN])

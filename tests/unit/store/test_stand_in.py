@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.engine.disks import SmallDisk, small_disk
-from tests.unit.store.test_store import operation
+from tests.unit.store.samples import operation
 from webapp.domain.lease import NO_LEASE
 from webapp.domain.operation import Operation
 from webapp.errors import StoreUnavailable
+from webapp.store.database import Database
+from webapp.store.leases import LeaseRepository
+from webapp.store.operations import OperationRepository
 from webapp.store.stand_in import IN_MEMORY, PREFIX
-from webapp.store.store import Store
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk")
 
@@ -28,11 +30,11 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 @pytest.fixture
-def store(disk: SmallDisk) -> Iterator[Store]:
-    store = Store(f"sqlite:///{disk.folder / 'state' / 'warden.db'}")
+def database(disk: SmallDisk) -> Iterator[Database]:
+    database = Database(f"sqlite:///{disk.folder / 'state' / 'warden.db'}")
     before = copies()
-    yield store
-    store.close()
+    yield database
+    database.close()
     assert copies() == before
 
 
@@ -40,10 +42,10 @@ def copies() -> set[Path]:
     return set(IN_MEMORY.glob(f"{PREFIX}*"))
 
 
-def keep(store: Store, kept: Operation = KEPT) -> None:
-    store.open()
-    store.save_operation(kept)
-    store.close()
+def keep(database: Database, kept: Operation = KEPT) -> None:
+    database.open()
+    OperationRepository(database).save_operation(kept)
+    database.close()
 
 
 def read_only(disk: SmallDisk) -> None:
@@ -56,70 +58,79 @@ def full(disk: SmallDisk) -> None:
 
 @pytest.mark.parametrize(("harm", "said"), [(full, "full"), (read_only, "mounted read-only")])
 def test_what_the_database_holds_is_read_while_its_disk_takes_nothing(
-    store: Store, disk: SmallDisk, harm: object, said: str
+    database: Database,
+    operations: OperationRepository,
+    leases: LeaseRepository,
+    disk: SmallDisk,
+    harm: object,
+    said: str,
 ) -> None:
-    keep(store)
+    keep(database)
     assert callable(harm)
     harm(disk)
 
-    why = store.open_or_read()
+    why = database.open_or_read()
 
     assert why is not None
     assert said in str(why.params["reason"])
-    assert store.operation("op-001") == KEPT
-    for write in (lambda: store.save_operation(operation(2)), lambda: store.save_lease("i1", NO_LEASE, 1.0)):
+    assert operations.operation("op-001") == KEPT
+    for write in (lambda: operations.save_operation(operation(2)), lambda: leases.save_lease("i1", NO_LEASE, 1.0)):
         with pytest.raises(StoreUnavailable, match=r"warden\.db") as caught:
             write()
         assert caught.value.params == why.params
     with pytest.raises(StoreUnavailable):
-        store.look()
-    assert store.operation("op-002") is None
+        database.look()
+    assert operations.operation("op-002") is None
 
 
-def test_a_new_database_that_no_disk_takes_is_empty_until_there_is_space(store: Store, disk: SmallDisk) -> None:
+def test_a_new_database_that_no_disk_takes_is_empty_until_there_is_space(
+    database: Database, operations: OperationRepository, disk: SmallDisk
+) -> None:
     disk.fill()
 
-    assert store.open_or_read() is not None
-    assert store.operations(10) == ()
+    assert database.open_or_read() is not None
+    assert operations.operations(10) == ()
     with pytest.raises(StoreUnavailable):
-        store.save_operation(KEPT)
+        operations.save_operation(KEPT)
     disk.free()
 
-    assert store.look()
-    store.save_operation(KEPT)
-    assert not store.look()
-    store.close()
-    store.open()
-    assert store.operation("op-001") == KEPT
+    assert database.look()
+    operations.save_operation(KEPT)
+    assert not database.look()
+    database.close()
+    database.open()
+    assert operations.operation("op-001") == KEPT
 
 
-def test_a_database_that_opens_on_a_full_disk_says_that_nothing_is_kept(store: Store, disk: SmallDisk) -> None:
+def test_a_database_that_opens_on_a_full_disk_says_that_nothing_is_kept(
+    database: Database, operations: OperationRepository, disk: SmallDisk
+) -> None:
     """One that a killed Warden left has its journal there already."""
-    killed = Store(f"sqlite:///{disk.folder / 'state' / 'warden.db'}")
+    killed = Database(f"sqlite:///{disk.folder / 'state' / 'warden.db'}")
     killed.open()
-    killed.save_operation(KEPT)
+    OperationRepository(killed).save_operation(KEPT)
     disk.fill()
     before = copies()
 
-    why = store.open_or_read()
+    why = database.open_or_read()
 
     assert why is not None
     assert "free space on it" in str(why.params["reason"])
     assert copies() == before
-    assert store.operation("op-001") == KEPT
+    assert operations.operation("op-001") == KEPT
     killed.close()
 
 
-def test_a_database_that_opens_has_no_copy(store: Store) -> None:
+def test_a_database_that_opens_has_no_copy(database: Database) -> None:
     before = copies()
 
-    assert store.open_or_read() is None
+    assert database.open_or_read() is None
     assert copies() == before
 
 
-def test_what_is_wrong_with_the_database_itself_is_refused_as_ever(store: Store, disk: SmallDisk) -> None:
-    keep(store)
+def test_what_is_wrong_with_the_database_itself_is_refused_as_ever(database: Database, disk: SmallDisk) -> None:
+    keep(database)
     (disk.folder / "state" / "warden.db").write_text("not a database at all, and long enough to be read as one" * 20)
 
     with pytest.raises(StoreUnavailable, match="move the file away"):
-        store.open_or_read()
+        database.open_or_read()

@@ -11,7 +11,7 @@ from webapp.domain.modes import LaunchOptions, Mode, Quantization
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.queue import QueuedLaunch, QueueState
 from webapp.message import Message
-from webapp.store.store import Store
+from webapp.store.queue import QueueRepository
 
 OPTIONS = LaunchOptions(quantization=Quantization.INT8, max_tokens=1024)
 REQUEST = SwitchRequest(Mode.VLLM, "lab/модель", OPTIONS, ("gpu-0", "gpu-1"), keep_others=True, unload=("i1",))
@@ -27,27 +27,27 @@ def ended(number: int) -> QueuedLaunch:
     )
 
 
-def test_tickets_come_back_as_they_were_in_their_order(store: Store) -> None:
+def test_tickets_come_back_as_they_were_in_their_order(queue: QueueRepository) -> None:
     second, first = (
         ticket(2, paused_by="ivan", tries=1, not_before=5.5),
         ticket(1, state=QueueState.READY, told_at=9.0),
     )
     for one in (second, first):
-        store.save_ticket(one, keep=3)
-    assert store.tickets() == (first, second)
-    store.save_ticket(ended(1), keep=3)
-    assert store.tickets() == (ended(1), second)
+        queue.save_ticket(one, keep=3)
+    assert queue.tickets() == (first, second)
+    queue.save_ticket(ended(1), keep=3)
+    assert queue.tickets() == (ended(1), second)
 
 
-def test_of_those_that_ended_only_the_newest_are_kept(store: Store) -> None:
-    store.save_ticket(ticket(9), keep=2)
+def test_of_those_that_ended_only_the_newest_are_kept(queue: QueueRepository) -> None:
+    queue.save_ticket(ticket(9), keep=2)
     for number in range(1, 5):
-        store.save_ticket(ended(number), keep=2)
-    assert [one.number for one in store.tickets()] == [3, 4, 9]
+        queue.save_ticket(ended(number), keep=2)
+    assert [one.number for one in queue.tickets()] == [3, 4, 9]
 
 
-def test_ticket_that_cannot_be_read_is_left_out(store: Store, database: Path) -> None:
-    store.save_ticket(ticket(1), keep=3)
-    with closing(sqlite3.connect(database)) as connection, connection:
+def test_ticket_that_cannot_be_read_is_left_out(queue: QueueRepository, file: Path) -> None:
+    queue.save_ticket(ticket(1), keep=3)
+    with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("INSERT INTO tickets VALUES ('x', 2, NULL, '{}')")
-    assert store.tickets() == (ticket(1),)
+    assert queue.tickets() == (ticket(1),)

@@ -1,0 +1,40 @@
+"""Queued launches in the database, and the last of those that have ended."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, select
+
+from webapp.domain.queue import QueuedLaunch
+from webapp.store.database import Database
+from webapp.store.documents import dump, load
+from webapp.store.rows import readable
+from webapp.store.schema import tickets as table
+from webapp.store.texts import column_text
+from webapp.store.upsert import upsert
+
+
+class QueueRepository:
+    """The launch queue of a database. Every method raises StoreUnavailable if the database does not answer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def save_ticket(self, ticket: QueuedLaunch, keep: int) -> None:
+        """Insert or replace a ticket, and of the ended ones keep only the newest ``keep``."""
+        row = {"id": ticket.id, "number": ticket.number, "ended_at": ticket.ended_at, "document": dump(ticket)}
+        ended = table.c.ended_at.is_not(None)
+        newest = select(table.c.id).where(ended).order_by(table.c.ended_at.desc()).limit(keep)
+        with self._database.durable() as connection:
+            upsert(connection, table, row)
+            connection.execute(delete(table).where(ended, table.c.id.not_in(newest)))
+
+    def drop_ticket(self, ticket_id: str) -> None:
+        """Delete a ticket that was not taken after all; idempotent."""
+        with self._database.durable() as connection:
+            connection.execute(delete(table).where(table.c.id == column_text(ticket_id)))
+
+    def tickets(self) -> tuple[QueuedLaunch, ...]:
+        """Return all kept tickets in the order of the queue. An unreadable document is left out and logged."""
+        with self._database.begin() as connection:
+            rows = connection.execute(select(table.c.document).order_by(table.c.number)).all()
+        return tuple(readable(rows, lambda row: load(QueuedLaunch, row.document), "a queued launch"))

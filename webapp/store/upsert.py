@@ -1,0 +1,23 @@
+"""Insert or replace rows by primary key, in the dialect of the connection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Table
+from sqlalchemy.dialects import sqlite
+
+
+def upsert(connection: Connection, table: Table, *rows: Mapping[str, Any]) -> None:
+    """Insert ``rows``, each replacing the row of the same primary key."""
+    if connection.dialect.name == "postgresql":
+        # Imported here: its drivers take 0.1 s to import, and most databases are SQLite.
+        from sqlalchemy.dialects import postgresql  # noqa: PLC0415
+
+        insert: Any = postgresql.insert
+    else:
+        insert = sqlite.insert
+    statement = insert(table)
+    replaced = {each.name: statement.excluded[each.name] for each in table.columns if not each.primary_key}
+    connection.execute(statement.on_conflict_do_update(index_elements=table.primary_key, set_=replaced), list(rows))
