@@ -1,4 +1,4 @@
-"""The controller: the one place that decides what is done to models and memory. See DESIGN.md beside this file."""
+"""The controller: the one place that decides what is done to models and memory. Its design: docs/design/controller.md."""
 
 from __future__ import annotations
 

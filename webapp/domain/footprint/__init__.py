@@ -1,4 +1,4 @@
-"""The memory that a launch will take on each device, by part. Pure; FOOTPRINT.md beside it has the rules and their sources."""
+"""The memory that a launch will take on each device, by component. Pure; docs/design/estimating.md has the sources."""
 
 from webapp.domain.footprint.conditions import Conditions, default_limits
 from webapp.domain.footprint.estimate import (
