@@ -1,0 +1,56 @@
+"""The documents name files that exist, and lead only to places that exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "bench/**/*.md")
+    for path in ROOT.glob(pattern)
+    if not path.is_symlink()
+)
+LINK = re.compile(r"\]\(([^()\s]+)\)")
+NAMED = re.compile(r"(?<![\w./-])(?:webapp|templates|static|tests|scripts|bench|docs|\.ci)/[\w./-]*[\w/]")
+"""A path of the repository, as text or in code."""
+HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
+READABLE = 120
+"""Lines of README.md: it is the front page, and everything else is in docs."""
+
+
+def links(document: Path) -> Iterator[str]:
+    """Yield the relative links of a document."""
+    for target in LINK.findall(document.read_text(encoding="utf-8")):
+        if not re.match(r"[a-z]+:", target):
+            yield target
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of the headings, as GitHub makes them."""
+    headings = HEADING.findall(document.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for target in links(document):
+        name, _, anchor = target.partition("#")
+        led = (document.parent / name).resolve() if name else document
+        assert led.exists(), target
+        assert not anchor or anchor in anchors(led), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_path_that_is_named_exists(document: Path) -> None:
+    named = NAMED.findall(document.read_text(encoding="utf-8"))
+
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_front_page_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= READABLE
