@@ -37,18 +37,18 @@ WIDTH: Final = 100
 API: Final = "/api/v1"
 
 BODIES: Final[Mapping[str, type[BaseModel]]] = {
-    "api.plan": bodies.SwitchBody,
-    "api.switch": bodies.SwitchBody,
-    "api.take_ticket": bodies.TicketBody,
-    "api.ask": bodies.AskBody,
-    "api.stop_container": bodies.StopContainerBody,
-    "api.lease": bodies.LeaseBody,
-    "api.ask_release": bodies.ReleaseBody,
-    "api.answer_release": bodies.AnswerBody,
-    "api.unload": bodies.UnloadBody,
-    "api.cancel": bodies.CancelBody,
+    "POST /api/v1/plan": bodies.SwitchBody,
+    "POST /api/v1/switch": bodies.SwitchBody,
+    "POST /api/v1/tickets": bodies.TicketBody,
+    "POST /api/v1/instances/{instance_id}/ask": bodies.AskBody,
+    "POST /api/v1/containers/{container_id}/stop": bodies.StopContainerBody,
+    "POST /api/v1/instances/{instance_id}/lease": bodies.LeaseBody,
+    "POST /api/v1/instances/{instance_id}/release-request": bodies.ReleaseBody,
+    "POST /api/v1/instances/{instance_id}/release-request/answer": bodies.AnswerBody,
+    "POST /api/v1/instances/{instance_id}/unload": bodies.UnloadBody,
+    "POST /api/v1/operations/{operation_id}/cancel": bodies.CancelBody,
 }
-"""The JSON body that each endpoint reads."""
+"""The JSON body of each call that has one."""
 
 
 def main() -> None:
@@ -125,7 +125,10 @@ def api_page(app: Flask) -> str:
     blocks = [API_HEAD]
     for subject, group in groupby(routes, key=_subject):
         blocks.append(f"## {subject}")
-        blocks.extend(_call(app, endpoint, list(same)) for endpoint, same in groupby(group, key=lambda r: r.endpoint))
+        calls: dict[str, list[Route]] = {}
+        for route in group:
+            calls.setdefault(route.endpoint, []).append(route)
+        blocks.extend(_call(app, endpoint, same) for endpoint, same in calls.items())
     return _page("JSON interface", *blocks, "## Bodies", *map(_body, dict.fromkeys(BODIES.values())))
 
 
@@ -138,25 +141,28 @@ def _subject(route: Route) -> str:
 
 
 def _order(route: Route) -> tuple[bool, str, str, str]:
-    return not route.rule.startswith(API), _subject(route), route.endpoint, route.rule
+    return not route.rule.startswith(API), _subject(route), route.rule, _methods(route)
 
 
 def _call(app: Flask, endpoint: str, routes: list[Route]) -> str:
     view = app.view_functions[endpoint]
-    names = ", ".join(f"`{_methods(route)} {_path(route)}`" for route in routes)
+    names = [call_of(route) for route in routes]
     right = right_of(view) or Right.PEOPLE
-    parts = [f"### {names}", _prose(view), f"Permission: `{right}`, {_lowest(right)}."]
-    if body := BODIES.get(endpoint):
+    title = ", ".join(f"`{name}`" for name in names)
+    parts = [f"### {title}", _prose(view), f"Permission: `{right}`, {_lowest(right)}."]
+    if body := BODIES.get(names[0]):
         parts.append(f"Body: [{body.__name__}](#{body.__name__.lower()}).")
     return "\n\n".join(parts)
 
 
+def call_of(route: Route) -> str:
+    """Return a route as ``POST /api/v1/tickets/{ticket_id}/start``."""
+    path = re.sub(r"<(?:\w+:)?(\w+)>", lambda found: "{" + found[1] + "}", route.rule)
+    return f"{_methods(route)} {path}"
+
+
 def _methods(route: Route) -> str:
     return " ".join(sorted((route.methods or set()) - {"HEAD", "OPTIONS"}))
-
-
-def _path(route: Route) -> str:
-    return re.sub(r"<(?:\w+:)?(\w+)>", lambda found: "{" + found[1] + "}", route.rule)
 
 
 def _lowest(right: Right) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from flask import Flask
 
-from scripts.reference import API, BODIES, FOLDER, PAGES, application
+from scripts.reference import API, BODIES, FOLDER, PAGES, application, call_of
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +25,8 @@ def test_no_page_is_written_by_hand() -> None:
     assert {path.stem for path in FOLDER.glob("*.md")} == set(PAGES)
 
 
-def test_every_body_belongs_to_an_endpoint_of_the_interface(app: Flask) -> None:
-    endpoints = {rule.endpoint for rule in app.url_map.iter_rules() if rule.rule.startswith(API)}
-
-    assert set(BODIES) <= endpoints
+def test_every_body_belongs_to_a_call_of_the_interface(app: Flask) -> None:
+    assert set(BODIES) <= {call_of(rule) for rule in app.url_map.iter_rules() if rule.rule.startswith(API)}
 
 
 def test_every_call_of_the_interface_is_described(app: Flask) -> None:
@@ -37,4 +35,4 @@ def test_every_call_of_the_interface_is_described(app: Flask) -> None:
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith(API):
             assert app.view_functions[rule.endpoint].__doc__
-            assert rule.rule.replace("<", "{").replace(">", "}") in page
+            assert f"`{call_of(rule)}`" in page
