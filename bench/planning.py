@@ -27,7 +27,7 @@ from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest, Verdict
 from webapp.domain.planning.admission import AdmissionPolicy
 from webapp.domain.planning.planner import needed_bytes, plan_switch
-from webapp.domain.planning.state import PlanningState, rooms
+from webapp.domain.planning.state import PlanningState, headrooms
 from webapp.domain.units import gib
 
 LIMIT_MS = 5.0
@@ -121,7 +121,7 @@ def _cases(model: CachedModel) -> Iterator[Case]:
 
 def _crowded(model: CachedModel, full: PlanningState, request: SwitchRequest) -> PlanningState:
     """Devices that would do together if one of the models on each went: what each lacks is half of it."""
-    needed = max(needed_bytes(request, model, rooms(full)))
+    needed = max(needed_bytes(request, model, headrooms(full)))
     held = (HELD_BYTES + PROMISED_BYTES) * LOADED
     total = round((needed + held - HELD_BYTES // 2) / (1 - full.policy.reserve_percent / 100))
     return _planning_state(model, dict.fromkeys(full.device_ids, total), loaded_each=LOADED)

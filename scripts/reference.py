@@ -178,7 +178,7 @@ def _prose(documented: object) -> str:
 def _body(body: type[BaseModel]) -> str:
     schema = body.model_json_schema()
     required = schema.get("required", [])
-    known = {name for base in body.__bases__ if base in BODIES.values() for name in base.model_fields}
+    known = {name for base in BODIES.values() if base in body.__bases__ for name in base.model_fields}
     rows = (
         (f"`{name}`", _kind(each, schema), _default(name, each, required))
         for name, each in _fields(schema)

@@ -55,8 +55,8 @@ def _extract() -> dict[Key, set[str]]:
 
 def _translation(known: Catalog, context: str, text: Text) -> Text:
     message = known.get(text if isinstance(text, str) else text[0], context or None)
-    if message is not None and message.id == text:
-        return message.string
+    if message is not None and message.id == text and (known_text := message.string):
+        return known_text if isinstance(known_text, str) else tuple(known_text)
     return ("",) * 3 if isinstance(text, tuple) else ""
 
 

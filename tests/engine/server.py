@@ -33,7 +33,7 @@ class WardenServer:
     ``docker_socket`` there is none.
     """
 
-    def __init__(self, state: Path, cache: Path, app: str = "wsgi:app", **settings: object) -> None:
+    def __init__(self, state: Path, cache: Path, app: str = "wsgi:app", /, **settings: object) -> None:
         self.state = state
         self.cache = cache
         self._app = app
@@ -41,6 +41,8 @@ class WardenServer:
         self.environment: dict[str, str] = {}
         self.headers: dict[str, str] = {}
         """What JSON calls carry, where Warden asks who sends them."""
+        self.folder = ROOT
+        """Where it is started."""
         self.started_by: Callable[[list[str]], list[str]] = list
         """Makes the command that starts the server, where it is to run in a place of its own."""
         self.process: subprocess.Popen[str] | None = None
@@ -61,7 +63,7 @@ class WardenServer:
         self.output = []
         self.process = subprocess.Popen(
             self.started_by([sys.executable, "-m", "gunicorn", "-c", "webapp/gunicorn_conf.py", self._app]),
-            cwd=ROOT,
+            cwd=self.folder,
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

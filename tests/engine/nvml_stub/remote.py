@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -87,7 +88,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
                 probe.close()
                 folder, workers, containers = arguments
                 os.environ["NVML_STUB_DIR"] = folder
-                probe = NvmlProbe(Holders(lambda mine=workers: mine, lambda mine=containers: mine))
+                probe = NvmlProbe(Holders(partial(dict, workers), partial(dict, containers)))
             else:
                 answer = getattr(probe, name)(*arguments)
         except WardenError as exc:

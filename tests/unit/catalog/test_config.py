@@ -10,7 +10,7 @@ from webapp.catalog.architectures import generates_text, needs_remote_code
 from webapp.catalog.config import config_facts
 from webapp.domain.model import ModelShape
 
-VALUES = st.sampled_from(
+VALUES: st.SearchStrategy[object] = st.sampled_from(
     [None, True, False, 0, -1, 7, 1.5, "", "text", [], ["text"], [7], [[]], {}, {"bits": 4}, {"hidden_size": "x"}]
 )
 KEYS = st.sampled_from(

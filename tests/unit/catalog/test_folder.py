@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def folder_of(path: Path, config: object, **files: bytes) -> Path:
     return path
 
 
-def header(tensors: dict[str, tuple[str, tuple[int, ...], int]]) -> bytes:
+def header(tensors: Mapping[str, tuple[str, tuple[int, ...], int]]) -> bytes:
     """A safetensors file that ends after its header."""
     entries, start = {}, 0
     for name, (dtype, shape, size) in tensors.items():

@@ -367,7 +367,7 @@ def test_snapshots_that_main_does_not_name_are_known_and_noticed_when_they_go(tm
     older = snapshot.with_name("b" * 40)
     shutil.copytree(snapshot, older, symlinks=True)
     (found,) = catalog.look().models
-    assert (found.revision, found.revisions) == (snapshot.name, {older.name})
+    assert (found.revision, found.revisions) == (snapshot.name, frozenset({older.name}))
     shutil.rmtree(older)
     (found,) = catalog.look().models
     assert found.revisions == frozenset()

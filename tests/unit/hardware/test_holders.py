@@ -8,9 +8,11 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.unit.hardware.conftest import ProcTree
 from webapp.domain.memory import Holder, HolderKind
 from webapp.errors import WorkerSilent
 from webapp.hardware.holders import COMMAND_LENGTH, FACTS_LOOKS, Holders, container_of, parse_stat, short_command
@@ -19,7 +21,9 @@ ID = "0123456789abcdef" * 4
 OTHER = "fedcba9876543210" * 4
 
 
-def holders_in(proc, workers: Mapping[int, str] | None = None, containers: Mapping[str, str] | None = None) -> Holders:
+def holders_in(
+    proc: ProcTree, workers: Mapping[int, str] | None = None, containers: Mapping[str, str] | None = None
+) -> Holders:
     return Holders(lambda: workers or {}, lambda: containers or {}, proc.root)
 
 
@@ -77,7 +81,7 @@ def test_a_long_command_line_is_cut() -> None:
     assert text.endswith("…")
 
 
-def test_a_process_is_described_with_user_command_state_and_container(proc) -> None:
+def test_a_process_is_described_with_user_command_state_and_container(proc: ProcTree) -> None:
     proc.add(20, state="D", cgroup=f"0::/docker/{ID}")
     assert holders_in(proc).look().holder(20, 7) == Holder(
         pid=20,
@@ -90,21 +94,21 @@ def test_a_process_is_described_with_user_command_state_and_container(proc) -> N
     )
 
 
-def test_a_user_with_a_name_is_called_by_it(proc) -> None:
+def test_a_user_with_a_name_is_called_by_it(proc: ProcTree) -> None:
     proc.add(20, uid=os.getuid())
     assert holders_in(proc).look().holder(20, None).user == getpass.getuser()
 
 
-def test_a_process_without_a_command_line_is_called_by_its_name(proc) -> None:
+def test_a_process_without_a_command_line_is_called_by_its_name(proc: ProcTree) -> None:
     proc.add(20, command="", comm="python", state="Z")
     assert holders_in(proc).look().holder(20, None).command == "[python]"
 
 
-def test_of_a_process_that_has_gone_pid_and_bytes_remain(proc) -> None:
+def test_of_a_process_that_has_gone_pid_and_bytes_remain(proc: ProcTree) -> None:
     assert holders_in(proc).look().holder(99, 5) == Holder(99, None, None, 5, HolderKind.FOREIGN)
 
 
-def test_a_process_that_goes_while_it_is_read_is_described_as_far_as_it_was(proc) -> None:
+def test_a_process_that_goes_while_it_is_read_is_described_as_far_as_it_was(proc: ProcTree) -> None:
     proc.add(20)
     for name in ("cmdline", "status", "cgroup"):
         (proc.root / "20" / name).unlink()
@@ -113,18 +117,18 @@ def test_a_process_that_goes_while_it_is_read_is_described_as_far_as_it_was(proc
 
 
 @pytest.mark.parametrize("garbage", ["", "20", "20 (x", "20 (x) S", "x (x) S 1 1 1"])
-def test_a_process_whose_figures_cannot_be_understood_counts_as_unknown(proc, garbage: str) -> None:
+def test_a_process_whose_figures_cannot_be_understood_counts_as_unknown(proc: ProcTree, garbage: str) -> None:
     proc.add(20)
     (proc.root / "20" / "stat").write_text(garbage)
     assert holders_in(proc).look().holder(20, 5).process_state is None
 
 
-def test_a_worker_is_known_by_its_pid_even_when_it_has_gone(proc) -> None:
+def test_a_worker_is_known_by_its_pid_even_when_it_has_gone(proc: ProcTree) -> None:
     holder = holders_in(proc, workers={20: "a"}).look().holder(20, 5)
     assert (holder.kind, holder.instance_id) == (HolderKind.WORKER, "a")
 
 
-def test_a_child_of_a_workers_child_counts_as_the_workers(proc) -> None:
+def test_a_child_of_a_workers_child_counts_as_the_workers(proc: ProcTree) -> None:
     proc.add(20)
     proc.add(21, ppid=20)
     proc.add(22, ppid=21)
@@ -133,30 +137,31 @@ def test_a_child_of_a_workers_child_counts_as_the_workers(proc) -> None:
 
 
 @pytest.mark.parametrize("left", ["pgrp", "session"])
-def test_an_orphan_of_a_worker_is_known_by_its_group_or_session(proc, left: str) -> None:
-    proc.add(22, ppid=1, **{left: 20})
+def test_an_orphan_of_a_worker_is_known_by_its_group_or_session(proc: ProcTree, left: str) -> None:
+    belonging: dict[str, Any] = {left: 20}
+    proc.add(22, ppid=1, **belonging)
     assert holders_in(proc, workers={20: "a"}).look().holder(22, 5).instance_id == "a"
 
 
-def test_a_process_in_a_container_of_ours_is_its_instances(proc) -> None:
+def test_a_process_in_a_container_of_ours_is_its_instances(proc: ProcTree) -> None:
     proc.add(20, cgroup=f"0::/docker/{ID}")
     holder = holders_in(proc, containers={ID: "v"}).look().holder(20, 5)
     assert (holder.kind, holder.instance_id, holder.container_id) == (HolderKind.CONTAINER, "v", ID)
 
 
-def test_a_process_in_another_container_is_foreign(proc) -> None:
+def test_a_process_in_another_container_is_foreign(proc: ProcTree) -> None:
     proc.add(20, cgroup=f"0::/docker/{OTHER}")
     holder = holders_in(proc, containers={ID: "v"}).look().holder(20, 5)
     assert (holder.kind, holder.instance_id, holder.container_id) == (HolderKind.FOREIGN, None, OTHER)
 
 
-def test_parents_that_form_a_ring_end_the_search(proc) -> None:
+def test_parents_that_form_a_ring_end_the_search(proc: ProcTree) -> None:
     proc.add(20, ppid=21)
     proc.add(21, ppid=20)
     assert holders_in(proc, workers={30: "a"}).look().holder(20, 5).kind is HolderKind.FOREIGN
 
 
-def test_a_runtime_that_cannot_be_asked_costs_no_reading(proc) -> None:
+def test_a_runtime_that_cannot_be_asked_costs_no_reading(proc: ProcTree) -> None:
     def silent() -> Mapping[int, str]:
         raise WorkerSilent(instance="a", seconds=1)
 
@@ -164,7 +169,7 @@ def test_a_runtime_that_cannot_be_asked_costs_no_reading(proc) -> None:
     assert Holders(silent, proc=proc.root).look().holder(20, 5).kind is HolderKind.FOREIGN
 
 
-def test_what_a_process_is_called_is_read_once_while_it_lives(proc) -> None:
+def test_what_a_process_is_called_is_read_once_while_it_lives(proc: ProcTree) -> None:
     proc.add(20)
     holders = holders_in(proc)
     holders.look().holder(20, 5)
@@ -173,7 +178,9 @@ def test_what_a_process_is_called_is_read_once_while_it_lives(proc) -> None:
 
 
 @pytest.mark.parametrize("other", [{"start_time": 501}, {"comm": "bash"}])
-def test_another_process_with_the_same_pid_or_another_program_is_read_anew(proc, other) -> None:
+def test_another_process_with_the_same_pid_or_another_program_is_read_anew(
+    proc: ProcTree, other: dict[str, Any]
+) -> None:
     proc.add(20)
     holders = holders_in(proc)
     holders.look().holder(20, 5)
@@ -181,7 +188,7 @@ def test_another_process_with_the_same_pid_or_another_program_is_read_anew(proc,
     assert holders.look().holder(20, 5).command == "bash"
 
 
-def test_what_a_process_is_called_is_read_again_after_some_looks(proc) -> None:
+def test_what_a_process_is_called_is_read_again_after_some_looks(proc: ProcTree) -> None:
     proc.add(20)
     holders = holders_in(proc)
     holders.look().holder(20, 5)
@@ -191,7 +198,7 @@ def test_what_a_process_is_called_is_read_again_after_some_looks(proc) -> None:
     assert holder.command == "changed"
 
 
-def test_a_process_that_has_no_command_line_yet_is_asked_again_at_the_next_look(proc) -> None:
+def test_a_process_that_has_no_command_line_yet_is_asked_again_at_the_next_look(proc: ProcTree) -> None:
     proc.add(20)
     cmdline = proc.root / "20" / "cmdline"
     whole = cmdline.read_text()
@@ -202,7 +209,7 @@ def test_a_process_that_has_no_command_line_yet_is_asked_again_at_the_next_look(
     assert holders.look().holder(20, 5).command == "python train.py"
 
 
-def test_a_look_sees_one_moment(proc) -> None:
+def test_a_look_sees_one_moment(proc: ProcTree) -> None:
     proc.add(20, state="S")
     look = holders_in(proc).look()
     look.holder(20, 5)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from webapp.domain.memory import DeviceKind, Reading
+from webapp.domain.memory import DeviceKind, Reading, Sample
 from webapp.domain.units import GIB
 from webapp.errors import DriverMissing, ProbeFailed
 from webapp.hardware.monitor import HISTORY_POINTS, Monitor
@@ -104,7 +104,7 @@ def quiet(*probes: FakeProbe, clock: FakeClock | None = None, **changes: float) 
     return Monitor(probes, monotonic=clock, wall_clock=clock, **options)
 
 
-def fresh(monitor: Monitor):
+def fresh(monitor: Monitor) -> Sample:
     sample = monitor.fresh(PATIENCE_S)
     assert sample is not None
     return sample

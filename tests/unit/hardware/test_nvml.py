@@ -64,5 +64,7 @@ def test_a_binding_that_does_not_fit_the_library_is_not_supported() -> None:
         ([(7, 0)], [], {7: 0}),
     ],
 )
-def test_a_process_has_one_figure(compute, graphics, merged) -> None:
+def test_a_process_has_one_figure(
+    compute: list[tuple[int, int | None]], graphics: list[tuple[int, int | None]], merged: dict[int, int | None]
+) -> None:
     assert merge_claims(compute, graphics) == merged

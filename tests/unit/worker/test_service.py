@@ -252,9 +252,10 @@ def test_a_spare_is_loaded_once(service: Service, control: Control) -> None:
 
     assert call(service, "/load", Exchange(body)).status == 202
     assert control.taken == [WorkerSpec("late", "", LOAD)]
-    for refused in (body, {"id": "late", "token": "", "load": None}, {"id": 1}, []):
+    refused: tuple[object, ...] = (body, {"id": "late", "token": "", "load": None}, {"id": 1}, [])
+    for each in refused:
         with pytest.raises(ApiError):
-            call(service, "/load", Exchange(refused))
+            call(service, "/load", Exchange(each))
 
 
 def test_a_stop_is_answered_before_it_begins(service: Service, control: Control) -> None:
