@@ -2,6 +2,9 @@
 
 A document outlives the class that wrote it: an unknown key is ignored and a missing one takes the field's default, so
 fields may be added and removed without a migration.
+
+This is no pydantic ``TypeAdapter`` because of lone surrogates, which names of processes and people may contain: its strict
+mode refuses a JSON text with one, and its lax mode turns values of the wrong type into others instead of refusing them.
 """
 
 from __future__ import annotations

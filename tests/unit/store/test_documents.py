@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from webapp.domain.learned import Measurement
+from webapp.domain.lease import Lease
 from webapp.domain.operation import (
     Finding,
     HeldBy,
@@ -23,8 +25,11 @@ from webapp.domain.operation import (
     StepName,
     StepState,
 )
+from webapp.domain.queue import QueuedLaunch
 from webapp.message import Message
 from webapp.store.documents import DocumentError, dump, load
+
+RECORDED = Path(__file__).parents[2] / "data" / "documents"
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
 SECONDS = st.floats(allow_nan=False, allow_infinity=False)
@@ -94,6 +99,30 @@ def test_a_document_is_ascii_json(operation: Operation) -> None:
 
     assert text.isascii()
     assert json.loads(text)["kind"] == operation.kind.value
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("operation", Operation), ("queued_launch", QueuedLaunch), ("lease", Lease), ("measurement", Measurement)],
+)
+def test_a_document_of_version_0_1_keeps_all_that_it_says(name: str, kind: type[object]) -> None:
+    """``tests/data/documents`` has one of each with every field filled in; it is never written anew."""
+    text = (RECORDED / f"{name}.json").read_text()
+
+    assert_includes(json.loads(dump(load(kind, text))), json.loads(text))
+
+
+def assert_includes(found: object, expected: object) -> None:
+    """``found`` may have more keys than ``expected``: fields that a later version has added."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key, value in expected.items():
+            assert_includes(found[key], value)
+    elif isinstance(expected, list) and isinstance(found, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_includes(one, other)
+    else:
+        assert (type(found), found) == (type(expected), expected)
 
 
 class Colour(StrEnum):
