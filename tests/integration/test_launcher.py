@@ -265,7 +265,9 @@ def test_a_launcher_that_hangs_is_ended_and_the_worker_starts_by_itself(
         load(runtime, model, "two")
 
         assert (took_memory, shares) == (True, False), "no plan may count on what is not shared"
-        assert runtime.engine("one") != runtime.engine("two"), "and nothing is learned of one for the other"
+        assert runtime.engine_version("one") != runtime.engine_version("two"), (
+            "and nothing is learned of one for the other"
+        )
 
         assert any("imported the libraries in" in line and "0.0" not in line for line in runtime.log_tail("two", 50))
         wait_until(lambda: process_start_time(stopped) is None, "the launcher that hung is still there")

@@ -1,4 +1,4 @@
-"""The runtime over real workers on the CPU: launch, questions, the stop ladder, adoption, leftovers, every fault."""
+"""The runtime over real workers on the CPU: launch, questions, the stop sequence, adoption, leftovers, every fault."""
 
 from __future__ import annotations
 

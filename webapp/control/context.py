@@ -188,7 +188,7 @@ class Context:
 
     def engines(self) -> Mapping[Mode, str]:
         """What would run a model in each mode."""
-        return {mode: runtime.engine() for mode, runtime in self.runtimes.items()}
+        return {mode: runtime.engine_version() for mode, runtime in self.runtimes.items()}
 
 
 def new_id() -> str:

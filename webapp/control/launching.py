@@ -129,7 +129,7 @@ def _learn(
     is_whole = len(measured) == len(instance.devices) == len(names)
     options = instance.options
     kind = context.lessons.kind_of(instance.model_id, instance.revision, instance.mode, options, names)
-    engine = context.runtime(instance).engine(
+    engine = context.runtime(instance).engine_version(
         instance.id
     )  # not what would run it now: it may have been started by itself
     measurement = Measurement(

@@ -17,7 +17,7 @@ LOCK = "lock"
 
 
 @dataclass(frozen=True)
-class Holder:
+class LockHolder:
     """The Warden that holds a state folder, or the last one that did."""
 
     pid: str
@@ -113,7 +113,7 @@ class StateLock:
         return ConfigurationError(setting="WARDEN_STATE_DIR", value=str(self._folder), detail=detail)
 
 
-def last_holder(folder: Path) -> Holder | None:
+def last_holder(folder: Path) -> LockHolder | None:
     """Return the Warden that holds ``folder`` or held it last, ``None`` if none ever did; nothing is created.
 
     Raises:
@@ -126,7 +126,7 @@ def last_holder(folder: Path) -> Holder | None:
     except OSError as exc:
         raise ConfigurationError(setting="WARDEN_STATE_DIR", value=str(folder), detail=str(exc)) from exc
     try:
-        return Holder(*_read(file), is_running=_is_held(file))
+        return LockHolder(*_read(file), is_running=_is_held(file))
     finally:
         os.close(file)
 

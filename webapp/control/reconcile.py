@@ -14,7 +14,7 @@ from webapp.domain.modes import Mode
 from webapp.domain.operation import Finding, Operation, OperationKind, OperationState
 from webapp.errors import EngineMissing, EngineUnavailable
 from webapp.message import Message, Param
-from webapp.runtimes.base import Found, Leftover, Runtime, StopResult
+from webapp.runtimes.base import Discovered, Leftover, Runtime, StopResult
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def _unanswered(runtime: Runtime) -> Reconciled:
     return Reconciled((unreachable,), (runtime,))
 
 
-def _discover(runtime: Runtime) -> tuple[Found, ...] | EngineUnavailable:
+def _discover(runtime: Runtime) -> tuple[Discovered, ...] | EngineUnavailable:
     try:
         return runtime.discover()
     except EngineUnavailable as exc:
@@ -149,8 +149,8 @@ def _adopted(instance: Instance) -> Finding:
     return Finding(Message("adopted", {"model": instance.model_id}))
 
 
-def _remove(context: Context, runtime: Runtime, broken: list[Found], expired: Expired) -> list[Finding]:
-    def end(one: Found) -> StopResult:
+def _remove(context: Context, runtime: Runtime, broken: list[Discovered], expired: Expired) -> list[Finding]:
+    def end(one: Discovered) -> StopResult:
         if expired.is_set():
             raise TimeoutError
         return runtime.terminate(one.instance.id, ask=False)
@@ -159,7 +159,7 @@ def _remove(context: Context, runtime: Runtime, broken: list[Found], expired: Ex
     return [_removed(context, one, result) for one, result in zip(broken, results, strict=True)]
 
 
-def _removed(context: Context, one: Found, result: StopResult | Exception) -> Finding:
+def _removed(context: Context, one: Discovered, result: StopResult | Exception) -> Finding:
     """What is not proved to be gone is listed as stuck, so that it can be ended from the page."""
     params: dict[str, Param] = {
         "model": one.instance.model_id,

@@ -29,7 +29,7 @@ LATELY_S = 90.0
 Clock = Callable[[], float]
 
 
-class Probe(Protocol):
+class DeviceProbe(Protocol):
     """A way to read devices. All calls come from one thread; any of them may take long or hang."""
 
     def open(self) -> None:
@@ -51,7 +51,7 @@ class Monitor:
 
     def __init__(
         self,
-        probes: Sequence[Probe],
+        probes: Sequence[DeviceProbe],
         interval_s: float = 1.0,
         busy_interval_s: float = 0.25,
         history_s: float = 600.0,
@@ -132,7 +132,7 @@ class Monitor:
     def fresh(self, timeout_s: float, *, anew: bool = False) -> Sample | None:
         """Read at once and wait for a sample whose reading began after this call; ``None`` when none came in time.
 
-        ``anew`` is for figures that are kept, see ``Probe.read``.
+        ``anew`` is for figures that are kept, see ``DeviceProbe.read``.
         """
         with self._changed:
             now_running = self._begun
@@ -224,7 +224,7 @@ class Monitor:
 class _Source:
     """A probe, whether it is open, and the devices that it has shown."""
 
-    def __init__(self, probe: Probe, retry_s: float) -> None:
+    def __init__(self, probe: DeviceProbe, retry_s: float) -> None:
         self._probe = probe
         self._retry_s = retry_s
         self._is_open = False

@@ -134,7 +134,7 @@ class CleanResult:
 
 
 @dataclass(frozen=True)
-class Found:
+class Discovered:
     """What a runtime found at the start: an instance to list (ready, silent, or dead with its reason), or remains to be removed."""
 
     instance: Instance
@@ -197,7 +197,7 @@ class Runtime(Protocol):
 
     mode: Mode
 
-    def engine(self, instance_id: str | None = None) -> str:
+    def engine_version(self, instance_id: str | None = None) -> str:
         """Name and version of what would run a model now, or of what runs the instance; measurements are kept by it. Never waits."""
 
     def shares_libraries(self) -> bool:
@@ -212,7 +212,7 @@ class Runtime(Protocol):
     def stop(self) -> None:
         """End the background work; instances stay."""
 
-    def discover(self) -> tuple[Found, ...]:
+    def discover(self) -> tuple[Discovered, ...]:
         """List what an earlier Warden left, live and broken."""
 
     def prepare(self, spec: LaunchSpec) -> bool:
@@ -286,7 +286,7 @@ class ContainerHost(Protocol):
         """As last seen, sorted by name. Never waits."""
 
     def terminate_foreign(self, container_id: str, *, on_stage: StageCallback | None = None) -> StopResult:
-        """End it by the same ladder. It is stopped and not removed: its log and files are its owner's.
+        """End it by the same stop sequence. It is stopped and not removed: its log and files are its owner's.
 
         Raises:
             UnknownContainer: it is not there, or it is Warden's own.

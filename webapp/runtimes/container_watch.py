@@ -11,7 +11,7 @@ from webapp.errors import EngineFailed, EngineUnavailable, EngineUnreachable, Im
 from webapp.message import Message
 from webapp.runtimes import processes
 from webapp.runtimes.base import ForeignContainer
-from webapp.runtimes.engine import ContainerGone, Engine, Seen, pull_command
+from webapp.runtimes.engine import ContainerGone, ContainerSummary, DockerEngine, pull_command
 from webapp.runtimes.vllm_command import LABEL, image_family
 from webapp.settings import Settings
 
@@ -24,7 +24,7 @@ ALIVE = ("running", "paused", "restarting")
 
 
 @dataclass(frozen=True)
-class View:
+class ContainerView:
     """The engine as last seen."""
 
     problem: Message | None
@@ -39,14 +39,16 @@ class View:
 class ContainerWatch:
     """A thread that keeps ``view`` up to date; whoever reads it takes a reference and never waits."""
 
-    def __init__(self, engine: Engine, settings: Settings, each_look: Callable[[Mapping[str, str]], None]) -> None:
+    def __init__(
+        self, engine: DockerEngine, settings: Settings, each_look: Callable[[Mapping[str, str]], None]
+    ) -> None:
         """``each_look`` gets the own containers of each look that Docker answered, and must not wait."""
         self._engine = engine
         self._each_look = each_look
         self._image = settings.vllm_image
         self._home = str(settings.state_dir)
         self._poll_s = settings.docker_poll_s
-        self.view = View(EngineUnreachable(socket=engine.socket, detail="not asked yet").message, {}, ())
+        self.view = ContainerView(EngineUnreachable(socket=engine.socket, detail="not asked yet").message, {}, ())
         self._described: Mapping[tuple[str, str], ForeignContainer] = {}
         """By id and state, what inspecting told: it changes only with the state."""
         self._stopping = threading.Event()
@@ -72,7 +74,7 @@ class ContainerWatch:
         """Look at once: something was changed."""
         self._now.set()
 
-    def is_own(self, seen: Seen) -> bool:
+    def is_own(self, seen: ContainerSummary) -> bool:
         """Whether this Warden started it."""
         return seen.labels.get(LABEL + "home") == self._home and LABEL + "instance" in seen.labels
 
@@ -98,13 +100,13 @@ class ContainerWatch:
                 log.info("Docker cannot be asked: %s", exc)
             self.view = replace(self.view, problem=exc.message, foreign=())
             return
-        self.view = View(None if image_id else self._missing_image(), own, foreign, image_id)
+        self.view = ContainerView(None if image_id else self._missing_image(), own, foreign, image_id)
         self._each_look(own)
 
     def _missing_image(self) -> Message:
         return ImageMissing(image=self._image, command=pull_command(self._image)).message
 
-    def _foreign(self, others: Sequence[Seen]) -> tuple[ForeignContainer, ...]:
+    def _foreign(self, others: Sequence[ContainerSummary]) -> tuple[ForeignContainer, ...]:
         family = image_family(self._image)
         alive = {(s.id, s.state): s for s in others if s.state in ALIVE}
         described = {key: self._described.get(key) or self._describe(seen) for key, seen in alive.items()}
@@ -112,7 +114,7 @@ class ContainerWatch:
         shown = [f for f in self._described.values() if image_family(f.image) == family or f.of_warden is not None]
         return tuple(sorted(shown, key=lambda f: f.name))
 
-    def _describe(self, seen: Seen) -> ForeignContainer | None:
+    def _describe(self, seen: ContainerSummary) -> ForeignContainer | None:
         """What is known of a container; the list may call its image by a number."""
         try:
             inspected = self._engine.inspect(seen.id)

@@ -69,7 +69,7 @@ class PortInUse(Exception):
 
 
 @dataclass(frozen=True)
-class Seen:
+class ContainerSummary:
     """A container as the list tells it."""
 
     id: str
@@ -126,7 +126,7 @@ class LogStream(Iterator[bytes]):
         self._client.close()
 
 
-class Engine:
+class DockerEngine:
     """The engine behind a socket. Every call raises EngineUnavailable (see ``errors``) when it cannot be asked or does not answer."""
 
     def __init__(self, path: Path, timeout_s: float, start_timeout_s: float | None = None) -> None:
@@ -152,7 +152,7 @@ class Engine:
                 return None
             return str(found["Id"])
 
-    def containers(self, label: str | None = None) -> tuple[Seen, ...]:
+    def containers(self, label: str | None = None) -> tuple[ContainerSummary, ...]:
         """All containers, running or not; with ``label`` (``name=value``) those that carry it."""
         filters = {} if label is None else {"label": [label]}
         with self._client() as client:
@@ -401,10 +401,10 @@ def _creation(client: docker.APIClient, plan: ContainerPlan) -> dict[str, Any]:
     }
 
 
-def _seen(entry: Mapping[str, Any]) -> Seen:
+def _seen(entry: Mapping[str, Any]) -> ContainerSummary:
     names = entry.get("Names") or [""]
     ports = [f"{p['IP']}:{p['PublicPort']}" for p in entry.get("Ports") or () if p.get("PublicPort") and p.get("IP")]
-    return Seen(
+    return ContainerSummary(
         id=str(entry["Id"]),
         name=str(names[0]).lstrip("/"),
         image=str(entry.get("Image") or ""),

@@ -10,7 +10,7 @@ from collections import deque
 from webapp.domain.instance import MemoryReport
 from webapp.errors import EngineUnavailable
 from webapp.message import Message
-from webapp.runtimes.engine import ContainerGone, Engine, Inspected, LogStream, moment
+from webapp.runtimes.engine import ContainerGone, DockerEngine, Inspected, LogStream, moment
 from webapp.runtimes.vllm_log import LogReader, Stage, clean_line, is_own_question, split_chunks
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ AGAIN_S = 0.5
 class FollowedLog:
     """Follows one container in a thread of its own until the container has ended or ``stop`` is called."""
 
-    def __init__(self, engine: Engine, container_id: str, instance_id: str, lines: int) -> None:
+    def __init__(self, engine: DockerEngine, container_id: str, instance_id: str, lines: int) -> None:
         self._engine = engine
         self._container_id = container_id
         self._kept = lines

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from webapp.runtimes.base import StageCallback, StopStage, Survivor
-from webapp.runtimes.ladder import Rung, climb
 from webapp.runtimes.protocol import INSTANCE_VARIABLE, ROOT_VARIABLE, exit_text, process_start_time
+from webapp.runtimes.stop_sequence import StopStep, escalate
 
 PROC = Path("/proc")
 COMMAND_LENGTH = 120
@@ -44,7 +44,7 @@ class ProcessId:
 
 @dataclass(frozen=True)
 class StopTimes:
-    """How long each rung of the ladder may take, in seconds."""
+    """How long each step of a stop may take, in seconds."""
 
     ask_s: float
     term_s: float
@@ -123,20 +123,20 @@ def end_processes(
     leader: ProcessId | None,
     on_stage: StageCallback,
 ) -> tuple[StopStage, tuple[Survivor, ...]]:
-    """End what ``targets`` finds: ask, SIGTERM, SIGKILL, verify. Returns the last rung that was needed, and the survivors.
+    """End what ``targets`` finds: ask, SIGTERM, SIGKILL, verify. Returns the last stage that was needed, and the survivors.
 
-    ``targets`` looks again at every rung. ``ask`` tells the leader to end and returns whether it took notice; ``None`` begins with
+    ``targets`` looks again at every step. ``ask`` tells the leader to end and returns whether it took notice; ``None`` begins with
     SIGKILL.
     """
     if not targets():
         return StopStage.ASK, ()
-    rungs = [Rung(StopStage.KILL, lambda: _kill(targets, times.kill_s))]
+    steps = [StopStep(StopStage.KILL, lambda: _kill(targets, times.kill_s))]
     if ask is not None:
-        rungs[:0] = [
-            Rung(StopStage.ASK, lambda: ask() and leader is not None and wait_gone((leader,), times.ask_s)),
-            Rung(StopStage.TERMINATE, lambda: _terminate(targets(), times.term_s)),
+        steps[:0] = [
+            StopStep(StopStage.ASK, lambda: ask() and leader is not None and wait_gone((leader,), times.ask_s)),
+            StopStep(StopStage.TERMINATE, lambda: _terminate(targets(), times.term_s)),
         ]
-    stage = climb(rungs, lambda: not targets(), on_stage)
+    stage = escalate(steps, lambda: not targets(), on_stage)
     return stage, survivors_of(targets())
 
 

@@ -37,8 +37,8 @@ from webapp.message import Message
 from webapp.runtimes import extras, processes, sockets
 from webapp.runtimes.base import (
     CleanResult,
+    Discovered,
     Endpoint,
-    Found,
     LaunchSpec,
     Leftover,
     Probe,
@@ -46,7 +46,6 @@ from webapp.runtimes.base import (
     StageCallback,
     StopResult,
 )
-from webapp.runtimes.ladder import nobody
 from webapp.runtimes.launcher import Launcher, LauncherUnavailable
 from webapp.runtimes.processes import ProcessId, StopTimes
 from webapp.runtimes.protocol import (
@@ -65,6 +64,7 @@ from webapp.runtimes.protocol import (
     encode,
 )
 from webapp.runtimes.shortage import launch_error
+from webapp.runtimes.stop_sequence import ignore_stages
 from webapp.runtimes.worker_folder import InstanceRecord, WorkerFolder
 from webapp.settings import WORKER_COMMAND, Settings
 
@@ -123,7 +123,7 @@ class TransformersRuntime:
         self._command_looked_at = float("-inf")
         self._command_problem: Message | None = None
 
-    def engine(self, instance_id: str | None = None) -> str:
+    def engine_version(self, instance_id: str | None = None) -> str:
         """See ``Runtime``. The worker has the libraries that are installed here, of its own or with others."""
         shares = self.shares_libraries() if instance_id is None else WorkerFolder(self._root / instance_id).is_forked()
         return f"{_engine()} shared" if shares else _engine()
@@ -253,7 +253,7 @@ class TransformersRuntime:
             StopTimes(0, 0, self._settings.worker_kill_s),
             ask=None,
             leader=None,
-            on_stage=nobody,
+            on_stage=ignore_stages,
         )
         folder.remove()
 
@@ -396,7 +396,7 @@ class TransformersRuntime:
             StopTimes(settings.worker_ask_s, settings.worker_term_s, settings.worker_kill_s),
             ask=(lambda: self._ask_to_stop(folder)) if ask else None,
             leader=leader,
-            on_stage=on_stage or nobody,
+            on_stage=on_stage or ignore_stages,
         )
         if leader is not None:
             processes.reap_child(leader.pid)
@@ -438,7 +438,7 @@ class TransformersRuntime:
 
     # What is there
 
-    def discover(self) -> tuple[Found, ...]:
+    def discover(self) -> tuple[Discovered, ...]:
         """See ``Runtime``."""
         folders = [folder for folder in self._folders() if folder.record() is not None]
         if not folders:
@@ -447,19 +447,19 @@ class TransformersRuntime:
             found = pool.map(self._look_at, folders)
         return tuple(one for one in found if one is not None)
 
-    def _look_at(self, folder: WorkerFolder) -> Found | None:
+    def _look_at(self, folder: WorkerFolder) -> Discovered | None:
         record = folder.record()
         if record is None:
             return None
         instance = record.instance(InstanceState.STARTING)
         if record.id != folder.id or folder.spec() is None:
-            return Found(replace(instance, id=folder.id), adoptable=False, reason=Message("folder_broken"))
+            return Discovered(replace(instance, id=folder.id), adoptable=False, reason=Message("folder_broken"))
         try:
             probe = self.probe(folder.id)
         except WardenError as exc:
-            return Found(instance, adoptable=False, reason=exc.message)
+            return Discovered(instance, adoptable=False, reason=exc.message)
         if probe.state is not ProbeState.READY or probe.pid is None or folder.process() is None:
-            return Found(instance, adoptable=False, reason=Message("half_started"))
+            return Discovered(instance, adoptable=False, reason=Message("half_started"))
         self._note(
             folder.id, _Started(folder.process())
         )  # as long as it lives it is known, whatever becomes of its folder
@@ -472,7 +472,7 @@ class TransformersRuntime:
             has_chat_template=probe.has_chat_template,
             pid=probe.pid,
         )
-        return Found(ready, adoptable=True)
+        return Discovered(ready, adoptable=True)
 
     def reap(self, known: Callable[[], frozenset[str]]) -> tuple[Leftover, ...]:
         """See ``Runtime``.
@@ -506,7 +506,7 @@ class TransformersRuntime:
                 StopTimes(0, 0, self._settings.worker_kill_s),
                 ask=None,
                 leader=process,
-                on_stage=nobody,
+                on_stage=ignore_stages,
             )
             yield Leftover(Message("leftover_process", {"pid": process.pid, "instance": name}), not survivors)
 

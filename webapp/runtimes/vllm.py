@@ -39,9 +39,9 @@ from webapp.message import Message
 from webapp.runtimes import processes
 from webapp.runtimes.base import (
     CleanResult,
+    Discovered,
     Endpoint,
     ForeignContainer,
-    Found,
     LaunchSpec,
     Leftover,
     Probe,
@@ -51,12 +51,12 @@ from webapp.runtimes.base import (
     StopStage,
 )
 from webapp.runtimes.container_watch import ALIVE, ContainerWatch
-from webapp.runtimes.engine import ContainerGone, Engine, Inspected, PortInUse, Seen
+from webapp.runtimes.engine import ContainerGone, ContainerSummary, DockerEngine, Inspected, PortInUse
 from webapp.runtimes.followed_log import FollowedLog
-from webapp.runtimes.kept_containers import KeptContainers
-from webapp.runtimes.ladder import Rung, climb, nobody
+from webapp.runtimes.pending_removals import PendingRemovals
 from webapp.runtimes.processes import ProcessId, SharedFile
 from webapp.runtimes.shortage import launch_error
+from webapp.runtimes.stop_sequence import StopStep, escalate, ignore_stages
 from webapp.runtimes.vllm_command import HOST_NETWORK, LABEL, ContainerPlan, container_plan, port_range, record_of
 from webapp.runtimes.vllm_log import Stage, cause_of, stage_of
 from webapp.runtimes.vllm_server import LOOPBACK, Load, NotServing, Rubbish, VllmServer
@@ -116,11 +116,11 @@ class VllmRuntime:
 
     mode = Mode.VLLM
 
-    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
+    def __init__(self, settings: Settings, engine: DockerEngine | None = None) -> None:
         """``engine`` is the one that the settings name where it is not given."""
         self._settings = settings
         self._home = str(settings.state_dir)
-        self._engine = engine or Engine(
+        self._engine = engine or DockerEngine(
             settings.docker_socket, settings.docker_timeout_s, settings.docker_start_timeout_s
         )
         self._lock = threading.Lock()
@@ -131,12 +131,12 @@ class VllmRuntime:
         """Chosen for containers that are being created."""
         self._unborn: frozenset[str] = frozenset()
         """Instances whose container Docker has not confirmed to have created: none of it was ever started."""
-        self._kept = KeptContainers(settings.state_dir / "kept_containers.json", self._remove_kept)
+        self._kept = PendingRemovals(settings.state_dir / "kept_containers.json", self._remove_kept)
         self._watch = ContainerWatch(self._engine, settings, self._kept.look)
         self._has_looked = False
         """Whether ``discover`` has told once what an earlier Warden left: until then a container that runs is nobody's leftover."""
 
-    def engine(self, instance_id: str | None = None) -> str:
+    def engine_version(self, instance_id: str | None = None) -> str:
         """See ``Runtime``. Which version is in the image is known only once it runs, so its content's id stands for that."""
         image_id = self._watch.view.image_id
         name = self._settings.vllm_image
@@ -411,7 +411,7 @@ class VllmRuntime:
     def terminate(self, instance_id: str, *, on_stage: StageCallback | None = None, ask: bool = True) -> StopResult:
         """See ``Runtime``. ``ask`` is SIGTERM to vLLM, which then answers what it has begun."""
         own = self._own.get(instance_id)
-        tell, began = on_stage or nobody, time.monotonic()
+        tell, began = on_stage or ignore_stages, time.monotonic()
         try:
             found = [s.id for s in self._engine.containers(f"{LABEL}instance={instance_id}") if self._watch.is_own(s)]
             ids = [*found, *([own.id] if own is not None and own.id not in found else [])]
@@ -433,12 +433,12 @@ class VllmRuntime:
         """End one container and look for what was in it; ``keep`` leaves its log and files."""
         began, settings = time.monotonic(), self._settings
         inside = processes.in_container(container)
-        rungs = [Rung(StopStage.KILL, lambda: self._signal(container, signal.SIGKILL, settings.vllm_kill_s))]
+        steps = [StopStep(StopStage.KILL, lambda: self._signal(container, signal.SIGKILL, settings.vllm_kill_s))]
         if ask:
-            rungs.insert(
-                0, Rung(StopStage.TERMINATE, lambda: self._signal(container, signal.SIGTERM, settings.vllm_term_s))
+            steps.insert(
+                0, StopStep(StopStage.TERMINATE, lambda: self._signal(container, signal.SIGTERM, settings.vllm_term_s))
             )
-        stage = climb(rungs, lambda: not self._runs(container), on_stage)
+        stage = escalate(steps, lambda: not self._runs(container), on_stage)
         deadline = time.monotonic() + settings.vllm_kill_s
         left = frozenset(p for p in inside | processes.in_container(container) if p.is_alive)
         processes.wait_gone(left, settings.vllm_kill_s)
@@ -498,7 +498,7 @@ class VllmRuntime:
     def _remove_kept(self, container: str) -> bool:
         """End and remove a container that should be gone; return whether it is."""
         try:
-            result = self._end(container, ask=False, keep=False, on_stage=nobody)
+            result = self._end(container, ask=False, keep=False, on_stage=ignore_stages)
         except EngineUnavailable:
             return False
         if result.survivors or result.not_removed:
@@ -543,7 +543,7 @@ class VllmRuntime:
 
     # What is there
 
-    def discover(self) -> tuple[Found, ...]:
+    def discover(self) -> tuple[Discovered, ...]:
         """See ``Runtime``."""
         own = [s for s in self._engine.containers(f"{LABEL}home={self._home}") if self._watch.is_own(s)]
         seen = [s for s in own if not self._is_kept(s)]
@@ -552,17 +552,17 @@ class VllmRuntime:
         self._has_looked = True
         return found
 
-    def _look_at(self, seen: Seen) -> Found | None:
+    def _look_at(self, seen: ContainerSummary) -> Discovered | None:
         name = seen.labels[LABEL + "instance"]
         record = record_of(seen.labels)
         if record is None or record.id != name:
-            return Found(_unreadable(name, seen), adoptable=False, reason=Message("folder_broken"))
+            return Discovered(_unreadable(name, seen), adoptable=False, reason=Message("folder_broken"))
         instance = record.instance(InstanceState.STARTING)
         try:
             inspected = self._engine.inspect(seen.id)
             own = self._adopt(inspected, record)
             if own is None:
-                return Found(instance, adoptable=False, reason=Message("half_started"))
+                return Discovered(instance, adoptable=False, reason=Message("half_started"))
             return self._found(own, instance, runs=inspected.running)
         except ContainerGone:
             return None
@@ -572,9 +572,9 @@ class VllmRuntime:
         except EngineUnavailable:
             raise  # nothing is known against the container: it is looked at again when Docker is back
         except WardenError as exc:
-            return Found(instance, adoptable=False, reason=exc.message)
+            return Discovered(instance, adoptable=False, reason=exc.message)
 
-    def _found(self, own: _Own, instance: Instance, *, runs: bool) -> Found:
+    def _found(self, own: _Own, instance: Instance, *, runs: bool) -> Discovered:
         """What has become of a container meanwhile. One that has served is kept: as silent while it is too busy, or paused, to answer,
         as dead when it has ended. Raises WardenError for one that cannot be kept.
         """
@@ -583,16 +583,16 @@ class VllmRuntime:
         has_ended = not answers and own.log.wait_ended(0 if runs else ADOPT_HTTP_S)
         if stage is not Stage.SERVING:
             reason = self._ended(own).message if has_ended else Message("half_started")
-            return Found(instance, adoptable=False, reason=reason)
+            return Discovered(instance, adoptable=False, reason=reason)
         if has_ended or not runs:
-            return Found(instance.to(InstanceState.DEAD, problem=self._ended(own).message), adoptable=True)
+            return Discovered(instance.to(InstanceState.DEAD, problem=self._ended(own).message), adoptable=True)
         self._mark_ready(own)
         probe = self._ready_probe(own)
         ready = instance.to(InstanceState.READY, has_chat_template=probe.has_chat_template, pid=probe.pid)
         if answers:
-            return Found(ready, adoptable=True)
+            return Discovered(ready, adoptable=True)
         silent = WorkerSilent(instance=instance.id, seconds=ADOPT_HTTP_S).message
-        return Found(ready.to(InstanceState.SILENT, problem=silent), adoptable=True)
+        return Discovered(ready.to(InstanceState.SILENT, problem=silent), adoptable=True)
 
     def _adopt(self, inspected: Inspected, record: InstanceRecord) -> _Own | None:
         """Take a container that an earlier Warden started; ``None`` when it has never run, or cannot be talked to."""
@@ -627,19 +627,19 @@ class VllmRuntime:
             return ()
         return tuple(self._reap(s) for s in seen if self._is_leftover(s, known))
 
-    def _is_leftover(self, seen: Seen, known: Callable[[], frozenset[str]]) -> bool:
+    def _is_leftover(self, seen: ContainerSummary, known: Callable[[], frozenset[str]]) -> bool:
         name = seen.labels.get(LABEL + "instance", "")
         is_new = not self._has_looked and seen.state in ALIVE
         return name not in known() and name not in self._launching and not is_new and not self._is_kept(seen)
 
-    def _is_kept(self, seen: Seen) -> bool:
+    def _is_kept(self, seen: ContainerSummary) -> bool:
         """Whether it should be gone already; it is removed as soon as Docker lets it go."""
         return seen.id in self._kept or seen.labels.get(LABEL + "instance") in self._kept
 
-    def _reap(self, seen: Seen) -> Leftover:
+    def _reap(self, seen: ContainerSummary) -> Leftover:
         message = Message("leftover_container", {"name": seen.name})
         try:
-            result = self._end(seen.id, ask=False, keep=False, on_stage=nobody)
+            result = self._end(seen.id, ask=False, keep=False, on_stage=ignore_stages)
         except EngineUnavailable:
             return Leftover(message, ok=False)
         self._forget(seen.labels.get(LABEL + "instance", ""))
@@ -668,7 +668,7 @@ class VllmRuntime:
         """See ``ContainerHost``."""
         if container_id not in {f.id for f in self.foreign()}:
             raise UnknownContainer(container=container_id)
-        result = self._end(container_id, ask=True, keep=True, on_stage=on_stage or nobody)
+        result = self._end(container_id, ask=True, keep=True, on_stage=on_stage or ignore_stages)
         self._watch.nudge()
         return result
 
@@ -785,7 +785,7 @@ def _hardest(results: Sequence[StopResult], seconds: float) -> StopResult:
     return StopResult(stage, seconds, survivors, any(r.not_removed for r in results))
 
 
-def _unreadable(name: str, seen: Seen) -> Instance:
+def _unreadable(name: str, seen: ContainerSummary) -> Instance:
     """A container of ours whose labels cannot be read, as something that can be removed."""
     return Instance(
         id=name,

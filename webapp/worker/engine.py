@@ -83,7 +83,7 @@ class LoadedModel(Protocol):
         """Continue ``prompt``; ``is_cancelled`` is asked at every token."""
 
 
-class Engine(Protocol):
+class InferenceEngine(Protocol):
     """The libraries: imported once, then at most one model loaded."""
 
     def import_libraries(self) -> None:

@@ -37,7 +37,7 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 
 
 class TorchEngine:
-    """See ``Engine``. ``device`` overrules what a spec asks for."""
+    """See ``InferenceEngine``. ``device`` overrules what a spec asks for."""
 
     def __init__(self, device: str | None = None) -> None:
         self._forced = device
@@ -45,7 +45,7 @@ class TorchEngine:
         self._torch: ModuleType | None = None
 
     def import_libraries(self) -> None:
-        """See ``Engine``."""
+        """See ``InferenceEngine``."""
         os.environ.update(environment(os.environ))
         self._torch = importlib.import_module("webapp.worker.torch_engine")
 
@@ -64,7 +64,7 @@ class TorchEngine:
         self._libraries.draw_seeds()
 
     def prepare(self, spec: LoadSpec) -> None:
-        """See ``Engine``."""
+        """See ``InferenceEngine``."""
         self._device = self._libraries.device_of(spec, self._forced)
         if spec.quantization != "none":
             try:
@@ -74,19 +74,19 @@ class TorchEngine:
         self._libraries.import_model_code(spec)
 
     def load(self, spec: LoadSpec, progress: Progress) -> LoadedModel:
-        """See ``Engine``."""
+        """See ``InferenceEngine``."""
         model: LoadedModel = self._libraries.load_model(spec, self._device, progress)
         return model
 
     def memory(self) -> DeviceMemory | None:
-        """See ``Engine``."""
+        """See ``InferenceEngine``."""
         if self._torch is None:
             return None
         figures: DeviceMemory | None = self._torch.device_memory()
         return figures
 
     def clean(self) -> None:
-        """See ``Engine``."""
+        """See ``InferenceEngine``."""
         memory.give_back()
         if self._torch is not None:
             self._torch.clean_device()

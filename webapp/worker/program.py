@@ -39,7 +39,7 @@ from webapp.runtimes.protocol import (
     write_file,
 )
 from webapp.worker import memory
-from webapp.worker.engine import Engine
+from webapp.worker.engine import InferenceEngine
 from webapp.worker.libraries import TorchEngine
 from webapp.worker.server import WorkerServer
 from webapp.worker.service import Service
@@ -70,7 +70,7 @@ class _Status:
 class Program:
     """One worker in the current folder. ``engine`` is what imports and loads."""
 
-    def __init__(self, spec: WorkerSpec, engine: Engine) -> None:
+    def __init__(self, spec: WorkerSpec, engine: InferenceEngine) -> None:
         self._engine = engine
         self._token = spec.token
         self._lock = threading.Lock()
@@ -243,7 +243,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None, engine: Engine | None = None) -> NoReturn:
+def main(argv: Sequence[str] | None = None, engine: InferenceEngine | None = None) -> NoReturn:
     """Run a worker and end the process. ``engine`` replaces the libraries."""
     options = arguments(argv)
     spec = enter(options.dir)
@@ -252,7 +252,7 @@ def main(argv: Sequence[str] | None = None, engine: Engine | None = None) -> NoR
     os._exit(code)
 
 
-def work(spec: WorkerSpec, engine: Engine) -> int:
+def work(spec: WorkerSpec, engine: InferenceEngine) -> int:
     """Run the worker that ``enter`` has made ready; return its exit code."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     log.info("worker %s, pid %s", spec.id, os.getpid())

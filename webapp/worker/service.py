@@ -20,10 +20,10 @@ from webapp.runtimes.protocol import (
     decode_spec,
 )
 from webapp.worker import memory, openai
-from webapp.worker.engine import Completion, Engine, FinishReason, LoadedModel, PromptRefused, Sampling
+from webapp.worker.engine import Completion, FinishReason, InferenceEngine, LoadedModel, PromptRefused, Sampling
 from webapp.worker.openai import ApiError
 from webapp.worker.server import ClientGone, Exchange, Route
-from webapp.worker.turns import GivenUp, QueueFull, Turns
+from webapp.worker.turns import GivenUp, Turns, TurnsFull
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Control(Protocol):
 class Service:
     """The routes, and the model once it is there."""
 
-    def __init__(self, control: Control, engine: Engine) -> None:
+    def __init__(self, control: Control, engine: InferenceEngine) -> None:
         self._control = control
         self._engine = engine
         self._ready: tuple[LoadSpec, LoadedModel, Turns] | None = None
@@ -149,7 +149,7 @@ class Service:
         try:
             with turns.turn(lambda: self._cancelled.is_set() or exchange.is_gone()):
                 self._generate(model, prompt, sampling, answer)
-        except QueueFull as exc:
+        except TurnsFull as exc:
             raise ApiError(503, "overloaded", "too many requests wait already; try again in a moment") from exc
         except GivenUp as exc:
             raise ApiError(503, "stopping", "the model is being unloaded") from exc

@@ -13,7 +13,7 @@ _LOOK_S = 0.25
 """How often a waiting request is asked whether anybody still waits for it."""
 
 
-class QueueFull(Exception):
+class TurnsFull(Exception):
     """As many requests wait as may."""
 
 
@@ -41,7 +41,7 @@ class Turns:
         """Wait for a turn and hold it.
 
         Raises:
-            QueueFull: too many wait already.
+            TurnsFull: too many wait already.
             GivenUp: ``is_given_up`` said so while waiting.
         """
         self._take(is_given_up)
@@ -61,7 +61,7 @@ class Turns:
         ticket = object()
         with self._changed:
             if self._active >= self._size and len(self._waiting) >= self._limit:
-                raise QueueFull
+                raise TurnsFull
             self._waiting.append(ticket)
             try:
                 while self._waiting[0] is not ticket or self._active >= self._size:

@@ -1,4 +1,4 @@
-"""Containers on a real engine: the stop ladder, other people's, adoption, and an engine that hangs, dies and comes back."""
+"""Containers on a real engine: the stop sequence, other people's, adoption, and an engine that hangs, dies and comes back."""
 
 from __future__ import annotations
 

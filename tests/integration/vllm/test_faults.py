@@ -305,12 +305,12 @@ WITHOUT_RIGHTS = """
 import os, sys
 from pathlib import Path
 from webapp.errors import EngineForbidden
-from webapp.runtimes.engine import Engine
+from webapp.runtimes.engine import DockerEngine
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
 try:
-    Engine(Path(sys.argv[1]), 2).containers()
+    DockerEngine(Path(sys.argv[1]), 2).containers()
 except EngineForbidden as exc:
     print(exc.code, exc.params["user"])
 """

@@ -45,9 +45,9 @@ from webapp.errors import (
 from webapp.message import Message
 from webapp.runtimes.base import (
     CleanResult,
+    Discovered,
     Endpoint,
     ForeignContainer,
-    Found,
     LaunchSpec,
     Leftover,
     Probe,
@@ -297,7 +297,7 @@ class FakeRuntime:
     stopping: threading.Event = field(default_factory=threading.Event)
     answers_at: Endpoint = field(default_factory=lambda: Endpoint("http://worker"))
     """Where its models answer."""
-    found: tuple[Found, ...] = ()
+    found: tuple[Discovered, ...] = ()
     alive: dict[str, LaunchSpec] = field(default_factory=dict)
     launched: list[LaunchSpec] = field(default_factory=list)
     prepared: set[str] = field(default_factory=set)
@@ -313,7 +313,7 @@ class FakeRuntime:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _moves: Iterator[int] = field(default_factory=itertools.count)
 
-    def engine(self, instance_id: str | None = None) -> str:
+    def engine_version(self, instance_id: str | None = None) -> str:
         spec = self.alive.get(instance_id or "")
         libraries = self.libraries if spec is None else self.libraries_of.get(spec.model_id, self.libraries)
         return f"fake {self.mode} {libraries}"
@@ -328,7 +328,7 @@ class FakeRuntime:
 
     def stop(self) -> None: ...
 
-    def discover(self) -> tuple[Found, ...]:
+    def discover(self) -> tuple[Discovered, ...]:
         self._meet("discover")
         return self.found
 

@@ -19,7 +19,7 @@ from webapp.domain.operation import Operation, OperationKind, OperationState, St
 from webapp.domain.units import gib
 from webapp.errors import Busy, CannotEnd, EngineMissing, EngineUnreachable, NotConfirmed, UnknownContainer, WardenError
 from webapp.message import Message
-from webapp.runtimes.base import Found, Leftover, Survivor
+from webapp.runtimes.base import Discovered, Leftover, Survivor
 
 MakeBench = Callable[..., Bench]
 AWAY = EngineUnreachable(socket="/run/docker.sock", detail="timed out")
@@ -264,7 +264,7 @@ def test_what_ended_or_fell_silent_while_no_warden_ran_is_listed_as_that(make_be
     why = Message("container_exited", {"model": "lab/one", "exit": "SIGKILL", "log": ""})
     dead = replace(loaded(model("lab/one"), "dead", mode=Mode.VLLM), state=InstanceState.DEAD, problem=why)
     silent = replace(loaded(model("lab/two"), "silent", mode=Mode.VLLM), state=InstanceState.SILENT)
-    bench.vllm.found = (Found(dead, adoptable=True), Found(silent, adoptable=True))
+    bench.vllm.found = (Discovered(dead, adoptable=True), Discovered(silent, adoptable=True))
     findings = reconcile(bench.context).findings
     assert [(f.message.code, f.ok) for f in findings] == [("found_dead", False), ("adopted", True)]
     assert findings[0].message.params["reason"] == "container_exited"
@@ -357,7 +357,7 @@ def test_dead_docker_does_not_keep_an_emergency_from_ending_the_workers(bench: B
 def test_docker_that_hangs_keeps_nobody_else_from_being_taken_in(make_bench: MakeBench) -> None:
     bench = make_bench()
     bench.vllm.gates["discover"] = Gate()
-    bench.runtime.found = (Found(loaded(model("lab/one"), "left"), adoptable=True),)
+    bench.runtime.found = (Discovered(loaded(model("lab/one"), "left"), adoptable=True),)
     found = reconcile(bench.context, discover_s=0.1)
     assert found.unanswered == (bench.vllm,)
     assert sorted(finding.message.code for finding in found.findings) == ["adopted", "runtime_unreachable"]
@@ -378,7 +378,7 @@ def test_container_is_adopted_when_docker_comes_late(
     caplog.set_level(logging.CRITICAL)
     bench = make_bench()
     bench.vllm.raises["discover"] = fault
-    bench.vllm.found = (Found(loaded(model("lab/one"), "left", mode=Mode.VLLM), adoptable=True),)
+    bench.vllm.found = (Discovered(loaded(model("lab/one"), "left", mode=Mode.VLLM), adoptable=True),)
     bench.controller.start()
     assert bench.loaded == []
     bench.vllm.raises.clear()
@@ -396,7 +396,7 @@ def test_late_docker_does_not_take_a_start_that_is_under_way_for_a_leftover(make
     assert bench.vllm.launching.wait(10)
     assert operation.instance_id is not None
     half = loaded(model("lab/one"), operation.instance_id, mode=Mode.VLLM)
-    bench.vllm.found = (Found(half, adoptable=False, reason=Message("half_started")),)
+    bench.vllm.found = (Discovered(half, adoptable=False, reason=Message("half_started")),)
     bench.vllm.gates["reap"] = gate = Gate()
     bench.vllm.raises.clear()
     bench.ahead_s = 60.0

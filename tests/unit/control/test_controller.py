@@ -40,7 +40,7 @@ from webapp.errors import (
     UnknownModel,
     UnknownOperation,
 )
-from webapp.runtimes.base import Found
+from webapp.runtimes.base import Discovered
 
 
 def steps(operation: Operation) -> dict[StepName, StepState]:
@@ -481,8 +481,8 @@ def test_start_adopts_the_living_and_removes_the_broken(bench: Bench) -> None:
     )
     other.store.save_operation(cut_off)
     other.runtime.found = (
-        Found(loaded(model("lab/one"), "alive"), adoptable=True),
-        Found(loaded(model("lab/two"), "half"), adoptable=False),
+        Discovered(loaded(model("lab/one"), "alive"), adoptable=True),
+        Discovered(loaded(model("lab/two"), "half"), adoptable=False),
     )
     other.controller.start()
     try:

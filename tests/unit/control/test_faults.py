@@ -22,7 +22,7 @@ from webapp.domain.modes import LaunchOptions
 from webapp.domain.operation import Operation, OperationState, StepName, StepState
 from webapp.domain.units import gib
 from webapp.errors import AlreadyLoaded, DiskFull, NotCancellable, StoreUnavailable, Unavailable
-from webapp.runtimes.base import Found, LaunchDevice, LaunchSpec
+from webapp.runtimes.base import Discovered, LaunchDevice, LaunchSpec
 
 MakeBench = Callable[..., Bench]
 
@@ -161,7 +161,7 @@ def test_broken_instance_that_cannot_be_removed_is_listed_as_stuck(make_bench: M
     bench = make_bench()
     bench.runtime.launch(left_by_an_earlier_warden("half", "lab/two"))
     bench.runtime.survives.add("lab/two")
-    bench.runtime.found = (Found(loaded(model("lab/two"), "half"), adoptable=False),)
+    bench.runtime.found = (Discovered(loaded(model("lab/two"), "half"), adoptable=False),)
     bench.controller.start()
     assert bench.state_store.state.instances["half"].state is InstanceState.STUCK
 
@@ -171,7 +171,7 @@ def test_instance_whose_removal_breaks_is_listed_as_stuck(make_bench: MakeBench)
     bench.runtime.launch(left_by_an_earlier_warden("half"))
     bench.runtime.raises["kill"] = OSError("no such control group")
     bench.runtime.fails["lab/one"] = "silent"
-    bench.runtime.found = (Found(loaded(model("lab/one"), "half"), adoptable=False),)
+    bench.runtime.found = (Discovered(loaded(model("lab/one"), "half"), adoptable=False),)
     bench.controller.start()
     assert bench.state_store.state.instances["half"].state is InstanceState.STUCK
 

@@ -30,7 +30,7 @@ from webapp.errors import (
     UnknownInstance,
 )
 from webapp.message import Message
-from webapp.runtimes.base import Found, LaunchSpec
+from webapp.runtimes.base import Discovered, LaunchSpec
 
 HOUR = 3600.0
 
@@ -52,7 +52,7 @@ def for_ivan(bench: Bench, **changes: object) -> SwitchRequest:
 def runs_already(bench: Bench, **changes: object) -> None:
     """A model that an earlier Warden has loaded, and that lives."""
     instance, cached = loaded(model("lab/one"), **changes), model("lab/one")
-    bench.runtime.found = (Found(instance, adoptable=True),)
+    bench.runtime.found = (Discovered(instance, adoptable=True),)
     bench.runtime.alive[instance.id] = LaunchSpec(
         instance_id=instance.id,
         operation_id="before",

@@ -21,7 +21,7 @@ from webapp.domain.operation import Evicted, Operation, OperationKind, Operation
 from webapp.domain.units import gib
 from webapp.errors import EngineUnreachable, NothingToRestore
 from webapp.message import Message
-from webapp.runtimes.base import Found
+from webapp.runtimes.base import Discovered
 
 MakeBench = Callable[..., Bench]
 THEN, NOW = "b" * 40, "a" * 40
@@ -243,7 +243,7 @@ def test_switch_that_was_cut_off_has_what_it_unloaded_loaded_again_with_its_leas
 def test_switch_whose_model_was_ready_when_warden_was_killed_owes_nothing(make_bench: MakeBench) -> None:
     bench = make_bench()
     cut_off(bench, evicted())
-    bench.runtime.found = (Found(loaded(model("lab/two"), "new"), adoptable=True),)
+    bench.runtime.found = (Discovered(loaded(model("lab/two"), "new"), adoptable=True),)
     bench.controller.start()
     assert bench.controller.operation("cutoff").to_restore == ()
     rounds(bench)
@@ -253,7 +253,7 @@ def test_switch_whose_model_was_ready_when_warden_was_killed_owes_nothing(make_b
 def test_model_that_lives_is_not_loaded_a_second_time(make_bench: MakeBench) -> None:
     bench = make_bench()
     cut_off(bench, evicted())
-    bench.runtime.found = (Found(loaded(model("lab/one"), "gone"), adoptable=True),)
+    bench.runtime.found = (Discovered(loaded(model("lab/one"), "gone"), adoptable=True),)
     bench.runtime.launch(left_by_an_earlier_warden("gone"))
     bench.controller.start()
     assert bench.controller.operation("cutoff").to_restore == ()
@@ -266,7 +266,7 @@ def test_model_that_lives_is_not_loaded_a_second_time(make_bench: MakeBench) -> 
 def test_model_that_was_on_its_way_out_comes_back_once_it_is_dead(make_bench: MakeBench) -> None:
     bench = make_bench()
     cut_off(bench, evicted())
-    bench.runtime.found = (Found(loaded(model("lab/one"), "gone"), adoptable=True),)
+    bench.runtime.found = (Discovered(loaded(model("lab/one"), "gone"), adoptable=True),)
     bench.controller.start()  # nothing runs there any more: the first look finds it dead
     assert restored(bench).state is OperationState.SUCCEEDED
     (instance,) = bench.state_store.state.instances.values()
@@ -276,7 +276,7 @@ def test_model_that_was_on_its_way_out_comes_back_once_it_is_dead(make_bench: Ma
 def lives_again(bench: Bench) -> None:
     """Kill Warden between the word that a model goes and its stop: it runs on at the next start."""
     cut_off(bench, evicted())
-    bench.runtime.found = (Found(loaded(model("lab/one"), "gone"), adoptable=True),)
+    bench.runtime.found = (Discovered(loaded(model("lab/one"), "gone"), adoptable=True),)
     bench.runtime.launch(left_by_an_earlier_warden("gone"))
     bench.controller.start()
 
@@ -297,7 +297,7 @@ def test_model_of_a_mode_that_answers_late_stays_unloaded_once_a_person_unloads_
     bench.runtime.raises["discover"] = EngineUnreachable(socket="docker.sock", detail="away")
     bench.controller.start()
     bench.runtime.raises.clear()
-    bench.runtime.found = (Found(loaded(model("lab/one"), "gone"), adoptable=True),)
+    bench.runtime.found = (Discovered(loaded(model("lab/one"), "gone"), adoptable=True),)
     bench.ahead_s = LATE_INTERVAL_S + 1
     bench.until(lambda: bench.loaded == ["lab/one"])
     rounds(bench)
@@ -368,7 +368,7 @@ def test_dead_model_that_cannot_be_removed_keeps_no_other_from_coming_back(make_
     bench = make_bench()
     bench.vllm.problem = None
     cut_off(bench, evicted(model_id="lab/two", instance_id="first", mode=Mode.VLLM), evicted())
-    bench.vllm.found = (Found(loaded(model("lab/two"), "first", mode=Mode.VLLM), adoptable=True),)
+    bench.vllm.found = (Discovered(loaded(model("lab/two"), "first", mode=Mode.VLLM), adoptable=True),)
     bench.vllm.raises["kill"] = EngineUnreachable(socket="docker.sock", detail="away")
     bench.controller.start()  # the first look finds the container ended
     again = restored(bench)

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from webapp.errors import EngineFailed, EngineUnreachable
-from webapp.runtimes.engine import ContainerGone, Engine, Inspected, LogStream, PortInUse, Seen
+from webapp.runtimes.engine import ContainerGone, ContainerSummary, DockerEngine, Inspected, LogStream, PortInUse
 from webapp.runtimes.vllm_command import ContainerPlan
 
 FAILED = EngineFailed(socket="/run/docker.sock", detail="500")
@@ -35,7 +35,7 @@ class FakeContainer:
 
 
 @dataclass
-class FakeEngine(Engine):
+class FakeEngine(DockerEngine):
     """Knobs by container name: ``fails`` to be inspected, ``kept`` by a remove that fails; ``ports_in_use`` starts that lose their port."""
 
     containers_by_id: dict[str, FakeContainer] = field(default_factory=dict)
@@ -68,12 +68,12 @@ class FakeEngine(Engine):
         self._meet()
         return self.images.get(image)
 
-    def containers(self, label: str | None = None) -> tuple[Seen, ...]:
+    def containers(self, label: str | None = None) -> tuple[ContainerSummary, ...]:
         self._meet()
         self.looks += label is None
         wanted = None if label is None else tuple(label.split("=", 1))
         return tuple(
-            Seen(c.id, c.name, c.image, c.state, 1.0, c.labels)
+            ContainerSummary(c.id, c.name, c.image, c.state, 1.0, c.labels)
             for c in self.containers_by_id.values()
             if wanted is None or wanted in c.labels.items()
         )

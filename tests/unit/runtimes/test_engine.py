@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.runtimes.test_vllm_command import on_host, planned
 from webapp.errors import EngineMissing, EngineUnreachable
-from webapp.runtimes.engine import Engine, _archive, _environment
+from webapp.runtimes.engine import DockerEngine, _archive, _environment
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def descriptors() -> int:
 
 @pytest.mark.parametrize("version", [None, "1.41"])
 def test_engine_that_refuses_is_unreachable_and_costs_no_descriptor(refusing: Path, version: str | None) -> None:
-    engine = Engine(refusing, timeout_s=1)
+    engine = DockerEngine(refusing, timeout_s=1)
     engine._version = version
     gc.collect()
     before = descriptors()
@@ -46,7 +46,7 @@ def test_engine_that_refuses_is_unreachable_and_costs_no_descriptor(refusing: Pa
 
 def test_socket_that_is_not_there_is_a_missing_engine(tmp_path: Path) -> None:
     with pytest.raises(EngineMissing):
-        Engine(tmp_path / "docker.sock", timeout_s=1).containers()
+        DockerEngine(tmp_path / "docker.sock", timeout_s=1).containers()
 
 
 class Images:

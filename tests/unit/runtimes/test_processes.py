@@ -159,7 +159,7 @@ def test_what_survives_everything_is_described(deaf: Child) -> None:
     assert described.state in ("S", "R")
 
 
-def test_nothing_to_end_needs_no_rung() -> None:
+def test_nothing_to_end_needs_no_step() -> None:
     stages: list[StopStage] = []
 
     result = end_processes(frozenset, QUICK, ask=lambda: True, leader=None, on_stage=stages.append)

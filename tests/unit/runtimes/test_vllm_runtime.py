@@ -18,7 +18,7 @@ from webapp.domain.memory import DeviceKind
 from webapp.domain.modes import LaunchOptions
 from webapp.errors import EngineMissing, EngineUnreachable, LaunchBlocked, PortTaken, TooManyFiles, WorkerSilent
 from webapp.runtimes.base import LaunchDevice, LaunchSpec, ProbeState
-from webapp.runtimes.kept_containers import KeptContainers
+from webapp.runtimes.pending_removals import PendingRemovals
 from webapp.runtimes.vllm import PORT_LABEL, VllmRuntime
 from webapp.runtimes.vllm_command import container_plan
 from webapp.runtimes.vllm_server import VllmServer
@@ -333,7 +333,7 @@ def test_container_that_cannot_be_removed_is_tried_again_after_a_pause_that_doub
         tried.append(container)
         return False
 
-    kept = KeptContainers(tmp_path / "kept.json", refuse)
+    kept = PendingRemovals(tmp_path / "kept.json", refuse)
     kept.add("one")
     end = time.monotonic() + 0.3
     while time.monotonic() < end:
@@ -343,12 +343,12 @@ def test_container_that_cannot_be_removed_is_tried_again_after_a_pause_that_doub
 
 
 def test_container_that_is_removed_is_forgotten_and_what_is_left_survives_a_restart(tmp_path: Path) -> None:
-    kept = KeptContainers(tmp_path / "kept.json", lambda container: container == "one")
+    kept = PendingRemovals(tmp_path / "kept.json", lambda container: container == "one")
     for name in ("one", "two", "unconfirmed"):
         kept.add(name)
     kept.look({"one": "a", "two": "b", "three": "unconfirmed"})
     kept.stop()
-    again = KeptContainers(tmp_path / "kept.json", lambda container: True)
+    again = PendingRemovals(tmp_path / "kept.json", lambda container: True)
     again.start()
     assert [name in again for name in ("one", "two", "unconfirmed")] == [False, True, True]
     again.look({"three": "unconfirmed"})
@@ -358,7 +358,7 @@ def test_container_that_is_removed_is_forgotten_and_what_is_left_survives_a_rest
 
 def test_file_of_kept_containers_that_is_rubbish_counts_as_none(tmp_path: Path) -> None:
     (tmp_path / "kept.json").write_text("{}")
-    kept = KeptContainers(tmp_path / "kept.json", lambda container: True)
+    kept = PendingRemovals(tmp_path / "kept.json", lambda container: True)
     kept.start()
     assert "one" not in kept
 
@@ -390,9 +390,9 @@ def test_docker_that_does_not_answer_may_hold_leftovers(tmp_path: Path) -> None:
 
 def test_engine_is_named_by_the_content_of_its_image_too(start: StartRuntime, engine: FakeEngine) -> None:
     one = start()
-    assert one.engine() == f"vllm/vllm-openai:latest ({'a' * 12})"
+    assert one.engine_version() == f"vllm/vllm-openai:latest ({'a' * 12})"
     engine.images["vllm/vllm-openai:latest"] = "sha256:" + "b" * 64
-    wait_for(lambda: one.engine().endswith(f"({'b' * 12})"), 5, one.engine)
+    wait_for(lambda: one.engine_version().endswith(f"({'b' * 12})"), 5, one.engine_version)
 
 
 def test_image_that_is_missing_is_said_and_has_no_content(start: StartRuntime, engine: FakeEngine) -> None:
@@ -400,4 +400,4 @@ def test_image_that_is_missing_is_said_and_has_no_content(start: StartRuntime, e
     one = start()
     problem = one.unavailable()
     assert problem is not None
-    assert (problem.code, one.engine()) == ("image_missing", "vllm/vllm-openai:latest")
+    assert (problem.code, one.engine_version()) == ("image_missing", "vllm/vllm-openai:latest")

@@ -64,7 +64,7 @@ class Model:
         return Completion(FinishReason.STOP, min(2, sampling.max_new_tokens))
 
 
-class Engine:
+class FakeEngine:
     """Notes whether an exception was being handled when it was told to clean."""
 
     def __init__(self) -> None:
@@ -129,8 +129,8 @@ class Exchange:
 
 
 @pytest.fixture
-def engine() -> Engine:
-    return Engine()
+def engine() -> FakeEngine:
+    return FakeEngine()
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def control() -> Control:
 
 
 @pytest.fixture
-def service(control: Control, engine: Engine) -> Service:
+def service(control: Control, engine: FakeEngine) -> Service:
     return Service(control, engine)
 
 
@@ -163,7 +163,7 @@ def test_a_whole_answer_has_text_reason_and_figures(service: Service) -> None:
     assert service.last_used_at is not None
 
 
-def test_out_of_memory_is_cleaned_up_after_its_traceback_is_gone(service: Service, engine: Engine) -> None:
+def test_out_of_memory_is_cleaned_up_after_its_traceback_is_gone(service: Service, engine: FakeEngine) -> None:
     service.serve(LOAD, Model(error=RuntimeError("CUDA out of memory")))
 
     with pytest.raises(ApiError) as failed:
@@ -174,7 +174,7 @@ def test_out_of_memory_is_cleaned_up_after_its_traceback_is_gone(service: Servic
     assert service.in_flight == 0
 
 
-def test_an_error_in_a_stream_is_an_event_of_it(service: Service, engine: Engine) -> None:
+def test_an_error_in_a_stream_is_an_event_of_it(service: Service, engine: FakeEngine) -> None:
     service.serve(LOAD, Model(error=ValueError("bad")))
 
     sent = complete(service, stream=True).sent.decode()
@@ -185,7 +185,7 @@ def test_an_error_in_a_stream_is_an_event_of_it(service: Service, engine: Engine
     assert engine.cleaned_inside == [False]
 
 
-def test_who_hangs_up_in_a_stream_is_no_failure(service: Service, engine: Engine) -> None:
+def test_who_hangs_up_in_a_stream_is_no_failure(service: Service, engine: FakeEngine) -> None:
     service.serve(LOAD, Model())
 
     with pytest.raises(ClientGone):

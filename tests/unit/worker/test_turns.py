@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from webapp.worker.turns import GivenUp, QueueFull, Turns
+from webapp.worker.turns import GivenUp, Turns, TurnsFull
 
 
 def never() -> bool:
@@ -61,7 +61,7 @@ def test_a_full_queue_refuses_at_once() -> None:
     first = Holder(turns, order, "a")
     assert first.has_turn.wait(5)
 
-    with pytest.raises(QueueFull), turns.turn(never):
+    with pytest.raises(TurnsFull), turns.turn(never):
         raise AssertionError
 
     assert not turns.wait_until_idle(0)

@@ -19,7 +19,7 @@ LONGEST_PAUSE_S = 60.0
 STOP_S = 2.0
 
 
-class KeptContainers:
+class PendingRemovals:
     """Names are a container's id, or its instance's where Docker never told the id: a creation that was not confirmed in time."""
 
     def __init__(self, file: Path, remove: Callable[[str], bool]) -> None:

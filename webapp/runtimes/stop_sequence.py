@@ -1,0 +1,33 @@
+"""The sequence of a stop: one step after the other, each harder, until nothing is left. Workers and containers share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from webapp.runtimes.base import StageCallback, StopStage
+
+
+@dataclass(frozen=True)
+class StopStep:
+    """One way to end something: ``act`` does it and waits as long as this step may take."""
+
+    stage: StopStage
+    act: Callable[[], object]
+
+
+def escalate(steps: Sequence[StopStep], is_over: Callable[[], bool], on_stage: StageCallback) -> StopStage:
+    """Take steps until ``is_over``; return the stage of the last one needed, of the first if none was."""
+    stage = steps[0].stage
+    for step in steps:
+        if is_over():
+            break
+        stage = step.stage
+        on_stage(stage)
+        step.act()
+    on_stage(StopStage.VERIFY)
+    return stage
+
+
+def ignore_stages(stage: StopStage) -> None:
+    """A ``StageCallback`` for a stop whose progress is not reported."""
