@@ -20,14 +20,13 @@ from flask import Flask
 from pydantic import BaseModel
 from werkzeug.routing import Rule as Route
 
-from webapp import create_app, errors
+from webapp import create_app, errors, schema
 from webapp.cli import main as warden
 from webapp.cli import settings_markdown
 from webapp.domain.people import LOWEST, Right, Role
 from webapp.errors import WardenError
 from webapp.settings import Settings
 from webapp.web import problems
-from webapp.web.api import bodies
 from webapp.web.rights import right_of, rules
 
 FOLDER: Final = Path(__file__).parents[1] / "docs" / "reference"
@@ -37,16 +36,16 @@ WIDTH: Final = 100
 API: Final = "/api/v1"
 
 BODIES: Final[Mapping[str, type[BaseModel]]] = {
-    "POST /api/v1/plan": bodies.SwitchBody,
-    "POST /api/v1/switch": bodies.SwitchBody,
-    "POST /api/v1/tickets": bodies.TicketBody,
-    "POST /api/v1/instances/{instance_id}/ask": bodies.AskBody,
-    "POST /api/v1/containers/{container_id}/stop": bodies.StopContainerBody,
-    "POST /api/v1/instances/{instance_id}/lease": bodies.LeaseBody,
-    "POST /api/v1/instances/{instance_id}/release-request": bodies.ReleaseBody,
-    "POST /api/v1/instances/{instance_id}/release-request/answer": bodies.AnswerBody,
-    "POST /api/v1/instances/{instance_id}/unload": bodies.UnloadBody,
-    "POST /api/v1/operations/{operation_id}/cancel": bodies.CancelBody,
+    "POST /api/v1/plan": schema.Launch,
+    "POST /api/v1/switch": schema.Launch,
+    "POST /api/v1/tickets": schema.LaunchToQueue,
+    "POST /api/v1/instances/{instance_id}/ask": schema.Question,
+    "POST /api/v1/containers/{container_id}/stop": schema.ContainerName,
+    "POST /api/v1/instances/{instance_id}/lease": schema.LeaseTerms,
+    "POST /api/v1/instances/{instance_id}/release-request": schema.ReleaseWish,
+    "POST /api/v1/instances/{instance_id}/release-request/answer": schema.ReleaseDecision,
+    "POST /api/v1/instances/{instance_id}/unload": schema.Override,
+    "POST /api/v1/operations/{operation_id}/cancel": schema.Cancellation,
 }
 """The JSON body of each call that has one."""
 
@@ -176,21 +175,21 @@ def _prose(documented: object) -> str:
 
 
 def _body(body: type[BaseModel]) -> str:
-    schema = body.model_json_schema()
-    required = schema.get("required", [])
+    document = body.model_json_schema()
+    required = document.get("required", [])
     known = {name for base in BODIES.values() if base in body.__bases__ for name in base.model_fields}
     rows = (
-        (f"`{name}`", _kind(each, schema), _default(name, each, required))
-        for name, each in _fields(schema)
+        (f"`{name}`", _kind(each, document), _default(name, each, required), each.get("description", ""))
+        for name, each in _fields(document)
         if name.partition(".")[0] not in known
     )
-    return f"### {body.__name__}\n\n{_prose(body)}\n\n" + _table(("Field", "Type", "Default"), rows)
+    return f"### {body.__name__}\n\n{_prose(body)}\n\n" + _table(("Field", "Type", "Default", "Meaning"), rows)
 
 
-def _fields(schema: Mapping[str, Any], prefix: str = "", root: Mapping[str, Any] | None = None) -> Iterator[Any]:
+def _fields(document: Mapping[str, Any], prefix: str = "", root: Mapping[str, Any] | None = None) -> Iterator[Any]:
     """Yield each field of a body with its schema; the fields of a nested object follow it with its name before theirs."""
-    root = root or schema
-    for name, each in schema["properties"].items():
+    root = root or document
+    for name, each in document["properties"].items():
         nested = _resolved(each, root)
         if "properties" in nested:
             yield from _fields(nested, f"{prefix}{name}.", root)

@@ -31,6 +31,7 @@ ALLOWED = {
     "webapp.message": frozenset[str](),
     "webapp.folders": frozenset[str](),
     "webapp.errors": frozenset({"webapp.message"}),
+    "webapp.schema": GROUND | {"webapp.schema"},
     "webapp.domain": DOMAIN,
     "webapp.settings": DOMAIN,
     "webapp.console": GROUND,
@@ -46,7 +47,8 @@ ALLOWED = {
     "webapp.incoming": frozenset[str](),
     "webapp.outgoing": frozenset[str](),
     "webapp.web_worker": frozenset({"webapp.incoming", "webapp.outgoing"}),
-    "webapp.web": DOMAIN | {"webapp", "webapp.settings", "webapp.control", "webapp.incoming", "webapp.web"},
+    "webapp.web": DOMAIN
+    | {"webapp", "webapp.schema", "webapp.settings", "webapp.control", "webapp.incoming", "webapp.web"},
     "webapp.services": CONTROL | {"webapp.control", "webapp.runtimes", "webapp.hardware", "webapp.console"},
     "webapp.gunicorn_conf": DOMAIN | {"webapp.settings", "webapp.console"},
     "webapp.estimating": DOMAIN | {"webapp.settings", "webapp.catalog"},

@@ -556,7 +556,9 @@ def errors() -> dict[str, dict[str, Any]]:
 
 
 def without_prose(value: object) -> object:
-    """Return ``value`` with the fields that may be put into other words replaced by their type."""
+    """Return ``value`` with the fields that may be put into other words replaced by their type; 5.0 is 5, as in JSON."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, Mapping):
         return {name: type(each).__name__ if name in PROSE else without_prose(each) for name, each in value.items()}
     return [without_prose(each) for each in value] if isinstance(value, list) else value

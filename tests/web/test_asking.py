@@ -11,8 +11,9 @@ from tests.web.conftest import Visitor
 from tests.web.fakes import FakeController, instance
 from webapp.control.contract import Question
 from webapp.errors import GenerationFailed, NotReady, OutOfMemory
+from webapp.schema.requests import LONGEST_PROMPT
 from webapp.settings import Settings
-from webapp.web.asking import LONGEST_PROMPT, PROBLEM_MARK
+from webapp.web.asking import PROBLEM_MARK
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from flask.typing import ResponseReturnValue
 from webapp.control.contract import Question
 from webapp.domain.people import Right
 from webapp.errors import InvalidRequest, TooManyQuestions, WardenError
+from webapp.schema.requests import LONGEST_PROMPT
 from webapp.web import words
 from webapp.web.pages import find_instance
 from webapp.web.ports import controller
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 EXTENSION: Final = "warden_questions"
 PROBLEM_MARK: Final = "\x1e"
 """Stands in a stream before the sentence that says why the answer broke off (ASCII record separator)."""
-LONGEST_PROMPT: Final = 20_000
 TEXT: Final = "text/plain; charset=utf-8"
 
 blueprint = Blueprint("asking", __name__)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 
-from flask import Blueprint, jsonify, request, url_for
+from flask import Blueprint, Response, request, url_for
 from flask.typing import ResponseReturnValue
+from pydantic_core import to_json
 
+from webapp import schema
 from webapp.domain.audit import Action
 from webapp.domain.instance import Instance
 from webapp.domain.operation import Operation
@@ -15,31 +18,8 @@ from webapp.domain.queue import QueuedLaunch, QueueEntry
 from webapp.errors import DeviceUnreadable, InvalidRequest, UnknownDevice, UnknownOperation, UnknownTicket
 from webapp.web import recording
 from webapp.web.actor import current_actor
-from webapp.web.api.bodies import (
-    ask_question,
-    cancel_rollback,
-    confirmed_name,
-    lease_terms,
-    limit_argument,
-    override_reason,
-    release_answer,
-    release_why,
-    switch_request,
-    ticket_request,
-)
-from webapp.web.api.documents import (
-    Document,
-    advice_document,
-    container_document,
-    entry_document,
-    instance_document,
-    models_document,
-    operation_document,
-    plan_document,
-    status_document,
-    ticket_document,
-    track_document,
-)
+from webapp.web.api import bodies, documents
+from webapp.web.api.bodies import limit_argument, read, read_if_sent
 from webapp.web.asking import Answer
 from webapp.web.filters import SHOWN_LIMIT, AuditQuery, OperationsQuery, asked_track
 from webapp.web.ports import audit, controller, timeline
@@ -60,7 +40,7 @@ def status() -> ResponseReturnValue:
     ``store_problem``, ``models_problem`` and ``mode_problems`` name what does not work at the moment, ``null`` if all
     is well.
     """
-    return jsonify(status_document(controller().snapshot()))
+    return _json(documents.status(controller().snapshot()))
 
 
 @blueprint.get("/models")
@@ -70,7 +50,7 @@ def models() -> ResponseReturnValue:
 
     Whether the cache can be read at all is in the status (``models_problem``).
     """
-    return jsonify(models_document(controller().snapshot().models))
+    return _json(documents.models(controller().snapshot().models))
 
 
 @blueprint.get("/recommendation")
@@ -85,7 +65,7 @@ def recommendation() -> ResponseReturnValue:
     advice = controller().recommend(device, request.args.get("model") or None, current_actor())
     if advice is None:
         raise DeviceUnreadable(device=device, age_s=controller().snapshot().sample_age_s)
-    return jsonify(advice_document(advice))
+    return _json(documents.advice(advice))
 
 
 @blueprint.post("/plan")
@@ -100,9 +80,9 @@ def plan() -> ResponseReturnValue:
     fails (its files or revision are gone, its mode does not respond), or ``null``. With ``load_anyway`` a memory
     shortage is in ``overruled`` instead of ``refusal``. ``ways_out`` are requests that would fit.
     """
-    asked = switch_request()
+    asked = bodies.switch_request(read(schema.Launch))
     require_override(asked.override_reason)
-    return jsonify(plan_document(controller().plan(asked, current_actor())))
+    return _json(documents.plan(controller().plan(asked, current_actor())))
 
 
 @blueprint.post("/switch")
@@ -117,7 +97,7 @@ def switch() -> ResponseReturnValue:
     ``params``. With ``load_anyway`` a memory shortage does not stop the switch. While nothing is touched yet, ``grace``
     says ``until`` when, which ``instances`` will be unloaded, and which ``owners`` can cancel.
     """
-    asked = switch_request()
+    asked = bodies.switch_request(read(schema.Launch))
     require_override(asked.override_reason)
     return _accepted(controller().switch(asked, current_actor()))
 
@@ -132,7 +112,7 @@ def unload(instance_id: str) -> ResponseReturnValue:
     Another person's is unloaded only if it is idle and not leased; otherwise the answer is 409 ``instance_leased`` or
     ``instance_in_use``, unless an administrator gives an ``override_reason``. ``grace`` is as in a switch.
     """
-    reason = override_reason()
+    reason = bodies.override_reason(read_if_sent(schema.Override))
     require_override(reason)
     return _accepted(controller().unload(instance_id, current_actor(), reason))
 
@@ -147,7 +127,7 @@ def lease(instance_id: str) -> ResponseReturnValue:
     follow. A lease can end at most 30 days from now (422). 409 ``instance_stopping`` once the instance is being
     unloaded, here and in the three calls on release requests and idle use.
     """
-    return _instance(controller().set_lease(instance_id, lease_terms(), current_actor()))
+    return _instance(controller().set_lease(instance_id, bodies.lease_terms(read(schema.LeaseTerms)), current_actor()))
 
 
 @blueprint.post("/instances/<instance_id>/release-request")
@@ -159,7 +139,7 @@ def ask_release(instance_id: str) -> ResponseReturnValue:
     Its ``release`` is ``{"asker", "asked_at", "why", "answer", "answered_at", "answered_by", "word"}``. 409
     ``release_pending`` while another person's request is open.
     """
-    return _instance(controller().ask_release(instance_id, release_why(), current_actor()))
+    return _instance(controller().ask_release(instance_id, read_if_sent(schema.ReleaseWish).why, current_actor()))
 
 
 @blueprint.post("/instances/<instance_id>/release-request/answer")
@@ -170,8 +150,8 @@ def answer_release(instance_id: str) -> ResponseReturnValue:
 
     An answer without ``answered_by`` was given by silence: the owner did not react in time.
     """
-    body = release_answer()
-    return _instance(controller().answer_release(instance_id, body.answer, body.word, current_actor()))
+    body = read(schema.ReleaseDecision)
+    return _instance(controller().answer_release(instance_id, bodies.release_answer(body), body.word, current_actor()))
 
 
 @blueprint.post("/instances/<instance_id>/keep")
@@ -187,9 +167,9 @@ def keep(instance_id: str) -> ResponseReturnValue:
 @changes_nothing
 def ask(instance_id: str) -> ResponseReturnValue:
     """Ask a model. Returns its whole answer as ``{"answer"}``; the page streams it instead."""
-    question = ask_question()
+    question = bodies.question(read(schema.Question))
     with closing(Answer(instance_id, question)) as answer:
-        return jsonify(answer="".join(answer))
+        return _json(schema.Reply(answer="".join(answer)))
 
 
 @blueprint.get("/containers")
@@ -199,7 +179,7 @@ def containers() -> ResponseReturnValue:
 
     The status has them too.
     """
-    return jsonify([container_document(container) for container in controller().snapshot().containers])
+    return _json([documents.container(each) for each in controller().snapshot().containers])
 
 
 @blueprint.post("/containers/<container_id>/stop")
@@ -210,7 +190,7 @@ def stop_container(container_id: str) -> ResponseReturnValue:
 
     The body repeats the container's exact name as confirmation. The container is not removed.
     """
-    return _accepted(controller().stop_container(container_id, confirmed_name(), current_actor()))
+    return _accepted(controller().stop_container(container_id, read(schema.ContainerName).name, current_actor()))
 
 
 @blueprint.post("/clean")
@@ -267,7 +247,7 @@ def operations() -> ResponseReturnValue:
         found = controller().operations(limit, asked.to_filter(), asked.before or None)
     except UnknownOperation as error:
         raise InvalidRequest(field="before", value=asked.before[:SHOWN_LIMIT], allowed="ID") from error
-    return jsonify([operation_document(operation) for operation in found])
+    return _json([documents.operation(each) for each in found])
 
 
 @blueprint.get("/audit")
@@ -282,7 +262,7 @@ def entries() -> ResponseReturnValue:
     and ``operation_id``.
     """
     asked, limit = AuditQuery.read(request.args), limit_argument(DEFAULT_LIMIT, LARGEST_LIMIT)
-    return jsonify([entry_document(entry) for entry in audit().entries(limit, asked.to_filter(), asked.seen)])
+    return _json([documents.entry(each) for each in audit().entries(limit, asked.to_filter(), asked.seen)])
 
 
 @blueprint.get("/timeline")
@@ -295,7 +275,7 @@ def track() -> ResponseReturnValue:
     device_id, span = asked_track()
     if device_id is None:
         raise UnknownDevice(device="", known="")
-    return jsonify(track_document(timeline().track(device_id, span)))
+    return _json(documents.track(timeline().track(device_id, span)))
 
 
 @blueprint.get("/operations/<operation_id>")
@@ -309,7 +289,7 @@ def operation(operation_id: str) -> ResponseReturnValue:
     ``phase``, ``devices`` with ``holders`` and their ``before_bytes`` and ``bytes``, ``log``, ``way_out``), or is
     ``null``.
     """
-    return jsonify(operation_document(controller().operation(operation_id)))
+    return _json(documents.operation(controller().operation(operation_id)))
 
 
 @blueprint.post("/operations/<operation_id>/cancel")
@@ -321,7 +301,10 @@ def cancel(operation_id: str) -> ResponseReturnValue:
     ``{"rollback": true}`` abandons a rollback that is under way. The owner of a model that would be unloaded can cancel
     until ``grace.until``; afterwards the answer to that owner is 403 ``too_late``.
     """
-    as_owner, rollback = require_cancel(controller().operation(operation_id)), cancel_rollback()
+    as_owner, rollback = (
+        require_cancel(controller().operation(operation_id)),
+        read_if_sent(schema.Cancellation).rollback,
+    )
     return _accepted(controller().cancel(operation_id, current_actor(), rollback=rollback, as_owner=as_owner))
 
 
@@ -341,8 +324,8 @@ def restore(operation_id: str) -> ResponseReturnValue:
 def tickets() -> ResponseReturnValue:
     """Return the queue in order, then the launches that left it recently, newest first."""
     snapshot = controller().snapshot()
-    waiting = [ticket_document(queued.launch, queued) for queued in snapshot.waiting]
-    return jsonify([*waiting, *(ticket_document(ticket) for ticket in snapshot.waited)])
+    waiting = [documents.queued_launch(queued.launch, queued) for queued in snapshot.waiting]
+    return _json([*waiting, *(documents.queued_launch(ticket) for ticket in snapshot.waited)])
 
 
 @blueprint.get("/tickets/<ticket_id>")
@@ -354,7 +337,7 @@ def ticket(ticket_id: str) -> ResponseReturnValue:
     ``state`` is ``waiting``, ``ready``, ``starting``, ``started``, ``cancelled``, ``expired`` or ``failed``;
     ``started`` with the ``outcome`` ``ticket_satisfied`` means that somebody else loaded the same model meanwhile.
     """
-    return jsonify(_ticket(ticket_id))
+    return _json(_ticket(ticket_id))
 
 
 @blueprint.post("/tickets")
@@ -366,10 +349,11 @@ def enqueue() -> ResponseReturnValue:
     409 ``queue_full``, ``already_waiting`` or ``cannot_wait``; 503 ``not_stored`` if it could not be stored and so was
     not queued.
     """
-    asked, by_itself = ticket_request()
-    queued = controller().enqueue(asked, current_actor(), starts_by_itself=by_itself)
+    body = read(schema.LaunchToQueue)
+    asked = bodies.switch_request(body)
+    queued = controller().enqueue(asked, current_actor(), starts_by_itself=body.starts_by_itself)
     where = url_for("api.ticket", ticket_id=queued.launch.id)
-    return jsonify(ticket_document(queued.launch, queued)), 201, {"Location": where}
+    return _json(documents.queued_launch(queued.launch, queued)), 201, {"Location": where}
 
 
 @blueprint.post("/tickets/<ticket_id>/cancel")
@@ -400,26 +384,31 @@ def start_queued(ticket_id: str) -> ResponseReturnValue:
 
 
 def _changed(ticket: QueuedLaunch, queued: QueueEntry | None = None) -> ResponseReturnValue:
-    return jsonify({**ticket_document(ticket, queued), "stored": controller().is_queued_stored(ticket.id)})
+    stored = controller().is_queued_stored(ticket.id)
+    return _json(documents.changed_queued_launch(ticket, queued, stored=stored))
 
 
-def _ticket(ticket_id: str) -> Document:
+def _ticket(ticket_id: str) -> schema.QueuedLaunch:
     snapshot = controller().snapshot()
     for queued in snapshot.waiting:
         if queued.launch.id == ticket_id:
-            return ticket_document(queued.launch, queued)
+            return documents.queued_launch(queued.launch, queued)
     for ended in snapshot.waited:
         if ended.id == ticket_id:
-            return ticket_document(ended)
+            return documents.queued_launch(ended)
     raise UnknownTicket(ticket=ticket_id)
 
 
 def _instance(instance: Instance) -> ResponseReturnValue:
-    return jsonify(instance_document(instance, controller().snapshot()))
+    return _json(documents.instance(instance, controller().snapshot()))
 
 
 def _accepted(begun: Operation) -> ResponseReturnValue:
     note_operation(begun)
     where = url_for("api.operation", operation_id=begun.id)
     stored = controller().is_stored(begun.id)
-    return jsonify({**operation_document(begun), "stored": stored}), 202, {"Location": where}
+    return _json(documents.accepted_operation(begun, stored=stored)), 202, {"Location": where}
+
+
+def _json(document: schema.Answer | Sequence[schema.Answer]) -> Response:
+    return Response(to_json(document) + b"\n", content_type="application/json")

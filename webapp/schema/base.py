@@ -1,0 +1,69 @@
+"""What every document of the JSON contract is made of.
+
+Times are RFC 3339 in UTC, memory is bytes, an unknown value is ``null``. A document is closed: it has the fields that are declared
+and no others.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Final, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from webapp.message import Param
+
+TEXT_LIMIT: Final = 200
+"""Characters of what a person writes to others: why a model is needed, an answer to that."""
+NAME_LIMIT: Final = 200
+"""Characters of the name of a model, an instance or a container."""
+
+Mode = Literal["transformers", "vllm"]
+Dtype = Literal["auto", "float16", "bfloat16", "float32"]
+Quantization = Literal["none", "int8", "int4"]
+Precision = Literal["auto", "fp16", "bf16", "fp32", "int8", "int4"]
+
+
+def rfc3339(moment: datetime) -> str:
+    """Return a moment in UTC, to the millisecond."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Moment = Annotated[
+    AwareDatetime,
+    PlainSerializer(rfc3339, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+"""A time that a caller sends, with its time zone."""
+Time = Annotated[
+    str,
+    Field(
+        json_schema_extra={"format": "date-time", "pattern": r"Z$"},
+        description="Time in UTC, to the millisecond.",
+        examples=["2026-11-30T12:00:00.000Z"],
+    ),
+]
+"""A time in an answer."""
+Size = Annotated[int | None, Field(description="Bytes; `null` if unknown.")]
+
+
+class Body(BaseModel):
+    """What is sent. Strict: no unknown fields, no ``"5"`` for 5, no ``true`` for 1."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Answer(BaseModel):
+    """What is answered."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Message(Answer):
+    """One thing that Warden says: a stable code with its values, and the sentence in English."""
+
+    code: str
+    text: str
+    params: dict[str, Param] = Field(
+        description="Values of the sentence. Names ending in `_bytes` are bytes, in `_s` or `seconds` seconds."
+    )

@@ -1,0 +1,203 @@
+"""Operations: what was begun, how far it is, what it gave back, how it ended."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from webapp.schema.base import Answer, Message, Mode, Size, Time
+from webapp.schema.plans import WayOut
+from webapp.schema.requests import Launch, Options
+
+OperationKind = Literal["switch", "unload", "clean", "emergency", "demo", "stop_container", "restore", "selftest"]
+OperationState = Literal["running", "succeeded", "warning", "failed", "cancelled", "abandoned"]
+
+
+class Step(Answer):
+    """One step of an operation."""
+
+    name: Literal[
+        "plan",
+        "grace",
+        "unload",
+        "settle",
+        "clean",
+        "check",
+        "launch",
+        "ready",
+        "measure",
+        "create",
+        "end",
+        "checks",
+        "rollback",
+    ]
+    state: Literal["waiting", "running", "done", "warning", "failed", "skipped"]
+    started_at: Time | None
+    ended_at: Time | None
+    progress: float | None = Field(description="From 0 to 1.")
+    message: Message | None
+
+
+class StillHeld(Answer):
+    """A process that still holds memory after an unload."""
+
+    pid: int
+    user: str | None
+    command: str | None
+    bytes: Size
+    state: str | None = Field(description="The kernel's letter for the state of the process.")
+
+
+class Receipt(Answer):
+    """What an operation gave back on all devices; unknown as soon as one of them is."""
+
+    expected_bytes: Size
+    freed_bytes: Size
+    model_freed_bytes: Size = Field(description="Without the interpreter and the libraries.")
+    seconds: float
+    settled: bool = Field(description="The devices came to rest in time with the expected memory back.")
+    still_held_by: tuple[StillHeld, ...]
+
+
+class DeviceReceipt(Answer):
+    """What an unload gave back on one device."""
+
+    device_id: str
+    instance_id: str | None
+    model: str | None
+    expected_bytes: Size
+    freed_bytes: Size
+    model_freed_bytes: Size = Field(description="Without the interpreter and the libraries.")
+    others_bytes: Size = Field(description="What everybody else took meanwhile; negative if they gave back.")
+    seconds: float
+    settled: bool
+    still_held_by: tuple[StillHeld, ...]
+
+
+class Finding(Answer):
+    """One line of the result of a clean or an emergency."""
+
+    ok: bool
+    message: Message
+
+
+class Check(Answer):
+    """One check of a self-test."""
+
+    name: Literal[
+        "memory",
+        "state",
+        "advice",
+        "vllm",
+        "model",
+        "switch",
+        "answer",
+        "replace",
+        "refusal",
+        "clean",
+        "unload",
+    ]
+    title: str
+    mark: Literal["ok", "warning", "failed", "skipped"]
+    seen: Message | None
+    seconds: float
+    advice: Message | None
+
+
+class Grace(Answer):
+    """Until when nothing of other people's is touched."""
+
+    until: Time
+    instances: tuple[str, ...] = Field(description="Other people's models that go.")
+    owners: tuple[str, ...] = Field(description="Who can cancel until then, beside those who can anyway.")
+
+
+class Evicted(Answer):
+    """A model that was unloaded and has not come back, as it ran."""
+
+    instance_id: str
+    model: str
+    revision: str
+    mode: Mode
+    options: Options
+    devices: tuple[str, ...]
+    owner: str
+    lease_until: Time | None
+
+
+class HeldLine(Answer):
+    """A holder of memory when a model ran out of it; all beyond those that are listed are one without a kind."""
+
+    kind: Literal["worker", "launcher", "container", "foreign"] | None
+    own: bool = Field(description="It is the model itself.")
+    model: str | None
+    instance_id: str | None
+    container_id: str | None
+    pid: int | None
+    user: str | None
+    command: str | None
+    before_bytes: Size
+    bytes: Size
+
+
+class DeviceAccount(Answer):
+    """A device when a model ran out of its memory."""
+
+    id: str
+    total_bytes: Size
+    predicted_bytes: Size
+    held_before_bytes: Size
+    held_bytes: Size
+    free_before_bytes: Size
+    free_bytes: Size
+    others_grown_bytes: Size
+    holders: tuple[HeldLine, ...]
+
+
+class PostMortem(Answer):
+    """How a model ran out of memory; ``way_out`` is a launch that would have fitted."""
+
+    taken_at: Time
+    since: Time
+    phase: Literal["starting", "loading", "kv_cache", "answering"]
+    cause: Literal["neighbour_grew", "estimate_low", "load_peak", "kv_cache", "process_limit", "unknown"]
+    device: str | None
+    message: Message
+    devices: tuple[DeviceAccount, ...]
+    log: tuple[str, ...]
+    way_out: WayOut | None
+
+
+class Operation(Answer):
+    """An operation, running or ended."""
+
+    id: str
+    kind: OperationKind
+    actor: str
+    state: OperationState
+    mode: Mode | None
+    model: str | None
+    instance_id: str | None
+    devices: tuple[str, ...]
+    evicted: tuple[str, ...] = Field(description="Models that were unloaded to make room.")
+    to_restore: tuple[Evicted, ...] = Field(description="Models that were unloaded and have not come back.")
+    started_at: Time
+    ended_at: Time | None
+    steps: tuple[Step, ...]
+    receipt: Receipt | None
+    receipts: tuple[DeviceReceipt, ...]
+    findings: tuple[Finding, ...]
+    error: Message | None
+    outcome: Message | None = Field(description="How it ended.")
+    cancel_requested_by: str | None
+    checks: tuple[Check, ...] = Field(description="Of a self-test; they grow while it runs.")
+    request: Launch | None = Field(description="Of a switch; of an unload what loads the model again.")
+    post_mortem: PostMortem | None
+    grace: Grace | None
+
+
+class AcceptedOperation(Operation):
+    """An operation that was begun or changed by the request."""
+
+    stored: bool = Field(description="The database has its record; if not, the record follows.")

@@ -1,0 +1,107 @@
+"""What a launch would do, and what it would take."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from webapp.schema.base import Answer, Message, Mode, Time
+from webapp.schema.requests import Launch
+
+PartName = Literal["weights", "kv_cache", "activation", "graphs", "non_torch", "context"]
+Confidence = Literal["high", "medium", "low"]
+
+
+class Part(Answer):
+    """One component of what a launch takes on a device."""
+
+    name: PartName
+    bytes: int
+    source: Literal[
+        "headers", "index", "sizes", "files", "rule", "published", "measured", "learned", "device", "guess", "nothing"
+    ]
+    confidence: Confidence
+
+
+class Note(Answer):
+    """What is special about an estimate."""
+
+    code: Literal[
+        "unknown_architecture",
+        "unstated_sizes",
+        "state_layers",
+        "encoder",
+        "no_kv_cache",
+        "weights_from_index",
+        "weights_from_sizes",
+        "weights_from_files",
+        "dequantized",
+        "experts_not_quantized",
+        "experts",
+        "eager_attention",
+        "masked_window",
+        "vision",
+        "device_memory_unknown",
+    ]
+    text: str
+
+
+class Measured(Answer):
+    """What was measured of earlier launches on this server."""
+
+    count: int
+    spread_percent: float | None
+    same_options: bool
+
+
+class Footprint(Answer):
+    """What a launch takes on one device, by component; the larger of the two peaks decides whether it fits."""
+
+    parts: tuple[Part, ...]
+    run_peak_bytes: int
+    load_peak_bytes: int
+    warm_bytes: int
+    confidence: Confidence
+    notes: tuple[Note, ...]
+    seen: Measured | None
+
+
+class Eviction(Answer):
+    """A model that would be unloaded."""
+
+    instance_id: str
+    model: str
+    mode: Mode
+    owner: str
+    in_flight: int | None
+    lease_until: Time | None
+    freed_bytes: dict[str, int] = Field(description="By device.")
+    no_return: Message | None = Field(description="Why it could not be loaded again if the launch fails.")
+    confirmed: bool = Field(description="If not, it is another person's and has to be named in `unload`.")
+
+
+class WayOut(Answer):
+    """A launch that would fit."""
+
+    message: Message
+    request: Launch
+
+
+class Plan(Answer):
+    """What a launch would do. Figures stand by device."""
+
+    verdict: Literal["fits", "tight", "refused"]
+    devices: tuple[str, ...]
+    unload: tuple[Eviction, ...]
+    needed_bytes: dict[str, dict[PartName, int]]
+    total_needed_bytes: dict[str, int]
+    free_before_bytes: dict[str, int | None]
+    free_after_bytes: dict[str, int | None]
+    reserve_bytes: dict[str, int]
+    footprints: dict[str, Footprint]
+    measured: Measured | None
+    reasons: tuple[Message, ...]
+    ways_out: tuple[WayOut, ...]
+    refusal: Message | None
+    overruled: Message | None = Field(description="The memory shortage that `load_anyway` overrides.")

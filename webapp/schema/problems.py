@@ -1,0 +1,21 @@
+"""What is answered to a request that is not done (RFC 9457)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from webapp.message import Param
+from webapp.schema.base import Answer
+
+
+class Problem(Answer):
+    """Why a request is not done. ``code`` is for programs and stable; ``title`` and ``detail`` are for people."""
+
+    type: Literal["about:blank"] = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+    params: dict[str, Param] = Field(description="Values of the sentence in `detail`.")

@@ -1,0 +1,113 @@
+"""The bodies that are sent. An omitted field has its default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from webapp.schema.base import NAME_LIMIT, TEXT_LIMIT, Body, Dtype, Mode, Moment, Quantization
+
+MAX_TOKENS_LIMIT: Final = 4_194_304
+BATCH_SIZE_LIMIT: Final = 1024
+UNLOAD_LIMIT: Final = 100
+LONGEST_LEASE_S: Final = 30 * 86400.0
+LONGEST_PROMPT: Final = 20_000
+
+Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_LIMIT)]
+Name = Annotated[str, Field(max_length=NAME_LIMIT)]
+Text = Annotated[str, Field(max_length=TEXT_LIMIT)]
+Minutes = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Options(Body):
+    """Launch options; an omitted one has its default."""
+
+    dtype: Dtype = "auto"
+    quantization: Quantization = "none"
+    max_tokens: Tokens = Field(default=2048, description="Prompt and answer together, of one request.")
+    batch_size: Annotated[int, Field(ge=1, le=BATCH_SIZE_LIMIT)] = Field(default=1, description="Requests at once.")
+
+
+class Launch(Body):
+    """A model to load, and what goes for it.
+
+    ``restore_on_failure`` loads the unloaded models again if the launch fails. ``lease_until``, ``reason`` and
+    ``idle_unload_minutes`` are the terms of the new instance.
+    """
+
+    mode: Mode
+    model: Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
+    options: Options = Options()
+    devices: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        default=None, description="`null` lets Warden choose."
+    )
+    keep_others: bool = Field(default=False, description="Unload nothing but what `unload` names.")
+    restore_on_failure: bool = True
+    interrupt_busy: bool = Field(default=False, description="Cut off answers under way, of one's own models.")
+    unload: Annotated[tuple[Name, ...], Field(max_length=UNLOAD_LIMIT)] = Field(
+        default=(), description="Instances to unload, by id."
+    )
+    load_anyway: bool = Field(default=False, description="Override a memory shortage.")
+    lease_until: Moment | None = None
+    reason: Text = Field(default="", description="What the instance is for; shown to others.")
+    idle_unload_minutes: Minutes | None = None
+    override_reason: Text | None = Field(
+        default=None, description="An administrator's reason to override a lease or a busy model of another person."
+    )
+
+
+class LaunchToQueue(Launch):
+    """A launch to queue: the fields of ``Launch``, and whether it starts by itself."""
+
+    starts_by_itself: bool = Field(default=True, description="Start when there is room, or only notify its person.")
+
+
+class Question(Body):
+    """A question to a model."""
+
+    prompt: Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT)]
+    max_tokens: Tokens | None = None
+
+
+class ContainerName(Body):
+    """The exact name of the container, as confirmation."""
+
+    name: Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
+
+
+class LeaseTerms(Body):
+    """New terms of an instance: an omitted field stays as it is, ``until: null`` ends the lease.
+
+    ``until`` and ``extend_s`` exclude each other.
+    """
+
+    until: Moment | None = None
+    extend_s: Annotated[float, Field(gt=0, le=LONGEST_LEASE_S, allow_inf_nan=False)] | None = None
+    reason: Text | None = None
+    idle_unload_minutes: Minutes | None = None
+
+
+class ReleaseWish(Body):
+    """Why an instance is needed; the body can be omitted."""
+
+    why: Text = ""
+
+
+class ReleaseDecision(Body):
+    """The owner's answer to a release request, with an optional message."""
+
+    answer: Literal["keep", "release"]
+    word: Text = ""
+
+
+class Override(Body):
+    """An administrator's reason to unload a leased or busy model; the body can be omitted."""
+
+    override_reason: Text | None = None
+
+
+class Cancellation(Body):
+    """What to cancel: the operation, or its rollback; the body can be omitted."""
+
+    rollback: bool = False
