@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from webapp.control.accounts import Accounts
 from webapp.control.audit import Audit
 from webapp.control.contract import EmergencyPreview, Health, Notice, Question, Snapshot, Terms
 from webapp.control.leases import check_terms, refuse_kept
@@ -566,5 +566,6 @@ class FakeServices:
     settings: Settings
     controller: FakeController
     timeline: FakeTimeline = field(default_factory=FakeTimeline)
-    accounts: NoAccounts | Accounts = field(default_factory=NoAccounts)
+    accounts: Any = field(default_factory=NoAccounts)
+    """``NoAccounts``, or real ones."""
     audit: Audit = field(default_factory=lambda: Audit(FakeRecord(), keep_s=1e9))

@@ -372,11 +372,12 @@ def test_no_administrator_comes_back_by_an_invitation_of_before(accounts: Accoun
     accounts.add("second", Role.ADMINISTRATOR, PASSWORD)
     key = accounts.invite(Role.ADMINISTRATOR, HOUR, "second")
 
-    {
+    ways: dict[str, Callable[[], object]] = {
         "demoted": lambda: accounts.set_role("second", Role.VIEWER),
         "disabled": lambda: accounts.set_disabled("second", True),
         "removed": lambda: accounts.remove("second"),
-    }[way]()
+    }
+    ways[way]()
 
     with pytest.raises(UnknownInvitation):
         accounts.accept(key, "third", PASSWORD)

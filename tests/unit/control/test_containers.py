@@ -433,7 +433,7 @@ def test_container_is_stopped_with_a_receipt(bench: Bench) -> None:
     (receipt,) = operation.receipts
     assert (receipt.expected_bytes, receipt.freed_bytes, receipt.others_bytes) == (gib(6), gib(6), 0)
     assert [step.name for step in operation.steps] == [StepName.END, StepName.SETTLE]
-    assert bench.host.containers == ()
+    assert not bench.host.containers
 
 
 def test_container_that_holds_nothing_is_stopped_without_a_receipt(bench: Bench) -> None:

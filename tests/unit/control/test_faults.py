@@ -225,7 +225,7 @@ def test_late_thread_of_an_ended_emergency_spares_the_next_model(bench: Bench) -
 
     def terminate_all(expired: Expired) -> None:
         try:
-            _terminate_all(late, bench.runtime, expired)
+            _terminate_all(late, bench.runtime, _Tally(), expired, {})
         finally:
             ended.set()
 

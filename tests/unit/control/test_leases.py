@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -44,12 +45,12 @@ def load_of_maria(bench: Bench, **changes: object) -> Instance:
     return instance_of(bench)
 
 
-def for_ivan(bench: Bench, **changes: object) -> SwitchRequest:
+def for_ivan(bench: Bench, **changes: Any) -> SwitchRequest:
     """What Ivan asks for who has confirmed that Maria's model may go: there is room for one of the two."""
     return bench.request("lab/two", **{"unload": (instance_of(bench).id,), **changes})
 
 
-def runs_already(bench: Bench, **changes: object) -> None:
+def runs_already(bench: Bench, **changes: Any) -> None:
     """A model that an earlier Warden has loaded, and that lives."""
     instance, cached = loaded(model("lab/one"), **changes), model("lab/one")
     bench.runtime.found = (Discovered(instance, adoptable=True),)
@@ -214,12 +215,13 @@ def test_terms_of_a_model_that_is_being_ended_are_refused_and_not_confirmed(benc
     bench.runtime.stop_gate = threading.Event()
     operation = bench.controller.unload(instance.id, "olga")
     assert bench.runtime.stopping.wait(10)
-    for act in (
+    acts: tuple[Callable[[], object], ...] = (
         lambda: bench.controller.set_lease(instance.id, Terms.longer(), "maria"),
         lambda: bench.controller.keep(instance.id, "maria"),
         lambda: bench.controller.ask_release(instance.id, "", "ivan"),
         lambda: bench.controller.answer_release(instance.id, ReleaseAnswer.KEEP, "", "maria"),
-    ):
+    )
+    for act in acts:
         with pytest.raises(InstanceStopping) as refusal:
             act()
         assert dict(refusal.value.params) == {"model": "lab/one", "instance": instance.id}
@@ -289,7 +291,7 @@ def test_a_lease_is_extended_changed_and_ended_by_its_owner_alone(bench: Bench) 
     [{"lease_until": 1.0}, {"lease_until": 1e12}, {"reason": "x" * (TEXT_LIMIT + 1)}, {"idle_minutes": -1.0}],
     ids=["past", "for ever", "long", "negative"],
 )
-def test_terms_that_cannot_be_meant_are_refused(bench: Bench, changes: dict[str, object]) -> None:
+def test_terms_that_cannot_be_meant_are_refused(bench: Bench, changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         bench.controller.switch(bench.request(**changes), "maria")
 

@@ -402,7 +402,10 @@ def test_it_waits_for_the_operation_that_runs_there(bench: Bench) -> None:
 def test_it_waits_until_a_model_in_use_is_idle(bench: Bench) -> None:
     bench.load("lab/one")
     (instance,) = bench.state_store.state.instances.values()
-    busy = lambda count: bench.state_store.change(instance.id, lambda i: replace(i, in_flight=count))  # noqa: E731
+
+    def busy(count: int) -> None:
+        bench.state_store.change(instance.id, lambda i: replace(i, in_flight=count))
+
     busy(2)
     bench.fill()
     queued = take(bench, "lab/two", unload=(instance.id,))

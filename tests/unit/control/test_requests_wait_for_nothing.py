@@ -16,15 +16,15 @@ def forbidden(*args: object, **kwargs: object) -> NoReturn:
 
 
 class RuntimeThatMayNotBeAsked(FakeRuntime):
-    discover = launch = probe = terminate = clean = reap = forbidden  # type: ignore[assignment]
+    discover = launch = probe = terminate = clean = reap = forbidden
 
 
 class MonitorThatMayNotRead(FakeMonitor):
-    fresh = forbidden  # type: ignore[assignment]
+    fresh = forbidden
 
 
 class CatalogThatMayNotScan(FakeCatalog):
-    rescan = forbidden  # type: ignore[assignment]
+    rescan = forbidden
 
 
 def test_reading_calls_take_references_only(bench: Bench) -> None:

@@ -311,7 +311,8 @@ def test_two_devices_share_weights_and_cache_and_each_has_a_context() -> None:
 
 def test_the_fullest_of_several_devices_holds_the_embeddings_or_one_layer_more() -> None:
     """Llama-3.1-8B: 32 layers of 416 MiB, embeddings and a head of 1002 MiB each."""
-    facts = replace(LLAMA_8B.weights, embedding_elements=128256 * 4096, head_elements=128256 * 4096)  # type: ignore[type-var]
+    assert LLAMA_8B.weights is not None
+    facts = replace(LLAMA_8B.weights, embedding_elements=128256 * 4096, head_elements=128256 * 4096)
     apart, tied = (replace(LLAMA_8B, weights=replace(facts, head_elements=head)) for head in (facts.head_elements, 0))
     layer, tied_layer = ((16_060_522_496 - ends * 128256 * 8192) / 32 for ends in (2, 1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,9 +28,9 @@ moments = st.floats(0, 2 * NOW, allow_nan=False)
 maybe_moments = st.none() | moments
 
 
-def planning_state(*instances: Instance, **changes: object) -> PlanningState:
+def planning_state(*instances: Instance, **changes: Any) -> PlanningState:
     machine = FakeMachine(held={("gpu-0", i.id): gib(20) for i in instances if i.is_live})
-    return PlanningState(  # type: ignore[arg-type]
+    return PlanningState(
         now=NOW,
         sample=FakeMonitor(machine).latest(),
         sample_is_stale=False,
@@ -40,7 +41,7 @@ def planning_state(*instances: Instance, **changes: object) -> PlanningState:
     )
 
 
-def marias(**changes: object) -> Instance:
+def marias(**changes: Any) -> Instance:
     """A model of Maria's that nobody has used for a day."""
     return loaded(OLD, **{"predicted_bytes": {"gpu-0": gib(20)}, **changes})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -80,7 +81,8 @@ def test_the_used_share_is_unknown_without_total_or_free(unknown: dict[str, int 
 
 @pytest.mark.parametrize("unknown", ["total_bytes", "free_bytes"])
 def test_there_is_no_ledger_without_total_or_free(unknown: str) -> None:
-    assert build_ledger(replace(GPU, **{unknown: None}), {}) is None
+    changes: dict[str, Any] = {unknown: None}
+    assert build_ledger(replace(GPU, **changes), {}) is None
 
 
 def test_the_ledger_names_the_driver_each_instance_each_user_and_the_rest() -> None:

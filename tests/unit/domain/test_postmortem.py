@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,7 +27,7 @@ GATE = gib(10)
 NEW = "new"
 
 
-def account(**changes: int | None) -> Account:
+def account(**changes: Any) -> Account:
     """A load of 10 GiB that had 12 GiB of room, held 9 and left 3 free; nobody else moved."""
     made = Account("gpu-0", gib(24), GATE, gib(12), gib(3), 0, gib(9), 0)
     return replace(made, **changes)

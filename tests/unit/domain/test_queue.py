@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -251,14 +252,14 @@ def test_it_says_how_much_memory_lacks_and_holds_every_device_that_could_do() ->
 def test_it_holds_only_the_device_that_it_names() -> None:
     machine = FakeMachine({"gpu-0": gib(24), "gpu-1": gib(24)}, {"gpu-0": gib(23)})
     found = judged(launch(asked=request(devices=("gpu-0",))), planning_state(machine))
-    assert (found.why is not None, found.devices) == (True, {"gpu-0"})
+    assert (found.why is not None, found.devices) == (True, frozenset({"gpu-0"}))
 
 
 def test_where_the_choice_is_free_it_goes_where_nobody_waits_before_it() -> None:
     machine = FakeMachine({"gpu-0": gib(24), "gpu-1": gib(20)})
     assert judged(launch(), planning_state(machine)).devices == {"gpu-0"}
     found = judged(launch(), planning_state(machine), "gpu-0")
-    assert (found.why, found.devices) == (None, {"gpu-1"})
+    assert (found.why, found.devices) == (None, frozenset({"gpu-1"}))
     assert found.request is not None
     assert found.request.devices == ("gpu-1",)
 
@@ -267,14 +268,14 @@ def test_what_goes_for_it_is_touched_too() -> None:
     machine = FakeMachine({"gpu-0": gib(24), "gpu-1": gib(24)})
     both = loaded(LARGE, devices=("gpu-0", "gpu-1"), predicted_bytes={"gpu-0": gib(8), "gpu-1": gib(8)})
     found = judged(launch(asked=request(devices=("gpu-0",)), actor="maria"), planning_state(machine, both))
-    assert (found.why, found.devices) == (None, {"gpu-0", "gpu-1"})
+    assert (found.why, found.devices) == (None, frozenset({"gpu-0", "gpu-1"}))
 
 
 def test_it_waits_for_another_persons_lease_and_not_for_an_own_one() -> None:
     held = planning_state(FULL, loaded(LARGE, lease=Lease(until=9000.0)))
     found = judged(launch(), held)
     assert found.why is not None
-    assert (found.why.code, found.why.params["until"], found.devices) == ("waits_leased", 9000.0, {"gpu-0"})
+    assert (found.why.code, found.why.params["until"], found.devices) == ("waits_leased", 9000.0, frozenset({"gpu-0"}))
     assert judged(launch(actor="maria"), held).why is None
     check_admissible(request(), held.seen_by("ivan"))
 
@@ -286,7 +287,7 @@ def test_it_waits_for_another_persons_idle_model_unless_that_was_confirmed_when_
     assert (found.why.code, found.why.params["models"], found.devices) == (
         "waits_others",
         "lab/large (maria)",
-        {"gpu-0"},
+        frozenset({"gpu-0"}),
     )
     assert judged(launch(asked=request(unload=("old",))), there).why is None
     check_admissible(request(), there.seen_by("ivan"))
@@ -295,12 +296,10 @@ def test_it_waits_for_another_persons_idle_model_unless_that_was_confirmed_when_
 @pytest.mark.parametrize(
     ("changes", "code"), [({"in_flight": 1}, "waits_in_use"), ({"lease": Lease(until=9000.0)}, "waits_leased")]
 )
-def test_what_was_confirmed_is_taken_only_while_it_is_idle_and_not_leased(
-    changes: dict[str, object], code: str
-) -> None:
+def test_what_was_confirmed_is_taken_only_while_it_is_idle_and_not_leased(changes: dict[str, Any], code: str) -> None:
     found = judged(launch(asked=request(unload=("old",))), planning_state(FULL, loaded(LARGE, **changes)))
     assert found.why is not None
-    assert (found.why.code, found.devices) == (code, {"gpu-0"})
+    assert (found.why.code, found.devices) == (code, frozenset({"gpu-0"}))
 
 
 def test_its_own_lease_that_ended_while_it_waited_is_asked_for_no_more() -> None:
@@ -349,7 +348,7 @@ def test_model_that_was_to_go_and_has_gone_is_asked_for_no_more() -> None:
 
 def test_after_a_start_that_found_no_room_it_pauses_and_keeps_its_place() -> None:
     found = judged(launch(tries=1, not_before=5.0), planning_state(FakeMachine(), monotonic=2.0))
-    assert (found.why is not None and found.why.code, found.devices) == ("waits_pause", {"gpu-0"})
+    assert (found.why is not None and found.why.code, found.devices) == ("waits_pause", frozenset({"gpu-0"}))
     assert judged(launch(tries=1, not_before=1.0), planning_state(FakeMachine(), monotonic=2.0)).why is None
 
 

@@ -71,11 +71,11 @@ class FakeEngine(DockerEngine):
     def containers(self, label: str | None = None) -> tuple[ContainerSummary, ...]:
         self._meet()
         self.looks += label is None
-        wanted = None if label is None else tuple(label.split("=", 1))
+        name, _, value = (label or "").partition("=")
         return tuple(
             ContainerSummary(c.id, c.name, c.image, c.state, 1.0, c.labels)
             for c in self.containers_by_id.values()
-            if wanted is None or wanted in c.labels.items()
+            if label is None or c.labels.get(name) == value
         )
 
     def inspect(self, container: str) -> Inspected:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.server import wait_for
-from webapp.runtimes.launcher import Launcher, LauncherUnavailable
+from webapp.runtimes.launcher import Launcher, LauncherUnavailable, _Running
 from webapp.runtimes.processes import ProcessId
 from webapp.runtimes.protocol import process_start_time
 
@@ -75,7 +75,7 @@ def test_a_stop_without_a_thread_is_none(tmp_path: Path) -> None:
 class LateLauncher(Launcher):
     """Is told to stop in the moment between the start of the process and the note that it runs."""
 
-    def _spawn(self):
+    def _spawn(self) -> _Running:
         running = super()._spawn()
         self._stopping.set()  # ``stop`` has found nothing to end
         return running

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -60,8 +61,8 @@ def footprint(device_id: str, budget: int = 8 * GIB, context: int = gib(0.6)) ->
     return Footprint(device_id, parts)
 
 
-def spec(*devices: LaunchDevice, options: LaunchOptions | None = None, **changes: object) -> LaunchSpec:
-    fields: dict[str, object] = {
+def spec(*devices: LaunchDevice, options: LaunchOptions | None = None, **changes: Any) -> LaunchSpec:
+    fields: dict[str, Any] = {
         "instance_id": "1a2b3c4d5e6f",
         "operation_id": "op",
         "model_id": "lab/one",
@@ -74,10 +75,10 @@ def spec(*devices: LaunchDevice, options: LaunchOptions | None = None, **changes
         "footprints": tuple(footprint(device.id) for device in devices),
         **changes,
     }
-    return LaunchSpec(**fields)  # type: ignore[arg-type]
+    return LaunchSpec(**fields)
 
 
-def on_host(**changes: object) -> LaunchSpec:
+def on_host(**changes: Any) -> LaunchSpec:
     return spec(LaunchDevice("host", DeviceKind.HOST, None, None), **changes)
 
 
@@ -344,7 +345,9 @@ def test_tokens_at_once_are_left_to_vllm_where_an_image_must_be_taken_whole() ->
 
 def reading(number: int, total: int, reserved: int, share: float) -> Reading:
     free = int((total - reserved) * share)
-    whole = next(r for r in FakeMonitor(FakeMachine()).latest().readings)
+    sample = FakeMonitor(FakeMachine()).latest()
+    assert sample is not None
+    (whole, *_) = sample.readings
     return replace(
         whole,
         device_id=f"gpu-{number}",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from webapp.errors import StoreUnavailable
 from webapp.store.database import Database
 
 
-def operation(number: int, **changes: object) -> Operation:
+def operation(number: int, **changes: Any) -> Operation:
     base = Operation(
         id=f"op-{number:03}",
         kind=OperationKind.SWITCH,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -100,13 +101,14 @@ def test_sessions_end(people: PeopleRepository, way: str) -> None:
     people.add_session(SESSION, "k1", 0.0, "hash")
     people.add_session(replace(SESSION, id="s2", person_id="p3"), "k2", 0.0, "hash")
 
-    {
+    ways: dict[str, Callable[[], object]] = {
         "password": lambda: people.set_password("p1", "new"),
         "disabled": lambda: people.set_disabled("p1", True),
         "removed": lambda: people.remove_person("p1"),
         "all": lambda: people.end_sessions("p1"),
         "one": lambda: people.end_session("p1", "s1"),
-    }[way]()
+    }
+    ways[way]()
 
     assert people.session("k1") is None
     assert people.session("k2") is not None
@@ -115,11 +117,12 @@ def test_sessions_end(people: PeopleRepository, way: str) -> None:
 @pytest.mark.parametrize("change", ["password", "disabled", "removed"])
 def test_no_session_begins_by_what_was_the_password(people: PeopleRepository, change: str) -> None:
     people.add_person(OTHER, "hash")
-    {
+    changes: dict[str, Callable[[], object]] = {
         "password": lambda: people.set_password("p1", "new"),
         "disabled": lambda: people.set_disabled("p1", True),
         "removed": lambda: people.remove_person("p1"),
-    }[change]()
+    }
+    changes[change]()
 
     with pytest.raises(SignInFailed):
         people.add_session(SESSION, "k1", 0.0, "hash")
@@ -211,11 +214,12 @@ def test_open_invitations_go_with_the_rights_of_their_maker(people: PeopleReposi
     people.add_invitation(replace(INVITATION, id="i3"), "k3")
     people.accept("k3", Person("p4", "used", Role.VIEWER, 20.0), "hash", "root")
 
-    {
+    ways: dict[str, Callable[[], object]] = {
         "role": lambda: people.set_role("p1", Role.OPERATOR),
         "disabled": lambda: people.set_disabled("p1", True),
         "removed": lambda: people.remove_person("p1"),
-    }[way]()
+    }
+    ways[way]()
 
     assert [invitation.id for invitation in people.invitations()] == ["i2"]
     assert people.invitation("k1") is None

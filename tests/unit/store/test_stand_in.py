@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,11 +62,10 @@ def test_what_the_database_holds_is_read_while_its_disk_takes_nothing(
     operations: OperationRepository,
     leases: LeaseRepository,
     disk: SmallDisk,
-    harm: object,
+    harm: Callable[[SmallDisk], None],
     said: str,
 ) -> None:
     keep(database)
-    assert callable(harm)
     harm(disk)
 
     why = database.open_or_read()
@@ -74,7 +73,11 @@ def test_what_the_database_holds_is_read_while_its_disk_takes_nothing(
     assert why is not None
     assert said in str(why.params["reason"])
     assert operations.operation("op-001") == KEPT
-    for write in (lambda: operations.save_operation(operation(2)), lambda: leases.save_lease("i1", NO_LEASE, 1.0)):
+    writes: tuple[Callable[[], object], ...] = (
+        lambda: operations.save_operation(operation(2)),
+        lambda: leases.save_lease("i1", NO_LEASE, 1.0),
+    )
+    for write in writes:
         with pytest.raises(StoreUnavailable, match=r"warden\.db") as caught:
             write()
         assert caught.value.params == why.params

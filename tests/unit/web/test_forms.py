@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
@@ -66,8 +67,9 @@ def test_each_model_that_was_confirmed_is_a_field_of_its_own() -> None:
     ],
 )  # fmt: skip
 def test_a_field_that_cannot_be_meant_is_named(field: str, value: str) -> None:
+    changes: dict[str, Any] = {field: value}
     with pytest.raises(InvalidRequest) as caught:
-        replace(LaunchForm(model="m"), **{field: value}).to_request()
+        replace(LaunchForm(model="m"), **changes).to_request()
 
     assert caught.value.params["field"] == field
 

@@ -61,10 +61,14 @@ def test_nothing_is_left_open() -> None:
         assert len(texts) == (FORMS if isinstance(message.id, tuple) else 1), message.id
 
 
+def texts_of(value: object) -> tuple[str, ...]:
+    """The forms of a text, of which most have one."""
+    return tuple(map(str, value)) if isinstance(value, (list, tuple)) else (str(value),)
+
+
 def test_a_translation_has_the_same_values() -> None:
     for message in messages():
-        source = message.id if isinstance(message.id, tuple) else (message.id,)
-        texts = message.string if isinstance(message.string, tuple) else (message.string,)
+        source, texts = texts_of(message.id), texts_of(message.string)
         wanted = {value for text in source for value in VALUE.findall(text)}
 
         for text in texts:
@@ -74,8 +78,7 @@ def test_a_translation_has_the_same_values() -> None:
 
 def test_the_source_is_english_and_its_translation_russian() -> None:
     for message in messages():
-        source = message.id if isinstance(message.id, tuple) else (message.id,)
-        texts = message.string if isinstance(message.string, tuple) else (message.string,)
+        source, texts = texts_of(message.id), texts_of(message.string)
 
         assert not any(CYRILLIC.search(text) for text in source), message.id
         if any(re.search("[a-z]", VALUE.sub("", text)) for text in source):  # else it is values and signs alone

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,13 @@ from webapp.domain.recommend import Mark
 from webapp.domain.selftest import CheckMark, CheckName
 from webapp.domain.units import gib
 from webapp.errors import WardenError
-from webapp.message import Message
+from webapp.message import Message, Param
 from webapp.runtimes.base import ProbeState, StopStage
 from webapp.runtimes.vllm_log import Stage
 from webapp.web import problems, words
 
 ROOT = Path(__file__).parents[3]
-COMPOSED = {
+COMPOSED: Mapping[str, Sequence[StrEnum]] = {
     "plan_": [Verdict.FITS, Verdict.TIGHT],
     "creating_": list(Mode),
     "launch_": [InstanceState.STARTING, InstanceState.LOADING],
@@ -65,8 +66,9 @@ def codes(node: ast.expr, path: Path) -> Iterator[str]:
     elif isinstance(node, ast.JoinedStr):
         first = node.values[0]
         assert isinstance(first, ast.Constant), f"{path}: a code whose beginning is not known"
-        assert first.value in COMPOSED, f"{path}: say in COMPOSED which codes begin with {first.value!r}"
-        yield from (first.value + member.value for member in COMPOSED[str(first.value)])
+        begin = str(first.value)
+        assert begin in COMPOSED, f"{path}: say in COMPOSED which codes begin with {begin!r}"
+        yield from (begin + member.value for member in COMPOSED[begin])
 
 
 def error_codes() -> list[str]:
@@ -179,7 +181,7 @@ def test_a_message_that_names_a_code_says_it_as_a_clause(russian: None) -> None:
 
 
 def test_busy_names_the_model_and_the_step_where_they_are_known(russian: None) -> None:
-    known = {"kind": "switch", "actor": "ivan", "since": 0.0, "step": "launch", "model": "lab/m"}
+    known: dict[str, Param] = {"kind": "switch", "actor": "ivan", "since": 0.0, "step": "launch", "model": "lab/m"}
 
     assert "lab/m, шаг «Запуск»" in words.say(Message("busy", known))
     assert "нет данных" not in words.say(Message("busy", {**known, "step": None, "model": None}))
@@ -225,7 +227,13 @@ def test_a_missing_image_says_how_to_get_it(english: None) -> None:
 
 
 def test_a_kv_cache_that_is_too_small_names_the_context_that_fits_where_it_is_known(english: None) -> None:
-    values = {"model": "m", "max_tokens": 8192, "needed_bytes": gib(4), "available_bytes": gib(1), "fits_tokens": 2048}
+    values: dict[str, Param] = {
+        "model": "m",
+        "max_tokens": 8192,
+        "needed_bytes": gib(4),
+        "available_bytes": gib(1),
+        "fits_tokens": 2048,
+    }
 
     assert "Choose 2048 tokens or fewer." in words.say(Message("kv_cache_too_small", values))
     assert "n/a" not in words.say(Message("kv_cache_too_small", {**values, "fits_tokens": None}))

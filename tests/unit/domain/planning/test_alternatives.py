@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -30,19 +32,17 @@ HOUR = 3600.0
 
 
 def planning_state(
-    machine: FakeMachine, *instances: Instance, cached: CachedModel = NEW, **changes: object
+    machine: FakeMachine, *instances: Instance, cached: CachedModel = NEW, **changes: Any
 ) -> PlanningState:
-    return PlanningState(  # type: ignore[arg-type]
-        **{
-            "now": HOUR,
-            "sample": FakeMonitor(machine).latest(),
-            "sample_is_stale": False,
-            "instances": instances,
-            "models": {OLD.id: OLD, cached.id: cached},
-            "policy": AdmissionPolicy(),
-            **changes,
-        }
-    )
+    fields: dict[str, Any] = {
+        "now": HOUR,
+        "sample": FakeMonitor(machine).latest(),
+        "sample_is_stale": False,
+        "instances": instances,
+        "models": {OLD.id: OLD, cached.id: cached},
+        "policy": AdmissionPolicy(),
+    }
+    return PlanningState(**fields | changes)
 
 
 def gpus(count: int, total: int = gib(24)) -> FakeMachine:
@@ -234,7 +234,7 @@ def ever_faster(n: int, limit: int) -> int:
 
 
 def ever_slower(n: int, limit: int) -> int:
-    return round(1e6 * (n**0.3 - limit**0.3))
+    return round(1e6 * (math.pow(n, 0.3) - math.pow(limit, 0.3)))
 
 
 def in_one_step(n: int, limit: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -30,8 +31,8 @@ from webapp.message import Message
 OLD, NEW = model("lab/old"), model("lab/new", weights_bytes=gib(9))
 
 
-def planning_state(machine: FakeMachine, *instances: Instance, **changes: object) -> PlanningState:
-    return PlanningState(  # type: ignore[arg-type]
+def planning_state(machine: FakeMachine, *instances: Instance, **changes: Any) -> PlanningState:
+    return PlanningState(
         now=0.0,
         sample=FakeMonitor(machine).latest(),
         sample_is_stale=False,
@@ -104,7 +105,7 @@ def test_stuck_model_that_holds_too_much_refuses_the_plan() -> None:
 NEWER = "f" * 40
 
 
-def evicting(old: CachedModel | None = OLD, problem: Message | None = None, **changes: object) -> Plan:
+def evicting(old: CachedModel | None = OLD, problem: Message | None = None, **changes: Any) -> Plan:
     """The plan of a switch that unloads the old model, of which the cache has ``old`` and whose mode has ``problem``."""
     running = loaded(OLD, **changes)
     around = planning_state(FakeMachine(held={("gpu-0", "old"): gib(2)}), running)
