@@ -30,7 +30,7 @@ class Options(Body):
 
 
 class Launch(Body):
-    """A model to load, and what goes for it.
+    """A model to load, and what is unloaded for it.
 
     ``restore_on_failure`` loads the unloaded models again if the launch fails. ``lease_until``, ``reason`` and
     ``idle_unload_minutes`` are the terms of the new instance.
@@ -58,7 +58,7 @@ class Launch(Body):
 
 
 class LaunchToQueue(Launch):
-    """A launch to queue: the fields of ``Launch``, and whether it starts by itself."""
+    """A launch to queue: the fields of ``Launch``, and whether it starts automatically."""
 
     starts_by_itself: bool = Field(default=True, description="Start when there is room, or only notify its person.")
 
