@@ -56,7 +56,7 @@ from webapp.store.timeline import TimelineRepository
 from webapp.store.urls import shown_database
 
 if TYPE_CHECKING:
-    from webapp.runtimes.vllm import VllmRuntime
+    from webapp.runtimes.vllm.runtime import VllmRuntime
 
 log = logging.getLogger(__name__)
 
@@ -371,7 +371,7 @@ def _vllm(settings: Settings) -> VllmRuntime | None:
     """Return the runtime of vLLM mode; ``None`` if Docker's client is not installed."""
     if not extras.are_installed(Mode.VLLM):
         return None
-    from webapp.runtimes.vllm import VllmRuntime  # noqa: PLC0415  it imports Docker's client
+    from webapp.runtimes.vllm.runtime import VllmRuntime  # noqa: PLC0415  it imports Docker's client
 
     return VllmRuntime(settings)
 

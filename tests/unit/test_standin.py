@@ -29,8 +29,8 @@ from webapp.errors import (
     ProfileDisturbed,
     StartMemoryShort,
 )
-from webapp.runtimes.vllm_log import LogReader, Stage, cause_of, clean_line, split_chunks
-from webapp.runtimes.vllm_server import Load, NotServing, Rubbish, VllmServer
+from webapp.runtimes.vllm.log import LogReader, Stage, cause_of, clean_line, split_chunks
+from webapp.runtimes.vllm.server import Load, NotServing, Rubbish, VllmServer
 
 PROGRAM = Path(__file__).parents[1] / "engine" / "standin" / "vllm"
 KEY = "secret"

@@ -22,7 +22,7 @@ from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation, OperationState
 from webapp.domain.plan import SwitchRequest
 from webapp.runtimes.base import LaunchDevice, LaunchSpec
-from webapp.runtimes.vllm import VllmRuntime
+from webapp.runtimes.vllm.runtime import VllmRuntime
 from webapp.services import Services
 from webapp.settings import Settings
 

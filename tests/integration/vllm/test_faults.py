@@ -36,7 +36,7 @@ from webapp.domain.operation import Operation, OperationState
 from webapp.domain.units import GIB, MIB
 from webapp.errors import GpuRuntimeMissing, ModeUnavailable, NameTaken
 from webapp.runtimes.base import LaunchDevice
-from webapp.runtimes.vllm import VllmRuntime
+from webapp.runtimes.vllm.runtime import VllmRuntime
 
 ONE = MODELS[0]
 StartRuntime = Callable[..., VllmRuntime]
@@ -305,7 +305,7 @@ WITHOUT_RIGHTS = """
 import os, sys
 from pathlib import Path
 from webapp.errors import EngineForbidden
-from webapp.runtimes.engine import DockerEngine
+from webapp.runtimes.vllm.docker_engine import DockerEngine
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)

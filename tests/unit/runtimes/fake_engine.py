@@ -12,8 +12,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from webapp.errors import EngineFailed, EngineUnreachable
-from webapp.runtimes.engine import ContainerGone, ContainerSummary, DockerEngine, Inspected, LogStream, PortInUse
-from webapp.runtimes.vllm_command import ContainerPlan
+from webapp.runtimes.vllm.command import ContainerPlan
+from webapp.runtimes.vllm.docker_engine import (
+    ContainerGone,
+    ContainerSummary,
+    DockerEngine,
+    Inspected,
+    LogStream,
+    PortInUse,
+)
 
 FAILED = EngineFailed(socket="/run/docker.sock", detail="500")
 SILENT = EngineUnreachable(socket="/run/docker.sock", detail="no answer in 1 s")

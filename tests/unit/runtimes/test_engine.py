@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.runtimes.test_vllm_command import on_host, planned
 from webapp.errors import EngineMissing, EngineUnreachable
-from webapp.runtimes.engine import DockerEngine, _archive, _environment
+from webapp.runtimes.vllm.docker_engine import DockerEngine, _archive, _environment
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from webapp.domain.planning.state import PlanningState
 from webapp.domain.units import GIB, MIB, gib
 from webapp.errors import LaunchFailed, StartMemoryShort
 from webapp.runtimes.base import LaunchDevice, LaunchSpec
-from webapp.runtimes.vllm_command import (
+from webapp.runtimes.vllm.command import (
     CACHE_TARGET,
     ContainerPlan,
     container_plan,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from webapp.runtimes import vllm_guard
-from webapp.runtimes.vllm_guard import Guard
+from webapp.runtimes.vllm import guard
+from webapp.runtimes.vllm.guard import Guard
 
 KEY = "a-key"
 
@@ -94,7 +94,7 @@ def test_without_a_key_there_is_no_start(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_it_needs_nothing_that_an_image_may_lack() -> None:
-    source = Path(vllm_guard.__file__).read_text(encoding="utf-8")
+    source = Path(guard.__file__).read_text(encoding="utf-8")
     imported = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
 
     assert {line.split()[1].partition(".")[0] for line in imported} == {

@@ -18,10 +18,11 @@ from webapp.domain.memory import DeviceKind
 from webapp.domain.modes import LaunchOptions
 from webapp.errors import EngineMissing, EngineUnreachable, LaunchBlocked, PortTaken, TooManyFiles, WorkerSilent
 from webapp.runtimes.base import LaunchDevice, LaunchSpec, ProbeState
-from webapp.runtimes.pending_removals import PendingRemovals
-from webapp.runtimes.vllm import PORT_LABEL, VllmRuntime
-from webapp.runtimes.vllm_command import container_plan
-from webapp.runtimes.vllm_server import VllmServer
+from webapp.runtimes.vllm.adoption import PORT_LABEL
+from webapp.runtimes.vllm.command import container_plan
+from webapp.runtimes.vllm.pending_removals import PendingRemovals
+from webapp.runtimes.vllm.runtime import VllmRuntime
+from webapp.runtimes.vllm.server import VllmServer
 from webapp.settings import Settings
 
 SERVED = b'INFO:     172.17.0.1:58340 - "GET /metrics HTTP/1.1" 200 OK\n'

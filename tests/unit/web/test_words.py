@@ -28,7 +28,7 @@ from webapp.domain.units import gib
 from webapp.errors import WardenError
 from webapp.message import Message, Param
 from webapp.runtimes.base import ProbeState, StopStage
-from webapp.runtimes.vllm_log import Stage
+from webapp.runtimes.vllm.log import Stage
 from webapp.web import problems, words
 
 ROOT = Path(__file__).parents[3]

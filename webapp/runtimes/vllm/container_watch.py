@@ -11,8 +11,8 @@ from webapp.errors import EngineFailed, EngineUnavailable, EngineUnreachable, Im
 from webapp.message import Message
 from webapp.runtimes import processes
 from webapp.runtimes.base import ForeignContainer
-from webapp.runtimes.engine import ContainerGone, ContainerSummary, DockerEngine, pull_command
-from webapp.runtimes.vllm_command import LABEL, image_family
+from webapp.runtimes.vllm.command import LABEL, image_family
+from webapp.runtimes.vllm.docker_engine import ContainerGone, ContainerSummary, DockerEngine, pull_command
 from webapp.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from collections import deque
 from webapp.domain.instance import MemoryReport
 from webapp.errors import EngineUnavailable
 from webapp.message import Message
-from webapp.runtimes.engine import ContainerGone, DockerEngine, Inspected, LogStream, moment
-from webapp.runtimes.vllm_log import LogReader, Stage, clean_line, is_own_question, split_chunks
+from webapp.runtimes.vllm.docker_engine import ContainerGone, DockerEngine, Inspected, LogStream, moment
+from webapp.runtimes.vllm.log import LogReader, Stage, clean_line, is_own_question, split_chunks
 
 log = logging.getLogger(__name__)
 

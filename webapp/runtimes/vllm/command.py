@@ -26,7 +26,7 @@ COMPILED_TARGET = "/root/.cache/vllm"
 CPU_BLOCK_TOKENS = 128
 """Tokens of one block of the KV cache on the CPU (vLLM 0.32, platforms/cpu.py); the pool is made of whole blocks."""
 GUARD = "warden_guard"
-"""The name of ``vllm_guard`` in the container."""
+"""The name of the module ``guard`` in the container."""
 MODEL_PLACE = "{model}"
 HOST_NETWORK = "host"
 _OFFLINE = {
@@ -106,7 +106,7 @@ def container_plan(spec: LaunchSpec, settings: Settings, *, port: int, api_key: 
         port=port,
         published=not on_host_network,
         labels=_labels(spec, settings, port),
-        modules={GUARD: Path(__file__).with_name("vllm_guard.py").read_bytes()},
+        modules={GUARD: Path(__file__).with_name("guard.py").read_bytes()},
     )
 
 

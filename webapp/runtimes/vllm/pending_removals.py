@@ -1,4 +1,4 @@
-"""Containers that have ended and that Docker keeps all the same: remembered across restarts, and removed as soon as Docker lets them go."""
+"""Containers that have ended and that Docker still keeps: remembered across restarts, and removed once Docker lets them go."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from webapp.runtimes.protocol import write_file
+from webapp.runtimes.vllm.command import LABEL
+from webapp.runtimes.vllm.docker_engine import ContainerSummary
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,10 @@ class PendingRemovals:
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
+
+    def includes(self, container: ContainerSummary) -> bool:
+        """Return whether a container should be gone already; it is removed as soon as Docker lets it go."""
+        return container.id in self or container.labels.get(LABEL + "instance") in self
 
     def start(self) -> None:
         """Read what an earlier Warden left."""

@@ -41,8 +41,8 @@ from webapp.errors import (
     NameTaken,
 )
 from webapp.runtimes.shortage import mount_of
-from webapp.runtimes.vllm_command import CONTAINER_PORT, ContainerPlan
-from webapp.runtimes.vllm_server import LOOPBACK
+from webapp.runtimes.vllm.command import CONTAINER_PORT, ContainerPlan
+from webapp.runtimes.vllm.server import LOOPBACK
 
 log = logging.getLogger(__name__)
 

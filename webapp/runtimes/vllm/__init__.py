@@ -1,0 +1,1 @@
+"""vLLM mode: one container a model."""

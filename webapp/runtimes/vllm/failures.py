@@ -1,0 +1,52 @@
+"""Why a container has ended or does not answer as vLLM does, by what its log says."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+
+from webapp.errors import ContainerExited, ContainerRemoved, LaunchFailed, PortLost, ServerGarbled
+from webapp.runtimes.vllm.command import HOST_NETWORK
+from webapp.runtimes.vllm.containers import OwnContainer, OwnContainers
+from webapp.runtimes.vllm.log import cause_of
+from webapp.settings import Settings
+
+ERROR_LINES = 20
+
+
+def end_of(own: OwnContainer, settings: Settings) -> LaunchFailed:
+    """Return why a container has ended."""
+    how, lines = own.log.exit, own.log.lines
+    if how is None:
+        return ContainerRemoved(model=own.record.model_id, log="\n".join(lines[-ERROR_LINES:]))
+    code = how.exit_code
+    cause = cause_of(
+        lines,
+        model=own.record.model_id,
+        max_tokens=own.record.options.max_tokens,
+        exit_code=code,
+        exit_signal=_signal_of(code),
+        oom_killed=how.oom_killed,
+    )
+    if not isinstance(cause, PortLost):
+        return cause
+    if settings.vllm_network != HOST_NETWORK:  # a port of the container's own, which no other program can take
+        exit_code = _signal_of(code) or code
+        return ContainerExited(model=own.record.model_id, exit=exit_code, log=cause.params["log"])
+    return PortLost(**{**cause.params, "port": cause.params["port"] or own.server.port})
+
+
+def garbled(own: OwnContainer, containers: OwnContainers, detail: str) -> ServerGarbled:
+    """Return the error of an answer that is not vLLM's, or is another model's; the next probe asks at once to confirm it."""
+    containers.change(own.record.id, lambda o: replace(o, is_garbled=True))
+    return ServerGarbled(model=own.record.model_id, detail=detail, log="\n".join(own.log.lines[-ERROR_LINES:]))
+
+
+def _signal_of(code: int | None) -> str | None:
+    """Return the signal that an exit code over 128 stands for, as shells and Docker count."""
+    if code is None or code <= 128:
+        return None
+    try:
+        return signal.Signals(code - 128).name
+    except ValueError:
+        return None
