@@ -11,6 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from tests.web.answers import with_unbroken_answers
 from tests.web.catalogues import compile_catalogues
 from tests.web.fakes import FakeController, FakeServices, foreign, model, reading
 from tests.web.people import Lab, made_lab
@@ -49,7 +50,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def app(settings: Settings, controller: FakeController) -> Flask:
-    return create_app(settings, FakeServices(settings, controller))
+    return with_unbroken_answers(create_app(settings, FakeServices(settings, controller)))
 
 
 class Visitor:

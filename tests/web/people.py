@@ -13,6 +13,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from tests.web.answers import with_unbroken_answers
 from tests.web.fakes import FakeController, FakeServices
 from webapp import create_app
 from webapp.control.accounts import Accounts, Limits
@@ -117,5 +118,7 @@ def made_lab(folder: Path, *, people: bool = True, hasher: PasswordHasher = QUIC
             for role, name in NAMES.items():
                 accounts.add(name, role, PASSWORD)
         audit = Audit(AuditRepository(database), keep_s=HOUR)
-        app = create_app(settings, FakeServices(settings, controller, accounts=accounts, audit=audit))
+        app = with_unbroken_answers(
+            create_app(settings, FakeServices(settings, controller, accounts=accounts, audit=audit))
+        )
         yield Lab(app, controller, accounts, clock, database, audit)

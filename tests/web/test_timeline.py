@@ -59,7 +59,7 @@ def test_htmx_gets_the_drawing_alone_and_nothing_while_it_has_it(visitor: Visito
 
 def test_the_drawing_is_well_formed_has_a_name_and_no_style(visitor: Visitor, timeline: FakeTimeline) -> None:
     fragment = visitor.get("/timeline", headers=HTMX).text
-    drawing = re.search(r'<svg class="timeline__plot".*</svg>\n</div>', fragment, re.DOTALL)
+    drawing = re.search(r'<svg class="timeline__plot".*</svg></div>', fragment, re.DOTALL)
 
     assert drawing is not None
     root = ElementTree.fromstring(drawing[0].removesuffix("</div>"))
