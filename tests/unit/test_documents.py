@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from webapp.settings import REMOVED, Settings
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     path
@@ -19,6 +21,9 @@ LINK = re.compile(r"\]\(([^()\s]+)\)")
 NAMED = re.compile(r"(?<![\w./-])(?:webapp|templates|static|tests|scripts|bench|docs|\.ci)/[\w./-]*[\w/]")
 """A path of the repository, as text or in code."""
 HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
+VARIABLE = re.compile(r"\bWARDEN_[A-Z0-9_]+\b")
+NOT_SETTINGS = frozenset({"WARDEN_CONFIG", "WARDEN_TOKEN", "WARDEN_FUZZ"})
+TARGET = re.compile(r"`make ([a-z-]+)`|^make ([a-z-]+)", re.MULTILINE)
 READABLE = 120
 """Lines of README.md: it is the front page, and everything else is in docs."""
 
@@ -50,6 +55,16 @@ def test_every_path_that_is_named_exists(document: Path) -> None:
     named = NAMED.findall(document.read_text(encoding="utf-8"))
 
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_setting_and_make_target_that_is_named_exists(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    settings = {f"WARDEN_{name.upper()}" for name in (*Settings.model_fields, *REMOVED)}
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+    assert set(VARIABLE.findall(text)) - settings - NOT_SETTINGS == set()
+    assert {one or other for one, other in TARGET.findall(text)} - targets == set()
 
 
 def test_the_front_page_is_short() -> None:
