@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from flask import Flask
 from werkzeug.serving import make_server
@@ -36,7 +37,7 @@ from webapp.domain.plan import SwitchRequest
 from webapp.domain.queue import QueuedLaunch, QueueEntry, QueueState
 from webapp.domain.selftest import Check, CheckMark, CheckName
 from webapp.domain.units import gib
-from webapp.message import Message
+from webapp.message import Message, Param
 from webapp.settings import Settings
 from webapp.web.actor import current_actor
 
@@ -116,7 +117,7 @@ def _host() -> FakeController:
 
 
 def _driver_lost() -> FakeController:
-    nothing = dict.fromkeys(("total_bytes", "reserved_bytes", "used_bytes", "free_bytes"))
+    nothing: dict[str, Any] = dict.fromkeys(("total_bytes", "reserved_bytes", "used_bytes", "free_bytes"))
     lost = replace(
         reading(),
         **nothing,
@@ -180,7 +181,12 @@ def _eight_gpus() -> FakeController:
 def _waiting() -> FakeController:
     """A line in which each ticket stands differently, and one that waited in vain."""
     now, asked = time.time(), SwitchRequest(Mode.TRANSFORMERS, LONG)
-    params = {"device": "gpu-0", "missing_bytes": gib(2.4), "needed_bytes": gib(15), "free_bytes": gib(13.8)}
+    params: dict[str, Param] = {
+        "device": "gpu-0",
+        "missing_bytes": gib(2.4),
+        "needed_bytes": gib(15),
+        "free_bytes": gib(13.8),
+    }
     memory = Message("waits_memory", {**params, "reserve_bytes": gib(1.2)})
     busy = Message("waits_in_use", {"model": LONG, "owner": "maria", "in_flight": 3})
     first = QueuedLaunch("t1", 1, asked, "somebody-with-a-long-name", now - 7400)

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Dialog, Page, Request, expect
 
 from tests.e2e.states import served, serving
 from tests.web.fakes import FakeController, FakeTimeline, container, foreign, instance, model, reading
@@ -91,8 +91,17 @@ def past() -> FakeTimeline:
 def watched(page: Page) -> list[str]:
     """Collect what shows that something ran or was fetched; the fixture of the page collects violations of the policy."""
     found: list[str] = []
-    page.on("dialog", lambda dialog: (found.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    page.on("request", lambda request: found.append(request.url) if urlsplit(request.url).path == "/pwned" else None)
+
+    def note_dialog(dialog: Dialog) -> None:
+        found.append(f"dialog {dialog.message}")
+        dialog.dismiss()
+
+    def note_request(request: Request) -> None:
+        if urlsplit(request.url).path == "/pwned":
+            found.append(request.url)
+
+    page.on("dialog", note_dialog)
+    page.on("request", note_request)
     return found
 
 

@@ -23,6 +23,7 @@ NOISE = 32 * MIB
 
 
 def gpu(server: WardenServer, device_id: str = "gpu-0") -> Document:
+    device: Document
     (device,) = [d for d in server.status()["devices"] if d["id"] == device_id]
     return device
 
@@ -30,7 +31,8 @@ def gpu(server: WardenServer, device_id: str = "gpu-0") -> Document:
 def load(server: WardenServer, model: str, **options: object) -> Document:
     operation = server.load(model, devices=["gpu-0"], options={"max_tokens": 256, **options})
     assert operation["state"] == "succeeded", operation
-    return server.instance_of(model)
+    instance: Document = server.instance_of(model)
+    return instance
 
 
 def unload(server: WardenServer, instance: Document) -> Document:

@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,8 @@ def loaded(server: WardenServer) -> Document:
     """Any loaded model of the common server."""
     if not server.status()["instances"]:
         succeeded(server.load("lab/one"))
-    (first, *_) = server.status()["instances"]
-    return first
+    instances: list[Document] = server.status()["instances"]
+    return instances[0]
 
 
 @pytest.fixture
@@ -137,8 +138,13 @@ def held_by_processes(device: Document) -> int:
 
 
 def device_of(server: WardenServer, device_id: str) -> Document:
+    device: Document
     (device,) = [d for d in server.status()["devices"] if d["id"] == device_id]
     return device
+
+
+def has_free(wanted: int, device: Document) -> bool:
+    return bool(device["free_bytes"] == wanted)
 
 
 def device_when(server: WardenServer, device_id: str, like: Callable[[Document], bool]) -> Document:
@@ -156,7 +162,8 @@ def figures(device: Document) -> tuple[int | None, ...]:
 
 
 def problem_code(described: Document) -> str | None:
-    return described["problem"] and described["problem"]["code"]
+    problem = described["problem"]
+    return None if problem is None else str(problem["code"])
 
 
 def placed(server: WardenServer) -> dict[str, list[str]]:
@@ -167,9 +174,12 @@ def placed(server: WardenServer) -> dict[str, list[str]]:
 
 def instance_of(server: WardenServer, model: str) -> Document:
     """A model's row, once it has been measured on its GPU."""
-    return wait_for(
-        lambda: (row := server.instance_of(model))["measured_bytes"] and row, 10, lambda: f"{model} was not measured"
-    )
+
+    def measured() -> Document | None:
+        row: Document = server.instance_of(model)
+        return row if row["measured_bytes"] else None
+
+    return wait_for(measured, 10, lambda: f"{model} was not measured")
 
 
 def succeeded(operation: Document) -> Document:
@@ -180,7 +190,8 @@ def succeeded(operation: Document) -> Document:
 def unload(server: WardenServer, instance: Document) -> Document:
     answer = server.post(f"/api/v1/instances/{instance['id']}/unload")
     assert answer.status_code == 202, answer.text
-    return server.finished(answer.json()["id"])
+    ended: Document = server.finished(answer.json()["id"])
+    return ended
 
 
 def unload_all(server: WardenServer, unwanted: Callable[[Document], bool]) -> None:
@@ -435,7 +446,7 @@ def test_levels_and_advice_change_at_the_very_byte(empty_server: WardenServer, s
     advice: dict[int, tuple[object, ...]] = {}
     for free_bytes in sorted({*LEVELS, *ADVICE}):
         stub.set_gpu(0, used=24 * GIB - RESERVED - free_bytes)
-        device = device_when(server, "gpu-0", lambda d, wanted=free_bytes: d["free_bytes"] == wanted)
+        device = device_when(server, "gpu-0", partial(has_free, free_bytes))
         levels[free_bytes] = device["level"]
         advice[free_bytes] = _advice(server.get("/api/v1/recommendation?device=gpu-0"))
     assert levels == {**dict.fromkeys(levels, "good"), **LEVELS}

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
@@ -25,9 +26,9 @@ from webapp.hardware.holders import Holders
 from webapp.hardware.host import HostProbe
 from webapp.hardware.shared_pages import SharedPages
 from webapp.runtimes.base import ProbeState
-from webapp.runtimes.launcher import Launcher, LauncherUnavailable
+from webapp.runtimes.launcher import Launcher, LauncherUnavailable, _Running
 from webapp.runtimes.processes import find_marked
-from webapp.runtimes.protocol import WorkerSpec, encode, process_start_time
+from webapp.runtimes.protocol import ForkRequest, WorkerSpec, encode, process_start_time
 from webapp.runtimes.transformers import TransformersRuntime, worker_environment
 from webapp.runtimes.worker_folder import WorkerFolder
 from webapp.settings import Settings
@@ -278,7 +279,7 @@ def test_a_launcher_that_hangs_is_ended_and_the_worker_starts_by_itself(
 class ForgetfulLauncher(Launcher):
     """Ends while a fork's answer is on its way."""
 
-    def _ask(self, running, request):
+    def _ask(self, running: _Running, request: ForkRequest) -> NoReturn:
         super()._ask(running, request)
         running.program.kill()
         raise LauncherUnavailable("the answer was lost")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -150,10 +151,11 @@ def test_model_that_takes_more_than_expected_is_explained_and_its_way_out_loads(
 
     way = report["way_out"]
     assert (way["message"]["code"], way["request"]["devices"]) == ("way_out_other_device", ["gpu-1"])
-    accepted = wait_for(
-        lambda: (answer := server.post("/api/v1/switch", way["request"])).status_code == 202 and answer,
-        5,
-        lambda: "the way out is refused beyond the pause",
-    )
+
+    def take_it() -> httpx.Response | None:
+        answer = server.post("/api/v1/switch", way["request"])
+        return answer if answer.status_code == 202 else None
+
+    accepted = wait_for(take_it, 5, lambda: "the way out is refused beyond the pause")
     loaded = server.finished(accepted.json()["id"])
     assert (loaded["state"], loaded["devices"]) == ("succeeded", ["gpu-1"])

@@ -329,8 +329,9 @@ def test_a_program_files_its_own_bytes_and_a_second_one_sees_them(stub: NvmlStub
     )
     (stub.folder / "gpu-0" / "processes").mkdir()
     environment = os.environ | stub.env()
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(["sh", "-c", files], env=environment, **pipes) as worker:
+    with subprocess.Popen(
+        ["sh", "-c", files], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == b"filed\n"
         seen = subprocess.check_output([sys.executable, "-c", reads], env=environment)

@@ -15,8 +15,10 @@ class Answer(Response):
     """An answer whose text has each tag on one line, and no line break beside a tag."""
 
     def get_data(self, as_text: bool = False) -> bytes | str:  # type: ignore[override]
-        data: bytes | str = super().get_data(as_text)
-        return unbroken(data) if isinstance(data, str) and self.mimetype == "text/html" else data
+        if not as_text:
+            return super().get_data()
+        text = super().get_data(as_text=True)
+        return unbroken(text) if self.mimetype == "text/html" else text
 
 
 def unbroken(html: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -59,12 +60,12 @@ class Visitor:
     def __init__(self, client: FlaskClient) -> None:
         self.client = client
 
-    def get(self, path: str, **kwargs: object) -> TestResponse:
-        return self.client.get(path, **kwargs)  # type: ignore[arg-type]
+    def get(self, path: str, **kwargs: Any) -> TestResponse:
+        return self.client.get(path, **kwargs)
 
-    def post(self, path: str, data: dict[str, str] | None = None, **kwargs: object) -> TestResponse:
+    def post(self, path: str, data: dict[str, str] | None = None, **kwargs: Any) -> TestResponse:
         """Send a form with the page's token."""
-        return self.client.post(path, data={"csrf_token": self.token(), **(data or {})}, **kwargs)  # type: ignore[arg-type]
+        return self.client.post(path, data={"csrf_token": self.token(), **(data or {})}, **kwargs)
 
     def token(self) -> str:
         found = re.search(r'name="csrf_token" value="([^"]+)"', self.client.get("/").text)

@@ -281,7 +281,7 @@ READINGS: Final = tuple(
         "containers",
     )
 )
-BAD_BODIES: Final = (
+BAD_BODIES: Final[tuple[object, ...]] = (
     {"mode": "tgi", "model": MODEL},
     {"mode": "transformers"},
     {**BODY, "model": 7},
@@ -465,7 +465,7 @@ def standing_still() -> Iterator[None]:
     local_name.cache_clear()
     os.environ["TZ"] = "UTC"
     time.tzset()
-    time.time, getpass.getuser = (lambda: NOW), (lambda: ACTOR)  # type: ignore[assignment]
+    time.time, getpass.getuser = (lambda: NOW), (lambda: ACTOR)
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from argon2 import PasswordHasher
 from flask import Flask
@@ -88,11 +89,11 @@ class Browser:
     def __init__(self, client: FlaskClient) -> None:
         self.client = client
 
-    def get(self, path: str, **kwargs: object) -> TestResponse:
-        return self.client.get(path, **kwargs)  # type: ignore[arg-type]
+    def get(self, path: str, **kwargs: Any) -> TestResponse:
+        return self.client.get(path, **kwargs)
 
-    def post(self, path: str, data: dict[str, str] | None = None, **kwargs: object) -> TestResponse:
-        return self.client.post(path, data={"csrf_token": self.csrf(), **(data or {})}, **kwargs)  # type: ignore[arg-type]
+    def post(self, path: str, data: dict[str, str] | None = None, **kwargs: Any) -> TestResponse:
+        return self.client.post(path, data={"csrf_token": self.csrf(), **(data or {})}, **kwargs)
 
     def sign_in(self, name: str, password: str = PASSWORD, **fields: str) -> TestResponse:
         return self.post("/sign-in", {"name": name, "password": password, **fields})
@@ -104,14 +105,15 @@ class Browser:
         raise AssertionError("no form")
 
     def cookie(self) -> str:
-        (cookie,) = [c for c in self.client._cookies.values() if c.key.startswith("warden_session")]
+        cookies = self.client._cookies or {}
+        (cookie,) = [c for c in cookies.values() if c.key.startswith("warden_session")]
         return cookie.value
 
 
 @contextmanager
-def made_lab(folder: Path, *, people: bool = True, hasher: PasswordHasher = QUICK, **changes: object) -> Iterator[Lab]:
+def made_lab(folder: Path, *, people: bool = True, hasher: PasswordHasher = QUICK, **changes: Any) -> Iterator[Lab]:
     """Give an application with one person of each role."""
-    settings = Settings(state_dir=folder / "state", hf_cache=folder / "cache", threads=4, **changes)  # type: ignore[arg-type]
+    settings = Settings(state_dir=folder / "state", hf_cache=folder / "cache", threads=4, **changes)
     clock, controller, database = Clock(), FakeController(), Database(f"sqlite:///{folder / 'warden.db'}")
     with made_accounts(database, clock, hasher) as accounts:
         if people:

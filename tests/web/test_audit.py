@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -273,7 +274,7 @@ def test_a_token_is_named_by_its_label_when_it_is_made_and_revoked(lab: Lab) -> 
 
 
 def test_who_is_named_by_a_proxy_for_the_first_time_is_recorded_with_the_own_address(tmp_path: Path) -> None:
-    proxied = {"proxy_user_header": "X-User", "trusted_proxies": ("10.0.0.5",)}
+    proxied: dict[str, Any] = {"proxy_user_header": "X-User", "trusted_proxies": ("10.0.0.5",)}
     with made_lab(tmp_path, **proxied) as lab:
         sent = {"X-User": "petra", "X-Forwarded-For": "192.0.2.9"}
         for _ in range(2):

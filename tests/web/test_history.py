@@ -27,7 +27,7 @@ from webapp.domain.operation import (
 )
 from webapp.domain.units import gib
 from webapp.errors import StoreUnavailable
-from webapp.message import Message
+from webapp.message import Message, Param
 
 ENGLISH = {"Accept-Language": "en"}
 NASTY = "<img src=x onerror=alert(1)>"
@@ -391,7 +391,12 @@ def test_a_container_that_does_not_stop_meets_commands_to_copy(visitor: Visitor,
 def test_memory_that_is_still_held_meets_its_steps_on_its_card_and_on_its_page(
     visitor: Visitor, controller: FakeController
 ) -> None:
-    params = {"model": "Qwen/Qwen3-1.7B", "freed_bytes": gib(1), "expected_bytes": gib(3), "seconds": 30.0}
+    params: dict[str, Param] = {
+        "model": "Qwen/Qwen3-1.7B",
+        "freed_bytes": gib(1),
+        "expected_bytes": gib(3),
+        "seconds": 30.0,
+    }
     held = Message("unload_held", params)
     warning = {"kind": OperationKind.UNLOAD, "state": OperationState.WARNING, "ended_at": time.time()}
     controller.recent = (ended(7, outcome=held, **warning),)

@@ -14,7 +14,7 @@ from tests.web.fakes import FakeController, instance, reading
 from webapp.domain.operation import Finding, Operation, OperationKind, OperationState
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.units import gib
-from webapp.message import Message
+from webapp.message import Message, Param
 from webapp.web.actor import current_actor
 
 BODY = {"mode": "transformers", "model": MODEL.id}
@@ -122,7 +122,7 @@ def test_json_switch_takes_it(client: FlaskClient, full: FakeController) -> None
 
 
 def test_history_says_who_took_the_risk(visitor: Visitor, client: FlaskClient, controller: FakeController) -> None:
-    params = {"model": MODEL.id, "device": "gpu-0", "missing_bytes": gib(2), "actor": "ivan"}
+    params: dict[str, Param] = {"model": MODEL.id, "device": "gpu-0", "missing_bytes": gib(2), "actor": "ivan"}
     operation = Operation(
         "op9",
         OperationKind.SWITCH,

@@ -6,6 +6,7 @@ import re
 import time
 from dataclasses import replace
 from html import unescape
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -33,12 +34,12 @@ def full(controller: FakeController) -> FakeController:
     return controller
 
 
-def apply(visitor: Visitor, *confirmed: str, **kwargs: object) -> int:
+def apply(visitor: Visitor, *confirmed: str, **kwargs: Any) -> int:
     """The status of the form that is sent with these checkboxes ticked."""
     fields = MultiDict([("csrf_token", visitor.token()), *FORM.items(), ("unload", "")])
     for instance_id in confirmed:
         fields.add("unload", instance_id)
-    return visitor.client.post("/switch", data=fields, **kwargs).status_code  # type: ignore[arg-type]
+    return visitor.client.post("/switch", data=fields, **kwargs).status_code
 
 
 def test_the_form_asks_for_another_persons_model_by_name(visitor: Visitor, full: FakeController) -> None:
@@ -232,7 +233,7 @@ def test_every_page_has_one_place_for_what_became_of_a_click_in_the_banner(
 
 def test_json_says_until_when_it_can_be_stopped_and_by_whom(client: FlaskClient, controller: FakeController) -> None:
     controller.changed(running=(going(),))
-    (operation,) = client.get("/api/v1/operations").json or ()
+    (operation,) = client.get("/api/v1/operations").get_json()
     assert (operation["grace"]["instances"], operation["grace"]["owners"]) == (["i1"], ["maria"])
     assert operation["grace"]["until"] > operation["started_at"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -151,7 +152,7 @@ BOUNDLESS = ModelShape(28, 2048, 6144, 16, 8, 128, 10**400)
     "odd", [{"shape": BOUNDLESS}, {"architecture": 7}, {"weights": "none"}], ids=lambda odd: next(iter(odd))
 )
 def test_a_model_that_cannot_be_judged_is_one_row_that_says_so(
-    visitor: Visitor, controller: FakeController, odd: dict[str, object], mode: str
+    visitor: Visitor, controller: FakeController, odd: dict[str, Any], mode: str
 ) -> None:
     controller.changed(models=(model("lab/good"), model("lab/odd", **odd)), mode_problems={})
     form = {"mode": mode, "precision": "auto", "max_tokens": "512", "batch_size": "1", "device": "auto"}
@@ -170,7 +171,9 @@ def test_a_model_that_cannot_be_judged_is_one_row_that_says_so(
 def test_a_model_that_cannot_be_described_is_one_document_that_says_so(
     visitor: Visitor, controller: FakeController
 ) -> None:
-    controller.changed(models=(model("lab/good"), model("lab/odd", problem=Message("model_broken_config", 7))))
+    no_mapping: Any = 7
+    problem = Message("model_broken_config", no_mapping)
+    controller.changed(models=(model("lab/good"), model("lab/odd", problem=problem)))
 
     good, odd = visitor.get("/api/v1/models").get_json()
 

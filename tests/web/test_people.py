@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -165,7 +166,7 @@ def test_a_person_is_removed_and_sessions_are_ended(lab: Lab) -> None:
 
 
 def test_whom_the_proxy_names_is_disabled_instead_of_removed_and_the_page_says_so(tmp_path: Path) -> None:
-    proxy = {"proxy_user_header": "X-Forwarded-User", "trusted_proxies": ("10.0.0.1",)}
+    proxy: dict[str, Any] = {"proxy_user_header": "X-Forwarded-User", "trusted_proxies": ("10.0.0.1",)}
     with made_lab(tmp_path, **proxy) as lab:
         carol = lab.browser(REMOTE_ADDR="10.0.0.1", HTTP_X_FORWARDED_USER="carol")
         assert carol.get("/").status_code == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,9 @@ from tests.web.test_history import ENGLISH, failed, text_of
 from webapp.domain.instance import InstanceState
 from webapp.domain.postmortem import Cause, Phase
 from webapp.domain.units import gib
-from webapp.message import Message
+from webapp.message import Message, Param
 
-FENCED = {
+FENCED: dict[str, Param] = {
     "model": "Qwen/Qwen3-8B",
     "device": "gpu-0",
     "needed_bytes": gib(3),
@@ -34,7 +35,7 @@ FENCED = {
 }
 
 
-def shown(visitor: Visitor, controller: FakeController, language: str = "ru", **changes: object) -> str:
+def shown(visitor: Visitor, controller: FakeController, language: str = "ru", **changes: Any) -> str:
     controller.recent = (failed(**{"post_mortem": report(), "mode": "transformers", **changes}),)
     return visitor.get("/operations/op7", headers={"Accept-Language": language}).text
 

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -70,7 +71,7 @@ def test_it_is_offered_exactly_where_the_server_takes_it(visitor: Visitor, contr
         form = {**FORM, "device": device}
         return OFFER in visitor.get("/", query_string=form).text, visitor.post("/tickets", form).status_code
 
-    reserved = {"reserved_bytes": gib(6), "free_bytes": gib(2)}
+    reserved: dict[str, Any] = {"reserved_bytes": gib(6), "free_bytes": gib(2)}
     controller.changed(models=(model(weights_bytes=gib(19)),), readings=(reading(**reserved),))
     assert answers("gpu-0") == (False, 409)
     controller.changed(models=(model(weights_bytes=gib(30)),))
@@ -80,10 +81,14 @@ def test_it_is_offered_exactly_where_the_server_takes_it(visitor: Visitor, contr
 
 @pytest.mark.usefixtures("full")
 def test_enter_key_still_applies_the_form(visitor: Visitor) -> None:
-    """The first button of a form is the one that the Enter key presses; without scripts that is the plan's."""
+    """The first button of a form is the one that the Enter key presses, of those that send it; without scripts that is the plan's."""
     page = visitor.get("/", query_string=FORM).text
     form = page[page.index('id="switch-form"') :]
-    own = [tag for tag in re.findall(r"<button[^>]*>", form[: form.index("</form>")]) if " form=" not in tag]
+    own = [
+        tag
+        for tag in re.findall(r"<button[^>]*>", form[: form.index("</form>")])
+        if not re.search(r' (?:form=|type="button")', tag)
+    ]
     names = [found[1] for tag in own if (found := re.search(r'data-action="([\w-]+)"', tag))]
     assert names == ["show-plan", "apply-unseen", "wait-start", "wait-tell"]
 

@@ -15,7 +15,7 @@ from webapp.domain.modes import Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName, StepState
 from webapp.domain.units import gib
 from webapp.errors import Busy
-from webapp.message import Message
+from webapp.message import Message, Param
 from webapp.web.actor import current_actor
 
 NASTY = '"><script>alert(1)</script>'
@@ -367,7 +367,12 @@ def test_progress_is_drawn_as_it_comes(visitor: Visitor, vllm: FakeController) -
 
 
 def test_a_failed_start_shows_its_cause_what_to_do_and_the_last_lines(visitor: Visitor, vllm: FakeController) -> None:
-    cause = {"model": "Qwen/Qwen3-8B", "max_tokens": 40960, "needed_bytes": gib(5.6), "available_bytes": gib(2.1)}
+    cause: dict[str, Param] = {
+        "model": "Qwen/Qwen3-8B",
+        "max_tokens": 40960,
+        "needed_bytes": gib(5.6),
+        "available_bytes": gib(2.1),
+    }
     error = Message("kv_cache_too_small", {**cause, "fits_tokens": 15280, "log": "ValueError: <b>\nlast"})
     steps = (Step(StepName.LAUNCH, StepState.FAILED, 1.0, 2.0, Message("vllm_profiling")),)
     ended = time.time() - 1

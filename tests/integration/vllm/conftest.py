@@ -307,7 +307,8 @@ def listening() -> frozenset[int]:
     """The ports of the tests' range on which somebody listens."""
     first, last = (int(number) for number in PORTS.split("-"))
     sockets = psutil.net_connections(kind="tcp")
-    return frozenset(s.laddr.port for s in sockets if s.status == psutil.CONN_LISTEN and first <= s.laddr.port <= last)
+    ports = frozenset(s.laddr.port for s in sockets if s.status == psutil.CONN_LISTEN and s.laddr)
+    return frozenset(port for port in ports if first <= port <= last)
 
 
 def engine_process(container: str) -> int:

@@ -133,7 +133,7 @@ def test_container_that_could_not_come_back_is_one_click_away_once_docker_is_bac
     engine.kill()
     failed = one.finished(running)
     assert error_and_outcome(failed) == ("launch_stalled", "restore_failed")
-    assert one.instances == ()
+    assert not one.instances
     assert [evicted.model_id for evicted in failed.to_restore] == [ONE]
     engine.restart()
     one.becomes_possible(None)

@@ -94,11 +94,11 @@ def test_what_a_container_holds_is_its_models_and_comes_back_with_a_receipt(
     (container,) = engine.containers()
     stub.set_process(1, engine_process(container), 5 * GIB)
 
-    def held() -> object:
+    def held() -> list[dict[str, object]]:
         device = gpu_server.status()["devices"][1]
         return [h for h in device["holders"] if h["instance_id"] == instance["id"]]
 
-    (holder,) = wait_for(held, 10, lambda: "the container's process is not seen")  # type: ignore[misc]
+    (holder,) = wait_for(held, 10, lambda: "the container's process is not seen")
     assert (holder["kind"], holder["bytes"], holder["container_id"]) == ("container", 5 * GIB, container)
     operation = unload(gpu_server, instance["id"])
     assert operation["state"] == "succeeded", operation
