@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from webapp.catalog.folder import describe_folder
+from webapp.domain.calibration import UNCALIBRATED, Calibration, Measurement
 from webapp.domain.instance import Instance, InstanceState
-from webapp.domain.learned import NOTHING_LEARNED, Lessons, Measurement
 from webapp.domain.memory import DeviceKind, Holder, HolderKind, Reading, Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode
@@ -116,7 +116,7 @@ def _cases(model: CachedModel) -> Iterator[Case]:
             yield Case(here, close, asked, Verdict.TIGHT)
             yield Case(f"{here}, full", full, long, Verdict.REFUSED)
             yield Case(f"{here}, one each in the way", _crowded(model, full, short), short, Verdict.REFUSED)
-            yield Case(f"{here}, full, learned", replace(full, lessons=_lessons(model)), long, Verdict.REFUSED)
+            yield Case(f"{here}, full, learned", replace(full, calibration=_calibration(model)), long, Verdict.REFUSED)
 
 
 def _crowded(model: CachedModel, full: PlanningState, request: SwitchRequest) -> PlanningState:
@@ -183,9 +183,9 @@ def _loaded(instance_id: str, device: str, number: int) -> Instance:
     )
 
 
-def _lessons(model: CachedModel) -> Lessons:
-    kind = NOTHING_LEARNED.kind_of(model.id, model.revision, Mode.TRANSFORMERS, LaunchOptions(), ["NVIDIA H100"])
-    return NOTHING_LEARNED.including(Measurement(kind, float(n), gib(757), gib(757) + n) for n in range(5))
+def _calibration(model: CachedModel) -> Calibration:
+    kind = UNCALIBRATED.kind_of(model.id, model.revision, Mode.TRANSFORMERS, LaunchOptions(), ["NVIDIA H100"])
+    return UNCALIBRATED.including(Measurement(kind, float(n), gib(757), gib(757) + n) for n in range(5))
 
 
 def _model(folder: Path) -> CachedModel:

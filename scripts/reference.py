@@ -23,7 +23,7 @@ from werkzeug.routing import Rule as Route
 from webapp import create_app, errors, schema
 from webapp.cli import main as warden
 from webapp.cli import settings_markdown
-from webapp.domain.people import LOWEST, Right, Role
+from webapp.domain.people import LOWEST, Permission, Role
 from webapp.errors import WardenError
 from webapp.settings import Settings
 from webapp.web import problems
@@ -146,7 +146,7 @@ def _order(route: Route) -> tuple[bool, str, str, str]:
 def _call(app: Flask, endpoint: str, routes: list[Route]) -> str:
     view = app.view_functions[endpoint]
     names = [call_of(route) for route in routes]
-    right = right_of(view) or Right.PEOPLE
+    right = right_of(view) or Permission.PEOPLE
     title = ", ".join(f"`{name}`" for name in names)
     parts = [f"### {title}", _prose(view), f"Permission: `{right}`, {_lowest(right)}."]
     if body := BODIES.get(names[0]):
@@ -164,7 +164,7 @@ def _methods(route: Route) -> str:
     return " ".join(sorted((route.methods or set()) - {"HEAD", "OPTIONS"}))
 
 
-def _lowest(right: Right) -> str:
+def _lowest(right: Permission) -> str:
     lowest = LOWEST[right]
     return "everybody" if lowest is None else f"{lowest} and above" if lowest is not Role.ADMINISTRATOR else f"{lowest}"
 

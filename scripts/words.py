@@ -32,13 +32,13 @@ def main() -> None:
     catalog.mime_headers = known.mime_headers
     catalog.project, catalog.version = "warden", "1"
     opened = []
-    for (context, text), files in sorted(found.items(), key=lambda item: (sorted(item[1]), str(item[0][1]))):
+    for (context, text), files in sorted(found.items(), key=lambda item: (str(item[0][1]), item[0][0])):
         translation = _translation(known, context, text)
         catalog.add(text, translation, context=context or None, locations=[(name, 0) for name in sorted(files)])
         if not all(translation if isinstance(translation, tuple) else (translation,)):
             opened.append(str(text))
     with PATH.open("wb") as file:
-        write_po(file, catalog, width=100000, include_lineno=False)
+        write_po(file, catalog, width=100000, no_location=True)
     sys.stdout.write(f"{PATH.relative_to(ROOT)}: {len(found)} texts, {len(opened)} open\n")
     sys.stdout.writelines(f"  {text}\n" for text in opened)
 

@@ -39,7 +39,7 @@ class Refusal(click.ClickException):
     """A reason why a command cannot be carried out; the exit code is 1."""
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """The group of commands: an error of Warden's is one sentence, not a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -50,7 +50,7 @@ class Group(click.Group):
             raise Refusal(explain(exc)) from exc
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="warden")
 def main() -> None:
     """Warden: the GPU memory of a shared lab server, under control."""
@@ -152,7 +152,7 @@ def estimate(**asked: Any) -> None:
     from webapp import estimating  # noqa: PLC0415  the catalogue is of use to this command only
 
     try:
-        made = estimating.make(estimating.Question(**asked))
+        made = estimating.make(estimating.EstimateRequest(**asked))
     except (estimating.CannotEstimate, WardenError) as exc:
         raise NotRun(str(exc) if isinstance(exc, estimating.CannotEstimate) else explain(exc)) from exc
     if asked["as_json"]:

@@ -17,14 +17,25 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from webapp.console import explain, page_url
-from webapp.domain.audit import Action, Came, Detail, Details, Doer, Entry, Kind, Result, Target, short
+from webapp.domain.audit import (
+    Action,
+    AuditActor,
+    AuditChannel,
+    AuditEntry,
+    Detail,
+    Details,
+    Kind,
+    Result,
+    Target,
+    short,
+)
 from webapp.domain.people import ApiToken, Person, Role
 from webapp.errors import StoreUnavailable, WardenError
 from webapp.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from webapp.control.accounts import Accounts
-    from webapp.services import Place
+    from webapp.services import AccountsLocation
 
 DAY_S: Final = 86_400.0
 SENTENCES: Final[Mapping[str, str]] = {
@@ -115,7 +126,7 @@ def _say_where(settings: Settings, *, new: bool) -> None:
     click.echo(f"State folder {place.state_dir}, database {place.database}: {state}.", err=True)
 
 
-def _nowhere(place: Place, settings: Settings) -> str:
+def _nowhere(place: AccountsLocation, settings: Settings) -> str:
     if place.other_database:
         return OTHER_DATABASE.format(folder=place.state_dir, used=place.other_database, database=place.database)
     url = page_url(settings.bind, settings.port)
@@ -147,10 +158,12 @@ def _before(action: Action, accounts: Accounts, target: Callable[[Accounts], Tar
 
 def _entry(
     action: Action, target: Target, details: Details, result: Result = Result.DONE, problem: str | None = None
-) -> Entry:
+) -> AuditEntry:
     from webapp.control.accounts import local_name  # noqa: PLC0415  as above
 
-    return Entry(time.time(), Doer(local_name(), Came.COMMAND_LINE), action, target, result, "", problem, details)
+    return AuditEntry(
+        time.time(), AuditActor(local_name(), AuditChannel.COMMAND_LINE), action, target, result, "", problem, details
+    )
 
 
 def _person(name: str) -> Callable[[Accounts], Target]:

@@ -67,7 +67,7 @@ class CannotEstimate(Exception):
 
 
 @dataclass(frozen=True)
-class Question:
+class EstimateRequest:
     """The command's arguments, as they were given."""
 
     model_or_folder: str
@@ -96,7 +96,7 @@ class Estimate:
     document: Mapping[str, Any]
 
 
-def make(question: Question) -> Estimate:
+def make(question: EstimateRequest) -> Estimate:
     """Return the estimate that ``question`` asks for. Raises CannotEstimate, and WardenError for settings that cannot be meant."""
     options, conditions, mode = _options(question), _conditions(question), Mode(question.mode.lower())
     if mode is Mode.VLLM and not question.cpu:
@@ -138,7 +138,7 @@ def _is_model_id(name: str) -> bool:
     return re.fullmatch(r"[\w.-]+(?:/[\w.-]+)?", name) is not None and ".." not in name
 
 
-def _options(question: Question) -> LaunchOptions:
+def _options(question: EstimateRequest) -> LaunchOptions:
     quantization = question.quantization.lower()
     return LaunchOptions(
         dtype=_choice("--dtype", question.dtype, list(Dtype), _DTYPES),
@@ -159,7 +159,7 @@ def _choice(option: str, value: str, members: Sequence[Member], others: Mapping[
     raise CannotEstimate(f"{option} {value} is not known. Give one of: {names}.")
 
 
-def _conditions(question: Question) -> Conditions:
+def _conditions(question: EstimateRequest) -> Conditions:
     memory = question.device_memory
     if memory is not None and not (math.isfinite(memory) and 0 < memory <= _MOST_DEVICE_GIB):
         raise CannotEstimate(f"--device-memory {memory:g} is no GPU's memory. Give GiB, for example 24.")
@@ -210,7 +210,7 @@ def _notes(footprint: Footprint) -> Iterator[str]:
     return (NOTES[note] for note in footprint.notes)
 
 
-def _remarks(question: Question, model: CachedModel, mode: Mode, conditions: Conditions) -> Iterator[str]:
+def _remarks(question: EstimateRequest, model: CachedModel, mode: Mode, conditions: Conditions) -> Iterator[str]:
     """What follows from the options rather than from the model."""
     if model.context_length is not None and question.max_tokens > model.context_length:
         yield f"The model was made for {model.context_length} tokens; {question.max_tokens} were asked for."

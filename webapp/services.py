@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import psutil
 
 from webapp.catalog.scan import Catalog
-from webapp.control.accounts import Accounts, Limits, nobody
+from webapp.control.accounts import Accounts, SessionLimits, nobody
 from webapp.control.audit import Audit
+from webapp.control.calibration import Calibrator
 from webapp.control.context import Context
 from webapp.control.controller import Controller
 from webapp.control.journal import Journal
 from webapp.control.keeping import Keeper
-from webapp.control.learning import Learning
 from webapp.control.leases import Leases
 from webapp.control.lock import StateLock, last_holder
 from webapp.control.passwords import Passwords
@@ -31,7 +31,7 @@ from webapp.control.recorder import Recorder, Timeline
 from webapp.control.state import ControllerState, StateStore
 from webapp.domain.instance import InstanceState
 from webapp.domain.modes import Mode
-from webapp.domain.people import Right
+from webapp.domain.people import Permission
 from webapp.domain.selftest import Witness
 from webapp.domain.units import GIB
 from webapp.errors import AlreadyRunning, ConfigurationError, SandboxFailed, WardenError
@@ -68,7 +68,7 @@ FIRST_READING_S = 2.0
 """How long a start waits for the first reading; a driver that hangs does not keep the page from coming up."""
 
 
-class _Sandbox:
+class _OwnSandbox:
     """See ``control.context.Sandbox``: Transformers mode alone, a cache and a store of its own, the real Warden's readings."""
 
     def __init__(self, settings: Settings, monitor: Monitor, launcher: Launcher | None) -> None:
@@ -110,7 +110,7 @@ class _Sandbox:
         return self._transformers.processes()
 
 
-def _start(sandbox: _Sandbox) -> None:
+def _start(sandbox: _OwnSandbox) -> None:
     """Start it. Raises SandboxFailed."""
     try:
         sandbox.start()
@@ -126,17 +126,17 @@ class Sandboxes:
         self._launcher = launcher
         self._root = settings.state_dir.absolute() / SANDBOXES
         self._monitor = monitor
-        self._open: _Sandbox | None = None
+        self._open: _OwnSandbox | None = None
 
     @contextmanager
-    def open(self, limit_bytes: int) -> Iterator[_Sandbox]:
+    def open(self, limit_bytes: int) -> Iterator[_OwnSandbox]:
         """See ``SandboxMaker``."""
         lock = StateLock(self._root)
         settings = self._settings_in(self._root / secrets.token_hex(6), limit_bytes)
         try:
             lock.take()
             self._remove_all()
-            self._open = sandbox = _Sandbox(settings, self._monitor(), self._launcher)
+            self._open = sandbox = _OwnSandbox(settings, self._monitor(), self._launcher)
         except AlreadyRunning:
             raise
         except WardenError as exc:
@@ -246,7 +246,7 @@ class Services:
                 runtimes=_runtimes(self._transformers, self._vllm),
                 containers=self._vllm,
                 sandboxes=self._sandboxes,
-                learning=Learning(MeasurementRepository(self._database)),
+                calibrator=Calibrator(MeasurementRepository(self._database)),
                 queue_store=QueueRepository(self._database),
                 pause_mark=PauseMark(settings.state_dir),
                 leases=Leases(LeaseRepository(self._database), self._keeper),
@@ -292,7 +292,7 @@ class Services:
     def _may_switch(self, name: str) -> bool:
         """Whether a person may load models now; without accounts everybody is the one person there is. Raises StoreUnavailable."""
         alone = self.settings.is_local and not self.settings.has_proxy and not self.accounts.has_administrator()
-        return alone or self.accounts.may(name, Right.SWITCH)
+        return alone or self.accounts.has_permission(name, Permission.SWITCH)
 
     def _refuse_strangers(self, addresses: Iterable[str]) -> None:
         """Raises ConfigurationError where other machines reach a page, at one of ``addresses``, that nobody has to sign in to."""
@@ -387,7 +387,7 @@ def owners(state: ControllerState) -> frozenset[str]:
 
 
 def _accounts(settings: Settings, database: Database, owners: Callable[[], Collection[str]] = nobody) -> Accounts:
-    limits = Limits(settings.session_idle_hours * HOUR_S, settings.session_hours * HOUR_S)
+    limits = SessionLimits(settings.session_idle_hours * HOUR_S, settings.session_hours * HOUR_S)
     return Accounts(PeopleRepository(database), Passwords(), limits, time.time, owners)
 
 
@@ -396,7 +396,7 @@ def _audit(settings: Settings, database: Database) -> Audit:
 
 
 @dataclass(frozen=True)
-class Place:
+class AccountsLocation:
     """Where accounts are kept, and what is known of a Warden that serves from there."""
 
     state_dir: Path
@@ -411,7 +411,7 @@ class Place:
     """What the Warden of the state folder uses instead."""
 
 
-def place_of(settings: Settings) -> Place:
+def place_of(settings: Settings) -> AccountsLocation:
     """Return where accounts are kept; nothing is created.
 
     Raises:
@@ -420,12 +420,12 @@ def place_of(settings: Settings) -> Place:
     folder, database = settings.state_dir, shown_database(settings.database)
     holder = last_holder(folder)
     if holder is not None and holder.database == database:
-        return Place(folder, database, True, holder.is_running, holder.pid)
+        return AccountsLocation(folder, database, True, holder.is_running, holder.pid)
     is_known = Database(settings.database).has_served()
     if holder is not None and not holder.database and is_known:  # a version that did not write its database down
-        return Place(folder, database, True, holder.is_running, holder.pid)
+        return AccountsLocation(folder, database, True, holder.is_running, holder.pid)
     other = "" if holder is None else holder.database
-    return Place(folder, database, is_known, None if is_known else False, other_database=other)
+    return AccountsLocation(folder, database, is_known, None if is_known else False, other_database=other)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from tests.engine import axe
 from tests.engine.engine_fixtures import need
 from tests.engine.server import WardenServer
 from tests.web.people import Lab, made_lab
-from webapp.domain.audit import Action, Came, Detail, Doer, Entry, Kind, Result, Target
+from webapp.domain.audit import Action, AuditActor, AuditChannel, AuditEntry, Detail, Kind, Result, Target
 from webapp.domain.people import Role
 
 Start = Callable[..., WardenServer]
@@ -130,9 +130,9 @@ def crowded(lab: Lab) -> str:
     lab.token(Role.ADMINISTRATOR)
     reason, model = ((Detail.OVERRIDE_REASON, LONG),), Target(Kind.MODEL, "i1", LONG)
     for result, problem in ((Result.DONE, None), (Result.REFUSED, "not_enough_memory"), (Result.FAILED, "error")):
-        doer = Doer("a" * 50 + ".petrov@lab", Came.TOKEN, "p", LONG[:60])
+        doer = AuditActor("a" * 50 + ".petrov@lab", AuditChannel.TOKEN, "p", LONG[:60])
         at = lab.clock.now
-        lab.audit.record(Entry(at, doer, Action.SWITCH, model, result, "2001:db8::ffff", problem, reason, "op1"))
+        lab.audit.record(AuditEntry(at, doer, Action.SWITCH, model, result, "2001:db8::ffff", problem, reason, "op1"))
     return lab.accounts.invite(Role.OPERATOR, 86_400, "anna")
 
 

@@ -14,7 +14,7 @@ from tests.unit.test_cli import Answering
 from webapp.cli import main
 from webapp.control.accounts import local_name
 from webapp.control.lock import StateLock
-from webapp.domain.audit import Action, Came, Detail, Entry, Kind, Target
+from webapp.domain.audit import Action, AuditChannel, AuditEntry, Detail, Kind, Target
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.services import open_accounts, open_people
 from webapp.settings import load_settings
@@ -241,7 +241,7 @@ def test_a_refusal_is_one_sentence(command: tuple[str, ...], sentence: str) -> N
     assert users()["boss"]["role"] == "administrator"
 
 
-def recorded() -> list[Entry]:
+def recorded() -> list[AuditEntry]:
     """What was put down, oldest first."""
     with open_people(load_settings()) as (_, audit):
         return list(reversed(audit.entries(100)))
@@ -279,7 +279,7 @@ def test_every_command_that_changes_something_is_put_down() -> None:
         Action.REMOVED,
         Action.ROLE,
     ]
-    assert {(entry.doer.came, entry.address) for entry in kept} == {(Came.COMMAND_LINE, "")}
+    assert {(entry.doer.came, entry.address) for entry in kept} == {(AuditChannel.COMMAND_LINE, "")}
     assert kept[2].details == ((Detail.ROLE_BEFORE, "viewer"), (Detail.ROLE, "operator"))
     assert kept[2].target == kept[8].target
     assert kept[7].target == Target(Kind.TOKEN, token["id"], "nightly")

@@ -37,7 +37,7 @@ from tests.web.fakes import (
 )
 from tests.web.people import Lab, made_lab
 from tests.web.reports import report
-from tests.web.test_learning import taught
+from tests.web.test_calibration import taught
 from tests.web.timelines import at, event
 from tests.web.timelines import model as holder
 from webapp import create_app
@@ -242,7 +242,7 @@ def _empty() -> FakeController:
 
 
 def _learned() -> FakeController:
-    return FakeController(lessons=taught(3.7, 3.75, 3.85), instances=(instance("i1", owner="maria"),))
+    return FakeController(calibration=taught(3.7, 3.75, 3.85), instances=(instance("i1", owner="maria"),))
 
 
 def _crowded() -> FakeController:

@@ -13,10 +13,10 @@ from typing import Any
 from webapp.control.audit import Audit
 from webapp.control.contract import EmergencyPreview, Health, Notice, Question, Snapshot, Terms
 from webapp.control.leases import check_terms, refuse_kept
-from webapp.domain.audit import EVERYTHING, AuditFilter, Entry
+from webapp.domain.audit import EVERYTHING, AuditEntry, AuditFilter
+from webapp.domain.calibration import UNCALIBRATED, Calibration
 from webapp.domain.idle import Quiet, idle_unload_in
 from webapp.domain.instance import Instance, InstanceState
-from webapp.domain.learned import NOTHING_LEARNED, Lessons
 from webapp.domain.lease import Lease, ReleaseAnswer
 from webapp.domain.memory import DeviceKind, HistoryPoint, Holder, HolderKind, Reading, Sample
 from webapp.domain.model import CachedModel, ModelShape, WeightFacts
@@ -203,7 +203,7 @@ class FakeController:
     mode_problems: dict[Mode, Message | None] = field(
         default_factory=lambda: {Mode.TRANSFORMERS: None, Mode.VLLM: NOT_YET}
     )
-    lessons: Lessons = NOTHING_LEARNED
+    calibration: Calibration = UNCALIBRATED
     present: frozenset[str] = frozenset()
     notices: tuple[Notice, ...] = ()
     store_problem: Message | None = None
@@ -269,7 +269,7 @@ class FakeController:
             policy=self.policy,
             mode_problems=self.mode_problems,
             claims=self.claims,
-            lessons=self.lessons,
+            calibration=self.calibration,
         )
 
     def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
@@ -544,12 +544,12 @@ class FakeRecord:
     """Entries in memory; it finds all of them, whatever is looked for."""
 
     def __init__(self) -> None:
-        self.kept: list[Entry] = []
+        self.kept: list[AuditEntry] = []
 
-    def add(self, entries: Sequence[Entry]) -> None:
+    def add(self, entries: Sequence[AuditEntry]) -> None:
         self.kept += [replace(entry, id=len(self.kept) + n) for n, entry in enumerate(entries, 1)]
 
-    def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[Entry, ...]:
+    def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[AuditEntry, ...]:
         return tuple(reversed(self.kept))[:limit]
 
     def people(self) -> tuple[str, ...]:

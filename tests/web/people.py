@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 from tests.web.answers import with_unbroken_answers
 from tests.web.fakes import FakeController, FakeServices
 from webapp import create_app
-from webapp.control.accounts import Accounts, Limits
+from webapp.control.accounts import Accounts, SessionLimits
 from webapp.control.audit import Audit
 from webapp.control.passwords import Passwords
 from webapp.domain.people import Role
@@ -48,7 +48,9 @@ def made_accounts(database: Database, clock: Clock, hasher: PasswordHasher = QUI
     """Give accounts over a real database, with hashes that cost nothing unless ``hasher`` makes them."""
     database.open()
     try:
-        yield Accounts(PeopleRepository(database), Passwords(hasher), Limits(HOUR, 10 * HOUR), clock, monotonic=clock)
+        yield Accounts(
+            PeopleRepository(database), Passwords(hasher), SessionLimits(HOUR, 10 * HOUR), clock, monotonic=clock
+        )
     finally:
         database.close()
 

@@ -16,7 +16,7 @@ from tests.web.fakes import FakeController, FakeServices, instance
 from tests.web.people import NAMES, PASSWORD, Lab, made_lab
 from tests.web.test_rights import RULES, address
 from webapp import create_app
-from webapp.domain.people import Right, Role
+from webapp.domain.people import Permission, Role
 from webapp.incoming import BODY_LIMIT
 from webapp.settings import Settings
 from webapp.web.rights import Rule
@@ -179,7 +179,7 @@ def test_a_field_that_names_a_person_or_a_role_gives_nothing(shared: Lab, rule: 
 
     answer = shared.app.test_client().open(address(rule), method=verb(rule), headers=headers, json=body)
 
-    assert answer.status_code in ((403,) if rule.right not in (Right.PLAN, Right.ASK) else (403, 422))
+    assert answer.status_code in ((403,) if rule.right not in (Permission.PLAN, Permission.ASK) else (403, 422))
 
 
 @pytest.mark.parametrize("field", ["owner", "actor", "role", "is_administrator", "override"])

@@ -17,8 +17,8 @@ from tests.web.conftest import FORM, HTMX, MODEL, Visitor
 from tests.web.fakes import FakeServices, container, instance
 from tests.web.people import NAMES, PASSWORD, Lab, made_lab
 from tests.web.test_rights import LEASED, RULES, address, running, waiting, without_people
-from webapp.domain.audit import Action, Came, Detail, Entry, Kind, Result, Target
-from webapp.domain.people import Right, Role, Way
+from webapp.domain.audit import Action, AuditChannel, AuditEntry, Detail, Kind, Result, Target
+from webapp.domain.people import AuthMethod, Permission, Role
 from webapp.errors import Busy, NotEnoughMemory
 from webapp.web.recording import NOTHING, SAFE_METHODS, act_of, refuse_unrecorded
 from webapp.web.rights import Rule, needs
@@ -49,12 +49,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield made
 
 
-def entries(lab: Lab) -> list[Entry]:
+def entries(lab: Lab) -> list[AuditEntry]:
     """All entries, oldest first."""
     return list(reversed(lab.audit.entries(10_000)))
 
 
-def newest(lab: Lab) -> Entry:
+def newest(lab: Lab) -> AuditEntry:
     return lab.audit.entries(1)[0]
 
 
@@ -83,7 +83,7 @@ def test_an_address_that_changes_something_is_recorded(shared: Lab, rule: Rule) 
         headers = shared.token(Role.ADMINISTRATOR)
         shared.app.test_client().open(address(rule), method=method, headers=headers, json={})
     else:
-        browser = shared.browser() if rule.right is Right.OPEN else shared.signed_in(Role.ADMINISTRATOR)
+        browser = shared.browser() if rule.right is Permission.OPEN else shared.signed_in(Role.ADMINISTRATOR)
         sent = {"csrf_token": browser.csrf(), **EVERYTHING_SENT}
         before = len(entries(shared))
         browser.client.open(address(rule), method=method, data=sent)
@@ -94,7 +94,7 @@ def test_an_address_that_changes_something_is_recorded(shared: Lab, rule: Rule) 
 
 def test_an_unsafe_address_that_does_not_say_what_it_does_keeps_the_application_from_being_made() -> None:
     with without_people() as app:
-        app.add_url_rule("/new", "new", needs(Right.SEE)(lambda: ""), methods=["POST"])
+        app.add_url_rule("/new", "new", needs(Permission.SEE)(lambda: ""), methods=["POST"])
 
         with pytest.raises(RuntimeError, match="new"):
             refuse_unrecorded(app)
@@ -108,7 +108,7 @@ def test_no_address_edits_an_entry() -> None:
     }
     for rule in RULES:
         if "audit" in rule.path:
-            assert rule.right is Right.AUDIT
+            assert rule.right is Permission.AUDIT
 
 
 def test_only_fields_that_hold_no_secret_are_kept() -> None:
@@ -132,7 +132,7 @@ def test_a_switch_says_who_what_from_where_and_leads_to_its_operation(lab: Lab) 
     anna = lab.accounts.person("anna")
     assert (entry.doer.name, entry.doer.came, entry.doer.person_id, entry.doer.token) == (
         "anna",
-        Came.TOKEN,
+        AuditChannel.TOKEN,
         anna.id,
         "test",
     )
@@ -206,12 +206,12 @@ def test_signing_in_and_out_is_the_persons(lab: Lab) -> None:
 
     came, went = entries(lab)
     assert (came.action, came.doer.name, came.result) == (Action.SIGN_IN, "olga", Result.DONE)
-    assert (went.action, went.doer.name, went.doer.came) == (Action.SIGN_OUT, "olga", Came.SESSION)
+    assert (went.action, went.doer.name, went.doer.came) == (Action.SIGN_OUT, "olga", AuditChannel.SESSION)
 
 
 def test_a_failed_sign_in_is_nobodys_and_names_an_account_alone(lab: Lab) -> None:
     lab.browser().sign_in("olga", "wrong password")
-    assert newest(lab).doer.came is Came.NOBODY
+    assert newest(lab).doer.came is AuditChannel.NOBODY
     assert newest(lab).target == Target(Kind.PERSON, lab.accounts.person("olga").id, "olga")
     assert newest(lab).problem == "sign_in_failed"
 
@@ -281,7 +281,7 @@ def test_who_is_named_by_a_proxy_for_the_first_time_is_recorded_with_the_own_add
             lab.app.test_client().get("/", headers=sent, environ_base={"REMOTE_ADDR": "10.0.0.5"})
 
         (entry,) = entries(lab)
-        assert (entry.action, entry.doer.name, entry.doer.came) == (Action.PERSON_MADE, "petra", Came.PROXY)
+        assert (entry.action, entry.doer.name, entry.doer.came) == (Action.PERSON_MADE, "petra", AuditChannel.PROXY)
         assert entry.address == "192.0.2.9"
 
 
@@ -305,7 +305,7 @@ def test_who_is_not_signed_in_is_recorded_as_nobody(lab: Lab) -> None:
 
     assert (newest(lab).action, newest(lab).doer.came, newest(lab).problem) == (
         Action.EMERGENCY,
-        Came.NOBODY,
+        AuditChannel.NOBODY,
         "unauthorized",
     )
 
@@ -528,6 +528,6 @@ def test_the_one_person_of_a_warden_without_accounts_has_the_page_too(
     visitor.post("/clean")
 
     (entry,) = services.audit.entries(10)
-    assert entry.doer.came is Came(Way.LOCAL.value)
+    assert entry.doer.came is AuditChannel(AuthMethod.LOCAL.value)
     assert 'data-act="clean"' in visitor.get("/audit").text
     assert set(NAMES) == set(Role)

@@ -17,7 +17,7 @@ from webapp.domain.modes import Mode
 from webapp.domain.people import Role
 from webapp.domain.units import gib
 from webapp.message import Message
-from webapp.web.board import EXTENSION, Board
+from webapp.web.view_cache import EXTENSION, ViewCache
 
 MODELS = (
     model("Qwen/Qwen3-1.7B", weights_bytes=gib(3.4)),
@@ -71,7 +71,7 @@ def test_nothing_fits_in_a_mode_that_cannot_be_chosen(visitor: Visitor) -> None:
 
 def test_nobody_gets_the_list_of_a_person_whose_model_cannot_be_ended(lab: Lab) -> None:
     """Within one second, too, in which the list is kept."""
-    lab.app.extensions[EXTENSION] = Board(clock=lambda: 1_000_000.5)
+    lab.app.extensions[EXTENSION] = ViewCache(clock=lambda: 1_000_000.5)
     away = {Mode.TRANSFORMERS: None, Mode.VLLM: Message("engine_unreachable", {"socket": "/d.sock", "detail": ""})}
     lab.controller.changed(instances=(instance("i1", owner="olga", mode=Mode.VLLM),), mode_problems=away)
 

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 
 from tests.web.conftest import Visitor
 from tests.web.fakes import FakeController, model
-from tests.web.test_learning import taught
+from tests.web.test_calibration import taught
 from webapp.domain.model import WeightFacts
 from webapp.domain.units import gib
 
@@ -40,7 +40,7 @@ def test_every_part_stands_with_its_source_and_confidence_in_words(visitor: Visi
 
 
 def test_part_that_was_measured_says_so(visitor: Visitor, controller: FakeController) -> None:
-    controller.changed(lessons=taught(3.7, 3.8))
+    controller.changed(calibration=taught(3.7, 3.8))
     page = visitor.get(ADDRESS).text
     assert ["среда выполнения", "374\u00a0MiB", "измерено здесь", "высокая"] in rows(page)
     assert "измерено здесь 2 раза, ±1,3\u00a0%" in page
@@ -73,7 +73,7 @@ def test_english_has_no_russian_left(app: Flask, controller: FakeController) -> 
 
 
 def test_json_gives_every_part_in_bytes(client: FlaskClient, controller: FakeController) -> None:
-    controller.changed(lessons=taught(3.7))
+    controller.changed(calibration=taught(3.7))
     plan = client.post("/api/v1/plan", json=BODY).json
     assert plan is not None
     footprint = plan["footprints"]["gpu-0"]

@@ -18,7 +18,7 @@ from webapp import create_app
 from webapp.domain.lease import NO_LEASE, Lease
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName
-from webapp.domain.people import IN_PERSON, LOWEST, Right, Role
+from webapp.domain.people import IN_PERSON, LOWEST, Permission, Role
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.queue import QueuedLaunch, QueueEntry, QueueState
 from webapp.domain.units import gib
@@ -78,7 +78,7 @@ def test_an_address_opens_to_those_whose_role_has_its_right(shared: Lab, rule: R
             answer = browser.client.open(address(rule), method=rule.methods.split()[0], headers=headers)
             if rule.opens_to(role):
                 assert answer.status_code not in (401, 403), (role, headers)
-                assert not answer.headers.get("Location", "").startswith("/sign-in") or rule.right is Right.OPEN
+                assert not answer.headers.get("Location", "").startswith("/sign-in") or rule.right is Permission.OPEN
             elif role is None:
                 assert answer.status_code in (401, 303)
                 assert answer.status_code == 401 or answer.headers["Location"].startswith("/sign-in")
@@ -91,7 +91,7 @@ def test_an_address_opens_to_those_whose_role_has_its_right(shared: Lab, rule: R
 @pytest.mark.parametrize("scope", Role)
 def test_a_token_opens_what_its_scope_may_and_no_account(shared: Lab, scope: Role) -> None:
     headers = shared.token(Role.ADMINISTRATOR, scope)
-    for rule in (rule for rule in RULES if rule.right is not Right.OPEN and "GET" in rule.methods):
+    for rule in (rule for rule in RULES if rule.right is not Permission.OPEN and "GET" in rule.methods):
         answer = shared.app.test_client().get(address(rule), headers=headers)
         allowed = rule.opens_to(scope) and rule.right not in IN_PERSON
         assert (answer.status_code == 403) is not allowed, rule
@@ -114,12 +114,12 @@ def test_an_address_that_came_later_opens_to_administrators_alone(lab: Lab) -> N
 
 
 def test_a_declaration_is_found_again() -> None:
-    assert right_of(needs(Right.SEE)(lambda: None)) is Right.SEE
+    assert right_of(needs(Permission.SEE)(lambda: None)) is Permission.SEE
 
 
 def test_every_right_but_those_of_whose_it_is_guards_an_address() -> None:
-    assert {rule.right for rule in RULES} == set(Right) - {Right.UNLOAD_ANY, Right.CANCEL_ANY}
-    assert set(LOWEST) == set(Right)
+    assert {rule.right for rule in RULES} == set(Permission) - {Permission.UNLOAD_ANY, Permission.CANCEL_ANY}
+    assert set(LOWEST) == set(Permission)
 
 
 # How a refusal is told
@@ -315,7 +315,7 @@ def test_a_viewer_is_offered_nothing_that_changes_anything(lab: Lab) -> None:
     page = shown(lab, Role.VIEWER)
 
     offered = {part.partition('"')[0] for part in page.split('data-action="')[1:]}
-    assert offered <= {"log", "operation", "sign-out", "reload"}
+    assert offered <= {"log", "operation", "sign-out", "reload", "copy-command"}
     assert 'id="switch"' not in page
     assert "data-fill" not in page
     assert "You are a viewer" in page

@@ -61,7 +61,7 @@ class LoadPolicy:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """A repository's folder in the cache and the snapshot that counts."""
 
     repository: Path
@@ -103,7 +103,7 @@ class _Listing:
         return (info for info in self.files.values() if info is not None)
 
 
-class _Problem(Exception):
+class _Unreadable(Exception):
     """Carries the reason out of the reading of one part."""
 
     def __init__(self, problem: ModelProblem, **params: str | None) -> None:
@@ -111,7 +111,7 @@ class _Problem(Exception):
         super().__init__(problem)
 
 
-def find_entry(repository: Path) -> Entry | None:
+def find_entry(repository: Path) -> CacheEntry | None:
     """Return the entry of a repository's folder: the revision that ``refs/main`` names, else the newest snapshot.
 
     ``None`` when nothing was ever downloaded into it (the libraries leave such folders after a look-up) or it is no folder.
@@ -124,26 +124,26 @@ def find_entry(repository: Path) -> Entry | None:
     snapshots = repository / "snapshots"
     revision = _main_revision(repository)
     if revision is not None and (snapshots / revision).is_dir():
-        return Entry(repository, revision)
+        return CacheEntry(repository, revision)
     newest = _newest(snapshots)
     if newest is None and not _names(repository / "blobs"):
         return None
-    return Entry(repository, newest or "")
+    return CacheEntry(repository, newest or "")
 
 
 def unreadable(repository: Path, exc: OSError) -> CachedModel:
     """Return the description of a repository's folder that cannot be read."""
-    return _bare(Entry(repository, ""), _Listing(), _unreadable(exc))
+    return _bare(CacheEntry(repository, ""), _Listing(), _unreadable(exc))
 
 
 def misread(repository: Path, exc: Exception) -> CachedModel:
     """Return the description of a repository's folder that this program has a defect with."""
-    entry = Entry(repository, "")
+    entry = CacheEntry(repository, "")
     detail = f"{type(exc).__name__}: {exc}"
     return _bare(entry, _Listing(), _message(ModelProblem.MISREAD, model=entry.id, detail=detail))
 
 
-def describe(entry: Entry, policy: LoadPolicy) -> CachedModel:
+def describe(entry: CacheEntry, policy: LoadPolicy) -> CachedModel:
     """Return what an entry's files say. Never raises: an entry that cannot be read is described with that problem."""
     try:
         listing = _list(entry.snapshot) if entry.revision else _Listing()
@@ -154,14 +154,14 @@ def describe(entry: Entry, policy: LoadPolicy) -> CachedModel:
         _require_config(entry, listing)
         config = config_facts(_json(entry.snapshot / _CONFIG))
         return _with_config(entry, listing, bare, config, policy)
-    except _Problem as problem:
+    except _Unreadable as problem:
         return replace(bare, problem=_cut_off(entry, problem.message))
     except OSError as exc:
         return replace(bare, problem=_unreadable(exc))
 
 
 def _with_config(
-    entry: Entry, listing: _Listing, bare: CachedModel, config: ConfigFacts, policy: LoadPolicy
+    entry: CacheEntry, listing: _Listing, bare: CachedModel, config: ConfigFacts, policy: LoadPolicy
 ) -> CachedModel:
     described = replace(
         bare,
@@ -183,7 +183,7 @@ def _with_config(
     return replace(described, problem=None if problem is None else _cut_off(entry, problem))
 
 
-def _bare(entry: Entry, listing: _Listing, problem: Message | None) -> CachedModel:
+def _bare(entry: CacheEntry, listing: _Listing, problem: Message | None) -> CachedModel:
     blobs = {(info.st_dev, info.st_ino): info.st_size for info in listing.infos}
     return CachedModel(
         id=entry.id,
@@ -223,7 +223,7 @@ def _newest(snapshots: Path) -> str | None:
     return max(dated)[1] if dated else None
 
 
-def _other_revisions(entry: Entry) -> frozenset[str]:
+def _other_revisions(entry: CacheEntry) -> frozenset[str]:
     snapshots = entry.repository / "snapshots"
     try:
         names = frozenset(name for name in _names(snapshots) if _REVISION.fullmatch(name))
@@ -280,21 +280,21 @@ def _parsed(path: Path, read: Callable[[Path], Mapping[str, object]]) -> Mapping
     try:
         return read(path)
     except BadFile as exc:
-        raise _Problem(ModelProblem.BROKEN_CONFIG, detail=f"{path.name}: {exc}") from exc
+        raise _Unreadable(ModelProblem.BROKEN_CONFIG, detail=f"{path.name}: {exc}") from exc
 
 
 # What keeps a model from being loaded, in the order in which it is said
 
 
-def _require_config(entry: Entry, listing: _Listing) -> None:
+def _require_config(entry: CacheEntry, listing: _Listing) -> None:
     if _CONFIG in listing:
         return
     if listing.dangles(_CONFIG):
-        raise _Problem(ModelProblem.INCOMPLETE, missing=_CONFIG)
+        raise _Unreadable(ModelProblem.INCOMPLETE, missing=_CONFIG)
     if _PIPELINE in listing:
         name = _json(entry.snapshot / _PIPELINE).get("_class_name")
-        raise _Problem(ModelProblem.NOT_A_LANGUAGE_MODEL, architecture=name if isinstance(name, str) else None)
-    raise _Problem(ModelProblem.NO_CONFIG)
+        raise _Unreadable(ModelProblem.NOT_A_LANGUAGE_MODEL, architecture=name if isinstance(name, str) else None)
+    raise _Unreadable(ModelProblem.NO_CONFIG)
 
 
 def _unsuitable(config: ConfigFacts, policy: LoadPolicy) -> Message | None:
@@ -306,11 +306,11 @@ def _unsuitable(config: ConfigFacts, policy: LoadPolicy) -> Message | None:
 
 
 def _weights(
-    entry: Entry, listing: _Listing, config: ConfigFacts, policy: LoadPolicy
+    entry: CacheEntry, listing: _Listing, config: ConfigFacts, policy: LoadPolicy
 ) -> tuple[tuple[WeightFacts, int | None] | None, Message | None]:
     try:
         tensors = _tensors(entry.snapshot, listing, policy)
-    except _Problem as problem:
+    except _Unreadable as problem:
         return None, problem.message
     if tensors is None:
         return None, None
@@ -326,7 +326,7 @@ def _tensors(snapshot: Path, listing: _Listing, policy: LoadPolicy) -> tuple[Ten
         return _read_shards(snapshot, listing)
     for name in (_WEIGHTS, _INDEX):
         if listing.dangles(name):
-            raise _Problem(ModelProblem.INCOMPLETE, missing=name)
+            raise _Unreadable(ModelProblem.INCOMPLETE, missing=name)
     _require_pickle(snapshot, listing, policy)
     return None
 
@@ -335,7 +335,7 @@ def _read(snapshot: Path, name: str, most: int = MAX_TENSORS) -> tuple[Tensor, .
     try:
         return read_tensors(snapshot / name, most=most)
     except BadHeader as exc:
-        raise _Problem(ModelProblem.BROKEN_WEIGHTS, file=name, detail=str(exc)) from exc
+        raise _Unreadable(ModelProblem.BROKEN_WEIGHTS, file=name, detail=str(exc)) from exc
 
 
 def _read_shards(snapshot: Path, listing: _Listing) -> tuple[Tensor, ...]:
@@ -348,7 +348,7 @@ def _read_shards(snapshot: Path, listing: _Listing) -> tuple[Tensor, ...]:
     absent = weight_map.keys() - {tensor.name for tensor in tensors}
     if absent:
         first = min(absent)
-        raise _Problem(ModelProblem.BROKEN_WEIGHTS, file=weight_map[first], detail=f"no tensor {first[:80]}")
+        raise _Unreadable(ModelProblem.BROKEN_WEIGHTS, file=weight_map[first], detail=f"no tensor {first[:80]}")
     return tuple(tensors)
 
 
@@ -356,7 +356,7 @@ def _weight_map(snapshot: Path, index: str) -> Mapping[str, str]:
     try:
         return read_index(snapshot / index)[0]
     except BadFile as exc:
-        raise _Problem(ModelProblem.BROKEN_WEIGHTS, file=index, detail=str(exc)) from exc
+        raise _Unreadable(ModelProblem.BROKEN_WEIGHTS, file=index, detail=str(exc)) from exc
 
 
 def _require_all(shards: Iterable[str], listing: _Listing) -> None:
@@ -364,25 +364,25 @@ def _require_all(shards: Iterable[str], listing: _Listing) -> None:
     missing = [shard for shard in shards if shard not in listing]
     if missing:
         more = f" (+{len(missing) - 1})" if len(missing) > 1 else ""
-        raise _Problem(ModelProblem.INCOMPLETE, missing=missing[0][:200] + more)
+        raise _Unreadable(ModelProblem.INCOMPLETE, missing=missing[0][:200] + more)
 
 
 def _require_pickle(snapshot: Path, listing: _Listing, policy: LoadPolicy) -> None:
     if _PICKLE_INDEX in listing and _PICKLE_WEIGHTS not in listing:
         _require_all(sorted(set(_weight_map(snapshot, _PICKLE_INDEX).values())), listing)
     elif listing.dangles(_PICKLE_WEIGHTS):
-        raise _Problem(ModelProblem.INCOMPLETE, missing=_PICKLE_WEIGHTS)
+        raise _Unreadable(ModelProblem.INCOMPLETE, missing=_PICKLE_WEIGHTS)
     elif _PICKLE_WEIGHTS not in listing:
         _require_no_shards(listing)
-        raise _Problem(ModelProblem.NO_WEIGHTS)
+        raise _Unreadable(ModelProblem.NO_WEIGHTS)
     if not policy.allow_pickle:
-        raise _Problem(ModelProblem.PICKLE_ONLY)
+        raise _Unreadable(ModelProblem.PICKLE_ONLY)
 
 
 def _require_no_shards(listing: _Listing) -> None:
     """Tell a set of shards whose index has not come yet from a snapshot without weights."""
     if any(_SHARD.fullmatch(name) for name in listing.files):
-        raise _Problem(ModelProblem.INCOMPLETE, missing=_INDEX)
+        raise _Unreadable(ModelProblem.INCOMPLETE, missing=_INDEX)
 
 
 def _tokenizer_problem(snapshot: Path, listing: _Listing, policy: LoadPolicy) -> Message | None:
@@ -410,7 +410,7 @@ def _tokenizer_config(snapshot: Path, listing: _Listing) -> Mapping[str, object]
     return _parsed(snapshot / _TOKENIZER_CONFIG, lambda path: read_members(path, ("auto_map", "chat_template")))
 
 
-def _cut_off(entry: Entry, problem: Message) -> Message:
+def _cut_off(entry: CacheEntry, problem: Message) -> Message:
     """Return "incomplete" for what a download that has not ended still owes, else ``problem``.
 
     A left-over part of a file that nothing needs is no reason, so only a missing part becomes one.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from webapp.catalog.entry import FACT_FILES, PREFIX, Entry, LoadPolicy, describe, find_entry, misread, unreadable
+from webapp.catalog.entry import FACT_FILES, PREFIX, CacheEntry, LoadPolicy, describe, find_entry, misread, unreadable
 from webapp.catalog.files import printable
 from webapp.domain.model import CachedModel
 from webapp.message import Message
@@ -41,7 +41,7 @@ class CatalogView:
 
 
 @dataclass(frozen=True)
-class _Watched:
+class _WatchedPaths:
     """Paths, and how they looked; as bytes, since a look asks the kernel for thousands and making names of paths costs as much again."""
 
     paths: tuple[bytes, ...]
@@ -53,12 +53,12 @@ class _Watched:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _KnownFolder:
     """What was read of one repository's folder, and how its files looked then."""
 
-    places: _Watched
+    places: _WatchedPaths
     """The folders, where each new, removed or renamed file shows, and the small files, which are written in place."""
-    weights: _Watched
+    weights: _WatchedPaths
     """The files of weights: nobody but a copy that has not ended, or a failing disk, changes one in its place."""
     is_settled: bool
     """False while the files were still changing; they are read again then."""
@@ -86,7 +86,7 @@ class Catalog:
         allow_pickle: bool = False,
         allow_remote_code: bool = False,
         clock: Callable[[], float] = time.time,
-        describe: Callable[[Entry, LoadPolicy], CachedModel] = describe,
+        describe: Callable[[CacheEntry, LoadPolicy], CachedModel] = describe,
     ) -> None:
         self._describe = describe
         self._cache_dir = cache_dir
@@ -94,7 +94,7 @@ class Catalog:
         self._policy = LoadPolicy(allow_pickle=allow_pickle, allow_remote_code=allow_remote_code)
         self._clock = clock
         self._view = CatalogView()
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, _KnownFolder] = {}
         self._looks = 0
         self._looking = threading.Lock()
         self._news = threading.Condition()
@@ -183,7 +183,7 @@ class Catalog:
         files = sum(len(known.weights.paths) for known in self._known.values() if known.is_whole)
         return -(-files // _WEIGHTS_A_LOOK) or 1
 
-    def _look_at(self, name: str, turns: int) -> _Known:
+    def _look_at(self, name: str, turns: int) -> _KnownFolder:
         known = self._known.get(name)
         if known is not None and known.is_settled and known.places.is_unchanged():
             is_its_turn = not known.is_whole or (hash(name) + self._looks) % turns == 0
@@ -192,7 +192,7 @@ class Catalog:
         return _read(self._cache_dir / name, lambda entry: self._describe(entry, self._policy), self._clock())
 
 
-def _read(repository: Path, describe: Callable[[Entry], CachedModel], now: float) -> _Known:
+def _read(repository: Path, describe: Callable[[CacheEntry], CachedModel], now: float) -> _KnownFolder:
     """Read a repository's folder; whatever is the matter with it is said of its own model.
 
     Each part of the signature is taken before that part is read, so that a change in between is seen by the next look.
@@ -214,7 +214,7 @@ def _read(repository: Path, describe: Callable[[Entry], CachedModel], now: float
     except Exception as exc:  # around one entry: a surprise in it must not hide the others
         log.exception("The cache entry %s could not be read", repository)
         model = misread(repository, exc)
-    return _Known(places, weights, _is_settled(places.signature + weights.signature, now), model)
+    return _KnownFolder(places, weights, _is_settled(places.signature + weights.signature, now), model)
 
 
 def _names(folder: Path) -> list[str]:
@@ -224,7 +224,7 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _data_of(entry: Entry, name: str) -> str:
+def _data_of(entry: CacheEntry, name: str) -> str:
     """Return the path at which a snapshot's file is asked for: its blob's, which saves the kernel the way through the link.
 
     A link that is put in the place of another changes its folder, which is watched.
@@ -239,13 +239,13 @@ def _data_of(entry: Entry, name: str) -> str:
     return f"{entry.repository}/blobs/{blob}" if is_usual else link
 
 
-def _watched(paths: Iterable[str]) -> _Watched:
+def _watched(paths: Iterable[str]) -> _WatchedPaths:
     names = tuple(os.fsencode(path) for path in paths)
-    return _Watched(names, _signature(names))
+    return _WatchedPaths(names, _signature(names))
 
 
-def _joined(*parts: _Watched) -> _Watched:
-    return _Watched(
+def _joined(*parts: _WatchedPaths) -> _WatchedPaths:
+    return _WatchedPaths(
         tuple(path for part in parts for path in part.paths), tuple(look for part in parts for look in part.signature)
     )
 

@@ -15,24 +15,24 @@ from functools import cache
 from hashlib import sha256
 from typing import Final
 
-from webapp.control.known import Known, Pause
+from webapp.control.identity_cache import CircuitBreaker, IdentityCache
 from webapp.control.passwords import Passwords
 from webapp.domain.audit import WARDEN
 from webapp.domain.people import (
     LONGEST_PASSWORD,
     SHORTEST_PASSWORD,
     ApiToken,
+    AuthMethod,
     Identity,
     Invitation,
+    Permission,
     Person,
-    Right,
     Role,
     Session,
-    Way,
+    has_permission,
     is_name,
     is_password,
     lower,
-    may,
 )
 from webapp.errors import (
     Forbidden,
@@ -68,7 +68,7 @@ class Visit:
 
 
 @dataclass(frozen=True)
-class Limits:
+class SessionLimits:
     """How long a sign-in lasts: since it was used last, and in all."""
 
     idle_s: float
@@ -99,7 +99,7 @@ class Accounts:
         self,
         store: PeopleRepository,
         passwords: Passwords,
-        limits: Limits,
+        limits: SessionLimits,
         clock: Callable[[], float],
         owners: Callable[[], Collection[str]] = nobody,
         monotonic: Callable[[], float] = time.monotonic,
@@ -110,9 +110,9 @@ class Accounts:
         self._clock = clock
         self._monotonic = monotonic
         self._owners = owners
-        self._known = Known(monotonic)
-        self._reads = Pause(monotonic)
-        self._notes = Pause(monotonic)
+        self._known = IdentityCache(monotonic)
+        self._reads = CircuitBreaker(monotonic)
+        self._notes = CircuitBreaker(monotonic)
         self._administrator: tuple[bool, float] | None = None
         """Whether there is one, and when that was read."""
 
@@ -149,7 +149,7 @@ class Accounts:
             return None
         if visit.counts and now - session.used_at >= min(TOUCH_S, self._limits.idle_s / 2):
             self._note(lambda: self._store.touch_session(session, now))
-        return Identity(person.name, person.role, Way.SESSION, person.id, session.id)
+        return Identity(person.name, person.role, AuthMethod.SESSION, person.id, session.id)
 
     def by_token(self, key: str) -> Identity | None:
         """Return whom an API token speaks for, with the smaller of its scope and the owner's role; ``None`` when it is over."""
@@ -163,7 +163,7 @@ class Accounts:
         if token.used_at is None or now - token.used_at >= TOUCH_S:
             self._note(lambda: self._store.touch_token(token, now))
         role = lower(token.scope, person.role)
-        return Identity(person.name, role, Way.TOKEN, person.id, token=token.name)
+        return Identity(person.name, role, AuthMethod.TOKEN, person.id, token=token.name)
 
     def by_proxy(
         self, name: str, new: Role | None, welcomed: Callable[[Person], None] = lambda person: None
@@ -182,7 +182,7 @@ class Accounts:
             return None
         if (now := self._clock()) - (person.seen_at or 0) >= TOUCH_S:
             self._note(lambda: self._store.touch_person(person.id, now))
-        return Identity(person.name, person.role, Way.PROXY, person.id)
+        return Identity(person.name, person.role, AuthMethod.PROXY, person.id)
 
     def _newcomer(self, name: str, role: Role, welcomed: Callable[[Person], None]) -> Person | None:
         """Make the account of somebody whom the proxy names for the first time; of two requests at once one makes it.
@@ -279,10 +279,10 @@ class Accounts:
             raise UnknownPerson(person=name)
         return person
 
-    def may(self, name: str, right: Right) -> bool:
+    def has_permission(self, name: str, right: Permission) -> bool:
         """Return whether the person of this name has ``right`` now; nobody has any without an account."""
         person = self._reads.ask(lambda: self._store.person(name))
-        return person is not None and not person.disabled and may(person.role, right)
+        return person is not None and not person.disabled and has_permission(person.role, right)
 
     def check_new(self, name: str, *, at_the_machine: bool = False) -> None:
         """Raises InvalidRequest where ``name`` can be nobody's, NameInUse where it is somebody's.

@@ -14,7 +14,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from webapp.domain.audit import EVERYTHING, NOBODY, WARDEN, Action, AuditFilter, Detail, Entry, Kind, Result, Target
+from webapp.domain.audit import (
+    EVERYTHING,
+    NOBODY,
+    WARDEN,
+    Action,
+    AuditEntry,
+    AuditFilter,
+    Detail,
+    Kind,
+    Result,
+    Target,
+)
 from webapp.domain.instance import Instance
 from webapp.domain.queue import QueuedLaunch
 from webapp.errors import StoreUnavailable
@@ -40,10 +51,10 @@ Key = tuple[object, ...]
 class AuditStore(Protocol):
     """What the record needs of the store. Every call raises StoreUnavailable."""
 
-    def add(self, entries: Sequence[Entry]) -> None:
+    def add(self, entries: Sequence[AuditEntry]) -> None:
         """Add entries in their order, all or none."""
 
-    def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[Entry, ...]:
+    def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[AuditEntry, ...]:
         """Return entries that ``where`` matches, newest first; with ``before`` those that were added before it."""
 
     def people(self) -> tuple[str, ...]:
@@ -58,7 +69,7 @@ class _Counted:
     """The same thing over and over: the first one is written, ``last`` is the newest of the ``more`` that followed."""
 
     begun_at: float
-    last: Entry
+    last: AuditEntry
     more: int = 0
 
 
@@ -71,7 +82,7 @@ class Audit:
         self._clock = clock
         self._lock = threading.Lock()
         self._writing = threading.Lock()
-        self._pending: list[Entry] = []
+        self._pending: list[AuditEntry] = []
         self._counted: OrderedDict[Key, _Counted] = OrderedDict()
         self._lost = 0
         self._tidied_at: float | None = None
@@ -94,7 +105,7 @@ class Audit:
             self._thread.join(DRAIN_S)
             self._thread = None
 
-    def record(self, entry: Entry) -> None:
+    def record(self, entry: AuditEntry) -> None:
         """Have ``entry`` written; never waits."""
         with self._lock:
             if not self._is_repeated(entry):
@@ -110,7 +121,7 @@ class Audit:
             with self._lock:
                 del self._pending[: len(entries)]  # what came meanwhile stands behind them
 
-    def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[Entry, ...]:
+    def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[AuditEntry, ...]:
         """Return entries that ``where`` matches, newest first, what was just done with them. Raises StoreUnavailable."""
         self.flush()
         return self._store.entries(limit, where, before)
@@ -155,7 +166,7 @@ class Audit:
 
     # What happens over and over; the lock is held
 
-    def _append(self, entry: Entry) -> None:
+    def _append(self, entry: AuditEntry) -> None:
         if len(self._pending) < PENDING_LIMIT:
             self._pending.append(entry)
             return
@@ -163,7 +174,7 @@ class Audit:
         if self._lost == 1 or self._lost % PENDING_LIMIT == 0:
             log.error("the audit cannot be written, and %s entries are lost", self._lost)
 
-    def _is_repeated(self, entry: Entry) -> bool:
+    def _is_repeated(self, entry: AuditEntry) -> bool:
         """Whether ``entry`` is counted with one that was written a moment ago."""
         if entry.result is Result.DONE and entry.doer != NOBODY:
             return False
@@ -192,29 +203,29 @@ class Audit:
             self._append(replace(last, details=(*last.details, (Detail.REPEATED, str(counted.more)))))
 
 
-def _same(entry: Entry) -> Key:
+def _same(entry: AuditEntry) -> Key:
     """What makes two entries the same. Of who is not signed in the target does not count: it can name anything."""
     target = None if entry.doer == NOBODY else entry.target
     return entry.doer, entry.action, entry.result, entry.problem, entry.address, target
 
 
-def idle_unload(instance: Instance, at: float, operation_id: str) -> Entry:
+def idle_unload(instance: Instance, at: float, operation_id: str) -> AuditEntry:
     """Return the entry of an idle model that Warden unloads."""
     owner = ((Detail.OWNER, instance.owner),)
-    return Entry(at, WARDEN, Action.IDLE_UNLOAD, _model(instance), details=owner, operation_id=operation_id)
+    return AuditEntry(at, WARDEN, Action.IDLE_UNLOAD, _model(instance), details=owner, operation_id=operation_id)
 
 
-def released_in_silence(instance: Instance, at: float) -> Entry:
+def released_in_silence(instance: Instance, at: float) -> AuditEntry:
     """Return the entry of a model that its owner's silence gave up."""
     owner = ((Detail.OWNER, instance.owner),)
-    return Entry(at, WARDEN, Action.RELEASED_IN_SILENCE, _model(instance), details=owner)
+    return AuditEntry(at, WARDEN, Action.RELEASED_IN_SILENCE, _model(instance), details=owner)
 
 
-def ticket_started(launch: QueuedLaunch, at: float, operation_id: str) -> Entry:
+def ticket_started(launch: QueuedLaunch, at: float, operation_id: str) -> AuditEntry:
     """Return the entry of a request whose turn came."""
     target = Target(Kind.TICKET, launch.id, launch.request.model_id)
     owner = ((Detail.OWNER, launch.actor),)
-    return Entry(at, WARDEN, Action.TICKET_STARTED, target, details=owner, operation_id=operation_id)
+    return AuditEntry(at, WARDEN, Action.TICKET_STARTED, target, details=owner, operation_id=operation_id)
 
 
 def _model(instance: Instance) -> Target:

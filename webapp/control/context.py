@@ -11,19 +11,19 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from webapp.catalog.scan import CatalogView
+from webapp.control.calibration import Calibrator
 from webapp.control.contract import ControllerApi
 from webapp.control.idleness import Idleness
 from webapp.control.journal import Journal
 from webapp.control.keeping import Keeper
-from webapp.control.learning import Learning
 from webapp.control.leases import Leases
 from webapp.control.pausing import PauseMark
 from webapp.control.presence import Presence
 from webapp.control.settle import DeviceMonitor, SettlePolicy
 from webapp.control.state import StateStore
-from webapp.domain.audit import Entry
+from webapp.domain.audit import AuditEntry
+from webapp.domain.calibration import UNCALIBRATED, Calibration
 from webapp.domain.instance import Instance
-from webapp.domain.learned import NOTHING_LEARNED, Lessons
 from webapp.domain.memory import DeviceKind, Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import NOT_INSTALLED, Mode
@@ -117,7 +117,7 @@ class Context:
     containers: ContainerHost | None = None
     sandboxes: SandboxMaker | None = None
     """``None`` in a sandbox: a self-test does not test itself."""
-    learning: Learning | None = None
+    calibrator: Calibrator | None = None
     """``None`` in a sandbox: nothing is learned of models that are there for a test."""
     queue_store: QueueStore | None = None
     """``None`` in a sandbox: nobody waits there."""
@@ -128,7 +128,7 @@ class Context:
     idleness: Idleness = field(default_factory=Idleness)
     may_switch: Callable[[str], bool] = lambda name: True
     """Whether a person may still load models: a request that waited starts in nobody else's name. Raises StoreUnavailable."""
-    record: Callable[[Entry], None] = lambda entry: None
+    record: Callable[[AuditEntry], None] = lambda entry: None
     """Puts down what is done by itself with a person's model; never waits. What people do is put down where they come in."""
 
     @property
@@ -173,18 +173,18 @@ class Context:
             mode_problems=self.mode_problems(),
             cooldowns=state.cooldowns,
             claims=state.claims,
-            lessons=self.lessons,
+            calibration=self.calibration,
             actor=actor,
         )
 
     @property
-    def lessons(self) -> Lessons:
+    def calibration(self) -> Calibration:
         """What was learned of earlier launches, and what would run a model now: an image may be another one by now."""
         runtime = self.runtimes.get(Mode.TRANSFORMERS)
         shares = runtime is not None and runtime.shares_libraries()
-        if self.learning is None:
-            return replace(NOTHING_LEARNED, shares_libraries=shares)
-        return self.learning.with_engines(self.engines(), shares_libraries=shares)
+        if self.calibrator is None:
+            return replace(UNCALIBRATED, shares_libraries=shares)
+        return self.calibrator.with_engines(self.engines(), shares_libraries=shares)
 
     def engines(self) -> Mapping[Mode, str]:
         """What would run a model in each mode."""
@@ -220,11 +220,17 @@ def _launch_device(sample: Sample | None, device_id: str) -> LaunchDevice:
 
 
 def spec_again(
-    evicted: Evicted, model: CachedModel, sample: Sample | None, lessons: Lessons, *, new_id: str, operation_id: str
+    evicted: Evicted,
+    model: CachedModel,
+    sample: Sample | None,
+    calibration: Calibration,
+    *,
+    new_id: str,
+    operation_id: str,
 ) -> LaunchSpec:
     """Return what launches once more what was evicted; ``model`` is at the very revision that ran.
 
-    ``sample`` is a fresh reading: what the runtime computes from the free memory rests on it. ``lessons`` correct the footprint. The launch
+    ``sample`` is a fresh reading: what the runtime computes from the free memory rests on it. ``calibration`` corrects it. The launch
     is ``decided_on`` none: a model that ran a moment ago gets its chance, although nobody has counted whether its context would fit to
     the last token.
     """
@@ -238,7 +244,7 @@ def spec_again(
         options=evicted.options,
         devices=launch_devices(sample, evicted.devices),
         owner=evicted.owner,
-        footprints=footprints_on(evicted.devices, request, model, sample, lessons),
+        footprints=footprints_on(evicted.devices, request, model, sample, calibration),
     )
 
 

@@ -27,7 +27,7 @@ from webapp.control.context import Context, new_id, side_by_side, within
 from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
 from webapp.control.leases import IDLE_ACTOR, Leasing, Terms, check_terms, lease_of, refuse_kept
 from webapp.control.lock import StateLock
-from webapp.control.pausing import Pause
+from webapp.control.pausing import QueuePause
 from webapp.control.queue import LaunchQueue, QueueCalls
 from webapp.control.reconcile import LateRuntimes, reconcile
 from webapp.control.run import Outcome, Run, carry_out
@@ -79,7 +79,7 @@ from webapp.message import Message
 from webapp.runtimes.base import Runtime, StopResult
 
 if TYPE_CHECKING:
-    from webapp.runtimes.chat import Answer
+    from webapp.runtimes.chat import ChatReply
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +122,8 @@ class Controller:
         self._context.keeper.start(self._write_again, self._prune)
         for runtime in self._context.runtimes.values():
             runtime.start()
-        if (learning := self._context.learning) is not None:
-            learning.start(self._context.engines())
+        if (calibrator := self._context.calibrator) is not None:
+            calibrator.start(self._context.engines())
         self._leasing.start()
         reconciled = reconcile(self._context)
         self._late.expect(reconciled.unanswered)
@@ -144,8 +144,8 @@ class Controller:
         for runtime in self._context.runtimes.values():
             runtime.stop()
         lines = self._leave_models()
-        if self._context.learning is not None:
-            self._context.learning.stop()
+        if self._context.calibrator is not None:
+            self._context.calibrator.stop()
         self._context.keeper.stop()
         if (
             not self._threads
@@ -510,7 +510,7 @@ class Controller:
         ended = self._state_store.take_over(operation, devices, close)
         for each in (*ended, operation):
             self._context.journal.record(each)  # before the mark, which goes once the store has all that was recorded
-        self._mark_pause(Pause(actor, now))
+        self._mark_pause(QueuePause(actor, now))
         run = Run(operation.id, self._context)
         run.commit()
         self._go(operation, run, emergency.emergency)
@@ -519,7 +519,7 @@ class Controller:
                 other_run.cancel()
         return self._written(operation, ended)
 
-    def _mark_pause(self, pause: Pause) -> None:
+    def _mark_pause(self, pause: QueuePause) -> None:
         """Have the emergency outlive this Warden before anything is ended; a disk that hangs holds it up no longer than a moment."""
         mark = self._context.pause_mark
         if mark is None:
@@ -558,7 +558,7 @@ class Controller:
                 has_chat_template=instance.has_chat_template,
             )
         self._watcher.nudge()
-        return _Watched(answer, self._watcher.nudge, lambda: self._explained(instance))
+        return _WatchedReply(answer, self._watcher.nudge, lambda: self._explained(instance))
 
     # Inside
 
@@ -705,11 +705,11 @@ class Controller:
         )
 
 
-class _Watched:
+class _WatchedReply:
     """An answer under way; ``done`` is called when it ends, so that the list soon says that the model is free again."""
 
     def __init__(
-        self, answer: Answer, done: Callable[[], None], explained: Callable[[], AbstractContextManager[None]]
+        self, answer: ChatReply, done: Callable[[], None], explained: Callable[[], AbstractContextManager[None]]
     ) -> None:
         self._answer = answer
         self._done = done

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from webapp.control.calibration import Calibrator
 from webapp.control.context import Context, held_by
-from webapp.control.fencing import LoadWatch
-from webapp.control.learning import Learning
+from webapp.control.oom_watch import LoadWatch
 from webapp.control.run import Run
 from webapp.control.settle import wait_still
 from webapp.control.unloading import READING_TIMEOUT_S, not_removed, note_stop
+from webapp.domain.calibration import Measurement
 from webapp.domain.instance import Instance, InstanceState, MemoryReport
-from webapp.domain.learned import Measurement
 from webapp.domain.lease import NO_LEASE, Lease
 from webapp.domain.memory import Sample
 from webapp.domain.modes import Mode
@@ -114,21 +114,21 @@ def measure(run: Run, instance: Instance) -> Instance:
     """Read what the instance's processes hold on its devices, keep it as measured, and learn from it."""
     sample = run.context.monitor.fresh(READING_TIMEOUT_S, anew=True)
     measured = held_by(sample, instance)
-    if run.context.learning is not None and sample is not None:
-        _learn(run.context, run.context.learning, instance, sample, measured)
+    if run.context.calibrator is not None and sample is not None:
+        _learn(run.context, run.context.calibrator, instance, sample, measured)
     return run.context.state_store.change(
         instance.id, lambda i: replace(i, measured_bytes={**i.measured_bytes, **measured})
     )
 
 
 def _learn(
-    context: Context, learning: Learning, instance: Instance, sample: Sample, measured: Mapping[str, int]
+    context: Context, calibrator: Calibrator, instance: Instance, sample: Sample, measured: Mapping[str, int]
 ) -> None:
     """Keep a measurement, where it tells something and nobody has used the model yet: an answer takes memory of its own."""
     names = [reading.name for d in instance.devices if (reading := sample.reading(d)) is not None]
     is_whole = len(measured) == len(instance.devices) == len(names)
     options = instance.options
-    kind = context.lessons.kind_of(instance.model_id, instance.revision, instance.mode, options, names)
+    kind = context.calibration.kind_of(instance.model_id, instance.revision, instance.mode, options, names)
     engine = context.runtime(instance).engine_version(
         instance.id
     )  # not what would run it now: it may have been started by itself
@@ -140,7 +140,7 @@ def _learn(
         told=instance.memory or MemoryReport(),
     )
     if len(names) == len(instance.devices) and measurement.teaches and _is_unused(context, instance):
-        learning.record(measurement)
+        calibrator.record(measurement)
 
 
 def _is_unused(context: Context, instance: Instance) -> bool:

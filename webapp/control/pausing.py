@@ -22,7 +22,7 @@ SIZE: Final = 1024
 
 
 @dataclass(frozen=True)
-class Pause:
+class QueuePause:
     """Nothing that waited or ran at that moment (seconds since the epoch) is started by itself before a person says so."""
 
     actor: str
@@ -38,7 +38,7 @@ class PauseMark:
         self._lock = threading.Lock()
         """Held during a write, so that the file is as the last of two callers left it."""
 
-    def start(self) -> Pause | None:
+    def start(self) -> QueuePause | None:
         """Return the pause that an earlier Warden left, and make the file if there is none."""
         with self._lock:
             left = self._read()
@@ -47,7 +47,7 @@ class PauseMark:
                 self._write("")
         return left
 
-    def set(self, pause: Pause) -> None:
+    def set(self, pause: QueuePause) -> None:
         """Leave the mark."""
         with self._lock:
             self._is_set = True
@@ -60,10 +60,10 @@ class PauseMark:
                 self._is_set = False
                 self._write("")
 
-    def _read(self) -> Pause | None:
+    def _read(self) -> QueuePause | None:
         try:
             text = self._path.read_text().strip()
-            return Pause(**json.loads(text)) if text else None
+            return QueuePause(**json.loads(text)) if text else None
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError) as exc:

@@ -16,7 +16,7 @@ from webapp.control.audit import ticket_started
 from webapp.control.context import Context, new_id
 from webapp.control.elapsed import Elapsed
 from webapp.control.keeping import not_stored
-from webapp.control.pausing import Pause
+from webapp.control.pausing import QueuePause
 from webapp.domain.instance import InstanceState
 from webapp.domain.operation import Operation, OperationState
 from webapp.domain.plan import SwitchRequest
@@ -92,7 +92,7 @@ class LaunchQueue:
         """Tickets that are not in the store yet: they have their place, and nobody sees or starts them."""
         self._are_read = context.queue_store is None
         """Whether what an earlier Warden left was read; until then there is no next number."""
-        self._left: Pause | None = None
+        self._left: QueuePause | None = None
         """An emergency's pause of what an earlier Warden left, until that is read."""
         self._elapsed = Elapsed(context.monotonic)
         self._recorded: frozenset[tuple[str, str]] = frozenset()
@@ -114,7 +114,7 @@ class LaunchQueue:
 
     # Life
 
-    def start(self, left: Pause | None = None) -> None:
+    def start(self, left: QueuePause | None = None) -> None:
         """Take up what was waiting when an earlier Warden ended, and begin to look; ``left`` is a pause that the store may not have."""
         self._left = left
         try:
@@ -244,7 +244,7 @@ class LaunchQueue:
         with self._lock:
             self._pause(actor)
             if not self._are_read:
-                self._left = Pause(actor, math.inf)  # all that an earlier Warden left was there before
+                self._left = QueuePause(actor, math.inf)  # all that an earlier Warden left was there before
         self._wake.set()
 
     def write_again(self) -> None:

@@ -85,7 +85,7 @@ def _launch_again(run: Run, evicted: Evicted, step: StepName, *, planned: bool) 
         return Finding(Message("restore_no_memory", {**name, "missing_bytes": short}), ok=False)
 
     def spec(fresh: Sample | None) -> LaunchSpec:
-        return spec_again(evicted, model, fresh, context.lessons, new_id=new_id(), operation_id=run.id)
+        return spec_again(evicted, model, fresh, context.calibration, new_id=new_id(), operation_id=run.id)
 
     again = launch_undisturbed(
         run,

@@ -280,7 +280,7 @@ class SelfTest:
 
     def _ask(self, sandbox: Sandbox) -> Judged:
         assert self.loaded is not None
-        answer = _Answer(sandbox.controller, self.loaded.id)
+        answer = _ModelReply(sandbox.controller, self.loaded.id)
         answer.start()
         deadline = self.run.context.monotonic() + ANSWER_S
         while answer.is_alive():
@@ -345,7 +345,7 @@ def _judged(look: Callable[[], Judged]) -> Judged:
         return failed(Message("unexpected", {"detail": type(exc).__name__}), Message("selftest_advice_report"))
 
 
-class _Answer(threading.Thread):
+class _ModelReply(threading.Thread):
     """Asks in a thread of its own, so that a cancel is heard meanwhile; the end of the model ends it."""
 
     def __init__(self, controller: ControllerApi, instance_id: str) -> None:

@@ -17,7 +17,7 @@ TEXT_LIMIT: Final = 300
 """Characters that are kept of any text that somebody sent."""
 
 
-class Group(StrEnum):
+class ActionGroup(StrEnum):
     """A part of the actions, to look for."""
 
     SIGNING = "signing"
@@ -115,8 +115,8 @@ class Action(StrEnum):
     """Called an address that the role does not open."""
 
 
-GROUPS: Final[Mapping[Action, Group]] = {
-    **dict.fromkeys((Action.SIGN_IN, Action.SIGN_OUT), Group.SIGNING),
+GROUPS: Final[Mapping[Action, ActionGroup]] = {
+    **dict.fromkeys((Action.SIGN_IN, Action.SIGN_OUT), ActionGroup.SIGNING),
     **dict.fromkeys(
         (
             Action.PASSWORD,
@@ -133,24 +133,24 @@ GROUPS: Final[Mapping[Action, Group]] = {
             Action.ENABLED,
             Action.REMOVED,
         ),
-        Group.PEOPLE,
+        ActionGroup.PEOPLE,
     ),
-    **dict.fromkeys((Action.SWITCH, Action.UNLOAD, Action.IDLE_UNLOAD, Action.DEMO), Group.MODELS),
+    **dict.fromkeys((Action.SWITCH, Action.UNLOAD, Action.IDLE_UNLOAD, Action.DEMO), ActionGroup.MODELS),
     **dict.fromkeys(
         (Action.LEASE, Action.KEEP, Action.RELEASE_ASKED, Action.RELEASE_ANSWERED, Action.RELEASED_IN_SILENCE),
-        Group.LEASES,
+        ActionGroup.LEASES,
     ),
     **dict.fromkeys(
-        (Action.TICKET_MADE, Action.TICKET_CANCELLED, Action.TICKET_RESUMED, Action.TICKET_STARTED), Group.WAITING
+        (Action.TICKET_MADE, Action.TICKET_CANCELLED, Action.TICKET_RESUMED, Action.TICKET_STARTED), ActionGroup.WAITING
     ),
     **dict.fromkeys(
-        (Action.CLEAN, Action.EMERGENCY, Action.CONTAINER_STOPPED, Action.CANCEL, Action.SELFTEST), Group.SERVER
+        (Action.CLEAN, Action.EMERGENCY, Action.CONTAINER_STOPPED, Action.CANCEL, Action.SELFTEST), ActionGroup.SERVER
     ),
-    Action.ADDRESS: Group.ACCESS,
+    Action.ADDRESS: ActionGroup.ACCESS,
 }
 
 
-class Came(StrEnum):
+class AuditChannel(StrEnum):
     """How somebody came; the first four as in ``people.Way``."""
 
     LOCAL = "local"
@@ -250,17 +250,17 @@ Details = tuple[tuple[Detail, str], ...]
 
 
 @dataclass(frozen=True)
-class Doer:
+class AuditActor:
     """Who did it. ``name`` is empty where nobody is signed in; ``token`` is the label of the API token that came."""
 
     name: str
-    came: Came
+    came: AuditChannel
     person_id: str | None = None
     token: str | None = None
 
 
-NOBODY: Final = Doer("", Came.NOBODY)
-WARDEN: Final = Doer("warden", Came.ITSELF)
+NOBODY: Final = AuditActor("", AuditChannel.NOBODY)
+WARDEN: Final = AuditActor("warden", AuditChannel.ITSELF)
 
 
 @dataclass(frozen=True)
@@ -276,11 +276,11 @@ THE_SERVER: Final = Target(Kind.SERVER)
 
 
 @dataclass(frozen=True)
-class Entry:
+class AuditEntry:
     """One act. ``at`` is seconds since the epoch; ``address`` is empty where it came over no network."""
 
     at: float
-    doer: Doer
+    doer: AuditActor
     action: Action
     target: Target
     result: Result = Result.DONE
@@ -293,7 +293,7 @@ class Entry:
     """The place in the record, from 1 on; 0 until it is kept."""
 
     @property
-    def group(self) -> Group:
+    def group(self) -> ActionGroup:
         """The part that the action belongs to."""
         return GROUPS[self.action]
 
@@ -304,7 +304,7 @@ class AuditFilter:
 
     person: str | None = None
     """A name, empty for who was not signed in."""
-    group: Group | None = None
+    group: ActionGroup | None = None
     result: Result | None = None
     since: float | None = None
     until: float | None = None
@@ -315,14 +315,14 @@ class AuditFilter:
 EVERYTHING: Final = AuditFilter()
 
 
-def doer_of(identity: Identity | None) -> Doer:
+def doer_of(identity: Identity | None) -> AuditActor:
     """Return who sends a request, as an entry keeps it."""
     if identity is None:
         return NOBODY
-    return Doer(identity.name, Came(identity.way.value), identity.person_id, identity.token)
+    return AuditActor(identity.name, AuditChannel(identity.way.value), identity.person_id, identity.token)
 
 
-def actions_of(group: Group) -> tuple[Action, ...]:
+def actions_of(group: ActionGroup) -> tuple[Action, ...]:
     """Return the actions of a group."""
     return tuple(action for action in Action if GROUPS[action] is group)
 

@@ -20,7 +20,7 @@ class Role(StrEnum):
     """Everything: emergency, other people's models, operations and containers, accounts."""
 
 
-class Right(StrEnum):
+class Permission(StrEnum):
     """What an address asks of the person who calls it. Each address has one."""
 
     OPEN = "open"
@@ -59,28 +59,28 @@ class Right(StrEnum):
     """See who did what, from where."""
 
 
-LOWEST: Final[Mapping[Right, Role | None]] = {
-    Right.OPEN: None,
-    Right.SEE: Role.VIEWER,
-    Right.ACCOUNT: Role.VIEWER,
-    Right.PLAN: Role.OPERATOR,
-    Right.SWITCH: Role.OPERATOR,
-    Right.UNLOAD: Role.OPERATOR,
-    Right.LEASE: Role.OPERATOR,
-    Right.CLEAN: Role.OPERATOR,
-    Right.ASK: Role.OPERATOR,
-    Right.CANCEL: Role.OPERATOR,
-    Right.SELFTEST: Role.OPERATOR,
-    Right.UNLOAD_ANY: Role.ADMINISTRATOR,
-    Right.CANCEL_ANY: Role.ADMINISTRATOR,
-    Right.EMERGENCY: Role.ADMINISTRATOR,
-    Right.CONTAINERS: Role.ADMINISTRATOR,
-    Right.PEOPLE: Role.ADMINISTRATOR,
-    Right.AUDIT: Role.ADMINISTRATOR,
+LOWEST: Final[Mapping[Permission, Role | None]] = {
+    Permission.OPEN: None,
+    Permission.SEE: Role.VIEWER,
+    Permission.ACCOUNT: Role.VIEWER,
+    Permission.PLAN: Role.OPERATOR,
+    Permission.SWITCH: Role.OPERATOR,
+    Permission.UNLOAD: Role.OPERATOR,
+    Permission.LEASE: Role.OPERATOR,
+    Permission.CLEAN: Role.OPERATOR,
+    Permission.ASK: Role.OPERATOR,
+    Permission.CANCEL: Role.OPERATOR,
+    Permission.SELFTEST: Role.OPERATOR,
+    Permission.UNLOAD_ANY: Role.ADMINISTRATOR,
+    Permission.CANCEL_ANY: Role.ADMINISTRATOR,
+    Permission.EMERGENCY: Role.ADMINISTRATOR,
+    Permission.CONTAINERS: Role.ADMINISTRATOR,
+    Permission.PEOPLE: Role.ADMINISTRATOR,
+    Permission.AUDIT: Role.ADMINISTRATOR,
 }
 """The lowest role that has each right; ``None`` is everybody, signed in or not."""
 
-IN_PERSON: Final = frozenset({Right.ACCOUNT, Right.PEOPLE})
+IN_PERSON: Final = frozenset({Permission.ACCOUNT, Permission.PEOPLE})
 """Rights that no API token gives: one that leaked must not make others."""
 
 _RANKS: Final = tuple(Role)
@@ -90,7 +90,7 @@ NAME_RULE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 10, 200
 
 
-class Way(StrEnum):
+class AuthMethod(StrEnum):
     """How a request said who sends it."""
 
     LOCAL = "local"
@@ -123,7 +123,7 @@ class Identity:
 
     name: str
     role: Role
-    way: Way
+    way: AuthMethod
     person_id: str | None = None
     session_id: str | None = None
     token: str | None = None
@@ -176,17 +176,17 @@ class ApiToken:
         return self.expires_at is None or now < self.expires_at
 
 
-def may(role: Role | None, right: Right) -> bool:
+def has_permission(role: Role | None, right: Permission) -> bool:
     """Return whether somebody with ``role`` has ``right``; ``None`` is nobody in particular."""
     lowest = LOWEST[right]
     return lowest is None or (role is not None and _RANKS.index(role) >= _RANKS.index(lowest))
 
 
-def allows(identity: Identity | None, right: Right) -> bool:
+def allows(identity: Identity | None, right: Permission) -> bool:
     """Return whether the sender of a request has ``right``, as a person or by a token."""
-    if identity is not None and identity.way is Way.TOKEN and right in IN_PERSON:
+    if identity is not None and identity.way is AuthMethod.TOKEN and right in IN_PERSON:
         return False
-    return may(None if identity is None else identity.role, right)
+    return has_permission(None if identity is None else identity.role, right)
 
 
 def lower(one: Role, other: Role) -> Role:
@@ -196,8 +196,8 @@ def lower(one: Role, other: Role) -> Role:
 
 def may_cancel(identity: Identity, actor: str) -> bool:
     """Return whether ``identity`` may cancel an operation of ``actor``."""
-    own = actor == identity.name and allows(identity, Right.CANCEL)
-    return own or allows(identity, Right.CANCEL_ANY)
+    own = actor == identity.name and allows(identity, Permission.CANCEL)
+    return own or allows(identity, Permission.CANCEL_ANY)
 
 
 def is_name(text: str) -> bool:

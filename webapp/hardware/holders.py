@@ -105,7 +105,7 @@ def _without_secrets(arguments: list[str]) -> Iterator[str]:
         hide_next = secret is not None and not secret[2] and argument.startswith("-")
 
 
-class Look:
+class ProcessRound:
     """One round over the processes: what is ours was asked once, and no process is read twice.
 
     Not for more than one thread.
@@ -196,11 +196,11 @@ class Holders:
         self._users: dict[int, str] = {}
         self._looks = 0
 
-    def look(self) -> Look:
+    def look(self) -> ProcessRound:
         """Begin a round: ask once what is ours, and forget the processes of which nothing was said for long."""
         self._looks += 1
         self._facts = {pid: facts for pid, facts in self._facts.items() if facts.expires_at_look > self._looks}
-        return Look(_ours(self._workers), _ours(self._containers), self._launchers(), self)
+        return ProcessRound(_ours(self._workers), _ours(self._containers), self._launchers(), self)
 
     def read_stat(self, pid: int) -> ProcessStat | None:
         """Read a process's stat, or ``None`` when it has gone or may not be read."""

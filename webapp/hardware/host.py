@@ -11,7 +11,7 @@ from pathlib import Path
 from webapp.domain.memory import DeviceKind, Holder, Reading
 from webapp.domain.units import KIB, MIB
 from webapp.errors import ProbeFailed
-from webapp.hardware.holders import Holders, Look, read_quickly
+from webapp.hardware.holders import Holders, ProcessRound, read_quickly
 from webapp.hardware.shared_pages import SharedPages
 
 HOST_ID = "host"
@@ -26,7 +26,7 @@ _V1_RECLAIMABLE = ("total_active_file", "total_inactive_file")
 
 
 @dataclass(frozen=True)
-class _Room:
+class _MemoryBound:
     """How much memory there is at some level (the machine, a control group) and how much of it can be had."""
 
     total_bytes: int
@@ -83,15 +83,15 @@ class HostProbe:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _room(self) -> _Room:
+    def _room(self) -> _MemoryBound:
         """The tightest of the machine and of each control group that this process is in."""
         rooms = [self._machine(), *self._groups()]
         total = min(room.total_bytes for room in rooms)
-        return _Room(total, min(max(min(room.free_bytes for room in rooms), 0), total))
+        return _MemoryBound(total, min(max(min(room.free_bytes for room in rooms), 0), total))
 
-    def _machine(self) -> _Room:
+    def _machine(self) -> _MemoryBound:
         figures = _figures((self._proc / "meminfo").read_text())
-        return _Room(figures["MemTotal"] * KIB, figures["MemAvailable"] * KIB + self._waiting_bytes())
+        return _MemoryBound(figures["MemTotal"] * KIB, figures["MemAvailable"] * KIB + self._waiting_bytes())
 
     def _waiting_bytes(self) -> int:
         """Free pages that wait in the processors' own lists.
@@ -105,7 +105,7 @@ class HostProbe:
             return 0  # hidden in some containers; the figure is then late, as everywhere else
         return sum(int(count) for count in _WAITING_PAGES.findall(zones)) * _PAGE_BYTES
 
-    def _groups(self) -> Iterator[_Room]:
+    def _groups(self) -> Iterator[_MemoryBound]:
         """The groups with a limit. Those above it limit a group too; a folder that is not mounted here is passed over."""
         for controllers, path in _memberships(self._proc / "self" / "cgroup"):
             if controllers == "":
@@ -119,7 +119,7 @@ class HostProbe:
         hybrid = self._cgroup / "unified"
         return hybrid if hybrid.is_dir() else self._cgroup
 
-    def _find_holders(self, look: Look, *, anew: bool) -> Iterator[Holder]:
+    def _find_holders(self, look: ProcessRound, *, anew: bool) -> Iterator[Holder]:
         """Every process with much memory of its own.
 
         What a worker shares with the launcher is the launcher's, or its heir's. Of other people's processes, pages that a fork shares with
@@ -195,7 +195,7 @@ def _upwards(root: Path, path: str) -> Iterator[Path]:
             return
 
 
-def _v2_room(folder: Path) -> Iterator[_Room]:
+def _v2_room(folder: Path) -> Iterator[_MemoryBound]:
     try:
         limit = (folder / "memory.max").read_text().strip()
         if limit != "max":
@@ -204,7 +204,7 @@ def _v2_room(folder: Path) -> Iterator[_Room]:
         return
 
 
-def _v1_room(folder: Path) -> Iterator[_Room]:
+def _v1_room(folder: Path) -> Iterator[_MemoryBound]:
     """Version 1 writes a number near 2^63 for no limit, which the machine's own total undercuts."""
     try:
         limit = int((folder / "memory.limit_in_bytes").read_text())
@@ -213,7 +213,7 @@ def _v1_room(folder: Path) -> Iterator[_Room]:
         return
 
 
-def _limited(limit_bytes: int, usage: Path, stat: Path, reclaimable: tuple[str, ...]) -> _Room:
+def _limited(limit_bytes: int, usage: Path, stat: Path, reclaimable: tuple[str, ...]) -> _MemoryBound:
     figures = _figures(stat.read_text())
     held = int(usage.read_text()) - sum(figures.get(name, 0) for name in reclaimable)
-    return _Room(limit_bytes, limit_bytes - max(held, 0))
+    return _MemoryBound(limit_bytes, limit_bytes - max(held, 0))

@@ -158,7 +158,7 @@ class Monitor:
         return self._latest is not None and self._latest.number > number
 
     def _run(self) -> None:
-        sources = [_Source(probe, self._retry_s) for probe in self._probes]
+        sources = [_DeviceSource(probe, self._retry_s) for probe in self._probes]
         try:
             while (number := self._begin()) is not None:
                 sample = self._sample(number, sources)
@@ -180,7 +180,7 @@ class Monitor:
             self._begun += 1
             return self._begun
 
-    def _sample(self, number: int, sources: Sequence[_Source]) -> Sample:
+    def _sample(self, number: int, sources: Sequence[_DeviceSource]) -> Sample:
         taken_at, begun = self._wall_clock(), self._monotonic()
         readings: tuple[Reading, ...] = ()
         problem: Message | None = None
@@ -221,7 +221,7 @@ class Monitor:
                     return
 
 
-class _Source:
+class _DeviceSource:
     """A probe, whether it is open, and the devices that it has shown."""
 
     def __init__(self, probe: DeviceProbe, retry_s: float) -> None:
@@ -276,7 +276,9 @@ def _problem_of(error: ProbeFailed, was_there: bool) -> Message:
     return Message("device_unreadable", {"device": error.params.get("device"), "detail": detail})
 
 
-def _read_first(sources: Sequence[_Source], now_s: float, *, anew: bool) -> tuple[tuple[Reading, ...], Message | None]:
+def _read_first(
+    sources: Sequence[_DeviceSource], now_s: float, *, anew: bool
+) -> tuple[tuple[Reading, ...], Message | None]:
     """The devices of the first source that has any, and the first problem met on the way."""
     first_problem: Message | None = None
     for source in sources:

@@ -11,7 +11,7 @@ import pynvml
 
 from webapp.domain.memory import DeviceKind, Holder, Reading, without_figures
 from webapp.errors import DeviceLost, DriverMissing, NotSupported, ProbeFailed
-from webapp.hardware.holders import Holders, Look
+from webapp.hardware.holders import Holders, ProcessRound
 from webapp.message import Message
 
 T = TypeVar("T")
@@ -148,7 +148,7 @@ class NvmlProbe:
         why = failure or DeviceLost(device=device_id, detail="GPU is not listed")
         return without_figures(self._known.get(device_id) or _unread(device_id), _problem(why, device_id))
 
-    def _read_gpu(self, gpu: _Gpu, look: Look) -> Reading:
+    def _read_gpu(self, gpu: _Gpu, look: ProcessRound) -> Reading:
         known = self._known.get(gpu.device_id)
         identity = _unread(
             gpu.device_id,
@@ -245,7 +245,7 @@ def _first_supported(*asks: Callable[[], T]) -> T:
         return oldest()
 
 
-def _figures(gpu: _Gpu, identity: Reading, look: Look) -> Reading:
+def _figures(gpu: _Gpu, identity: Reading, look: ProcessRound) -> Reading:
     """Read what there is of one GPU; memory or a process list that cannot be read is its ``problem``."""
     memory, memory_error = _attempt(lambda: _memory(gpu.handle))
     holders, holders_error = _attempt(lambda: _holders(gpu.handle, look))
@@ -306,7 +306,7 @@ def _temperature(handle: Any) -> float:
     )
 
 
-def _holders(handle: Any, look: Look) -> tuple[Holder, ...]:
+def _holders(handle: Any, look: ProcessRound) -> tuple[Holder, ...]:
     """The processes that compute or draw on a GPU."""
     compute = _first_supported(
         lambda: _claims(pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle)),

@@ -22,7 +22,7 @@ kernel walks all pages, 15 ms for 1 GiB."""
 
 
 @dataclass(frozen=True)
-class _Look:
+class _SharedLook:
     shared_bytes: int
     began: float
     cost_s: float
@@ -38,7 +38,7 @@ class SharedPages:
     def __init__(self, proc: str = "/proc", monotonic: Callable[[], float] = time.monotonic) -> None:
         self._proc = proc
         self._monotonic = monotonic
-        self._looks: dict[str, _Look] = {}
+        self._looks: dict[str, _SharedLook] = {}
 
     def shared_bytes(self, pid: int | str, *, anew: bool = False) -> int:
         """Return the anonymous bytes that ``pid`` (or ``self``) shares with others; 0 where the kernel does not say.
@@ -50,7 +50,7 @@ class SharedPages:
         look = self._looks.get(name)
         if look is None or not look.is_good(now, anew=anew):
             shared = self._read(name)
-            look = self._looks[name] = _Look(shared, now, self._monotonic() - now)
+            look = self._looks[name] = _SharedLook(shared, now, self._monotonic() - now)
         return look.shared_bytes
 
     def keep_only(self, pids: Iterable[int]) -> None:

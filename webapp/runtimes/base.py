@@ -9,9 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from webapp.domain.calibration import resting_bytes
 from webapp.domain.footprint import Footprint
 from webapp.domain.instance import Instance, MemoryReport
-from webapp.domain.learned import resting_bytes
 from webapp.domain.memory import DeviceKind, Sample
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.message import Message

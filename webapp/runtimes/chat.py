@@ -22,7 +22,7 @@ _DONE = "[DONE]"
 
 def stream_chat(
     endpoint: Endpoint, prompt: str, *, max_tokens: int | None, temperature: float, has_chat_template: bool
-) -> Answer:
+) -> ChatReply:
     """Ask ``prompt`` and return the pieces of the answer; the first one is waited for here.
 
     A model without a chat template continues the prompt as plain text. Closing the answer hangs up, and the model stops.
@@ -39,12 +39,12 @@ def stream_chat(
         route, body["messages"] = "/v1/chat/completions", [{"role": "user", "content": prompt}]
     else:
         route, body["prompt"] = "/v1/completions", prompt
-    answer = Answer(endpoint, route, body)
+    answer = ChatReply(endpoint, route, body)
     answer.open()
     return answer
 
 
-class Answer(Iterator[str]):
+class ChatReply(Iterator[str]):
     """The pieces of one answer. ``close`` may be called at any time, also before the first piece was taken."""
 
     def __init__(self, endpoint: Endpoint, route: str, body: Mapping[str, Any]) -> None:

@@ -13,11 +13,11 @@ from sqlalchemy import ColumnElement, Row, delete, insert, select
 from webapp.domain.audit import (
     EVERYTHING,
     Action,
+    AuditActor,
+    AuditChannel,
+    AuditEntry,
     AuditFilter,
-    Came,
     Detail,
-    Doer,
-    Entry,
     Kind,
     Result,
     Target,
@@ -36,14 +36,14 @@ class AuditRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, entries: Sequence[Entry]) -> None:
+    def add(self, entries: Sequence[AuditEntry]) -> None:
         """Add entries in their order, all or none."""
         if not entries:
             return
         with self._database.begin() as connection:
             connection.execute(insert(audit), [_row(entry) for entry in entries])
 
-    def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[Entry, ...]:
+    def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[AuditEntry, ...]:
         """Return up to ``limit`` entries that ``where`` matches, newest first; with ``before`` only older ones.
 
         A row that a later version wrote and this one cannot read is left out and logged.
@@ -85,7 +85,7 @@ def _conditions(where: AuditFilter) -> Iterator[ColumnElement[bool]]:
         yield in_name | in_id
 
 
-def _row(entry: Entry) -> dict[str, Any]:
+def _row(entry: AuditEntry) -> dict[str, Any]:
     return {
         "at": entry.at,
         "doer": column_text(entry.doer.name),
@@ -108,7 +108,7 @@ def _text_or_none(text: str | None) -> str | None:
     return None if text is None else column_text(text)
 
 
-def _readable(rows: Iterable[Row[Any]]) -> Iterator[Entry]:
+def _readable(rows: Iterable[Row[Any]]) -> Iterator[AuditEntry]:
     for row in rows:
         try:
             yield _entry(row)
@@ -116,10 +116,10 @@ def _readable(rows: Iterable[Row[Any]]) -> Iterator[Entry]:
             log.warning("entry %s of the audit cannot be read and is left out: %s", row.id, exc)
 
 
-def _entry(row: Row[Any]) -> Entry:
-    return Entry(
+def _entry(row: Row[Any]) -> AuditEntry:
+    return AuditEntry(
         at=row.at,
-        doer=Doer(row.doer, Came(row.came), row.person_id, row.token),
+        doer=AuditActor(row.doer, AuditChannel(row.came), row.person_id, row.token),
         action=Action(row.action),
         target=Target(Kind(row.target_kind), row.target_id, row.target_name),
         result=Result(row.result),

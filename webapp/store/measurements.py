@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import delete, select
 
-from webapp.domain.learned import Measurement
+from webapp.domain.calibration import Measurement
 from webapp.store.database import Database
 from webapp.store.documents import dump, load
 from webapp.store.rows import readable

@@ -8,20 +8,20 @@ from flask import Blueprint, flash, make_response, redirect, render_template, re
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.audit import Action, Detail
-from webapp.domain.people import Identity, Person, Right, Role
+from webapp.domain.people import Identity, Permission, Person, Role
 from webapp.errors import InvalidRequest, SignInFailed, UnknownPerson, WardenError
 from webapp.web import words
 from webapp.web.actor import current_actor
+from webapp.web.client_address import visit
 from webapp.web.filters import chosen
-from webapp.web.guesses import FAILED, slow_by
+from webapp.web.login_throttle import FAILED, slow_by
 from webapp.web.ports import accounts
 from webapp.web.presenters.account import AccountView, account_view
 from webapp.web.presenters.common import SUCCESS
 from webapp.web.recording import new_token, note_error, oneself, own_session, own_token, records
 from webapp.web.rights import needs, require
-from webapp.web.signing import begin_session
+from webapp.web.sign_in import begin_session
 from webapp.web.translate import gettext as _
-from webapp.web.visits import visit
 
 DAY_S: Final = 86_400.0
 TOKEN_DAYS: Final = (30, 90, 365, 0)
@@ -31,14 +31,14 @@ blueprint = Blueprint("account", __name__, url_prefix="/account")
 
 
 @blueprint.get("")
-@needs(Right.ACCOUNT)
+@needs(Permission.ACCOUNT)
 def page() -> ResponseReturnValue:
     """Show the account; a Warden without accounts says how the first one is made."""
     return _page()
 
 
 @blueprint.post("/password")
-@needs(Right.ACCOUNT)
+@needs(Permission.ACCOUNT)
 @records(Action.PASSWORD, oneself)
 @slow_by(current_actor)
 def change_password() -> ResponseReturnValue:
@@ -59,7 +59,7 @@ def change_password() -> ResponseReturnValue:
 
 
 @blueprint.post("/sessions/<session_id>/end")
-@needs(Right.ACCOUNT)
+@needs(Permission.ACCOUNT)
 @records(Action.SESSION_ENDED, own_session)
 def end_session(session_id: str) -> ResponseReturnValue:
     """End one of one's own sessions."""
@@ -68,7 +68,7 @@ def end_session(session_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/tokens")
-@needs(Right.ACCOUNT)
+@needs(Permission.ACCOUNT)
 @records(Action.TOKEN_MADE, new_token, {"scope": Detail.SCOPE, "days": Detail.DAYS})
 def add_token() -> ResponseReturnValue:
     """Make an API token and show it, this once: a redirect would have to carry it."""
@@ -83,7 +83,7 @@ def add_token() -> ResponseReturnValue:
 
 
 @blueprint.post("/tokens/<token_id>/revoke")
-@needs(Right.ACCOUNT)
+@needs(Permission.ACCOUNT)
 @records(Action.TOKEN_REVOKED, own_token)
 def revoke_token(token_id: str) -> ResponseReturnValue:
     """Revoke one of one's own tokens."""
@@ -99,7 +99,7 @@ def _days(text: str) -> int:
 
 def _me() -> Person:
     """Raises UnknownPerson where Warden has no accounts."""
-    identity = require(Right.ACCOUNT)
+    identity = require(Permission.ACCOUNT)
     if identity.person_id is None:
         raise UnknownPerson(person=identity.name)
     return accounts().person(identity.name)
@@ -108,7 +108,7 @@ def _me() -> Person:
 def _page(problem: str | None = None, token_problem: str | None = None, new_token: str | None = None) -> str:
     return render_template(
         "pages/account.html",
-        view=_view(require(Right.ACCOUNT)),
+        view=_view(require(Permission.ACCOUNT)),
         problem=problem,
         token_problem=token_problem,
         new_token=new_token,

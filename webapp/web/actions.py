@@ -10,23 +10,23 @@ from flask.typing import ResponseReturnValue
 
 from webapp.domain.audit import Action
 from webapp.domain.instance import Instance
-from webapp.domain.people import Right
+from webapp.domain.people import Permission
 from webapp.errors import NotConfirmed, WardenError
 from webapp.web import recording, words
 from webapp.web.actor import current_actor
-from webapp.web.answers import accepted, stopping, wants_fragment
 from webapp.web.forms import ON, LaunchForm, sent
 from webapp.web.leases import ask_dialog
 from webapp.web.pages import container_dialog, dashboard_page, find_container, find_instance, unload_dialog
 from webapp.web.ports import controller
 from webapp.web.recording import ask_first, changes_nothing, note_error, records
+from webapp.web.responses import accepted, stopping, wants_fragment
 from webapp.web.rights import needs, require_cancel, require_override
 
 blueprint = Blueprint("actions", __name__)
 
 
 @blueprint.post("/switch")
-@needs(Right.SWITCH)
+@needs(Permission.SWITCH)
 @records(Action.SWITCH, recording.model_asked_for, recording.SWITCH_FIELDS)
 def switch() -> ResponseReturnValue:
     """Apply the form, against the estimate only when that was confirmed; a refusal keeps what was typed."""
@@ -46,7 +46,7 @@ def switch() -> ResponseReturnValue:
 
 
 @blueprint.post("/preview")
-@needs(Right.PLAN)
+@needs(Permission.PLAN)
 @changes_nothing
 def preview() -> ResponseReturnValue:
     """Show the plan for the form where scripts are off: by a redirect, so that the form's token stays out of the address."""
@@ -55,7 +55,7 @@ def preview() -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/unload")
-@needs(Right.UNLOAD)
+@needs(Permission.UNLOAD)
 @records(Action.UNLOAD, recording.running_model, recording.OVERRIDE_FIELDS, recording.owner_of_model)
 def unload(instance_id: str) -> ResponseReturnValue:
     """Unload a model: one's own that answers somebody right now, and another person's that is free, only when that was confirmed.
@@ -86,7 +86,7 @@ def _release_page(instance_id: str) -> str:
 
 
 @blueprint.post("/containers/<container_id>/stop")
-@needs(Right.CONTAINERS)
+@needs(Permission.CONTAINERS)
 @records(Action.CONTAINER_STOPPED, recording.container)
 def stop_container(container_id: str) -> ResponseReturnValue:
     """End a container of somebody else's, once its very name was typed; a wrong one is told where it was typed."""
@@ -103,7 +103,7 @@ def stop_container(container_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/clean")
-@needs(Right.CLEAN)
+@needs(Permission.CLEAN)
 @records(Action.CLEAN)
 def clean() -> ResponseReturnValue:
     """Give back what nobody needs."""
@@ -111,7 +111,7 @@ def clean() -> ResponseReturnValue:
 
 
 @blueprint.post("/emergency")
-@needs(Right.EMERGENCY)
+@needs(Permission.EMERGENCY)
 @records(Action.EMERGENCY)
 def emergency() -> ResponseReturnValue:
     """End everything of Warden's; only the confirmation leads here."""
@@ -121,7 +121,7 @@ def emergency() -> ResponseReturnValue:
 
 
 @blueprint.post("/demo")
-@needs(Right.SWITCH)
+@needs(Permission.SWITCH)
 @records(Action.DEMO)
 def demo() -> ResponseReturnValue:
     """Make the demo model in the cache."""
@@ -129,7 +129,7 @@ def demo() -> ResponseReturnValue:
 
 
 @blueprint.post("/operations/<operation_id>/cancel")
-@needs(Right.CANCEL)
+@needs(Permission.CANCEL)
 @records(Action.CANCEL, recording.operation, recording.CANCEL_FIELDS, recording.owner_of_operation)
 def cancel(operation_id: str) -> ResponseReturnValue:
     """Ask an operation to stop, or to give up the putting back that is under way."""
@@ -140,7 +140,7 @@ def cancel(operation_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/operations/<operation_id>/restore")
-@needs(Right.SWITCH)
+@needs(Permission.SWITCH)
 @records(Action.SWITCH, recording.operation)
 def restore(operation_id: str) -> ResponseReturnValue:
     """Load again what an operation had unloaded and did not bring back."""

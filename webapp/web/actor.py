@@ -8,11 +8,11 @@ from typing import Final, cast
 from flask import g, has_request_context, request, session
 
 from webapp.control.accounts import local_name
-from webapp.domain.audit import Action, Came, Detail, Doer, Entry, Kind, Target
-from webapp.domain.people import Identity, Person, Role, Way
+from webapp.domain.audit import Action, AuditActor, AuditChannel, AuditEntry, Detail, Kind, Target
+from webapp.domain.people import AuthMethod, Identity, Person, Role
 from webapp.errors import StoreUnavailable
+from webapp.web.client_address import client_address, comes_from_here, comes_from_proxy, visit
 from webapp.web.ports import services
-from webapp.web.visits import client_address, comes_from_here, comes_from_proxy, visit
 
 SESSION_KEY: Final = "key"
 """Where the cookie carries the key of a sign-in."""
@@ -21,7 +21,7 @@ BEARER: Final = "bearer "
 
 def local_person() -> Identity:
     """Return the one person of a Warden without accounts, who may do everything."""
-    return Identity(local_name(), Role.ADMINISTRATOR, Way.LOCAL)
+    return Identity(local_name(), Role.ADMINISTRATOR, AuthMethod.LOCAL)
 
 
 def current_identity() -> Identity | None:
@@ -87,9 +87,9 @@ def _named_by_proxy() -> str | None:
 
 def _welcome(person: Person) -> None:
     """Put down that a person came for the first time, and from where."""
-    doer, made = Doer(person.name, Came.PROXY, person.id), Target(Kind.PERSON, person.id, person.name)
+    doer, made = AuditActor(person.name, AuditChannel.PROXY, person.id), Target(Kind.PERSON, person.id, person.name)
     details = ((Detail.ROLE, person.role.value),)
-    entry = Entry(time.time(), doer, Action.PERSON_MADE, made, address=client_address(), details=details)
+    entry = AuditEntry(time.time(), doer, Action.PERSON_MADE, made, address=client_address(), details=details)
     services().audit.record(entry)
 
 

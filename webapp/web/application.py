@@ -18,18 +18,18 @@ from webapp.web.actor import current_actor
 from webapp.web.api import views as api
 from webapp.web.asking import init_asking
 from webapp.web.assets import init_assets
-from webapp.web.board import init_board, reading_age_s
 from webapp.web.i18n import init_languages
 from webapp.web.leases import init_leases
+from webapp.web.navigation import sections
 from webapp.web.ports import EXTENSION, WebServices
 from webapp.web.problems import init_problems
 from webapp.web.recording import init_recording, refuse_unrecorded
 from webapp.web.rights import init_rights, refuse_undeclared
-from webapp.web.sections import sections
 from webapp.web.security import init_form_tokens, init_security
-from webapp.web.signing import init_signing
+from webapp.web.sign_in import init_signing
 from webapp.web.timeline import init_timeline
 from webapp.web.translate import language
+from webapp.web.view_cache import init_board, reading_age_s
 
 log = logging.getLogger(__name__)
 

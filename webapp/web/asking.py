@@ -12,7 +12,7 @@ from flask import Blueprint, Flask, Response, current_app, render_template, requ
 from flask.typing import ResponseReturnValue
 
 from webapp.control.contract import Question
-from webapp.domain.people import Right
+from webapp.domain.people import Permission
 from webapp.errors import InvalidRequest, TooManyQuestions, WardenError
 from webapp.schema.requests import LONGEST_PROMPT
 from webapp.web import words
@@ -60,7 +60,7 @@ def _questions() -> Questions:
     return cast(Questions, current_app.extensions[EXTENSION])
 
 
-class Answer:
+class StreamedReply:
     """An answer under way: iterating gives its pieces, ``close`` gives its place back and is safe to call twice."""
 
     def __init__(self, instance_id: str, question: Question) -> None:
@@ -90,14 +90,14 @@ class Answer:
 
 
 @blueprint.post("/instances/<instance_id>/ask")
-@needs(Right.ASK)
+@needs(Permission.ASK)
 @changes_nothing
 def ask(instance_id: str) -> ResponseReturnValue:
     """Answer with a page that holds the whole answer; the way without scripts."""
     row = instance_row(find_instance(instance_id))
     said: list[str] = []
     try:
-        with closing(Answer(instance_id, _question())) as answer:
+        with closing(StreamedReply(instance_id, _question())) as answer:
             said.extend(answer)
     except WardenError as error:
         return _page(row, "".join(said) or None, words.say(error.message)), error.status
@@ -112,13 +112,13 @@ def _page(row: InstanceRow, answer: str | None, problem: str | None) -> str:
 
 
 @blueprint.post("/instances/<instance_id>/ask/stream")
-@needs(Right.ASK)
+@needs(Permission.ASK)
 @changes_nothing
 def stream(instance_id: str) -> ResponseReturnValue:
     """Answer with the pieces as they come, as plain text; what goes wrong on the way follows ``PROBLEM_MARK``."""
     try:
         find_instance(instance_id)
-        answer = Answer(instance_id, _question())
+        answer = StreamedReply(instance_id, _question())
     except WardenError as error:
         return Response(words.say(error.message), status=error.status, content_type=TEXT)
     pieces = _pieces(answer, current_app._get_current_object(), spoken())  # type: ignore[attr-defined]
@@ -127,7 +127,7 @@ def stream(instance_id: str) -> ResponseReturnValue:
     return response
 
 
-def _pieces(answer: Answer, app: Flask, language: Spoken) -> Iterator[str]:
+def _pieces(answer: StreamedReply, app: Flask, language: Spoken) -> Iterator[str]:
     """The pieces, and after the last one why there are no more; the request that asked is over by then."""
     try:
         yield from answer

@@ -9,14 +9,14 @@ from typing import Final
 from flask import Blueprint, Response, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 
-from webapp.domain.audit import Entry
-from webapp.domain.people import Right
+from webapp.domain.audit import AuditEntry
+from webapp.domain.people import Permission
 from webapp.errors import InvalidRequest, StoreUnavailable
-from webapp.web.answers import wants_fragment
 from webapp.web.api.documents import when
 from webapp.web.filters import AuditQuery
 from webapp.web.ports import audit
 from webapp.web.presenters.audit import AuditView, audit_choices, audit_view
+from webapp.web.responses import wants_fragment
 from webapp.web.rights import needs
 from webapp.web.spreadsheet import MEDIA_TYPE, Cell, to_csv
 
@@ -47,7 +47,7 @@ blueprint = Blueprint("audit", __name__)
 
 
 @blueprint.get("/audit")
-@needs(Right.AUDIT)
+@needs(Permission.AUDIT)
 def page() -> ResponseReturnValue:
     """Show a page of the entries that the query asks for, newest first; HTMX gets the list alone."""
     query = AuditQuery.read(request.args)
@@ -62,7 +62,7 @@ def page() -> ResponseReturnValue:
 
 
 @blueprint.get("/audit.csv")
-@needs(Right.AUDIT)
+@needs(Permission.AUDIT)
 def as_csv() -> ResponseReturnValue:
     """Return the selected entries as a table; the query is that of ``GET /api/v1/audit``."""
     query = AuditQuery.read(request.args)
@@ -88,7 +88,7 @@ def _people() -> tuple[str, ...]:
         return ()
 
 
-def _lines(entries: Sequence[Entry]) -> Iterator[tuple[Cell, ...]]:
+def _lines(entries: Sequence[AuditEntry]) -> Iterator[tuple[Cell, ...]]:
     for entry in entries:
         doer, target = entry.doer, entry.target
         yield (

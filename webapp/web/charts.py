@@ -27,7 +27,7 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     """SVG paths: the line, the area under it, and the moments at which something happened."""
 
     path: str
@@ -55,7 +55,7 @@ def bar(parts: Sequence[tuple[str, int]], total: int) -> tuple[Slice, ...]:
 
 def line(
     points: Sequence[tuple[float, int | None]], total: int | None, window_s: float, moments: Sequence[float] = ()
-) -> Line | None:
+) -> ChartLine | None:
     """Return the line of ``points`` (time, bytes) over the last ``window_s``, as steps; ``None`` when there is nothing to draw.
 
     A bucket without a figure leaves a gap. ``moments`` are times to mark.
@@ -74,7 +74,7 @@ def line(
     step = LINE_WIDTH / BUCKETS
     runs = _runs(values, step, total)
     marks = {math.floor(moment / bucket_s) - last + BUCKETS - 1 for moment in moments}
-    return Line(
+    return ChartLine(
         path="".join(path for path, _, _ in runs),
         area="".join(
             f"M{_n(x0)} {LINE_HEIGHT}V{path.removeprefix('M').split(' ', 1)[1]}V{LINE_HEIGHT}Z" for path, x0, _ in runs

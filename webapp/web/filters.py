@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from flask import request
 
-from webapp.domain.audit import AuditFilter, Group, Result
+from webapp.domain.audit import ActionGroup, AuditFilter, Result
 from webapp.domain.operation import OperationFilter, OperationKind, OperationState
 from webapp.domain.timeline import Span
 from webapp.errors import InvalidRequest
@@ -85,7 +85,7 @@ class AuditQuery:
         since, until = _day("from", self.since), _day("to", self.until)
         return AuditFilter(
             person="" if self.person == NOT_SIGNED_IN else _name("person", self.person),
-            group=_member("group", self.group, Group),
+            group=_member("group", self.group, ActionGroup),
             result=_member("result", self.result, Result),
             since=None if since is None else since.timestamp(),
             until=None if until is None else (until + timedelta(days=1)).timestamp(),

@@ -14,7 +14,7 @@ from webapp.domain.model import CachedModel
 from webapp.domain.modes import BATCH_SIZE_LIMIT, MAX_TOKENS_LIMIT, LaunchOptions, Mode, Precision
 from webapp.domain.plan import SwitchRequest
 from webapp.errors import InvalidRequest
-from webapp.web import terms
+from webapp.web import lease_form
 
 AUTO: Final = "auto"
 """The device choice "choose for me"."""
@@ -41,11 +41,11 @@ class LaunchForm:
     unload: str = ""
     """Models that may go, by id: own ones although the others stay, and other people's that were confirmed."""
     lease: str = ""
-    """Until when nobody else takes the model; see ``terms.LEASES``."""
+    """Until when nobody else takes the model; see ``lease_form.LEASES``."""
     lease_time: str = ""
     reason: str = ""
     idle: str = ""
-    """After how long without use it goes; see ``terms.IDLES``."""
+    """After how long without use it goes; see ``lease_form.IDLES``."""
     override_reason: str = ""
     """Why an administrator takes what is another person's."""
 
@@ -93,7 +93,7 @@ class LaunchForm:
             interrupt_busy=request.interrupt_busy,
             unload=JOINT.join(request.unload),
             reason=request.reason,
-            idle=terms.idle_choice(request.idle_minutes),
+            idle=lease_form.idle_choice(request.idle_minutes),
         )
 
     def on_terms_of(self, other: LaunchForm) -> LaunchForm:
@@ -122,9 +122,9 @@ class LaunchForm:
             restore_on_failure=self.restore_on_failure,
             interrupt_busy=self.interrupt_busy,
             unload=self.named,
-            lease_until=None if now is None else terms.lease_until(self.lease, self.lease_time, now),
+            lease_until=None if now is None else lease_form.lease_until(self.lease, self.lease_time, now),
             reason=self.reason,
-            idle_minutes=terms.idle_minutes(self.idle),
+            idle_minutes=lease_form.idle_minutes(self.idle),
             override_reason=self.override_reason or None,
         )
 

@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from flask import Blueprint, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 
-from webapp.domain.people import Right
-from webapp.web.board import Shown, ShownForm, asked_form, asked_models, board, with_clock
+from webapp.domain.people import Permission
 from webapp.web.ports import controller
 from webapp.web.presenters.emergency import emergency_view
 from webapp.web.presenters.live import LiveView
 from webapp.web.rights import needs
+from webapp.web.view_cache import CachedForm, CachedView, asked_form, asked_models, board, with_clock
 
 blueprint = Blueprint("fragments", __name__, url_prefix="/fragments")
 
 
 @blueprint.get("/live")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def live() -> ResponseReturnValue:
     """Return the polled region, and the outcome of an operation that has ended since the page last asked."""
     shown = board().live()
@@ -38,7 +38,7 @@ def _announcement(view: LiveView, asked: Mapping[str, str]) -> str:
 
 
 @blueprint.get("/plan")
-@needs(Right.PLAN)
+@needs(Permission.PLAN)
 def plan() -> ResponseReturnValue:
     """Return the plan for the form's values, and the parts of the form that follow from the state of the server."""
     shown = board().live()
@@ -49,7 +49,7 @@ def plan() -> ResponseReturnValue:
     return board().form_body(form).for_session() + news
 
 
-def _models_news(form: ShownForm, shown: Shown) -> str:
+def _models_news(form: CachedForm, shown: CachedView) -> str:
     """The list of cached models, for a page that shows another one: how they fit follows from the form and the memory."""
     version = request.args.get("models_version")
     models = asked_models(form.view.values, shown)
@@ -63,7 +63,7 @@ def _in_place(target: str, body: str) -> str:
 
 
 @blueprint.get("/models")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def models() -> ResponseReturnValue:
     """Return the cached models that are looked for."""
     shown = board().live()
@@ -74,7 +74,7 @@ def models() -> ResponseReturnValue:
 
 
 @blueprint.get("/advice")
-@needs(Right.PLAN)
+@needs(Permission.PLAN)
 def advice() -> ResponseReturnValue:
     """Return the advice for the form's values."""
     form = asked_form(board().live())
@@ -82,7 +82,7 @@ def advice() -> ResponseReturnValue:
 
 
 @blueprint.get("/emergency")
-@needs(Right.EMERGENCY)
+@needs(Permission.EMERGENCY)
 def emergency() -> ResponseReturnValue:
     """Return the list in the open emergency dialog, so that it stays exact until somebody confirms it."""
     return render_template("fragments/emergency_list.html", view=emergency_view(controller().emergency_preview()))

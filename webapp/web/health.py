@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
-from webapp.domain.people import Right
+from webapp.domain.people import Permission
 from webapp.web.ports import controller
 from webapp.web.rights import needs
 
@@ -13,7 +13,7 @@ blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/healthz")
-@needs(Right.OPEN)
+@needs(Permission.OPEN)
 def healthz() -> ResponseReturnValue:
     """Return 200 while the devices are read, the controller answers and the database stores what is written, else 503.
 

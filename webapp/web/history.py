@@ -9,15 +9,15 @@ from flask import Blueprint, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.operation import Operation, OperationFilter, OperationValues
-from webapp.domain.people import Right
+from webapp.domain.people import Permission
 from webapp.errors import InvalidRequest, StoreUnavailable, UnknownOperation
 from webapp.message import Message
 from webapp.web import words
-from webapp.web.answers import wants_fragment
 from webapp.web.filters import OperationsQuery
 from webapp.web.ports import controller
 from webapp.web.presenters.history import HistoryView, filter_view, history_view
 from webapp.web.presenters.operation_page import operation_page
+from webapp.web.responses import wants_fragment
 from webapp.web.rights import needs
 from webapp.web.translate import language
 
@@ -28,7 +28,7 @@ blueprint = Blueprint("history", __name__)
 
 
 @blueprint.get("/history")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def history() -> ResponseReturnValue:
     """Show a page of the operations that the query asks for, newest first; HTMX gets the list alone."""
     query = OperationsQuery.read(request.args)
@@ -43,7 +43,7 @@ def history() -> ResponseReturnValue:
 
 
 @blueprint.get("/operations/<operation_id>")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def operation(operation_id: str) -> ResponseReturnValue:
     """Show one operation; HTMX gets what has changed since the content ``version``, or 204."""
     try:

@@ -11,7 +11,7 @@ from werkzeug.datastructures import LanguageAccept
 from werkzeug.http import parse_accept_header
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.domain.people import Right
+from webapp.domain.people import Permission
 from webapp.web.ports import services
 from webapp.web.rights import needs
 from webapp.web.security import same_site_path
@@ -49,7 +49,7 @@ def _best(accepted: str) -> str | None:
 
 
 @blueprint.get("/language/<any(ru, en):code>")
-@needs(Right.OPEN)
+@needs(Permission.OPEN)
 def switch_language(code: str) -> BaseResponse:
     """Remember the language and go back to the page that asked; a GET, because it is a link that works without scripts."""
     response: BaseResponse = redirect(same_site_path(request.args.get("next")), 303)

@@ -11,19 +11,19 @@ from flask.typing import ResponseReturnValue
 from webapp.control.contract import Terms
 from webapp.domain.audit import Action
 from webapp.domain.lease import ReleaseAnswer
-from webapp.domain.people import Right
+from webapp.domain.people import Permission
 from webapp.errors import InvalidRequest
-from webapp.web import recording, terms
+from webapp.web import lease_form, recording
 from webapp.web.actor import current_actor
-from webapp.web.answers import dialog, done, wants_fragment
-from webapp.web.board import with_clock
 from webapp.web.forms import ON
 from webapp.web.pages import find_instance
 from webapp.web.ports import controller, services
-from webapp.web.presenters.leases import Banner, Onlooker, View, banner, lease_dialog, release_dialog
+from webapp.web.presenters.leases import Banner, RowContext, Viewer, banner, lease_dialog, release_dialog
 from webapp.web.recording import changes_nothing, records
+from webapp.web.responses import dialog, done, wants_fragment
 from webapp.web.rights import has, needs
 from webapp.web.translate import gettext as _
+from webapp.web.view_cache import with_clock
 
 HIDDEN: Final = "Warden-Hidden"
 """The header of what a page asks for while its tab is hidden."""
@@ -46,7 +46,7 @@ def own_banner() -> Banner:
 
 
 @blueprint.get("/fragments/notices")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def notices() -> ResponseReturnValue:
     """Return the banner, or 204 while it stays as it is."""
     shown = own_banner()
@@ -60,7 +60,7 @@ def _drawn(shown: Banner) -> str:
 
 
 @blueprint.get("/instances/<instance_id>/lease")
-@needs(Right.LEASE)
+@needs(Permission.LEASE)
 def lease(instance_id: str) -> ResponseReturnValue:
     """Show the terms of a model to its owner."""
     view = lease_dialog(find_instance(instance_id), _view())
@@ -68,12 +68,12 @@ def lease(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/lease")
-@needs(Right.LEASE)
+@needs(Permission.LEASE)
 @records(Action.LEASE, recording.running_model, recording.LEASE_FIELDS, after=recording.lease_now)
 def set_lease(instance_id: str) -> ResponseReturnValue:
     """Change the terms of a model, or make its lease an hour longer."""
     extend = request.form.get("extend") == ON
-    asked = Terms.longer() if extend else terms.terms_of(request.form.to_dict(), time.time())
+    asked = Terms.longer() if extend else lease_form.terms_of(request.form.to_dict(), time.time())
     instance = controller().set_lease(instance_id, asked, current_actor())
     if extend:
         return done(_("The lease of model %(model)s is an hour longer.", model=instance.model_id))
@@ -81,7 +81,7 @@ def set_lease(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.get("/instances/<instance_id>/release")
-@needs(Right.LEASE)
+@needs(Permission.LEASE)
 def release(instance_id: str) -> ResponseReturnValue:
     """Show the question to the owner of a model."""
     return ask_dialog(instance_id)
@@ -92,13 +92,13 @@ def ask_dialog(instance_id: str) -> ResponseReturnValue:
     silence_s = services().settings.release_silence_s
     snapshot, instance = controller().snapshot(), find_instance(instance_id)
     view = release_dialog(
-        instance, snapshot, current_actor(), time.time(), silence_s, may_override=has(Right.UNLOAD_ANY)
+        instance, snapshot, current_actor(), time.time(), silence_s, may_override=has(Permission.UNLOAD_ANY)
     )
     return dialog("fragments/release.html", "pages/confirm.html", view=view)
 
 
 @blueprint.post("/instances/<instance_id>/release-request")
-@needs(Right.LEASE)
+@needs(Permission.LEASE)
 @records(Action.RELEASE_ASKED, recording.running_model, recording.ASK_FIELDS, recording.owner_of_model)
 def ask_release(instance_id: str) -> ResponseReturnValue:
     """Ask the owner of a model to release it."""
@@ -107,7 +107,7 @@ def ask_release(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/release-request/answer")
-@needs(Right.LEASE)
+@needs(Permission.LEASE)
 @records(Action.RELEASE_ANSWERED, recording.running_model, recording.ANSWER_FIELDS)
 def answer_release(instance_id: str) -> ResponseReturnValue:
     """Keep or release a model that somebody asks for."""
@@ -126,7 +126,7 @@ def _answer(text: str) -> ReleaseAnswer:
 
 
 @blueprint.post("/instances/<instance_id>/keep")
-@needs(Right.LEASE)
+@needs(Permission.LEASE)
 @records(Action.KEEP, recording.running_model, before=recording.owner_of_model)
 def keep(instance_id: str) -> ResponseReturnValue:
     """Keep an idle model for another while."""
@@ -135,7 +135,7 @@ def keep(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/notices/<int:number>/dismiss")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 @changes_nothing
 def dismiss(number: int) -> ResponseReturnValue:
     """Send a notice away."""
@@ -150,7 +150,7 @@ def _from_banner(text: str) -> ResponseReturnValue:
     return done(text) if text else redirect(url_for("pages.dashboard"), 303)
 
 
-def _view() -> View:
+def _view() -> RowContext:
     snapshot = controller().snapshot()
     minutes = services().settings.idle_unload_minutes
-    return View(Onlooker.of(current_actor(), snapshot), time.time(), minutes, snapshot.idle_unload_at)
+    return RowContext(Viewer.of(current_actor(), snapshot), time.time(), minutes, snapshot.idle_unload_at)

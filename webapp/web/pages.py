@@ -8,12 +8,10 @@ from markupsafe import Markup
 
 from webapp.control.contract import ForeignContainer
 from webapp.domain.instance import Instance
-from webapp.domain.people import Right
+from webapp.domain.people import Permission
 from webapp.errors import UnknownContainer, UnknownInstance, WardenError
 from webapp.web import formats, words
 from webapp.web.actor import current_actor
-from webapp.web.answers import dialog, wants_fragment
-from webapp.web.board import asked_form, asked_models, board, with_clock
 from webapp.web.forms import LaunchForm, sent
 from webapp.web.ports import controller, services
 from webapp.web.presenters.containers import container_row
@@ -23,13 +21,15 @@ from webapp.web.presenters.load_anyway import load_anyway_view
 from webapp.web.presenters.logs import log_view
 from webapp.web.presenters.operations import kept_log
 from webapp.web.recording import note_error
+from webapp.web.responses import dialog, wants_fragment
 from webapp.web.rights import needs
+from webapp.web.view_cache import asked_form, asked_models, board, with_clock
 
 blueprint = Blueprint("pages", __name__)
 
 
 @blueprint.get("/")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def dashboard() -> ResponseReturnValue:
     """Show the dashboard; the query may fill the form."""
     return dashboard_page()
@@ -56,7 +56,7 @@ def dashboard_page(error: WardenError | None = None) -> ResponseReturnValue:
 
 
 @blueprint.get("/confirm/emergency")
-@needs(Right.EMERGENCY)
+@needs(Permission.EMERGENCY)
 def confirm_emergency() -> ResponseReturnValue:
     """List exactly what an emergency would end, and ask."""
     view = emergency_view(controller().emergency_preview())
@@ -64,7 +64,7 @@ def confirm_emergency() -> ResponseReturnValue:
 
 
 @blueprint.get("/confirm/unload/<instance_id>")
-@needs(Right.UNLOAD)
+@needs(Permission.UNLOAD)
 def confirm_unload(instance_id: str) -> ResponseReturnValue:
     """Say whose the model is and whom it answers, and ask."""
     return unload_dialog(find_instance(instance_id))
@@ -83,7 +83,7 @@ def unload_dialog(instance: Instance) -> ResponseReturnValue:
 
 
 @blueprint.get("/confirm/load-anyway")
-@needs(Right.SWITCH)
+@needs(Permission.SWITCH)
 def confirm_load_anyway() -> ResponseReturnValue:
     """Say what the estimate lacks and whom it may hit, and ask."""
     snapshot = controller().snapshot()
@@ -93,7 +93,7 @@ def confirm_load_anyway() -> ResponseReturnValue:
 
 
 @blueprint.get("/confirm/container/<container_id>")
-@needs(Right.CONTAINERS)
+@needs(Permission.CONTAINERS)
 def confirm_container(container_id: str) -> ResponseReturnValue:
     """Say whose container it is and what it holds, and ask for its name."""
     return container_dialog(find_container(container_id))
@@ -106,7 +106,7 @@ def container_dialog(container: ForeignContainer, typed: str = "", problem: str 
 
 
 @blueprint.get("/instances/<instance_id>/ask")
-@needs(Right.ASK)
+@needs(Permission.ASK)
 def ask(instance_id: str) -> ResponseReturnValue:
     """Show the box to ask a model something."""
     row = instance_row(find_instance(instance_id))
@@ -114,7 +114,7 @@ def ask(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.get("/instances/<instance_id>/log")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def log(instance_id: str) -> ResponseReturnValue:
     """Show the last lines of a model's log; HTMX gets what has come behind the place ``after``, or 204."""
     try:

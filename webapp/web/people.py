@@ -8,7 +8,7 @@ from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.audit import Action, Detail
-from webapp.domain.people import Person, Right, Role
+from webapp.domain.people import Permission, Person, Role
 from webapp.errors import InvalidRequest, OwnAccount
 from webapp.web import recording, words
 from webapp.web.actor import current_identity, sign_in_is_needed
@@ -27,26 +27,26 @@ blueprint = Blueprint("people", __name__, url_prefix="/people")
 
 
 @blueprint.get("")
-@needs(Right.PEOPLE)
+@needs(Permission.PEOPLE)
 def page() -> ResponseReturnValue:
     """Show everybody, and the invitations that are open."""
     return _page()
 
 
 @blueprint.post("/invitations")
-@needs(Right.PEOPLE)
+@needs(Permission.PEOPLE)
 @records(Action.INVITATION_MADE, recording.new_invitation, {"hours": Detail.HOURS})
 def invite() -> ResponseReturnValue:
     """Make an invitation and show its link, this once: a redirect would have to carry it."""
     role, hours = chosen(Role, "role", request.form.get("role", "")), request.form.get("hours", "")
     if hours not in {str(each) for each in INVITATION_HOURS}:
         raise InvalidRequest(field="hours", value=hours[:20], allowed=", ".join(map(str, INVITATION_HOURS)))
-    key = accounts().invite(role, int(hours) * HOUR_S, require(Right.PEOPLE).name)
+    key = accounts().invite(role, int(hours) * HOUR_S, require(Permission.PEOPLE).name)
     return _page(link=url_for("signing.invitation", key=key, _external=True))
 
 
 @blueprint.post("/invitations/<invitation_id>/drop")
-@needs(Right.PEOPLE)
+@needs(Permission.PEOPLE)
 @records(Action.INVITATION_DROPPED, recording.invitation)
 def drop_invitation(invitation_id: str) -> ResponseReturnValue:
     """Take an invitation back."""
@@ -55,7 +55,7 @@ def drop_invitation(invitation_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/<name>/role")
-@needs(Right.PEOPLE)
+@needs(Permission.PEOPLE)
 @records(Action.ROLE, recording.person, {"role": Detail.ROLE}, before=recording.role_before)
 def set_role(name: str) -> ResponseReturnValue:
     """Change somebody's role; nobody changes one's own."""
@@ -65,7 +65,7 @@ def set_role(name: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/<name>/disable")
-@needs(Right.PEOPLE)
+@needs(Permission.PEOPLE)
 @records(Action.DISABLED, recording.person)
 def disable(name: str) -> ResponseReturnValue:
     """Disable an account; its sessions end, its tokens open nothing."""
@@ -74,7 +74,7 @@ def disable(name: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/<name>/enable")
-@needs(Right.PEOPLE)
+@needs(Permission.PEOPLE)
 @records(Action.ENABLED, recording.person)
 def enable(name: str) -> ResponseReturnValue:
     """Enable an account again."""
@@ -83,7 +83,7 @@ def enable(name: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/<name>/end-sessions")
-@needs(Right.PEOPLE)
+@needs(Permission.PEOPLE)
 @records(Action.SESSIONS_ENDED, recording.person)
 def end_sessions(name: str) -> ResponseReturnValue:
     """End all sessions of somebody."""
@@ -92,7 +92,7 @@ def end_sessions(name: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/<name>/remove")
-@needs(Right.PEOPLE)
+@needs(Permission.PEOPLE)
 @records(Action.REMOVED, recording.person, before=recording.role_before)
 def remove(name: str) -> ResponseReturnValue:
     """Remove an account, its sessions and tokens; what it did stays in the history. One that a proxy would make anew is disabled."""
@@ -110,7 +110,7 @@ def _other(name: str) -> Person:
 
 
 def _page(link: str | None = None) -> str:
-    identity = require(Right.PEOPLE)
+    identity = require(Permission.PEOPLE)
     view = people_view(accounts().people(), accounts().invitations(), identity, INVITATION_HOURS)
     return render_template("pages/people.html", view=view, link=link, needed=sign_in_is_needed())
 

@@ -18,8 +18,8 @@ from werkzeug.exceptions import HTTPException
 from webapp.errors import NotSignedIn, WardenError
 from webapp.message import Message, Param
 from webapp.web import words
-from webapp.web.answers import refused, wants_fragment
 from webapp.web.recording import note_error, note_problem
+from webapp.web.responses import refused, wants_fragment
 from webapp.web.security import CrossSite, FormForJson, UntrustedHost, Upload, is_api, same_site_path
 
 log = logging.getLogger(__name__)

@@ -9,18 +9,18 @@ from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.audit import Action
-from webapp.domain.people import Right
+from webapp.domain.people import Permission
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.queue import QueuedLaunch
 from webapp.errors import AlreadyWaiting, WardenError
 from webapp.web import recording, words
 from webapp.web.actor import current_actor
-from webapp.web.answers import accepted, done, wants_fragment
 from webapp.web.forms import LaunchForm, sent
 from webapp.web.pages import dashboard_page
 from webapp.web.ports import controller
 from webapp.web.presenters.common import short_name
 from webapp.web.recording import note_error, records
+from webapp.web.responses import accepted, done, wants_fragment
 from webapp.web.rights import has, needs
 from webapp.web.translate import gettext as _
 
@@ -31,7 +31,7 @@ blueprint = Blueprint("waiting", __name__)
 
 
 @blueprint.post("/tickets")
-@needs(Right.SWITCH)
+@needs(Permission.SWITCH)
 @records(Action.TICKET_MADE, recording.new_ticket, recording.TICKET_FIELDS)
 def take() -> ResponseReturnValue:
     """Let what the form asks for wait; a second click finds the first one's ticket, a refusal keeps what was typed."""
@@ -70,20 +70,20 @@ def _asked(form: LaunchForm) -> SwitchRequest:
 
 
 @blueprint.post("/tickets/<ticket_id>/cancel")
-@needs(Right.CANCEL)
+@needs(Permission.CANCEL)
 @records(Action.TICKET_CANCELLED, recording.ticket, before=recording.owner_of_ticket)
 def cancel(ticket_id: str) -> ResponseReturnValue:
     """Take a ticket back."""
-    ticket = controller().leave_queue(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
+    ticket = controller().leave_queue(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(_("%(model)s waits no more.", model=short_name(ticket.request.model_id)), ticket)
 
 
 @blueprint.post("/tickets/<ticket_id>/resume")
-@needs(Right.SWITCH)
+@needs(Permission.SWITCH)
 @records(Action.TICKET_RESUMED, recording.ticket, before=recording.owner_of_ticket)
 def resume(ticket_id: str) -> ResponseReturnValue:
     """Let a ticket go on that an emergency has paused."""
-    queued = controller().resume_queued(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
+    queued = controller().resume_queued(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(
         _("%(model)s waits for room again.", model=short_name(queued.launch.request.model_id)), queued.launch
     )
@@ -97,8 +97,8 @@ def _changed(said: str, ticket: QueuedLaunch) -> ResponseReturnValue:
 
 
 @blueprint.post("/tickets/<ticket_id>/start")
-@needs(Right.SWITCH)
+@needs(Permission.SWITCH)
 @records(Action.TICKET_STARTED, recording.ticket, before=recording.owner_of_ticket)
 def start(ticket_id: str) -> ResponseReturnValue:
     """Start what fits now; a refusal says why, and it waits on."""
-    return accepted(controller().start_queued(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY)))
+    return accepted(controller().start_queued(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY)))

@@ -22,11 +22,11 @@ from webapp.domain.audit import (
     NOBODY,
     THE_SERVER,
     Action,
-    Came,
+    AuditActor,
+    AuditChannel,
+    AuditEntry,
     Detail,
     Details,
-    Doer,
-    Entry,
     Kind,
     Result,
     Target,
@@ -37,8 +37,8 @@ from webapp.domain.operation import Operation
 from webapp.domain.people import Person, is_name
 from webapp.errors import WardenError
 from webapp.web.actor import shown_identity
+from webapp.web.client_address import client_address
 from webapp.web.ports import accounts, audit, controller
-from webapp.web.visits import client_address
 
 V = TypeVar("V", bound=Callable[..., Any])
 
@@ -185,7 +185,7 @@ def _record(response: Response) -> Response:
             audit().record(_entry(act, problem))
     elif problem is not None and problem[1] == HTTPStatus.FORBIDDEN and request.url_rule is not None:
         target = Target(Kind.ADDRESS, name=f"{request.method} {request.url_rule.rule}")
-        audit().record(_answered(Entry(time.time(), _doer(), Action.ADDRESS, target), problem))
+        audit().record(_answered(AuditEntry(time.time(), _doer(), Action.ADDRESS, target), problem))
     return response
 
 
@@ -196,12 +196,12 @@ def _problem(response: Response) -> tuple[str, int] | None:
     return noted
 
 
-def _entry(act: Act, problem: tuple[str, int] | None) -> Entry:
+def _entry(act: Act, problem: tuple[str, int] | None) -> AuditEntry:
     target, before = g.get("audit_seen") or (_target(act), ())
     if not target.id:  # what the request has made is there now
         target = _target(act)
     after = _looked(act.after) if problem is None else ()
-    entry = Entry(
+    entry = AuditEntry(
         at=time.time(),
         doer=_doer(),
         action=act.action,
@@ -210,11 +210,11 @@ def _entry(act: Act, problem: tuple[str, int] | None) -> Entry:
         operation_id=g.get("audit_operation"),
     )
     if act.action in BY_TARGET and problem is None:
-        entry = replace(entry, doer=Doer(target.name, Came.SESSION, target.id or None))
+        entry = replace(entry, doer=AuditActor(target.name, AuditChannel.SESSION, target.id or None))
     return _answered(entry, problem)
 
 
-def _answered(entry: Entry, problem: tuple[str, int] | None) -> Entry:
+def _answered(entry: AuditEntry, problem: tuple[str, int] | None) -> AuditEntry:
     entry = replace(entry, address=client_address())
     if problem is None:
         return entry
@@ -223,7 +223,7 @@ def _answered(entry: Entry, problem: tuple[str, int] | None) -> Entry:
     return replace(entry, result=result, problem=code)
 
 
-def _doer() -> Doer:
+def _doer() -> AuditActor:
     identity = shown_identity()
     return NOBODY if identity is None else doer_of(identity)
 

@@ -1,6 +1,6 @@
 """The one place where rights are checked: every address declares the right that it needs, and no request gets past it otherwise.
 
-``@needs(Right.X)`` stands at each view. An application with a view that declares nothing is not made, and a view that is added later
+``@needs(Permission.X)`` stands at each view. An application with a view that declares nothing is not made, and a view that is added later
 is refused. What depends on whose a thing is, the view asks by ``require_…``.
 """
 
@@ -13,7 +13,17 @@ from typing import Any, Final, TypeVar
 from flask import Flask, current_app, request
 
 from webapp.domain.operation import Operation
-from webapp.domain.people import IN_PERSON, LOWEST, Identity, Right, Role, Way, allows, may, may_cancel
+from webapp.domain.people import (
+    IN_PERSON,
+    LOWEST,
+    AuthMethod,
+    Identity,
+    Permission,
+    Role,
+    allows,
+    has_permission,
+    may_cancel,
+)
 from webapp.errors import Forbidden, InPerson, NotSignedIn
 from webapp.web.actor import current_identity, shown_identity
 
@@ -24,7 +34,7 @@ FREE: Final = "static"
 """The endpoint of style sheets and scripts, which is Flask's own and open to everybody."""
 
 
-def needs(right: Right) -> Callable[[V], V]:
+def needs(right: Permission) -> Callable[[V], V]:
     """Declare the right that a view needs."""
 
     def declare(view: V) -> V:
@@ -38,7 +48,7 @@ def init_rights(app: Flask) -> None:
     """Check every request to ``app``, and let templates ask what to offer."""
     app.before_request(_check)
     app.jinja_env.globals.update(
-        may=lambda name: has(Right(name)),
+        may=lambda name: has(Permission(name)),
         may_cancel=lambda actor, owners=(): may_cancel(_signed_in(), actor) or _signed_in().name in owners,
         identity=shown_identity,
     )
@@ -51,32 +61,32 @@ def refuse_undeclared(app: Flask) -> None:
         raise RuntimeError(f"no right is declared, by @needs(Right.…), for: {', '.join(silent)}")
 
 
-def right_of(view: Callable[..., Any]) -> Right | None:
+def right_of(view: Callable[..., Any]) -> Permission | None:
     """Return the right that a view declares."""
     right = getattr(view, ATTRIBUTE, None)
-    return right if isinstance(right, Right) else None
+    return right if isinstance(right, Permission) else None
 
 
 def _check() -> None:
     if request.endpoint is None or request.endpoint == FREE:
         return
     right = right_of(current_app.view_functions[request.endpoint])
-    if right is not Right.OPEN:
-        require(Right.PEOPLE if right is None else right)
+    if right is not Permission.OPEN:
+        require(Permission.PEOPLE if right is None else right)
 
 
-def require(right: Right) -> Identity:
+def require(right: Permission) -> Identity:
     """Return who sends the request. Raises NotSignedIn, Forbidden."""
     identity = _signed_in()
     if allows(identity, right):
         return identity
-    if identity.way is Way.TOKEN and right in IN_PERSON:
+    if identity.way is AuthMethod.TOKEN and right in IN_PERSON:
         raise InPerson
     needed = LOWEST[right] or Role.VIEWER
     raise Forbidden(needed=needed.value, role=identity.role.value)
 
 
-def has(right: Right) -> bool:
+def has(right: Permission) -> bool:
     """Return whether who sends the request has ``right``."""
     return allows(current_identity(), right)
 
@@ -84,7 +94,7 @@ def has(right: Right) -> bool:
 def require_override(reason: str | None) -> None:
     """Let a reason to take what another person holds be an administrator's; without one the controller refuses it. Raises Forbidden."""
     if reason is not None:
-        require(Right.UNLOAD_ANY)
+        require(Permission.UNLOAD_ANY)
 
 
 def require_cancel(operation: Operation) -> bool:
@@ -113,11 +123,11 @@ class Rule:
 
     methods: str
     path: str
-    right: Right
+    right: Permission
 
     def opens_to(self, role: Role | None) -> bool:
         """Whether ``role`` may call it."""
-        return may(role, self.right)
+        return has_permission(role, self.right)
 
 
 def rules(app: Flask) -> Iterator[Rule]:

@@ -22,7 +22,7 @@ from flask_wtf.csrf import CSRFProtect
 from itsdangerous import URLSafeTimedSerializer
 from werkzeug.exceptions import HTTPException, LengthRequired, RequestEntityTooLarge
 
-from webapp.domain.people import Way
+from webapp.domain.people import AuthMethod
 from webapp.errors import ConfigurationError
 from webapp.folders import disk_trouble, make_private
 from webapp.incoming import BODY_LIMIT
@@ -148,7 +148,7 @@ def _check_token() -> None:
         return
     identity = current_identity()
     way = None if identity is None else identity.way
-    if way is Way.TOKEN or (is_api() and way in (None, Way.LOCAL)):
+    if way is AuthMethod.TOKEN or (is_api() and way in (None, AuthMethod.LOCAL)):
         return
     csrf.protect()
 

@@ -9,14 +9,14 @@ from flask.typing import ResponseReturnValue
 
 from webapp.domain.audit import Action
 from webapp.domain.operation import OperationFilter, OperationKind
-from webapp.domain.people import Right
+from webapp.domain.people import Permission
 from webapp.errors import StoreUnavailable
 from webapp.web import recording, words
 from webapp.web.actor import current_actor
-from webapp.web.answers import wants_fragment
 from webapp.web.ports import controller
 from webapp.web.presenters.selftest import SelftestView, selftest_view
 from webapp.web.recording import note_operation, records
+from webapp.web.responses import wants_fragment
 from webapp.web.rights import needs, require_cancel
 
 EARLIER = 20
@@ -26,14 +26,14 @@ blueprint = Blueprint("selftest", __name__, url_prefix="/selftest")
 
 
 @blueprint.get("")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def page() -> ResponseReturnValue:
     """Show the page."""
     return render_template("pages/selftest.html", view=_view())
 
 
 @blueprint.get("/live")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def live() -> ResponseReturnValue:
     """Return the polled region; 204 when the page has it already."""
     view = _view()
@@ -43,7 +43,7 @@ def live() -> ResponseReturnValue:
 
 
 @blueprint.post("")
-@needs(Right.SELFTEST)
+@needs(Permission.SELFTEST)
 @records(Action.SELFTEST)
 def begin() -> ResponseReturnValue:
     """Begin a self-test."""
@@ -52,7 +52,7 @@ def begin() -> ResponseReturnValue:
 
 
 @blueprint.post("/<operation_id>/cancel")
-@needs(Right.CANCEL)
+@needs(Permission.CANCEL)
 @records(Action.CANCEL, recording.operation, before=recording.owner_of_operation)
 def cancel(operation_id: str) -> ResponseReturnValue:
     """Ask a self-test to stop."""

@@ -9,17 +9,17 @@ from typing import Final, cast
 from flask import Blueprint, Flask, Response, current_app, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 
-from webapp.domain.people import Right
+from webapp.domain.people import Permission
 from webapp.domain.timeline import POINT_S, Held, Point, Span, Track
 from webapp.errors import StoreUnavailable
 from webapp.web import words
-from webapp.web.answers import wants_fragment
 from webapp.web.api.documents import when
-from webapp.web.drawn import Kept
 from webapp.web.filters import asked_track
 from webapp.web.ports import controller, timeline
 from webapp.web.presenters.form import Choice
 from webapp.web.presenters.timeline import TimelineView, empty_view, table_view, timeline_view
+from webapp.web.rendered import SingleFlightCache
+from webapp.web.responses import wants_fragment
 from webapp.web.rights import needs
 from webapp.web.spreadsheet import MEDIA_TYPE, Cell, to_csv
 from webapp.web.translate import language
@@ -48,12 +48,12 @@ blueprint = Blueprint("timeline", __name__)
 
 def init_timeline(app: Flask) -> None:
     """Give ``app`` a place for the views that were made last: what a hundred open pages show is made once."""
-    app.extensions[EXTENSION] = Kept[Key, TimelineView](VIEWS_KEPT)
+    app.extensions[EXTENSION] = SingleFlightCache[Key, TimelineView](VIEWS_KEPT)
     app.register_blueprint(blueprint)
 
 
 @blueprint.get("/timeline")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def page() -> ResponseReturnValue:
     """Show a device's timeline; HTMX gets what has changed since the content ``version``, or 204."""
     device_id, span = asked_track()
@@ -69,7 +69,7 @@ def page() -> ResponseReturnValue:
 
 
 @blueprint.get("/timeline/table")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def table() -> ResponseReturnValue:
     """Show the same as a table."""
     device_id, span = asked_track()
@@ -83,7 +83,7 @@ def table() -> ResponseReturnValue:
 
 
 @blueprint.get("/timeline.csv")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def as_csv() -> ResponseReturnValue:
     """Return every stored point as a table, one line per holder; the query is that of ``GET /api/v1/timeline``."""
     device_id, span = asked_track()
@@ -98,7 +98,7 @@ def _view(device_id: str | None, span: Span) -> TimelineView:
     if device_id is None:
         return empty_view(None, span)
     newest = next((operation.id for operation in controller().snapshot().recent), None)
-    kept = cast("Kept[Key, TimelineView]", current_app.extensions[EXTENSION])
+    kept = cast("SingleFlightCache[Key, TimelineView]", current_app.extensions[EXTENSION])
     key = (language(), device_id, span, int(time.time() // POINT_S), newest)
     return kept.of(key, lambda: timeline_view(timeline().track(device_id, span, drawn=True)))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from webapp.domain.audit import Action, Came, Detail, Group, Result
+from webapp.domain.audit import Action, ActionGroup, AuditChannel, Detail, Result
 from webapp.domain.footprint import Confidence, Note, PartName, Source
 from webapp.domain.instance import InstanceState
 from webapp.domain.lease import ReleaseAnswer
@@ -51,14 +51,14 @@ class Sentence:
 
     def say(self, params: Mapping[str, Param]) -> str:
         """Return the text in the language in force, with ``params`` in it."""
-        shown = _Shown({name: shown_param(name, value) for name, value in params.items()})
+        shown = _ShownValues({name: shown_param(name, value) for name, value in params.items()})
         if self.many is None:
             return gettext(self.one) % shown
         counted = params.get(self.count)
         return plural(self.one, self.many, counted if isinstance(counted, int) else 0) % shown
 
 
-class _Shown(dict[str, str]):
+class _ShownValues(dict[str, str]):
     """Formatted values; one that the message does not carry is unknown."""
 
     def __missing__(self, name: str) -> str:
@@ -1418,13 +1418,13 @@ ROLES: Final[Mapping[str, str]] = {
 }
 
 GROUPS: Final[Mapping[str, str]] = {
-    Group.SIGNING: N_("sign-ins"),
-    Group.PEOPLE: N_("people and access"),
-    Group.MODELS: N_("models"),
-    Group.LEASES: N_("leases and asks"),
-    Group.WAITING: N_("queue"),
-    Group.SERVER: N_("server"),
-    Group.ACCESS: N_("access refused"),
+    ActionGroup.SIGNING: N_("sign-ins"),
+    ActionGroup.PEOPLE: N_("people and access"),
+    ActionGroup.MODELS: N_("models"),
+    ActionGroup.LEASES: N_("leases and asks"),
+    ActionGroup.WAITING: N_("queue"),
+    ActionGroup.SERVER: N_("server"),
+    ActionGroup.ACCESS: N_("access refused"),
 }
 ACTIONS: Final[Mapping[str, str]] = {
     Action.SIGN_IN: NP_("noun", "Sign in"),
@@ -1463,13 +1463,13 @@ ACTIONS: Final[Mapping[str, str]] = {
     Action.ADDRESS: N_("Call without the right"),
 }
 CAME: Final[Mapping[str, str]] = {
-    Came.LOCAL: N_("without signing in, on this machine"),
-    Came.SESSION: N_("by password"),
-    Came.PROXY: N_("by the proxy"),
-    Came.TOKEN: N_("by token"),
-    Came.NOBODY: N_("not signed in"),
-    Came.COMMAND_LINE: N_("command line"),
-    Came.ITSELF: N_("by itself"),
+    AuditChannel.LOCAL: N_("without signing in, on this machine"),
+    AuditChannel.SESSION: N_("by password"),
+    AuditChannel.PROXY: N_("by the proxy"),
+    AuditChannel.TOKEN: N_("by token"),
+    AuditChannel.NOBODY: N_("not signed in"),
+    AuditChannel.COMMAND_LINE: N_("command line"),
+    AuditChannel.ITSELF: N_("by itself"),
 }
 RESULTS: Final[Mapping[str, str]] = {
     Result.DONE: N_("done"),

@@ -74,9 +74,9 @@ class HostWeightsFile:
     def __exit__(self, *error: object) -> None:
         self._library.__exit__(*error)
 
-    def get_slice(self, name: str) -> _Slice:
+    def get_slice(self, name: str) -> _TensorSlice:
         """Return the tensor's promise: nothing is read before it is indexed."""
-        return _Slice(self, name, self._library.get_slice(name))
+        return _TensorSlice(self, name, self._library.get_slice(name))
 
     def get_tensor(self, name: str) -> torch.Tensor:
         """Read a tensor.
@@ -96,7 +96,7 @@ class HostWeightsFile:
         return tensor
 
 
-class _Slice:
+class _TensorSlice:
     """A tensor that is read when it is indexed: whole by us, in part by safetensors."""
 
     def __init__(self, file: HostWeightsFile, name: str, library_slice: Any) -> None:

@@ -144,7 +144,7 @@ class Service:
             stop=request.stop,
             seed=request.seed,
         )
-        answer = _Answer(exchange, request, openai.Answers(spec.model_id, int(time.time()), chat=chat), len(prompt))
+        answer = _Reply(exchange, request, openai.Answers(spec.model_id, int(time.time()), chat=chat), len(prompt))
         self._last_used_at = time.time()
         try:
             with turns.turn(lambda: self._cancelled.is_set() or exchange.is_gone()):
@@ -156,7 +156,7 @@ class Service:
         finally:
             self._last_used_at = time.time()
 
-    def _generate(self, model: LoadedModel, prompt: Sequence[int], sampling: Sampling, answer: _Answer) -> None:
+    def _generate(self, model: LoadedModel, prompt: Sequence[int], sampling: Sampling, answer: _Reply) -> None:
         """Answer; an error of the model is put into words only after its traceback, which holds tensors, is gone."""
         answer.begin()
         failure: ApiError | None = None
@@ -186,7 +186,7 @@ class Service:
         return self._ready
 
 
-class _Answer:
+class _Reply:
     """One answer on its way: in pieces where a stream was asked for, else collected and sent whole."""
 
     def __init__(self, exchange: Exchange, request: openai.Request, bodies: openai.Answers, prompt_tokens: int) -> None:

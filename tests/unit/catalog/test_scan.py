@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.models import BREAKABLE, WEIGHTS, break_model, change_config, make_model, put_file, remove_model
-from webapp.catalog.entry import Entry, LoadPolicy, describe
+from webapp.catalog.entry import CacheEntry, LoadPolicy, describe
 from webapp.catalog.scan import Catalog, CatalogView
 from webapp.domain.model import CachedModel, ModelProblem
 from webapp.message import Message
@@ -105,7 +105,7 @@ def test_one_folder_that_cannot_be_read_hides_no_other(tmp_path: Path, catalog: 
 
 
 def test_a_defect_at_one_entry_is_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def fails_at_one(entry: Entry, policy: LoadPolicy) -> CachedModel:
+    def fails_at_one(entry: CacheEntry, policy: LoadPolicy) -> CachedModel:
         if entry.id == "tests/odd":
             raise TypeError("unhashable type: 'list'")
         return describe(entry, policy)

@@ -19,17 +19,17 @@ from tests.unit.control.fakes import (
     FakeStore,
     model,
 )
+from webapp.control.calibration import Calibrator
 from webapp.control.context import Context
 from webapp.control.controller import Controller
 from webapp.control.idleness import Idleness
 from webapp.control.journal import Journal
 from webapp.control.keeping import Keeper
-from webapp.control.learning import Learning
 from webapp.control.leases import Leases
 from webapp.control.lock import StateLock
 from webapp.control.pausing import PauseMark
 from webapp.control.state import StateStore
-from webapp.domain.audit import Entry
+from webapp.domain.audit import AuditEntry
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation
 from webapp.domain.plan import SwitchRequest
@@ -57,7 +57,7 @@ class Bench:
         self.catalog = FakeCatalog(model("lab/one"), model("lab/two"), model("lab/three"))
         self.store = FakeStore()
         self.state_store = StateStore()
-        self.recorded: list[Entry] = []
+        self.recorded: list[AuditEntry] = []
         self.keeper = Keeper(self.store, deadline_s=0.3, retry_s=0.05, drain_s=0.3)
         self.context = Context(
             settings=settings,
@@ -68,7 +68,7 @@ class Bench:
             catalog=self.catalog,
             runtimes={Mode.TRANSFORMERS: self.runtime, Mode.VLLM: self.vllm},
             containers=self.host,
-            learning=Learning(self.store),
+            calibrator=Calibrator(self.store),
             queue_store=self.store,
             demo=FakeDemo(self.catalog),
             pause_mark=PauseMark(settings.state_dir),

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from webapp.catalog.scan import CatalogView
+from webapp.domain.calibration import Measurement
 from webapp.domain.instance import Instance, InstanceState, MemoryReport
-from webapp.domain.learned import Measurement
 from webapp.domain.lease import Lease
 from webapp.domain.memory import DeviceKind, HistoryPoint, Holder, HolderKind, Reading, Sample
 from webapp.domain.model import CachedModel, ModelShape, WeightFacts

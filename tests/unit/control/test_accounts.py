@@ -11,10 +11,10 @@ import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import Connection
 
-from webapp.control.accounts import TOKEN_START, Accounts, Limits, Visit, local_name
-from webapp.control.known import KNOWN_S, PAUSE_S
+from webapp.control.accounts import TOKEN_START, Accounts, SessionLimits, Visit, local_name
+from webapp.control.identity_cache import KNOWN_S, PAUSE_S
 from webapp.control.passwords import Passwords
-from webapp.domain.people import Identity, Right, Role, Way
+from webapp.domain.people import AuthMethod, Identity, Permission, Role
 from webapp.errors import (
     Forbidden,
     InvalidRequest,
@@ -77,7 +77,7 @@ class World:
         self.database.open()
         self.hasher = CountingHasher()
         self.owners = {"gone"}
-        limits = Limits(HOUR, 10 * HOUR)
+        limits = SessionLimits(HOUR, 10 * HOUR)
         people, passwords = PeopleRepository(self.database), Passwords(self.hasher)
         clock = lambda: self.now  # noqa: E731
         self.accounts = Accounts(people, passwords, limits, clock, lambda: self.owners, clock)
@@ -107,7 +107,7 @@ def signed_in(accounts: Accounts, name: str = "anna") -> tuple[str, Identity]:
 def test_who_signs_in_is_known_by_the_session(accounts: Accounts) -> None:
     _, identity = signed_in(accounts, "ANNA")
 
-    assert (identity.name, identity.role, identity.way) == ("anna", Role.OPERATOR, Way.SESSION)
+    assert (identity.name, identity.role, identity.way) == ("anna", Role.OPERATOR, AuthMethod.SESSION)
 
 
 @pytest.mark.parametrize(
@@ -123,11 +123,11 @@ def test_a_wrong_name_costs_as_much_as_a_wrong_password(
 
 
 def test_what_a_person_may_now_is_told_by_the_name(accounts: Accounts) -> None:
-    assert accounts.may("anna", Right.SWITCH)
-    assert not accounts.may("anna", Right.EMERGENCY)
-    assert not accounts.may("nobody", Right.SEE)
+    assert accounts.has_permission("anna", Permission.SWITCH)
+    assert not accounts.has_permission("anna", Permission.EMERGENCY)
+    assert not accounts.has_permission("nobody", Permission.SEE)
     accounts.set_disabled("anna", True)
-    assert not accounts.may("anna", Right.SWITCH)
+    assert not accounts.has_permission("anna", Permission.SWITCH)
 
 
 def test_a_disabled_person_does_not_sign_in(accounts: Accounts) -> None:
@@ -299,7 +299,7 @@ def test_a_token_speaks_for_its_owner_within_its_scope(accounts: Accounts) -> No
     assert key.startswith(TOKEN_START)
     identity = accounts.by_token(key)
     assert identity is not None
-    assert (identity.name, identity.role, identity.way) == ("boss", Role.OPERATOR, Way.TOKEN)
+    assert (identity.name, identity.role, identity.way) == ("boss", Role.OPERATOR, AuthMethod.TOKEN)
     assert accounts.tokens()[0].used_at is not None
 
 
@@ -396,7 +396,7 @@ def test_a_person_whom_the_proxy_names_first_gets_the_role_of_newcomers(accounts
     identity = accounts.by_proxy("carol@lab", Role.VIEWER)
 
     assert identity is not None
-    assert (identity.name, identity.role, identity.way) == ("carol@lab", Role.VIEWER, Way.PROXY)
+    assert (identity.name, identity.role, identity.way) == ("carol@lab", Role.VIEWER, AuthMethod.PROXY)
     with pytest.raises(SignInFailed):
         accounts.sign_in("carol@lab", "", HERE)
 
@@ -528,7 +528,7 @@ def test_a_database_that_failed_is_left_alone_for_a_while(planning_state: World,
             lambda: accounts.by_token(token),
             lambda: accounts.by_proxy("anna", Role.VIEWER),
             lambda: accounts.sign_in("anna", PASSWORD, HERE),
-            lambda: accounts.may("anna", Right.SWITCH),
+            lambda: accounts.has_permission("anna", Permission.SWITCH),
             accounts.has_administrator,
         ):
             with pytest.raises(StoreUnavailable, match="away"):
@@ -579,7 +579,7 @@ def test_rights_that_were_changed_are_not_remembered(planning_state: World, acco
 
 def test_that_nothing_was_ever_read_lets_nobody_in(tmp_path: Path) -> None:
     accounts = Accounts(
-        PeopleRepository(Database(f"sqlite:///{tmp_path}/x.db")), Passwords(), Limits(1, 1), lambda: 0.0
+        PeopleRepository(Database(f"sqlite:///{tmp_path}/x.db")), Passwords(), SessionLimits(1, 1), lambda: 0.0
     )
 
     with pytest.raises(StoreUnavailable):

@@ -14,21 +14,21 @@ from webapp.domain.audit import (
     NOBODY,
     THE_SERVER,
     Action,
+    AuditActor,
+    AuditChannel,
+    AuditEntry,
     AuditFilter,
-    Came,
     Detail,
-    Doer,
-    Entry,
     Kind,
     Result,
     Target,
 )
 from webapp.errors import StoreUnavailable
 
-OLGA = Doer("olga", Came.SESSION, "p1")
-CLEAN = Entry(0.0, OLGA, Action.CLEAN, THE_SERVER)
+OLGA = AuditActor("olga", AuditChannel.SESSION, "p1")
+CLEAN = AuditEntry(0.0, OLGA, Action.CLEAN, THE_SERVER)
 BUSY = replace(CLEAN, result=Result.REFUSED, problem="busy")
-WRONG = Entry(
+WRONG = AuditEntry(
     0.0, NOBODY, Action.SIGN_IN, Target(Kind.PERSON, "p1", "olga"), Result.REFUSED, "10.0.0.7", "sign_in_failed"
 )
 
@@ -37,14 +37,14 @@ WRONG = Entry(
 class Record:
     """Entries in memory. ``fails`` is a database that does not answer; ``gate`` holds a write until it is set."""
 
-    kept: list[Entry] = field(default_factory=list)
+    kept: list[AuditEntry] = field(default_factory=list)
     fails: bool = False
     gate: threading.Event | None = None
     entered: threading.Event = field(default_factory=threading.Event)
     written: threading.Event = field(default_factory=threading.Event)
     pruned: list[float] = field(default_factory=list)
 
-    def add(self, entries: Sequence[Entry]) -> None:
+    def add(self, entries: Sequence[AuditEntry]) -> None:
         if self.fails:
             raise StoreUnavailable(reason="a test")
         self.entered.set()
@@ -54,7 +54,7 @@ class Record:
         if entries:
             self.written.set()
 
-    def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[Entry, ...]:
+    def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[AuditEntry, ...]:
         return tuple(reversed(self.kept))[:limit]
 
     def people(self) -> tuple[str, ...]:
@@ -162,7 +162,7 @@ def test_what_somebody_does_is_always_written(audit: Audit) -> None:
 
 
 @pytest.mark.parametrize("entry", [BUSY, WRONG])
-def test_a_refusal_over_and_over_is_written_once_and_counted(audit: Audit, clock: Clock, entry: Entry) -> None:
+def test_a_refusal_over_and_over_is_written_once_and_counted(audit: Audit, clock: Clock, entry: AuditEntry) -> None:
     for second in range(5):
         audit.record(replace(entry, at=float(second)))
     assert audit.entries(10) == (entry,)
@@ -188,14 +188,14 @@ def test_after_a_minute_it_is_written_again_with_the_count_before_it(audit: Audi
 @pytest.mark.parametrize(
     "other",
     [
-        replace(BUSY, doer=Doer("ivan", Came.SESSION, "p2")),
+        replace(BUSY, doer=AuditActor("ivan", AuditChannel.SESSION, "p2")),
         replace(BUSY, action=Action.EMERGENCY),
         replace(BUSY, problem="stopping"),
         replace(BUSY, target=Target(Kind.MODEL, "i1", "lab/m")),
         replace(BUSY, address="10.0.0.8"),
     ],
 )
-def test_what_differs_is_not_counted_together(audit: Audit, other: Entry) -> None:
+def test_what_differs_is_not_counted_together(audit: Audit, other: AuditEntry) -> None:
     audit.record(BUSY)
     audit.record(other)
 

@@ -18,7 +18,7 @@ from tests.unit.control.test_leases import HOUR, instance_of, load_of_maria, run
 from tests.unit.control.test_restoring import rounds
 from webapp.control.contract import Terms
 from webapp.control.keeping import PLACES
-from webapp.control.pausing import NAME, Pause, PauseMark
+from webapp.control.pausing import NAME, PauseMark, QueuePause
 from webapp.domain.instance import Instance
 from webapp.domain.lease import Lease, ReleaseAnswer
 from webapp.domain.operation import OperationState
@@ -373,7 +373,7 @@ def test_a_mark_that_is_removed_while_it_is_being_left_can_be_removed_once_more(
     mark = SlowMark(tmp_path)
     mark.start()
     with ThreadPoolExecutor(2) as pool:
-        left = pool.submit(mark.set, Pause("maria", 12.5))
+        left = pool.submit(mark.set, QueuePause("maria", 12.5))
         mark.gate.wait_reached()
         removed = pool.submit(mark.clear, lambda: True)
         wait([removed], timeout=0.2)
@@ -387,18 +387,18 @@ def test_a_mark_that_is_removed_while_it_is_being_left_can_be_removed_once_more(
 def test_a_mark_stays_as_long_as_the_store_has_not_the_pause(tmp_path: Path) -> None:
     mark = PauseMark(tmp_path)
     mark.start()
-    mark.set(Pause("maria", 12.5))
+    mark.set(QueuePause("maria", 12.5))
     mark.clear(lambda: False)
-    assert PauseMark(tmp_path).start() == Pause("maria", 12.5)
+    assert PauseMark(tmp_path).start() == QueuePause("maria", 12.5)
 
 
 def test_a_mark_is_left_on_a_full_disk_and_an_unreadable_one_is_none(tmp_path: Path) -> None:
     mark = PauseMark(tmp_path)
     assert mark.start() is None
     size = (tmp_path / NAME).stat().st_size
-    mark.set(Pause("maria", 12.5))
+    mark.set(QueuePause("maria", 12.5))
     assert (tmp_path / NAME).stat().st_size == size  # written over in place: no new block is needed
-    assert PauseMark(tmp_path).start() == Pause("maria", 12.5)
+    assert PauseMark(tmp_path).start() == QueuePause("maria", 12.5)
     mark.clear(lambda: True)
     assert PauseMark(tmp_path).start() is None
     (tmp_path / NAME).write_text("{")
@@ -408,4 +408,4 @@ def test_a_mark_is_left_on_a_full_disk_and_an_unreadable_one_is_none(tmp_path: P
 def test_a_folder_that_is_gone_keeps_no_emergency_from_acting(tmp_path: Path) -> None:
     mark = PauseMark(tmp_path / "gone")
     assert mark.start() is None
-    mark.set(Pause("maria", 12.5))
+    mark.set(QueuePause("maria", 12.5))

@@ -9,39 +9,39 @@ from webapp.domain.audit import (
     NOBODY,
     TEXT_LIMIT,
     Action,
-    Came,
+    ActionGroup,
+    AuditActor,
+    AuditChannel,
+    AuditEntry,
     Detail,
-    Doer,
-    Entry,
-    Group,
     actions_of,
     doer_of,
     short,
 )
-from webapp.domain.people import Identity, Role, Way
+from webapp.domain.people import AuthMethod, Identity, Role
 
 
 def test_every_action_belongs_to_a_group_and_no_group_is_empty() -> None:
     assert set(GROUPS) == set(Action)
-    assert set(GROUPS.values()) == set(Group)
-    assert [action for group in Group for action in actions_of(group)] == list(Action)
+    assert set(GROUPS.values()) == set(ActionGroup)
+    assert [action for group in ActionGroup for action in actions_of(group)] == list(Action)
 
 
-@pytest.mark.parametrize("way", Way)
-def test_every_way_in_is_kept_as_it_is(way: Way) -> None:
-    identity = Identity("olga", Role.OPERATOR, way, "p1", "s1", token="ci" if way is Way.TOKEN else None)
+@pytest.mark.parametrize("way", AuthMethod)
+def test_every_way_in_is_kept_as_it_is(way: AuthMethod) -> None:
+    identity = Identity("olga", Role.OPERATOR, way, "p1", "s1", token="ci" if way is AuthMethod.TOKEN else None)
 
-    assert doer_of(identity) == Doer("olga", Came(way.value), "p1", identity.token)
+    assert doer_of(identity) == AuditActor("olga", AuditChannel(way.value), "p1", identity.token)
 
 
 def test_who_is_not_signed_in_has_no_name() -> None:
-    assert doer_of(None) == NOBODY == Doer("", Came.NOBODY)
+    assert doer_of(None) == NOBODY == AuditActor("", AuditChannel.NOBODY)
 
 
 def test_no_detail_is_one_that_could_open_something() -> None:
     for secret in ("password", "key", "token", "prompt", "secret", "cookie", "csrf"):
         assert not [detail for detail in Detail if secret in detail.value]
-    assert set(Entry.__dataclass_fields__) == {
+    assert set(AuditEntry.__dataclass_fields__) == {
         "at", "doer", "action", "target", "result", "address", "problem", "details", "operation_id", "id",
     }  # fmt: skip
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.control.fakes import model
+from webapp.domain.calibration import resting_bytes
 from webapp.domain.footprint import (
     GPU_CONTEXT_BYTES,
     HOST_CONTEXT_BYTES,
@@ -25,7 +26,6 @@ from webapp.domain.footprint import (
 )
 from webapp.domain.footprint.activation import CUDA_WORKSPACE_BYTES
 from webapp.domain.footprint.kv_cache import cache_rule, token_bytes
-from webapp.domain.learned import resting_bytes
 from webapp.domain.memory import DeviceKind
 from webapp.domain.model import (
     AttentionDoubt,

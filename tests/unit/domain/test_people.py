@@ -10,46 +10,50 @@ import pytest
 from webapp.domain.people import (
     IN_PERSON,
     LOWEST,
+    AuthMethod,
     Identity,
-    Right,
+    Permission,
     Role,
-    Way,
     allows,
+    has_permission,
     is_name,
     is_password,
     lower,
-    may,
     may_cancel,
 )
 
-ANNA = Identity("anna", Role.OPERATOR, Way.SESSION, "p1", "s1")
+ANNA = Identity("anna", Role.OPERATOR, AuthMethod.SESSION, "p1", "s1")
 BOSS = replace(ANNA, name="boss", role=Role.ADMINISTRATOR)
 GUEST = replace(ANNA, name="guest", role=Role.VIEWER)
 
 
 def test_every_right_has_its_lowest_role() -> None:
-    assert set(LOWEST) == set(Right)
+    assert set(LOWEST) == set(Permission)
 
 
-@pytest.mark.parametrize("right", Right)
-def test_a_role_may_all_that_the_one_below_may(right: Right) -> None:
+@pytest.mark.parametrize("right", Permission)
+def test_a_role_may_all_that_the_one_below_may(right: Permission) -> None:
     for below, above in itertools.pairwise((None, *Role)):
-        assert may(above, right) or not may(below, right)
-    assert may(Role.ADMINISTRATOR, right)
+        assert has_permission(above, right) or not has_permission(below, right)
+    assert has_permission(Role.ADMINISTRATOR, right)
 
 
 def test_nobody_in_particular_may_only_what_is_open() -> None:
-    assert [right for right in Right if may(None, right)] == [Right.OPEN]
+    assert [right for right in Permission if has_permission(None, right)] == [Permission.OPEN]
 
 
 def test_a_viewer_changes_nothing_but_an_own_account() -> None:
-    assert {right for right in Right if may(Role.VIEWER, right)} == {Right.OPEN, Right.SEE, Right.ACCOUNT}
+    assert {right for right in Permission if has_permission(Role.VIEWER, right)} == {
+        Permission.OPEN,
+        Permission.SEE,
+        Permission.ACCOUNT,
+    }
 
 
 @pytest.mark.parametrize("right", sorted(IN_PERSON))
-def test_a_token_manages_no_account(right: Right) -> None:
+def test_a_token_manages_no_account(right: Permission) -> None:
     assert allows(BOSS, right)
-    assert not allows(replace(BOSS, way=Way.TOKEN), right)
+    assert not allows(replace(BOSS, way=AuthMethod.TOKEN), right)
 
 
 @pytest.mark.parametrize(

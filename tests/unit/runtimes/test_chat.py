@@ -12,7 +12,7 @@ import pytest
 
 from webapp.errors import GenerationFailed, NotReady, OutOfMemory, WardenError
 from webapp.runtimes.base import Endpoint
-from webapp.runtimes.chat import Answer, stream_chat
+from webapp.runtimes.chat import ChatReply, stream_chat
 from webapp.runtimes.sockets import Garbled, Silent, Unreachable, ask
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
@@ -84,7 +84,7 @@ def refusal(status: str, code: str, message: str = "why") -> bytes:
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def question(endpoint: Endpoint, *, chat: bool = True, max_tokens: int | None = 5) -> Answer:
+def question(endpoint: Endpoint, *, chat: bool = True, max_tokens: int | None = 5) -> ChatReply:
     return stream_chat(endpoint, "привет", max_tokens=max_tokens, temperature=0.5, has_chat_template=chat)
 
 

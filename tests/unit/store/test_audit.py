@@ -9,13 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from webapp.domain.audit import Action, AuditFilter, Came, Detail, Doer, Entry, Group, Kind, Result, Target
+from webapp.domain.audit import (
+    Action,
+    ActionGroup,
+    AuditActor,
+    AuditChannel,
+    AuditEntry,
+    AuditFilter,
+    Detail,
+    Kind,
+    Result,
+    Target,
+)
 from webapp.errors import StoreUnavailable
 from webapp.store.audit import AuditRepository
 from webapp.store.database import Database
 
-OLGA = Doer("olga", Came.TOKEN, "p1", "ночной запуск")
-SWITCH = Entry(
+OLGA = AuditActor("olga", AuditChannel.TOKEN, "p1", "ночной запуск")
+SWITCH = AuditEntry(
     at=100.5,
     doer=OLGA,
     action=Action.SWITCH,
@@ -26,8 +37,10 @@ SWITCH = Entry(
     details=((Detail.MODE, "vllm"), (Detail.LOAD_ANYWAY, "yes")),
     operation_id="o1",
 )
-SIGN_IN = Entry(200.0, Doer("", Came.NOBODY), Action.SIGN_IN, Target(Kind.PERSON, "p2", "anna"), Result.REFUSED)
-CLEAN = Entry(300.0, Doer("anna", Came.SESSION, "p2"), Action.CLEAN, Target(Kind.SERVER))
+SIGN_IN = AuditEntry(
+    200.0, AuditActor("", AuditChannel.NOBODY), Action.SIGN_IN, Target(Kind.PERSON, "p2", "anna"), Result.REFUSED
+)
+CLEAN = AuditEntry(300.0, AuditActor("anna", AuditChannel.SESSION, "p2"), Action.CLEAN, Target(Kind.SERVER))
 
 
 @pytest.fixture
@@ -56,7 +69,7 @@ def test_pages_follow_each_other_by_the_last_one_seen_whatever_comes_meanwhile(r
 def test_filters_hold_together(record: AuditRepository) -> None:
     assert ids(record, person="olga") == [1]
     assert ids(record, person="") == [2]
-    assert ids(record, group=Group.SERVER) == [3]
+    assert ids(record, group=ActionGroup.SERVER) == [3]
     assert ids(record, result=Result.REFUSED) == [2, 1]
     assert ids(record, since=200.0) == [3, 2]
     assert ids(record, since=100.0, until=200.0) == [1]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webapp.domain.learned import Measurement
+from webapp.domain.calibration import Measurement
 from webapp.domain.lease import Lease
 from webapp.domain.operation import (
     Finding,

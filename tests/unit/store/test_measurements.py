@@ -7,12 +7,12 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from webapp.domain.calibration import LaunchKind, LaunchSetup, Measurement
 from webapp.domain.instance import MemoryReport
-from webapp.domain.learned import LaunchKind, Measurement, Setup
 from webapp.domain.modes import Mode
 from webapp.store.measurements import MeasurementRepository
 
-KIND = LaunchKind(Setup("lab/модель", "a" * 40, Mode.VLLM, "vllm:1", "Card", 1, "auto", "none"), 2048, 1)
+KIND = LaunchKind(LaunchSetup("lab/модель", "a" * 40, Mode.VLLM, "vllm:1", "Card", 1, "auto", "none"), 2048, 1)
 TOLD = MemoryReport(weights_bytes=2**30, graphs_bytes=0)
 
 

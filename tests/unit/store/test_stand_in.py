@@ -13,10 +13,10 @@ from tests.unit.store.samples import operation
 from webapp.domain.lease import NO_LEASE
 from webapp.domain.operation import Operation
 from webapp.errors import StoreUnavailable
+from webapp.store import stand_in
 from webapp.store.database import Database
 from webapp.store.leases import LeaseRepository
 from webapp.store.operations import OperationRepository
-from webapp.store.stand_in import IN_MEMORY, PREFIX
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk")
 
@@ -39,7 +39,7 @@ def database(disk: SmallDisk) -> Iterator[Database]:
 
 
 def copies() -> set[Path]:
-    return set(IN_MEMORY.glob(f"{PREFIX}*"))
+    return set(stand_in.IN_MEMORY.glob(f"{stand_in.PREFIX}*"))
 
 
 def keep(database: Database, kept: Operation = KEPT) -> None:

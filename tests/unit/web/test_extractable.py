@@ -25,7 +25,7 @@ BY_TABLE = {
     ("webapp/web/words.py", "say"),
     ("webapp/web/words.py", "word"),
     ("webapp/web/words.py", "_reason"),
-    ("webapp/web/sections.py", "sections"),
+    ("webapp/web/navigation.py", "sections"),
 }
 """Functions that translate what a table holds, marked there."""
 OF_GETTEXT = "webapp/web/translate.py"

@@ -10,7 +10,7 @@ from webapp.domain.footprint.estimate import (
     Launch,
     estimate,
 )
-from webapp.domain.footprint.parts import Confidence, Footprint, Note, Part, PartName, Seen, Source, lowest
+from webapp.domain.footprint.parts import Confidence, Footprint, MeasuredSpread, Note, Part, PartName, Source, lowest
 from webapp.domain.footprint.shares import UTILIZATION_SCALE, budget_bytes, in_whole_shares, share_of
 
 __all__ = [
@@ -24,10 +24,10 @@ __all__ = [
     "Confidence",
     "Footprint",
     "Launch",
+    "MeasuredSpread",
     "Note",
     "Part",
     "PartName",
-    "Seen",
     "Source",
     "budget_bytes",
     "default_limits",

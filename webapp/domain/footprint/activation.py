@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from webapp.domain.footprint.conditions import Conditions, Limits
+from webapp.domain.footprint.conditions import BatchLimits, Conditions
 from webapp.domain.footprint.parts import Confidence, Note
 from webapp.domain.footprint.weights import INT8_ROW_BYTES, NF4_BYTES
 from webapp.domain.model import CachedModel, CacheKind, WeightFacts
@@ -134,7 +134,7 @@ def quantizing_bytes(facts: WeightFacts, quantization: Quantization) -> int:
     return min(round(copies * _largest_layer(facts)), 2 * facts.linear_elements)
 
 
-def vllm_bytes(model: CachedModel, limits: Limits, devices: int, value: int, conditions: Conditions) -> Activation:
+def vllm_bytes(model: CachedModel, limits: BatchLimits, devices: int, value: int, conditions: Conditions) -> Activation:
     """Return the peak of vLLM's warm-up on a GPU: the sampler's, over all requests, or that of a full batch of tokens.
 
     ``0.18 GiB + max(14.2 x S x V, T x b x (3 I + 4 H))``. Published for vLLM 0.19 on an H100 (S 1024, T 8192): Llama-3.1-8B 1.89 GiB

@@ -40,7 +40,7 @@ class Conditions:
 
 
 @dataclass(frozen=True)
-class Limits:
+class BatchLimits:
     """How much vLLM does at once."""
 
     tokens: int
@@ -49,19 +49,19 @@ class Limits:
     """``max_num_seqs``."""
 
 
-def default_limits(conditions: Conditions) -> Limits:
+def default_limits(conditions: Conditions) -> BatchLimits:
     """Return the limits that vLLM takes by itself for its API server (``get_batch_defaults``, 0.32)."""
     memory = conditions.device_memory_bytes or 0
     if memory >= gib(160):
-        return Limits(16384, 1024)
+        return BatchLimits(16384, 1024)
     if memory >= gib(70) and "a100" not in conditions.device_name.lower():
-        return Limits(8192, 1024)
-    return Limits(2048, 256)
+        return BatchLimits(8192, 1024)
+    return BatchLimits(2048, 256)
 
 
-def limits_of(options: LaunchOptions, conditions: Conditions) -> Limits:
+def limits_of(options: LaunchOptions, conditions: Conditions) -> BatchLimits:
     """Return the limits of a launch: Warden says how many requests, vLLM chooses the tokens, at most all of theirs."""
     requests = conditions.max_num_seqs or options.batch_size
     tokens = conditions.max_num_batched_tokens or default_limits(conditions).tokens
     tokens = min(tokens, requests * options.max_tokens)
-    return Limits(tokens, min(requests, tokens))
+    return BatchLimits(tokens, min(requests, tokens))

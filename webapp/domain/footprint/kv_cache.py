@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from webapp.domain.footprint.conditions import ASYNC_SCHEDULING, Conditions, Limits
+from webapp.domain.footprint.conditions import ASYNC_SCHEDULING, BatchLimits, Conditions
 from webapp.domain.footprint.parts import Confidence, Note, Source
 from webapp.domain.model import AttentionDoubt, CachedModel, CacheKind, CacheLayers
 
@@ -80,7 +80,7 @@ def in_transformers(rule: CacheRule, tokens: int, requests: int, *, prefill: boo
     return requests * (_sum(rule, held) + tokens * rule.guessed_token_bytes)
 
 
-def in_vllm(rule: CacheRule, tokens: int, requests: int, limits: Limits, devices: int, *, block: int) -> int:
+def in_vllm(rule: CacheRule, tokens: int, requests: int, limits: BatchLimits, devices: int, *, block: int) -> int:
     """Return the KV cache of ``requests`` of ``tokens`` in vLLM on each of ``devices``, in whole blocks.
 
     As ``max_memory_usage_bytes`` of its specs (0.32): a window holds ``window - 1`` tokens and those in flight, in one block more; a chunk
@@ -98,11 +98,11 @@ def in_vllm(rule: CacheRule, tokens: int, requests: int, limits: Limits, devices
     return requests * (_sum(rule, held, devices, group) + _blocks(tokens, block) * rule.guessed_token_bytes)
 
 
-def second_batch_bytes(rule: CacheRule, tokens: int, limits: Limits, devices: int, conditions: Conditions) -> int:
+def second_batch_bytes(rule: CacheRule, tokens: int, limits: BatchLimits, devices: int, conditions: Conditions) -> int:
     """Return what the windows hold for a second batch in flight, which vLLM counts in its start check."""
     if conditions.is_before(ASYNC_SCHEDULING):
         return 0
-    twice = Limits(2 * limits.tokens, limits.requests)
+    twice = BatchLimits(2 * limits.tokens, limits.requests)
     one, two = (in_vllm(rule, tokens, 1, each, devices, block=1) for each in (limits, twice))
     return two - one
 

@@ -117,7 +117,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Seen:
+class MeasuredSpread:
     """How often a launch like this was measured here, and how far the figures lie apart."""
 
     count: int
@@ -136,7 +136,7 @@ class Footprint:
     load_peak_bytes: int = 0
     """The most that is held while the model loads, the context included; 0 is not known."""
     notes: tuple[Note, ...] = ()
-    seen: Seen | None = None
+    seen: MeasuredSpread | None = None
     """What was measured here and has corrected the parts that say ``LEARNED``."""
     warm_bytes: int = 0
     """What of the activation is held from the start: a worker on a GPU answers once before it is ready, and the libraries keep what that

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, product
 
+from webapp.domain.calibration import Calibration, corrected
 from webapp.domain.footprint import Conditions, Footprint, Launch, in_whole_shares
-from webapp.domain.learned import Lessons, corrected
 from webapp.domain.memory import DeviceKind, Reading
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode
@@ -57,8 +57,8 @@ class Placement:
 class Requirement:
     """What a model takes with one set of options in one mode, wherever that is asked; each figure is worked out once."""
 
-    def __init__(self, mode: Mode, options: LaunchOptions, model: CachedModel, lessons: Lessons) -> None:
-        self._mode, self._options, self._model, self._lessons = mode, options, model, lessons
+    def __init__(self, mode: Mode, options: LaunchOptions, model: CachedModel, calibration: Calibration) -> None:
+        self._mode, self._options, self._model, self._calibration = mode, options, model, calibration
         self._launches: dict[tuple[object, ...], Launch] = {}
         self._known: dict[tuple[DeviceClass, ...], tuple[Footprint, ...]] = {}
 
@@ -79,8 +79,8 @@ class Requirement:
         launch = self._launch(unlike)
         estimated = tuple(launch.share_on(place.kind, len(places)) for place in unlike)
         names = [place.name for place in places]
-        kind = self._lessons.kind_of(self._model.id, self._model.revision, self._mode, self._options, names)
-        footprints = corrected(estimated, kind, self._lessons)
+        kind = self._calibration.kind_of(self._model.id, self._model.revision, self._mode, self._options, names)
+        footprints = corrected(estimated, kind, self._calibration)
         if self._mode is Mode.VLLM and launch.conditions.device_memory_bytes:
             footprints = in_whole_shares(footprints, [place.usable_bytes for place in unlike])
         of_place = dict(zip(unlike, footprints, strict=True))
@@ -91,7 +91,7 @@ class Requirement:
         usable = min(place.usable_bytes for place in places)
         known = () if on_host or usable <= 0 else (usable, places[0].name or "")
         if (on_host, known) not in self._launches:
-            conditions = replace(Conditions(*known), shares_libraries=self._lessons.shares_libraries)
+            conditions = replace(Conditions(*known), shares_libraries=self._calibration.shares_libraries)
             launch = Launch(self._model, self._options, self._mode, conditions, on_host=on_host)
             self._launches[on_host, known] = launch
         return self._launches[on_host, known]
@@ -240,7 +240,7 @@ class Candidates:
         """Return what ``request`` takes, or would take with other options."""
         key = (request.mode, options or request.options)
         if key not in self._requirements:
-            self._requirements[key] = Requirement(*key, self.model, self.planning_state.lessons)
+            self._requirements[key] = Requirement(*key, self.model, self.planning_state.calibration)
         return self._requirements[key]
 
     def of(self, request: SwitchRequest, reach: Reach) -> tuple[DeviceGroup, ...]:

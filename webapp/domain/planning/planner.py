@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from webapp.domain.footprint import Footprint, PartName, Seen
+from webapp.domain.calibration import Calibration
+from webapp.domain.footprint import Footprint, MeasuredSpread, PartName
 from webapp.domain.instance import ANSWERING, Instance, InstanceState
-from webapp.domain.learned import Lessons
 from webapp.domain.memory import DeviceKind, Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode, Quantization
@@ -100,15 +100,15 @@ def needed_bytes(request: SwitchRequest, model: CachedModel, headrooms: Sequence
     places = [DeviceClass(headroom.kind, headroom.device_name, headroom.usable_bytes) for headroom in headrooms]
     return tuple(
         footprint.required_bytes
-        for footprint in Requirement(capped.mode, capped.options, model, headrooms[0].lessons).over(places)
+        for footprint in Requirement(capped.mode, capped.options, model, headrooms[0].calibration).over(places)
     )
 
 
 def footprints_on(
-    devices: Sequence[str], request: SwitchRequest, model: CachedModel, sample: Sample | None, lessons: Lessons
+    devices: Sequence[str], request: SwitchRequest, model: CachedModel, sample: Sample | None, calibration: Calibration
 ) -> tuple[Footprint, ...]:
     """Return what ``request`` takes on ``devices``, as a plan counts it; of a device that is not in the sample only the kind is known."""
-    footprints = Requirement(request.mode, request.options, model, lessons).over(
+    footprints = Requirement(request.mode, request.options, model, calibration).over(
         [_place(device_id, sample) for device_id in devices]
     )
     return tuple(footprint.on(device_id) for footprint, device_id in zip(footprints, devices, strict=True))
@@ -404,7 +404,7 @@ def _reasons(placed: Placement) -> Iterator[Message]:
             yield Message("plan_promised", {"device": device.device_id, "promised_bytes": device.promised_bytes})
 
 
-def _seen(device_id: str, seen: Seen) -> Message:
+def _seen(device_id: str, seen: MeasuredSpread) -> Message:
     """How often the like was measured here; how far the figures lie apart is known from two on."""
     params: dict[str, Param] = {"device": device_id, "count": seen.count, "spread_percent": seen.spread_percent}
     if seen.same_options:

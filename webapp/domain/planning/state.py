@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
+from webapp.domain.calibration import UNCALIBRATED, Calibration
 from webapp.domain.footprint import Footprint
 from webapp.domain.instance import ANSWERING, Instance, InstanceState
-from webapp.domain.learned import NOTHING_LEARNED, Lessons
 from webapp.domain.memory import DeviceKind, Reading, Sample, instances_bytes
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
@@ -42,7 +42,7 @@ class PlanningState:
     mode_problems: Mapping[Mode, Message | None] = field(default_factory=dict)
     cooldowns: Mapping[str, Cooldown] = field(default_factory=dict)
     claims: Mapping[str, str] = field(default_factory=dict)
-    lessons: Lessons = NOTHING_LEARNED
+    calibration: Calibration = UNCALIBRATED
     monotonic: float = 0.0
     """Now by the clock that never jumps: pauses are counted on it."""
     actor: str | None = None
@@ -127,7 +127,7 @@ class Headroom:
     free_after_unload_bytes: int | None
     """Once all that Warden has loaded there is unloaded."""
     device_name: str | None = None
-    lessons: Lessons = NOTHING_LEARNED
+    calibration: Calibration = UNCALIBRATED
 
 
 def headrooms(planning_state: PlanningState, request: SwitchRequest | None = None) -> tuple[Headroom, ...]:
@@ -151,7 +151,7 @@ def _room(reading: Reading, planning_state: PlanningState, request: SwitchReques
     if request is not None and any(e.is_kept_from(request) or e.is_unendable_for(request) for e in own):
         beside = None
     return Headroom(
-        reading.device_id, reading.kind, usable_of(reading), beside, alone, reading.name, planning_state.lessons
+        reading.device_id, reading.kind, usable_of(reading), beside, alone, reading.name, planning_state.calibration
     )
 
 

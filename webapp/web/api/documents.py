@@ -10,8 +10,8 @@ from typing import Any, overload
 
 from webapp import __version__, schema
 from webapp.control.contract import ForeignContainer, Snapshot
-from webapp.domain.audit import Entry
-from webapp.domain.footprint import Footprint, Seen
+from webapp.domain.audit import AuditEntry
+from webapp.domain.footprint import Footprint, MeasuredSpread
 from webapp.domain.instance import Instance
 from webapp.domain.lease import ReleaseRequest
 from webapp.domain.memory import Holder, LedgerKind, Reading, build_ledger, level_of, used_percent
@@ -183,7 +183,7 @@ def _release(asked: ReleaseRequest | None) -> schema.Release | None:
     )
 
 
-def entry(noted: Entry) -> schema.AuditEntry:
+def entry(noted: AuditEntry) -> schema.AuditEntry:
     """Return an entry of the audit log."""
     doer, target = noted.doer, noted.target
     return schema.AuditEntry(
@@ -346,7 +346,7 @@ def footprint(taken: Footprint) -> schema.Footprint:
     )
 
 
-def _measured(seen: Seen | None) -> schema.Measured | None:
+def _measured(seen: MeasuredSpread | None) -> schema.Measured | None:
     """What was measured here of such launches; one launch has the same on each of its devices."""
     if seen is None:
         return None

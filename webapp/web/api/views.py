@@ -13,14 +13,14 @@ from webapp import schema
 from webapp.domain.audit import Action
 from webapp.domain.instance import Instance
 from webapp.domain.operation import Operation
-from webapp.domain.people import Right
+from webapp.domain.people import Permission
 from webapp.domain.queue import QueuedLaunch, QueueEntry
 from webapp.errors import DeviceUnreadable, InvalidRequest, UnknownDevice, UnknownOperation, UnknownTicket
 from webapp.web import recording
 from webapp.web.actor import current_actor
 from webapp.web.api import bodies, documents
 from webapp.web.api.bodies import limit_argument, read, read_if_sent
-from webapp.web.asking import Answer
+from webapp.web.asking import StreamedReply
 from webapp.web.filters import SHOWN_LIMIT, AuditQuery, OperationsQuery, asked_track
 from webapp.web.ports import audit, controller, timeline
 from webapp.web.recording import changes_nothing, note_operation, records
@@ -33,7 +33,7 @@ blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 
 
 @blueprint.get("/status")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def status() -> ResponseReturnValue:
     """Return devices with their holders, instances, running operations, foreign containers, and the mode.
 
@@ -44,7 +44,7 @@ def status() -> ResponseReturnValue:
 
 
 @blueprint.get("/models")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def models() -> ResponseReturnValue:
     """Return the cached models, each with the reason if it cannot be loaded.
 
@@ -54,7 +54,7 @@ def models() -> ResponseReturnValue:
 
 
 @blueprint.get("/recommendation")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def recommendation() -> ResponseReturnValue:
     """Return the recommended settings for ``?device=&model=``, both optional.
 
@@ -69,7 +69,7 @@ def recommendation() -> ResponseReturnValue:
 
 
 @blueprint.post("/plan")
-@needs(Right.PLAN)
+@needs(Permission.PLAN)
 @changes_nothing
 def plan() -> ResponseReturnValue:
     """Return what a switch would do; nothing is done.
@@ -86,7 +86,7 @@ def plan() -> ResponseReturnValue:
 
 
 @blueprint.post("/switch")
-@needs(Right.SWITCH)
+@needs(Permission.SWITCH)
 @records(Action.SWITCH, recording.model_asked_for, recording.SWITCH_FIELDS)
 def switch() -> ResponseReturnValue:
     """Load a model, and unload what it replaces. Returns 202 with the operation.
@@ -103,7 +103,7 @@ def switch() -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/unload")
-@needs(Right.UNLOAD)
+@needs(Permission.UNLOAD)
 @records(Action.UNLOAD, recording.running_model, recording.OVERRIDE_FIELDS, recording.owner_of_model)
 def unload(instance_id: str) -> ResponseReturnValue:
     """Unload an instance. Returns 202 with the operation.
@@ -118,7 +118,7 @@ def unload(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/lease")
-@needs(Right.LEASE)
+@needs(Permission.LEASE)
 @records(Action.LEASE, recording.running_model, recording.LEASE_FIELDS, after=recording.lease_now)
 def lease(instance_id: str) -> ResponseReturnValue:
     """Change the lease and the idle time of your own instance. Returns the instance.
@@ -131,7 +131,7 @@ def lease(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/release-request")
-@needs(Right.LEASE)
+@needs(Permission.LEASE)
 @records(Action.RELEASE_ASKED, recording.running_model, recording.ASK_FIELDS, recording.owner_of_model)
 def ask_release(instance_id: str) -> ResponseReturnValue:
     """Ask the owner of an instance to release it. Returns the instance.
@@ -143,7 +143,7 @@ def ask_release(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/release-request/answer")
-@needs(Right.LEASE)
+@needs(Permission.LEASE)
 @records(Action.RELEASE_ANSWERED, recording.running_model, recording.ANSWER_FIELDS)
 def answer_release(instance_id: str) -> ResponseReturnValue:
     """Keep or release an instance of yours that somebody asks for. Returns the instance.
@@ -155,7 +155,7 @@ def answer_release(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/keep")
-@needs(Right.LEASE)
+@needs(Permission.LEASE)
 @records(Action.KEEP, recording.running_model, before=recording.owner_of_model)
 def keep(instance_id: str) -> ResponseReturnValue:
     """Count this call as use of an idle instance, which restarts its idle time. Returns the instance."""
@@ -163,17 +163,17 @@ def keep(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/ask")
-@needs(Right.ASK)
+@needs(Permission.ASK)
 @changes_nothing
 def ask(instance_id: str) -> ResponseReturnValue:
     """Ask a model. Returns its whole answer as ``{"answer"}``; the page streams it instead."""
     question = bodies.question(read(schema.Question))
-    with closing(Answer(instance_id, question)) as answer:
+    with closing(StreamedReply(instance_id, question)) as answer:
         return _json(schema.Reply(answer="".join(answer)))
 
 
 @blueprint.get("/containers")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def containers() -> ResponseReturnValue:
     """Return the containers of vLLM's image that Warden did not start; its own are instances.
 
@@ -183,7 +183,7 @@ def containers() -> ResponseReturnValue:
 
 
 @blueprint.post("/containers/<container_id>/stop")
-@needs(Right.CONTAINERS)
+@needs(Permission.CONTAINERS)
 @records(Action.CONTAINER_STOPPED, recording.container)
 def stop_container(container_id: str) -> ResponseReturnValue:
     """Stop a container that Warden did not start. Returns 202 with the operation.
@@ -194,7 +194,7 @@ def stop_container(container_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/clean")
-@needs(Right.CLEAN)
+@needs(Permission.CLEAN)
 @records(Action.CLEAN)
 def clean() -> ResponseReturnValue:
     """Free memory that nothing needs: caches of loaded models, and leftovers of ended ones.
@@ -205,7 +205,7 @@ def clean() -> ResponseReturnValue:
 
 
 @blueprint.post("/emergency")
-@needs(Right.EMERGENCY)
+@needs(Permission.EMERGENCY)
 @records(Action.EMERGENCY)
 def emergency() -> ResponseReturnValue:
     """Stop everything that Warden started, even while another operation hangs. Returns 202 with the operation.
@@ -216,7 +216,7 @@ def emergency() -> ResponseReturnValue:
 
 
 @blueprint.post("/demo")
-@needs(Right.SWITCH)
+@needs(Permission.SWITCH)
 @records(Action.DEMO)
 def demo() -> ResponseReturnValue:
     """Create the demo model in the cache. Returns 202 with the operation."""
@@ -224,7 +224,7 @@ def demo() -> ResponseReturnValue:
 
 
 @blueprint.post("/selftest")
-@needs(Right.SELFTEST)
+@needs(Permission.SELFTEST)
 @records(Action.SELFTEST)
 def selftest() -> ResponseReturnValue:
     """Start a self-test. Returns 202 with the operation.
@@ -235,7 +235,7 @@ def selftest() -> ResponseReturnValue:
 
 
 @blueprint.get("/operations")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def operations() -> ResponseReturnValue:
     """Return operations with their steps and receipts, newest first.
 
@@ -251,7 +251,7 @@ def operations() -> ResponseReturnValue:
 
 
 @blueprint.get("/audit")
-@needs(Right.AUDIT)
+@needs(Permission.AUDIT)
 def entries() -> ResponseReturnValue:
     """Return the audit log, newest first.
 
@@ -266,7 +266,7 @@ def entries() -> ResponseReturnValue:
 
 
 @blueprint.get("/timeline")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def track() -> ResponseReturnValue:
     """Return a device's memory by holder over time, with the operations of that period.
 
@@ -279,7 +279,7 @@ def track() -> ResponseReturnValue:
 
 
 @blueprint.get("/operations/<operation_id>")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def operation(operation_id: str) -> ResponseReturnValue:
     """Return one operation, running or ended.
 
@@ -293,7 +293,7 @@ def operation(operation_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/operations/<operation_id>/cancel")
-@needs(Right.CANCEL)
+@needs(Permission.CANCEL)
 @records(Action.CANCEL, recording.operation, recording.CANCEL_FIELDS, recording.owner_of_operation)
 def cancel(operation_id: str) -> ResponseReturnValue:
     """Cancel an operation. Returns 202 with the operation.
@@ -309,7 +309,7 @@ def cancel(operation_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/operations/<operation_id>/restore")
-@needs(Right.SWITCH)
+@needs(Permission.SWITCH)
 @records(Action.SWITCH, recording.operation)
 def restore(operation_id: str) -> ResponseReturnValue:
     """Load again what an operation unloaded and did not bring back, as it ran. Returns 202 with the operation.
@@ -320,7 +320,7 @@ def restore(operation_id: str) -> ResponseReturnValue:
 
 
 @blueprint.get("/tickets")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def tickets() -> ResponseReturnValue:
     """Return the queue in order, then the launches that left it recently, newest first."""
     snapshot = controller().snapshot()
@@ -329,7 +329,7 @@ def tickets() -> ResponseReturnValue:
 
 
 @blueprint.get("/tickets/<ticket_id>")
-@needs(Right.SEE)
+@needs(Permission.SEE)
 def ticket(ticket_id: str) -> ResponseReturnValue:
     """Return one queued launch, or 404 ``unknown_ticket``.
 
@@ -341,7 +341,7 @@ def ticket(ticket_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/tickets")
-@needs(Right.SWITCH)
+@needs(Permission.SWITCH)
 @records(Action.TICKET_MADE, recording.new_ticket, recording.TICKET_FIELDS)
 def enqueue() -> ResponseReturnValue:
     """Queue a switch that cannot start now. Returns 201 with the queued launch.
@@ -358,29 +358,29 @@ def enqueue() -> ResponseReturnValue:
 
 @blueprint.post("/tickets/<ticket_id>/cancel")
 @blueprint.delete("/tickets/<ticket_id>")
-@needs(Right.CANCEL)
+@needs(Permission.CANCEL)
 @records(Action.TICKET_CANCELLED, recording.ticket, before=recording.owner_of_ticket)
 def leave_queue(ticket_id: str) -> ResponseReturnValue:
     """Remove a launch from the queue, and cancel it if it is being started. The answer has ``stored``."""
-    ticket = controller().leave_queue(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
+    ticket = controller().leave_queue(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(ticket)
 
 
 @blueprint.post("/tickets/<ticket_id>/resume")
-@needs(Right.SWITCH)
+@needs(Permission.SWITCH)
 @records(Action.TICKET_RESUMED, recording.ticket, before=recording.owner_of_ticket)
 def resume_queued(ticket_id: str) -> ResponseReturnValue:
     """Resume a queued launch that an emergency stop paused. The answer has ``stored``."""
-    queued = controller().resume_queued(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY))
+    queued = controller().resume_queued(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(queued.launch, queued)
 
 
 @blueprint.post("/tickets/<ticket_id>/start")
-@needs(Right.SWITCH)
+@needs(Permission.SWITCH)
 @records(Action.TICKET_STARTED, recording.ticket, before=recording.owner_of_ticket)
 def start_queued(ticket_id: str) -> ResponseReturnValue:
     """Start a queued launch now. Returns 202 with the operation."""
-    return _accepted(controller().start_queued(ticket_id, current_actor(), is_administrator=has(Right.CANCEL_ANY)))
+    return _accepted(controller().start_queued(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY)))
 
 
 def _changed(ticket: QueuedLaunch, queued: QueueEntry | None = None) -> ResponseReturnValue:

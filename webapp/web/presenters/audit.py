@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from webapp.domain.audit import Came, Detail, Entry, Group, Kind, Result
+from webapp.domain.audit import ActionGroup, AuditChannel, AuditEntry, Detail, Kind, Result
 from webapp.message import Message
 from webapp.web import formats, words
 from webapp.web.filters import NOT_SIGNED_IN, AuditQuery
@@ -69,7 +69,7 @@ class AuditChoices:
 
 
 def audit_view(
-    query: AuditQuery, entries: Sequence[Entry], page: int, now: float, problem: Message | None = None
+    query: AuditQuery, entries: Sequence[AuditEntry], page: int, now: float, problem: Message | None = None
 ) -> AuditView:
     """Return a page of ``page`` entries; one more means that there are older ones. ``now`` is since the epoch."""
     shown = entries[:page]
@@ -90,7 +90,7 @@ def audit_choices(query: AuditQuery, people: Sequence[str]) -> AuditChoices:
     listed = [(name, _("not signed in") if name == NOT_SIGNED_IN else name) for name in names]
     return AuditChoices(
         people=_choices(query.person, listed),
-        groups=_choices(query.group, [(group.value, words.word(words.GROUPS, group)) for group in Group]),
+        groups=_choices(query.group, [(group.value, words.word(words.GROUPS, group)) for group in ActionGroup]),
         results=_choices(query.result, [(r.value, f"{SIGNS[r][0]} {words.word(words.RESULTS, r)}") for r in Result]),
     )
 
@@ -100,7 +100,7 @@ def _choices(chosen: str, values: Sequence[tuple[str, str]]) -> tuple[Choice, ..
     return (anything, *(Choice(value, label, value == chosen) for value, label in values))
 
 
-def _row(entry: Entry, now: float) -> AuditRow:
+def _row(entry: AuditEntry, now: float) -> AuditRow:
     sign, tone = SIGNS[entry.result]
     return AuditRow(
         id=entry.id,
@@ -122,7 +122,7 @@ def _row(entry: Entry, now: float) -> AuditRow:
     )
 
 
-def target_words(entry: Entry) -> str:
+def target_words(entry: AuditEntry) -> str:
     """Return what it was done to; empty where the action says it already."""
     target = entry.target
     if target.kind is Kind.PERSON and target.name == entry.doer.name and target.name:
@@ -137,8 +137,8 @@ def target_words(entry: Entry) -> str:
     return _("from %(address)s", address=name) if target.kind is Kind.SESSION else name
 
 
-def _came(entry: Entry) -> str:
-    if entry.doer.came is Came.TOKEN and entry.doer.token:
+def _came(entry: AuditEntry) -> str:
+    if entry.doer.came is AuditChannel.TOKEN and entry.doer.token:
         return _("by the token “%(label)s”", label=entry.doer.token)
     return words.word(words.CAME, entry.doer.came)
 

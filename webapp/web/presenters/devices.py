@@ -71,7 +71,7 @@ class DeviceCard:
     legend: tuple[LegendEntry, ...]
     holders: tuple[HolderRow, ...]
     bar_text: str
-    line: charts.Line | None
+    line: charts.ChartLine | None
     line_text: str
     problem: str | None
     note: str | None

@@ -10,13 +10,13 @@ from webapp.domain.modes import BATCH_SIZE_LIMIT, MAX_TOKENS_LIMIT, Mode, Precis
 from webapp.domain.recommend import Advice, Mark
 from webapp.errors import InvalidRequest, NotFound
 from webapp.web import formats, words
-from webapp.web.drawn import Kept
 from webapp.web.forms import AUTO, JOINT, LaunchForm
 from webapp.web.i18n import LANGUAGES
 from webapp.web.presenters.common import Reason, misread, quantizing_note, reason_of, tokens
 from webapp.web.presenters.leases import TermChoice, idle_choices, lease_choices
 from webapp.web.presenters.main_button import MainButton, nothing_chosen
 from webapp.web.presenters.plan import PlanView, plan_view
+from webapp.web.rendered import SingleFlightCache
 from webapp.web.translate import gettext as _
 from webapp.web.translate import language
 
@@ -75,7 +75,9 @@ class ModelChoices:
     """Keeps the models as choices while the cache stays as it is: hundreds of sizes in words are most of a form's time."""
 
     def __init__(self) -> None:
-        self._kept: Kept[tuple[str, int], tuple[tuple[CachedModel, ...], tuple[Choice, ...]]] = Kept(len(LANGUAGES))
+        self._kept: SingleFlightCache[tuple[str, int], tuple[tuple[CachedModel, ...], tuple[Choice, ...]]] = (
+            SingleFlightCache(len(LANGUAGES))
+        )
 
     def of(self, models: tuple[CachedModel, ...], chosen: str) -> tuple[Choice, ...]:
         """Return the choices of ``models``, of which ``chosen`` stands in the form."""

@@ -10,7 +10,13 @@ from webapp.message import Message
 from webapp.web import formats, words
 from webapp.web.filters import OperationsQuery
 from webapp.web.presenters.form import Choice
-from webapp.web.presenters.operations import AGAINST_THE_ESTIMATE, STATE_SIGNS, Line, OperationView, operation_view
+from webapp.web.presenters.operations import (
+    AGAINST_THE_ESTIMATE,
+    STATE_SIGNS,
+    OperationView,
+    ResultLine,
+    operation_view,
+)
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
 
@@ -22,7 +28,7 @@ class HistoryRow:
     operation: OperationView
     when: str
     moment: str
-    receipt: Line | None
+    receipt: ResultLine | None
     risk: str | None
     """Who loaded against the estimate, where somebody did."""
 
@@ -118,13 +124,13 @@ def _says_receipt(operation: Operation) -> bool:
     return operation.outcome is not None and "freed_bytes" in operation.outcome.params
 
 
-def receipt_sum(receipts: Sequence[Receipt]) -> Line | None:
+def receipt_sum(receipts: Sequence[Receipt]) -> ResultLine | None:
     """Return all receipts of an operation in one sentence, ``None`` where there are none."""
     if not receipts:
         return None
     freed = [receipt.freed_bytes for receipt in receipts if receipt.freed_bytes is not None]
     if len(freed) < len(receipts):
-        return Line(_("How much memory came back is not known."), ok=False)
+        return ResultLine(_("How much memory came back is not known."), ok=False)
     expected = [receipt.expected_bytes for receipt in receipts if receipt.expected_bytes is not None]
     text = _(
         "%(freed)s of %(expected)s came back in %(time)s.",
@@ -132,4 +138,4 @@ def receipt_sum(receipts: Sequence[Receipt]) -> Line | None:
         expected=formats.size(sum(expected) if len(expected) == len(receipts) else None),
         time=formats.duration(max(receipt.seconds for receipt in receipts)),
     )
-    return Line(text, all(receipt.settled and not receipt.still_held_by for receipt in receipts))
+    return ResultLine(text, all(receipt.settled and not receipt.still_held_by for receipt in receipts))

@@ -10,7 +10,7 @@ from webapp.domain.modes import Mode
 from webapp.message import Message
 from webapp.web import formats, words
 from webapp.web.presenters.common import options_line, where
-from webapp.web.presenters.leases import LeaseView, View, lease_view
+from webapp.web.presenters.leases import LeaseView, RowContext, lease_view
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
 
@@ -25,7 +25,7 @@ TONES = {
 }
 
 
-NOBODY = View()
+NOBODY = RowContext()
 """Looks at a row where its terms do not matter."""
 
 
@@ -64,7 +64,7 @@ class InstanceRow:
     lease: LeaseView
 
 
-def instance_row(instance: Instance, view: View = NOBODY) -> InstanceRow:
+def instance_row(instance: Instance, view: RowContext = NOBODY) -> InstanceRow:
     """Return the row of an instance as somebody sees it."""
     busy = instance.state is InstanceState.READY and bool(instance.in_flight)
     vllm = instance.mode is Mode.VLLM

@@ -10,7 +10,7 @@ from webapp.control.contract import Snapshot
 from webapp.domain.idle import LAST_MINUTE_S, idle_minutes
 from webapp.domain.instance import Instance, InstanceState
 from webapp.message import Message
-from webapp.web import formats, terms, words
+from webapp.web import formats, lease_form, words
 from webapp.web.presenters.common import short_name
 from webapp.web.translate import gettext as _
 from webapp.web.translate import language
@@ -22,7 +22,7 @@ TOKEN_BYTES = 12
 
 
 @dataclass(frozen=True)
-class Onlooker:
+class Viewer:
     """Who looks at the rows, as far as they differ by that: who owns nothing sees what all others see who own nothing."""
 
     own: frozenset[str] = frozenset()
@@ -31,7 +31,7 @@ class Onlooker:
     """Instances that were given up for them."""
 
     @classmethod
-    def of(cls, actor: str, snapshot: Snapshot) -> Onlooker:
+    def of(cls, actor: str, snapshot: Snapshot) -> Viewer:
         """Return ``actor`` as an onlooker."""
         instances = snapshot.instances
         return cls(
@@ -41,10 +41,10 @@ class Onlooker:
 
 
 @dataclass(frozen=True)
-class View:
+class RowContext:
     """When, and under which of the server's rules, a row is looked at."""
 
-    onlooker: Onlooker = field(default_factory=Onlooker)
+    onlooker: Viewer = field(default_factory=Viewer)
     now: float = 0.0
     idle_minutes: float = 0.0
     idle_unload_at: Mapping[str, float] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class LeaseView:
         return bool(self.reason or self.until or self.idle_words or self.asker or (self.is_own and self.is_ready))
 
 
-def lease_view(instance: Instance, view: View) -> LeaseView:
+def lease_view(instance: Instance, view: RowContext) -> LeaseView:
     """Return what a row says of the terms of ``instance``."""
     lease, now = instance.lease, view.now
     own = instance.id in view.onlooker.own
@@ -95,7 +95,7 @@ def lease_view(instance: Instance, view: View) -> LeaseView:
     )
 
 
-def _idle_words(instance: Instance, view: View) -> str:
+def _idle_words(instance: Instance, view: RowContext) -> str:
     minutes = idle_minutes(instance, view.idle_minutes)
     if minutes is None or instance.state is not InstanceState.READY:
         return ""
@@ -114,16 +114,16 @@ class TermChoice:
 def lease_choices(chosen: str, now: float, *, as_it_is: bool = False) -> tuple[TermChoice, ...]:
     """Return until when a model may be leased; what lies behind today is left out, unless it stands in the form."""
     labels = {
-        terms.NONE: _("no lease"),
+        lease_form.NONE: _("no lease"),
         "1h": _("1 hour"),
         "2h": _("2 hours"),
-        terms.TO_EVENING: _("until 18:00"),
-        terms.TO_MORNING: _("until tomorrow, 9:00"),
-        terms.AT_TIME: _("until a time…"),
+        lease_form.TO_EVENING: _("until 18:00"),
+        lease_form.TO_MORNING: _("until tomorrow, 9:00"),
+        lease_form.AT_TIME: _("until a time…"),
     }
     if as_it_is:
-        labels = {terms.AS_IT_IS: _("as it is"), **labels}
-    passed = set() if terms.evening_is_ahead(now) else {terms.TO_EVENING}
+        labels = {lease_form.AS_IT_IS: _("as it is"), **labels}
+    passed = set() if lease_form.evening_is_ahead(now) else {lease_form.TO_EVENING}
     return tuple(
         TermChoice(value, label, value == chosen)
         for value, label in labels.items()
@@ -140,7 +140,7 @@ def idle_choices(chosen: str, server_minutes: float) -> tuple[TermChoice, ...]:
         "15": formats.whole_duration(15 * MINUTE_S),
         "60": formats.whole_duration(60 * MINUTE_S),
     }
-    if chosen not in labels and terms.is_number(chosen):
+    if chosen not in labels and lease_form.is_number(chosen):
         labels[chosen] = formats.whole_duration(float(chosen) * MINUTE_S)
     return tuple(TermChoice(value, label, value == chosen) for value, label in labels.items())
 
@@ -156,15 +156,15 @@ class LeaseDialog:
     idles: tuple[TermChoice, ...]
 
 
-def lease_dialog(instance: Instance, view: View) -> LeaseDialog:
+def lease_dialog(instance: Instance, view: RowContext) -> LeaseDialog:
     """Return the dialog of an instance."""
     minutes = instance.lease.idle_minutes
     return LeaseDialog(
         id=instance.id,
         model=instance.model_id,
         view=lease_view(instance, view),
-        leases=lease_choices(terms.AS_IT_IS, view.now, as_it_is=True),
-        idles=idle_choices(terms.idle_choice(minutes), view.idle_minutes),
+        leases=lease_choices(lease_form.AS_IT_IS, view.now, as_it_is=True),
+        idles=idle_choices(lease_form.idle_choice(minutes), view.idle_minutes),
     )
 
 

@@ -14,7 +14,7 @@ from webapp.web.presenters.common import Reason, reason_of
 from webapp.web.presenters.containers import ContainerRow, container_rows
 from webapp.web.presenters.devices import DeviceCard, device_cards
 from webapp.web.presenters.instances import InstanceRow, instance_row
-from webapp.web.presenters.leases import View
+from webapp.web.presenters.leases import RowContext
 from webapp.web.presenters.operations import EndedViews, OperationView, operation_view
 from webapp.web.presenters.queue import QueueSection, waiting_view
 
@@ -61,7 +61,7 @@ def live_view(
     ended: EndedViews,
     language: str,
     window_s: float,
-    looked: View,
+    looked: RowContext,
 ) -> LiveView:
     """Return the view of ``snapshot`` as ``looked`` at."""
     now = looked.now
@@ -93,7 +93,7 @@ def _is_fresh(operation: Operation, snapshot: Snapshot, now: float) -> bool:
     return not snapshot.running and operation.ended_at is not None and now - operation.ended_at < FRESH_S
 
 
-def _rows(snapshot: Snapshot, mode: Mode, looked: View) -> tuple[InstanceRow, ...]:
+def _rows(snapshot: Snapshot, mode: Mode, looked: RowContext) -> tuple[InstanceRow, ...]:
     return tuple(instance_row(instance, looked) for instance in snapshot.instances if instance.mode is mode)
 
 

@@ -19,9 +19,9 @@ from webapp.domain.planning.state import Headroom
 from webapp.errors import InvalidRequest
 from webapp.message import Message
 from webapp.web import formats, words
-from webapp.web.drawn import Kept
 from webapp.web.forms import ON, LaunchForm
 from webapp.web.presenters.common import misread, tokens
+from webapp.web.rendered import SingleFlightCache
 from webapp.web.translate import gettext as _
 
 ANSWERING = frozenset({InstanceState.READY, InstanceState.SILENT})
@@ -130,7 +130,7 @@ class ModelList:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _ModelText:
     """What is said of a model whatever the memory, and the lowered words that it is found by."""
 
     model: CachedModel
@@ -144,10 +144,12 @@ class ModelLists:
     """Makes lists; keeps what is known of the models, and what each needs, while the cache stays as it is."""
 
     def __init__(self) -> None:
-        self._known: Kept[tuple[str, int], tuple[tuple[CachedModel, ...], tuple[_Known, ...]]] = Kept(2)
-        self._needs: Kept[tuple[object, ...], tuple[tuple[CachedModel, ...], tuple[Needs | Message | None, ...]]] = (
-            Kept(LAUNCHES_KEPT)
+        self._known: SingleFlightCache[tuple[str, int], tuple[tuple[CachedModel, ...], tuple[_ModelText, ...]]] = (
+            SingleFlightCache(2)
         )
+        self._needs: SingleFlightCache[
+            tuple[object, ...], tuple[tuple[CachedModel, ...], tuple[Needs | Message | None, ...]]
+        ] = SingleFlightCache(LAUNCHES_KEPT)
 
     def of(
         self, snapshot: Snapshot, form: LaunchForm, search: ModelSearch, headrooms: Sequence[Headroom], language: str
@@ -171,8 +173,8 @@ class ModelLists:
         digest = blake2b(repr(content).encode("utf-8", "replace"), digest_size=12).hexdigest()
         return ModelList(rows, len(found), len(known), search, sorts, problem, is_known, digest)
 
-    def _facts(self, models: tuple[CachedModel, ...], language: str) -> tuple[_Known, ...]:
-        def make() -> tuple[tuple[CachedModel, ...], tuple[_Known, ...]]:
+    def _facts(self, models: tuple[CachedModel, ...], language: str) -> tuple[_ModelText, ...]:
+        def make() -> tuple[tuple[CachedModel, ...], tuple[_ModelText, ...]]:
             return models, tuple(_known_or_why(model) for model in models)
 
         return self._known.of((language, id(models)), make)[
@@ -183,7 +185,13 @@ class ModelLists:
         self, models: tuple[CachedModel, ...], request: SwitchRequest, headrooms: Sequence[Headroom]
     ) -> tuple[Needs | Message | None, ...]:
         places = tuple(
-            (headroom.device_id, headroom.kind, headroom.usable_bytes, headroom.device_name, headroom.lessons.version)
+            (
+                headroom.device_id,
+                headroom.kind,
+                headroom.usable_bytes,
+                headroom.device_name,
+                headroom.calibration.version,
+            )
             for headroom in headrooms
         )
 
@@ -201,11 +209,13 @@ def asked_for(form: LaunchForm) -> SwitchRequest:
         return SwitchRequest(Mode.TRANSFORMERS, form.model, LaunchOptions())
 
 
-def _known_or_why(model: CachedModel) -> _Known:
+def _known_or_why(model: CachedModel) -> _ModelText:
     try:
         return _known(model)
     except Exception as exc:  # noqa: BLE001  around one row: the list shows all the others
-        return _Known(model, size="", facts="", problem=words.clause(misread(model.id, exc)), found_by=model.id.lower())
+        return _ModelText(
+            model, size="", facts="", problem=words.clause(misread(model.id, exc)), found_by=model.id.lower()
+        )
 
 
 def needs_or_why(request: SwitchRequest, model: CachedModel, headrooms: Sequence[Headroom]) -> Needs | Message | None:
@@ -216,7 +226,7 @@ def needs_or_why(request: SwitchRequest, model: CachedModel, headrooms: Sequence
         return misread(model.id, exc)
 
 
-def _judged(known: _Known, needs: Needs | Message | None, headrooms: Sequence[Headroom]) -> tuple[_Known, Fit]:
+def _judged(known: _ModelText, needs: Needs | Message | None, headrooms: Sequence[Headroom]) -> tuple[_ModelText, Fit]:
     """Return how a model fits; of one that cannot be judged the row says so."""
     if known.model.problem is not None or needs is None:
         return known, Fit.UNKNOWN
@@ -225,9 +235,9 @@ def _judged(known: _Known, needs: Needs | Message | None, headrooms: Sequence[He
     return known, fit_of(needs, headrooms)
 
 
-def _known(model: CachedModel) -> _Known:
+def _known(model: CachedModel) -> _ModelText:
     facts = " · ".join(_facts(model))
-    return _Known(
+    return _ModelText(
         model=model,
         size=formats.size(model.size_bytes),
         facts=facts,
@@ -248,13 +258,13 @@ def _facts(model: CachedModel) -> list[str]:
     return facts
 
 
-def _is_found(known: _Known, search: ModelSearch) -> bool:
+def _is_found(known: _ModelText, search: ModelSearch) -> bool:
     """Whether every word that was typed stands somewhere in the name or the facts."""
     return all(word in known.found_by for word in search.text.lower().split())
 
 
 _FIT_ORDER: Final = {fit: place for place, fit in enumerate(Fit)}
-_ORDERS: Final[Mapping[Sort, Callable[[tuple[_Known, Fit]], tuple[object, ...]]]] = {
+_ORDERS: Final[Mapping[Sort, Callable[[tuple[_ModelText, Fit]], tuple[object, ...]]]] = {
     Sort.NAME: lambda found: (found[0].model.id.lower(),),
     Sort.SIZE: lambda found: (-found[0].model.size_bytes, found[0].model.id.lower()),
     Sort.FIT: lambda found: (_FIT_ORDER[found[1]], -found[0].model.size_bytes, found[0].model.id.lower()),
@@ -269,7 +279,7 @@ def _look(fit: Fit) -> FitView | None:
     return FitView(words.word(words.FITS, fit), tone, sign)
 
 
-def _row(known: _Known, fit: FitView | None, loaded: frozenset[str], chosen: str) -> ModelRow:
+def _row(known: _ModelText, fit: FitView | None, loaded: frozenset[str], chosen: str) -> ModelRow:
     return ModelRow(
         id=known.model.id,
         size=known.size,

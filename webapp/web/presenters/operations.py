@@ -69,7 +69,7 @@ class StepView:
 
 
 @dataclass(frozen=True)
-class Line:
+class ResultLine:
     """One line of a result. ``sign`` is shown where neither success nor failure would say it."""
 
     text: str
@@ -96,8 +96,8 @@ class OperationView:
     steps: tuple[StepView, ...]
     percent: int | None
     sentence: str
-    lines: tuple[Line, ...]
-    receipts: tuple[Line, ...]
+    lines: tuple[ResultLine, ...]
+    receipts: tuple[ResultLine, ...]
     log: str | None
     log_of: str | None
     """The instance that it starts, while that one's log can be read."""
@@ -268,9 +268,9 @@ def _running_sentence(operation: Operation) -> str:
     return ""
 
 
-def _finding_line(finding: Finding) -> Line:
+def _finding_line(finding: Finding) -> ResultLine:
     sign = WARNING if finding.message.code == AGAINST_THE_ESTIMATE else ""
-    return Line(words.say(finding.message), finding.ok, sign)
+    return ResultLine(words.say(finding.message), finding.ok, sign)
 
 
 def _restorable(operation: Operation) -> str:
@@ -285,10 +285,12 @@ def _can_cancel(operation: Operation) -> bool:
     return operation.is_running and not done and not _is_emergency(operation)
 
 
-def _receipt_line(receipt: Receipt) -> Line:
+def _receipt_line(receipt: Receipt) -> ResultLine:
     if receipt.freed_bytes is None:
         device = words.capital(words.device_label(receipt.device_id))
-        return Line(_("%(device)s: how much came back is unknown, the device cannot be read", device=device), ok=False)
+        return ResultLine(
+            _("%(device)s: how much came back is unknown, the device cannot be read", device=device), ok=False
+        )
     text = _(
         "%(device)s: %(freed)s of %(expected)s came back in %(time)s",
         device=words.capital(words.device_label(receipt.device_id)),
@@ -300,8 +302,8 @@ def _receipt_line(receipt: Receipt) -> Line:
         text = _("%(receipt)s; others took %(taken)s meanwhile", receipt=text, taken=formats.size(receipt.others_bytes))
     held = "; ".join(_held(holder) for holder in receipt.still_held_by[:FOREIGN_SHOWN])
     if not held:
-        return Line(text, receipt.settled)
-    return Line(_("%(receipt)s. Still held: %(holders)s", receipt=text, holders=held), ok=False)
+        return ResultLine(text, receipt.settled)
+    return ResultLine(_("%(receipt)s. Still held: %(holders)s", receipt=text, holders=held), ok=False)
 
 
 def _held(holder: HeldBy) -> str:

@@ -21,7 +21,7 @@ LEAST_BYTES: Final = 5 * MIB
 
 
 @dataclass(frozen=True)
-class HolderRow:
+class AccountRow:
     """A line of the table. ``tone`` says whose it is: own, ours, foreign, rest or free."""
 
     name: str
@@ -38,7 +38,7 @@ class AccountTable:
 
     device_id: str
     title: str
-    rows: tuple[HolderRow, ...]
+    rows: tuple[AccountRow, ...]
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _table(account: Account) -> AccountTable:
     )
 
 
-def _rows(account: Account) -> Iterator[HolderRow]:
+def _rows(account: Account) -> Iterator[AccountRow]:
     for line in account.lines:
         yield _row(_name(line), _detail(line), line.before_bytes, line.after_bytes, _tone(line))
     before, after = _other(account, account.free_before_bytes, 0), _other(account, account.free_after_bytes, 1)
@@ -164,9 +164,9 @@ def _other(account: Account, free: int | None, column: int) -> int | None:
     return max(0, account.total_bytes - free - held)
 
 
-def _row(name: str, detail: str, before: int | None, after: int | None, tone: str) -> HolderRow:
+def _row(name: str, detail: str, before: int | None, after: int | None, tone: str) -> AccountRow:
     change = None if before is None or after is None else after - before
-    return HolderRow(name, detail, str(formats.gibs(before)), str(formats.gibs(after)), _signed(change), tone)
+    return AccountRow(name, detail, str(formats.gibs(before)), str(formats.gibs(after)), _signed(change), tone)
 
 
 def _signed(change: int | None) -> str:

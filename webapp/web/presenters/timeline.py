@@ -13,7 +13,7 @@ from webapp.domain.operation import OperationState
 from webapp.domain.timeline import Event, EventMark, Point, Span, Track, Who
 from webapp.domain.units import GIB
 from webapp.message import Message
-from webapp.web import formats, stack, words
+from webapp.web import formats, stacked_area, words
 from webapp.web.presenters.common import short_name
 from webapp.web.translate import gettext as _
 from webapp.web.translate import language, ngettext
@@ -118,7 +118,7 @@ class GapView:
 
 @dataclass(frozen=True)
 class ChartView:
-    """What is drawn, by the geometry of ``stack``."""
+    """What is drawn, by the geometry of ``stacked_area``."""
 
     layers: tuple[LayerView, ...]
     free: str
@@ -226,13 +226,15 @@ def _chart(track: Track, columns: Sequence[Point], events: Sequence[Event]) -> C
     holdings = _holdings(columns)
     capacity = max(column.total_bytes or 0 for column in columns)
     top = max(round(capacity * HEADROOM), 1)
-    *drawn, free = stack.stack(holdings.sizes, top)
+    *drawn, free = stacked_area.stack(holdings.sizes, top)
     patterns = _patterns(holdings.layers)
     shown = zip(holdings.layers, drawn, strict=True)
     return ChartView(
         layers=tuple(_layer_view(n, layer, d, patterns, holdings.most[layer]) for n, (layer, d) in enumerate(shown)),
         free=free.path,
-        gaps=tuple(GapView(gap.x, gap.width, _fits(gap.width, _("no data"))) for gap in stack.gaps(holdings.sizes)),
+        gaps=tuple(
+            GapView(gap.x, gap.width, _fits(gap.width, _("no data"))) for gap in stacked_area.gaps(holdings.sizes)
+        ),
         capacity_y=round(100 * (1 - capacity / top), 2),
         capacity=_("total %(size)s", size=formats.size(capacity)),
         hours=_hours(track),
@@ -358,7 +360,9 @@ def _kind_word(layer: Layer) -> str:
     return _("somebody else's processes") if layer.kind is LedgerKind.FOREIGN else ""
 
 
-def _layer_view(number: int, layer: Layer, drawn: stack.Layer, patterns: Mapping[Layer, str], most: int) -> LayerView:
+def _layer_view(
+    number: int, layer: Layer, drawn: stacked_area.LayerOutline, patterns: Mapping[Layer, str], most: int
+) -> LayerView:
     name = _name(layer)
     short = name if layer.kind is LedgerKind.FOREIGN or layer.name is None else short_name(layer.name)
     room = drawn.room
@@ -391,24 +395,24 @@ def _share(track: Track, moment: float) -> float:
 
 def _hours(track: Track) -> tuple[Tick, ...]:
     if track.span is Span.HOUR:
-        moments, text = stack.round_minutes(track.begun_at, track.ended_at, HOUR_TICK_S), formats.clock
+        moments, text = stacked_area.round_minutes(track.begun_at, track.ended_at, HOUR_TICK_S), formats.clock
     else:
-        moments, text = stack.midnights(track.begun_at, track.ended_at), formats.weekday
+        moments, text = stacked_area.midnights(track.begun_at, track.ended_at), formats.weekday
     return tuple(Tick(round(_share(track, moment), 2), text(moment)) for moment in moments)
 
 
 def _size_ticks(capacity: int, top: int) -> tuple[Tick, ...]:
-    steps = stack.round_steps(capacity / GIB)
+    steps = stacked_area.round_steps(capacity / GIB)
     digits = 0 if all(step == round(step) for step in steps) else 2
     return tuple(Tick(round(100 * (1 - step * GIB / top), 2), formats.number(step, digits)) for step in steps)
 
 
 def _marks(track: Track, events: Sequence[Event]) -> tuple[MarkView, ...]:
-    found = stack.places([_share(track, event.ended_at) for event in events])
+    found = stacked_area.places([_share(track, event.ended_at) for event in events])
     return tuple(_mark(place, [events[index] for index in place.moments], track.ended_at) for place in found)
 
 
-def _mark(place: stack.Place, events: Sequence[Event], now: float) -> MarkView:
+def _mark(place: stacked_area.MarkSpot, events: Sequence[Event], now: float) -> MarkView:
     marks = [event.mark for event in events if event.mark is not None]
     title = _event_title(events[0], now)
     if len(events) > 1:

@@ -75,7 +75,7 @@ DOCKER_STATUS: Final = "systemctl status docker"
 DOCKER_RESTART: Final = "sudo systemctl restart docker"
 
 
-class WayKind(StrEnum):
+class TroubleActionKind(StrEnum):
     """What a step is on the page."""
 
     SUBMIT = "submit"
@@ -91,11 +91,11 @@ class WayKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Way:
+class TroubleAction:
     """One step. ``name`` is the same in every language; ``hint`` says what else it does."""
 
     name: str
-    kind: WayKind
+    kind: TroubleActionKind
     text: str
     target: str = ""
     hint: str = ""
@@ -106,7 +106,7 @@ class TroubleView:
     """A trouble and the steps against it, the mildest first."""
 
     name: str
-    ways: tuple[Way, ...]
+    ways: tuple[TroubleAction, ...]
 
 
 def operation_trouble(operation: Operation) -> TroubleView | None:
@@ -146,7 +146,7 @@ def plan_trouble(relief: Relief, *, lighter: bool) -> TroubleView | None:
     return TroubleView(Trouble.MEMORY.value, ways) if ways else None
 
 
-def _ways(trouble: Trouble, form: LaunchForm, *, contained: bool) -> Iterable[Way]:
+def _ways(trouble: Trouble, form: LaunchForm, *, contained: bool) -> Iterable[TroubleAction]:
     """``contained`` is whether a container may be meant."""
     if trouble is Trouble.MEMORY:
         return (_clean(), _emergency(), _lighter(), *_other_mode(form))
@@ -155,87 +155,91 @@ def _ways(trouble: Trouble, form: LaunchForm, *, contained: bool) -> Iterable[Wa
     return (_emergency(), *(_docker() if contained else (_memory(),)))
 
 
-def _ways_beside(operation: Operation, form: LaunchForm) -> Iterable[Way]:
+def _ways_beside(operation: Operation, form: LaunchForm) -> Iterable[TroubleAction]:
     """The same again, once the neighbour has let go; what fits beside him; or room made by unloading something."""
     again = form if operation.request is None else LaunchForm.of(replace(operation.request, unload=()))
-    yield Way("again", WayKind.FILL, _("Try again"), again.query, _("once the neighbour has given the memory back"))
+    yield TroubleAction(
+        "again", TroubleActionKind.FILL, _("Try again"), again.query, _("once the neighbour has given the memory back")
+    )
     yield from _fitting(operation, _("Load what fits beside it")) or (_lighter(),)
     held = "vllm" if operation.mode == Mode.VLLM else "transformers"
-    yield Way("unload", WayKind.PLACE, _("Unload a model that is not needed"), held)
+    yield TroubleAction("unload", TroubleActionKind.PLACE, _("Unload a model that is not needed"), held)
     yield _memory()
 
 
-def _fitting(operation: Operation, text: str) -> tuple[Way, ...]:
+def _fitting(operation: Operation, text: str) -> tuple[TroubleAction, ...]:
     """What the memory that there was would have held."""
     report = operation.post_mortem
     fit = None if report is None else fit_link(report)
-    return () if fit is None else (Way("smaller", WayKind.FILL, text, fit.query, fit.options),)
+    return () if fit is None else (TroubleAction("smaller", TroubleActionKind.FILL, text, fit.query, fit.options),)
 
 
-def _ways_to_memory(operation: Operation) -> Iterable[Way]:
+def _ways_to_memory(operation: Operation) -> Iterable[TroubleAction]:
     if operation.kind is OperationKind.SWITCH:
         return (_memory(), _clean())  # an emergency would end the very model that has just been loaded
     contained = operation.kind is OperationKind.STOP_CONTAINER or operation.mode == Mode.VLLM
     return (_memory(), _clean(), _emergency(), *((_docker_list(),) if contained else ()))
 
 
-def _ways_to_leftovers(operation: Operation) -> Iterable[Way]:
+def _ways_to_leftovers(operation: Operation) -> Iterable[TroubleAction]:
     """Docker's commands only where the result names a container that is left."""
     contained = any(not one.ok and one.message.params.get("mode") == Mode.VLLM for one in operation.findings)
     return (_memory(), _clean(), _emergency(), *(_docker() if contained else ()))
 
 
-def _clean() -> Way:
-    return Way("clean", WayKind.SUBMIT, "🧹 " + _("Clean memory"), "clean-form")
+def _clean() -> TroubleAction:
+    return TroubleAction("clean", TroubleActionKind.SUBMIT, "🧹 " + _("Clean memory"), "clean-form")
 
 
-def _emergency() -> Way:
+def _emergency() -> TroubleAction:
     hint = _("first shows what it would end")
-    return Way("emergency", WayKind.SUBMIT, "🚨 " + _("Emergency clean-up"), "emergency-form", hint)
+    return TroubleAction("emergency", TroubleActionKind.SUBMIT, "🚨 " + _("Emergency clean-up"), "emergency-form", hint)
 
 
-def _lighter() -> Way:
-    return Way("lighter", WayKind.PLACE, _("Take a lighter model"), "models")
+def _lighter() -> TroubleAction:
+    return TroubleAction("lighter", TroubleActionKind.PLACE, _("Take a lighter model"), "models")
 
 
-def _other_mode(form: LaunchForm) -> tuple[Way, ...]:
+def _other_mode(form: LaunchForm) -> tuple[TroubleAction, ...]:
     """The same model in a process of its own, which takes no more than the model needs."""
     if form.mode != Mode.VLLM or not form.model:
         return ()
     filled = replace(form, mode=Mode.TRANSFORMERS.value)
-    return (Way("transformers", WayKind.FILL, _("The same model in Transformers mode"), filled.query),)
+    return (
+        TroubleAction("transformers", TroubleActionKind.FILL, _("The same model in Transformers mode"), filled.query),
+    )
 
 
-def _cached() -> Way:
-    return Way(
+def _cached() -> TroubleAction:
+    return TroubleAction(
         "cached",
-        WayKind.PLACE,
+        TroubleActionKind.PLACE,
         _("Find the model in the cache"),
         "models",
         _("it also says there if its files are not in order"),
     )
 
 
-def _memory() -> Way:
-    return Way("memory", WayKind.PLACE, _("See who holds the memory"), "memory")
+def _memory() -> TroubleAction:
+    return TroubleAction("memory", TroubleActionKind.PLACE, _("See who holds the memory"), "memory")
 
 
-def _restart() -> Way:
+def _restart() -> TroubleAction:
     hint = _("loaded models stay")
-    return Way("restart", WayKind.ADVICE, _("Restart Warden"), hint=hint)
+    return TroubleAction("restart", TroubleActionKind.ADVICE, _("Restart Warden"), hint=hint)
 
 
-def _docker_list() -> Way:
-    return Way("docker-list", WayKind.COMMAND, _("All containers and their states"), DOCKER_LIST)
+def _docker_list() -> TroubleAction:
+    return TroubleAction("docker-list", TroubleActionKind.COMMAND, _("All containers and their states"), DOCKER_LIST)
 
 
-def _docker() -> tuple[Way, ...]:
+def _docker() -> tuple[TroubleAction, ...]:
     return (
         _docker_list(),
-        Way("docker-status", WayKind.COMMAND, _("Whether the Docker service runs"), DOCKER_STATUS),
-        Way(
+        TroubleAction("docker-status", TroubleActionKind.COMMAND, _("Whether the Docker service runs"), DOCKER_STATUS),
+        TroubleAction(
             "docker-restart",
-            WayKind.COMMAND,
+            TroubleActionKind.COMMAND,
             _("Restart the Docker service"),
             DOCKER_RESTART,
             _("stops every container on the server, other people's too"),

@@ -21,8 +21,8 @@ from webapp.web.presenters.troubles import (
     OUTCOME_TROUBLES,
     TROUBLES,
     Trouble,
+    TroubleActionKind,
     TroubleView,
-    WayKind,
     operation_trouble,
     plan_trouble,
 )
@@ -316,7 +316,7 @@ def test_a_container_that_does_not_stop_offers_dockers_own_commands(russian: Non
     view = operation_trouble(ended_with(code, kind=OperationKind.STOP_CONTAINER, mode=None, model_id=None))
 
     assert view is not None
-    commands = [way.target for way in view.ways if way.kind is WayKind.COMMAND]
+    commands = [way.target for way in view.ways if way.kind is TroubleActionKind.COMMAND]
     assert names(view)[0] == "emergency"
     assert commands == ["docker ps --all", "systemctl status docker", "sudo systemctl restart docker"]
 

@@ -21,7 +21,7 @@ PAUSE_S: Final = 5.0
 """How long after a failure the database is not asked again."""
 
 
-class Known:
+class IdentityCache:
     """Who was found last, for the time that the database does not answer: an emergency has to work then too.
 
     Only the database itself makes it later: who is let in from memory is not found anew, or a page that polls would stay for ever.
@@ -62,7 +62,7 @@ class Known:
             self._found.clear()
 
 
-class Pause:
+class CircuitBreaker:
     """Asks the database, and after a failure not for a while: a host that does not answer holds each request for seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 
-from webapp.domain.footprint import Confidence, Footprint, Part, PartName, Seen, Source
+from webapp.domain.footprint import Confidence, Footprint, MeasuredSpread, Part, PartName, Source
 from webapp.domain.instance import MemoryReport
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.units import GIB
@@ -40,7 +40,7 @@ PRINTED_BYTES = GIB // 200 + 1
 
 
 @dataclass(frozen=True)
-class Setup:
+class LaunchSetup:
     """What the memory of a launch depends on besides context length and batch size."""
 
     model_id: str
@@ -55,7 +55,7 @@ class Setup:
     quantization: str
 
     @property
-    def of_any_model(self) -> Setup:
+    def of_any_model(self) -> LaunchSetup:
         """The same for all models: what a context depends on. Quantizing brings kernels of its own."""
         return replace(self, model_id="", revision="", dtype="")
 
@@ -64,7 +64,7 @@ class Setup:
 class LaunchKind:
     """What launches have in common that should take the same memory."""
 
-    setup: Setup
+    setup: LaunchSetup
     max_tokens: int
     batch_size: int
 
@@ -138,17 +138,17 @@ def _most(*printed: int | None) -> int | None:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LaunchHistory:
     """The newest measurements of like launches, newest first; there is at least one."""
 
     measurements: tuple[Measurement, ...]
 
     @cached_property
-    def seen(self) -> Seen:
+    def seen(self) -> MeasuredSpread:
         """How many there are and how far their figures lie apart."""
         figures = [m.figure for m in self.measurements if m.figure is not None]
         spread = 50 * (max(figures) - min(figures)) / (fmean(figures) or 1)
-        return Seen(len(figures), round(spread, 1))
+        return MeasuredSpread(len(figures), round(spread, 1))
 
     @property
     def weights_bytes(self) -> int | None:
@@ -175,32 +175,32 @@ class Lesson:
         """See ``Measurement``."""
         return _largest(m.graphs_bytes for m in self.measurements)
 
-    def of_whole(self, weights_bytes: int) -> Lesson | None:
+    def of_whole(self, weights_bytes: int) -> LaunchHistory | None:
         """Without figures that are less than the weights; ``None`` where none is left."""
         whole = tuple(m for m in self.measurements if (m.figure or 0) >= weights_bytes)
-        return self if whole == self.measurements else Lesson(whole) if whole else None
+        return self if whole == self.measurements else LaunchHistory(whole) if whole else None
 
 
 def _largest(sizes: Iterable[int | None]) -> int | None:
     return max((size for size in sizes if size is not None), default=None)
 
 
-def _with_newest(lesson: Lesson | None, new: Measurement) -> Lesson:
-    known = () if lesson is None else lesson.measurements
-    return Lesson(tuple(sorted((new, *known), key=lambda m: -m.taken_at)[:NEWEST]))
+def _with_newest(history: LaunchHistory | None, new: Measurement) -> LaunchHistory:
+    known = () if history is None else history.measurements
+    return LaunchHistory(tuple(sorted((new, *known), key=lambda m: -m.taken_at)[:NEWEST]))
 
 
 @dataclass(frozen=True)
-class Lessons:
+class Calibration:
     """All that was learned, ready to be looked up. ``version`` rises with every measurement."""
 
     engines: Mapping[Mode, str] = field(default_factory=dict)
     """What would run a model now, by mode."""
-    by_kind: Mapping[LaunchKind, Lesson] = field(default_factory=dict)
-    by_setup: Mapping[Setup, Lesson] = field(default_factory=dict)
+    by_kind: Mapping[LaunchKind, LaunchHistory] = field(default_factory=dict)
+    by_setup: Mapping[LaunchSetup, LaunchHistory] = field(default_factory=dict)
     """Whatever the options were."""
-    by_device: Mapping[Setup, Lesson] = field(default_factory=dict)
-    """Whatever the model was, see ``Setup.of_any_model``; only what tells a context."""
+    by_device: Mapping[LaunchSetup, LaunchHistory] = field(default_factory=dict)
+    """Whatever the model was, see ``LaunchSetup.of_any_model``; only what tells a context."""
     version: int = 0
     shares_libraries: bool = False
     """Whether a worker that is started now shares its libraries with others (the engine's name says so, too)."""
@@ -210,7 +210,7 @@ class Lessons:
     ) -> LaunchKind:
         """Return the kind of a launch, now, on devices of these ``names``."""
         device = " + ".join(dict.fromkeys(name or "" for name in names))
-        setup = Setup(
+        setup = LaunchSetup(
             model_id=model_id,
             revision=revision,
             mode=mode,
@@ -222,7 +222,7 @@ class Lessons:
         )
         return LaunchKind(setup, options.max_tokens, options.batch_size)
 
-    def including(self, measurements: Iterable[Measurement]) -> Lessons:
+    def including(self, measurements: Iterable[Measurement]) -> Calibration:
         """Return these with more; what teaches nothing is left out."""
         by_kind, by_setup, by_device = dict(self.by_kind), dict(self.by_setup), dict(self.by_device)
         for new in measurements:
@@ -234,20 +234,20 @@ class Lessons:
                 by_device[device] = _with_newest(by_device.get(device), new)
         return replace(self, by_kind=by_kind, by_setup=by_setup, by_device=by_device, version=self.version + 1)
 
-    def about(self, kind: LaunchKind) -> tuple[Lesson, bool] | None:
+    def about(self, kind: LaunchKind) -> tuple[LaunchHistory, bool] | None:
         """Return what is known of launches of this kind, else of those with other options; and whether the options were the same."""
         if (same := self.by_kind.get(kind)) is not None:
             return same, True
         other = self.by_setup.get(kind.setup)
         return None if other is None else (other, False)
 
-    def context_on(self, setup: Setup) -> int | None:
+    def context_on(self, setup: LaunchSetup) -> int | None:
         """Return the context that launches of any model had on such a device; ``None`` where there was none."""
-        lesson = self.by_device.get(setup.of_any_model)
-        return None if lesson is None else lesson.context_bytes
+        history = self.by_device.get(setup.of_any_model)
+        return None if history is None else history.context_bytes
 
 
-NOTHING_LEARNED = Lessons()
+UNCALIBRATED = Calibration()
 
 
 def resting_bytes(footprint: Footprint, mode: Mode) -> int:
@@ -257,15 +257,15 @@ def resting_bytes(footprint: Footprint, mode: Mode) -> int:
     return footprint.part(PartName.WEIGHTS) + footprint.part(PartName.CONTEXT) + footprint.warm_bytes
 
 
-def corrected(footprints: tuple[Footprint, ...], kind: LaunchKind, lessons: Lessons) -> tuple[Footprint, ...]:
+def corrected(footprints: tuple[Footprint, ...], kind: LaunchKind, calibration: Calibration) -> tuple[Footprint, ...]:
     """Return the footprints of a launch as what was measured here corrects them (see above); as they are where nothing was."""
-    found = lessons.about(kind)
+    found = calibration.about(kind)
     if found is None:
-        context = lessons.context_on(kind.setup)
+        context = calibration.context_on(kind.setup)
         return footprints if context is None else tuple(_on_known_device(each, context) for each in footprints)
-    lesson, same_options = found
+    history, same_options = found
     correct = _by_the_log if kind.setup.mode is Mode.VLLM else _by_the_device
-    return tuple(correct(footprint, lesson, same_options=same_options) for footprint in footprints)
+    return tuple(correct(footprint, history, same_options=same_options) for footprint in footprints)
 
 
 def _on_known_device(footprint: Footprint, context: int) -> Footprint:
@@ -277,9 +277,9 @@ def _on_known_device(footprint: Footprint, context: int) -> Footprint:
     return replace(footprint, parts=parts, load_peak_bytes=footprint.load_peak_bytes + max(grown, 0))
 
 
-def _by_the_device(footprint: Footprint, lesson: Lesson, *, same_options: bool) -> Footprint:
+def _by_the_device(footprint: Footprint, history: LaunchHistory, *, same_options: bool) -> Footprint:
     weights, context = footprint.part(PartName.WEIGHTS), footprint.part(PartName.CONTEXT)
-    usable = lesson.of_whole(weights)
+    usable = history.of_whole(weights)
     if usable is None:
         return footprint
     measured = max(m.measured_bytes or 0 for m in usable.measurements) - weights - footprint.warm_bytes
@@ -287,21 +287,23 @@ def _by_the_device(footprint: Footprint, lesson: Lesson, *, same_options: bool) 
     return _with(footprint, {PartName.CONTEXT: max(measured, lowest, 0)}, usable, same_options=same_options)
 
 
-def _by_the_log(footprint: Footprint, lesson: Lesson, *, same_options: bool) -> Footprint:
+def _by_the_log(footprint: Footprint, history: LaunchHistory, *, same_options: bool) -> Footprint:
     before = {part.name: part.bytes for part in footprint.parts}
-    weights = max(before.get(PartName.WEIGHTS, 0), lesson.weights_bytes or 0)
+    weights = max(before.get(PartName.WEIGHTS, 0), history.weights_bytes or 0)
     learned = {PartName.WEIGHTS: weights}
-    if (consumed := lesson.consumed_bytes) is not None:
+    if (consumed := history.consumed_bytes) is not None:
         learned[PartName.NON_TORCH] = max(consumed - weights, 0)
     if same_options:
-        told = {PartName.ACTIVATION: lesson.activation_bytes, PartName.GRAPHS: lesson.graphs_bytes}
+        told = {PartName.ACTIVATION: history.activation_bytes, PartName.GRAPHS: history.graphs_bytes}
         learned |= {name: size for name, size in told.items() if size is not None}
     else:
         learned = {name: max(size, before.get(name, 0)) for name, size in learned.items()}
-    return _with(footprint, learned, lesson, same_options=same_options)
+    return _with(footprint, learned, history, same_options=same_options)
 
 
-def _with(footprint: Footprint, learned: Mapping[PartName, int], lesson: Lesson, *, same_options: bool) -> Footprint:
+def _with(
+    footprint: Footprint, learned: Mapping[PartName, int], history: LaunchHistory, *, same_options: bool
+) -> Footprint:
     """The footprint with these sizes; a part that stays as it was keeps its source."""
     parts = tuple(
         Part(part.name, size, Source.LEARNED, Confidence.HIGH)
@@ -309,4 +311,4 @@ def _with(footprint: Footprint, learned: Mapping[PartName, int], lesson: Lesson,
         else part
         for part in footprint.parts
     )
-    return replace(footprint, parts=parts, seen=replace(lesson.seen, same_options=same_options))
+    return replace(footprint, parts=parts, seen=replace(history.seen, same_options=same_options))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from webapp.domain.learned import KEPT, Lessons, Measurement
+from webapp.domain.calibration import KEPT, Calibration, Measurement
 from webapp.domain.modes import Mode
 from webapp.errors import StoreUnavailable
 
@@ -29,38 +29,38 @@ class MeasurementStore(Protocol):
         """Return all kept measurements, oldest first. Raises StoreUnavailable."""
 
 
-class Learning:
+class Calibrator:
     """Holds the lessons as one frozen value, and writes each new one down by a thread of its own: the store keeps nobody waiting."""
 
     def __init__(self, store: MeasurementStore) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._lessons = Lessons()
+        self._calibration = Calibration()
         self._pending: queue.SimpleQueue[Measurement | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     @property
-    def lessons(self) -> Lessons:
+    def calibration(self) -> Calibration:
         """What is known now; a reference, so reading it never waits."""
-        return self._lessons
+        return self._calibration
 
-    def with_engines(self, engines: Mapping[Mode, str], *, shares_libraries: bool = False) -> Lessons:
+    def with_engines(self, engines: Mapping[Mode, str], *, shares_libraries: bool = False) -> Calibration:
         """Return what is known now, to be looked up by these ``engines``: waits only where one has changed, and then for an assignment."""
-        if (self._lessons.engines, self._lessons.shares_libraries) != (engines, shares_libraries):
+        if (self._calibration.engines, self._calibration.shares_libraries) != (engines, shares_libraries):
             with self._lock:
-                self._lessons = replace(
-                    self._lessons,
+                self._calibration = replace(
+                    self._calibration,
                     engines=engines,
                     shares_libraries=shares_libraries,
-                    version=self._lessons.version + 1,
+                    version=self._calibration.version + 1,
                 )
-        return self._lessons
+        return self._calibration
 
     def start(self, engines: Mapping[Mode, str]) -> None:
         """Read what was kept, and begin to write. ``engines`` says what runs a model in each mode."""
-        lessons = Lessons(engines).including(self._kept())
+        calibration = Calibration(engines).including(self._kept())
         with self._lock:
-            self._lessons = lessons
+            self._calibration = calibration
         self._thread = threading.Thread(target=self._run, name="warden-learning", daemon=True)
         self._thread.start()
 
@@ -74,7 +74,7 @@ class Learning:
     def record(self, measurement: Measurement) -> None:
         """Take a measurement into the lessons and have it written; never waits."""
         with self._lock:
-            self._lessons = self._lessons.including((measurement,))
+            self._calibration = self._calibration.including((measurement,))
         self._pending.put(measurement)
         log.info(
             "measured %s: %s bytes, %s were expected",

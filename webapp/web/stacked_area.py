@@ -27,7 +27,7 @@ Column = Sequence[int] | None
 
 
 @dataclass(frozen=True)
-class Room:
+class LabelSpot:
     """The largest place in a layer for one line of text: its middle and width in percent."""
 
     x: float
@@ -36,11 +36,11 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerOutline:
     """One layer's outline as an SVG path in thousandths, empty where it is never there, and where its name can stand."""
 
     path: str
-    room: Room | None
+    room: LabelSpot | None
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Place:
+class MarkSpot:
     """Where a mark stands, and which moments it is for: several where they would cover each other."""
 
     x: float
@@ -61,7 +61,7 @@ class Place:
     """Indices of the moments."""
 
 
-def stack(columns: Sequence[Column], top: int) -> tuple[Layer, ...]:
+def stack(columns: Sequence[Column], top: int) -> tuple[LayerOutline, ...]:
     """Return the layers of ``columns``, lowest first; ``top`` is the size that the whole height stands for."""
     layers = next((len(column) for column in columns if column is not None), 0)
     edges = [None if column is None else _edges(column, top) for column in columns]
@@ -75,12 +75,12 @@ def gaps(columns: Sequence[Column]) -> tuple[Stretch, ...]:
     return tuple(Stretch(_percent(first * share), _percent((end - first) * share)) for first, end in runs)
 
 
-def places(shares: Sequence[float]) -> tuple[Place, ...]:
+def places(shares: Sequence[float]) -> tuple[MarkSpot, ...]:
     """Return places for moments (in percent of the width, in order), so that no two marks cover each other.
 
     Where all lanes are taken, a moment joins the mark that is nearest before it.
     """
-    found: list[Place] = []
+    found: list[MarkSpot] = []
     newest: dict[int, int] = {}
     for moment, share in enumerate(shares):
         free = (lane for lane in range(LANES) if lane not in newest or share - found[newest[lane]].x >= MARK_PERCENT)
@@ -88,10 +88,10 @@ def places(shares: Sequence[float]) -> tuple[Place, ...]:
         if lane is None:
             index = max(newest.values())
             place = found[index]
-            found[index] = Place(place.x, place.lane, (*place.moments, moment))
+            found[index] = MarkSpot(place.x, place.lane, (*place.moments, moment))
         else:
             newest[lane] = len(found)
-            found.append(Place(_percent(share), lane, (moment,)))
+            found.append(MarkSpot(_percent(share), lane, (moment,)))
     return tuple(found)
 
 
@@ -123,7 +123,7 @@ def _edges(column: Sequence[int], top: int) -> list[int]:
     return edges
 
 
-def _layer(edges: Sequence[list[int] | None], index: int) -> Layer:
+def _layer(edges: Sequence[list[int] | None], index: int) -> LayerOutline:
     bands = [None if e is None or e[index] == e[index + 1] else (e[index + 1], e[index]) for e in edges]
     runs = _runs([band is not None for band in bands])
     known = [band or (0, 0) for band in bands]
@@ -131,7 +131,7 @@ def _layer(edges: Sequence[list[int] | None], index: int) -> Layer:
     path = "".join(_outline(known[first:end], first * step, step) for first, end in runs)
     rooms = [_room(known[first:end], first) for first, end in runs]
     widest = max((room for room in rooms if room is not None), key=lambda room: room[1] - room[0], default=None)
-    return Layer(path, None if widest is None else _as_room(widest, len(bands)))
+    return LayerOutline(path, None if widest is None else _as_room(widest, len(bands)))
 
 
 def _runs(flags: Iterable[bool]) -> list[tuple[int, int]]:
@@ -175,9 +175,9 @@ def _room(bands: Sequence[tuple[int, int]], offset: int) -> tuple[int, int, int,
     return None if best is None else (best[0] + offset, best[1] + offset, best[2], best[3])
 
 
-def _as_room(found: tuple[int, int, int, int], columns: int) -> Room:
+def _as_room(found: tuple[int, int, int, int], columns: int) -> LabelSpot:
     first, end, upper, lower = found
-    return Room(
+    return LabelSpot(
         x=_percent(50 * (first + end) / columns),
         y=_percent(50 * (upper + lower) / UNITS),
         width=_percent(100 * (end - first) / columns),

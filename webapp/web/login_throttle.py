@@ -34,7 +34,7 @@ WATCHED_SHARE: Final = 3
 """…and then a name has this part of its own failures there: whoever mistypes a password once or twice still gets in."""
 
 
-class Guesses:
+class LoginThrottle:
     """Counts failures by key, in a window that moves with the monotonic clock.
 
     What is being checked counts as failed until it has succeeded: guesses that are sent at once are no more than others. (`limits`
@@ -91,7 +91,7 @@ def _keys(name: str, address: str | None) -> tuple[str, ...]:
 
 def init_guesses(app: Flask) -> None:
     """Let ``app`` count failures; they are forgotten when it ends."""
-    app.extensions[EXTENSION] = Guesses()
+    app.extensions[EXTENSION] = LoginThrottle()
 
 
 def slow_by(name: Callable[[], str], address: Callable[[], str] | None = None) -> Callable[[View[P]], View[P]]:
@@ -100,7 +100,7 @@ def slow_by(name: Callable[[], str], address: Callable[[], str] | None = None) -
     def guard(view: View[P]) -> View[P]:
         @wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
-            guesses = cast(Guesses, current_app.extensions[EXTENSION])
+            guesses = cast(LoginThrottle, current_app.extensions[EXTENSION])
             by_name = f"{view.__name__} name {name()}"
             by_address = None if address is None else f"{view.__name__} address {address()}"
             if not guesses.begin(by_name, by_address, services().settings.sign_in_failures):

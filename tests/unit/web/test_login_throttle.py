@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from webapp.web.guesses import WINDOW_S, Guesses
+from webapp.web.login_throttle import WINDOW_S, LoginThrottle
 
 ALLOWED = 10
 
@@ -19,7 +19,7 @@ class Moment:
         return self.now
 
 
-def fail(guesses: Guesses, name: str, address: str | None = None, times: int = 1) -> list[bool]:
+def fail(guesses: LoginThrottle, name: str, address: str | None = None, times: int = 1) -> list[bool]:
     """Guess wrong so often, one after the other; return which of the guesses were looked at."""
     looked_at = []
     for _ in range(times):
@@ -30,25 +30,25 @@ def fail(guesses: Guesses, name: str, address: str | None = None, times: int = 1
 
 
 def test_a_name_may_fail_so_often_and_no_more() -> None:
-    assert fail(Guesses(Moment()), "anna", times=12) == [True] * 10 + [False] * 2
+    assert fail(LoginThrottle(Moment()), "anna", times=12) == [True] * 10 + [False] * 2
 
 
 def test_what_succeeds_is_given_back() -> None:
-    guesses = Guesses(Moment())
+    guesses = LoginThrottle(Moment())
     for _ in range(50):
         assert guesses.begin("anna", "here", ALLOWED)
         guesses.end("anna", "here", failed=False)
 
 
 def test_what_is_being_checked_counts_as_failed() -> None:
-    guesses = Guesses(Moment())
+    guesses = LoginThrottle(Moment())
     assert [guesses.begin("anna", f"address {n}", ALLOWED) for n in range(11)] == [True] * 10 + [False]
     guesses.end("anna", "address 0", failed=False)
     assert guesses.begin("anna", "address 11", ALLOWED)
 
 
 def test_many_threads_get_no_more_than_may() -> None:
-    guesses, barrier, begun = Guesses(Moment()), threading.Barrier(24), []
+    guesses, barrier, begun = LoginThrottle(Moment()), threading.Barrier(24), []
 
     def guess() -> None:
         barrier.wait(10)
@@ -65,7 +65,7 @@ def test_many_threads_get_no_more_than_may() -> None:
 
 def test_a_pause_ends_a_quarter_of_an_hour_after_what_failed() -> None:
     moment = Moment()
-    guesses = Guesses(moment)
+    guesses = LoginThrottle(moment)
     fail(guesses, "anna", times=9)
     moment.now += 600.0
     fail(guesses, "anna")
@@ -76,7 +76,7 @@ def test_a_pause_ends_a_quarter_of_an_hour_after_what_failed() -> None:
 
 def test_what_is_over_takes_no_room() -> None:
     moment = Moment()
-    guesses = Guesses(moment)
+    guesses = LoginThrottle(moment)
     for number in range(100):
         fail(guesses, f"name {number}", "here")
     moment.now += WINDOW_S + 1
@@ -85,7 +85,7 @@ def test_what_is_over_takes_no_room() -> None:
 
 
 def test_from_a_watched_address_each_name_has_a_third() -> None:
-    guesses = Guesses(Moment())
+    guesses = LoginThrottle(Moment())
     for number in range(30):
         assert fail(guesses, f"name {number}", "here") == [True]
     assert fail(guesses, "anna", "here", times=4) == [True] * 3 + [False]
@@ -93,7 +93,7 @@ def test_from_a_watched_address_each_name_has_a_third() -> None:
 
 
 def test_a_flood_from_a_watched_address_takes_one_check_at_a_time() -> None:
-    guesses = Guesses(Moment())
+    guesses = LoginThrottle(Moment())
     for number in range(30):
         fail(guesses, f"name {number}", "here")
     assert [guesses.begin(f"other {number}", "here", ALLOWED) for number in range(20)] == [True] + [False] * 19

@@ -18,8 +18,8 @@ from webapp.domain.modes import Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.units import gib
 from webapp.message import Message
-from webapp.web.board import EXTENSION, Board
-from webapp.web.drawn import Kept
+from webapp.web.rendered import SingleFlightCache
+from webapp.web.view_cache import EXTENSION, ViewCache
 
 RUNNING = Operation(
     "op2", OperationKind.SWITCH, "me", OperationState.RUNNING, 1.0, model_id="lab/one", mode=Mode.TRANSFORMERS
@@ -59,7 +59,7 @@ def tokens(html: str) -> set[str]:
 @pytest.fixture
 def frozen(app: Flask) -> None:
     """One second that does not end."""
-    app.extensions[EXTENSION] = Board(clock=lambda: 1_000_000.5)
+    app.extensions[EXTENSION] = ViewCache(clock=lambda: 1_000_000.5)
 
 
 @pytest.mark.usefixtures("frozen")
@@ -168,7 +168,7 @@ def test_the_plan_of_equal_forms_is_drawn_once_and_that_of_others_apart(app: Fla
 
 
 def test_who_asks_for_a_value_while_it_is_made_waits_for_it() -> None:
-    kept: Kept[str, int] = Kept(4)
+    kept: SingleFlightCache[str, int] = SingleFlightCache(4)
     begun, go_on = threading.Event(), threading.Event()
     made: list[int] = []
 
@@ -191,7 +191,7 @@ def test_who_asks_for_a_value_while_it_is_made_waits_for_it() -> None:
 
 
 def test_only_so_many_values_are_kept_and_those_longest_unused_go() -> None:
-    kept: Kept[str, str] = Kept(2)
+    kept: SingleFlightCache[str, str] = SingleFlightCache(2)
     for key in ("a", "b", "a", "c"):
         kept.of(key, lambda key=key: key)  # type: ignore[misc]
 

@@ -22,7 +22,7 @@ from webapp.domain.memory import Reading, Sample, instance_bytes
 
 
 @dataclass(frozen=True)
-class Breach:
+class MemoryShortage:
     """What lacks on a device, and who took it."""
 
     device_id: str
@@ -39,7 +39,7 @@ class Breach:
 
 
 @dataclass(frozen=True)
-class Fence:
+class OomGuard:
     """A launch under way and what was read of it so far; each reading makes a new one."""
 
     instance_id: str
@@ -52,7 +52,7 @@ class Fence:
     doubtful: frozenset[str] = field(default_factory=frozenset)
     """The devices where something lacked then."""
 
-    def after(self, sample: Sample) -> tuple[Fence, Breach | None]:
+    def after(self, sample: Sample) -> tuple[OomGuard, MemoryShortage | None]:
         """Return the fence after ``sample`` and what trips it; a sample that was judged already changes nothing."""
         if sample.number <= max(self.number, self.since.number):
             return self, None
@@ -61,14 +61,14 @@ class Fence:
         doubtful = frozenset(breach.device_id for breach in found)
         return replace(self, number=sample.number, doubtful=doubtful), certain
 
-    def _breach(self, device_id: str, sample: Sample) -> Breach | None:
+    def _breach(self, device_id: str, sample: Sample) -> MemoryShortage | None:
         before, now = self.since.reading(device_id), sample.reading(device_id)
         if before is None or now is None:
             return None
         return breach_of(self.gates[device_id], self.instance_id, before, now)
 
 
-def breach_of(required_bytes: int, instance_id: str, before: Reading, now: Reading) -> Breach | None:
+def breach_of(required_bytes: int, instance_id: str, before: Reading, now: Reading) -> MemoryShortage | None:
     """Return what lacks on one device by the rule above, ``None`` where nothing does or the readings cannot tell."""
     others = growths(before, now, instance_id)
     if not others or before.free_bytes is None or now.free_bytes is None:
@@ -81,4 +81,4 @@ def breach_of(required_bytes: int, instance_id: str, before: Reading, now: Readi
     missing = needed - now.free_bytes
     if not 0 < missing <= grown:
         return None
-    return Breach(now.device_id, needed, now.free_bytes, grown=others[0])
+    return MemoryShortage(now.device_id, needed, now.free_bytes, grown=others[0])

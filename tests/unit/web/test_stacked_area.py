@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from webapp.web import stack
+from webapp.web import stacked_area
 
 TOTAL = 1000
 COLUMN = st.one_of(st.none(), st.tuples(st.integers(0, 400), st.integers(0, 300), st.integers(0, 300)))
@@ -45,12 +45,12 @@ def heights(path: str, x: float) -> int:
 def test_the_layers_of_every_known_column_fill_the_whole_and_nothing_is_drawn_in_a_gap(
     columns: list[tuple[int, ...] | None],
 ) -> None:
-    layers = stack.stack(with_free(columns), TOTAL)
+    layers = stacked_area.stack(with_free(columns), TOTAL)
 
     for index, column in enumerate(columns):
-        middle = (index + 0.5) * stack.UNITS / len(columns)
+        middle = (index + 0.5) * stacked_area.UNITS / len(columns)
         drawn = [heights(layer.path, middle) for layer in layers]
-        assert sum(drawn) == (0 if column is None else stack.UNITS)
+        assert sum(drawn) == (0 if column is None else stacked_area.UNITS)
         if column is not None:
             assert all(abs(height - size) <= 1 for height, size in zip(drawn, column, strict=False))
 
@@ -58,7 +58,7 @@ def test_the_layers_of_every_known_column_fill_the_whole_and_nothing_is_drawn_in
 @settings(deadline=None)
 @given(COLUMNS)
 def test_gaps_and_known_columns_are_the_whole_width(columns: list[tuple[int, ...] | None]) -> None:
-    missing = sum(gap.width for gap in stack.gaps(columns))
+    missing = sum(gap.width for gap in stacked_area.gaps(columns))
 
     assert missing == pytest.approx(100 * sum(column is None for column in columns) / len(columns), abs=0.3)
 
@@ -66,7 +66,7 @@ def test_gaps_and_known_columns_are_the_whole_width(columns: list[tuple[int, ...
 @settings(deadline=None)
 @given(COLUMNS)
 def test_a_name_stands_inside_its_layer(columns: list[tuple[int, ...] | None]) -> None:
-    for layer, size in zip(stack.stack(with_free(columns), TOTAL), range(4), strict=False):
+    for layer, size in zip(stacked_area.stack(with_free(columns), TOTAL), range(4), strict=False):
         if layer.room is None:
             continue
         half = layer.room.width / 2
@@ -80,50 +80,50 @@ def test_a_name_stands_inside_its_layer(columns: list[tuple[int, ...] | None]) -
 
 
 def test_a_steady_layer_is_one_rectangle() -> None:
-    (layer,) = stack.stack([(500,)] * 10, TOTAL)
+    (layer,) = stacked_area.stack([(500,)] * 10, TOTAL)
 
     assert layer.path == "M0 500H1000V1000H0Z"
 
 
 def test_a_layer_that_is_away_for_a_while_is_two_outlines() -> None:
-    _, upper = stack.stack([(100, 50), (100, 0), (100, 50)], TOTAL)
+    _, upper = stacked_area.stack([(100, 50), (100, 0), (100, 50)], TOTAL)
 
     assert upper.path.count("M") == 2
 
 
 def test_nothing_known_is_no_layer() -> None:
-    assert stack.stack([None, None], TOTAL) == ()
-    assert stack.gaps([None, None]) == (stack.Stretch(0, 100),)
+    assert stacked_area.stack([None, None], TOTAL) == ()
+    assert stacked_area.gaps([None, None]) == (stacked_area.Stretch(0, 100),)
 
 
 @given(st.lists(st.floats(0, 100), max_size=60).map(sorted))
 def test_marks_of_a_lane_keep_apart_and_every_moment_has_one(shares: list[float]) -> None:
-    found = stack.places(shares)
+    found = stacked_area.places(shares)
 
     assert sorted(moment for place in found for moment in place.moments) == list(range(len(shares)))
-    for lane in range(stack.LANES):
+    for lane in range(stacked_area.LANES):
         spots = [place.x for place in found if place.lane == lane]
-        assert all(later - earlier >= stack.MARK_PERCENT - 0.02 for earlier, later in pairwise(spots))
-    assert all(place.lane < stack.LANES for place in found)
+        assert all(later - earlier >= stacked_area.MARK_PERCENT - 0.02 for earlier, later in pairwise(spots))
+    assert all(place.lane < stacked_area.LANES for place in found)
 
 
 def test_a_crowd_of_moments_is_one_mark_that_counts_them() -> None:
-    found = stack.places([50.0 + n / 100 for n in range(10)])
+    found = stacked_area.places([50.0 + n / 100 for n in range(10)])
 
     assert [len(place.moments) for place in found] == [1, 1, 8]
 
 
 @pytest.mark.parametrize("top", [0.3, 0.5, 1, 2, 7.6, 8, 16, 24, 47.4, 79.2, 141, 755, 2048, 9000])
 def test_an_axis_has_a_handful_of_round_figures(top: float) -> None:
-    steps = stack.round_steps(top)
+    steps = stacked_area.round_steps(top)
 
-    assert 2 <= len(steps) <= stack.MOST_STEPS + 1
+    assert 2 <= len(steps) <= stacked_area.MOST_STEPS + 1
     assert steps[0] == 0
     assert steps[-1] <= top
 
 
 def test_hours_are_marked_at_round_minutes() -> None:
-    moments = stack.round_minutes(1_000_000.0, 1_003_600.0, 600)
+    moments = stacked_area.round_minutes(1_000_000.0, 1_003_600.0, 600)
 
     assert len(moments) == 6
     assert all(moment % 600 == 0 and 1_000_000 <= moment <= 1_003_600 for moment in moments)
@@ -131,7 +131,7 @@ def test_hours_are_marked_at_round_minutes() -> None:
 
 @pytest.mark.parametrize("begin", [1_700_000_000.0, 1_711_800_000.0, 1_729_900_000.0])
 def test_a_week_is_marked_where_its_days_begin(begin: float) -> None:
-    moments = stack.midnights(begin, begin + 7 * 86400)
+    moments = stacked_area.midnights(begin, begin + 7 * 86400)
 
     assert len(moments) == 7
     assert {datetime.fromtimestamp(moment).hour for moment in moments} == {0}

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import FakeStore, Gate, model
-from webapp.control.learning import Learning
-from webapp.domain.footprint import GPU_CONTEXT_BYTES, Seen
+from webapp.control.calibration import Calibrator
+from webapp.domain.calibration import Measurement
+from webapp.domain.footprint import GPU_CONTEXT_BYTES, MeasuredSpread
 from webapp.domain.footprint.activation import CUDA_WORKSPACE_BYTES
 from webapp.domain.instance import MemoryReport
-from webapp.domain.learned import Measurement
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import StepName
 from webapp.domain.plan import Plan
@@ -28,7 +28,7 @@ AT_REST = gib(1) + 300 * MIB
 
 def learned(bench: Bench) -> list[Measurement]:
     """What was written down, once all of it is."""
-    bench.until(lambda: len(bench.store.measured) == bench.context.lessons.version - 1)
+    bench.until(lambda: len(bench.store.measured) == bench.context.calibration.version - 1)
     return bench.store.measured
 
 
@@ -36,7 +36,7 @@ def plan(bench: Bench, model_id: str = "lab/one", **changes: object) -> Plan:
     return bench.controller.plan(bench.request(model_id, **changes))
 
 
-def seen(found: Plan) -> Seen | None:
+def seen(found: Plan) -> MeasuredSpread | None:
     (device,) = found.devices
     return device.footprint.seen
 
@@ -59,7 +59,7 @@ def test_second_plan_counts_with_what_the_first_load_took(bench: Bench) -> None:
     assert step.message.params["expected_bytes"] == kept.predicted_bytes
     bench.load("lab/two")
     after = plan(bench)
-    assert seen(after) == Seen(1, 0.0)
+    assert seen(after) == MeasuredSpread(1, 0.0)
     saved = before.devices[0].footprint.total_bytes - after.devices[0].footprint.total_bytes
     assert saved == kept.predicted_bytes - AT_REST
     assert "plan_measured_once" in [reason.code for reason in after.reasons]
@@ -69,7 +69,7 @@ def test_several_loads_tell_their_count_and_spread(bench: Bench) -> None:
     for mib in (300, 320, 310):
         bench.runtime.takes_bytes = gib(1) + mib * MIB
         reload(bench)
-    assert seen(plan(bench)) == Seen(3, 0.7)
+    assert seen(plan(bench)) == MeasuredSpread(3, 0.7)
     (message,) = [reason for reason in plan(bench).reasons if reason.code == "plan_measured"]
     assert (message.params["count"], message.params["spread_percent"]) == (3, 0.7)
 
@@ -88,7 +88,7 @@ def test_other_options_are_corrected_and_said_to_be_others(bench: Bench) -> None
     bench.load("lab/one")
     shorter = replace(bench.request(), options=LaunchOptions(max_tokens=512))
     found = bench.controller.plan(shorter)
-    assert seen(found) == Seen(1, 0.0, same_options=False)
+    assert seen(found) == MeasuredSpread(1, 0.0, same_options=False)
     assert "plan_measured_otherwise_once" in [reason.code for reason in found.reasons]
 
 
@@ -144,7 +144,7 @@ def test_vllm_is_learned_from_its_log(bench: Bench) -> None:
     assert kept.told == bench.vllm.told
     bench.vllm.told = None
     bench.load("lab/two")
-    assert seen(bench.controller.plan(request)) == Seen(1, 0.0)
+    assert seen(bench.controller.plan(request)) == MeasuredSpread(1, 0.0)
 
 
 def test_what_was_learned_outlives_a_restart(make_bench: Callable[..., Bench], bench: Bench) -> None:
@@ -155,7 +155,7 @@ def test_what_was_learned_outlives_a_restart(make_bench: Callable[..., Bench], b
     again = make_bench()
     again.store.measured = kept
     again.controller.start()
-    assert seen(plan(again)) == Seen(1, 0.0)
+    assert seen(plan(again)) == MeasuredSpread(1, 0.0)
 
 
 def test_other_libraries_are_not_taken_for_the_same_and_the_list_of_models_hears_of_them(bench: Bench) -> None:
@@ -166,9 +166,9 @@ def test_other_libraries_are_not_taken_for_the_same_and_the_list_of_models_hears
     bench.runtime.libraries = "2"
     assert seen(plan(bench, "lab/one", devices=("gpu-0",))) is None
     (after,) = bench.controller.headrooms()
-    assert after.lessons.version > before.lessons.version
+    assert after.calibration.version > before.calibration.version
     bench.runtime.libraries = "1"
-    assert seen(plan(bench, "lab/one", devices=("gpu-0",))) == Seen(1, 0.0)
+    assert seen(plan(bench, "lab/one", devices=("gpu-0",))) == MeasuredSpread(1, 0.0)
 
 
 def test_rollback_counts_with_what_was_learned(bench: Bench) -> None:
@@ -185,13 +185,13 @@ def test_rollback_counts_with_what_was_learned(bench: Bench) -> None:
 def test_store_that_is_slow_or_fails_keeps_no_load_waiting() -> None:
     store = FakeStore()
     store.raises = StoreUnavailable(reason="gone")
-    learning = Learning(store)
-    learning.start({Mode.TRANSFORMERS: "transformers 5"})
+    calibrator = Calibrator(store)
+    calibrator.start({Mode.TRANSFORMERS: "transformers 5"})
     store.raises, store.gate = None, Gate()
-    kind = learning.lessons.kind_of("lab/one", "r", Mode.TRANSFORMERS, LaunchOptions(), ["Card"])
-    learning.record(Measurement(kind, 1.0, 0, gib(1)))
+    kind = calibrator.calibration.kind_of("lab/one", "r", Mode.TRANSFORMERS, LaunchOptions(), ["Card"])
+    calibrator.record(Measurement(kind, 1.0, 0, gib(1)))
     store.gate.wait_reached()
-    assert learning.lessons.about(kind) is not None
+    assert calibrator.calibration.about(kind) is not None
     store.gate.open()
-    learning.stop()
+    calibrator.stop()
     assert len(store.measured) == 1

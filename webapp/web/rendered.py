@@ -20,7 +20,7 @@ _PLACE: Final = secrets.token_hex(16)
 
 
 @dataclass(frozen=True)
-class Drawn:
+class RenderedFragment:
     """A drawn fragment, cut where a form's token belongs."""
 
     parts: tuple[str, ...]
@@ -30,15 +30,15 @@ class Drawn:
         return self.parts[0] if len(self.parts) == 1 else generate_csrf().join(self.parts)
 
 
-def draw(template: str, **context: object) -> Drawn:
+def draw(template: str, **context: object) -> RenderedFragment:
     """Return ``template`` drawn for any session.
 
     Macros that hold a form are imported ``with context``: otherwise they would find the token of the session that asked first.
     """
-    return Drawn(tuple(render_template(template, csrf_token=lambda: _PLACE, **context).split(_PLACE)))
+    return RenderedFragment(tuple(render_template(template, csrf_token=lambda: _PLACE, **context).split(_PLACE)))
 
 
-class Kept(Generic[K, V]):
+class SingleFlightCache(Generic[K, V]):
     """The values of the last ``limit`` keys that were asked for. One thread makes a value, and who comes meanwhile waits for it."""
 
     def __init__(self, limit: int) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from webapp.control.contract import Terms
 from webapp.errors import InvalidRequest
-from webapp.web.terms import AS_IT_IS, LEASES, evening_is_ahead, idle_choice, idle_minutes, lease_until, terms_of
+from webapp.web.lease_form import AS_IT_IS, LEASES, evening_is_ahead, idle_choice, idle_minutes, lease_until, terms_of
 
 NOON = datetime(2026, 3, 4, 12, 0).timestamp()
 NIGHT = datetime(2026, 3, 4, 22, 30).timestamp()

@@ -8,18 +8,18 @@ from flask import Blueprint, Flask, flash, make_response, redirect, render_templ
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.audit import Action
-from webapp.domain.people import SHORTEST_PASSWORD, Right, Way
+from webapp.domain.people import SHORTEST_PASSWORD, AuthMethod, Permission
 from webapp.errors import SignInFailed, UnknownInvitation, WardenError
 from webapp.web import words
 from webapp.web.actor import SESSION_KEY, current_identity, sign_in_is_needed
-from webapp.web.guesses import FAILED, init_guesses, slow_by
+from webapp.web.client_address import client_address, visit
+from webapp.web.login_throttle import FAILED, init_guesses, slow_by
 from webapp.web.ports import accounts, services
 from webapp.web.presenters.common import SUCCESS
 from webapp.web.recording import note_error, oneself, records, typed_person
 from webapp.web.rights import needs
 from webapp.web.security import same_site_path
 from webapp.web.translate import gettext as _
-from webapp.web.visits import client_address, visit
 
 blueprint = Blueprint("signing", __name__)
 
@@ -36,7 +36,7 @@ def _of_name() -> str:
 
 
 @blueprint.get("/sign-in")
-@needs(Right.OPEN)
+@needs(Permission.OPEN)
 def page() -> ResponseReturnValue:
     """Ask for name and password; who is signed in, or need not be, is led on."""
     if current_identity() is not None:
@@ -45,7 +45,7 @@ def page() -> ResponseReturnValue:
 
 
 @blueprint.post("/sign-in")
-@needs(Right.OPEN)
+@needs(Permission.OPEN)
 @records(Action.SIGN_IN, typed_person)
 @slow_by(_of_name, client_address)
 def sign_in() -> ResponseReturnValue:
@@ -73,12 +73,12 @@ def begin_session(key: str) -> None:
 
 
 @blueprint.post("/sign-out")
-@needs(Right.OPEN)
+@needs(Permission.OPEN)
 @records(Action.SIGN_OUT, oneself)
 def sign_out() -> ResponseReturnValue:
     """End the session."""
     identity = current_identity()
-    if identity is not None and identity.way is Way.SESSION:
+    if identity is not None and identity.way is AuthMethod.SESSION:
         accounts().sign_out(identity)
     session.clear()
     flash(_("You are signed out."), SUCCESS)
@@ -86,14 +86,14 @@ def sign_out() -> ResponseReturnValue:
 
 
 @blueprint.get("/invitation")
-@needs(Right.OPEN)
+@needs(Permission.OPEN)
 def invitation() -> ResponseReturnValue:
     """Show what an invitation is for, and ask for name and password."""
     return _invitation_page()
 
 
 @blueprint.post("/invitation")
-@needs(Right.OPEN)
+@needs(Permission.OPEN)
 @records(Action.INVITATION_USED, typed_person)
 def accept() -> ResponseReturnValue:
     """Make the account with the invitation's role, and sign in."""

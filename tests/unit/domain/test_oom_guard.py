@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.domain.readings import TOTAL, holder, reading, sample
-from webapp.domain.fence import Breach, Fence, breach_of
 from webapp.domain.memory import Reading
+from webapp.domain.oom_guard import MemoryShortage, OomGuard, breach_of
 from webapp.domain.units import gib
 
 GATE = gib(10)
 NEW = "new"
 
 
-def judged(before: Reading, now: Reading, gate: int = GATE) -> Breach | None:
+def judged(before: Reading, now: Reading, gate: int = GATE) -> MemoryShortage | None:
     return breach_of(gate, NEW, before, now)
 
 
@@ -87,8 +87,8 @@ def test_what_cannot_be_read_stops_nothing(now: Reading) -> None:
 # In a row
 
 
-def fence() -> Fence:
-    return Fence(NEW, {"gpu-0": GATE}, sample(1, reading(holder(77, gib(2)))))
+def fence() -> OomGuard:
+    return OomGuard(NEW, {"gpu-0": GATE}, sample(1, reading(holder(77, gib(2)))))
 
 
 QUIET = reading(holder(77, gib(2)))
@@ -122,7 +122,7 @@ def test_two_devices_that_take_turns_are_no_two_readings_in_a_row() -> None:
     def both(first: Reading, second: Reading) -> tuple[Reading, ...]:
         return first, reading(*second.holders, device_id="gpu-1")
 
-    watching = Fence(NEW, {"gpu-0": GATE, "gpu-1": GATE}, sample(1, *both(QUIET, QUIET)))
+    watching = OomGuard(NEW, {"gpu-0": GATE, "gpu-1": GATE}, sample(1, *both(QUIET, QUIET)))
     watching, first = watching.after(sample(2, *both(FULL, QUIET)))
     watching, second = watching.after(sample(3, *both(QUIET, FULL)))
     watching, third = watching.after(sample(4, *both(QUIET, FULL)))
@@ -158,7 +158,7 @@ def test_a_load_beside_neighbours_who_do_not_grow_is_never_stopped(
 
 @given(then=SIZES, grown=SIZES, more=SIZES, own=SIZES)
 def test_a_neighbour_who_takes_more_does_not_let_it_go_on(then: int, grown: int, more: int, own: int) -> None:
-    def at(size: int) -> Breach | None:
+    def at(size: int) -> MemoryShortage | None:
         now = reading(holder(77, then + size), holder(10, own, instance_id=NEW))
         return judged(reading(holder(77, then)), now)
 

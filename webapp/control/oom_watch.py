@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from webapp.control.context import Context
-from webapp.domain.fence import Breach, Fence
 from webapp.domain.memory import Holder
+from webapp.domain.oom_guard import MemoryShortage, OomGuard
 from webapp.errors import LoadFenced
 from webapp.message import Param
 from webapp.runtimes.base import LaunchSpec
@@ -20,10 +20,10 @@ class LoadWatch:
     def __init__(self, context: Context, spec: LaunchSpec) -> None:
         self._context = context
         self._spec = spec
-        self._fence: Fence | None = None
+        self._fence: OomGuard | None = None
         if spec.decided_on is not None:
             gates = {footprint.device_id: footprint.required_bytes for footprint in spec.footprints}
-            self._fence = Fence(spec.instance_id, gates, spec.decided_on)
+            self._fence = OomGuard(spec.instance_id, gates, spec.decided_on)
 
     def look(self) -> None:
         """Judge the latest reading, if it is a new one; never waits. Raises LoadFenced."""
@@ -34,7 +34,7 @@ class LoadWatch:
         if breach is not None:
             raise self._fenced(breach)
 
-    def _fenced(self, breach: Breach) -> LoadFenced:
+    def _fenced(self, breach: MemoryShortage) -> LoadFenced:
         holder = breach.grown.holder
         return LoadFenced(
             model=self._spec.model_id,
