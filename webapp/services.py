@@ -43,7 +43,8 @@ from webapp.runtimes import extras
 from webapp.runtimes.base import Runtime
 from webapp.runtimes.demo import DemoProgram
 from webapp.runtimes.launcher import Launcher
-from webapp.runtimes.transformers import TransformersRuntime, worker_environment
+from webapp.runtimes.transformers.command import worker_environment
+from webapp.runtimes.transformers.runtime import TransformersRuntime
 from webapp.settings import Settings, is_local, removed_settings, sqlite_url
 from webapp.store.audit import AuditRepository
 from webapp.store.database import Database

@@ -29,7 +29,8 @@ from webapp.runtimes.base import ProbeState
 from webapp.runtimes.launcher import Launcher, LauncherUnavailable, _Running
 from webapp.runtimes.processes import find_marked
 from webapp.runtimes.protocol import ForkRequest, WorkerSpec, encode, process_start_time
-from webapp.runtimes.transformers import TransformersRuntime, worker_environment
+from webapp.runtimes.transformers.command import worker_environment
+from webapp.runtimes.transformers.runtime import TransformersRuntime
 from webapp.runtimes.worker_folder import WorkerFolder
 from webapp.settings import Settings
 
@@ -355,7 +356,7 @@ HOLDS = """
 import sys, time
 from pathlib import Path
 from webapp.runtimes.launcher import Launcher
-from webapp.runtimes.transformers import worker_environment
+from webapp.runtimes.transformers.command import worker_environment
 launcher = Launcher(Path(sys.argv[1]), worker_environment())
 launcher.start()
 while not (launcher.is_ready or (sys.argv[2] == "importing" and launcher.pid())):

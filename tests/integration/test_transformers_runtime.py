@@ -35,7 +35,7 @@ from webapp.runtimes.base import LaunchDevice, LaunchSpec, Probe, ProbeState, St
 from webapp.runtimes.chat import stream_chat
 from webapp.runtimes.processes import find_marked
 from webapp.runtimes.protocol import process_start_time
-from webapp.runtimes.transformers import TransformersRuntime
+from webapp.runtimes.transformers.runtime import TransformersRuntime
 from webapp.runtimes.worker_folder import WorkerFolder
 from webapp.settings import Settings
 
@@ -80,7 +80,7 @@ def make_runtime(tmp_path: Path) -> Iterator[RuntimeMaker]:
     yield make
     for runtime in made:
         runtime.stop()
-        for instance_id in {*runtime.processes().values(), *runtime._started}:
+        for instance_id in {*runtime.processes().values(), *runtime._workers._started}:
             runtime.terminate(instance_id, ask=False)
         runtime.reap(frozenset)
 
@@ -130,7 +130,7 @@ def wait_for_error(runtime: TransformersRuntime, instance_id: str) -> Exception:
 
 
 def workers(runtime: TransformersRuntime) -> Path:
-    return runtime._root
+    return runtime._workers.root
 
 
 def is_alive(pid: int | None) -> bool:

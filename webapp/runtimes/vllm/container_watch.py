@@ -89,7 +89,8 @@ class ContainerWatch:
             self._now.clear()  # before the question whether to stop, so that a stop in between is not missed
 
     def _look(self) -> None:
-        """Ask once what there is; of an engine that cannot be asked the own containers stay as they were, and why is said."""
+        """Ask once what there is; of an engine that cannot be asked the own containers stay as they were, and why is
+        said."""
         try:
             image_id = self._engine.image_id(self._image)
             seen = self._engine.containers()
@@ -142,7 +143,8 @@ def _owner(pid: int | None) -> str | None:
 
 
 def model_of(arguments: Sequence[str]) -> str | None:
-    """Return the model that a vLLM command line names: ``--served-model-name``, ``--model``, or what follows ``serve``."""
+    """Return the model that a vLLM command line names: ``--served-model-name``, ``--model``, or what follows
+    ``serve``."""
     for flag in ("--served-model-name", "--model"):
         for number, argument in enumerate(arguments):
             name, _, value = argument.partition("=")

@@ -1,4 +1,5 @@
-"""The containers of this Warden, by instance: what has to be known to talk to one, shared by all parts of the runtime."""
+"""The containers of this Warden, by instance: what has to be known to talk to one, shared by all parts of the
+runtime."""
 
 from __future__ import annotations
 
@@ -15,7 +16,10 @@ from webapp.runtimes.worker_folder import InstanceRecord
 
 @dataclass(frozen=True)
 class OwnContainer:
-    """A container that this Warden started. It can be lost without harm: the labels contain everything needed to adopt it."""
+    """A container that this Warden started.
+
+    It can be lost without harm: the labels contain everything needed to adopt it.
+    """
 
     id: str
     record: InstanceRecord
@@ -65,7 +69,10 @@ class OwnContainers:
             self._put(own)
 
     def put_first(self, own: OwnContainer) -> OwnContainer:
-        """Add a container unless another thread has done so; return the one that is kept. Its log is followed from then on."""
+        """Add a container unless another thread has done so; return the one that is kept.
+
+        Its log is followed from then on.
+        """
         with self._lock:
             first = self.get(own.record.id)
             if first is not None and first.id == own.id:
@@ -118,7 +125,8 @@ class OwnContainers:
         return instance_id in self._starting
 
     def add_unborn(self, instance_id: str) -> None:
-        """Remember an instance whose container Docker has not confirmed to have created: nothing of it was ever started."""
+        """Remember an instance whose container Docker has not confirmed to have created: nothing of it was ever
+        started."""
         with self._lock:
             self._unborn |= {instance_id}
 

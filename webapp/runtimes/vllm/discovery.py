@@ -53,7 +53,8 @@ class ContainerDiscovery:
         self._prober = prober
         self._stopper = stopper
         self._has_looked = False
-        """Whether ``discover`` has told once what an earlier Warden left; before, no running container is a leftover."""
+        """Whether ``discover`` has told once what an earlier Warden left; before, no running container is a
+        leftover."""
 
     def summaries(self) -> tuple[ContainerSummary, ...]:
         """Return the containers with this Warden's label. Raises EngineUnavailable."""
@@ -111,7 +112,10 @@ class ContainerDiscovery:
         return Discovered(ready.to(InstanceState.SILENT, problem=silent), adoptable=True)
 
     def reap(self, known: Callable[[], frozenset[str]]) -> tuple[Leftover, ...]:
-        """Remove containers of no instance in ``known()``. A server without Docker has no containers, so no leftovers."""
+        """Remove containers of no instance in ``known()``.
+
+        A server without Docker has no containers, so no leftovers.
+        """
         try:
             seen = [s for s in self.summaries() if self._is_leftover(s, known)]
         except EngineMissing:

@@ -37,7 +37,8 @@ def end_of(own: OwnContainer, settings: Settings) -> LaunchFailed:
 
 
 def garbled(own: OwnContainer, containers: OwnContainers, detail: str) -> ServerGarbled:
-    """Return the error of an answer that is not vLLM's, or is another model's; the next probe asks at once to confirm it."""
+    """Return the error of an answer that is not vLLM's, or is another model's; the next probe asks at once to confirm
+    it."""
     containers.change(own.record.id, lambda o: replace(o, is_garbled=True))
     return ServerGarbled(model=own.record.model_id, detail=detail, log="\n".join(own.log.lines[-ERROR_LINES:]))
 

@@ -47,7 +47,7 @@ class ContainerLauncher:
         self._ports = Ports(settings, containers)
 
     def prepare(self, spec: LaunchSpec) -> None:
-        """Create a container and remove it again: the image, the mounts, the name and Docker's disk have proved good then.
+        """Create a container and remove it again: the image, the mounts, the name and Docker's disk are good then.
 
         What vLLM is told depends on the memory that will be free, so the container that runs is created at the launch.
         """
@@ -113,7 +113,10 @@ class ContainerLauncher:
         )
 
     def _start(self, container: str, model: str) -> int | None:
-        """Start it and return its first process. If Docker does not confirm the start in time, it may run all the same."""
+        """Start it and return its first process.
+
+        If Docker does not confirm the start in time, it may run all the same.
+        """
         try:
             self._engine.start(container, model)
         except EngineUnreachable:
@@ -124,7 +127,10 @@ class ContainerLauncher:
         return self._engine.inspect(container).pid
 
     def _remove_or_refuse(self, container: str, plan: ContainerPlan, model: str) -> None:
-        """Remove a container whose name is needed again. Raises LaunchBlocked: Docker keeps it, and with it the name."""
+        """Remove a container whose name is needed again.
+
+        Raises LaunchBlocked: Docker keeps it, and with it the name.
+        """
         if not self._remove_quietly(container):
             raise LaunchBlocked(model=model, detail=f"Docker keeps {plan.name}", log="") from None
 
@@ -140,7 +146,8 @@ class ContainerLauncher:
 
 
 def _on_empty_devices(spec: LaunchSpec) -> LaunchSpec:
-    """Return the launch with its devices at their emptiest: the gate decides by the plan how much is free in the end."""
+    """Return the launch with its devices at their emptiest: the gate decides by the plan how much is free in the
+    end."""
     emptied = (
         device
         if device.total_bytes is None

@@ -1,4 +1,5 @@
-"""Containers that have ended and that Docker still keeps: remembered across restarts, and removed once Docker lets them go."""
+"""Containers that have ended and that Docker still keeps: remembered across restarts, and removed once Docker lets them
+go."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ STOP_S = 2.0
 
 
 class PendingRemovals:
-    """Names are a container's id, or its instance's where Docker never told the id: a creation that was not confirmed in time."""
+    """Names are a container's id, or its instance's where Docker never told the id: a creation that was not confirmed
+    in time."""
 
     def __init__(self, file: Path, remove: Callable[[str], bool]) -> None:
         """``remove`` ends and removes a container by its id and returns whether it is gone; it may take long."""
@@ -63,8 +65,9 @@ class PendingRemovals:
         self._change(self._names | {name})
 
     def look(self, own: Mapping[str, str]) -> None:
-        """Begin to remove what is still there, in a thread of its own; ``own`` are the containers of this look at Docker, with the
-        instance of each. Never waits.
+        """Begin to remove what is still there, in a thread of its own. Never waits.
+
+        ``own`` are the containers of this look at Docker, with the instance of each.
         """
         waiting = {container: name for container, name in own.items() if container in self or name in self}
         is_busy = self._thread is not None and self._thread.is_alive()

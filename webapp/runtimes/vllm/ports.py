@@ -25,7 +25,10 @@ class Ports:
         """Chosen for containers that are being created."""
 
     def any(self, model: str) -> int:
-        """Return a port that is free or belongs to a container of this Warden's, which may be unloaded. Raises PortTaken."""
+        """Return a port that is free or belongs to a container of this Warden's, which may be unloaded.
+
+        Raises PortTaken.
+        """
         own = self._used()
         return self._first(model, (p for p in port_range(self._settings) if p in own or _is_free(p)))
 

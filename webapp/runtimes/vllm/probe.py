@@ -27,7 +27,7 @@ LOADING_HTTP_S = 0.5
 READY_POLL_S = 0.1
 """How often a container is asked whether it answers once its log says that its server is up…"""
 EARLY_POLL_S = 1.0
-"""…and before, in case another version says it in other words: the start needs the processor more than Warden does."""
+"""…and before, in case another version says it in other words: the start needs the processor more."""
 EXIT_SEEN_S = 1.0
 """How long an answer that failed waits for the news that the container has ended, which explains it."""
 EXIT_POLL_S = 0.05

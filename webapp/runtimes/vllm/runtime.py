@@ -59,7 +59,10 @@ class VllmRuntime:
         self._discovery = ContainerDiscovery(*docker, adopter, self._prober, self._stopper)
 
     def engine_version(self, instance_id: str | None = None) -> str:
-        """See ``Runtime``. The version in an image is known only once it runs, so the id of its content stands for it."""
+        """See ``Runtime``.
+
+        The version in an image is known only once it runs, so the id of its content stands for it.
+        """
         image_id = self._watch.view.image_id
         name = self._settings.vllm_image
         return name if image_id is None else f"{name} ({image_id.partition(':')[2][:SHORT_ID]})"

@@ -159,8 +159,9 @@ class ContainerStopper:
     def _end_without_engine(self, own: OwnContainer, began: float, on_stage: StageCallback) -> StopResult:
         """Docker does not answer: end the container's processes themselves, as far as this user may.
 
-        What is left of the container holds no memory; it is removed once Docker is back. Raises EngineUnreachable if the
-        processes cannot be told from others'.
+        What is left of the container holds no memory; it is removed once Docker is back.
+
+        Raises EngineUnreachable if the processes cannot be told from others'.
         """
         inside = processes.in_container(own.id)
         if not inside and own.process is not None and own.process.is_alive:

@@ -1,0 +1,1 @@
+"""Transformers mode, Warden's side: one worker process a model."""
