@@ -81,12 +81,13 @@ def _cell(text: str) -> str:
 
 
 SETTINGS_HEAD: Final = """
-Each setting is an environment variable, or a line of a TOML file without the prefix and in lower case: `WARDEN_PORT=8100` is
-`port = 8100`. The file is `/etc/warden.toml`, or the one that `WARDEN_CONFIG` names. The environment takes
-precedence over the file. An unknown name or an invalid value stops the start with a sentence that names the setting. A setting that
-was removed in a later version is named at the start and ignored.
+Each setting is an environment variable, or a line of a TOML file without the prefix and in lower case:
+`WARDEN_PORT=8100` is `port = 8100`. The file is `/etc/warden.toml`, or the one that `WARDEN_CONFIG` names. The
+environment takes precedence over the file. An unknown name or an invalid value stops the start with a sentence that
+names the setting. A setting that was removed in a later version is named at the start and ignored.
 
-`warden settings` prints the values in force, with passwords hidden. A description that begins with "…" continues the one above it.
+`warden settings` prints the values in force, with passwords hidden. A description that begins with "…" continues the
+one above it.
 """
 
 
@@ -99,17 +100,19 @@ def settings_page(app: Flask) -> str:
 
 
 API_HEAD: Final = """
-Every action and reading of the page is also available as JSON under `/api/v1`. Memory is in bytes, times are RFC 3339 in UTC, and an
-unknown value is `null`. Bodies are JSON (`Content-Type: application/json`); an unknown field is refused with 422. Errors are
-`application/problem+json` with a stable `code`, listed in [errors.md](errors.md). Who may call what: [permissions.md](permissions.md).
+Every action and reading of the page is also available as JSON under `/api/v1`. Memory is in bytes, times are RFC 3339
+in UTC, and an unknown value is `null`. Bodies are JSON (`Content-Type: application/json`); an unknown field is refused
+with 422. Errors are `application/problem+json` with a stable `code`, listed in [errors.md](errors.md). Who may call
+what: [permissions.md](permissions.md).
 
-If people sign in, a program sends an API token: `Authorization: Bearer wdn_…`. Without a valid one the answer is 401 `unauthorized`.
-A role that does not suffice gets 403 `forbidden` with `needed` and `role` in `params`; another person's model or operation gives 403
-`not_yours` with its `owner`.
+If people sign in, a program sends an API token: `Authorization: Bearer wdn_…`. Without a valid one the answer is 401
+`unauthorized`. A role that does not suffice gets 403 `forbidden` with `needed` and `role` in `params`; another person's
+model or operation gives 403 `not_yours` with its `owner`.
 
-A 2xx answer confirms what is in the database: it outlives `kill -9` and a power failure. If the database does not take a switch, a
-queue place or a lease within a second, the answer is 503 `not_stored` with a `reason` (`store_locked`, `store_full`, `store_gone`,
-`store_slow`, `store_failed`), and nothing was done. Every other action acts first and says `"stored": false`; its record follows.
+A 2xx answer confirms what is in the database: it outlives `kill -9` and a power failure. If the database does not take
+a switch, a queue place or a lease within a second, the answer is 503 `not_stored` with a `reason` (`store_locked`,
+`store_full`, `store_gone`, `store_slow`, `store_failed`), and nothing was done. Every other action acts first and says
+`"stored": false`; its record follows.
 
 ```
 curl -s http://127.0.0.1:8000/api/v1/switch -H 'Content-Type: application/json' \\
@@ -244,8 +247,8 @@ def cli_page(app: Flask) -> str:
 
 
 CLI_HEAD: Final = """
-`make run` installs the command as `.venv/bin/warden`. The commands read the same settings as the server ([settings.md](settings.md)); with
-accounts, `warden status` and `warden selftest` send the API token in `WARDEN_TOKEN`.
+`make run` installs the command as `.venv/bin/warden`. The commands read the same settings as the server
+([settings.md](settings.md)); with accounts, `warden status` and `warden selftest` send the API token in `WARDEN_TOKEN`.
 """
 
 
@@ -263,12 +266,14 @@ def _help(command: click.Command, parent: click.Context | None, name: str) -> It
 
 
 PERMISSIONS_HEAD: Final = """
-● allowed, · not allowed (403; 401 if nobody is signed in). An API token acts with its own scope as its role and manages no account.
+● allowed, · not allowed (403; 401 if nobody is signed in). An API token acts with its own scope as its role and manages
+no account.
 
-Ownership adds to the role. An operator unloads their own models and those of others that are idle and not leased, interrupts answers of
-their own models only, and cancels their own operations and queued launches; an administrator does so for everybody's. An operation that
-ends another person's model touches nothing for `WARDEN_UNDO_S`: until then that owner may stop it too. A model that another person has
-leased, or that is answering someone, can be taken only by an administrator who gives a reason.
+Ownership adds to the role. An operator unloads their own models and those of others that are idle and not leased,
+interrupts answers of their own models only, and cancels their own operations and queued launches; an administrator does
+so for everybody's. An operation that ends another person's model touches nothing for `WARDEN_UNDO_S`: until then that
+owner may stop it too. A model that another person has leased, or that is answering someone, can be taken only by an
+administrator who gives a reason.
 """
 
 
@@ -287,9 +292,9 @@ def permissions_page(app: Flask) -> str:
 
 
 ERRORS_HEAD: Final = """
-Every error has a stable `code`. In JSON it is a problem document (RFC 9457): `type`, `title`, `status`, `detail` (the sentence that the
-page shows, in the language of the request), `code` and `params`. Operations and queued launches carry the same codes in `error` and
-`outcome`. The classes are in `webapp/errors.py`.
+Every error has a stable `code`. In JSON it is a problem document (RFC 9457): `type`, `title`, `status`, `detail` (the
+sentence that the page shows, in the language of the request), `code` and `params`. Operations and queued launches carry
+the same codes in `error` and `outcome`. The classes are in `webapp/errors.py`.
 
 The column "Status" is the HTTP status if a request is answered with the error.
 """

@@ -20,7 +20,7 @@ BANNED: Mapping[str, str] = {
     r"\b(?:stands?(?! for\b|-)|stood)\b": "is; appears",
     r"\black(?:s|ing)?\b": "is missing; is short of",
     r"\b(?:is|are|was|were) said\b": "name who or what says it",
-    r"\bno more(?=[.;:,)]|$)": "no longer",
+    r"\bno more(?=[.;:,)]| *\||\n\n|\Z)": "no longer",
     r"\bwaits? no more\b": "has left the queue",
     r"\bbeside\b": "in addition to; next to; outside",
     r"\b(?:goes|went) (?:on|by)\b": "continues; is unloaded",
@@ -35,7 +35,7 @@ BANNED: Mapping[str, str] = {
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`[^`\n]*`")
 LINK_TARGET = re.compile(r"\]\([^)]*\)")
-COMPILED = {re.compile(phrase, re.IGNORECASE | re.MULTILINE): better for phrase, better in BANNED.items()}
+COMPILED = {re.compile(phrase, re.IGNORECASE): better for phrase, better in BANNED.items()}
 
 
 def documents() -> Texts:
