@@ -20,13 +20,15 @@ from flask import Flask
 from pydantic import BaseModel
 from werkzeug.routing import Rule as Route
 
-from webapp import create_app, errors, schema
+from webapp import create_app, errors
 from webapp.cli import main as warden
 from webapp.cli import settings_markdown
 from webapp.domain.people import LOWEST, Permission, Role
 from webapp.errors import WardenError
 from webapp.settings import Settings
 from webapp.web import problems
+from webapp.web.api.calls import CALLS
+from webapp.web.api.views import blueprint
 from webapp.web.rights import right_of, rules
 
 FOLDER: Final = Path(__file__).parents[1] / "docs" / "reference"
@@ -36,18 +38,9 @@ WIDTH: Final = 100
 API: Final = "/api/v1"
 
 BODIES: Final[Mapping[str, type[BaseModel]]] = {
-    "POST /api/v1/plan": schema.Launch,
-    "POST /api/v1/switch": schema.Launch,
-    "POST /api/v1/tickets": schema.LaunchToQueue,
-    "POST /api/v1/instances/{instance_id}/ask": schema.Question,
-    "POST /api/v1/containers/{container_id}/stop": schema.ContainerName,
-    "POST /api/v1/instances/{instance_id}/lease": schema.LeaseTerms,
-    "POST /api/v1/instances/{instance_id}/release-request": schema.ReleaseWish,
-    "POST /api/v1/instances/{instance_id}/release-request/answer": schema.ReleaseDecision,
-    "POST /api/v1/instances/{instance_id}/unload": schema.Override,
-    "POST /api/v1/operations/{operation_id}/cancel": schema.Cancellation,
+    f"{blueprint.name}.{each.name}": each.body for each in CALLS if each.body is not None
 }
-"""The JSON body of each call that has one."""
+"""The JSON body that each endpoint reads."""
 
 
 def main() -> None:
@@ -103,7 +96,8 @@ API_HEAD: Final = """
 Every action and reading of the page is also available as JSON under `/api/v1`. Memory is in bytes, times are RFC 3339
 in UTC, and an unknown value is `null`. Bodies are JSON (`Content-Type: application/json`); an unknown field is refused
 with 422. Errors are `application/problem+json` with a stable `code`, listed in [errors.md](errors.md). Who may call
-what: [permissions.md](permissions.md).
+what: [permissions.md](permissions.md). Every call, body and answer is also in `/api/v1/openapi.json` (OpenAPI 3.1), and on
+the page `/api`.
 
 If people sign in, a program sends an API token: `Authorization: Bearer wdn_…`. Without a valid one the answer is 401
 `unauthorized`. A role that does not suffice gets 403 `forbidden` with `needed` and `role` in `params`; another person's
@@ -124,13 +118,13 @@ curl -s http://127.0.0.1:8000/api/v1/switch -H 'Content-Type: application/json' 
 def api_page(app: Flask) -> str:
     """Return the page of the JSON interface: every route with its permission, its view's docstring and its body."""
     routes = sorted((rule for rule in app.url_map.iter_rules() if _is_json(rule)), key=_order)
+    calls: dict[str, list[Route]] = {}
+    for route in routes:
+        calls.setdefault(route.endpoint, []).append(route)
     blocks = [API_HEAD]
-    for subject, group in groupby(routes, key=_subject):
+    for subject, group in groupby(calls.values(), key=lambda same: _subject(same[0])):
         blocks.append(f"## {subject}")
-        calls: dict[str, list[Route]] = {}
-        for route in group:
-            calls.setdefault(route.endpoint, []).append(route)
-        blocks.extend(_call(app, endpoint, same) for endpoint, same in calls.items())
+        blocks.extend(_call(app, same[0].endpoint, same) for same in group)
     return _page("JSON interface", *blocks, "## Bodies", *map(_body, dict.fromkeys(BODIES.values())))
 
 
@@ -152,7 +146,7 @@ def _call(app: Flask, endpoint: str, routes: list[Route]) -> str:
     right = right_of(view) or Permission.PEOPLE
     title = ", ".join(f"`{name}`" for name in names)
     parts = [f"### {title}", _prose(view), f"Permission: `{right}`, {_lowest(right)}."]
-    if body := BODIES.get(names[0]):
+    if body := BODIES.get(endpoint):
         parts.append(f"Body: [{body.__name__}](#{body.__name__.lower()}).")
     return "\n\n".join(parts)
 

@@ -299,7 +299,7 @@ BAD_BODIES: Final[tuple[object, ...]] = (
 )
 PROBLEMS: Final = (
     get("nothing"),
-    Call("GET", "/api"),
+    Call("GET", "/api/nothing"),
     get("switch"),
     post("status"),
     post("plan", b"<x/>", headers={"Content-Type": "application/xml"}),
@@ -418,6 +418,20 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
         FakeController, (get("timeline"), get("timeline?device=gpu-0&span=week"), get("timeline?span=hour")), _recorded
     ),
     "actions": Scenario(_empty, ACTIONS),
+    "queue": Scenario(
+        _empty,
+        (
+            post("queue", BODY),
+            post("queue", {**FULL_BODY, "override_reason": None}),
+            get("queue"),
+            get("queue/t1"),
+            get("queue/gone"),
+            post("queue/t1/resume"),
+            post("queue/t1/start", changes={"instances": ()}),
+            post("queue/t1/cancel"),
+            Call("DELETE", "/api/v1/queue/t2"),
+        ),
+    ),
     "problems": Scenario(_empty, PROBLEMS),
     "refused": Scenario(
         _empty,

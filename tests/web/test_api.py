@@ -359,7 +359,7 @@ def test_a_model_that_is_not_there_is_a_404_and_one_that_does_not_fit_a_409(
     ("method", "path", "kwargs", "status", "code"),
     [
         ("get", "/api/v1/nothing", {}, 404, "not_found"),
-        ("get", "/api", {}, 404, "not_found"),
+        ("get", "/api/nothing", {}, 404, "not_found"),
         ("get", "/api/v1/switch", {}, 405, "method_not_allowed"),
         ("post", "/api/v1/plan", {"data": b"<x/>", "content_type": "application/xml"}, 415, "unsupported_type"),
         ("post", "/api/v1/plan", {"data": b"a=1", "content_type": "application/x-www-form-urlencoded"}, 403, "form_for_json"),

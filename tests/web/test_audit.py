@@ -81,7 +81,9 @@ def test_an_address_that_changes_something_is_recorded(shared: Lab, rule: Rule) 
     method = next(iter(set(rule.methods.split()) - SAFE_METHODS))
     if rule.path.startswith("/api/"):
         headers = shared.token(Role.ADMINISTRATOR)
-        shared.app.test_client().open(address(rule), method=method, headers=headers, json={})
+        # The same refusal twice within a minute is one entry, and the queue has two addresses.
+        body = {"model": rule.path} if rule.path.endswith(("/queue", "/tickets")) else {}
+        shared.app.test_client().open(address(rule), method=method, headers=headers, json=body)
     else:
         browser = shared.browser() if rule.right is Permission.OPEN else shared.signed_in(Role.ADMINISTRATOR)
         sent = {"csrf_token": browser.csrf(), **EVERYTHING_SENT}

@@ -8,26 +8,24 @@ from dataclasses import replace
 from flask import Blueprint, make_response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp.domain.audit import Action
 from webapp.domain.instance import Instance
-from webapp.domain.people import Permission
 from webapp.errors import NotConfirmed, WardenError
-from webapp.web import recording, words
+from webapp.web import commands, words
 from webapp.web.actor import current_actor
+from webapp.web.commands import does
 from webapp.web.forms import ON, LaunchForm, sent
 from webapp.web.leases import ask_dialog
 from webapp.web.pages import container_dialog, dashboard_page, find_container, find_instance, unload_dialog
 from webapp.web.ports import controller
-from webapp.web.recording import ask_first, changes_nothing, note_error, records
+from webapp.web.recording import ask_first, note_error
 from webapp.web.responses import accepted, stopping, wants_fragment
-from webapp.web.rights import needs, require_cancel, require_override
+from webapp.web.rights import require_cancel, require_override
 
 blueprint = Blueprint("actions", __name__)
 
 
 @blueprint.post("/switch")
-@needs(Permission.SWITCH)
-@records(Action.SWITCH, recording.model_asked_for, recording.SWITCH_FIELDS)
+@does(commands.SWITCH)
 def switch() -> ResponseReturnValue:
     """Apply the form, against the estimate only when that was confirmed; a refusal keeps what was typed."""
     form = LaunchForm.read(sent(request.form), controller().snapshot())
@@ -46,8 +44,7 @@ def switch() -> ResponseReturnValue:
 
 
 @blueprint.post("/preview")
-@needs(Permission.PLAN)
-@changes_nothing
+@does(commands.PLAN)
 def preview() -> ResponseReturnValue:
     """Show the plan for the form where scripts are off: by a redirect, so that the form's token stays out of the address."""
     form = LaunchForm.read(sent(request.form), controller().snapshot())
@@ -55,8 +52,7 @@ def preview() -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/unload")
-@needs(Permission.UNLOAD)
-@records(Action.UNLOAD, recording.running_model, recording.OVERRIDE_FIELDS, recording.owner_of_model)
+@does(commands.UNLOAD)
 def unload(instance_id: str) -> ResponseReturnValue:
     """Unload a model: one's own that answers somebody right now, and another person's that is free, only when that was confirmed.
 
@@ -86,8 +82,7 @@ def _release_page(instance_id: str) -> str:
 
 
 @blueprint.post("/containers/<container_id>/stop")
-@needs(Permission.CONTAINERS)
-@records(Action.CONTAINER_STOPPED, recording.container)
+@does(commands.STOP_CONTAINER)
 def stop_container(container_id: str) -> ResponseReturnValue:
     """End a container of somebody else's, once its very name was typed; a wrong one is told where it was typed."""
     typed = request.form.get("name", "").strip()
@@ -103,16 +98,14 @@ def stop_container(container_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/clean")
-@needs(Permission.CLEAN)
-@records(Action.CLEAN)
+@does(commands.CLEAN)
 def clean() -> ResponseReturnValue:
     """Give back what nobody needs."""
     return accepted(controller().clean(current_actor()))
 
 
 @blueprint.post("/emergency")
-@needs(Permission.EMERGENCY)
-@records(Action.EMERGENCY)
+@does(commands.EMERGENCY)
 def emergency() -> ResponseReturnValue:
     """End everything of Warden's; only the confirmation leads here."""
     if request.form.get("confirmed") != ON:
@@ -121,16 +114,14 @@ def emergency() -> ResponseReturnValue:
 
 
 @blueprint.post("/demo")
-@needs(Permission.SWITCH)
-@records(Action.DEMO)
+@does(commands.MAKE_DEMO)
 def demo() -> ResponseReturnValue:
     """Make the demo model in the cache."""
     return accepted(controller().make_demo(current_actor()))
 
 
 @blueprint.post("/operations/<operation_id>/cancel")
-@needs(Permission.CANCEL)
-@records(Action.CANCEL, recording.operation, recording.CANCEL_FIELDS, recording.owner_of_operation)
+@does(commands.CANCEL)
 def cancel(operation_id: str) -> ResponseReturnValue:
     """Ask an operation to stop, or to give up the putting back that is under way."""
     as_owner = require_cancel(controller().operation(operation_id))
@@ -140,8 +131,7 @@ def cancel(operation_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/operations/<operation_id>/restore")
-@needs(Permission.SWITCH)
-@records(Action.SWITCH, recording.operation)
+@does(commands.RESTORE)
 def restore(operation_id: str) -> ResponseReturnValue:
     """Load again what an operation had unloaded and did not bring back."""
     return accepted(controller().restore(operation_id, current_actor()))

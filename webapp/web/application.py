@@ -15,7 +15,8 @@ from webapp.folders import make_private
 from webapp.settings import Settings
 from webapp.web import account, actions, audit, formats, fragments, health, history, pages, people, queue, selftest
 from webapp.web.actor import current_actor
-from webapp.web.api import views as api
+from webapp.web.api import views
+from webapp.web.api.openapi import reference
 from webapp.web.asking import init_asking
 from webapp.web.assets import init_assets
 from webapp.web.i18n import init_languages
@@ -68,8 +69,10 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
     init_assets(app)
     init_board(app)
     _init_templates(app, settings)
-    for blueprint in (pages.blueprint, fragments.blueprint, actions.blueprint, health.blueprint, api.blueprint):
+    for blueprint in (pages.blueprint, fragments.blueprint, actions.blueprint, health.blueprint):
         app.register_blueprint(blueprint)
+    app.register_blueprint(views.blueprint)
+    app.register_blueprint(reference)
     init_timeline(app)
     app.register_blueprint(history.blueprint)
     app.register_blueprint(selftest.blueprint)

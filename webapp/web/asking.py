@@ -12,15 +12,13 @@ from flask import Blueprint, Flask, Response, current_app, render_template, requ
 from flask.typing import ResponseReturnValue
 
 from webapp.control.contract import Question
-from webapp.domain.people import Permission
 from webapp.errors import InvalidRequest, TooManyQuestions, WardenError
 from webapp.schema.requests import LONGEST_PROMPT
-from webapp.web import words
+from webapp.web import commands, words
+from webapp.web.commands import does
 from webapp.web.pages import find_instance
 from webapp.web.ports import controller
 from webapp.web.presenters.instances import InstanceRow, instance_row
-from webapp.web.recording import changes_nothing
-from webapp.web.rights import needs
 from webapp.web.translate import Spoken, gettext, speaking, spoken
 
 log = logging.getLogger(__name__)
@@ -90,8 +88,7 @@ class StreamedReply:
 
 
 @blueprint.post("/instances/<instance_id>/ask")
-@needs(Permission.ASK)
-@changes_nothing
+@does(commands.ASK)
 def ask(instance_id: str) -> ResponseReturnValue:
     """Answer with a page that holds the whole answer; the way without scripts."""
     row = instance_row(find_instance(instance_id))
@@ -112,8 +109,7 @@ def _page(row: InstanceRow, answer: str | None, problem: str | None) -> str:
 
 
 @blueprint.post("/instances/<instance_id>/ask/stream")
-@needs(Permission.ASK)
-@changes_nothing
+@does(commands.ASK)
 def stream(instance_id: str) -> ResponseReturnValue:
     """Answer with the pieces as they come, as plain text; what goes wrong on the way follows ``PROBLEM_MARK``."""
     try:

@@ -9,17 +9,17 @@ from flask import Blueprint, Flask, make_response, redirect, render_template, re
 from flask.typing import ResponseReturnValue
 
 from webapp.control.contract import Terms
-from webapp.domain.audit import Action
 from webapp.domain.lease import ReleaseAnswer
 from webapp.domain.people import Permission
 from webapp.errors import InvalidRequest
-from webapp.web import lease_form, recording
+from webapp.web import commands, lease_form
 from webapp.web.actor import current_actor
+from webapp.web.commands import does
 from webapp.web.forms import ON
 from webapp.web.pages import find_instance
 from webapp.web.ports import controller, services
 from webapp.web.presenters.leases import Banner, RowContext, Viewer, banner, lease_dialog, release_dialog
-from webapp.web.recording import changes_nothing, records
+from webapp.web.recording import changes_nothing
 from webapp.web.responses import dialog, done, wants_fragment
 from webapp.web.rights import has, needs
 from webapp.web.translate import gettext as _
@@ -68,8 +68,7 @@ def lease(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/lease")
-@needs(Permission.LEASE)
-@records(Action.LEASE, recording.running_model, recording.LEASE_FIELDS, after=recording.lease_now)
+@does(commands.SET_LEASE)
 def set_lease(instance_id: str) -> ResponseReturnValue:
     """Change the terms of a model, or make its lease an hour longer."""
     extend = request.form.get("extend") == ON
@@ -98,8 +97,7 @@ def ask_dialog(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/release-request")
-@needs(Permission.LEASE)
-@records(Action.RELEASE_ASKED, recording.running_model, recording.ASK_FIELDS, recording.owner_of_model)
+@does(commands.ASK_RELEASE)
 def ask_release(instance_id: str) -> ResponseReturnValue:
     """Ask the owner of a model to release it."""
     instance = controller().ask_release(instance_id, request.form.get("why", "").strip(), current_actor())
@@ -107,8 +105,7 @@ def ask_release(instance_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/instances/<instance_id>/release-request/answer")
-@needs(Permission.LEASE)
-@records(Action.RELEASE_ANSWERED, recording.running_model, recording.ANSWER_FIELDS)
+@does(commands.ANSWER_RELEASE)
 def answer_release(instance_id: str) -> ResponseReturnValue:
     """Keep or release a model that somebody asks for."""
     answer = _answer(request.form.get("answer", ""))
@@ -126,8 +123,7 @@ def _answer(text: str) -> ReleaseAnswer:
 
 
 @blueprint.post("/instances/<instance_id>/keep")
-@needs(Permission.LEASE)
-@records(Action.KEEP, recording.running_model, before=recording.owner_of_model)
+@does(commands.KEEP)
 def keep(instance_id: str) -> ResponseReturnValue:
     """Keep an idle model for another while."""
     instance = controller().keep(instance_id, current_actor())

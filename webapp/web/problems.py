@@ -69,9 +69,13 @@ def init_problems(app: Flask) -> None:
 
 
 def problem_of(error: WardenError) -> Problem:
-    """Return the problem that an error of Warden's is; its title is the class's own first sentence."""
-    title = (inspect.getdoc(type(error)) or error.code).partition(".")[0]
-    return Problem(error.status, error.code, title, dict(error.params))
+    """Return the problem that an error of Warden's is."""
+    return Problem(error.status, error.code, title_of(type(error)), dict(error.params))
+
+
+def title_of(error: type[WardenError]) -> str:
+    """Return the title of an error: the class's own first sentence."""
+    return (inspect.getdoc(error) or error.code).partition(".")[0]
 
 
 def _warden_error(error: WardenError) -> ResponseReturnValue:

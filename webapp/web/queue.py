@@ -8,20 +8,20 @@ from dataclasses import replace
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
-from webapp.domain.audit import Action
 from webapp.domain.people import Permission
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.queue import QueuedLaunch
 from webapp.errors import AlreadyWaiting, WardenError
-from webapp.web import recording, words
+from webapp.web import commands, words
 from webapp.web.actor import current_actor
+from webapp.web.commands import does
 from webapp.web.forms import LaunchForm, sent
 from webapp.web.pages import dashboard_page
 from webapp.web.ports import controller
 from webapp.web.presenters.common import short_name
-from webapp.web.recording import note_error, records
+from webapp.web.recording import note_error
 from webapp.web.responses import accepted, done, wants_fragment
-from webapp.web.rights import has, needs
+from webapp.web.rights import has
 from webapp.web.translate import gettext as _
 
 TELL: str = "tell"
@@ -31,8 +31,7 @@ blueprint = Blueprint("waiting", __name__)
 
 
 @blueprint.post("/tickets")
-@needs(Permission.SWITCH)
-@records(Action.TICKET_MADE, recording.new_ticket, recording.TICKET_FIELDS)
+@does(commands.ENQUEUE)
 def take() -> ResponseReturnValue:
     """Let what the form asks for wait; a second click finds the first one's ticket, a refusal keeps what was typed."""
     form = LaunchForm.read(sent(request.form), controller().snapshot())
@@ -70,8 +69,7 @@ def _asked(form: LaunchForm) -> SwitchRequest:
 
 
 @blueprint.post("/tickets/<ticket_id>/cancel")
-@needs(Permission.CANCEL)
-@records(Action.TICKET_CANCELLED, recording.ticket, before=recording.owner_of_ticket)
+@does(commands.LEAVE_QUEUE)
 def cancel(ticket_id: str) -> ResponseReturnValue:
     """Take a ticket back."""
     ticket = controller().leave_queue(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
@@ -79,8 +77,7 @@ def cancel(ticket_id: str) -> ResponseReturnValue:
 
 
 @blueprint.post("/tickets/<ticket_id>/resume")
-@needs(Permission.SWITCH)
-@records(Action.TICKET_RESUMED, recording.ticket, before=recording.owner_of_ticket)
+@does(commands.RESUME_QUEUED)
 def resume(ticket_id: str) -> ResponseReturnValue:
     """Let a ticket go on that an emergency has paused."""
     queued = controller().resume_queued(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
@@ -97,8 +94,7 @@ def _changed(said: str, ticket: QueuedLaunch) -> ResponseReturnValue:
 
 
 @blueprint.post("/tickets/<ticket_id>/start")
-@needs(Permission.SWITCH)
-@records(Action.TICKET_STARTED, recording.ticket, before=recording.owner_of_ticket)
+@does(commands.START_QUEUED)
 def start(ticket_id: str) -> ResponseReturnValue:
     """Start what fits now; a refusal says why, and it waits on."""
     return accepted(controller().start_queued(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY)))

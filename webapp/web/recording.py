@@ -81,7 +81,7 @@ class Act:
     """What a view does. ``before`` and ``after`` look at what it is done to, before and after the view."""
 
     action: Action
-    target: Callable[[], Target]
+    target: Callable[[], Target] = lambda: THE_SERVER
     fields: Mapping[str, Detail] = field(default_factory=dict)
     """Fields of the form or of the JSON body that are kept, and as what."""
     before: Callable[[], Details] = no_details
@@ -96,7 +96,11 @@ def records(
     after: Callable[[], Details] = no_details,
 ) -> Callable[[V], V]:
     """Declare what a view does; see ``Act``."""
-    act = Act(action, target, fields or {}, before, after)
+    return records_act(Act(action, target, fields or {}, before, after))
+
+
+def records_act(act: Act) -> Callable[[V], V]:
+    """Declare what a view does."""
 
     def declare(view: V) -> V:
         setattr(view, ATTRIBUTE, act)

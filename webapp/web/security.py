@@ -155,7 +155,7 @@ def _check_token() -> None:
 
 def is_api() -> bool:
     """Whether the request is for the JSON interface, existing or not."""
-    return request.path == "/api" or request.path.startswith("/api/")
+    return request.path.startswith("/api/")
 
 
 def host_is_trusted(host: str, trusted: Iterable[str]) -> bool:

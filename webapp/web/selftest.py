@@ -7,15 +7,15 @@ from typing import Final
 from flask import Blueprint, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp.domain.audit import Action
 from webapp.domain.operation import OperationFilter, OperationKind
 from webapp.domain.people import Permission
 from webapp.errors import StoreUnavailable
-from webapp.web import recording, words
+from webapp.web import commands, words
 from webapp.web.actor import current_actor
+from webapp.web.commands import does
 from webapp.web.ports import controller
 from webapp.web.presenters.selftest import SelftestView, selftest_view
-from webapp.web.recording import note_operation, records
+from webapp.web.recording import note_operation
 from webapp.web.responses import wants_fragment
 from webapp.web.rights import needs, require_cancel
 
@@ -43,8 +43,7 @@ def live() -> ResponseReturnValue:
 
 
 @blueprint.post("")
-@needs(Permission.SELFTEST)
-@records(Action.SELFTEST)
+@does(commands.SELFTEST)
 def begin() -> ResponseReturnValue:
     """Begin a self-test."""
     note_operation(controller().selftest(current_actor()))
@@ -52,8 +51,7 @@ def begin() -> ResponseReturnValue:
 
 
 @blueprint.post("/<operation_id>/cancel")
-@needs(Permission.CANCEL)
-@records(Action.CANCEL, recording.operation, before=recording.owner_of_operation)
+@does(commands.CANCEL)
 def cancel(operation_id: str) -> ResponseReturnValue:
     """Ask a self-test to stop."""
     require_cancel(controller().operation(operation_id))

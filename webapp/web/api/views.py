@@ -1,61 +1,72 @@
-"""The calls of ``/api/v1``. Each reads its input, calls the controller once, and shapes the answer."""
+"""The calls of ``/api/v1``. Each gets its body, calls the controller once, and returns the document."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import closing
+from typing import Final
 
-from flask import Blueprint, Response, request, url_for
-from flask.typing import ResponseReturnValue
-from pydantic_core import to_json
+from flask import request, url_for
 
 from webapp import schema
-from webapp.domain.audit import Action
 from webapp.domain.instance import Instance
 from webapp.domain.operation import Operation
 from webapp.domain.people import Permission
 from webapp.domain.queue import QueuedLaunch, QueueEntry
-from webapp.errors import DeviceUnreadable, InvalidRequest, UnknownDevice, UnknownOperation, UnknownTicket
-from webapp.web import recording
+from webapp.errors import DeviceUnreadable, InvalidRequest, UnknownDevice, UnknownModel, UnknownOperation, UnknownTicket
+from webapp.schema import queries
+from webapp.web import commands
 from webapp.web.actor import current_actor
 from webapp.web.api import bodies, documents
-from webapp.web.api.bodies import limit_argument, read, read_if_sent
+from webapp.web.api.bodies import limit_argument
+from webapp.web.api.calls import Located, blueprint, call
 from webapp.web.asking import StreamedReply
+from webapp.web.commands import Command
 from webapp.web.filters import SHOWN_LIMIT, AuditQuery, OperationsQuery, asked_track
 from webapp.web.ports import audit, controller, timeline
-from webapp.web.recording import changes_nothing, note_operation, records
-from webapp.web.rights import has, needs, require_cancel, require_override
+from webapp.web.recording import note_operation
+from webapp.web.rights import has, require_cancel, require_override
+from webapp.web.words import N_
 
-DEFAULT_LIMIT = 50
-LARGEST_LIMIT = 500
+__all__ = ["blueprint"]
 
-blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
+RECOMMEND: Final = Command(Permission.SEE, refusals=(UnknownDevice, UnknownModel, DeviceUnreadable))
+TRACK: Final = Command(Permission.SEE, refusals=(UnknownDevice,))
+SEE_OPERATION: Final = Command(Permission.SEE, refusals=(UnknownOperation,))
+SEE_QUEUED: Final = Command(Permission.SEE, refusals=(UnknownTicket,))
 
 
-@blueprint.get("/status")
-@needs(Permission.SEE)
-def status() -> ResponseReturnValue:
+@call(
+    "GET /status",
+    command=commands.SEE,
+    summary=N_("Show devices, loaded models and running operations"),
+    answer=schema.Status,
+)
+def status() -> schema.Status:
     """Return devices with their holders, instances, running operations, foreign containers, and the mode.
 
     ``store_problem``, ``models_problem`` and ``mode_problems`` name what does not work at the moment, ``null`` if all
     is well.
     """
-    return _json(documents.status(controller().snapshot()))
+    return documents.status(controller().snapshot())
 
 
-@blueprint.get("/models")
-@needs(Permission.SEE)
-def models() -> ResponseReturnValue:
+@call("GET /models", command=commands.SEE, summary=N_("List the cached models"), answer=schema.Model, is_list=True)
+def models() -> list[schema.Model]:
     """Return the cached models, each with the reason if it cannot be loaded.
 
     Whether the cache can be read at all is in the status (``models_problem``).
     """
-    return _json(documents.models(controller().snapshot().models))
+    return documents.models(controller().snapshot().models)
 
 
-@blueprint.get("/recommendation")
-@needs(Permission.SEE)
-def recommendation() -> ResponseReturnValue:
+@call(
+    "GET /recommendation",
+    command=RECOMMEND,
+    summary=N_("Recommend settings"),
+    answer=schema.Advice,
+    query=queries.RecommendationQuery,
+)
+def recommendation() -> schema.Advice:
     """Return the recommended settings for ``?device=&model=``, both optional.
 
     With a model the answer is the largest configuration that fits; ``mark`` is ``none`` if nothing does.
@@ -65,13 +76,17 @@ def recommendation() -> ResponseReturnValue:
     advice = controller().recommend(device, request.args.get("model") or None, current_actor())
     if advice is None:
         raise DeviceUnreadable(device=device, age_s=controller().snapshot().sample_age_s)
-    return _json(documents.advice(advice))
+    return documents.advice(advice)
 
 
-@blueprint.post("/plan")
-@needs(Permission.PLAN)
-@changes_nothing
-def plan() -> ResponseReturnValue:
+@call(
+    "POST /plan",
+    command=commands.PLAN,
+    summary=N_("Show what a launch would do"),
+    answer=schema.Plan,
+    body=schema.Launch,
+)
+def plan(body: schema.Launch) -> schema.Plan:
     """Return what a switch would do; nothing is done.
 
     ``footprints`` gives every component by device in bytes with its source and confidence, both peaks, and notes.
@@ -80,15 +95,20 @@ def plan() -> ResponseReturnValue:
     fails (its files or revision are gone, its mode does not respond), or ``null``. With ``load_anyway`` a memory
     shortage is in ``overruled`` instead of ``refusal``. ``ways_out`` are requests that would fit.
     """
-    asked = bodies.switch_request(read(schema.Launch))
+    asked = bodies.switch_request(body)
     require_override(asked.override_reason)
-    return _json(documents.plan(controller().plan(asked, current_actor())))
+    return documents.plan(controller().plan(asked, current_actor()))
 
 
-@blueprint.post("/switch")
-@needs(Permission.SWITCH)
-@records(Action.SWITCH, recording.model_asked_for, recording.SWITCH_FIELDS)
-def switch() -> ResponseReturnValue:
+@call(
+    "POST /switch",
+    command=commands.SWITCH,
+    summary=N_("Load a model"),
+    answer=schema.AcceptedOperation,
+    status=202,
+    body=schema.Launch,
+)
+def switch(body: schema.Launch) -> Located:
     """Load a model, and unload what it replaces. Returns 202 with the operation.
 
     Without ``keep_others`` your own models on the chosen device are unloaded; with it, only the instances that
@@ -97,106 +117,145 @@ def switch() -> ResponseReturnValue:
     ``params``. With ``load_anyway`` a memory shortage does not stop the switch. While nothing is touched yet, ``grace``
     says ``until`` when, which ``instances`` will be unloaded, and which ``owners`` can cancel.
     """
-    asked = bodies.switch_request(read(schema.Launch))
+    asked = bodies.switch_request(body)
     require_override(asked.override_reason)
     return _accepted(controller().switch(asked, current_actor()))
 
 
-@blueprint.post("/instances/<instance_id>/unload")
-@needs(Permission.UNLOAD)
-@records(Action.UNLOAD, recording.running_model, recording.OVERRIDE_FIELDS, recording.owner_of_model)
-def unload(instance_id: str) -> ResponseReturnValue:
+@call(
+    "POST /instances/<instance_id>/unload",
+    command=commands.UNLOAD,
+    summary=N_("Unload a model"),
+    answer=schema.AcceptedOperation,
+    status=202,
+    body=schema.Override,
+    body_is_optional=True,
+)
+def unload(instance_id: str, body: schema.Override) -> Located:
     """Unload an instance. Returns 202 with the operation.
 
     Naming the id in the URL is the confirmation. Your own instance is unloaded even if it is answering a request.
     Another person's is unloaded only if it is idle and not leased; otherwise the answer is 409 ``instance_leased`` or
     ``instance_in_use``, unless an administrator gives an ``override_reason``. ``grace`` is as in a switch.
     """
-    reason = bodies.override_reason(read_if_sent(schema.Override))
+    reason = bodies.override_reason(body)
     require_override(reason)
     return _accepted(controller().unload(instance_id, current_actor(), reason))
 
 
-@blueprint.post("/instances/<instance_id>/lease")
-@needs(Permission.LEASE)
-@records(Action.LEASE, recording.running_model, recording.LEASE_FIELDS, after=recording.lease_now)
-def lease(instance_id: str) -> ResponseReturnValue:
+@call(
+    "POST /instances/<instance_id>/lease",
+    command=commands.SET_LEASE,
+    summary=N_("Change the lease of your model"),
+    answer=schema.Instance,
+    body=schema.LeaseTerms,
+)
+def lease(instance_id: str, body: schema.LeaseTerms) -> schema.Instance:
     """Change the lease and the idle time of your own instance. Returns the instance.
 
     In the answer ``lease`` has ``until`` and ``reason``; ``idle_unload_minutes``, ``idle_unload_at`` and ``release``
     follow. A lease can end at most 30 days from now (422). 409 ``instance_stopping`` once the instance is being
     unloaded, here and in the three calls on release requests and idle use.
     """
-    return _instance(controller().set_lease(instance_id, bodies.lease_terms(read(schema.LeaseTerms)), current_actor()))
+    return _instance(controller().set_lease(instance_id, bodies.lease_terms(body), current_actor()))
 
 
-@blueprint.post("/instances/<instance_id>/release-request")
-@needs(Permission.LEASE)
-@records(Action.RELEASE_ASKED, recording.running_model, recording.ASK_FIELDS, recording.owner_of_model)
-def ask_release(instance_id: str) -> ResponseReturnValue:
+@call(
+    "POST /instances/<instance_id>/release-request",
+    command=commands.ASK_RELEASE,
+    summary=N_("Ask for the release of a model"),
+    answer=schema.Instance,
+    body=schema.ReleaseWish,
+    body_is_optional=True,
+)
+def ask_release(instance_id: str, body: schema.ReleaseWish) -> schema.Instance:
     """Ask the owner of an instance to release it. Returns the instance.
 
     Its ``release`` is ``{"asker", "asked_at", "why", "answer", "answered_at", "answered_by", "word"}``. 409
     ``release_pending`` while another person's request is open.
     """
-    return _instance(controller().ask_release(instance_id, read_if_sent(schema.ReleaseWish).why, current_actor()))
+    return _instance(controller().ask_release(instance_id, body.why, current_actor()))
 
 
-@blueprint.post("/instances/<instance_id>/release-request/answer")
-@needs(Permission.LEASE)
-@records(Action.RELEASE_ANSWERED, recording.running_model, recording.ANSWER_FIELDS)
-def answer_release(instance_id: str) -> ResponseReturnValue:
+@call(
+    "POST /instances/<instance_id>/release-request/answer",
+    command=commands.ANSWER_RELEASE,
+    summary=N_("Answer a release request"),
+    answer=schema.Instance,
+    body=schema.ReleaseDecision,
+)
+def answer_release(instance_id: str, body: schema.ReleaseDecision) -> schema.Instance:
     """Keep or release an instance of yours that somebody asks for. Returns the instance.
 
     An answer without ``answered_by`` was given by silence: the owner did not react in time.
     """
-    body = read(schema.ReleaseDecision)
     return _instance(controller().answer_release(instance_id, bodies.release_answer(body), body.word, current_actor()))
 
 
-@blueprint.post("/instances/<instance_id>/keep")
-@needs(Permission.LEASE)
-@records(Action.KEEP, recording.running_model, before=recording.owner_of_model)
-def keep(instance_id: str) -> ResponseReturnValue:
+@call(
+    "POST /instances/<instance_id>/keep",
+    command=commands.KEEP,
+    summary=N_("Keep an idle model loaded"),
+    answer=schema.Instance,
+)
+def keep(instance_id: str) -> schema.Instance:
     """Count this call as use of an idle instance, which restarts its idle time. Returns the instance."""
     return _instance(controller().keep(instance_id, current_actor()))
 
 
-@blueprint.post("/instances/<instance_id>/ask")
-@needs(Permission.ASK)
-@changes_nothing
-def ask(instance_id: str) -> ResponseReturnValue:
+@call(
+    "POST /instances/<instance_id>/ask",
+    command=commands.ASK,
+    summary=N_("Ask a model"),
+    answer=schema.Reply,
+    body=schema.Question,
+)
+def ask(instance_id: str, body: schema.Question) -> schema.Reply:
     """Ask a model. Returns its whole answer as ``{"answer"}``; the page streams it instead."""
-    question = bodies.question(read(schema.Question))
+    question = bodies.question(body)
     with closing(StreamedReply(instance_id, question)) as answer:
-        return _json(schema.Reply(answer="".join(answer)))
+        return schema.Reply(answer="".join(answer))
 
 
-@blueprint.get("/containers")
-@needs(Permission.SEE)
-def containers() -> ResponseReturnValue:
+@call(
+    "GET /containers",
+    command=commands.SEE,
+    summary=N_("List the containers that Warden did not start"),
+    answer=schema.Container,
+    is_list=True,
+)
+def containers() -> list[schema.Container]:
     """Return the containers of vLLM's image that Warden did not start; its own are instances.
 
     The status has them too.
     """
-    return _json([documents.container(each) for each in controller().snapshot().containers])
+    return [documents.container(each) for each in controller().snapshot().containers]
 
 
-@blueprint.post("/containers/<container_id>/stop")
-@needs(Permission.CONTAINERS)
-@records(Action.CONTAINER_STOPPED, recording.container)
-def stop_container(container_id: str) -> ResponseReturnValue:
+@call(
+    "POST /containers/<container_id>/stop",
+    command=commands.STOP_CONTAINER,
+    summary=N_("Stop a container that Warden did not start"),
+    answer=schema.AcceptedOperation,
+    status=202,
+    body=schema.ContainerName,
+)
+def stop_container(container_id: str, body: schema.ContainerName) -> Located:
     """Stop a container that Warden did not start. Returns 202 with the operation.
 
     The body repeats the container's exact name as confirmation. The container is not removed.
     """
-    return _accepted(controller().stop_container(container_id, read(schema.ContainerName).name, current_actor()))
+    return _accepted(controller().stop_container(container_id, body.name, current_actor()))
 
 
-@blueprint.post("/clean")
-@needs(Permission.CLEAN)
-@records(Action.CLEAN)
-def clean() -> ResponseReturnValue:
+@call(
+    "POST /clean",
+    command=commands.CLEAN,
+    summary=N_("Free memory that nothing needs"),
+    answer=schema.AcceptedOperation,
+    status=202,
+)
+def clean() -> Located:
     """Free memory that nothing needs: caches of loaded models, and leftovers of ended ones.
 
     Returns 202 with the operation.
@@ -204,10 +263,14 @@ def clean() -> ResponseReturnValue:
     return _accepted(controller().clean(current_actor()))
 
 
-@blueprint.post("/emergency")
-@needs(Permission.EMERGENCY)
-@records(Action.EMERGENCY)
-def emergency() -> ResponseReturnValue:
+@call(
+    "POST /emergency",
+    command=commands.EMERGENCY,
+    summary=N_("Stop everything that Warden started"),
+    answer=schema.AcceptedOperation,
+    status=202,
+)
+def emergency() -> Located:
     """Stop everything that Warden started, even while another operation hangs. Returns 202 with the operation.
 
     ``"stored": false`` means that the stop is under way and that the database has not taken its record yet.
@@ -215,18 +278,26 @@ def emergency() -> ResponseReturnValue:
     return _accepted(controller().emergency(current_actor()))
 
 
-@blueprint.post("/demo")
-@needs(Permission.SWITCH)
-@records(Action.DEMO)
-def demo() -> ResponseReturnValue:
+@call(
+    "POST /demo",
+    command=commands.MAKE_DEMO,
+    summary=N_("Create the demo model"),
+    answer=schema.AcceptedOperation,
+    status=202,
+)
+def demo() -> Located:
     """Create the demo model in the cache. Returns 202 with the operation."""
     return _accepted(controller().make_demo(current_actor()))
 
 
-@blueprint.post("/selftest")
-@needs(Permission.SELFTEST)
-@records(Action.SELFTEST)
-def selftest() -> ResponseReturnValue:
+@call(
+    "POST /selftest",
+    command=commands.SELFTEST,
+    summary=N_("Start a self-test"),
+    answer=schema.AcceptedOperation,
+    status=202,
+)
+def selftest() -> Located:
     """Start a self-test. Returns 202 with the operation.
 
     Its ``checks`` (``name``, ``title``, ``mark``, ``seen``, ``seconds``, ``advice``) grow while it runs.
@@ -234,25 +305,37 @@ def selftest() -> ResponseReturnValue:
     return _accepted(controller().selftest(current_actor()))
 
 
-@blueprint.get("/operations")
-@needs(Permission.SEE)
-def operations() -> ResponseReturnValue:
+@call(
+    "GET /operations",
+    command=commands.SEE,
+    summary=N_("List operations"),
+    answer=schema.Operation,
+    is_list=True,
+    query=queries.OperationsQuery,
+)
+def operations() -> list[schema.Operation]:
     """Return operations with their steps and receipts, newest first.
 
     ``?kind=&actor=&model=&state=&before=&limit=``, all optional. ``before`` is the id of the last operation already
     seen; ``limit`` is at most 500.
     """
-    asked, limit = OperationsQuery.read(request.args), limit_argument(DEFAULT_LIMIT, LARGEST_LIMIT)
+    asked, limit = OperationsQuery.read(request.args), limit_argument(queries.DEFAULT_LIMIT, queries.LARGEST_LIMIT)
     try:
         found = controller().operations(limit, asked.to_filter(), asked.before or None)
     except UnknownOperation as error:
         raise InvalidRequest(field="before", value=asked.before[:SHOWN_LIMIT], allowed="ID") from error
-    return _json([documents.operation(each) for each in found])
+    return [documents.operation(each) for each in found]
 
 
-@blueprint.get("/audit")
-@needs(Permission.AUDIT)
-def entries() -> ResponseReturnValue:
+@call(
+    "GET /audit",
+    command=commands.READ_AUDIT,
+    summary=N_("Show the audit log"),
+    answer=schema.AuditEntry,
+    is_list=True,
+    query=queries.AuditQuery,
+)
+def entries() -> list[schema.AuditEntry]:
     """Return the audit log, newest first.
 
     ``?person=&group=&result=&from=&to=&target=&before=&limit=``, all optional. Days are written as ``2026-01-31``;
@@ -261,13 +344,18 @@ def entries() -> ResponseReturnValue:
     (``kind``, ``id``, ``name``), ``address``, ``result`` (``done``, ``refused``, ``failed``), ``problem``, ``details``
     and ``operation_id``.
     """
-    asked, limit = AuditQuery.read(request.args), limit_argument(DEFAULT_LIMIT, LARGEST_LIMIT)
-    return _json([documents.entry(each) for each in audit().entries(limit, asked.to_filter(), asked.seen)])
+    asked, limit = AuditQuery.read(request.args), limit_argument(queries.DEFAULT_LIMIT, queries.LARGEST_LIMIT)
+    return [documents.entry(each) for each in audit().entries(limit, asked.to_filter(), asked.seen)]
 
 
-@blueprint.get("/timeline")
-@needs(Permission.SEE)
-def track() -> ResponseReturnValue:
+@call(
+    "GET /timeline",
+    command=TRACK,
+    summary=N_("Show the memory of a device over time"),
+    answer=schema.Timeline,
+    query=queries.TimelineQuery,
+)
+def track() -> schema.Timeline:
     """Return a device's memory by holder over time, with the operations of that period.
 
     ``?device=&span=``: the first device and the last ``hour`` unless given; the other span is ``week``.
@@ -275,12 +363,11 @@ def track() -> ResponseReturnValue:
     device_id, span = asked_track()
     if device_id is None:
         raise UnknownDevice(device="", known="")
-    return _json(documents.track(timeline().track(device_id, span)))
+    return documents.track(timeline().track(device_id, span))
 
 
-@blueprint.get("/operations/<operation_id>")
-@needs(Permission.SEE)
-def operation(operation_id: str) -> ResponseReturnValue:
+@call("GET /operations/<operation_id>", command=SEE_OPERATION, summary=N_("Show an operation"), answer=schema.Operation)
+def operation(operation_id: str) -> schema.Operation:
     """Return one operation, running or ended.
 
     ``request`` is the request of a switch (of an unload: what loads the model again). ``to_restore`` lists the models
@@ -289,29 +376,36 @@ def operation(operation_id: str) -> ResponseReturnValue:
     ``phase``, ``devices`` with ``holders`` and their ``before_bytes`` and ``bytes``, ``log``, ``way_out``), or is
     ``null``.
     """
-    return _json(documents.operation(controller().operation(operation_id)))
+    return documents.operation(controller().operation(operation_id))
 
 
-@blueprint.post("/operations/<operation_id>/cancel")
-@needs(Permission.CANCEL)
-@records(Action.CANCEL, recording.operation, recording.CANCEL_FIELDS, recording.owner_of_operation)
-def cancel(operation_id: str) -> ResponseReturnValue:
+@call(
+    "POST /operations/<operation_id>/cancel",
+    command=commands.CANCEL,
+    summary=N_("Cancel an operation"),
+    answer=schema.AcceptedOperation,
+    status=202,
+    body=schema.Cancellation,
+    body_is_optional=True,
+)
+def cancel(operation_id: str, body: schema.Cancellation) -> Located:
     """Cancel an operation. Returns 202 with the operation.
 
     ``{"rollback": true}`` abandons a rollback that is under way. The owner of a model that would be unloaded can cancel
     until ``grace.until``; afterwards the answer to that owner is 403 ``too_late``.
     """
-    as_owner, rollback = (
-        require_cancel(controller().operation(operation_id)),
-        read_if_sent(schema.Cancellation).rollback,
-    )
-    return _accepted(controller().cancel(operation_id, current_actor(), rollback=rollback, as_owner=as_owner))
+    as_owner = require_cancel(controller().operation(operation_id))
+    return _accepted(controller().cancel(operation_id, current_actor(), rollback=body.rollback, as_owner=as_owner))
 
 
-@blueprint.post("/operations/<operation_id>/restore")
-@needs(Permission.SWITCH)
-@records(Action.SWITCH, recording.operation)
-def restore(operation_id: str) -> ResponseReturnValue:
+@call(
+    "POST /operations/<operation_id>/restore",
+    command=commands.RESTORE,
+    summary=N_("Load again what an operation unloaded"),
+    answer=schema.AcceptedOperation,
+    status=202,
+)
+def restore(operation_id: str) -> Located:
     """Load again what an operation unloaded and did not bring back, as it ran. Returns 202 with the operation.
 
     409 ``nothing_to_restore`` if its ``to_restore`` is empty.
@@ -319,73 +413,103 @@ def restore(operation_id: str) -> ResponseReturnValue:
     return _accepted(controller().restore(operation_id, current_actor()))
 
 
-@blueprint.get("/tickets")
-@needs(Permission.SEE)
-def tickets() -> ResponseReturnValue:
+@call(
+    "GET /queue",
+    "GET /tickets",
+    command=commands.SEE,
+    summary=N_("List the queued launches"),
+    answer=schema.QueuedLaunch,
+    is_list=True,
+)
+def tickets() -> list[schema.QueuedLaunch]:
     """Return the queue in order, then the launches that left it recently, newest first."""
     snapshot = controller().snapshot()
     waiting = [documents.queued_launch(queued.launch, queued) for queued in snapshot.waiting]
-    return _json([*waiting, *(documents.queued_launch(ticket) for ticket in snapshot.waited)])
+    return [*waiting, *(documents.queued_launch(ticket) for ticket in snapshot.waited)]
 
 
-@blueprint.get("/tickets/<ticket_id>")
-@needs(Permission.SEE)
-def ticket(ticket_id: str) -> ResponseReturnValue:
+@call(
+    "GET /queue/<ticket_id>",
+    "GET /tickets/<ticket_id>",
+    command=SEE_QUEUED,
+    summary=N_("Show a queued launch"),
+    answer=schema.QueuedLaunch,
+)
+def ticket(ticket_id: str) -> schema.QueuedLaunch:
     """Return one queued launch, or 404 ``unknown_ticket``.
 
     ``place`` is its position, ``why`` the reason it waits, ``behind`` the launch ahead of it that it waits for.
     ``state`` is ``waiting``, ``ready``, ``starting``, ``started``, ``cancelled``, ``expired`` or ``failed``;
     ``started`` with the ``outcome`` ``ticket_satisfied`` means that somebody else loaded the same model meanwhile.
     """
-    return _json(_ticket(ticket_id))
+    return _ticket(ticket_id)
 
 
-@blueprint.post("/tickets")
-@needs(Permission.SWITCH)
-@records(Action.TICKET_MADE, recording.new_ticket, recording.TICKET_FIELDS)
-def enqueue() -> ResponseReturnValue:
+@call(
+    "POST /queue",
+    "POST /tickets",
+    command=commands.ENQUEUE,
+    summary=N_("Queue a launch"),
+    answer=schema.QueuedLaunch,
+    status=201,
+    body=schema.LaunchToQueue,
+)
+def enqueue(body: schema.LaunchToQueue) -> Located:
     """Queue a switch that cannot start now. Returns 201 with the queued launch.
 
     409 ``queue_full``, ``already_waiting`` or ``cannot_wait``; 503 ``not_stored`` if it could not be stored and so was
     not queued.
     """
-    body = read(schema.LaunchToQueue)
     asked = bodies.switch_request(body)
     queued = controller().enqueue(asked, current_actor(), starts_by_itself=body.starts_by_itself)
-    where = url_for("api.ticket", ticket_id=queued.launch.id)
-    return _json(documents.queued_launch(queued.launch, queued)), 201, {"Location": where}
+    where = f"{request.script_root}{request.path}/{queued.launch.id}"
+    return Located(documents.queued_launch(queued.launch, queued), where)
 
 
-@blueprint.post("/tickets/<ticket_id>/cancel")
-@blueprint.delete("/tickets/<ticket_id>")
-@needs(Permission.CANCEL)
-@records(Action.TICKET_CANCELLED, recording.ticket, before=recording.owner_of_ticket)
-def leave_queue(ticket_id: str) -> ResponseReturnValue:
+@call(
+    "POST /queue/<ticket_id>/cancel",
+    "DELETE /queue/<ticket_id>",
+    "POST /tickets/<ticket_id>/cancel",
+    "DELETE /tickets/<ticket_id>",
+    command=commands.LEAVE_QUEUE,
+    summary=N_("Remove a launch from the queue"),
+    answer=schema.ChangedQueuedLaunch,
+)
+def leave_queue(ticket_id: str) -> schema.ChangedQueuedLaunch:
     """Remove a launch from the queue, and cancel it if it is being started. The answer has ``stored``."""
     ticket = controller().leave_queue(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(ticket)
 
 
-@blueprint.post("/tickets/<ticket_id>/resume")
-@needs(Permission.SWITCH)
-@records(Action.TICKET_RESUMED, recording.ticket, before=recording.owner_of_ticket)
-def resume_queued(ticket_id: str) -> ResponseReturnValue:
+@call(
+    "POST /queue/<ticket_id>/resume",
+    "POST /tickets/<ticket_id>/resume",
+    command=commands.RESUME_QUEUED,
+    summary=N_("Resume a queued launch"),
+    answer=schema.ChangedQueuedLaunch,
+)
+def resume_queued(ticket_id: str) -> schema.ChangedQueuedLaunch:
     """Resume a queued launch that an emergency stop paused. The answer has ``stored``."""
     queued = controller().resume_queued(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(queued.launch, queued)
 
 
-@blueprint.post("/tickets/<ticket_id>/start")
-@needs(Permission.SWITCH)
-@records(Action.TICKET_STARTED, recording.ticket, before=recording.owner_of_ticket)
-def start_queued(ticket_id: str) -> ResponseReturnValue:
+@call(
+    "POST /queue/<ticket_id>/start",
+    "POST /tickets/<ticket_id>/start",
+    command=commands.START_QUEUED,
+    summary=N_("Start a queued launch now"),
+    answer=schema.AcceptedOperation,
+    status=202,
+)
+def start_queued(ticket_id: str) -> Located:
     """Start a queued launch now. Returns 202 with the operation."""
     return _accepted(controller().start_queued(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY)))
 
 
-def _changed(ticket: QueuedLaunch, queued: QueueEntry | None = None) -> ResponseReturnValue:
+def _changed(ticket: QueuedLaunch, queued: QueueEntry | None = None) -> schema.ChangedQueuedLaunch:
     stored = controller().is_queued_stored(ticket.id)
-    return _json(documents.changed_queued_launch(ticket, queued, stored=stored))
+    return documents.changed_queued_launch(ticket, queued, stored=stored)
 
 
 def _ticket(ticket_id: str) -> schema.QueuedLaunch:
@@ -399,16 +523,11 @@ def _ticket(ticket_id: str) -> schema.QueuedLaunch:
     raise UnknownTicket(ticket=ticket_id)
 
 
-def _instance(instance: Instance) -> ResponseReturnValue:
-    return _json(documents.instance(instance, controller().snapshot()))
+def _instance(instance: Instance) -> schema.Instance:
+    return documents.instance(instance, controller().snapshot())
 
 
-def _accepted(begun: Operation) -> ResponseReturnValue:
+def _accepted(begun: Operation) -> Located:
     note_operation(begun)
-    where = url_for("api.operation", operation_id=begun.id)
-    stored = controller().is_stored(begun.id)
-    return _json(documents.accepted_operation(begun, stored=stored)), 202, {"Location": where}
-
-
-def _json(document: schema.Answer | Sequence[schema.Answer]) -> Response:
-    return Response(to_json(document) + b"\n", content_type="application/json")
+    document = documents.accepted_operation(begun, stored=controller().is_stored(begun.id))
+    return Located(document, url_for("api.operation", operation_id=begun.id))

@@ -1,0 +1,62 @@
+"""What an address may ask for after its ``?``; every part is optional, and an empty one counts as omitted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from webapp.schema.base import NAME_LIMIT
+from webapp.schema.operations import OperationKind, OperationState
+from webapp.schema.records import AuditGroup
+
+DEFAULT_LIMIT: Final = 50
+LARGEST_LIMIT: Final = 500
+
+Name = Annotated[str, Field(max_length=NAME_LIMIT)]
+Day = Annotated[str, Field(json_schema_extra={"format": "date"}, examples=["2026-01-31"])]
+Limit = Annotated[int, Field(ge=1, le=LARGEST_LIMIT)]
+
+
+class Query(BaseModel):
+    """The parameters of a call."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RecommendationQuery(Query):
+    """Where, and for which model."""
+
+    device: str | None = None
+    model: str | None = None
+
+
+class OperationsQuery(Query):
+    """Which operations."""
+
+    kind: OperationKind | None = None
+    actor: Name | None = None
+    model: Name | None = None
+    state: OperationState | None = None
+    before: str | None = Field(default=None, description="The id of the last operation already seen.")
+    limit: Limit = DEFAULT_LIMIT
+
+
+class AuditQuery(Query):
+    """Which entries."""
+
+    person: Name | None = Field(default=None, description="`-`: people who were not signed in.")
+    group: AuditGroup | None = None
+    result: Literal["done", "refused", "failed"] | None = None
+    since: Day | None = Field(default=None, alias="from", description="The first day, of the server's clock.")
+    until: Day | None = Field(default=None, alias="to", description="The last day.")
+    target: Name | None = None
+    before: Annotated[int, Field(ge=1)] | None = Field(default=None, description="The id of the last entry seen.")
+    limit: Limit = DEFAULT_LIMIT
+
+
+class TimelineQuery(Query):
+    """Which device, the first unless given, and for how long."""
+
+    device: str | None = None
+    span: Literal["hour", "week"] = "hour"

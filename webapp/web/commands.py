@@ -1,0 +1,155 @@
+"""What people and programs can make Warden do: each command's right, record and refusals, declared once.
+
+The page's form and the call of the JSON interface are two ways to one command; ``@does(UNLOAD)`` stands at both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from webapp import errors
+from webapp.domain.audit import Action
+from webapp.domain.people import Permission
+from webapp.errors import WardenError
+from webapp.web import recording
+from webapp.web.recording import Act
+from webapp.web.rights import needs
+
+V = TypeVar("V", bound=Callable[..., Any])
+Errors = tuple[type[WardenError], ...]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command or a question: the right that it needs, what the audit log keeps of it, why it can be refused.
+
+    ``act`` is ``None`` where nothing is changed. An error stands for all its subclasses.
+    """
+
+    right: Permission
+    act: Act | None = None
+    refusals: Errors = ()
+
+
+def does(command: Command) -> Callable[[V], V]:
+    """Declare which command a view carries out."""
+
+    def declare(view: V) -> V:
+        needs(command.right)(view)
+        return recording.changes_nothing(view) if command.act is None else recording.records_act(command.act)(view)
+
+    return declare
+
+
+_NO_RECORD: Final[Errors] = (errors.NotStored, errors.Stopping)
+_NO_ROOM: Final[Errors] = (
+    errors.UnknownModel,
+    errors.UnknownDevice,
+    errors.UnknownInstance,
+    errors.Busy,
+    errors.NotEnoughMemory,
+    errors.AlreadyLoaded,
+    errors.InstanceInUse,
+    errors.InstanceLeased,
+    errors.ConfirmationNeeded,
+    errors.InstanceStopping,
+    errors.CannotEnd,
+    errors.LeasePending,
+    errors.CoolingDown,
+    errors.ModeUnavailable,
+    errors.ModelUnsuitable,
+    errors.DeviceUnreadable,
+)
+_LEASE: Final[Errors] = (errors.UnknownInstance, errors.InstanceStopping, errors.LeasePending, errors.NotStored)
+_QUEUED: Final[Errors] = (errors.UnknownTicket, errors.TicketEnded, errors.ForeignTicket)
+
+SEE: Final = Command(Permission.SEE)
+READ_AUDIT: Final = Command(Permission.AUDIT)
+PLAN: Final = Command(Permission.PLAN, refusals=(errors.UnknownModel, errors.UnknownDevice, errors.UnknownInstance))
+ASK: Final = Command(
+    Permission.ASK,
+    refusals=(
+        errors.UnknownInstance,
+        errors.NotReady,
+        errors.TooManyQuestions,
+        errors.GenerationFailed,
+        errors.OutOfMemory,
+        errors.WorkerSilent,
+    ),
+)
+SWITCH: Final = Command(
+    Permission.SWITCH,
+    Act(Action.SWITCH, recording.model_asked_for, recording.SWITCH_FIELDS),
+    (*_NO_ROOM, *_NO_RECORD),
+)
+RESTORE: Final = Command(
+    Permission.SWITCH,
+    Act(Action.SWITCH, recording.operation),
+    (errors.UnknownOperation, errors.NothingToRestore, errors.Busy, errors.Stopping),
+)
+UNLOAD: Final = Command(
+    Permission.UNLOAD,
+    Act(Action.UNLOAD, recording.running_model, recording.OVERRIDE_FIELDS, recording.owner_of_model),
+    (
+        errors.UnknownInstance,
+        errors.InstanceLeased,
+        errors.InstanceInUse,
+        errors.InstanceStopping,
+        errors.LeasePending,
+        errors.CannotEnd,
+        errors.Busy,
+        errors.Stopping,
+    ),
+)
+SET_LEASE: Final = Command(
+    Permission.LEASE,
+    Act(Action.LEASE, recording.running_model, recording.LEASE_FIELDS, after=recording.lease_now),
+    (*_LEASE, errors.NotOwner),
+)
+ASK_RELEASE: Final = Command(
+    Permission.LEASE,
+    Act(Action.RELEASE_ASKED, recording.running_model, recording.ASK_FIELDS, recording.owner_of_model),
+    (*_LEASE, errors.ReleasePending),
+)
+ANSWER_RELEASE: Final = Command(
+    Permission.LEASE,
+    Act(Action.RELEASE_ANSWERED, recording.running_model, recording.ANSWER_FIELDS),
+    (*_LEASE, errors.NotOwner, errors.NothingAsked),
+)
+KEEP: Final = Command(
+    Permission.LEASE, Act(Action.KEEP, recording.running_model, before=recording.owner_of_model), _LEASE
+)
+STOP_CONTAINER: Final = Command(
+    Permission.CONTAINERS,
+    Act(Action.CONTAINER_STOPPED, recording.container),
+    (errors.UnknownContainer, errors.NotConfirmed, errors.Busy, errors.EngineUnavailable, errors.Stopping),
+)
+CLEAN: Final = Command(Permission.CLEAN, Act(Action.CLEAN), (errors.Busy, errors.Stopping))
+EMERGENCY: Final = Command(Permission.EMERGENCY, Act(Action.EMERGENCY), (errors.Busy, errors.Stopping))
+MAKE_DEMO: Final = Command(Permission.SWITCH, Act(Action.DEMO), (errors.Busy, errors.Stopping))
+SELFTEST: Final = Command(Permission.SELFTEST, Act(Action.SELFTEST), (errors.Busy, errors.Stopping))
+CANCEL: Final = Command(
+    Permission.CANCEL,
+    Act(Action.CANCEL, recording.operation, recording.CANCEL_FIELDS, recording.owner_of_operation),
+    (errors.UnknownOperation, errors.NotCancellable, errors.NotYours),
+)
+ENQUEUE: Final = Command(
+    Permission.SWITCH,
+    Act(Action.TICKET_MADE, recording.new_ticket, recording.TICKET_FIELDS),
+    (*_NO_ROOM, errors.QueueFull, errors.AlreadyWaiting, errors.CannotWait, *_NO_RECORD),
+)
+LEAVE_QUEUE: Final = Command(
+    Permission.CANCEL,
+    Act(Action.TICKET_CANCELLED, recording.ticket, before=recording.owner_of_ticket),
+    (*_QUEUED, errors.NotCancellable),
+)
+RESUME_QUEUED: Final = Command(
+    Permission.SWITCH, Act(Action.TICKET_RESUMED, recording.ticket, before=recording.owner_of_ticket), _QUEUED
+)
+START_QUEUED: Final = Command(
+    Permission.SWITCH,
+    Act(Action.TICKET_STARTED, recording.ticket, before=recording.owner_of_ticket),
+    (*_QUEUED, *_NO_ROOM, *_NO_RECORD),
+)
