@@ -63,7 +63,7 @@ ALLOWED = {
 
 OWNERS = {
     "pynvml": ("webapp.hardware.nvml",),
-    "docker": ("webapp.runtimes.vllm.docker_engine",),
+    "docker": ("webapp.runtimes.vllm.docker",),
     "sqlalchemy": ("webapp.store",),
     "alembic": ("webapp.store",),
     "torch": ("webapp.worker",),

@@ -305,7 +305,7 @@ WITHOUT_RIGHTS = """
 import os, sys
 from pathlib import Path
 from webapp.errors import EngineForbidden
-from webapp.runtimes.vllm.docker_engine import DockerEngine
+from webapp.runtimes.vllm.docker.engine import DockerEngine
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)

@@ -13,14 +13,10 @@ from typing import Any
 
 from webapp.errors import EngineFailed, EngineUnreachable
 from webapp.runtimes.vllm.command import ContainerPlan
-from webapp.runtimes.vllm.docker_engine import (
-    ContainerGone,
-    ContainerSummary,
-    DockerEngine,
-    Inspected,
-    LogStream,
-    PortInUse,
-)
+from webapp.runtimes.vllm.docker.connections import LogStream
+from webapp.runtimes.vllm.docker.containers import ContainerSummary, Inspected
+from webapp.runtimes.vllm.docker.engine import DockerEngine
+from webapp.runtimes.vllm.docker.failures import ContainerGone, PortInUse
 
 FAILED = EngineFailed(socket="/run/docker.sock", detail="500")
 SILENT = EngineUnreachable(socket="/run/docker.sock", detail="no answer in 1 s")

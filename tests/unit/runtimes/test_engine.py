@@ -13,7 +13,8 @@ import pytest
 
 from tests.unit.runtimes.test_vllm_command import on_host, planned
 from webapp.errors import EngineMissing, EngineUnreachable
-from webapp.runtimes.vllm.docker_engine import DockerEngine, _archive, _environment
+from webapp.runtimes.vllm.docker.creation import archive_of, environment_of
+from webapp.runtimes.vllm.docker.engine import DockerEngine
 
 
 @pytest.fixture
@@ -72,12 +73,12 @@ def test_wardens_modules_come_before_those_that_the_image_or_the_settings_name(
 ) -> None:
     plan = planned(on_host(), vllm_env=of_settings)
 
-    environment = _environment(Images(*of_image), plan)  # type: ignore[arg-type]
+    environment = environment_of(Images(*of_image), plan)  # type: ignore[arg-type]
 
     assert environment == {**plan.environment, "PYTHONPATH": path}
 
 
 def test_modules_are_files_of_their_own_folder() -> None:
-    with tarfile.open(fileobj=io.BytesIO(_archive({"one": b"x = 1"}))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(archive_of({"one": b"x = 1"}))) as archive:
         assert archive.getnames() == ["opt/warden/one.py"]
         assert archive.getmember("opt/warden/one.py").mode == 0o644

@@ -7,7 +7,9 @@ from webapp.runtimes import processes
 from webapp.runtimes.vllm.command import LABEL, record_of
 from webapp.runtimes.vllm.container_watch import ContainerWatch
 from webapp.runtimes.vllm.containers import OwnContainer, OwnContainers
-from webapp.runtimes.vllm.docker_engine import ContainerGone, DockerEngine, Inspected
+from webapp.runtimes.vllm.docker.containers import Inspected
+from webapp.runtimes.vllm.docker.engine import DockerEngine
+from webapp.runtimes.vllm.docker.failures import ContainerGone
 from webapp.runtimes.vllm.followed_log import FollowedLog
 from webapp.runtimes.vllm.pending_removals import PendingRemovals
 from webapp.runtimes.vllm.server import VllmServer

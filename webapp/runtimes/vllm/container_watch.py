@@ -12,7 +12,9 @@ from webapp.message import Message
 from webapp.runtimes import processes
 from webapp.runtimes.base import ForeignContainer
 from webapp.runtimes.vllm.command import LABEL, image_family
-from webapp.runtimes.vllm.docker_engine import ContainerGone, ContainerSummary, DockerEngine, pull_command
+from webapp.runtimes.vllm.docker.containers import ContainerSummary
+from webapp.runtimes.vllm.docker.engine import DockerEngine
+from webapp.runtimes.vllm.docker.failures import ContainerGone, pull_command
 from webapp.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,9 @@ from webapp.runtimes.vllm.adoption import Adopter
 from webapp.runtimes.vllm.command import LABEL, record_of
 from webapp.runtimes.vllm.container_watch import ALIVE, ContainerWatch
 from webapp.runtimes.vllm.containers import OwnContainer, OwnContainers
-from webapp.runtimes.vllm.docker_engine import ContainerGone, ContainerSummary, DockerEngine
+from webapp.runtimes.vllm.docker.containers import ContainerSummary
+from webapp.runtimes.vllm.docker.engine import DockerEngine
+from webapp.runtimes.vllm.docker.failures import ContainerGone
 from webapp.runtimes.vllm.failures import end_of
 from webapp.runtimes.vllm.log import Stage, stage_of
 from webapp.runtimes.vllm.pending_removals import PendingRemovals

@@ -10,7 +10,10 @@ from collections import deque
 from webapp.domain.instance import MemoryReport
 from webapp.errors import EngineUnavailable
 from webapp.message import Message
-from webapp.runtimes.vllm.docker_engine import ContainerGone, DockerEngine, Inspected, LogStream, moment
+from webapp.runtimes.vllm.docker.connections import LogStream
+from webapp.runtimes.vllm.docker.containers import Inspected, moment
+from webapp.runtimes.vllm.docker.engine import DockerEngine
+from webapp.runtimes.vllm.docker.failures import ContainerGone
 from webapp.runtimes.vllm.log import LogReader, Stage, clean_line, is_own_question, split_chunks
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from webapp.runtimes.base import LaunchSpec
 from webapp.runtimes.shortage import launch_error
 from webapp.runtimes.vllm.command import ContainerPlan, container_plan
 from webapp.runtimes.vllm.containers import OwnContainer, OwnContainers
-from webapp.runtimes.vllm.docker_engine import ContainerGone, DockerEngine, PortInUse
+from webapp.runtimes.vllm.docker.engine import DockerEngine
+from webapp.runtimes.vllm.docker.failures import ContainerGone, PortInUse
 from webapp.runtimes.vllm.followed_log import FollowedLog
 from webapp.runtimes.vllm.pending_removals import PendingRemovals
 from webapp.runtimes.vllm.ports import Ports

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from webapp.runtimes.protocol import write_file
 from webapp.runtimes.vllm.command import LABEL
-from webapp.runtimes.vllm.docker_engine import ContainerSummary
+from webapp.runtimes.vllm.docker.containers import ContainerSummary
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from webapp.runtimes.vllm.adoption import Adopter
 from webapp.runtimes.vllm.container_watch import ContainerWatch
 from webapp.runtimes.vllm.containers import OwnContainers
 from webapp.runtimes.vllm.discovery import ContainerDiscovery
-from webapp.runtimes.vllm.docker_engine import DockerEngine
+from webapp.runtimes.vllm.docker.engine import DockerEngine
 from webapp.runtimes.vllm.launch import ContainerLauncher
 from webapp.runtimes.vllm.pending_removals import PendingRemovals
 from webapp.runtimes.vllm.probe import ContainerProber

@@ -16,7 +16,8 @@ from webapp.runtimes.stop_sequence import StopStep, escalate, ignore_stages
 from webapp.runtimes.vllm.command import LABEL
 from webapp.runtimes.vllm.container_watch import ContainerWatch
 from webapp.runtimes.vllm.containers import OwnContainer, OwnContainers
-from webapp.runtimes.vllm.docker_engine import ContainerGone, DockerEngine
+from webapp.runtimes.vllm.docker.engine import DockerEngine
+from webapp.runtimes.vllm.docker.failures import ContainerGone
 from webapp.runtimes.vllm.pending_removals import PendingRemovals
 from webapp.settings import Settings
 

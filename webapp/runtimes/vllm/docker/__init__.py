@@ -1,0 +1,1 @@
+"""The Docker engine; the only user of the library ``docker``."""
