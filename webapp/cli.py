@@ -212,19 +212,14 @@ def _warden_to_test(settings: Settings, *, quiet: bool) -> Iterator[httpx.Client
             if loaded:
                 say(f"Models that stayed loaded, and stay: {', '.join(loaded)}.")
             app = create_app(services.settings, services)
-            with httpx.Client(
-                transport=httpx.WSGITransport(app=app), base_url="http://localhost", headers=SPOKEN
-            ) as alone:
+            with httpx.Client(transport=httpx.WSGITransport(app=app), base_url="http://localhost") as alone:
                 yield alone
         return
     say(f"Asking the Warden at {url}.")
-    with httpx.Client(
-        base_url=url, headers={**SPOKEN, **_identified()}, timeout=STATUS_TIMEOUT_S, trust_env=False
-    ) as client:
+    with httpx.Client(base_url=url, headers=_identified(), timeout=STATUS_TIMEOUT_S, trust_env=False) as client:
         yield client
 
 
-SPOKEN: Mapping[str, str] = {"Accept-Language": "en"}
 TOKEN_VARIABLE = "WARDEN_TOKEN"  # noqa: S105  a name
 """Holds an API token, for the commands that ask a Warden whose people sign in."""
 WITH_TOKEN = f"people sign in here: make a token by `warden tokens add NAME terminal` and put it into {TOKEN_VARIABLE}"

@@ -75,6 +75,7 @@ UNRECORDED: Final = frozenset({"version"})
 """Fields that change with every release."""
 RANDOM_ID: Final = re.compile(r'"[0-9a-f]{16}"')
 """The id of a person, recorded as ``ID``."""
+EMPTY: Final[Mapping[str, str]] = {}
 KEPT_HEADERS: Final = ("Content-Type", "Location", "WWW-Authenticate", "Allow")
 MODEL: Final = "Qwen/Qwen3-1.7B"
 BODY: Final = {"mode": "transformers", "model": MODEL}
@@ -492,7 +493,7 @@ def standing_still() -> Iterator[None]:
 @contextmanager
 def _served(scenario: Scenario, folder: Path) -> Iterator[tuple[FakeController, FlaskClient]]:
     """Give the state's controller, and a client that sends what every call carries."""
-    headers = {"HTTP_ACCEPT_LANGUAGE": "en"}
+    headers: dict[str, str] = {}
     if scenario.people or scenario.as_role is not None:
         with made_lab(folder) as lab:
             if scenario.as_role is not None:
@@ -518,8 +519,8 @@ def _like(lab: Lab, controller: FakeController) -> None:
     lab.controller.changed(**{name: value for name, value in vars(controller).items() if not name.startswith("_")})
 
 
-def answers(name: str) -> list[dict[str, Any]]:
-    """Return what the program answers now to the calls of a scenario."""
+def answers(name: str, environ: Mapping[str, str] = EMPTY) -> list[dict[str, Any]]:
+    """Return what the program answers now to the calls of a scenario, which ``environ`` goes with."""
     scenario = SCENARIOS[name]
     compile_catalogues()
     with (
@@ -527,6 +528,7 @@ def answers(name: str) -> list[dict[str, Any]]:
         standing_still(),
         _served(scenario, Path(folder)) as (controller, client),
     ):
+        client.environ_base.update(environ)
         return [_answered(call, controller, client) for call in scenario.calls]
 
 

@@ -329,7 +329,7 @@ def test_a_body_that_is_no_object_is_refused(client: FlaskClient, body: bytes) -
 def test_a_refusal_is_a_problem_with_its_code_and_values(client: FlaskClient, controller: FakeController) -> None:
     controller.refusal = Busy(operation="op1", kind="switch", actor="ivan", since=5.0, step="launch", model="m")
 
-    answer = client.post("/api/v1/clean", headers={"Accept-Language": "en"})
+    answer = client.post("/api/v1/clean")
 
     assert (answer.status_code, answer.mimetype) == (409, "application/problem+json")
     assert answer.json is not None

@@ -56,3 +56,9 @@ def test_every_route_is_recorded(app: Flask) -> None:
     }
 
     assert rules - met == set()
+
+
+@pytest.mark.parametrize("name", ["busy-server", "problems", "crowded"])
+def test_the_interface_speaks_english_to_every_browser(name: str) -> None:
+    """Whatever the browser, the cookie and the setting prefer: programs read the texts too."""
+    assert answers(name, {"HTTP_ACCEPT_LANGUAGE": "ru", "HTTP_COOKIE": "warden_language=ru"}) == answers(name)

@@ -14,11 +14,11 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.domain.people import Permission
 from webapp.web.ports import services
 from webapp.web.rights import needs
-from webapp.web.security import same_site_path
+from webapp.web.security import is_api, same_site_path
 from webapp.web.translate import init_texts
 
 LANGUAGES: Final = ("ru", "en")
-"""Russian is the source language."""
+SOURCE: Final = "en"
 COOKIE: Final = "warden_language"
 YEAR_S: Final = 365 * 24 * 3600
 
@@ -26,7 +26,7 @@ blueprint = Blueprint("language", __name__)
 
 
 def init_languages(app: Flask) -> None:
-    """Choose a request's language: its cookie, else what the browser asks for, else the setting."""
+    """Choose a request's language: its cookie, else what the browser asks for, else the setting. JSON is English."""
     Babel(app, default_locale="ru", default_translation_directories="translations", locale_selector=_choose)
     init_texts(app)
     app.register_blueprint(blueprint)
@@ -36,6 +36,8 @@ def _choose() -> str:
     default = services().settings.default_language
     if not has_request_context():
         return default
+    if is_api():
+        return SOURCE
     chosen = request.cookies.get(COOKIE)
     if chosen in LANGUAGES:
         return chosen
