@@ -29,7 +29,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no
 .PHONY: run test test-all coverage check images words reference bench clean
 
 run: $(VENV)/.installed $(COMPILED)
-	@exec $(BIN)/python -m gunicorn -c webapp/gunicorn_conf.py wsgi:app
+	@exec $(BIN)/python -m gunicorn -c webapp/server/gunicorn_conf.py wsgi:app
 
 test: check $(COMPILED)
 	@$(PYTEST) --part quick $(PYTEST_ARGS)

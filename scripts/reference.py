@@ -21,8 +21,8 @@ from pydantic import BaseModel
 from werkzeug.routing import Rule as Route
 
 from webapp import create_app, errors
-from webapp.cli import main as warden
-from webapp.cli import settings_markdown
+from webapp.cli.main import main as warden
+from webapp.cli.main import settings_markdown
 from webapp.domain.people import LOWEST, Permission, Role
 from webapp.errors import WardenError
 from webapp.settings import Settings

@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,17 @@ def _processes() -> set[int]:
     if not STARTS.happened:
         return set()
     mark = f"{MARK}={os.environ[MARK]}".encode()
-    return {pid for pid in psutil.pids() if pid != os.getpid() and mark in _environment(pid)}
+    return {pid for pid in psutil.pids() if pid != os.getpid() and mark in _environment(pid)} | _children()
+
+
+def _children() -> set[int]:
+    """The live children of this program: one that was started a moment ago has no environment yet."""
+    found = set()
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it has ended meanwhile
+            if child.status() != psutil.STATUS_ZOMBIE:
+                found.add(child.pid)
+    return found
 
 
 def _environment(pid: int) -> list[bytes]:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from webapp.audit.trail import Audit
+from webapp.auth.accounts import Accounts, SessionLimits, nobody
+from webapp.auth.passwords import Passwords
 from webapp.catalog.scan import Catalog
-from webapp.control.accounts import Accounts, SessionLimits, nobody
-from webapp.control.audit import Audit
 from webapp.control.calibration import Calibrator
 from webapp.control.context import Context
 from webapp.control.controller import Controller
@@ -25,7 +26,6 @@ from webapp.control.journal import Journal
 from webapp.control.keeping import Keeper
 from webapp.control.leases import Leases
 from webapp.control.lock import StateLock, last_holder
-from webapp.control.passwords import Passwords
 from webapp.control.pausing import PauseMark
 from webapp.control.recorder import Recorder, Timeline
 from webapp.control.state import ControllerState, StateStore

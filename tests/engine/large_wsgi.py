@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from webapp import create_app
-from webapp.web_worker import WebWorker
+from webapp.server.worker import WebWorker
 
 WHOLE: Final = b"0123456789abcdef" * 512 * 1024
 """8 MiB in one piece, as a long table is."""

@@ -62,7 +62,7 @@ class WardenServer:
         """Start it and wait for nothing."""
         self.output = []
         self.process = subprocess.Popen(
-            self.started_by([sys.executable, "-m", "gunicorn", "-c", "webapp/gunicorn_conf.py", self._app]),
+            self.started_by([sys.executable, "-m", "gunicorn", "-c", "webapp/server/gunicorn_conf.py", self._app]),
             cwd=self.folder,
             env=self._environment(),
             stdin=subprocess.DEVNULL,

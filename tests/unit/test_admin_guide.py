@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from webapp.cli import main
+from webapp.cli.main import main
 from webapp.settings import load_settings
 
 ROOT = Path(__file__).parents[2]

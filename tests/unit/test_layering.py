@@ -43,18 +43,25 @@ ALLOWED = {
     "webapp.worker": frozenset(
         {"webapp.domain.layers", "webapp.hardware.shared_pages", "webapp.runtimes.protocol", "webapp.worker"}
     ),
-    "webapp.control": CONTROL | {"webapp.control"},
-    "webapp.incoming": frozenset[str](),
-    "webapp.outgoing": frozenset[str](),
-    "webapp.web_worker": frozenset({"webapp.incoming", "webapp.outgoing"}),
+    "webapp.audit": DOMAIN | {"webapp.audit"},
+    "webapp.auth": DOMAIN | {"webapp.store.people", "webapp.auth"},
+    "webapp.control": CONTROL | {"webapp.audit", "webapp.control"},
+    "webapp.server": frozenset[str](),
+    "webapp.server.incoming": frozenset[str](),
+    "webapp.server.outgoing": frozenset[str](),
+    "webapp.server.worker": frozenset({"webapp.server.incoming", "webapp.server.outgoing"}),
     "webapp.web": DOMAIN
-    | {"webapp", "webapp.schema", "webapp.settings", "webapp.control", "webapp.incoming", "webapp.web"},
-    "webapp.services": CONTROL | {"webapp.control", "webapp.runtimes", "webapp.hardware", "webapp.console"},
-    "webapp.gunicorn_conf": DOMAIN | {"webapp.settings", "webapp.console"},
-    "webapp.estimating": DOMAIN | {"webapp.settings", "webapp.catalog"},
-    "webapp.cli": DOMAIN
-    | {"webapp", "webapp.settings", "webapp.console", "webapp.services", "webapp.estimating", "webapp.cli_people"},
-    "webapp.cli_people": DOMAIN | {"webapp.settings", "webapp.console", "webapp.services", "webapp.control.accounts"},
+    | {"webapp", "webapp.schema", "webapp.settings", "webapp.audit", "webapp.auth", "webapp.control"}
+    | {"webapp.server.incoming", "webapp.web"},
+    "webapp.services": CONTROL
+    | {"webapp.audit", "webapp.auth", "webapp.control", "webapp.runtimes", "webapp.hardware", "webapp.console"},
+    "webapp.server.gunicorn_conf": DOMAIN | {"webapp.settings", "webapp.console"},
+    "webapp.cli.estimate": DOMAIN | {"webapp.settings", "webapp.catalog"},
+    "webapp.cli": frozenset[str](),
+    "webapp.cli.__main__": frozenset({"webapp.cli.main"}),
+    "webapp.cli.main": DOMAIN
+    | {"webapp", "webapp.settings", "webapp.console", "webapp.services", "webapp.cli.estimate", "webapp.cli.people"},
+    "webapp.cli.people": DOMAIN | {"webapp.settings", "webapp.console", "webapp.services", "webapp.auth.accounts"},
     "webapp": DOMAIN | {"webapp.settings", "webapp.services", "webapp.web"},
     "webapp.wsgi": frozenset({"webapp"}),
     "wsgi": frozenset({"webapp.wsgi"}),
@@ -72,9 +79,9 @@ OWNERS = {
     "accelerate": ("webapp.worker",),
     "safetensors": ("webapp.worker", "webapp.catalog"),
     "tokenizers": ("webapp.worker", "webapp.catalog"),
-    "gunicorn": ("webapp.gunicorn_conf", "webapp.web_worker"),
+    "gunicorn": ("webapp.server.gunicorn_conf", "webapp.server.worker"),
     "flask": ("webapp.web", "webapp"),
-    "argon2": ("webapp.control.passwords",),
+    "argon2": ("webapp.auth.passwords",),
 }
 """Libraries with one place each; everybody else asks that place."""
 
@@ -189,7 +196,9 @@ NEVER_IN_THE_WEB_PROCESS = ("torch", "transformers", "bitsandbytes", "accelerate
 def test_the_web_process_never_imports_torch(tmp_path: Path) -> None:
     """All that the server imports, in an interpreter of its own: gunicorn's configuration, the application, the services."""
     wanted = [
-        name for name in ("webapp", "webapp.gunicorn_conf", "webapp.services", "webapp.web", "wsgi") if name in MODULES
+        name
+        for name in ("webapp", "webapp.server.gunicorn_conf", "webapp.services", "webapp.web", "wsgi")
+        if name in MODULES
     ]
     program = f"""
 import importlib, sys

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from webapp.cli import settings_markdown, variable
+from webapp.cli.main import settings_markdown, variable
 from webapp.errors import ConfigurationError
 from webapp.settings import Settings, load_settings, removed_settings
 

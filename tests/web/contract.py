@@ -41,7 +41,7 @@ from tests.web.test_calibration import taught
 from tests.web.timelines import at, event
 from tests.web.timelines import model as holder
 from webapp import create_app
-from webapp.control.accounts import local_name
+from webapp.auth.accounts import local_name
 from webapp.domain.lease import Lease, ReleaseAnswer
 from webapp.domain.memory import LedgerKind, without_figures
 from webapp.domain.modes import LaunchOptions, Mode, Quantization

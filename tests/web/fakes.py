@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from webapp.control.audit import Audit
+from webapp.audit.trail import Audit
 from webapp.control.contract import EmergencyPreview, Health, Notice, Question, Snapshot, Terms
 from webapp.control.leases import check_terms, refuse_kept
 from webapp.domain.audit import EVERYTHING, AuditEntry, AuditFilter

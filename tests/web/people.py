@@ -17,9 +17,9 @@ from werkzeug.test import TestResponse
 from tests.web.answers import with_unbroken_answers
 from tests.web.fakes import FakeController, FakeServices
 from webapp import create_app
-from webapp.control.accounts import Accounts, SessionLimits
-from webapp.control.audit import Audit
-from webapp.control.passwords import Passwords
+from webapp.audit.trail import Audit
+from webapp.auth.accounts import Accounts, SessionLimits
+from webapp.auth.passwords import Passwords
 from webapp.domain.people import Role
 from webapp.settings import Settings
 from webapp.store.audit import AuditRepository

@@ -17,7 +17,7 @@ from tests.web.people import NAMES, PASSWORD, Lab, made_lab
 from tests.web.test_rights import RULES, address
 from webapp import create_app
 from webapp.domain.people import Permission, Role
-from webapp.incoming import BODY_LIMIT
+from webapp.server.incoming import BODY_LIMIT
 from webapp.settings import Settings
 from webapp.web.rights import Rule
 

@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from webapp.audit import trail
 from webapp.control import (
-    audit,
     cleaning,
     containers,
     demo,
@@ -582,7 +582,7 @@ class Controller:
         except WardenError as exc:
             log.info("%s is idle and stays for now: %s", instance_id, exc)
         else:
-            self._context.record(audit.idle_unload(instance, self._context.clock(), operation.id))
+            self._context.record(trail.idle_unload(instance, self._context.clock(), operation.id))
 
     def _clear_stuck(self, instance: Instance) -> Operation:
         return self._unload(instance, IDLE_ACTOR, lambda run: clear_stuck(run, instance.id))

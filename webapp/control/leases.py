@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
-from webapp.control.audit import released_in_silence
+from webapp.audit.trail import released_in_silence
 from webapp.control.keeping import DEADLINE_S, Keeper
 from webapp.domain.audit import WARDEN
 from webapp.domain.idle import idle_unload_in, silence_releases

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from webapp.control.audit import ticket_started
+from webapp.audit.trail import ticket_started
 from webapp.control.context import Context, new_id
 from webapp.control.elapsed import Elapsed
 from webapp.control.keeping import not_stored

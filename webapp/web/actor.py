@@ -7,7 +7,7 @@ from typing import Final, cast
 
 from flask import g, has_request_context, request, session
 
-from webapp.control.accounts import local_name
+from webapp.auth.accounts import local_name
 from webapp.domain.audit import Action, AuditActor, AuditChannel, AuditEntry, Detail, Kind, Target
 from webapp.domain.people import AuthMethod, Identity, Person, Role
 from webapp.errors import StoreUnavailable

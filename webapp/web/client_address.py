@@ -8,7 +8,7 @@ from typing import Final
 
 from flask import request
 
-from webapp.control.accounts import Visit
+from webapp.auth.accounts import Visit
 from webapp.web.ports import services
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -6,8 +6,8 @@ from typing import Protocol, cast
 
 from flask import current_app
 
-from webapp.control.accounts import Accounts
-from webapp.control.audit import Audit
+from webapp.audit.trail import Audit
+from webapp.auth.accounts import Accounts
 from webapp.control.contract import ControllerApi
 from webapp.control.recorder import TimelineApi
 from webapp.settings import Settings

@@ -25,7 +25,7 @@ from werkzeug.exceptions import HTTPException, LengthRequired, RequestEntityTooL
 from webapp.domain.people import AuthMethod
 from webapp.errors import ConfigurationError
 from webapp.folders import disk_trouble, make_private
-from webapp.incoming import BODY_LIMIT
+from webapp.server.incoming import BODY_LIMIT
 from webapp.settings import Settings
 from webapp.web.actor import current_identity
 

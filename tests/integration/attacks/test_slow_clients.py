@@ -13,8 +13,8 @@ from tests.engine.large_wsgi import SEND_S, WHOLE
 from tests.engine.server import WardenServer, running, wait_for
 from tests.integration.attacks.conftest import THREADS
 from tests.integration.attacks.sockets import HOST, PATIENCE_S, connected, exchange, own_request, rest_of, sending
-from webapp.incoming import BODY_LIMIT, HEAD_LIMIT
-from webapp.web_worker import REQUEST_S
+from webapp.server.incoming import BODY_LIMIT, HEAD_LIMIT
+from webapp.server.worker import REQUEST_S
 
 MANY = 40
 """Ten for each thread."""

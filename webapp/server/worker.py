@@ -33,8 +33,8 @@ from gunicorn.http.errors import (
 )
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from webapp.incoming import Arrival, Incoming
-from webapp.outgoing import Outgoing
+from webapp.server.incoming import Arrival, Incoming
+from webapp.server.outgoing import Outgoing
 
 REQUEST_S: Final = 20.0
 """In this time after its first byte a request has to be whole; a new connection's first byte counts as come."""

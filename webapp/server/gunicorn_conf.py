@@ -1,6 +1,6 @@
 """gunicorn's configuration: one worker process with threads, and the start and stop of the services in it.
 
-``gunicorn -c webapp/gunicorn_conf.py``. One process, because one controller owns the machine's memory; the threads serve the page.
+``gunicorn -c webapp/server/gunicorn_conf.py``. One process, because one controller owns the machine's memory; the threads serve the page.
 Connections wait in the worker's poller (see ``web_worker``) and take no thread, so open tabs and slow clients cost none.
 """
 
@@ -51,14 +51,14 @@ def _stop_deadline_s(settings: Settings) -> int:
 _CONFIGURED = _settings()
 
 wsgi_app = "webapp.wsgi:app"
-chdir = str(Path(__file__).parents[1])
+chdir = str(Path(__file__).parents[2])
 bind = (
     f"[{_CONFIGURED.bind}]:{_CONFIGURED.port}" if ":" in _CONFIGURED.bind else f"{_CONFIGURED.bind}:{_CONFIGURED.port}"
 )
 proc_name = "warden"
 
 workers = 1
-worker_class = "webapp.web_worker.WebWorker"
+worker_class = "webapp.server.worker.WebWorker"
 threads = _CONFIGURED.threads
 # Below what a process may open, so that a flood of connections takes no file from the rest; the idlest is closed for a new one.
 worker_connections = max(400, 2 * _CONFIGURED.threads)

@@ -11,9 +11,9 @@ import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import Connection
 
-from webapp.control.accounts import TOKEN_START, Accounts, SessionLimits, Visit, local_name
-from webapp.control.identity_cache import KNOWN_S, PAUSE_S
-from webapp.control.passwords import Passwords
+from webapp.auth.accounts import TOKEN_START, Accounts, SessionLimits, Visit, local_name
+from webapp.auth.identity_cache import KNOWN_S, PAUSE_S
+from webapp.auth.passwords import Passwords
 from webapp.domain.people import AuthMethod, Identity, Permission, Role
 from webapp.errors import (
     Forbidden,

@@ -17,7 +17,7 @@ import pytest
 
 from webapp.settings import Settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WAIT_S = 20
 SETTINGS = {f"WARDEN_{name.upper()}" for name in Settings.model_fields}
 
@@ -69,7 +69,14 @@ class Server:
 
     def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
         (folder / "served.py").write_text(APPLICATION, encoding="utf-8")
-        command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "webapp" / "gunicorn_conf.py"), *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "-c",
+            str(ROOT / "webapp" / "server" / "gunicorn_conf.py"),
+            *arguments,
+        ]
         inherited = {name: value for name, value in os.environ.items() if name not in SETTINGS | {"WEB_CONCURRENCY"}}
         self.process = subprocess.Popen(
             [*command, "--chdir", str(folder), "served:app"],

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from webapp.control.audit import COUNTED_LIMIT, PENDING_LIMIT, REPEAT_S, TIDY_S, Audit
+from webapp.audit.trail import COUNTED_LIMIT, PENDING_LIMIT, REPEAT_S, TIDY_S, Audit
 from webapp.domain.audit import (
     EVERYTHING,
     NOBODY,

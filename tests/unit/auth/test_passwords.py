@@ -5,7 +5,7 @@ from __future__ import annotations
 from argon2 import PasswordHasher, extract_parameters
 from argon2.profiles import RFC_9106_LOW_MEMORY
 
-from webapp.control.passwords import Passwords
+from webapp.auth.passwords import Passwords
 
 QUICK = Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
 

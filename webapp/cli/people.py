@@ -34,7 +34,7 @@ from webapp.errors import StoreUnavailable, WardenError
 from webapp.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from webapp.control.accounts import Accounts
+    from webapp.auth.accounts import Accounts
     from webapp.services import AccountsLocation
 
 DAY_S: Final = 86_400.0
@@ -159,7 +159,7 @@ def _before(action: Action, accounts: Accounts, target: Callable[[Accounts], Tar
 def _entry(
     action: Action, target: Target, details: Details, result: Result = Result.DONE, problem: str | None = None
 ) -> AuditEntry:
-    from webapp.control.accounts import local_name  # noqa: PLC0415  as above
+    from webapp.auth.accounts import local_name  # noqa: PLC0415  as above
 
     return AuditEntry(
         time.time(), AuditActor(local_name(), AuditChannel.COMMAND_LINE), action, target, result, "", problem, details

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import webapp
-from webapp.cli import main
+from webapp.cli.main import main
 
 GIB = 2**30
 STATUS = {
@@ -135,7 +135,7 @@ def test_run_becomes_the_server_with_the_programs_configuration_and_absolute_pat
 
     assert result.exit_code == 0, result.output
     (((_, *options), environment),) = started
-    assert options == ["-P", "-m", "gunicorn", "-c", str(Path(webapp.__file__).with_name("gunicorn_conf.py"))]
+    assert options == ["-P", "-m", "gunicorn", "-c", str(Path(webapp.__file__).parent / "server" / "gunicorn_conf.py")]
     assert {name: environment[name] for name in relative} == {
         name: str(folder / value) for name, value in relative.items()
     }

@@ -15,8 +15,8 @@ from functools import cache
 from hashlib import sha256
 from typing import Final
 
-from webapp.control.identity_cache import CircuitBreaker, IdentityCache
-from webapp.control.passwords import Passwords
+from webapp.auth.identity_cache import CircuitBreaker, IdentityCache
+from webapp.auth.passwords import Passwords
 from webapp.domain.audit import WARDEN
 from webapp.domain.people import (
     LONGEST_PASSWORD,

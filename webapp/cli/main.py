@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from webapp import __version__
-from webapp.cli_people import tokens, users
+from webapp.cli.people import tokens, users
 from webapp.console import explain, page_url
 from webapp.domain.modes import Mode
 from webapp.domain.units import GIB
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import httpx
     from pydantic.fields import FieldInfo
 
-    from webapp.estimating import Estimate
+    from webapp.cli.estimate import Estimate
 
 STATUS_TIMEOUT_S = 5.0
 SELFTEST_POLL_S = 0.3
@@ -60,7 +60,7 @@ def main() -> None:
 def run() -> None:
     """Start Warden and serve its page until it is stopped (Ctrl+C)."""
     settings = load_settings()
-    configuration = Path(__file__).with_name("gunicorn_conf.py")
+    configuration = Path(__file__).parents[1] / "server" / "gunicorn_conf.py"
     # The server changes to the folder of the program: relative paths are settled before.
     os.environ |= {"WARDEN_STATE_DIR": str(settings.state_dir), "WARDEN_HF_CACHE": str(settings.hf_cache)}
     if file := os.environ.get(CONFIG_VARIABLE):
@@ -149,12 +149,12 @@ def estimate(**asked: Any) -> None:
     MODEL_OR_FOLDER is a cached model (owner/name) or a folder with a config.json and safetensors files, of which the headers are enough.
     Exit code 2: no estimate could be made.
     """
-    from webapp import estimating  # noqa: PLC0415  the catalogue is of use to this command only
+    from webapp.cli import estimate  # noqa: PLC0415  the catalogue is of use to this command only
 
     try:
-        made = estimating.make(estimating.EstimateRequest(**asked))
-    except (estimating.CannotEstimate, WardenError) as exc:
-        raise NotRun(str(exc) if isinstance(exc, estimating.CannotEstimate) else explain(exc)) from exc
+        made = estimate.make(estimate.EstimateRequest(**asked))
+    except (estimate.CannotEstimate, WardenError) as exc:
+        raise NotRun(str(exc) if isinstance(exc, estimate.CannotEstimate) else explain(exc)) from exc
     if asked["as_json"]:
         click.echo(json.dumps(made.document, indent=2))
     else:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from webapp.outgoing import ROOM, Outgoing
+from webapp.server.outgoing import ROOM, Outgoing
 
 LARGE = bytes(range(256)) * 16 * 1024
 """4 MiB: more than a pair of sockets keeps."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.unit.test_cli import Answering
-from webapp.cli import main
-from webapp.control.accounts import local_name
+from tests.unit.cli.test_main import Answering
+from webapp.auth.accounts import local_name
+from webapp.cli.main import main
 from webapp.control.lock import StateLock
 from webapp.domain.audit import Action, AuditChannel, AuditEntry, Detail, Kind, Target
 from webapp.domain.operation import Operation, OperationKind, OperationState

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webapp.incoming import BODY_LIMIT, HEAD_LIMIT, Arrival, Incoming
+from webapp.server.incoming import BODY_LIMIT, HEAD_LIMIT, Arrival, Incoming
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\ncontent-LENGTH : 5 \r\n\r\nhello"

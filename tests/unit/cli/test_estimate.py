@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.engine.models import make_model
-from webapp.cli import main
+from webapp.cli.estimate import NOTES
+from webapp.cli.main import main
 from webapp.domain.footprint import Note
-from webapp.estimating import NOTES
 
 LLAMA = {
     "model_type": "llama",

@@ -1,0 +1,5 @@
+"""``python -m webapp.cli`` is ``warden``."""
+
+from webapp.cli.main import main
+
+main()
