@@ -72,15 +72,15 @@ def run() -> None:
 
 @main.command()
 def status() -> None:
-    """Show the memory and the models of the Warden that runs here."""
+    """Show the memory and the models of the running Warden."""
     settings = load_settings()
     _print_status(_fetch_status(page_url(settings.bind, settings.port)))
 
 
 @main.command()
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def end(yes: bool) -> None:
-    """End the models that stayed loaded when Warden was stopped."""
+    """Unload the models that stayed loaded when Warden was stopped."""
     settings = load_settings()
     if not yes:
         click.confirm(f"End every model that Warden started from {settings.state_dir}?", abort=True)
@@ -99,9 +99,10 @@ def end(yes: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the operation as JSON, nothing else.")
 @click.pass_context
 def selftest(ctx: click.Context, as_json: bool) -> None:
-    """Check on a tiny model that everything works; what is loaded stays as it is.
+    """Check with a tiny model that everything works; loaded models stay as they are.
 
-    Asks the Warden that runs here, or does it alone. Exit code 0: nothing failed; 1: something failed; 2: it could not be run.
+    Uses the running Warden, or runs alone if there is none. Exit code 0: nothing failed; 1: something failed; 2: it could
+    not be run.
     """
     try:
         settings = load_settings()
@@ -125,16 +126,16 @@ def selftest(ctx: click.Context, as_json: bool) -> None:
     "--mode", type=click.Choice([mode.value for mode in Mode], case_sensitive=False), default=Mode.TRANSFORMERS.value
 )
 @click.option(
-    "--max-tokens", type=click.IntRange(1, 2**40), default=2048, help="Prompt and output together, of one request."
+    "--max-tokens", type=click.IntRange(1, 2**40), default=2048, help="Prompt and output of one request together."
 )
 @click.option("--batch", type=click.IntRange(1, 2**20), default=1, help="Requests at once.")
-@click.option("--prompt-tokens", type=click.IntRange(1), help="Of them, the prompt's. Default: all.")
+@click.option("--prompt-tokens", type=click.IntRange(1), help="Tokens of the prompt. Default: all of --max-tokens.")
 @click.option("--dtype", default="auto", help="auto, float16, bfloat16 or float32.")
 @click.option("--quantization", default="none", help="none, int8 or int4 (bitsandbytes), or fp8 (vLLM).")
-@click.option("--devices", type=click.IntRange(1, 1024), default=1, help="GPUs that share the model.")
+@click.option("--devices", type=click.IntRange(1, 1024), default=1, help="Number of GPUs that share the model.")
 @click.option("--device-memory", type=float, help="GiB of one GPU; vLLM's own limits follow from it.")
 @click.option("--device-name", default="", help="The GPU's name; an A100 has smaller limits.")
-@click.option("--cpu", is_flag=True, help="In the host's RAM instead of a GPU's.")
+@click.option("--cpu", is_flag=True, help="In the host's RAM instead of a GPU.")
 @click.option("--vllm-version", help="For example 0.19.0. Default: the newest that is known.")
 @click.option(
     "--max-num-seqs",
@@ -309,7 +310,7 @@ def _seen(check: Mapping[str, Any], joint: str) -> str:
 @main.command("settings")
 @click.option("--markdown", is_flag=True, help="As a Markdown table, with the defaults instead of the values.")
 def show_settings(markdown: bool) -> None:
-    """List every setting: its name, type, default, meaning and present value."""
+    """List every setting with its type, default, meaning and current value."""
     if markdown:
         click.echo(settings_markdown())
         return

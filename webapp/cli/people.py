@@ -52,9 +52,9 @@ SENTENCES: Final[Mapping[str, str]] = {
 role_choice = click.Choice([role.value for role in Role])
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON list, nothing else.")
 from_stdin_option = click.option(
-    "--password-stdin", is_flag=True, help="Read the password from the first line of the input."
+    "--password-stdin", is_flag=True, help="Read the password from the first line of standard input."
 )
-new_option = click.option("--new", is_flag=True, help="Also where no Warden has run yet: a new installation.")
+new_option = click.option("--new", is_flag=True, help="Also if no Warden has run yet: a new installation.")
 
 NOWHERE: Final = """no Warden has ever run with the state folder {folder} and the database {database}: the command did nothing.{elsewhere}
 Name the state folder of the service, or run the command as the user of the service:
@@ -207,11 +207,11 @@ def users() -> None:
 @users.command("add")
 @click.argument("name")
 @click.option("--role", type=role_choice, default=Role.VIEWER.value, show_default=True)
-@click.option("--proxied", is_flag=True, help="Without a password: only a trusted proxy signs this person in.")
+@click.option("--proxied", is_flag=True, help="Without a password: the person signs in through a trusted proxy only.")
 @from_stdin_option
 @new_option
 def add_user(name: str, role: str, proxied: bool, password_stdin: bool, new: bool) -> None:
-    """Make an account. Once there is an administrator, everybody has to sign in."""
+    """Create an account. Once there is an administrator, everybody has to sign in."""
     with _act(Action.PERSON_MADE, _person(name), (Detail.ROLE, role), new=new) as accounts:
         accounts.check_new(name, at_the_machine=True)
         password = None if proxied else _password(name, password_stdin)
@@ -223,7 +223,7 @@ def add_user(name: str, role: str, proxied: bool, password_stdin: bool, new: boo
 @as_json_option
 @new_option
 def list_users(as_json: bool, new: bool) -> None:
-    """Show every account."""
+    """List all accounts."""
     with _accounts(new=new) as accounts:
         people = accounts.people()
     if as_json:
@@ -247,7 +247,7 @@ def list_users(as_json: bool, new: bool) -> None:
 @click.argument("role", type=role_choice)
 @new_option
 def change_role(name: str, role: str, new: bool) -> None:
-    """Change a role; it counts from the next request on."""
+    """Change a role; it applies from the next request on."""
     with _act(Action.ROLE, _person(name), (Detail.ROLE, role), new=new) as accounts:
         accounts.set_role(name, Role(role))
     click.echo(f"{name} is {role}.")
@@ -257,7 +257,7 @@ def change_role(name: str, role: str, new: bool) -> None:
 @click.argument("name")
 @new_option
 def disable_user(name: str, new: bool) -> None:
-    """Disable an account: its sessions end, its tokens open nothing."""
+    """Disable an account: its sessions end and its tokens stop working."""
     with _act(Action.DISABLED, _person(name), new=new) as accounts:
         accounts.set_disabled(name, True)
     click.echo(f"{name} is disabled.")
@@ -278,7 +278,7 @@ def enable_user(name: str, new: bool) -> None:
 @from_stdin_option
 @new_option
 def new_password(name: str, password_stdin: bool, new: bool) -> None:
-    """Give a new password; all sessions of the person end."""
+    """Set a new password; all sessions of the person end."""
     with _act(Action.PASSWORD, _person(name), new=new) as accounts:
         person = accounts.person(name)
         accounts.set_password(name, _password(person.name, password_stdin))
@@ -287,12 +287,12 @@ def new_password(name: str, password_stdin: bool, new: bool) -> None:
 
 @users.command("remove")
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @new_option
 def remove_user(name: str, yes: bool, new: bool) -> None:
     """Remove an account with its sessions, tokens and open invitations; its operations stay in the history.
 
-    An account without a password is disabled instead: the proxy would make it anew with the person's next request.
+    An account without a password is disabled instead: the proxy would recreate it with the person's next request.
     """
     with _act(Action.REMOVED, _person(name), new=new) as accounts:
         person = accounts.person(name)
@@ -305,7 +305,7 @@ def remove_user(name: str, yes: bool, new: bool) -> None:
 
 @click.group()
 def tokens() -> None:
-    """API tokens: a program's way in."""
+    """API tokens for programs."""
 
 
 @tokens.command("add")
@@ -314,10 +314,10 @@ def tokens() -> None:
 @click.option(
     "--scope", type=role_choice, default=Role.VIEWER.value, show_default=True, help="At most the owner's role."
 )
-@click.option("--days", type=click.IntRange(1, 3650), help="How long it lasts. Default: until it is revoked.")
+@click.option("--days", type=click.IntRange(1, 3650), help="Days until it expires. Default: it does not expire.")
 @new_option
 def add_token(owner: str, label: str, scope: str, days: int | None, new: bool) -> None:
-    """Make a token of OWNER and print it, this once: it is kept nowhere."""
+    """Create a token for OWNER and print it, this once: only its hash is stored."""
     token = Target(Kind.TOKEN, name=short(label))
     further = ((Detail.OWNER, short(owner)), (Detail.SCOPE, scope), (Detail.DAYS, str(days or 0)))
     with _act(Action.TOKEN_MADE, lambda accounts: token, *further, new=new) as accounts:
@@ -330,7 +330,7 @@ def add_token(owner: str, label: str, scope: str, days: int | None, new: bool) -
 @as_json_option
 @new_option
 def list_tokens(as_json: bool, new: bool) -> None:
-    """Show every token, without what opens anything."""
+    """List all tokens, without their secrets."""
     with _accounts(new=new) as accounts:
         names = {person.id: person.name for person in accounts.people()}
         found = accounts.tokens()
