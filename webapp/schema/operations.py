@@ -110,7 +110,9 @@ class Grace(Answer):
 
     until: Time
     instances: tuple[str, ...] = Field(description="Other people's models that go.")
-    owners: tuple[str, ...] = Field(description="Who can cancel until then, beside those who can anyway.")
+    owners: tuple[str, ...] = Field(
+        description="Owners who can cancel until then, in addition to those who always can."
+    )
 
 
 class Evicted(Answer):

@@ -65,7 +65,7 @@ class Release(Answer):
 
 
 class Instance(Answer):
-    """A loaded model. A sum is over its devices; the same stands by device beside it."""
+    """A loaded model. Sums are over its devices; the figures of each device follow them."""
 
     id: str
     mode: Mode
