@@ -29,7 +29,8 @@ from webapp.errors import (
     ProfileDisturbed,
     StartMemoryShort,
 )
-from webapp.runtimes.vllm.log import LogReader, Stage, cause_of, clean_line, split_chunks
+from webapp.runtimes.vllm.causes import cause_of
+from webapp.runtimes.vllm.log import LogReader, Stage, clean_line, split_chunks
 from webapp.runtimes.vllm.server import Load, NotServing, Rubbish, VllmServer
 
 PROGRAM = Path(__file__).parents[1] / "engine" / "standin" / "vllm"

@@ -23,7 +23,8 @@ from webapp.errors import (
     ProfileDisturbed,
     StartMemoryShort,
 )
-from webapp.runtimes.vllm.log import LogReader, Stage, cause_of, clean_line, is_own_question, split_chunks, stage_of
+from webapp.runtimes.vllm.causes import cause_of
+from webapp.runtimes.vllm.log import LogReader, Stage, clean_line, is_own_question, split_chunks, stage_of
 
 LOGS = Path(__file__).parents[2] / "data" / "vllm_logs"
 ENGINE = "(EngineCore pid=214) ERROR 11-24 13:53:05 [core.py:1512] "

@@ -6,9 +6,9 @@ import signal
 from dataclasses import replace
 
 from webapp.errors import ContainerExited, ContainerRemoved, LaunchFailed, PortLost, ServerGarbled
+from webapp.runtimes.vllm.causes import cause_of
 from webapp.runtimes.vllm.command import HOST_NETWORK
 from webapp.runtimes.vllm.containers import OwnContainer, OwnContainers
-from webapp.runtimes.vllm.log import cause_of
 from webapp.settings import Settings
 
 ERROR_LINES = 20
