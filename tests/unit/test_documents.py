@@ -72,6 +72,13 @@ def test_every_setting_and_make_target_that_is_named_exists(document: Path) -> N
     assert {one or other for one, other in TARGET.findall(text)} - targets == set()
 
 
+def test_the_architecture_names_every_package() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    packages = {path.parent.name for path in (ROOT / "webapp").glob("*/__init__.py")}
+
+    assert {name for name in packages if f"`webapp/{name}`" not in text} == set()
+
+
 def test_the_front_page_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= READABLE
 
