@@ -10,9 +10,11 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import webapp
-from tests.engine.packages import ROOT, build_wheel
+from tests.engine.packages import ROOT, build_wheel, needed
 from webapp.web.application import page_files
 
 NOT_PACKED = (".mo", ".pyc")
@@ -88,8 +90,13 @@ def test_an_installed_package_has_the_pages_files_inside(tmp_path: Path, monkeyp
     assert page_files() == tmp_path
 
 
-def test_what_is_installed_beforehand_to_build_is_locked() -> None:
+def test_everything_that_make_installs_is_locked(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    locked = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()}
+    to_build = {canonicalize_name(Requirement(text).name) for text in project["build-system"]["requires"]}
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    locked = {name for name, is_locked, _ in (line.partition("==") for line in lines) if is_locked}
 
-    assert {requirement.partition(">")[0] for requirement in project["build-system"]["requires"]} <= locked
+    installed = {canonicalize_name(distribution.name) for distribution in needed(wheel, ("all", "test"))}
+
+    assert (installed | to_build) - locked == set()
