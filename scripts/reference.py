@@ -30,6 +30,7 @@ from webapp.web import problems
 from webapp.web.api.calls import CALLS
 from webapp.web.api.views import blueprint
 from webapp.web.rights import right_of, rules
+from webapp.web.statuses import status_of
 
 FOLDER: Final = Path(__file__).parents[1] / "docs" / "reference"
 MADE: Final = "<!-- Written by `make reference` from the code. Do not edit: a test compares. -->"
@@ -287,8 +288,9 @@ def permissions_page(app: Flask) -> str:
 
 ERRORS_HEAD: Final = """
 Every error has a stable `code`. In JSON it is a problem document (RFC 9457): `type`, `title`, `status`, `detail` (the
-sentence that the page shows, in the language of the request), `code` and `params`. Operations and queued launches carry
-the same codes in `error` and `outcome`. The classes are in `webapp/errors.py`.
+sentence that page and terminal show, in English), `code` and `params`. Operations and queued launches carry
+the same codes in `error` and `outcome`. The classes are in `webapp/errors.py`, their
+words in `webapp/error_texts.py`.
 
 The column "Status" is the HTTP status if a request is answered with the error.
 """
@@ -314,7 +316,7 @@ def errors_page(app: Flask) -> str:
 
 def _error_row(error: type[WardenError]) -> tuple[str, ...]:
     meaning, _, params = " ".join(_prose(error).split()).partition("Params: ")
-    return f"`{error.code}`", f"{error.status}", meaning.strip(), params.rstrip(".")
+    return f"`{error.code}`", f"{status_of(error)}", meaning.strip(), params.rstrip(".")
 
 
 def _first_sentence(documented: object) -> str:

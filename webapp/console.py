@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from webapp.errors import AlreadyRunning, ConfigurationError, StoreUnavailable, WardenError
+from webapp.error_texts import english
+from webapp.errors import WardenError
 
 
 def say(line: str) -> None:
@@ -21,15 +22,10 @@ def page_url(host: str, port: int) -> str:
 
 def explain(error: WardenError) -> str:
     """Return in one sentence why Warden cannot start, and what to do."""
-    params = error.params
-    if isinstance(error, AlreadyRunning):
-        return (
-            f"Warden cannot start: process {params.get('pid')} is a Warden that holds {params.get('state_dir')}. "
-            "Use its page, stop it, or give this one a folder of its own with WARDEN_STATE_DIR."
-        )
-    if isinstance(error, ConfigurationError):
-        detail = str(params.get("detail")).removeprefix("Value error, ")
-        return f"Warden cannot start with {params.get('setting')}={params.get('value')}: {detail}."
-    if isinstance(error, StoreUnavailable):
-        return f"Warden cannot start without its database: {params.get('reason')}."
-    return f"Warden cannot start: {error}."
+    return f"Warden cannot start: {sentence(error)}"
+
+
+def sentence(error: WardenError) -> str:
+    """Return what an error is in words, with what to do."""
+    detail = str(error.params.get("detail", "")).removeprefix("Value error, ")
+    return english(error.code, {**error.params, "detail": detail})

@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 GROUND = frozenset({"webapp.errors", "webapp.folders", "webapp.message"})
+TEXTS = frozenset({"webapp.error_texts", "webapp.texts"})
 DOMAIN = GROUND | {"webapp.domain"}
 CONTROL = DOMAIN | {
     "webapp.settings",
@@ -30,11 +31,13 @@ CONTROL = DOMAIN | {
 ALLOWED = {
     "webapp.message": frozenset[str](),
     "webapp.folders": frozenset[str](),
+    "webapp.texts": frozenset[str](),
+    "webapp.error_texts": frozenset({"webapp.message", "webapp.texts"}),
     "webapp.errors": frozenset({"webapp.message"}),
     "webapp.schema": GROUND | {"webapp.schema"},
     "webapp.domain": DOMAIN,
     "webapp.settings": DOMAIN,
-    "webapp.console": GROUND,
+    "webapp.console": GROUND | TEXTS,
     "webapp.store": DOMAIN | {"webapp.settings", "webapp.store"},
     "webapp.catalog": DOMAIN | {"webapp.settings", "webapp.catalog"},
     "webapp.hardware": DOMAIN | {"webapp.settings", "webapp.hardware"},
@@ -51,6 +54,7 @@ ALLOWED = {
     "webapp.server.outgoing": frozenset[str](),
     "webapp.server.worker": frozenset({"webapp.server.incoming", "webapp.server.outgoing"}),
     "webapp.web": DOMAIN
+    | TEXTS
     | {"webapp", "webapp.schema", "webapp.settings", "webapp.audit", "webapp.auth", "webapp.control"}
     | {"webapp.server.incoming", "webapp.web"},
     "webapp.services": CONTROL

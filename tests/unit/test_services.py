@@ -42,7 +42,9 @@ def test_an_open_address_without_an_administrator_is_refused_with_the_command_th
     with pytest.raises(ConfigurationError) as caught:
         started[0].start()
 
-    assert explain(caught.value).startswith("Warden cannot start with WARDEN_BIND=0.0.0.0: 0.0.0.0 can be reached from")
+    assert explain(caught.value).startswith(
+        "Warden cannot start: WARDEN_BIND=0.0.0.0 cannot be used: 0.0.0.0 can be reached from"
+    )
     assert "`warden users add NAME --role administrator`" in explain(caught.value)
 
 

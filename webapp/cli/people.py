@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from webapp.console import explain, page_url
+from webapp.console import page_url, sentence
 from webapp.domain.audit import (
     Action,
     AuditActor,
@@ -38,17 +38,6 @@ if TYPE_CHECKING:
     from webapp.services import AccountsLocation
 
 DAY_S: Final = 86_400.0
-SENTENCES: Final[Mapping[str, str]] = {
-    "weak_password": "the password needs {least} to {most} characters and must not hold the name",
-    "invalid": "{field} cannot be {value!r}; allowed: {allowed}",
-    "name_in_use": "the name {person} is taken",
-    "unknown_person": "there is no {person}; `warden users list` shows everybody",
-    "unknown_token": "there is no token {token}; `warden tokens list` shows all",
-    "last_administrator": "{person} is the last administrator; make another one first",
-    "forbidden": "a token cannot do more than its owner, who is {role}",
-}
-"""What the commands say of an error, by its code."""
-
 role_choice = click.Choice([role.value for role in Role])
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON list, nothing else.")
 from_stdin_option = click.option(
@@ -78,7 +67,7 @@ def _accounts(*, new: bool) -> Iterator[Accounts]:
         with open_accounts(settings) as accounts:
             yield accounts
     except WardenError as exc:
-        raise click.ClickException(_sentence(exc)) from exc
+        raise click.ClickException(sentence(exc)) from exc
 
 
 @contextmanager
@@ -101,7 +90,7 @@ def _act(
                 raise
             audit.record(_entry(action, found if found.id else target(accounts), details))
     except WardenError as exc:
-        raise click.ClickException(_sentence(exc)) from exc
+        raise click.ClickException(sentence(exc)) from exc
 
 
 def _say_where(settings: Settings, *, new: bool) -> None:
@@ -182,13 +171,6 @@ def _token(token_id: str) -> Callable[[Accounts], Target]:
         return Target(Kind.TOKEN, short(token_id), label)
 
     return find
-
-
-def _sentence(error: WardenError) -> str:
-    if isinstance(error, StoreUnavailable):
-        return f"the database cannot be used: {error.params.get('reason')}"
-    known = SENTENCES.get(error.code)
-    return explain(error) if known is None else known.format(**error.params)
 
 
 def _password(name: str, from_stdin: bool) -> str:

@@ -1,7 +1,7 @@
 """What every document of the JSON contract is made of.
 
-Times are RFC 3339 in UTC, memory is bytes, an unknown value is ``null``. A document is closed: it has the fields that are declared
-and no others.
+Times are RFC 3339 in UTC, memory is bytes, an unknown value is ``null``. A document is closed: it has the fields that
+are declared and no others.
 """
 
 from __future__ import annotations

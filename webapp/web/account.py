@@ -21,6 +21,7 @@ from webapp.web.presenters.common import SUCCESS
 from webapp.web.recording import new_token, note_error, oneself, own_session, own_token, records
 from webapp.web.rights import needs, require
 from webapp.web.sign_in import begin_session
+from webapp.web.statuses import status_of
 from webapp.web.translate import gettext as _
 
 DAY_S: Final = 86_400.0
@@ -53,7 +54,7 @@ def change_password() -> ResponseReturnValue:
         return make_response(_page(_("The current password is not right.")), FAILED)
     except WardenError as error:
         note_error(error)
-        return make_response(_page(words.say(error.message)), error.status)
+        return make_response(_page(words.say(error.message)), status_of(error))
     begin_session(accounts().sign_in(person.name, new, visit()))
     return _done(_("The password is changed; all other sign-ins have ended."))
 
@@ -78,7 +79,7 @@ def add_token() -> ResponseReturnValue:
         key = accounts().add_token(_me(), request.form.get("label", ""), scope, days * DAY_S if days else None)
     except WardenError as error:
         note_error(error)
-        return make_response(_page(token_problem=words.say(error.message)), error.status)
+        return make_response(_page(token_problem=words.say(error.message)), status_of(error))
     return _page(new_token=key)
 
 

@@ -20,6 +20,7 @@ from webapp.web.ports import controller
 from webapp.web.recording import ask_first, note_error
 from webapp.web.responses import accepted, stopping, wants_fragment
 from webapp.web.rights import require_cancel, require_override
+from webapp.web.statuses import status_of
 
 blueprint = Blueprint("actions", __name__)
 
@@ -93,7 +94,7 @@ def stop_container(container_id: str) -> ResponseReturnValue:
     except NotConfirmed as error:
         note_error(error)
         question = container_dialog(find_container(container_id), typed, words.say(error.message))
-        return make_response(question, 200 if wants_fragment() else error.status)  # htmx puts 4xx elsewhere
+        return make_response(question, 200 if wants_fragment() else status_of(error))  # htmx puts 4xx elsewhere
     return accepted(operation)
 
 

@@ -19,6 +19,7 @@ from webapp.web.commands import does
 from webapp.web.pages import find_instance
 from webapp.web.ports import controller
 from webapp.web.presenters.instances import InstanceRow, instance_row
+from webapp.web.statuses import status_of
 from webapp.web.translate import Spoken, gettext, speaking, spoken
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def ask(instance_id: str) -> ResponseReturnValue:
         with closing(StreamedReply(instance_id, _question())) as answer:
             said.extend(answer)
     except WardenError as error:
-        return _page(row, "".join(said) or None, words.say(error.message)), error.status
+        return _page(row, "".join(said) or None, words.say(error.message)), status_of(error)
     return _page(row, "".join(said), None)
 
 
@@ -116,7 +117,7 @@ def stream(instance_id: str) -> ResponseReturnValue:
         find_instance(instance_id)
         answer = StreamedReply(instance_id, _question())
     except WardenError as error:
-        return Response(words.say(error.message), status=error.status, content_type=TEXT)
+        return Response(words.say(error.message), status=status_of(error), content_type=TEXT)
     pieces = _pieces(answer, current_app._get_current_object(), spoken())  # type: ignore[attr-defined]
     response = Response(pieces, content_type=TEXT, headers={"X-Accel-Buffering": "no"})
     response.call_on_close(answer.close)  # called too when the reader has gone before the first piece

@@ -19,6 +19,7 @@ from webapp.web.presenters.audit import AuditView, audit_choices, audit_view
 from webapp.web.responses import wants_fragment
 from webapp.web.rights import needs
 from webapp.web.spreadsheet import MEDIA_TYPE, Cell, to_csv
+from webapp.web.statuses import status_of
 
 PAGE: Final = 50
 """Entries on one page."""
@@ -54,7 +55,7 @@ def page() -> ResponseReturnValue:
     try:
         view, status = _asked(query), 200
     except StoreUnavailable as error:
-        view, status = audit_view(query, (), PAGE, time.time(), error.message), error.status
+        view, status = audit_view(query, (), PAGE, time.time(), error.message), status_of(error)
     if wants_fragment():
         return render_template("fragments/audit_rows.html", view=view)
     choices = audit_choices(query, _people())

@@ -19,6 +19,7 @@ from webapp.web.presenters.history import HistoryView, filter_view, history_view
 from webapp.web.presenters.operation_page import operation_page
 from webapp.web.responses import wants_fragment
 from webapp.web.rights import needs
+from webapp.web.statuses import status_of
 from webapp.web.translate import language
 
 PAGE: Final = 30
@@ -35,7 +36,7 @@ def history() -> ResponseReturnValue:
     try:
         view, status = _asked(query), 200
     except StoreUnavailable as error:
-        view, status = _without_store(query, error.message), error.status
+        view, status = _without_store(query, error.message), status_of(error)
     if wants_fragment():
         return render_template("fragments/history_rows.html", view=view)
     page = render_template("pages/history.html", view=view, choices=filter_view(query, _values()))

@@ -21,13 +21,14 @@ from werkzeug.exceptions import TooManyRequests
 
 from webapp.errors import SignInFailed
 from webapp.web.ports import services
+from webapp.web.statuses import status_of
 
 P = ParamSpec("P")
 View = Callable[P, ResponseReturnValue]
 
 EXTENSION: Final = "warden_guesses"
 WINDOW_S: Final = 15 * 60.0
-FAILED: Final = SignInFailed.status
+FAILED: Final = status_of(SignInFailed)
 ADDRESS_SHARE: Final = 3
 """From an address this many times the failures of a name are let pass: several people can sit behind it…"""
 WATCHED_SHARE: Final = 3

@@ -8,10 +8,10 @@ from typing import Final
 from flask import current_app, request, url_for
 
 from webapp.domain.people import allows
+from webapp.texts import N_
 from webapp.web.actor import shown_identity
 from webapp.web.rights import right_of
 from webapp.web.translate import gettext
-from webapp.web.words import N_
 
 SECTIONS: Final = (
     ("pages.dashboard", N_("Memory")),

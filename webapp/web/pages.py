@@ -23,6 +23,7 @@ from webapp.web.presenters.operations import kept_log
 from webapp.web.recording import note_error
 from webapp.web.responses import dialog, wants_fragment
 from webapp.web.rights import needs
+from webapp.web.statuses import status_of
 from webapp.web.view_cache import asked_form, asked_models, board, with_clock
 
 blueprint = Blueprint("pages", __name__)
@@ -52,7 +53,7 @@ def dashboard_page(error: WardenError | None = None) -> ResponseReturnValue:
         form_version=form.token,
         refusal=None if error is None else words.say(error.message),
     )
-    return with_clock(make_response(page, 200 if error is None else error.status))
+    return with_clock(make_response(page, 200 if error is None else status_of(error)))
 
 
 @blueprint.get("/confirm/emergency")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +11,18 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
+from pydantic_core import to_json
 from werkzeug.exceptions import HTTPException
 
+from webapp import schema
+from webapp.error_texts import ERROR_TEXTS
 from webapp.errors import NotSignedIn, WardenError
 from webapp.message import Message, Param
 from webapp.web import words
 from webapp.web.recording import note_error, note_problem
 from webapp.web.responses import refused, wants_fragment
 from webapp.web.security import CrossSite, FormForJson, UntrustedHost, Upload, is_api, same_site_path
+from webapp.web.statuses import status_of
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +54,12 @@ class Problem:
 
     status: int
     code: str
-    title: str
     params: Mapping[str, Param]
+
+    @property
+    def title(self) -> str:
+        """A few words, in English."""
+        return words.capital(ERROR_TEXTS[self.code].title)
 
     @property
     def detail(self) -> str:
@@ -70,12 +76,7 @@ def init_problems(app: Flask) -> None:
 
 def problem_of(error: WardenError) -> Problem:
     """Return the problem that an error of Warden's is."""
-    return Problem(error.status, error.code, title_of(type(error)), dict(error.params))
-
-
-def title_of(error: type[WardenError]) -> str:
-    """Return the title of an error: the class's own first sentence."""
-    return (inspect.getdoc(error) or error.code).partition(".")[0]
+    return Problem(status_of(error), error.code, dict(error.params))
 
 
 def _warden_error(error: WardenError) -> ResponseReturnValue:
@@ -116,7 +117,7 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
         return error.get_response()  # a redirect, or an answer that somebody has made already
     code = SPECIAL_CODES.get(type(error)) or CODES.get(error.code, "bad_request" if error.code < 500 else "error")
     note_problem(code, error.code)
-    response = make_response(_tell(Problem(error.code, code, HTTPStatus(error.code).phrase, {"path": request.path})))
+    response = make_response(_tell(Problem(error.code, code, {"path": request.path})))
     if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
         response.headers["Allow"] = dict(error.get_headers()).get("Allow", "")
     return response
@@ -126,7 +127,7 @@ def _defect(error: Exception) -> ResponseReturnValue:
     """The place of the web layer that catches everything: it is recorded, and told without its inside."""
     log.error("%s %s failed", request.method, request.path, exc_info=error)
     note_problem("error", HTTPStatus.INTERNAL_SERVER_ERROR)
-    return _tell(Problem(500, "error", HTTPStatus.INTERNAL_SERVER_ERROR.phrase, {}))
+    return _tell(Problem(500, "error", {}))
 
 
 def _tell(problem: Problem) -> ResponseReturnValue:
@@ -149,12 +150,11 @@ def _plainly(problem: Problem) -> Response:
 
 def problem_document(problem: Problem) -> Response:
     """Return the problem as ``application/problem+json`` (RFC 9457)."""
-    document = {
-        "type": "about:blank",
-        "title": problem.title,
-        "status": problem.status,
-        "code": problem.code,
-        "detail": problem.detail,
-        "params": dict(problem.params),
-    }
-    return Response(json.dumps(document, ensure_ascii=False) + "\n", status=problem.status, content_type=PROBLEM_TYPE)
+    document = schema.Problem(
+        title=problem.title,
+        status=problem.status,
+        code=problem.code,
+        detail=problem.detail,
+        params=dict(problem.params),
+    )
+    return Response(to_json(document) + b"\n", status=problem.status, content_type=PROBLEM_TYPE)

@@ -39,6 +39,7 @@ from webapp.errors import WardenError
 from webapp.web.actor import shown_identity
 from webapp.web.client_address import client_address
 from webapp.web.ports import accounts, audit, controller
+from webapp.web.statuses import status_of
 
 V = TypeVar("V", bound=Callable[..., Any])
 
@@ -145,7 +146,7 @@ def note_problem(code: str, status: int) -> None:
 
 def note_error(error: WardenError) -> None:
     """Note why the request is not done."""
-    note_problem(error.code, error.status)
+    note_problem(error.code, status_of(error))
 
 
 def note_operation(operation: Operation) -> None:

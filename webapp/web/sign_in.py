@@ -19,6 +19,7 @@ from webapp.web.presenters.common import SUCCESS
 from webapp.web.recording import note_error, oneself, records, typed_person
 from webapp.web.rights import needs
 from webapp.web.security import same_site_path
+from webapp.web.statuses import status_of
 from webapp.web.translate import gettext as _
 
 blueprint = Blueprint("signing", __name__)
@@ -106,7 +107,7 @@ def accept() -> ResponseReturnValue:
         raise
     except WardenError as error:
         note_error(error)
-        return make_response(_invitation_page(words.say(error.message), name), error.status)
+        return make_response(_invitation_page(words.say(error.message), name), status_of(error))
     begin_session(accounts().sign_in(person.name, password, visit()))
     flash(_("The account is made. You are signed in."), SUCCESS)
     return redirect(url_for("pages.dashboard"), 303)

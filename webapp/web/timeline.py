@@ -22,6 +22,7 @@ from webapp.web.rendered import SingleFlightCache
 from webapp.web.responses import wants_fragment
 from webapp.web.rights import needs
 from webapp.web.spreadsheet import MEDIA_TYPE, Cell, to_csv
+from webapp.web.statuses import status_of
 from webapp.web.translate import language
 
 EXTENSION: Final = "warden_timeline"
@@ -60,7 +61,7 @@ def page() -> ResponseReturnValue:
     try:
         view, status = _view(device_id, span), 200
     except StoreUnavailable as error:
-        view, status = empty_view(device_id, span, error.message), error.status
+        view, status = empty_view(device_id, span, error.message), status_of(error)
     if not wants_fragment():
         return make_response(render_template("pages/timeline.html", view=view, **_choices(device_id, span)), status)
     if request.args.get("version") == view.version:

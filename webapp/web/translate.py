@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import flask_babel
 from babel.support import NullTranslations
 from flask import Flask, g
 
-CONTEXT_MARK: Final = "\4"
-"""Separates a text from its context, as in gettext's own catalogues: one English text may have several translations."""
+from webapp.texts import CONTEXT_MARK
 
 
 class Spoken(NamedTuple):

@@ -26,19 +26,11 @@ from webapp.domain.queue import QueueState
 from webapp.domain.recommend import Mark
 from webapp.domain.selftest import CheckMark, CheckName
 from webapp.domain.timeline import EventMark, Span
+from webapp.error_texts import ERROR_TEXTS
 from webapp.message import Message, Param
+from webapp.texts import N_, NN_, NP_
 from webapp.web import formats
-from webapp.web.translate import CONTEXT_MARK, gettext, plural
-
-
-def N_(text: str) -> str:  # noqa: N802  gettext's name for a text that is translated later
-    """Mark ``text`` for the catalogue."""
-    return text
-
-
-def NP_(context: str, text: str) -> str:  # noqa: N802
-    """Mark ``text`` for the catalogue as it is meant in ``context``."""
-    return f"{context}{CONTEXT_MARK}{text}"
+from webapp.web.translate import gettext, plural
 
 
 @dataclass(frozen=True)
@@ -73,13 +65,8 @@ def _many(one: str, many: str, count: str = "count") -> Sentence:
     return Sentence(one, many, count)
 
 
-def NN_(one: str, many: str) -> tuple[str, str]:  # noqa: N802
-    """Mark a text and its plural for the catalogues."""
-    return one, many
-
-
 ERRORS: Final[Mapping[str, Sentence]] = {
-    "error": _one(N_("Something went wrong. The server's log has the details.")),
+    **{code: Sentence(text.sentence) for code, text in ERROR_TEXTS.items()},
     "unexpected": _one(
         N_("The operation broke off because of a defect in the program itself. The server's log has the details.")
     ),
@@ -89,70 +76,16 @@ ERRORS: Final[Mapping[str, Sentence]] = {
             "log has the details."
         )
     ),
-    "invalid": _one(N_("The field “%(field)s” cannot be “%(value)s”. Allowed: %(allowed)s.")),
-    "weak_password": _one(
-        N_("This password will not do: it needs %(least)s to %(most)s characters and must not contain your name.")
-    ),
-    "unauthorized": _one(N_("You are not signed in, or your sign-in has ended. Sign in again.")),
-    "sign_in_failed": _one(N_("The name and the password do not match. Check the keyboard layout and try again.")),
-    "forbidden": _one(
-        N_(
-            "This needs the role “%(needed)s”; yours is “%(role)s”. An administrator changes roles on the "
-            "People page: ask one."
-        )
-    ),
-    "not_yours": _one(N_("Only %(owner)s and an administrator may do this. Ask them, or wait until it is free.")),
-    "too_late": _one(N_("The model is already being unloaded, and that cannot be stopped. You can load it again.")),
-    "in_person": _one(
-        N_("An API token cannot do this: accounts are managed on the page, signed in by name and password.")
-    ),
-    "unknown_person": _one(N_("There is no %(person)s here. Reload the page.")),
-    "unknown_invitation": _one(N_("This link has been used or has expired. Ask an administrator for a new one.")),
-    "unknown_token": _one(N_("There is no token %(token)s: it has been revoked. Reload the page.")),
-    "name_in_use": _one(N_("The name %(person)s is taken. Choose another.")),
-    "last_administrator": _one(
-        N_("%(person)s is the last administrator; without one nobody could manage Warden. Appoint another first.")
-    ),
-    "own_account": _one(
-        N_("Nobody changes their own role, or disables or removes their own account: another administrator does.")
-    ),
-    "not_found": _one(N_("There is no such thing here. Reload the page.")),
-    "unknown_model": _one(N_("No model is chosen. Choose one from the list.")),
     "unknown_model_named": _one(
         N_(
             "The model %(model)s is not in the cache. Check its name or download it: the list renews itself "
             "within seconds."
         )
     ),
-    "unknown_instance": _one(
-        N_("The model with the number %(instance)s is no longer here: it was unloaded. Reload the page.")
-    ),
-    "unknown_operation": _one(N_("There is no operation %(operation)s. Check the address, or find it in the history.")),
-    "unknown_device": _one(N_("This server has no device %(device)s. It has: %(known)s.")),
-    "refused": _one(N_("This cannot be done now. Reload the page and see what has changed.")),
-    "busy": _one(
-        N_("Another operation is running: %(kind)s, started by %(actor)s at %(since)s. Wait for its end or cancel it.")
-    ),
     "busy_model": _one(
         N_(
             "The memory is claimed by another operation: %(kind)s %(model)s, step “%(step)s”, started by "
             "%(actor)s at %(since)s. Wait for its end or cancel it."
-        )
-    ),
-    "not_enough_memory": _one(
-        N_(
-            "Not enough memory on %(device)s: %(model)s needs %(needed_bytes)s plus a reserve of "
-            "%(reserve_bytes)s, %(free_bytes)s is available; %(missing_bytes)s short. Choose settings or a "
-            "model that need less."
-        )
-    ),
-    "already_loaded": _one(
-        N_("The model %(model)s is already loaded with the same settings. Change the settings or use the loaded one.")
-    ),
-    "instance_in_use": _one(
-        N_(
-            "It is unknown whether %(model)s (owner: %(owner)s) is answering requests now, so it counts as "
-            "busy. Ask its owner to release it."
         )
     ),
     "instance_in_use_counted": _one(
@@ -161,300 +94,28 @@ ERRORS: Final[Mapping[str, Sentence]] = {
             "answers; you may interrupt your own model, and ask the owner to release another person's."
         )
     ),
-    "instance_leased": _one(
-        N_(
-            "Model %(model)s is leased until %(until)s, its owner is %(owner)s. Ask to release it or choose "
-            "another place."
-        )
-    ),
     "instance_leased_for": _one(
         N_(
             "Model %(model)s is leased until %(until)s, its owner is %(owner)s: “%(reason)s”. Ask to release "
             "it or choose another place."
         )
     ),
-    "confirmation_needed": _one(
-        N_("There is room only if other people’s models are unloaded: %(models)s. Confirm each of them.")
-    ),
-    "instance_stopping": _one(
-        N_(
-            "The model %(model)s is already being unloaded: it is too late to change its lease or to ask for "
-            "it. If you need it, load it again."
-        )
-    ),
-    "cannot_end": _one(
-        N_(
-            "%(model)s cannot be ended in order now, or loaded again if loading fails: %(reason)s. Fix that "
-            "first, or choose not to restore the unloaded models. Nothing was changed."
-        )
-    ),
-    "idle_used_again": _one(N_("Model %(model)s is in use again and stays.")),
-    "lease_pending": _one(N_("The lease of %(model)s is being saved at this moment. Try again in a second.")),
-    "not_owner": _one(N_("Model %(model)s is not yours: its owner, %(owner)s, can do that.")),
-    "release_pending": _one(N_("%(asker)s has already asked to release model %(model)s. Wait for the owner's answer.")),
-    "nothing_asked": _one(N_("Nobody is asking for model %(model)s: the request has been answered.")),
-    "cooling_down": _one(
-        N_(
-            "The model %(model)s failed to load a moment ago (failures in a row: %(failures)s). Try again in "
-            "%(seconds)s or choose other settings."
-        )
-    ),
-    "mode_unavailable": _one(
-        N_("The mode %(mode)s is not available now: %(reason)s. Nothing was changed. Choose another mode.")
-    ),
-    "model_unsuitable": _one(
-        N_("The model %(model)s cannot be loaded: %(reason)s. Choose another one or repair its files in the cache.")
-    ),
-    "not_ready": _one(N_("The model %(model)s takes no requests: %(state)s. Wait until it is ready.")),
-    "nothing_to_restore": _one(N_("There is nothing to load again: everything is loaded or loading. Reload the page.")),
-    "not_cancellable": _one(N_("There is nothing to cancel: the operation has ended (%(state)s).")),
-    "superseded": _one(N_("An emergency clean-up cut the operation off.")),
-    "unavailable": _one(N_("A needed part of the program does not answer. Try again in a minute.")),
-    "device_unreadable": _one(
-        N_("The memory figures cannot be trusted now, so nothing can be loaded. Check the driver and try again.")
-    ),
     "device_unreadable_named": _one(
         N_("The figures of %(device)s cannot be trusted now, so nothing can be loaded. Check the driver and try again.")
-    ),
-    "store_unavailable": _one(
-        N_("The database does not answer (%(reason)s). Loaded models go on; the history comes back with the database.")
-    ),
-    "not_stored": _one(
-        N_(
-            "Warden could not save this (%(reason)s), so nothing was done. Check the disk space and the "
-            "database, then try again."
-        )
-    ),
-    "stopping": _one(N_("The program is shutting down and accepts no new operations. Try again after its start.")),
-    "too_many_questions": _one(
-        N_(
-            "The models are answering as many questions as the page can lead at once (%(limit)s). Wait for "
-            "one of the answers."
-        )
-    ),
-    "launch_failed": _one(
-        N_(
-            "The model %(model)s did not start: %(detail)s. Its process never began to work, so the model "
-            "has no log; see the server’s log."
-        )
     ),
     "launch_failed_logged": _one(
         N_("The model %(model)s did not start: %(detail)s. Look at the last lines of its log.")
     ),
-    "out_of_memory": _one(
-        N_(
-            "Model %(model)s ran out of memory (%(detail)s). Choose fewer tokens or a smaller batch, a "
-            "lighter model or, in Transformers mode, INT8 or 4-bit."
-        )
-    ),
-    "worker_died": _one(
-        N_(
-            "The process of the model %(model)s ended by itself (%(exit)s). Look at the last lines of its "
-            "log and load the model again."
-        )
-    ),
-    "launch_stalled": _one(
-        N_("The load of the model %(model)s showed no sign of life for %(seconds)s and was stopped. Look at its log.")
-    ),
-    "launch_too_slow": _one(
-        N_(
-            "The model %(model)s was loading for %(seconds)s and did not make it. Look at its log or raise "
-            "WARDEN_LAUNCH_DEADLINE_S."
-        )
-    ),
-    "cancelled_by_stop": _one(N_("The program was stopped in the middle of the operation. Repeat it after the start.")),
-    "worker_garbled": _one(
-        N_(
-            "The process of the model %(model)s answers what is not its protocol (%(detail)s) and was "
-            "stopped. Check the setting WARDEN_WORKER_COMMAND."
-        )
-    ),
-    "server_garbled": _one(
-        N_(
-            "What answers in the container of model %(model)s is not vLLM, or serves another model "
-            "(%(detail)s); it was stopped. Check WARDEN_VLLM_IMAGE, WARDEN_VLLM_ENTRYPOINT and "
-            "WARDEN_VLLM_ARGS."
-        )
-    ),
-    "worker_silent": _one(
-        N_(
-            "The process of the model %(instance)s did not answer within %(seconds)s. Wait; if that does not "
-            "help, unload the model."
-        )
-    ),
-    "worker_cut_off": _one(
-        N_(
-            "Somebody removed the folder of this model (%(path)s): process %(pid)s is running, but cannot be "
-            "asked anything. Unload the model, then load it again."
-        )
-    ),
-    "generation_failed": _one(
-        N_("The model %(model)s could not answer: %(detail)s. Change the question or ask again.")
-    ),
-    "stop_failed": _one(
-        N_(
-            "Process %(pid)s (user %(user)s, state %(state)s) survived every signal, the memory of the model "
-            "%(model)s is still taken. End it by hand or restart the server."
-        )
-    ),
-    "cancelled": _one(N_("%(actor)s cancelled the operation.")),
     "cancelled_by_emergency": _one(N_("An emergency clean-up started by %(actor)s cut the operation off.")),
-    "probe_failed": _one(N_("%(device)s could not be read (%(detail)s). Check the driver.")),
-    "driver_missing": _one(
-        N_("There is no NVIDIA driver here, so the main memory is shown. If there is a GPU, install the driver.")
-    ),
     "driver_gone": _one(
         N_(
             "The NVIDIA driver stopped answering (%(detail)s). Check nvidia-smi; until then there are no "
             "figures of the GPUs."
         )
     ),
-    "device_lost": _one(N_("%(device)s fell off the bus (%(detail)s). Usually only a restart of the server helps.")),
-    "not_supported": _one(N_("The driver does not tell this figure (%(device)s: %(detail)s).")),
     "holders_unknown": _one(N_("The process list could not be read (%(detail)s): who holds the memory is unknown.")),
-    "demo_failed": _one(
-        N_("The demo model could not be made: %(detail)s. Check the space and the rights in the cache folder.")
-    ),
-    "sandbox_failed": _one(
-        N_("The separate copy for the self-test could not be made or removed: %(detail)s. See the server's log.")
-    ),
-    "configuration": _one(N_("The program cannot work with %(setting)s=%(value)s: %(detail)s. Correct the setting.")),
-    "already_running": _one(
-        N_("Another copy of the program (process %(pid)s) holds the state folder %(state_dir)s. Stop it.")
-    ),
     "cache_unreadable": _one(
         N_("The model cache %(path)s cannot be read: %(detail)s. Check the folder and its rights.")
-    ),
-    "unknown_container": _one(
-        N_("The container %(container)s is not here any more, or it is this page's own. Reload the page.")
-    ),
-    "not_confirmed": _one(
-        N_("The container %(name)s is somebody else's (owner: %(owner)s). To stop it, give its full name.")
-    ),
-    "engine_unavailable": _one(N_("Docker does not answer now (%(socket)s). Check the docker service and try again.")),
-    "engine_missing": _one(
-        N_(
-            "There is no Docker on this server: the socket %(socket)s does not exist. Install and start "
-            "Docker, or name its socket in WARDEN_DOCKER_SOCKET."
-        )
-    ),
-    "engine_forbidden": _one(
-        N_(
-            "The user %(user)s has no rights to Docker's socket %(socket)s. Add them to the group docker and "
-            "start Warden again."
-        )
-    ),
-    "engine_unreachable": _one(
-        N_(
-            "Docker does not answer (%(socket)s: %(detail)s). Check the docker service; the page will notice "
-            "by itself when it is back."
-        )
-    ),
-    "engine_failed": _one(
-        N_(
-            "Docker answered with an error (%(socket)s: %(detail)s). Look at the log of the docker service; "
-            "once the error is gone, the page will notice by itself."
-        )
-    ),
-    "unknown_ticket": _one(N_("There is no request %(ticket)s here any more. Reload the page.")),
-    "queue_full": _one(N_("As many requests wait as may (%(limit)s). Try again when one of them has gone.")),
-    "already_waiting": _one(N_("It waits already: %(model)s, place %(place)s in line.")),
-    "cannot_wait": _one(
-        N_(
-            "Waiting would be in vain: %(model)s needs %(needed_bytes)s with the reserve, and an empty "
-            "device has only %(most_bytes)s. Choose something lighter."
-        )
-    ),
-    "ticket_ended": _one(
-        N_(
-            "The request for %(model)s waits no more: it is being started, has been started or was taken "
-            "back. Reload the page."
-        )
-    ),
-    "foreign_ticket": _one(
-        N_("This is a request of %(actor)s. Only they or an administrator can take it back or start it.")
-    ),
-    "launch_blocked": _one(
-        N_(
-            "The model %(model)s was not started: the server is in no state for it (%(detail)s). Remove the "
-            "cause and try again."
-        )
-    ),
-    "disk_full": _one(
-        N_(
-            "%(model)s was not started: the disk %(mount)s is full, so %(path)s cannot be written. Free some "
-            "space (df -h %(mount)s) and try again."
-        )
-    ),
-    "disk_read_only": _one(
-        N_(
-            "%(model)s was not started: the file system %(mount)s is read-only, so %(path)s cannot be "
-            "written. Remount it for writing, or set WARDEN_STATE_DIR to another folder."
-        )
-    ),
-    "too_many_files": _one(
-        N_(
-            "%(model)s was not started: the limit of open files and connections is reached (%(limit)s). "
-            "Close pages that nobody needs, or raise the limit: ulimit -n, or LimitNOFILE in a systemd "
-            "service."
-        )
-    ),
-    "too_many_processes": _one(
-        N_(
-            "%(model)s was not started: the limit of processes is reached. End processes that nobody needs, "
-            "or raise the limit: ulimit -u, or TasksMax in a systemd service."
-        )
-    ),
-    "load_fenced": _one(
-        N_(
-            "The load of %(model)s was stopped in time: it would have run out of memory (%(device)s). A "
-            "neighbour took the memory — %(who)s, +%(grown_bytes)s. The model still needs %(needed_bytes)s "
-            "and %(free_bytes)s is available. Try again later or ask for less."
-        )
-    ),
-    "image_missing": _one(N_("The image %(image)s is not on this server. Get it with “%(command)s” and try again.")),
-    "gpu_runtime_missing": _one(
-        N_(
-            "Docker cannot give the model %(model)s a GPU (%(detail)s). Install the NVIDIA Container "
-            "Toolkit, restart Docker and try again."
-        )
-    ),
-    "port_taken": _one(
-        N_(
-            "There is no port for the model %(model)s: all of %(ports)s are taken. Free one of them or widen "
-            "WARDEN_VLLM_PORTS."
-        )
-    ),
-    "port_lost": _one(
-        N_(
-            "Somebody else took port %(port)s while model %(model)s was starting. Load it again: it will get "
-            "another port."
-        )
-    ),
-    "name_taken": _one(
-        N_(
-            "The name %(name)s that the model %(model)s needs is another container's. Remove that (docker rm "
-            "%(name)s) and try again."
-        )
-    ),
-    "profile_disturbed": _one(
-        N_(
-            "While vLLM measured the memory for the model %(model)s, a neighbour changed it: "
-            "%(before_bytes)s were free before, %(after_bytes)s after. Wait until the neighbour is quiet and "
-            "try again."
-        )
-    ),
-    "start_memory_short": _one(
-        N_(
-            "vLLM refused to start the model %(model)s: %(free_bytes)s of %(total_bytes)s are free, and it "
-            "was to take %(wanted_bytes)s. Free memory, or choose fewer tokens and a smaller batch."
-        )
-    ),
-    "kv_cache_too_small": _one(
-        N_(
-            "The KV cache of the model %(model)s does not hold even one request (tokens: %(max_tokens)s): it "
-            "needs %(needed_bytes)s and has %(available_bytes)s. Choose fewer tokens."
-        )
     ),
     "kv_cache_too_small_fits": _one(
         N_(
@@ -462,40 +123,10 @@ ERRORS: Final[Mapping[str, Sentence]] = {
             "needs %(needed_bytes)s and has %(available_bytes)s. Choose %(fits_tokens)s tokens or fewer."
         )
     ),
-    "architecture_unsupported": _one(
-        N_(
-            "vLLM does not know the architecture %(architecture)s; the model %(model)s was not started. Load "
-            "it in Transformers mode, or use a newer image (WARDEN_VLLM_IMAGE)."
-        )
-    ),
-    "argument_rejected": _one(
-        N_(
-            "vLLM did not take the argument %(argument)s (%(detail)s); the model %(model)s was not started. "
-            "Correct WARDEN_VLLM_ARGS or use another image (WARDEN_VLLM_IMAGE)."
-        )
-    ),
-    "context_too_long": _one(
-        N_(
-            "Model %(model)s is not made for %(max_tokens)s tokens and was not started. Choose fewer tokens: "
-            "the limit stands at the end of its log."
-        )
-    ),
     "context_too_long_limit": _one(
         N_(
             "Model %(model)s is not made for %(max_tokens)s tokens and was not started. Choose "
             "%(limit_tokens)s tokens or fewer."
-        )
-    ),
-    "container_removed": _one(
-        N_(
-            "Somebody else removed the container of model %(model)s. Find out who (docker events), and load "
-            "the model again if it is still needed."
-        )
-    ),
-    "container_exited": _one(
-        N_(
-            "The container of the model %(model)s ended by itself (code or signal: %(exit)s). See the last "
-            "lines of its log and load the model again."
         )
     ),
 }
@@ -856,34 +487,7 @@ OUTCOMES: Final[Mapping[str, Sentence]] = {
 """How an operation ended, and the lines of its result."""
 
 WEB: Final[Mapping[str, Sentence]] = {
-    "bad_request": _one(N_("The request cannot be understood. Go back to the main page and try again.")),
     "bad_json": _one(N_("The request body is not JSON (%(detail)s). Send a JSON object.")),
-    "too_many_attempts": _one(
-        N_(
-            "Too many failed attempts for this name or from this address. Try again in a minute; if that "
-            "does not help, in a quarter of an hour."
-        )
-    ),
-    "untrusted_host": _one(
-        N_(
-            "The page was called by a name that WARDEN_TRUSTED_HOSTS does not list. Open it as "
-            "http://127.0.0.1 or add the name."
-        )
-    ),
-    "cross_site": _one(
-        N_("The request came from a page of another site and was refused. Open the dashboard directly and try again.")
-    ),
-    "form_for_json": _one(
-        N_(
-            "Only JSON is accepted here: say Content-Type: application/json. The form type was refused, "
-            "other sites send it."
-        )
-    ),
-    "csrf": _one(N_("The form's protection token did not fit. Reload the page (cookies must be on) and try again.")),
-    "method_not_allowed": _one(N_("This address does not take this request method.")),
-    "too_large": _one(N_("The request is too large: up to 256 KiB are accepted. Shorten it.")),
-    "no_uploads": _one(N_("No files are taken here.")),
-    "unsupported_type": _one(N_("This type of data is not accepted here. Send application/json.")),
 }
 """What the web layer itself refuses."""
 
@@ -1500,67 +1104,6 @@ RELEASE_ANSWERS: Final[Mapping[str, str]] = {
     ReleaseAnswer.KEEP: N_("keep"),
     ReleaseAnswer.RELEASE: N_("release"),
 }
-PROBLEMS: Final[Mapping[str, str]] = {
-    "already_loaded": N_("already loaded"),
-    "already_waiting": N_("waits already"),
-    "bad_request": N_("the request is not understood"),
-    "busy": N_("another operation runs"),
-    "cannot_wait": N_("this request cannot wait"),
-    "cooling_down": N_("pause after a failed load"),
-    "cross_site": N_("request from another site"),
-    "csrf": N_("the form is outdated or foreign"),
-    "device_unreadable": N_("memory cannot be read"),
-    "engine_unavailable": N_("Docker does not answer"),
-    "error": N_("internal error"),
-    "forbidden": N_("the role does not allow it"),
-    "foreign_ticket": N_("somebody else’s request"),
-    "form_for_json": N_("request from another site"),
-    "in_person": N_("not allowed to a token"),
-    "instance_in_use": N_("somebody else’s model, answering"),
-    "instance_leased": N_("leased by somebody else"),
-    "confirmation_needed": N_("other people’s models were not confirmed"),
-    "instance_stopping": N_("the model is already being unloaded"),
-    "invalid": N_("invalid value"),
-    "last_administrator": N_("the last administrator"),
-    "cannot_end": N_("model cannot be ended now"),
-    "lease_pending": N_("the lease is being saved"),
-    "mode_unavailable": N_("the mode is not available"),
-    "model_unsuitable": N_("the model cannot be loaded"),
-    "name_in_use": N_("the name is taken"),
-    "not_cancellable": N_("too late to cancel"),
-    "nothing_to_restore": N_("nothing to load again"),
-    "not_confirmed": N_("the confirmation does not match"),
-    "not_enough_memory": N_("not enough memory"),
-    "not_found": N_("not found"),
-    "not_owner": N_("somebody else’s model"),
-    "not_stored": N_("not saved"),
-    "not_yours": N_("somebody else’s operation"),
-    "nothing_asked": N_("nobody has asked"),
-    "own_account": N_("not possible for one’s own account"),
-    "queue_full": N_("the queue is full"),
-    "release_pending": N_("somebody asks already"),
-    "sign_in_failed": N_("wrong name or password"),
-    "stopping": N_("Warden is stopping"),
-    "store_unavailable": N_("the database is not available"),
-    "ticket_ended": N_("the request has ended"),
-    "too_large": N_("the request is too large"),
-    "too_late": N_("already unloading"),
-    "too_many_attempts": N_("too many attempts"),
-    "unauthorized": N_("not signed in"),
-    "unavailable": N_("not possible now"),
-    "unknown_container": N_("no such container"),
-    "unknown_device": N_("no such device"),
-    "unknown_instance": N_("no such model is loaded"),
-    "unknown_invitation": N_("the invitation is not valid"),
-    "unknown_model": N_("no such model"),
-    "unknown_operation": N_("no such operation"),
-    "unknown_person": N_("no such account"),
-    "unknown_ticket": N_("no such request"),
-    "unknown_token": N_("no such token"),
-    "untrusted_host": N_("wrong server name"),
-    "weak_password": N_("weak password"),
-}
-"""Why something was not done, in few words; the values that the whole sentence needs are not kept."""
 
 FIELDS: Final[Mapping[str, str]] = {
     "mode": N_("Mode"),
@@ -1600,6 +1143,12 @@ def word(table: Mapping[str, str], key: str | None) -> str:
         return formats.unknown()
     text = table.get(key)
     return key if text is None else gettext(text)
+
+
+def error_title(code: str) -> str:
+    """Return in few words why something was not done; a code of another version stands as it is."""
+    text = ERROR_TEXTS.get(code)
+    return code if text is None else gettext(text.title)
 
 
 def say(message: Message) -> str:

@@ -151,7 +151,7 @@ def test_a_bad_setting_is_one_sentence_for_every_command(folder: Path, command: 
 
     assert result.exit_code == 1
     assert result.output.startswith(
-        "Error: Warden cannot start with WARDEN_BIND=gpu-server: 'gpu-server' does not appear"
+        "Error: Warden cannot start: WARDEN_BIND=gpu-server cannot be used: 'gpu-server' does not appear"
     )
 
 

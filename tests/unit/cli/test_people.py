@@ -222,12 +222,12 @@ def test_the_name_of_the_machines_user_is_given_here() -> None:
         (("users", "role", "boss", "viewer"), "boss is the last administrator"),
         (("users", "disable", "boss"), "boss is the last administrator"),
         (("users", "remove", "boss", "--yes"), "boss is the last administrator"),
-        (("users", "add", "BOSS"), "the name BOSS is taken"),
-        (("users", "add", "warden"), "the name warden is taken"),
-        (("users", "add", "a b"), "name cannot be 'a b'"),
-        (("users", "password", "nobody"), "there is no nobody"),
-        (("tokens", "add", "nobody", "x"), "there is no nobody"),
-        (("tokens", "revoke", "nothing"), "there is no token nothing"),
+        (("users", "add", "BOSS"), "The name BOSS is taken"),
+        (("users", "add", "warden"), "The name warden is taken"),
+        (("users", "add", "a b"), "The field “name” cannot be “a b”"),
+        (("users", "password", "nobody"), "There is no account nobody"),
+        (("tokens", "add", "nobody", "x"), "There is no account nobody"),
+        (("tokens", "revoke", "nothing"), "There is no token nothing"),
     ],
 )
 def test_a_refusal_is_one_sentence(command: tuple[str, ...], sentence: str) -> None:
@@ -317,7 +317,7 @@ def test_a_token_above_its_owner_is_refused() -> None:
     result = warden("tokens", "add", "anna", "x", "--scope", "administrator")
 
     assert result.exit_code == 1
-    assert "a token cannot do more than its owner, who is viewer" in result.output
+    assert "This needs the role “administrator”, not “viewer”" in result.output
 
 
 def test_the_tables_show_everybody() -> None:

@@ -199,7 +199,7 @@ def test_idle_connections_take_no_thread(serve: Callable[..., Server]) -> None:
     ("problem", "sentence"),
     [
         ("running", "Warden cannot start: process 7 is a Warden that holds /state."),
-        ("database", "Warden cannot start without its database: the disk is full."),
+        ("database", "Warden cannot start: the database does not answer (the disk is full)."),
     ],
 )
 def test_a_refused_start_ends_the_server_with_one_sentence(
@@ -230,7 +230,7 @@ def test_a_setting_that_cannot_be_meant_ends_it_before_anything_starts(serve: Ca
     said, _ = server.process.communicate(timeout=WAIT_S)
 
     assert server.process.returncode == 1
-    assert said.startswith("Warden cannot start with WARDEN_BIND=gpu-server: 'gpu-server' does not appear")
+    assert said.startswith("Warden cannot start: WARDEN_BIND=gpu-server cannot be used: 'gpu-server' does not appear")
     assert len(said.splitlines()) == 1
 
 

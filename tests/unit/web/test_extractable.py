@@ -15,7 +15,7 @@ import pytest
 from jinja2 import Environment, nodes
 
 from tests.unit.web.test_translations import in_the_program
-from webapp.web.translate import CONTEXT_MARK
+from webapp.texts import CONTEXT_MARK
 
 ROOT = Path(__file__).parents[3]
 CALLS = {"_": 1, "gettext": 1, "N_": 1, "ngettext": 2, "plural": 2, "NN_": 2, "pgettext": 2, "NP_": 2}
@@ -25,7 +25,9 @@ BY_TABLE = {
     ("webapp/web/words.py", "say"),
     ("webapp/web/words.py", "word"),
     ("webapp/web/words.py", "_reason"),
+    ("webapp/web/words.py", "error_title"),
     ("webapp/web/navigation.py", "sections"),
+    ("webapp/web/api/openapi.py", "_row"),
 }
 """Functions that translate what a table holds, marked there."""
 OF_GETTEXT = "webapp/web/translate.py"

@@ -1,4 +1,4 @@
-"""What was sent: bodies read strictly, so that a mistyped field is refused instead of ignored, and made the domain's values."""
+"""What was sent: bodies read strictly, so that a mistyped field is refused, and made values of the domain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a call of the JSON interface is declared: once, for the route, the check of rights, the record and the OpenAPI document."""
+"""How a call of the JSON interface is declared: once, for its route, rights, record and description."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ blueprint = Blueprint("api", __name__, url_prefix=PREFIX)
 
 @dataclass(frozen=True)
 class Call:
-    """One call with its routes (``POST /clean``). ``summary`` is a text of the catalogue; the view's docstring says the rest."""
+    """One call with its routes (``POST /clean``). ``summary`` is a text of the catalogue."""
 
     routes: tuple[str, ...]
     command: Command

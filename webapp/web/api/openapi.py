@@ -1,4 +1,4 @@
-"""The JSON interface described for programs (``/api/v1/openapi.json``) and for people (``/api``), from the calls' declarations."""
+"""The JSON interface described for programs (``/api/v1/openapi.json``) and for people (``/api``)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pydantic_core import to_json
 
 from webapp import __version__, schema
 from webapp.domain.people import LOWEST, Permission
+from webapp.error_texts import ERROR_TEXTS
 from webapp.errors import (
     Forbidden,
     InPerson,
@@ -27,9 +28,10 @@ from webapp.errors import (
 )
 from webapp.web import words
 from webapp.web.api.calls import CALLS, PREFIX, Call
-from webapp.web.problems import CODES, PROBLEM_TYPE, SPECIAL_CODES, title_of
+from webapp.web.problems import CODES, PROBLEM_TYPE, SPECIAL_CODES
 from webapp.web.rights import needs
 from webapp.web.security import CrossSite, FormForJson, UntrustedHost, Upload
+from webapp.web.statuses import status_of
 from webapp.web.translate import gettext
 
 REFERENCE: Final = "#/components/schemas/{model}"
@@ -157,9 +159,9 @@ def problems(each: Call, method: str, path: str) -> Problems:
     """Return why a call can be refused, by status: what its command refuses, and what is checked before."""
     found: dict[int, dict[str, str]] = {}
     for error in _errors(each):
-        found.setdefault(error.status, {})[error.code] = title_of(error)
+        found.setdefault(status_of(error), {})[error.code] = ERROR_TEXTS[error.code].title
     for status, code in _before(each, method, path):
-        found.setdefault(status, {}).setdefault(code, words.PROBLEMS.get(code, code))
+        found.setdefault(status, {}).setdefault(code, ERROR_TEXTS[code].title)
     return found
 
 
@@ -260,7 +262,7 @@ def _row(each: Call) -> CallRow:
     lowest = LOWEST[each.command.right]
     own: dict[int, dict[str, str]] = {}
     for error in dict.fromkeys(_with_subclasses(each.command.refusals)):
-        own.setdefault(error.status, {})[error.code] = words.word(words.PROBLEMS, error.code)
+        own.setdefault(status_of(error), {})[error.code] = words.error_title(error.code)
     return CallRow(
         routes=tuple(f"{method} {path}" for method, path in _routes(each)),
         summary=gettext(each.summary),

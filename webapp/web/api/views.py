@@ -14,6 +14,7 @@ from webapp.domain.people import Permission
 from webapp.domain.queue import QueuedLaunch, QueueEntry
 from webapp.errors import DeviceUnreadable, InvalidRequest, UnknownDevice, UnknownModel, UnknownOperation, UnknownTicket
 from webapp.schema import queries
+from webapp.texts import N_
 from webapp.web import commands
 from webapp.web.actor import current_actor
 from webapp.web.api import bodies, documents
@@ -25,7 +26,6 @@ from webapp.web.filters import SHOWN_LIMIT, AuditQuery, OperationsQuery, asked_t
 from webapp.web.ports import audit, controller, timeline
 from webapp.web.recording import note_operation
 from webapp.web.rights import has, require_cancel, require_override
-from webapp.web.words import N_
 
 __all__ = ["blueprint"]
 

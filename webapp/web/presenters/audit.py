@@ -115,7 +115,7 @@ def _row(entry: AuditEntry, now: float) -> AuditRow:
         result_word=words.word(words.RESULTS, entry.result),
         sign=sign,
         tone=tone,
-        problem="" if entry.problem is None else words.word(words.PROBLEMS, entry.problem),
+        problem="" if entry.problem is None else words.error_title(entry.problem),
         when=formats.moment(entry.at, now),
         moment=formats.full_moment(entry.at),
         operation_id=entry.operation_id or (entry.target.id if entry.target.kind is Kind.OPERATION else None) or None,

@@ -21,11 +21,11 @@ from webapp.errors import (
     QueueFull,
     WardenError,
 )
+from webapp.texts import N_
 from webapp.web import formats, words
 from webapp.web.presenters.common import short_name
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
-from webapp.web.words import N_
 
 OTHER: Final = "other"
 CONFIRM: Final = "confirmation_needed"
