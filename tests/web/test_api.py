@@ -86,6 +86,21 @@ def test_status_has_the_contracts_names(client: FlaskClient, controller: FakeCon
     } <= loaded.keys()
 
 
+def test_status_is_sent_once_while_nothing_changes(client: FlaskClient, controller: FakeController) -> None:
+    first = client.get("/api/v1/status")
+    tag = {"If-None-Match": first.headers["ETag"]}
+    controller.age_s = 0.9
+    again = client.get("/api/v1/status", headers=tag)
+    assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
+
+    controller.changed(instances=(instance("i1"),))
+    changed = client.get("/api/v1/status", headers=tag)
+    assert changed.status_code == 200
+    assert changed.headers["ETag"] != first.headers["ETag"]
+    assert changed.json is not None
+    assert changed.json["instances"]
+
+
 def test_unknown_is_null_and_never_zero(client: FlaskClient, controller: FakeController) -> None:
     controller.readings = (without_figures(reading(), Message("device_lost", {"device": "gpu-0"})),)
     controller.instances = (instance("i1", measured_bytes={}, predicted_bytes={}, in_flight=None),)

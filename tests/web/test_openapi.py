@@ -111,3 +111,10 @@ def test_every_link_of_the_page_leads_somewhere(visitor: Visitor) -> None:
     page = visitor.get("/api").text
 
     assert set(re.findall(r'href="#(model-\w+)"', page)) <= set(re.findall(r'id="(model-\w+)"', page))
+
+
+def test_a_call_with_a_tag_says_so() -> None:
+    described = document()["paths"]["/api/v1/status"]["get"]
+
+    assert "If-None-Match" in [each["name"] for each in described["parameters"]]
+    assert all("ETag" in described["responses"][status]["headers"] for status in ("200", "304"))

@@ -31,13 +31,12 @@ class CatalogView:
     """The models of the cache at one moment, sorted by id.
 
     ``problem`` says why the cache cannot be read; a cache that is empty or does not exist yet is no problem. ``scanned_at`` is the
-    end of the last look, in seconds since the epoch, ``None`` before the first. ``version`` grows with every change of the list.
+    end of the last look, in seconds since the epoch, ``None`` before the first.
     """
 
     models: tuple[CachedModel, ...] = ()
     problem: Message | None = None
     scanned_at: float | None = None
-    version: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,9 +136,7 @@ class Catalog:
         """Look at the cache once, in the calling thread, and return the list; at every file, or at some weights ``in_turns``."""
         with self._looking:
             models, problem = self._models(in_turns)
-            old = self._view
-            changed = old.scanned_at is None or (models, problem) != (old.models, old.problem)
-            self._view = CatalogView(models, problem, self._clock(), old.version + changed)
+            self._view = CatalogView(models, problem, self._clock())
             return self._view
 
     def _run(self) -> None:
@@ -160,9 +157,8 @@ class Catalog:
             self.look(in_turns=in_turns)
         except Exception as exc:  # the top of the thread: the list must not stop at one surprise
             log.exception("The model cache could not be read")
-            old = self._view
             problem = _unreadable(self._cache_dir, f"{type(exc).__name__}: {exc}")
-            self._view = CatalogView(old.models, problem, self._clock(), old.version + (problem != old.problem))
+            self._view = CatalogView(self._view.models, problem, self._clock())
 
     def _models(self, in_turns: bool) -> tuple[tuple[CachedModel, ...], Message | None]:
         try:

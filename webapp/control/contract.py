@@ -36,7 +36,7 @@ __all__ = [
 class Snapshot:
     """The whole state at one moment, for one page or one answer.
 
-    ``version`` changes whenever anything that a page shows has changed.
+    ``version`` changes whenever anything else in it changes, but for the age of the reading.
     """
 
     version: str

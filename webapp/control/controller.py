@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -35,6 +34,7 @@ from webapp.control.standby import Standby
 from webapp.control.state import ControllerState, busy_with
 from webapp.control.stuck import StuckInstances, clear_stuck
 from webapp.control.switching import Switch
+from webapp.control.versions import Versions
 from webapp.control.watcher import Watcher
 from webapp.domain.idle import idle_unload_in
 from webapp.domain.instance import Instance, InstanceState
@@ -106,6 +106,7 @@ class Controller:
         self._stuck = StuckInstances(context, self._clear_stuck)
         self._cut_off = restoring.CutOff(context, lambda owing, owed: self._restore(owing, owed, IDLE_ACTOR))
         self._standby = Standby()
+        self._versions = Versions()
         self._runs: dict[str, Run] = {}
         self._threads: dict[str, threading.Thread] = {}
 
@@ -171,43 +172,43 @@ class Controller:
 
     def snapshot(self) -> Snapshot:
         """See ``ControllerApi``."""
+        unversioned = self._unversioned()
+        version = self._versions.of(unversioned)
+        return replace(unversioned, version=version, sample_age_s=self._context.monitor.age_s())
+
+    def _unversioned(self) -> Snapshot:
+        """Return what the version covers: everything but the age of the reading, which passes without a change."""
         state, context, line = self._state_store.state, self._context, self._queue.line
-        sample = context.monitor.latest()
-        stale = context.monitor.is_stale()
         catalog = context.catalog.latest()
-        number = None if sample is None else sample.number
-        problems, foreign = context.mode_problems(), context.foreign_containers()
-        present, notices = context.presence.present(context.monotonic()), context.leases.notices
-        trouble = context.keeper.trouble
-        outside = zlib.crc32(repr((problems, foreign, sorted(present), notices, trouble)).encode())
         return Snapshot(
-            version=f"{number}.{state.version}.{catalog.version}.{int(stale)}.{outside:x}-{line.version}",
-            sample=sample,
-            sample_age_s=context.monitor.age_s(),
-            sample_is_stale=stale,
+            version="",
+            sample=context.monitor.latest(),
+            sample_age_s=None,
+            sample_is_stale=context.monitor.is_stale(),
             instances=tuple(sorted(state.instances.values(), key=lambda i: (i.started_at, i.id))),
             running=tuple(sorted(state.shown, key=lambda o: o.started_at)),
             recent=state.recent,
             models=catalog.models,
             models_problem=catalog.problem,
             models_scanned_at=catalog.scanned_at,
-            mode_problems=problems,
+            mode_problems=context.mode_problems(),
             claims=state.claims,
-            containers=foreign,
+            containers=context.foreign_containers(),
             waiting=line.queued,
             waited=line.ended,
-            present=present,
-            notices=notices,
-            store_problem=trouble,
+            present=context.presence.present(context.monotonic()),
+            notices=context.leases.notices,
+            store_problem=context.keeper.trouble,
             idle_unload_at=dict(self._idle_unloads(state)),
         )
 
     def _idle_unloads(self, state: ControllerState) -> Iterator[tuple[str, float]]:
+        """Yield moments in whole seconds: the two clocks that they come from differ by less, which would be a change."""
         now, minutes = self._context.clock(), self._context.settings.idle_unload_minutes
         for instance in state.instances.values():
             left_s = idle_unload_in(instance, minutes, self._context.idleness.quiet(instance, now), now)
             if left_s is not None:
-                yield instance.id, now + left_s
+                yield instance.id, float(round(now + left_s))
 
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
         """See ``ControllerApi``."""

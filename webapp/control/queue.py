@@ -62,13 +62,12 @@ STOP_S = 5.0
 
 @dataclass(frozen=True)
 class QueueView:
-    """The tickets at one moment. ``version`` rises with every change that a page shows."""
+    """The tickets at one moment."""
 
     queued: tuple[QueueEntry, ...] = ()
     """The open ones, in their places."""
     ended: tuple[QueuedLaunch, ...] = ()
     """Those that ended lately, newest first."""
-    version: int = 0
 
 
 @dataclass(frozen=True)
@@ -443,8 +442,7 @@ class LaunchQueue:
             ended = sorted((t for t in self._launches.values() if not t.is_open), key=_ended_at, reverse=True)
             self._launches = {t.id: t for t in (*waiting, *ended[:ENDED_KEPT])}
             self._elapsed.keep([(t.id, what) for t in waiting for what in ("waits", "told")])
-            if (line, tuple(ended[:ENDED_KEPT])) != (self._line.queued, self._line.ended):
-                self._line = QueueView(line, tuple(ended[:ENDED_KEPT]), self._line.version + 1)
+            self._line = QueueView(line, tuple(ended[:ENDED_KEPT]))
         return line
 
     def _queued(self, ticket_id: str) -> QueueEntry:

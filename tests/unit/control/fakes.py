@@ -630,9 +630,10 @@ class FakeCatalog:
 
     def __init__(self, *models: CachedModel) -> None:
         self.models = models
+        self.scanned_at = 0.0
 
     def latest(self) -> CatalogView:
-        return CatalogView(models=self.models, problem=None, scanned_at=0.0, version=1)
+        return CatalogView(models=self.models, problem=None, scanned_at=self.scanned_at)
 
     def rescan(self, timeout_s: float) -> bool:
         return True

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from http import HTTPStatus
 from typing import Any, Final
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 from pydantic_core import to_json
 
 from webapp import schema
@@ -34,6 +35,7 @@ class Call:
     body: type[schema.Body] | None
     body_is_optional: bool
     query: type[Query] | None
+    is_tagged: bool
     name: str
 
 
@@ -45,10 +47,19 @@ class Located:
     location: str
 
 
+@dataclass(frozen=True)
+class Tagged:
+    """An answer with an ``ETag``. The tag is weak: what passes without a change, such as an age, it does not cover."""
+
+    tag: str
+    document: Callable[[], schema.Answer]
+    """Makes the document; whoever has it already spares the work."""
+
+
 CALLS: Final[list[Call]] = []
 """Every call, in the order of the views."""
 
-Answered = schema.Answer | Sequence[schema.Answer] | Located
+Answered = schema.Answer | Sequence[schema.Answer] | Located | Tagged
 
 
 def call(
@@ -61,8 +72,12 @@ def call(
     body: type[schema.Body] | None = None,
     body_is_optional: bool = False,
     query: type[Query] | None = None,
+    is_tagged: bool = False,
 ) -> Callable[[Callable[..., Answered]], Callable[..., Response]]:
-    """Declare a call; its view gets the parts of the address and the ``body``, and returns a document."""
+    """Declare a call; its view gets the parts of the address and the ``body``, and returns a document.
+
+    The view of one that ``is_tagged`` returns ``Tagged``.
+    """
 
     def declare(view: Callable[..., Answered]) -> Callable[..., Response]:
         @wraps(view)
@@ -87,6 +102,7 @@ def call(
                 body,
                 body_is_optional,
                 query,
+                is_tagged,
                 view.__name__,
             )
         )
@@ -96,7 +112,23 @@ def call(
 
 
 def _response(answer: Answered, status: int) -> Response:
-    document, headers = (
-        (answer.document, {"Location": answer.location}) if isinstance(answer, Located) else (answer, {})
-    )
+    if isinstance(answer, Tagged):
+        return _tagged(answer, status)
+    if isinstance(answer, Located):
+        return _json(answer.document, status, {"Location": answer.location})
+    return _json(answer, status)
+
+
+def _tagged(answer: Tagged, status: int) -> Response:
+    if request.if_none_match.contains_weak(answer.tag):
+        response = Response(status=HTTPStatus.NOT_MODIFIED)
+    else:
+        response = _json(answer.document(), status)
+    response.set_etag(answer.tag, weak=True)
+    return response
+
+
+def _json(
+    document: schema.Answer | Sequence[schema.Answer], status: int, headers: Mapping[str, str] | None = None
+) -> Response:
     return Response(to_json(document) + b"\n", status, headers, content_type="application/json")

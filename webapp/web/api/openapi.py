@@ -35,6 +35,14 @@ from webapp.web.statuses import status_of
 from webapp.web.translate import gettext
 
 REFERENCE: Final = "#/components/schemas/{model}"
+TAG: Final = {"ETag": {"schema": {"type": "string"}, "description": "Names what the answer shows."}}
+IF_NONE_MATCH: Final = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "The `ETag` of an earlier answer.",
+}
 Problems = Mapping[int, Mapping[str, str]]
 """Codes with their titles, by status."""
 
@@ -99,7 +107,7 @@ def _operation(each: Call, method: str, path: str) -> Mapping[str, Any]:
         "summary": each.summary,
         "description": _prose(each.description),
         "x-permission": each.command.right.value,
-        "parameters": [*_path_parameters(path), *_query_parameters(each)],
+        "parameters": [*_path_parameters(path), *_query_parameters(each), *([IF_NONE_MATCH] if each.is_tagged else ())],
         "responses": {**_success(each), **_failures(each, method, path)},
     }
     if each.body is not None:
@@ -141,7 +149,10 @@ def _success(each: Call) -> Mapping[str, Any]:
     made: dict[str, Any] = {"description": each.summary, "content": content}
     if each.status in (201, 202):
         made["headers"] = {"Location": {"schema": {"type": "string"}, "description": "Its address."}}
-    return {str(each.status): made}
+    if not each.is_tagged:
+        return {str(each.status): made}
+    made["headers"] = TAG
+    return {str(each.status): made, "304": {"description": "Nothing that the tag covers has changed.", "headers": TAG}}
 
 
 def _failures(each: Call, method: str, path: str) -> Mapping[str, Any]:

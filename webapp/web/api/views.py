@@ -19,7 +19,7 @@ from webapp.web import commands
 from webapp.web.actor import current_actor
 from webapp.web.api import bodies, documents
 from webapp.web.api.bodies import limit_argument
-from webapp.web.api.calls import Located, blueprint, call
+from webapp.web.api.calls import Located, Tagged, blueprint, call
 from webapp.web.asking import StreamedReply
 from webapp.web.commands import Command
 from webapp.web.filters import SHOWN_LIMIT, AuditQuery, OperationsQuery, asked_track
@@ -40,14 +40,17 @@ SEE_QUEUED: Final = Command(Permission.SEE, refusals=(UnknownTicket,))
     command=commands.SEE,
     summary=N_("Show devices, loaded models and running operations"),
     answer=schema.Status,
+    is_tagged=True,
 )
-def status() -> schema.Status:
+def status() -> Tagged:
     """Return devices with their holders, instances, running operations, foreign containers, and the mode.
 
     ``store_problem``, ``models_problem`` and ``mode_problems`` name what does not work at the moment, ``null`` if all
-    is well.
+    is well. The ``ETag`` stays the same while nothing but ``age_s`` changes; with it in ``If-None-Match`` the answer is
+    304 without a body.
     """
-    return documents.status(controller().snapshot())
+    snapshot = controller().snapshot()
+    return Tagged(snapshot.version, lambda: documents.status(snapshot))
 
 
 @call("GET /models", command=commands.SEE, summary=N_("List the cached models"), answer=schema.Model, is_list=True)
