@@ -1,0 +1,305 @@
+"""What there is at one moment, and what a launch would find on each device once somebody has gone. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
+
+from tests.unit.domain.planning.reference.admission import AdmissionPolicy, judge, within_limit
+from webapp.domain.calibration import UNCALIBRATED, Calibration
+from webapp.domain.footprint import Footprint
+from webapp.domain.instance import ANSWERING, Instance, InstanceState
+from webapp.domain.memory import DeviceKind, Reading, Sample, instances_bytes
+from webapp.domain.model import CachedModel
+from webapp.domain.modes import Mode
+from webapp.domain.plan import DevicePlan, Eviction, Reach, SwitchRequest, Verdict
+from webapp.domain.returning import no_return
+from webapp.errors import UnknownDevice
+from webapp.message import Message
+
+
+@dataclass(frozen=True)
+class Cooldown:
+    """After a failed load: how often it failed in a row, and until when (monotonic seconds) it is not tried again."""
+
+    failures: int
+    until: float
+
+
+@dataclass(frozen=True)
+class PlanningState:
+    """All that a plan depends on, at one moment."""
+
+    now: float
+    """Seconds since the epoch."""
+    sample: Sample | None
+    sample_is_stale: bool
+    instances: tuple[Instance, ...]
+    models: Mapping[str, CachedModel]
+    policy: AdmissionPolicy
+    mode_problems: Mapping[Mode, Message | None] = field(default_factory=dict)
+    cooldowns: Mapping[str, Cooldown] = field(default_factory=dict)
+    claims: Mapping[str, str] = field(default_factory=dict)
+    calibration: Calibration = UNCALIBRATED
+    monotonic: float = 0.0
+    """Now by the clock that never jumps: pauses are counted on it."""
+    actor: str | None = None
+    """Who asks: what is another person's is kept from them. ``None`` is nobody in particular."""
+
+    def seen_by(self, actor: str) -> PlanningState:
+        """Return it as ``actor`` finds it."""
+        return self if actor == self.actor else replace(self, actor=actor)
+
+    @property
+    def device_ids(self) -> tuple[str, ...]:
+        """The devices that exist, read or not."""
+        return () if self.sample is None else tuple(r.device_id for r in self.sample.readings)
+
+    @cached_property
+    def held_bytes(self) -> Mapping[tuple[str, str], int]:
+        """What an instance holds on a device of its own now, by both ids: as the device says, else as measured or predicted."""
+        readings = () if self.sample is None else self.sample.readings
+        said = {reading.device_id: instances_bytes(reading) for reading in readings}
+        return {
+            (instance.id, device_id): by_instance.get(instance.id) or instance.held_bytes(device_id)
+            for device_id, by_instance in said.items()
+            for instance in self.instances
+            if device_id in instance.devices or instance.id in by_instance
+        }
+
+    @cached_property
+    def own_bytes(self) -> Mapping[str, int]:
+        """What all instances hold on a device now."""
+        own: dict[str, int] = dict.fromkeys(self.device_ids, 0)
+        for (_, device_id), held in self.held_bytes.items():
+            own[device_id] += held
+        return own
+
+    @cached_property
+    def promised_bytes(self) -> Mapping[str, Mapping[str, int]]:
+        """What instances may still take if they stay, by device and instance; only where that is anything.
+
+        One was admitted for its prediction and begins with an empty KV cache.
+        """
+        promised: dict[str, dict[str, int]] = {device_id: {} for device_id in self.device_ids}
+        for (instance_id, device_id), held in self.held_bytes.items():
+            more = self._still_taking.get(instance_id, {}).get(device_id, 0) - held
+            if more > 0:
+                promised[device_id][instance_id] = more
+        return promised
+
+    @cached_property
+    def evictions(self) -> tuple[Eviction, ...]:
+        """Everything that can go: a dead instance has nothing to give back and is cleared away.
+
+        A stuck one stays: it survived every signal, and neighbours must not be unloaded time and again beside it.
+        """
+        return tuple(_eviction(i, self) for i in self.instances if i.state is not InstanceState.STUCK)
+
+    @cached_property
+    def evictions_from(self) -> Mapping[str, tuple[Eviction, ...]]:
+        """What may go from each device, where nothing is to stay: everything of Warden's that touches it."""
+        return {d: tuple(each for each in self.evictions if d in each.freed_bytes) for d in self.device_ids}
+
+    @cached_property
+    def found(self) -> dict[tuple[str, tuple[str, ...]], DeviceGroup]:
+        """What there is on a device once some instances have gone, as ``site_of`` found it: many plans are tried on one world."""
+        return {}
+
+    @cached_property
+    def _still_taking(self) -> Mapping[str, Mapping[str, int]]:
+        growing = (i for i in self.instances if i.is_live and i.state is not InstanceState.STUCK)
+        return {instance.id: instance.predicted_bytes for instance in growing}
+
+
+@dataclass(frozen=True)
+class Headroom:
+    """The most that a launch may take on one device, in bytes; ``None`` where the device's memory is unknown."""
+
+    device_id: str
+    kind: DeviceKind
+    usable_bytes: int
+    """Total less the driver's reserve, as CUDA counts."""
+    free_now_bytes: int | None
+    """Beside everything that is loaded; a device where the request is refused for a model in use has none."""
+    free_after_unload_bytes: int | None
+    """Once all that Warden has loaded there is unloaded."""
+    device_name: str | None = None
+    calibration: Calibration = UNCALIBRATED
+
+
+def headrooms(planning_state: PlanningState, request: SwitchRequest | None = None) -> tuple[Headroom, ...]:
+    """Return the room on every device, or on those that ``request`` names, in that order; none where one of them does not exist.
+
+    Where ``request`` would unload what it must not, an own model that answers somebody or cannot be ended, nothing can be loaded now.
+    """
+    named = None if request is None else request.devices
+    if not set(named or ()) <= set(planning_state.device_ids):
+        return ()
+    return tuple(
+        _room(reading_of(planning_state, device_id), planning_state, request)
+        for device_id in named or planning_state.device_ids
+    )
+
+
+def _room(reading: Reading, planning_state: PlanningState, request: SwitchRequest | None) -> Headroom:
+    there = planning_state.evictions_from[reading.device_id]
+    beside, alone = (most_bytes(site_of(reading, unload, planning_state).devices[0]) for unload in ((), there))
+    own = [] if request is None else [e for e in there if e.goes(request, Reach.OWN)]
+    if request is not None and any(e.is_kept_from(request) or e.is_unendable_for(request) for e in own):
+        beside = None
+    return Headroom(
+        reading.device_id, reading.kind, usable_of(reading), beside, alone, reading.name, planning_state.calibration
+    )
+
+
+class DeviceClass(NamedTuple):
+    """What a footprint depends on of a device."""
+
+    kind: DeviceKind
+    name: str | None
+    usable_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceGroup:
+    """One choice of devices as a launch finds it, once what goes there is gone."""
+
+    devices: tuple[DevicePlan, ...]
+    """Their arithmetic before anything is launched."""
+    headrooms: tuple[int, ...]
+    """The most that a launch may take on each; 0 where the memory is unknown."""
+    places: tuple[DeviceClass, ...]
+    unsized: tuple[DeviceClass, ...]
+    """The places, however large they are."""
+    unload: tuple[Eviction, ...]
+
+    @cached_property
+    def device_ids(self) -> tuple[str, ...]:
+        """In their order."""
+        return tuple(device.device_id for device in self.devices)
+
+    @cached_property
+    def narrowest(self) -> int:
+        """The room on the fullest of the devices."""
+        return min(self.headrooms)
+
+    @cached_property
+    def is_readable(self) -> bool:
+        """Whether the memory of each is known."""
+        return all(device.available_bytes is not None for device in self.devices)
+
+    def is_kept_from(self, request: SwitchRequest) -> bool:
+        """Whether a model is there that ``request`` must not unload."""
+        return any(eviction.is_kept_from(request) for eviction in self.unload)
+
+
+def joined(candidates: Sequence[DeviceGroup], planning_state: PlanningState) -> DeviceGroup:
+    """Return single devices taken together.
+
+    What each has does not depend on the others: of what goes for one of them, all that touches another goes from it too.
+    """
+    evicted = {eviction.instance_id for group in candidates for eviction in group.unload}
+    return DeviceGroup(
+        devices=tuple(group.devices[0] for group in candidates),
+        headrooms=tuple(group.headrooms[0] for group in candidates),
+        places=tuple(group.places[0] for group in candidates),
+        unsized=tuple(group.unsized[0] for group in candidates),
+        unload=tuple(eviction for eviction in planning_state.evictions if eviction.instance_id in evicted),
+    )
+
+
+def is_claimed(group: DeviceGroup, planning_state: PlanningState) -> bool:
+    """Return whether an operation runs on one of the devices."""
+    return any(device_id in planning_state.claims for device_id in group.device_ids)
+
+
+def place_of(reading: Reading) -> DeviceClass:
+    """Return the place that a device is."""
+    return DeviceClass(reading.kind, reading.name, usable_of(reading))
+
+
+def usable_of(reading: Reading) -> int:
+    """Return a device's total less the driver's reserve, as CUDA counts; 0 is unknown."""
+    return (reading.total_bytes or 0) - (reading.reserved_bytes or 0)
+
+
+def most_bytes(device: DevicePlan) -> int | None:
+    """Return the most that a launch may take there: what ``judge`` does not refuse; ``None`` is unknown."""
+    return None if device.available_bytes is None else device.available_bytes - device.reserve_bytes
+
+
+def reading_of(planning_state: PlanningState, device_id: str) -> Reading:
+    """Return the reading of a device; raise UnknownDevice where there is none."""
+    reading = None if planning_state.sample is None else planning_state.sample.reading(device_id)
+    if reading is None:
+        raise UnknownDevice(device=device_id, known=", ".join(planning_state.device_ids))
+    return reading
+
+
+def held_on(instance: Instance, device_id: str, planning_state: PlanningState) -> int:
+    """Return what an instance holds now; of a device that is not there only what is known of the instance."""
+    held = planning_state.held_bytes.get((instance.id, device_id))
+    return instance.held_bytes(device_id) if held is None else held
+
+
+def promised_on(instance: Instance, device_id: str, planning_state: PlanningState) -> int:
+    """Return what an instance may still take there if it stays."""
+    return planning_state.promised_bytes.get(device_id, {}).get(instance.id, 0)
+
+
+def _eviction(instance: Instance, planning_state: PlanningState) -> Eviction:
+    return Eviction(
+        instance_id=instance.id,
+        model_id=instance.model_id,
+        mode=instance.mode,
+        owner=instance.owner,
+        in_flight=instance.in_flight,
+        freed_bytes={d: held_on(instance, d, planning_state) for d in instance.devices},
+        is_others=planning_state.actor not in (None, instance.owner),
+        is_resting=instance.state in ANSWERING,
+        idle_s=max(0.0, planning_state.now - instance.used_at),
+        is_foreign=instance.is_live and instance.is_foreign_to(planning_state.actor),
+        lease_until=instance.lease.until if instance.lease.runs(planning_state.now) else None,
+        reason=instance.lease.reason,
+        no_return=no_return(instance, planning_state.models, planning_state.mode_problems),
+    )
+
+
+def site_of(reading: Reading, unload: tuple[Eviction, ...], planning_state: PlanningState) -> DeviceGroup:
+    """Return a device as a launch finds it once ``unload``, which all touches it, is gone."""
+    key = (reading.device_id, tuple(eviction.instance_id for eviction in unload))
+    if key not in planning_state.found:
+        device, place = _once_gone(reading, unload, planning_state), place_of(reading)
+        unsized = place._replace(usable_bytes=0)
+        planning_state.found[key] = DeviceGroup((device,), (most_bytes(device) or 0,), (place,), (unsized,), unload)
+    return planning_state.found[key]
+
+
+def _once_gone(reading: Reading, unload: Sequence[Eviction], planning_state: PlanningState) -> DevicePlan:
+    device_id, policy, nothing = reading.device_id, planning_state.policy, Footprint(reading.device_id, ())
+    freed = sum(eviction.freed_bytes.get(device_id, 0) for eviction in unload)
+    reserve = policy.reserve_on(reading.total_bytes or 0)
+    if reading.free_bytes is None or planning_state.sample_is_stale:
+        return DevicePlan(device_id, nothing, reading.total_bytes, None, freed, None, reserve, Verdict.REFUSED)
+    evicted = {eviction.instance_id for eviction in unload}
+    own = planning_state.own_bytes[device_id]
+    promised = sum(
+        more for instance_id, more in planning_state.promised_bytes[device_id].items() if instance_id not in evicted
+    )
+    before = within_limit(reading.free_bytes, own, policy.memory_limit_bytes)
+    free_then = min(reading.free_bytes + freed, max(usable_of(reading), reading.free_bytes))
+    available = within_limit(free_then, own - freed, policy.memory_limit_bytes) - promised
+    return DevicePlan(
+        device_id=device_id,
+        footprint=nothing,
+        total_bytes=reading.total_bytes,
+        free_before_bytes=before,
+        freed_bytes=available + promised - before,
+        free_after_bytes=available,
+        reserve_bytes=reserve,
+        verdict=judge(0, available, reserve, policy.fits_percent),
+        promised_bytes=promised,
+    )
