@@ -1,11 +1,14 @@
-"""The documents are free of phrases that a native technical writer would not use.
+"""Documents, docstrings and comments are free of phrases that a native technical writer would not use.
 
-``SOURCES`` is the list of checked texts, each a function that yields ``(place, text)``: texts of the page and docstrings join it there.
+``SOURCES`` is the list of checked texts, each a function that yields ``(place, text)``: texts of the page join it there.
 """
 
 from __future__ import annotations
 
+import ast
+import io
 import re
+import tokenize
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -34,6 +37,7 @@ BANNED: Mapping[str, str] = {
 """Banned words and what to write instead. Russian and code are not looked at."""
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`[^`\n]*`")
+QUOTED_CODE = re.compile(r"``.+?``", re.DOTALL)
 LINK_TARGET = re.compile(r"\]\([^)]*\)")
 COMPILED = {re.compile(phrase, re.IGNORECASE): better for phrase, better in BANNED.items()}
 
@@ -46,7 +50,42 @@ def documents() -> Texts:
             yield str(path.relative_to(ROOT)), LINK_TARGET.sub("]", CODE.sub("`…`", text))
 
 
-SOURCES: Mapping[str, Callable[[], Texts]] = {"documents": documents}
+CHECKED_CODE = ("webapp/domain/*.py", "webapp/domain/footprint/*.py")
+"""The code whose docstrings and comments are checked; the list grows until it covers the package."""
+
+
+def docstrings(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the docstrings of modules, classes, functions and attributes, each with its line."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value
+
+
+def comments(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the comments, each with its line; those on successive lines of their own are one text."""
+    found: list[tuple[int, int, str]] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        line, text = token.start[0], token.string.removeprefix("#")
+        if found and found[-1][1] == line - 1 and token.line.lstrip().startswith("#"):
+            first, _, before = found.pop()
+            found.append((first, line, before + text))
+        else:
+            found.append((line, line, text))
+    yield from ((first, text) for first, _, text in found)
+
+
+def code() -> Texts:
+    """Yield every docstring and comment of ``CHECKED_CODE`` by its path and line, without quoted code."""
+    for pattern in CHECKED_CODE:
+        for path in sorted(ROOT.glob(pattern)):
+            source = path.read_text(encoding="utf-8")
+            for line, text in (*docstrings(source), *comments(source)):
+                yield f"{path.relative_to(ROOT)}:{line}", QUOTED_CODE.sub("`…`", text)
+
+
+SOURCES: Mapping[str, Callable[[], Texts]] = {"documents": documents, "code": code}
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -73,6 +112,18 @@ def test_no_banned_phrase_is_used(source: str) -> None:
 )
 def test_a_banned_phrase_would_be_found(text: str) -> None:
     assert any(phrase.search(text) for phrase in COMPILED)
+
+
+def test_comments_on_successive_lines_are_one_text() -> None:
+    assert list(comments("# It takes no more\n# than two.\na = 1  # It waits.\n")) == [
+        (1, " It takes no more than two."),
+        (3, " It waits."),
+    ]
+
+
+@pytest.mark.parametrize("pattern", CHECKED_CODE)
+def test_every_checked_pattern_matches_files(pattern: str) -> None:
+    assert list(ROOT.glob(pattern))
 
 
 def test_plain_english_is_not_refused() -> None:

@@ -1,7 +1,7 @@
-"""The record of who did what: what an entry holds, and what it is found by. Pure.
+"""The audit record: what an entry holds, and what entries are found by. Pure.
 
-An entry says what was asked for and how that was answered at once; how an operation ended stands in the operation. It never holds what
-opens something (passwords, keys, tokens) nor what is said to a model or by it.
+An entry says what was requested and how the request was answered at once; the operation itself says how it ended. An
+entry never holds a secret (password, key, token), nor a prompt or an answer of a model.
 """
 
 from __future__ import annotations
@@ -14,54 +14,54 @@ from typing import Final
 from webapp.domain.people import Identity
 
 TEXT_LIMIT: Final = 300
-"""Characters that are kept of any text that somebody sent."""
+"""Characters that are kept of any text that a caller sent."""
 
 
 class ActionGroup(StrEnum):
-    """A part of the actions, to look for."""
+    """A group of actions, to filter by."""
 
     SIGNING = "signing"
-    """Coming and going."""
+    """Signing in and out."""
     PEOPLE = "people"
     """Accounts, invitations, API tokens, passwords."""
     MODELS = "models"
     """Loading and unloading."""
     LEASES = "leases"
-    """Holding models, and asking for them."""
+    """Leases, and requests to release a model."""
     WAITING = "waiting"
-    """Requests that wait for room."""
+    """The launch queue."""
     SERVER = "server"
-    """What touches more than one model: cleaning, emergency, containers, tests, cancelling."""
+    """Actions that concern more than one model: cleaning, emergency stop, containers, tests, cancelling."""
     ACCESS = "access"
-    """What was refused without being an action: a page or an address that the role does not open."""
+    """Refused calls that are no action: a page or an address that the role may not open."""
 
 
 class Action(StrEnum):
-    """What somebody did, or wanted to do."""
+    """What a person did or tried to do."""
 
     SIGN_IN = "sign_in"
-    """Signed in, with the right password or not."""
+    """Signed in, or tried to with a wrong password."""
     SIGN_OUT = "sign_out"
-    """Ended the own session."""
+    """Ended the person's own session."""
 
     PASSWORD = "password"
     """Changed the password; all sessions ended."""
     SESSION_ENDED = "session_ended"
-    """Ended one of the own sessions."""
+    """Ended one of the person's own sessions."""
     SESSIONS_ENDED = "sessions_ended"
-    """Ended all sessions of somebody."""
+    """Ended all sessions of a person."""
     TOKEN_MADE = "token_made"
-    """Made an API token."""
+    """Created an API token."""
     TOKEN_REVOKED = "token_revoked"
     """Revoked an API token."""
     INVITATION_MADE = "invitation_made"
-    """Made an invitation."""
+    """Created an invitation."""
     INVITATION_DROPPED = "invitation_dropped"
-    """Took an invitation back."""
+    """Withdrew an invitation."""
     INVITATION_USED = "invitation_used"
-    """Made the own account by an invitation."""
+    """Created an account with an invitation."""
     PERSON_MADE = "person_made"
-    """Made an account, or came by the proxy for the first time."""
+    """Created an account, or arrived through the proxy for the first time."""
     ROLE = "role"
     """Changed a role."""
     DISABLED = "disabled"
@@ -72,13 +72,13 @@ class Action(StrEnum):
     """Removed an account."""
 
     SWITCH = "switch"
-    """Began to load a model."""
+    """Started to load a model."""
     UNLOAD = "unload"
-    """Began to unload a model."""
+    """Started to unload a model."""
     IDLE_UNLOAD = "idle_unload"
-    """Began to unload a model that nobody has used for long."""
+    """Started to unload a model that had been idle for too long."""
     DEMO = "demo"
-    """Began to make the demo model."""
+    """Started to create the demo model."""
 
     LEASE = "lease"
     """Changed the terms on which a model is held."""
@@ -87,32 +87,32 @@ class Action(StrEnum):
     RELEASE_ASKED = "release_asked"
     """Asked the owner of a model to release it."""
     RELEASE_ANSWERED = "release_answered"
-    """Answered an ask to release."""
+    """Answered a release request."""
     RELEASED_IN_SILENCE = "released_in_silence"
-    """Gave a model up for its owner, who was silent."""
+    """Released a model because its owner did not answer."""
 
     TICKET_MADE = "ticket_made"
-    """Let a request wait for room."""
+    """Queued a launch."""
     TICKET_CANCELLED = "ticket_cancelled"
-    """Took a request that waits back."""
+    """Removed a launch from the queue."""
     TICKET_RESUMED = "ticket_resumed"
-    """Let a request go on after an emergency."""
+    """Resumed a queued launch after an emergency stop."""
     TICKET_STARTED = "ticket_started"
-    """Started a request that waited."""
+    """Started a queued launch."""
 
     CLEAN = "clean"
-    """Began to clean."""
+    """Started a clean."""
     EMERGENCY = "emergency"
-    """Began to end everything of Warden's."""
+    """Started an emergency stop."""
     CONTAINER_STOPPED = "container_stopped"
-    """Began to end a container that Warden did not start."""
+    """Started to end a container that Warden did not start."""
     CANCEL = "cancel"
     """Asked an operation to stop."""
     SELFTEST = "selftest"
-    """Began a self-test."""
+    """Started a self-test."""
 
     ADDRESS = "address"
-    """Called an address that the role does not open."""
+    """Called an address that the role may not open."""
 
 
 GROUPS: Final[Mapping[Action, ActionGroup]] = {
@@ -151,14 +151,14 @@ GROUPS: Final[Mapping[Action, ActionGroup]] = {
 
 
 class AuditChannel(StrEnum):
-    """How somebody came; the first four as in ``people.Way``."""
+    """How a request was authenticated; the first four are those of ``people.AuthMethod``."""
 
     LOCAL = "local"
     """Without signing in, on this machine."""
     SESSION = "session"
-    """By a sign-in."""
+    """By a session."""
     PROXY = "proxy"
-    """Named by a trusted proxy."""
+    """By the name that a trusted proxy sent."""
     TOKEN = "token"
     """By an API token."""
     NOBODY = "nobody"
@@ -166,26 +166,26 @@ class AuditChannel(StrEnum):
     COMMAND_LINE = "command_line"
     """By a command in a terminal of this machine."""
     ITSELF = "itself"
-    """Not at all: Warden acted by itself."""
+    """No request: Warden acted automatically."""
 
 
 class Kind(StrEnum):
-    """What an action is about."""
+    """The kind of thing that an action concerns."""
 
     SERVER = "server"
     """The whole server."""
     MODEL = "model"
-    """A model; the id is that of the running one."""
+    """A model; the id is that of its instance."""
     OPERATION = "operation"
-    """An operation, by the model or kind that it is shown under."""
+    """An operation, by its model or, without one, its kind."""
     TICKET = "ticket"
-    """A request that waits, by its model."""
+    """A queued launch, by its model."""
     CONTAINER = "container"
     """A container that Warden did not start."""
     PERSON = "person"
     """An account."""
     SESSION = "session"
-    """A sign-in."""
+    """A session."""
     TOKEN = "token"
     """An API token, by its label."""
     INVITATION = "invitation"
@@ -195,55 +195,55 @@ class Kind(StrEnum):
 
 
 class Result(StrEnum):
-    """How it was answered."""
+    """How the request was answered."""
 
     DONE = "done"
-    """Done, or begun: an operation's own page says how it ended."""
+    """Done, or started: the page of an operation says how it ended."""
     REFUSED = "refused"
-    """Not done, for a reason that lies in what was asked or who asked it."""
+    """Not done, because of the request or its sender."""
     FAILED = "failed"
-    """Not done, because something of the server's did not work."""
+    """Not done, because something on the server did not work."""
 
 
 class Detail(StrEnum):
     """A further value of an entry. None of them can hold a secret, a prompt or an answer."""
 
     ROLE_BEFORE = "role_before"
-    """The role that somebody had."""
+    """The role that the person had."""
     ROLE = "role"
-    """The role that somebody has, or is invited to."""
+    """The role that the person has, or is invited to."""
     SCOPE = "scope"
-    """What a token may do at most."""
+    """The most that a token may do."""
     DAYS = "days"
-    """How many days a token lasts; 0 is for ever."""
+    """How many days a token is valid; 0 means that it never expires."""
     HOURS = "hours"
-    """How many hours an invitation lasts."""
+    """How many hours an invitation is valid."""
     MODE = "mode"
     """How a model runs."""
     LOAD_ANYWAY = "load_anyway"
-    """Against the estimate."""
+    """Whether the model was loaded against the estimate."""
     OVERRIDE_REASON = "override_reason"
-    """Why an administrator takes what is another person's."""
+    """Why an administrator overrides another owner."""
     OWNER = "owner"
-    """Whose model, operation or request it is, where it is another person's."""
+    """The owner of the model, operation or queued launch, if that is another person."""
     LEASE = "lease"
-    """Until when a model is held, as it was asked for."""
+    """The requested end of the lease."""
     EXTENDED = "extended"
-    """A lease that became an hour longer, or so many seconds."""
+    """That a lease was extended by an hour, or by how many seconds."""
     REASON = "reason"
-    """What a model is held for."""
+    """The purpose of a lease."""
     IDLE = "idle"
-    """After how long without use a model goes, as it was asked for."""
+    """The requested idle time after which a model is unloaded."""
     WHY = "why"
-    """Why somebody asks for a model."""
+    """Why a person requests the release of a model."""
     ANSWER = "answer"
-    """What the owner answered."""
+    """The owner's answer."""
     WORD = "word"
-    """What the owner said with it."""
+    """The owner's comment on it."""
     ROLLBACK = "rollback"
-    """The putting back that was under way was given up."""
+    """The rollback in progress was abandoned."""
     REPEATED = "repeated"
-    """How many more times the same happened within a minute; only the first and this line are kept."""
+    """How many more times the same happened within a minute; only the first and this entry are kept."""
 
 
 Details = tuple[tuple[Detail, str], ...]
@@ -251,7 +251,9 @@ Details = tuple[tuple[Detail, str], ...]
 
 @dataclass(frozen=True)
 class AuditActor:
-    """Who did it. ``name`` is empty where nobody is signed in; ``token`` is the label of the API token that came."""
+    """The sender of a request. ``name`` is empty if nobody is signed in; ``token`` is the label of the API token that
+    was used.
+    """
 
     name: str
     came: AuditChannel
@@ -265,7 +267,7 @@ WARDEN: Final = AuditActor("warden", AuditChannel.ITSELF)
 
 @dataclass(frozen=True)
 class Target:
-    """What it was done to. ``name`` is what people know it by."""
+    """The object of an action. ``name`` is the name that people know it by."""
 
     kind: Kind
     id: str = ""
@@ -277,7 +279,7 @@ THE_SERVER: Final = Target(Kind.SERVER)
 
 @dataclass(frozen=True)
 class AuditEntry:
-    """One act. ``at`` is seconds since the epoch; ``address`` is empty where it came over no network."""
+    """One entry. ``at`` is seconds since the epoch; ``address`` is empty if the request did not come over a network."""
 
     at: float
     doer: AuditActor
@@ -286,29 +288,29 @@ class AuditEntry:
     result: Result = Result.DONE
     address: str = ""
     problem: str | None = None
-    """The code of the error, where it was not done."""
+    """The code of the error, if the action was not done."""
     details: Details = ()
     operation_id: str | None = None
     id: int = 0
-    """The place in the record, from 1 on; 0 until it is kept."""
+    """The position in the record, from 1 on; 0 until the entry is stored."""
 
     @property
     def group(self) -> ActionGroup:
-        """The part that the action belongs to."""
+        """The group that the action belongs to."""
         return GROUPS[self.action]
 
 
 @dataclass(frozen=True)
 class AuditFilter:
-    """What is looked for; ``None`` is any. ``text`` is part of the target's name or id."""
+    """The filter of a search; ``None`` matches anything. ``text`` is part of the target's name or id."""
 
     person: str | None = None
-    """A name, empty for who was not signed in."""
+    """A name; empty for requests without a signed-in person."""
     group: ActionGroup | None = None
     result: Result | None = None
     since: float | None = None
     until: float | None = None
-    """The first moment that is too late."""
+    """The end of the period, exclusive."""
     text: str | None = None
 
 
@@ -316,7 +318,7 @@ EVERYTHING: Final = AuditFilter()
 
 
 def doer_of(identity: Identity | None) -> AuditActor:
-    """Return who sends a request, as an entry keeps it."""
+    """Return the sender of a request in the form that an entry stores."""
     if identity is None:
         return NOBODY
     return AuditActor(identity.name, AuditChannel(identity.way.value), identity.person_id, identity.token)
@@ -328,6 +330,6 @@ def actions_of(group: ActionGroup) -> tuple[Action, ...]:
 
 
 def short(text: str) -> str:
-    """Return what is kept of a text that somebody sent: one line, and not endless."""
+    """Return the stored form of a text that a caller sent: one line of limited length."""
     line = " ".join(text.split())
     return line if len(line) <= TEXT_LIMIT else f"{line[: TEXT_LIMIT - 1]}…"

@@ -1,20 +1,22 @@
-"""What our own launches taught: what was measured, by all that it depends on, and how it corrects the next estimate. Pure.
+"""Correct an estimate by what earlier launches on this machine measured. Pure.
 
-A measurement is taken when a model has just become ready and has answered nobody. What it says depends on the mode:
+A measurement is taken when a model has just become ready and has answered no request. Its meaning depends on the mode:
 
-- **Transformers mode**: the device's own figure for the processes. At that moment they hold the weights and the context; the KV cache
-  and the activations come with the first answers. So the figure is held against these two parts and corrects the *context*, the less
-  certain of them: ``context = largest measured - weights``. KV cache and activations stay as they were estimated, on top of it. Weights
-  and context do not depend on the context length or the batch size, so what was measured with others counts as well; as that rests on
-  this rule, it may lower the estimate by a quarter at the most. A model that was never loaded here has the context of those that were,
-  on the same kind of device: what their processes held past what torch had allocated.
-- **vLLM mode**: the device's figure is the share that Warden gave it and says nothing. vLLM's log does: weights, what libraries took
-  past torch, the peak of its warm-up, CUDA graphs. With the same options they take the place of these parts; warm-up and graphs follow
-  the options, so with others only weights and libraries do, and only upwards.
+- **Transformers mode**: the device's own figure for the processes. At that moment they hold the weights and the
+  context; the KV cache and the activations come with the first answers. So the figure is compared with these two parts
+  and corrects the *context*, the less certain of them: ``context = largest measured - weights``. The estimates of KV
+  cache and activations are kept and added. Weights and context do not depend on the context length or the batch size,
+  so measurements with other values count as well; as that rests on this rule, they may lower the estimate by a quarter
+  at most. A model that was never loaded here gets the context of the models that were, on the same kind of device: what
+  their processes held in addition to torch's allocations.
+- **vLLM mode**: the device's figure is the share that Warden assigned and says nothing. vLLM's log does: weights,
+  memory that libraries took outside torch, the peak of its warm-up, CUDA graphs. With the same options these figures
+  replace the parts of the estimate; warm-up and graphs depend on the options, so with other options only weights and
+  libraries are replaced, and only upwards.
 
-What is learned never makes the admission less safe: the largest of the newest figures counts, not their mean; the weights, which follow
-from the files, are never lowered; a figure below the weights saw only part of the model and teaches nothing; the load peak stays the
-estimate's.
+A correction never makes the admission less safe: the largest of the newest figures counts, not their mean; the weights,
+which follow from the files, are never lowered; a figure below the weights covers only part of the model and is ignored;
+the load peak of the estimate is kept.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.units import GIB
 
 NEWEST = 5
-"""Measurements that count; older ones may be of other libraries or another driver."""
+"""Measurements that count; older ones may come from other libraries or another driver."""
 KEPT = 20
-"""Measurements of one kind of launch that the store keeps, to be looked at."""
+"""Measurements of one kind of launch that the store keeps for inspection."""
 LOWERED_PERCENT = 25
-"""By how much of weights and context a launch with other options may lower an estimate."""
+"""The most by which a launch with other options may lower an estimate of weights and context."""
 PRINTED_BYTES = GIB // 200 + 1
-"""vLLM prints GiB with two decimals: what it holds may be half of the last one above what it prints."""
+"""The largest rounding error of vLLM's log, which prints GiB with two decimals: half of the last digit."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,18 @@ class LaunchSetup:
     revision: str
     mode: Mode
     engine: str
-    """Name and version of what runs the model."""
+    """Name and version of the engine."""
     device: str
-    """The name of the devices' kind; of several kinds all of them, in order."""
+    """The name of the devices' kind; if there are several kinds, all of them in order."""
     device_count: int
     dtype: str
     quantization: str
 
     @property
     def of_any_model(self) -> LaunchSetup:
-        """The same for all models: what a context depends on. Quantizing brings kernels of its own."""
+        """Return the same setup without the model: the context depends on the rest. Quantizing loads kernels of its
+        own.
+        """
         return replace(self, model_id="", revision="", dtype="")
 
 
@@ -71,26 +75,28 @@ class LaunchKind:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one launch held as soon as it was ready. Of several devices the fullest counts: the estimate gives each what that one takes."""
+    """The memory of one launch as soon as it was ready. Of several devices the fullest counts: the estimate gives each
+    device that amount.
+    """
 
     kind: LaunchKind
     taken_at: float
     """Seconds since the epoch."""
     predicted_bytes: int
-    """What the plan expected at that moment."""
+    """The amount that the plan expected at that moment."""
     measured_bytes: int | None
-    """As the device says."""
+    """The device's figure."""
     told: MemoryReport = field(default_factory=MemoryReport)
-    """The engine's own words."""
+    """The engine's figures."""
 
     @property
     def teaches(self) -> bool:
-        """Whether it holds a figure that the next estimate can use."""
+        """Whether the next estimate can use one of its figures."""
         return self.figure is not None
 
     @property
     def figure(self) -> int | None:
-        """The one figure that spread is told of: the device's, or the sum of what vLLM said."""
+        """The one figure that the spread is computed from: the device's, or the sum of vLLM's."""
         if self.kind.setup.mode is Mode.TRANSFORMERS:
             return self.measured_bytes
         told = self.told
@@ -99,7 +105,7 @@ class Measurement:
 
     @property
     def context_bytes(self) -> int | None:
-        """What the process of a model on one device held past what torch had allocated for it."""
+        """What the process of a model on one device held in addition to torch's allocations for it."""
         setup, allocated = self.kind.setup, self.told.allocated_bytes
         if (
             setup.mode is not Mode.TRANSFORMERS
@@ -112,23 +118,25 @@ class Measurement:
 
     @property
     def weights_bytes(self) -> int | None:
-        """The weights in vLLM, at the most: its figures are rounded."""
+        """The weights in vLLM; an upper bound, since its figures are rounded."""
         return _most(self.told.weights_bytes)
 
     @property
     def consumed_bytes(self) -> int | None:
-        """Weights and libraries in vLLM, at the most."""
+        """Weights and libraries in vLLM; an upper bound."""
         return _most(self.told.consumed_bytes)
 
     @property
     def activation_bytes(self) -> int | None:
-        """The peak of vLLM's warm-up alone, at the most: since 0.21 the figure has what was set aside for graphs in it (gpu_worker.py)."""
+        """The peak of vLLM's warm-up alone, an upper bound: since 0.21 the figure includes the memory reserved for
+        graphs (gpu_worker.py).
+        """
         peak, reserved = self.told.activation_bytes, self.told.graphs_reserved_bytes or 0
         return None if peak is None else max(peak - reserved, 0) + 2 * PRINTED_BYTES
 
     @property
     def graphs_bytes(self) -> int | None:
-        """CUDA graphs in vLLM, at the most; what was set aside is needed at its start, whatever they take."""
+        """CUDA graphs in vLLM, an upper bound. The start needs the reserved amount, whatever the graphs take."""
         return _most(self.told.graphs_bytes, self.told.graphs_reserved_bytes)
 
 
@@ -139,44 +147,44 @@ def _most(*printed: int | None) -> int | None:
 
 @dataclass(frozen=True)
 class LaunchHistory:
-    """The newest measurements of like launches, newest first; there is at least one."""
+    """The newest measurements of comparable launches, newest first; never empty."""
 
     measurements: tuple[Measurement, ...]
 
     @cached_property
     def seen(self) -> MeasuredSpread:
-        """How many there are and how far their figures lie apart."""
+        """The number of measurements and their spread."""
         figures = [m.figure for m in self.measurements if m.figure is not None]
         spread = 50 * (max(figures) - min(figures)) / (fmean(figures) or 1)
         return MeasuredSpread(len(figures), round(spread, 1))
 
     @property
     def weights_bytes(self) -> int | None:
-        """The largest of the measurements, as of the others; ``None`` where vLLM said nothing of it."""
+        """The largest of the measured figures; ``None`` if vLLM reported none."""
         return _largest(m.weights_bytes for m in self.measurements)
 
     @property
     def context_bytes(self) -> int | None:
-        """See ``Measurement``."""
+        """The largest measured context, as ``Measurement.context_bytes``; ``None`` if there is none."""
         return _largest(m.context_bytes for m in self.measurements)
 
     @property
     def consumed_bytes(self) -> int | None:
-        """See ``Measurement``."""
+        """The largest measured sum of weights and libraries; ``None`` if vLLM reported none."""
         return _largest(m.consumed_bytes for m in self.measurements)
 
     @property
     def activation_bytes(self) -> int | None:
-        """See ``Measurement``."""
+        """The largest measured peak of the warm-up; ``None`` if vLLM reported none."""
         return _largest(m.activation_bytes for m in self.measurements)
 
     @property
     def graphs_bytes(self) -> int | None:
-        """See ``Measurement``."""
+        """The largest measured size of CUDA graphs; ``None`` if vLLM reported none."""
         return _largest(m.graphs_bytes for m in self.measurements)
 
     def of_whole(self, weights_bytes: int) -> LaunchHistory | None:
-        """Without figures that are less than the weights; ``None`` where none is left."""
+        """Return the history without figures below the weights; ``None`` if none is left."""
         whole = tuple(m for m in self.measurements if (m.figure or 0) >= weights_bytes)
         return self if whole == self.measurements else LaunchHistory(whole) if whole else None
 
@@ -192,15 +200,15 @@ def _with_newest(history: LaunchHistory | None, new: Measurement) -> LaunchHisto
 
 @dataclass(frozen=True)
 class Calibration:
-    """All that was learned, ready to be looked up. ``version`` rises with every measurement."""
+    """All measurements, indexed for lookup. ``version`` rises with every measurement."""
 
     engines: Mapping[Mode, str] = field(default_factory=dict)
-    """What would run a model now, by mode."""
+    """The engine that would run a model now, by mode."""
     by_kind: Mapping[LaunchKind, LaunchHistory] = field(default_factory=dict)
     by_setup: Mapping[LaunchSetup, LaunchHistory] = field(default_factory=dict)
-    """Whatever the options were."""
+    """Measurements whatever the options were."""
     by_device: Mapping[LaunchSetup, LaunchHistory] = field(default_factory=dict)
-    """Whatever the model was, see ``LaunchSetup.of_any_model``; only what tells a context."""
+    """Measurements whatever the model was, see ``LaunchSetup.of_any_model``; only those that contain a context."""
     version: int = 0
     shares_libraries: bool = False
     """Whether a worker that is started now shares its libraries with others (the engine's name says so, too)."""
@@ -208,7 +216,7 @@ class Calibration:
     def kind_of(
         self, model_id: str, revision: str, mode: Mode, options: LaunchOptions, names: Sequence[str | None]
     ) -> LaunchKind:
-        """Return the kind of a launch, now, on devices of these ``names``."""
+        """Return the kind of a launch at this moment, on devices of these ``names``."""
         device = " + ".join(dict.fromkeys(name or "" for name in names))
         setup = LaunchSetup(
             model_id=model_id,
@@ -223,7 +231,7 @@ class Calibration:
         return LaunchKind(setup, options.max_tokens, options.batch_size)
 
     def including(self, measurements: Iterable[Measurement]) -> Calibration:
-        """Return these with more; what teaches nothing is left out."""
+        """Return this calibration with more measurements; unusable ones are left out."""
         by_kind, by_setup, by_device = dict(self.by_kind), dict(self.by_setup), dict(self.by_device)
         for new in measurements:
             if new.teaches:
@@ -235,14 +243,16 @@ class Calibration:
         return replace(self, by_kind=by_kind, by_setup=by_setup, by_device=by_device, version=self.version + 1)
 
     def about(self, kind: LaunchKind) -> tuple[LaunchHistory, bool] | None:
-        """Return what is known of launches of this kind, else of those with other options; and whether the options were the same."""
+        """Return the history of launches of this kind, else of those with other options; and whether the options were
+        the same.
+        """
         if (same := self.by_kind.get(kind)) is not None:
             return same, True
         other = self.by_setup.get(kind.setup)
         return None if other is None else (other, False)
 
     def context_on(self, setup: LaunchSetup) -> int | None:
-        """Return the context that launches of any model had on such a device; ``None`` where there was none."""
+        """Return the context that launches of any model had on such a device; ``None`` if there was none."""
         history = self.by_device.get(setup.of_any_model)
         return None if history is None else history.context_bytes
 
@@ -251,14 +261,16 @@ UNCALIBRATED = Calibration()
 
 
 def resting_bytes(footprint: Footprint, mode: Mode) -> int:
-    """Return what of a footprint is held as soon as the model is ready: vLLM takes all at once, transformers weights and context."""
+    """Return the part of a footprint that is held as soon as the model is ready: all of it in vLLM, weights and context
+    in transformers.
+    """
     if mode is Mode.VLLM:
         return footprint.total_bytes
     return footprint.part(PartName.WEIGHTS) + footprint.part(PartName.CONTEXT) + footprint.warm_bytes
 
 
 def corrected(footprints: tuple[Footprint, ...], kind: LaunchKind, calibration: Calibration) -> tuple[Footprint, ...]:
-    """Return the footprints of a launch as what was measured here corrects them (see above); as they are where nothing was."""
+    """Return the footprints of a launch, corrected by the measurements (see the module); unchanged if there are none."""
     found = calibration.about(kind)
     if found is None:
         context = calibration.context_on(kind.setup)
@@ -269,7 +281,7 @@ def corrected(footprints: tuple[Footprint, ...], kind: LaunchKind, calibration: 
 
 
 def _on_known_device(footprint: Footprint, context: int) -> Footprint:
-    """With the context that other models had. The load peak has it in it, too."""
+    """Return the footprint with the context that other models had. The load peak includes the context, too."""
     grown = context - footprint.part(PartName.CONTEXT)
     parts = tuple(
         Part(part.name, context, Source.DEVICE) if part.name is PartName.CONTEXT else part for part in footprint.parts
@@ -304,7 +316,7 @@ def _by_the_log(footprint: Footprint, history: LaunchHistory, *, same_options: b
 def _with(
     footprint: Footprint, learned: Mapping[PartName, int], history: LaunchHistory, *, same_options: bool
 ) -> Footprint:
-    """The footprint with these sizes; a part that stays as it was keeps its source."""
+    """Return the footprint with these sizes; an unchanged part keeps its source."""
     parts = tuple(
         Part(part.name, size, Source.LEARNED, Confidence.HIGH)
         if (size := learned.get(part.name, part.bytes)) != part.bytes

@@ -1,4 +1,4 @@
-"""Who holds more of a device than before: two readings compared, holder by holder. Pure."""
+"""Compare two readings of a device, holder by holder: which of them grew. Pure."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from webapp.domain.memory import Holder, Reading
 
 @dataclass(frozen=True)
 class Growth:
-    """A holder then and now: a process, or all processes of a model or of a container together."""
+    """The memory of a holder before and now: of a process, or of all processes of a model or of a container together."""
 
     holder: Holder
-    """The largest of its processes, now; of one that has gone, then."""
+    """The largest of its processes now; for a holder that has ended, the largest before."""
     before_bytes: int
     after_bytes: int
 
     @property
     def grown_bytes(self) -> int:
-        """By how much it grew; negative when it gave back."""
+        """By how much it grew; negative if it released memory."""
         return self.after_bytes - self.before_bytes
 
 
 def growths(before: Reading, now: Reading, without: str | None = None) -> tuple[Growth, ...] | None:
-    """Return every holder of either reading but the instance ``without``, what grew most first; ``None`` where one has no list.
+    """Return every holder of either reading except the instance ``without``, largest growth first; ``None`` if a
+    reading has no list.
 
-    A holder whose bytes are unknown in one of them is left out: it may have grown, and nobody can say by how much.
+    A holder whose bytes are unknown in one of them is left out: it may have grown by an unknown amount.
     """
     if not (before.holders_known and now.holders_known):
         return None
@@ -36,12 +37,12 @@ def growths(before: Reading, now: Reading, without: str | None = None) -> tuple[
 
 
 def net_bytes(growths: Iterable[Growth]) -> int:
-    """Return by how much all of them grew together."""
+    """Return the sum of all growths."""
     return sum(growth.grown_bytes for growth in growths)
 
 
 def _by_name(holders: Iterable[Holder]) -> Mapping[object, list[Holder]]:
-    """By what stays the same: a model's and a container's processes come and go."""
+    """Group holders by their stable identity: the processes of a model or a container change."""
     groups: dict[object, list[Holder]] = {}
     for holder in holders:
         groups.setdefault(holder.instance_id or holder.container_id or holder.pid, []).append(holder)

@@ -1,6 +1,7 @@
-"""When an idle model goes, and when its owner's silence gives it up. Pure; what has passed is passed in.
+"""When an idle model is unloaded, and when its owner's silence releases it. Pure; elapsed times are arguments.
 
-How long something has lasted is never a difference of two times of day: those jump. A lease alone ends by the time of day.
+A duration is never the difference of two times of day, since the clock can be changed. Only a lease ends by the time of
+day.
 """
 
 from __future__ import annotations
@@ -11,32 +12,34 @@ from typing import Final
 from webapp.domain.instance import Instance, InstanceState
 
 LAST_MINUTE_S: Final = 60.0
-"""An idle model is counted down for this long before it goes, so that somebody can keep it."""
+"""An idle model is counted down for this long before it is unloaded, so that a person can keep it."""
 
 
 @dataclass(frozen=True)
 class Quiet:
-    """For how long an instance has been as it is, in seconds that a clock without jumps has counted."""
+    """Durations of an instance's present condition, in seconds of a monotonic clock."""
 
     unused_s: float = 0.0
-    """Since it answered somebody, was kept by a click, or became ready."""
+    """Since it answered a request, was kept by a click, or became ready."""
     counted_s: float = 0.0
-    """Since it was found, its lease ended, its idle time was chosen, or nobody could see the countdown."""
+    """Since it was found, its lease ended, its idle time was set, or nobody could see the countdown."""
     asked_s: float = 0.0
-    """Since the ask to release it that is open."""
+    """Since the open release request."""
 
 
 def idle_minutes(instance: Instance, server_minutes: float) -> float | None:
-    """Return after how many minutes without use ``instance`` goes; ``None`` is never."""
+    """Return after how many idle minutes ``instance`` is unloaded; ``None`` is never."""
     chosen = instance.lease.idle_minutes
     minutes = server_minutes if chosen is None else chosen
     return minutes if minutes > 0 else None
 
 
 def idle_unload_in(instance: Instance, server_minutes: float, quiet: Quiet, now: float) -> float | None:
-    """Return in how many seconds ``instance`` goes for being idle, or ``None``: it is never to go, answers somebody, or is not ready.
+    """Return in how many seconds ``instance`` is unloaded as idle; ``None`` if it never is, answers a request, or is
+    not ready.
 
-    A lease holds it. The last minute is always counted down, or all of an idle time that is shorter. ``now`` is the time of day.
+    A lease prevents it. The last minute is always counted down, or all of an idle time that is shorter. ``now`` is the
+    time of day.
     """
     minutes = idle_minutes(instance, server_minutes)
     if minutes is None or instance.may_be_busy or instance.state is not InstanceState.READY:
@@ -48,7 +51,9 @@ def idle_unload_in(instance: Instance, server_minutes: float, quiet: Quiet, now:
 
 
 def silence_releases(instance: Instance, now: float, silence_s: float, quiet: Quiet) -> bool:
-    """Return whether the owner's silence gives the model up: nobody uses it, its lease is over, and the ask is old enough."""
+    """Return whether the owner's silence releases the model: it is idle, its lease is over, and the release request is
+    old enough.
+    """
     if instance.lease.asked is None or instance.may_be_busy or instance.lease.runs(now):
         return False
     return min(quiet.asked_s, quiet.unused_s) >= silence_s

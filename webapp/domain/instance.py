@@ -1,4 +1,4 @@
-"""A running model: its states, the table of their transitions, and what is known of it."""
+"""A running model: its states, the table of their transitions, and its known properties."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from webapp.message import Message
 
 
 class InstanceState(StrEnum):
-    """Where a running model stands."""
+    """The state of a running model."""
 
     STARTING = "starting"
     """Its process or container is being started; nothing is loaded yet."""
     LOADING = "loading"
-    """The weights are on their way."""
+    """The weights are being loaded."""
     READY = "ready"
     """It answers requests."""
     SILENT = "silent"
-    """It was ready and does not answer now; its process lives."""
+    """It was ready and does not answer now; its process is alive."""
     STOPPING = "stopping"
-    """It is being ended."""
+    """It is being stopped."""
     STUCK = "stuck"
-    """It could not be proved that it ended: a process outlived every signal, or its runtime could not be asked."""
+    """Its end could not be confirmed: a process survived every signal, or its runtime did not respond."""
     DEAD = "dead"
-    """It ended by itself; only its log is left."""
+    """It ended on its own; only its log is left."""
 
 
 TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = {
@@ -41,34 +41,34 @@ TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = {
     InstanceState.STUCK: frozenset({InstanceState.STOPPING, InstanceState.READY, InstanceState.DEAD}),
     InstanceState.DEAD: frozenset({InstanceState.STOPPING}),
 }
-"""From each state, the states that may follow; a stopped instance leaves the list instead of having a state."""
+"""For each state, the states that may follow; a stopped instance leaves the list and has no state."""
 
 ANSWERING = (InstanceState.READY, InstanceState.SILENT)
-"""The states of a model that somebody may want to keep, or to have back."""
+"""The states of a model that its users may want to keep or restore."""
 
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """An instance's memory in its runtime's own words; bytes, ``None`` is unknown."""
+    """An instance's memory as its runtime reports it; bytes, ``None`` is unknown."""
 
     base_bytes: int | None = None
-    """What the process held before the load (interpreter and libraries)."""
+    """Memory of the process before the load (interpreter and libraries)."""
     allocated_bytes: int | None = None
     """Tensors (torch ``memory_allocated``, or the process's own anonymous memory less ``base_bytes``)."""
     reserved_bytes: int | None = None
-    """What the allocator took from the device (torch ``memory_reserved``)."""
+    """Memory that the allocator took from the device (torch ``memory_reserved``)."""
     process_bytes: int | None = None
     """The process's own anonymous memory in the host's RAM."""
     weights_bytes: int | None = None
-    """The loaded weights on one device, as vLLM's log says."""
+    """The loaded weights on one device, from vLLM's log."""
     consumed_bytes: int | None = None
-    """Weights, and what libraries took past torch, on one device, as vLLM's log says."""
+    """Weights and memory that libraries took outside torch, on one device, from vLLM's log."""
     activation_bytes: int | None = None
-    """The peak of vLLM's warm-up on one device, with what it set aside for CUDA graphs, as its log says."""
+    """The peak of vLLM's warm-up on one device, including the memory reserved for CUDA graphs, from its log."""
     graphs_reserved_bytes: int | None = None
-    """What vLLM set aside for CUDA graphs on one device before it captured them (since 0.21), as its log says."""
+    """Memory that vLLM reserved for CUDA graphs on one device before it captured them (since 0.21), from its log."""
     graphs_bytes: int | None = None
-    """CUDA graphs on one device, as vLLM's log says."""
+    """CUDA graphs on one device, from vLLM's log."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Instance:
     predicted_bytes: Mapping[str, int] = field(default_factory=dict)
     """Footprint by device, as planned."""
     resting_bytes: Mapping[str, int] = field(default_factory=dict)
-    """What of that it was expected to hold as soon as it was ready, before it had answered anybody."""
+    """The part of it that was expected as soon as the instance was ready, before its first answer."""
     measured_bytes: Mapping[str, int] = field(default_factory=dict)
     """Footprint by device, as the device reported after the start."""
     last_used_at: float | None = None
@@ -103,11 +103,11 @@ class Instance:
     has_chat_template: bool = False
     pid: int | None = None
     explained_by: str | None = None
-    """The operation that keeps how it ran out of memory."""
+    """The operation that records how it ran out of memory."""
     lease: Lease = NO_LEASE
-    """Until when, and on what terms, its owner holds it."""
+    """The lease of its owner and its terms."""
     pending: Lease | None = None
-    """New terms that are being written down: they protect it from others already, and are shown to nobody before they hold."""
+    """New terms that are being stored: they already protect it from others, and are shown only once they are stored."""
     adopted_at: float | None = None
     """When Warden found it running."""
     ready_at: float | None = None
@@ -127,25 +127,27 @@ class Instance:
     def used_at(self) -> float:
         """When the model was last used, as far as is known: by a request, a click to keep it, or the end of its load.
 
-        Where its engine knows of no use, it may have been used until Warden found it running.
+        If its engine does not report use, it may have been used until Warden found it running.
         """
         known = self.adopted_at if self.last_used_at is None else self.last_used_at
         return max(self.started_at, self.ready_at or 0.0, known or 0.0, self.lease.kept_at or 0.0)
 
     def is_foreign_to(self, actor: str | None) -> bool:
-        """Whether it is somebody else's, who has not given it up for ``actor``; nobody in particular (``None``) is no stranger."""
+        """Whether it belongs to another person who has not released it for ``actor``; without an actor (``None``)
+        nothing is foreign.
+        """
         return actor is not None and self.owner != actor and not self.lease.is_given_to(actor)
 
     @property
     def may_be_busy(self) -> bool:
-        """Whether it answers somebody, as far as is known: where that is unknown, it may."""
+        """Whether it may be answering a request; true if that is unknown."""
         return self.in_flight != 0
 
     @property
     def is_live(self) -> bool:
-        """Whether a process of it may hold memory."""
+        """Whether one of its processes may hold memory."""
         return self.state is not InstanceState.DEAD
 
     def held_bytes(self, device_id: str) -> int:
-        """Bytes on ``device_id``: measured where known, else predicted, else 0."""
+        """Bytes on ``device_id``: measured if known, else predicted, else 0."""
         return self.measured_bytes.get(device_id, self.predicted_bytes.get(device_id, 0)) if self.is_live else 0

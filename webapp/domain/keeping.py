@@ -1,4 +1,4 @@
-"""Why Warden cannot keep what it is told."""
+"""Why Warden cannot store a value."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from enum import StrEnum
 
 
 class StoreTrouble(StrEnum):
-    """What keeps the database from taking something."""
+    """What prevents the database from storing a value."""
 
     LOCKED = "locked"
-    """Another process holds it."""
+    """Another process has locked it."""
     FULL = "full"
     """No space, or no inode, is left on its disk."""
     GONE = "gone"
-    """Its file was deleted or replaced, and cannot be made anew."""
+    """Its file was deleted or replaced, and cannot be recreated."""
     SLOW = "slow"
-    """It gives no answer within the time that somebody may wait."""
+    """It does not answer within the time that a caller may wait."""
     FAILED = "failed"
     """It answers with another error."""

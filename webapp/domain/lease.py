@@ -1,4 +1,6 @@
-"""On what terms a model is held: until when, what for, and who asks its owner for it. Pure; the clock is passed in."""
+"""The terms on which a model is held: until when, its purpose, and requests to release it. Pure; the clock is an
+argument.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +9,25 @@ from enum import StrEnum
 from typing import Final
 
 EXTENSION_S: Final = 3600.0
-"""What one click adds to a lease."""
+"""How much one click extends a lease."""
 LONGEST_S: Final = 30 * 86400.0
 """A lease that ends later than this from now is a mistake."""
 TEXT_LIMIT: Final = 200
-"""Characters of what a model is for, of why it is asked for, and of an owner's word."""
+"""Characters of a purpose, of the reason of a release request, and of an owner's comment."""
 
 
 class ReleaseAnswer(StrEnum):
-    """How an ask to release ended."""
+    """How a release request ended."""
 
     KEEP = "keep"
     """The owner needs the model."""
     RELEASE = "release"
-    """The owner, or the owner's silence, gave it up."""
+    """The owner, or the owner's silence, released the model."""
 
 
 @dataclass(frozen=True)
 class ReleaseRequest:
-    """One ask to release a model. Times are seconds since the epoch."""
+    """One request to release a model. Times are seconds since the epoch."""
 
     asker: str
     asked_at: float
@@ -34,9 +36,9 @@ class ReleaseRequest:
     """``None`` while it is open."""
     answered_at: float | None = None
     answered_by: str | None = None
-    """``None`` with an answer is silence."""
+    """``None`` with an answer means that the owner did not answer in time."""
     word: str = ""
-    """What the owner said with the answer."""
+    """The owner's comment."""
 
     @property
     def is_open(self) -> bool:
@@ -53,20 +55,20 @@ class Lease:
     """The terms of one instance. Times are seconds since the epoch."""
 
     until: float | None = None
-    """While it lies ahead nobody else takes the model; ``None`` is no lease."""
+    """Nobody else takes the model before this moment; ``None`` is no lease."""
     reason: str = ""
     """What the model is for."""
     idle_minutes: float | None = None
-    """After so long without use it goes: 0 is never, ``None`` what the server does."""
+    """The idle time after which it is unloaded: 0 is never, ``None`` is the server's default."""
     idle_set_at: float | None = None
-    """When that was chosen: an idle model is counted down from here at the earliest."""
+    """When that was set: an idle model is counted down from here at the earliest."""
     kept_at: float | None = None
-    """When somebody last clicked to keep it; counts as use."""
+    """When a person last clicked to keep it; counts as use."""
     release: ReleaseRequest | None = None
-    """The last ask to release it."""
+    """The last release request."""
 
     def runs(self, now: float) -> bool:
-        """Whether it is leased now."""
+        """Whether the lease is in force."""
         return self.until is not None and now < self.until
 
     def is_over(self, now: float) -> bool:
@@ -75,11 +77,11 @@ class Lease:
 
     @property
     def asked(self) -> ReleaseRequest | None:
-        """The open ask to release it."""
+        """The open release request."""
         return self.release if self.release is not None and self.release.is_open else None
 
     def is_given_to(self, actor: str) -> bool:
-        """Whether the owner has given the model up for ``actor``; a silence gives up no more than an idle model."""
+        """Whether the owner has released the model for ``actor``; silence releases only an idle model."""
         release = self.release
         return (
             release is not None
@@ -89,27 +91,27 @@ class Lease:
         )
 
     def on_terms(self, until: float | None, reason: str) -> Lease:
-        """Return it with new terms; what was given up before is not given up any more."""
+        """Return the lease with new terms; an earlier release no longer counts."""
         return replace(self, until=until, reason=reason, release=self.asked)
 
     def extended(self, by_s: float, now: float) -> Lease:
-        """Return it ``by_s`` longer: from its end, or from now where that has passed."""
+        """Return the lease extended by ``by_s``: from its end, or from now if that has passed."""
         return self.on_terms(max(now, self.until or now) + by_s, self.reason)
 
     def idle_after(self, minutes: float | None, now: float) -> Lease:
-        """Return it with another idle time."""
+        """Return the lease with another idle time."""
         return self if minutes == self.idle_minutes else replace(self, idle_minutes=minutes, idle_set_at=now)
 
     def kept(self, now: float) -> Lease:
-        """Return it as kept by a click."""
+        """Return the lease as kept by a click."""
         return replace(self, kept_at=now)
 
     def asked_by(self, asker: str, why: str, now: float) -> Lease:
-        """Return it with an ask to release; one that waits already stays as it is."""
+        """Return the lease with a release request; an open one stays as it is."""
         return self if self.asked is not None else replace(self, release=ReleaseRequest(asker, now, why))
 
     def answered(self, answer: ReleaseAnswer, now: float, by: str | None, word: str = "") -> Lease:
-        """Return it with the open ask answered: a release ends the lease."""
+        """Return the lease with the open request answered: a release ends the lease."""
         assert self.asked is not None
         until = self.until
         if answer is ReleaseAnswer.RELEASE and until is not None:

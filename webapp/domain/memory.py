@@ -10,13 +10,13 @@ from webapp.domain.units import gib
 from webapp.message import Message
 
 GOOD_FROM_BYTES = gib(4)
-"""Founding guide: 4 GiB and more free is enough."""
+"""Founding guide: 4 GiB or more of free memory is enough."""
 LOW_FROM_BYTES = gib(2)
-"""Founding guide: from 2 to under 4 GiB free is little, under 2 critical."""
+"""Founding guide: from 2 to under 4 GiB of free memory is low, under 2 critical."""
 
 
 class DeviceKind(StrEnum):
-    """What a device is."""
+    """The kind of a device."""
 
     GPU = "gpu"
     """One GPU."""
@@ -33,10 +33,10 @@ class Level(StrEnum):
 
 
 class HolderKind(StrEnum):
-    """Whose process holds memory."""
+    """The owner of a process that holds memory."""
 
     WORKER = "worker"
-    """A worker of Warden's."""
+    """A worker that Warden started."""
     LAUNCHER = "launcher"
     """Warden's launcher, which holds the libraries that its workers share."""
     CONTAINER = "container"
@@ -57,7 +57,7 @@ class Holder:
     kind: HolderKind
     instance_id: str | None = None
     container_id: str | None = None
-    """64 hex digits, of the container that the process runs in."""
+    """64 hex digits of the container that the process runs in."""
     process_state: str | None = None
     """One letter as in ps: R, S, D (uninterruptible), Z…"""
 
@@ -66,8 +66,8 @@ class Holder:
 class Reading:
     """One device's memory at one moment; every figure that could not be read is ``None``.
 
-    ``total = reserved + used + free`` where the driver gives all of them. ``problem`` says why the device or a figure cannot be
-    read; a device that is lost keeps its id and name and has no figures.
+    ``total = reserved + used + free`` if the driver reports all of them. ``problem`` says why the device or a figure
+    cannot be read; a device that is lost keeps its id and name and has no figures.
     """
 
     device_id: str
@@ -80,12 +80,12 @@ class Reading:
     used_bytes: int | None
     free_bytes: int | None
     utilization_percent: float | None
-    """How busy the processor is; not the memory's share."""
+    """The load of the processor, not the share of the memory."""
     temperature_c: float | None
     power_w: float | None
     holders: tuple[Holder, ...] = ()
     holders_known: bool = True
-    """False when the process list could not be read."""
+    """False if the process list could not be read."""
     problem: Message | None = None
 
 
@@ -102,7 +102,7 @@ class Sample:
     """Why no device could be read at all, or why the GPUs could not (the host is then shown)."""
 
     def reading(self, device_id: str) -> Reading | None:
-        """Return the reading of ``device_id`` or ``None``."""
+        """Return the reading of ``device_id``, or ``None`` if there is none."""
         return next((r for r in self.readings if r.device_id == device_id), None)
 
 
@@ -116,7 +116,7 @@ class HistoryPoint:
 
 
 class LedgerKind(StrEnum):
-    """What a part of a device's total is."""
+    """The kind of a part of a device's total."""
 
     DRIVER = "driver"
     LAUNCHER = "launcher"
@@ -129,7 +129,7 @@ class LedgerKind(StrEnum):
 
 @dataclass(frozen=True)
 class LedgerPart:
-    """One summand of a ledger. ``label`` is a model, a ``user · command``, or ``None`` where the kind says all."""
+    """One summand of a ledger. ``label`` is a model, a ``user · command``, or ``None`` if the kind is enough."""
 
     kind: LedgerKind
     label: str | None
@@ -143,8 +143,8 @@ class LedgerPart:
 class Ledger:
     """A device's total as a sum that adds up to ``total_bytes`` exactly.
 
-    ``overcommitted_bytes`` is what the processes claim beyond what the device says is used (shared pages, a reading a moment
-    apart); it is taken from the largest parts so that the sum holds, and shown.
+    ``overcommitted_bytes`` is the amount that the processes claim beyond what the device reports as used (shared pages,
+    readings taken a moment apart); it is subtracted from the largest parts so that the sum holds, and shown.
     """
 
     total_bytes: int
@@ -163,14 +163,14 @@ def level_of(free_bytes: int) -> Level:
 
 
 def used_percent(reading: Reading) -> float | None:
-    """Return the share of the total that is not free, in percent, or ``None`` when it is unknown."""
+    """Return the share of the total that is not free, in percent, or ``None`` if it is unknown."""
     if not reading.total_bytes or reading.free_bytes is None:
         return None
     return 100.0 * (reading.total_bytes - reading.free_bytes) / reading.total_bytes
 
 
 def without_figures(reading: Reading, problem: Message) -> Reading:
-    """Return ``reading`` as that of a device that cannot be read: who it is stays, what was measured goes."""
+    """Return ``reading`` as that of a device that cannot be read: its identity is kept, its figures are dropped."""
     return Reading(
         device_id=reading.device_id,
         kind=reading.kind,
@@ -189,7 +189,7 @@ def without_figures(reading: Reading, problem: Message) -> Reading:
 
 
 def instance_bytes(reading: Reading, instance_id: str) -> int | None:
-    """Return what the processes of an instance hold on a device, or ``None`` when any part of that is unknown."""
+    """Return the bytes that the processes of an instance hold on a device, or ``None`` if any part of them is unknown."""
     if not reading.holders_known:
         return None
     claims = [holder.used_bytes for holder in reading.holders if holder.instance_id == instance_id]
@@ -197,7 +197,9 @@ def instance_bytes(reading: Reading, instance_id: str) -> int | None:
 
 
 def instances_bytes(reading: Reading) -> Mapping[str, int]:
-    """Return what the processes of each instance hold on a device; one of which any part is unknown is left out."""
+    """Return the bytes that the processes of each instance hold on a device; instances with an unknown part are left
+    out.
+    """
     claims: dict[str, list[int | None]] = {}
     for holder in reading.holders if reading.holders_known else ():
         if holder.instance_id is not None:
@@ -207,10 +209,11 @@ def instances_bytes(reading: Reading) -> Mapping[str, int]:
 
 
 def build_ledger(reading: Reading, instances: Mapping[str, str]) -> Ledger | None:
-    """Return the device's total as a sum, or ``None`` when the total or what is free is unknown.
+    """Return the device's total as a sum, or ``None`` if the total or the free memory is unknown.
 
-    ``instances`` gives the label of each instance id. A process whose bytes are unknown is no part: what it holds is in the
-    unattributed rest. The driver's reserve is a part only where the driver states it; otherwise it is in the rest too.
+    ``instances`` gives the label of each instance id. A process whose bytes are unknown is no part: its memory is in
+    the unattributed rest. The driver's reserve is a part only if the driver reports it; otherwise it is in the rest
+    too.
     """
     if reading.total_bytes is None or reading.free_bytes is None:
         return None
@@ -245,7 +248,7 @@ _LEDGER_ORDER = tuple(LedgerKind)
 
 
 def _claims(holders: tuple[Holder, ...], instances: Mapping[str, str]) -> list[LedgerPart]:
-    """Group the processes by instance, and those of other people by user; within a kind the largest first."""
+    """Group the processes by instance, and those of other people by user; within a kind, largest first."""
     groups: dict[tuple[HolderKind, str | None], list[Holder]] = {}
     for holder in holders:
         if holder.used_bytes:
@@ -272,13 +275,13 @@ def _part(group: list[Holder], instances: Mapping[str, str]) -> LedgerPart:
 
 
 def _foreign_label(group: list[Holder]) -> str | None:
-    """``user · command`` for one process, the user for several."""
+    """Return ``user · command`` for one process, the user for several."""
     words = [group[0].user] if len(group) > 1 else [group[0].user, group[0].command]
     return " · ".join(word for word in words if word) or None
 
 
 def _fit(sizes: list[int], room: int) -> list[int]:
-    """Cap ``sizes`` at one common level so that they fill at most ``room``; those under the level stay whole."""
+    """Cap ``sizes`` at one common level so that their sum is at most ``room``; sizes below the level are kept."""
     fitted = [0] * len(sizes)
     for position, index in enumerate(sorted(range(len(sizes)), key=sizes.__getitem__)):
         fitted[index] = min(sizes[index], room // (len(sizes) - position))

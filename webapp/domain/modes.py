@@ -1,4 +1,4 @@
-"""The two ways to run a model and the options that a launch takes."""
+"""The two modes of running a model, and the options of a launch."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ NOT_INSTALLED: Final[Mapping[Mode, Message]] = {
     Mode.TRANSFORMERS: Message("transformers_not_installed", {"command": "pip install 'warden[transformers]'"}),
     Mode.VLLM: Message("vllm_not_installed", {"command": "pip install 'warden[vllm]'"}),
 }
-"""Why a mode cannot be chosen without the extra of the package that has its libraries."""
+"""Why a mode cannot be chosen if the package's extra with its libraries is not installed."""
 
 
 class Dtype(StrEnum):
     """The type that the weights are loaded in."""
 
     AUTO = "auto"
-    """The type of the files, FP32 as FP16 on a GPU."""
+    """The type of the files; FP32 becomes FP16 on a GPU."""
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
     FLOAT32 = "float32"
 
 
 class Quantization(StrEnum):
-    """What bitsandbytes does to the linear layers while loading."""
+    """How bitsandbytes quantizes the linear layers while loading."""
 
     NONE = "none"
     INT8 = "int8"
@@ -47,7 +47,7 @@ class Quantization(StrEnum):
 
 
 class Precision(StrEnum):
-    """The one choice that the page offers for dtype and quantization together."""
+    """The page's single choice for dtype and quantization together."""
 
     AUTO = "auto"
     FP16 = "fp16"
@@ -94,8 +94,8 @@ BATCH_SIZE_LIMIT = 1024
 class LaunchOptions:
     """How a model is to be run, whatever the mode.
 
-    ``max_tokens`` is the context length in tokens, prompt and output together; ``batch_size`` is the number of requests that are
-    answered at once.
+    ``max_tokens`` is the context length in tokens, prompt and output together; ``batch_size`` is the number of
+    concurrent requests.
     """
 
     dtype: Dtype = Dtype.AUTO
@@ -105,5 +105,5 @@ class LaunchOptions:
 
     @property
     def precision(self) -> Precision:
-        """The options' dtype and quantization as the page's one choice."""
+        """The page's single choice for the dtype and quantization of these options."""
         return Precision.of(self.dtype, self.quantization)

@@ -1,15 +1,18 @@
-"""The fence around a load: whether it has to stop because somebody else took the memory that it still needs. Pure.
+"""The out-of-memory guard of a load: whether the load must stop because another process took memory that it still
+needs. Pure.
 
-The rule, on each device of the launch, of a reading against the one that the launch was decided on:
+The rule compares, on each device of the launch, a reading with the one on which the launch was decided:
 
-- It still needs its gate less what it holds: by the device's own figure for its processes, and where that is unknown by the movement of
-  the free memory that nobody else explains. A load that holds more than its gate needs nothing more: its estimate was at fault, and the
-  engine's own out-of-memory says so.
-- The fence trips when less is free than that. The safety reserve may be eaten whole: it is there for neighbours that grow, and until it is
-  gone the load goes well.
-- …and when the growth of others explains it: by itself it is at least what lacks, so without it there would be room. Whatever else moved
-  the free memory (the load itself, caches of the kernel, a process that is not listed) stops nothing, for it has no name to tell.
-- …on two readings in a row: one reading may catch a neighbour between giving back and taking, or a driver that books late.
+- The load still needs the required bytes less what it holds: by the device's own figure for its processes; if that is
+  unknown, by the change of the free memory that no other holder explains. A load that holds more than its requirement
+  needs nothing more: its estimate was wrong, and the engine reports out-of-memory.
+- The guard triggers if less than that is free. The safety reserve may be used up: it exists for other processes that
+  grow, and while some of it is left the load succeeds.
+- The growth of other holders must explain the shortfall: it must be at least as large, so that without it there would
+  be room. Other changes of the free memory (the load itself, caches of the kernel, an unlisted process) stop nothing,
+  since no culprit can be named.
+- The condition must hold on two readings in a row: one reading may catch another process between releasing and taking
+  memory, or a driver that updates late.
 """
 
 from __future__ import annotations
@@ -23,37 +26,39 @@ from webapp.domain.memory import Reading, Sample, instance_bytes
 
 @dataclass(frozen=True)
 class MemoryShortage:
-    """What lacks on a device, and who took it."""
+    """The shortfall on a device, and the holder that caused it."""
 
     device_id: str
     needed_bytes: int
-    """What the load still needs there."""
+    """Bytes that the load still needs on the device."""
     free_bytes: int
     grown: Growth
-    """The one that grew most."""
+    """The holder that grew most."""
 
     @property
     def missing_bytes(self) -> int:
-        """What lacks."""
+        """The shortfall in bytes."""
         return self.needed_bytes - self.free_bytes
 
 
 @dataclass(frozen=True)
 class OomGuard:
-    """A launch under way and what was read of it so far; each reading makes a new one."""
+    """A launch in progress and the readings so far; each reading creates a new guard."""
 
     instance_id: str
     gates: Mapping[str, int]
-    """The bytes that the launch was admitted with, by device."""
+    """The bytes with which the launch was admitted, by device."""
     since: Sample
-    """The reading that it was decided on."""
+    """The reading on which the launch was decided."""
     number: int = 0
-    """The sample that was judged last."""
+    """The number of the sample that was judged last."""
     doubtful: frozenset[str] = field(default_factory=frozenset)
-    """The devices where something lacked then."""
+    """The devices with a shortfall in that sample."""
 
     def after(self, sample: Sample) -> tuple[OomGuard, MemoryShortage | None]:
-        """Return the fence after ``sample`` and what trips it; a sample that was judged already changes nothing."""
+        """Return the guard after ``sample``, and the shortage if it triggers; a sample that was already judged changes
+        nothing.
+        """
         if sample.number <= max(self.number, self.since.number):
             return self, None
         found = [breach for device_id in self.gates if (breach := self._breach(device_id, sample)) is not None]
@@ -69,7 +74,7 @@ class OomGuard:
 
 
 def breach_of(required_bytes: int, instance_id: str, before: Reading, now: Reading) -> MemoryShortage | None:
-    """Return what lacks on one device by the rule above, ``None`` where nothing does or the readings cannot tell."""
+    """Return the shortage on one device by the rule above; ``None`` if there is none or the readings cannot tell."""
     others = growths(before, now, instance_id)
     if not others or before.free_bytes is None or now.free_bytes is None:
         return None

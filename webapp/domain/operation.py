@@ -18,33 +18,33 @@ from webapp.message import Message
 
 
 class OperationKind(StrEnum):
-    """What an operation does."""
+    """The kind of an operation."""
 
     SWITCH = "switch"
     UNLOAD = "unload"
     CLEAN = "clean"
     EMERGENCY = "emergency"
     DEMO = "demo"
-    """Makes the demo model in the cache."""
+    """Creates the demo model in the cache."""
     STOP_CONTAINER = "stop_container"
     """Ends a container that Warden did not start."""
     RESTORE = "restore"
-    """Loads again what another operation had unloaded and did not bring back."""
+    """Loads models again that another operation unloaded and did not restore."""
     SELFTEST = "selftest"
     """Checks on a tiny model of its own that everything works."""
 
 
 class OperationState(StrEnum):
-    """Where an operation stands; all but ``running`` are final."""
+    """The state of an operation; all but ``running`` are final."""
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     WARNING = "warning"
-    """Done, and something is not as promised (memory still held, say)."""
+    """Done, but with a result that differs from the plan (such as memory that is still held)."""
     FAILED = "failed"
     CANCELLED = "cancelled"
     ABANDONED = "abandoned"
-    """Warden ended in the middle of it."""
+    """Warden ended while the operation was running."""
 
 
 class StepName(StrEnum):
@@ -52,7 +52,7 @@ class StepName(StrEnum):
 
     PLAN = "plan"
     GRACE = "grace"
-    """Nothing is touched yet: whoever asked, and the owners of what goes, can stop it."""
+    """Nothing has been changed yet: the requester, and the owners of the models to be unloaded, can stop it."""
     UNLOAD = "unload"
     SETTLE = "settle"
     CLEAN = "clean"
@@ -60,20 +60,22 @@ class StepName(StrEnum):
     LAUNCH = "launch"
     """The process or container is started and the model loaded."""
     READY = "ready"
-    """The model answered its first question about itself."""
+    """The model answered the first request about its state."""
     MEASURE = "measure"
     CREATE = "create"
     """The demo model's files are written."""
     END = "end"
-    """Everything of Warden's is ended (emergency), or a container that is not Warden's."""
+    """Every process and container that Warden started is ended (emergency stop), or one container that it did not
+    start.
+    """
     CHECKS = "checks"
     """The checks of a self-test, one after the other."""
     ROLLBACK = "rollback"
-    """What the operation did is undone and what it evicted is launched again."""
+    """The changes of the operation are undone, and the evicted models are launched again."""
 
 
 class StepState(StrEnum):
-    """Where a step stands."""
+    """The state of a step."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -85,7 +87,7 @@ class StepState(StrEnum):
 
 @dataclass(frozen=True)
 class Step:
-    """One step. Times are seconds since the epoch; ``progress`` is 0 to 1 where it is known."""
+    """One step. Times are seconds since the epoch; ``progress`` is 0 to 1 if it is known."""
 
     name: StepName
     state: StepState = StepState.WAITING
@@ -108,12 +110,13 @@ class HeldBy:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What an unload really gave back, on one device.
+    """The memory that an unload freed on one device.
 
-    ``freed_bytes`` is how much the device's free memory rose, plus what everybody else took meanwhile (``others_bytes``, negative
-    when they gave back; ``None`` where the device cannot tell); never below 0, since an end takes no memory: what fell counts as taken by
-    others whom the device does not name. ``model_freed_bytes`` is that less what the process held before it loaded anything
-    (interpreter and libraries), so it compares with the weights; ``None`` where the process could not say.
+    ``freed_bytes`` is the rise of the device's free memory plus the memory that all others took in the meantime
+    (``others_bytes``, negative if they released memory; ``None`` if the device cannot tell). It is never below 0, since
+    ending a process takes no memory: a fall counts as taken by holders that the device does not list.
+    ``model_freed_bytes`` is that less what the process held before it loaded anything (interpreter and libraries), so
+    it is comparable to the weights; ``None`` if the process did not report it.
     """
 
     device_id: str
@@ -122,7 +125,7 @@ class Receipt:
     model_freed_bytes: int | None
     seconds: float
     settled: bool
-    """Whether the device came to rest within the deadline with the expected memory back."""
+    """Whether the device settled within the deadline with the expected memory free."""
     still_held_by: tuple[HeldBy, ...] = ()
     instance_id: str | None = None
     model_id: str | None = None
@@ -131,7 +134,9 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a clean's or an emergency's result: what it was, what became of it, how many bytes came back."""
+    """One line in the result of a clean or an emergency stop: what was found, what was done with it, and how many bytes
+    were freed.
+    """
 
     message: Message
     ok: bool = True
@@ -139,10 +144,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evicted:
-    """A model that was unloaded to make room, with all that loads it again as it was."""
+    """A model that was unloaded to free memory, with all that is needed to load it again unchanged."""
 
     instance_id: str
-    """Its id until then; what comes back has another."""
+    """Its id until then; the restored instance has another."""
     model_id: str
     mode: Mode
     revision: str
@@ -151,11 +156,11 @@ class Evicted:
     owner: str
     lease: Lease = NO_LEASE
     held_bytes: Mapping[str, int] = field(default_factory=dict)
-    """By device."""
+    """Held bytes by device."""
 
     @classmethod
     def of(cls, instance: Instance) -> Evicted:
-        """Return what ``instance`` becomes when it is unloaded now."""
+        """Return the record of ``instance`` for an unload at this moment."""
         return cls(
             instance_id=instance.id,
             model_id=instance.model_id,
@@ -171,14 +176,14 @@ class Evicted:
 
 @dataclass(frozen=True)
 class Grace:
-    """The seconds before an operation ends other people's models."""
+    """The grace period before an operation ends other people's models."""
 
     until: float
-    """When it acts; seconds since the epoch."""
+    """When the period ends; seconds since the epoch."""
     instances: tuple[str, ...]
-    """Other people's models that go."""
+    """Other people's models that are to be unloaded."""
     owners: tuple[str, ...]
-    """Who may stop it until then, beside those who may cancel it anyway."""
+    """The people who may stop it until then, in addition to those who may cancel it anyway."""
 
 
 @dataclass(frozen=True)
@@ -197,23 +202,25 @@ class Operation:
     instance_id: str | None = None
     devices: tuple[str, ...] = ()
     evicted: tuple[str, ...] = ()
-    """Models that were unloaded to make room."""
+    """Models that were unloaded to free memory."""
     to_restore: tuple[Evicted, ...] = ()
-    """What is to be loaded again unless this succeeds; once it has ended, what could not be and is one click away."""
+    """Models to load again unless this operation succeeds; once it has ended, those that could not be restored and are
+    offered for restoring.
+    """
     receipts: tuple[Receipt, ...] = ()
     findings: tuple[Finding, ...] = ()
     error: Message | None = None
     outcome: Message | None = None
-    """One sentence on how it ended."""
+    """The outcome in one sentence."""
     cancel_requested_by: str | None = None
     checks: tuple[Check, ...] = ()
-    """What a self-test has checked so far."""
+    """The checks that a self-test has completed so far."""
     request: SwitchRequest | None = None
-    """What a switch was asked for, so that it can be asked for again; of an unload what loads the model again."""
+    """The request of a switch, so that it can be repeated; for an unload, the request that loads the model again."""
     post_mortem: PostMortem | None = None
-    """How its model ran out of memory: while it loaded, or at any time later."""
+    """How its model ran out of memory: while it loaded, or at any later time."""
     grace: Grace | None = None
-    """Set where other people's models go."""
+    """Set if other people's models are to be unloaded."""
 
     @property
     def is_running(self) -> bool:
@@ -222,17 +229,17 @@ class Operation:
 
     @property
     def current_step(self) -> Step | None:
-        """The step that runs now."""
+        """The step that is running."""
         return next((s for s in self.steps if s.state is StepState.RUNNING), None)
 
     @property
     def is_in_grace(self) -> bool:
-        """Whether it waits before it touches other people's models."""
+        """Whether it is waiting before it touches other people's models."""
         before = (StepState.WAITING, StepState.RUNNING)
         return self.is_running and any(s.name is StepName.GRACE and s.state in before for s in self.steps)
 
     def check_stop(self, name: str) -> None:
-        """Let ``name`` stop it as the owner of a model that goes, before that is touched. Raises TooLate, NotYours."""
+        """Check that ``name`` may stop it as the owner of a model that is to be unloaded. Raises TooLate, NotYours."""
         if self.grace is None or name not in self.grace.owners:
             raise NotYours(owner=self.actor)
         if not self.is_in_grace:
@@ -241,12 +248,12 @@ class Operation:
 
     @property
     def is_committed(self) -> bool:
-        """Whether what was asked for is there already, so that nothing can be cancelled any more."""
+        """Whether the requested result exists already, so that cancelling is no longer possible."""
         return any(s.name is StepName.READY and s.state is not StepState.WAITING for s in self.steps)
 
     @property
     def is_undoing(self) -> bool:
-        """Whether it puts back what it had unloaded."""
+        """Whether it is restoring the models that it unloaded."""
         return any(s.name is StepName.ROLLBACK and s.state is StepState.RUNNING for s in self.steps)
 
     def closed(
@@ -258,7 +265,7 @@ class Operation:
         error: Message | None = None,
         running: StepState = StepState.FAILED,
     ) -> Operation:
-        """Return the operation as ended: a step that still ran becomes ``running``, one that waited is skipped."""
+        """Return the operation as ended: a step that was running becomes ``running``, a pending one is skipped."""
 
         def end(step: Step) -> Step:
             if step.state is StepState.WAITING:
@@ -269,7 +276,7 @@ class Operation:
         return replace(self, state=state, ended_at=ended_at, outcome=outcome, error=error or self.error, steps=steps)
 
     def with_step(self, name: StepName, **changes: object) -> Operation:
-        """Return the operation with the last step called ``name`` changed, or added at the end when there is none."""
+        """Return the operation with the last step called ``name`` changed, or added at the end if there is none."""
         index = next((i for i in range(len(self.steps) - 1, -1, -1) if self.steps[i].name is name), None)
         if index is None:
             return replace(self, steps=(*self.steps, replace(Step(name), **changes)))  # type: ignore[arg-type]
@@ -279,7 +286,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class OperationFilter:
-    """Which operations are looked for; ``None`` is any."""
+    """The filter of a search for operations; ``None`` matches anything."""
 
     kind: OperationKind | None = None
     actor: str | None = None
@@ -287,7 +294,7 @@ class OperationFilter:
     state: OperationState | None = None
 
     def matches(self, operation: Operation) -> bool:
-        """Whether ``operation`` is one of them."""
+        """Whether ``operation`` matches the filter."""
         return (
             self.kind in (None, operation.kind)
             and self.actor in (None, operation.actor)
@@ -301,7 +308,7 @@ ANY_OPERATION: Final = OperationFilter()
 
 @dataclass(frozen=True)
 class OperationValues:
-    """What the kept operations can be filtered by, each value once and in order."""
+    """The values by which the stored operations can be filtered, each once and sorted."""
 
     kinds: tuple[OperationKind, ...] = ()
     actors: tuple[str, ...] = ()

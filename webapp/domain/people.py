@@ -1,4 +1,4 @@
-"""Who uses Warden and what each may do: roles, rights, and the values of accounts. Pure."""
+"""The users of Warden and their permissions: roles, permissions, and the values of accounts. Pure."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ from typing import Final
 
 
 class Role(StrEnum):
-    """What a person is here; each may do all that the one before may."""
+    """A person's role; each role may do all that the previous one may."""
 
     VIEWER = "viewer"
     """Sees everything that is not secret."""
     OPERATOR = "operator"
-    """Switches, cleans, asks; unloads own models and those that are free; cancels own operations."""
+    """Loads models, cleans, asks; unloads own models and free ones; cancels own operations."""
     ADMINISTRATOR = "administrator"
-    """Everything: emergency, other people's models, operations and containers, accounts."""
+    """Everything: emergency stop, other people's models, operations and containers, accounts."""
 
 
 class Permission(StrEnum):
-    """What an address asks of the person who calls it. Each address has one."""
+    """The permission that a URL requires of its caller. Each URL has one."""
 
     OPEN = "open"
-    """Nothing: also who is not signed in may call it."""
+    """None: callers who are not signed in may use it, too."""
     SEE = "see"
     """See memory, models, operations, logs, the timeline."""
     ACCOUNT = "account"
     """Manage one's own password, sessions and tokens."""
     PLAN = "plan"
-    """See what a switch would do."""
+    """Preview a switch."""
     SWITCH = "switch"
-    """Load a model, let one wait for room, make the demo model."""
+    """Load a model, queue a launch, create the demo model."""
     UNLOAD = "unload"
-    """Unload own models, and others' that are free: not leased, and answering nobody."""
+    """Unload own models, and other people's that are free: not leased, and answering no request."""
     UNLOAD_ANY = "unload_any"
-    """Take, with a reason, what another person has leased or what answers somebody else's requests."""
+    """Take, with a reason, a model that another person has leased or that answers other people's requests."""
     LEASE = "lease"
-    """Hold own models for a time, ask for others', answer who asks, keep an idle one."""
+    """Hold own models for a time, request the release of others, answer such requests, keep an idle model."""
     CLEAN = "clean"
-    """Give back memory that nobody needs."""
+    """Free memory that nobody needs."""
     ASK = "ask"
     """Ask a model."""
     CANCEL = "cancel"
-    """Cancel own operations, take back own requests that wait."""
+    """Cancel own operations and own queued launches."""
     CANCEL_ANY = "cancel_any"
-    """Cancel another person's operation; take back, let go on or start another person's request that waits."""
+    """Cancel another person's operation; cancel, resume or start another person's queued launch."""
     SELFTEST = "selftest"
-    """Begin a self-test."""
+    """Start a self-test."""
     EMERGENCY = "emergency"
-    """End everything that is Warden's."""
+    """End everything that Warden started."""
     CONTAINERS = "containers"
     """End a container that Warden did not start."""
     PEOPLE = "people"
     """Manage accounts and invitations."""
     AUDIT = "audit"
-    """See who did what, from where."""
+    """Read the audit record."""
 
 
 LOWEST: Final[Mapping[Permission, Role | None]] = {
@@ -78,25 +78,25 @@ LOWEST: Final[Mapping[Permission, Role | None]] = {
     Permission.PEOPLE: Role.ADMINISTRATOR,
     Permission.AUDIT: Role.ADMINISTRATOR,
 }
-"""The lowest role that has each right; ``None`` is everybody, signed in or not."""
+"""The lowest role that has each permission; ``None`` is everybody, signed in or not."""
 
 IN_PERSON: Final = frozenset({Permission.ACCOUNT, Permission.PEOPLE})
-"""Rights that no API token gives: one that leaked must not make others."""
+"""Permissions that no API token grants: a leaked token must not be able to create others."""
 
 _RANKS: Final = tuple(Role)
 
 NAME_RULE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-"""ASCII alone, so that no name can be taken for another that only looks like it."""
+"""ASCII only, so that no name can be mistaken for a look-alike."""
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 10, 200
 
 
 class AuthMethod(StrEnum):
-    """How a request said who sends it."""
+    """How a request was authenticated."""
 
     LOCAL = "local"
-    """Not at all: Warden has no accounts and listens on this machine alone."""
+    """Not at all: Warden has no accounts and listens on this machine only."""
     SESSION = "session"
-    """By the cookie of somebody who signed in."""
+    """By the cookie of a signed-in person."""
     PROXY = "proxy"
     """By the header of a trusted proxy."""
     TOKEN = "token"  # noqa: S105  a name
@@ -114,12 +114,12 @@ class Person:
     seen_at: float | None = None
     disabled: bool = False
     has_password: bool = True
-    """Whether this person can sign in here; one whom only a proxy named cannot."""
+    """Whether this person can sign in with a password; a person known only through a proxy cannot."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who sends a request. ``person_id`` is ``None`` for the person of a Warden without accounts."""
+    """The sender of a request. ``person_id`` is ``None`` if Warden has no accounts."""
 
     name: str
     role: Role
@@ -127,12 +127,12 @@ class Identity:
     person_id: str | None = None
     session_id: str | None = None
     token: str | None = None
-    """The label of the API token that it came with."""
+    """The label of the API token that the request used."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """Somebody's sign-in in one browser. ``id`` names it and opens nothing."""
+    """A person's sign-in in one browser. ``id`` names the session and grants nothing."""
 
     id: str
     person_id: str
@@ -145,7 +145,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Invitation:
-    """A link that makes one account."""
+    """A link that creates one account."""
 
     id: str
     role: Role
@@ -161,7 +161,7 @@ class Invitation:
 
 @dataclass(frozen=True)
 class ApiToken:
-    """A program's way in. It does what ``scope`` may, and never more than its owner's role of that moment."""
+    """Access for a program. It may do what ``scope`` permits, and never more than its owner's current role."""
 
     id: str
     person_id: str
@@ -172,25 +172,25 @@ class ApiToken:
     used_at: float | None = None
 
     def is_open(self, now: float) -> bool:
-        """Whether it still opens anything."""
+        """Whether it is still valid."""
         return self.expires_at is None or now < self.expires_at
 
 
 def has_permission(role: Role | None, right: Permission) -> bool:
-    """Return whether somebody with ``role`` has ``right``; ``None`` is nobody in particular."""
+    """Return whether ``role`` has ``right``; ``None`` is a caller who is not signed in."""
     lowest = LOWEST[right]
     return lowest is None or (role is not None and _RANKS.index(role) >= _RANKS.index(lowest))
 
 
 def allows(identity: Identity | None, right: Permission) -> bool:
-    """Return whether the sender of a request has ``right``, as a person or by a token."""
+    """Return whether the sender of a request has ``right``, as a person or through a token."""
     if identity is not None and identity.way is AuthMethod.TOKEN and right in IN_PERSON:
         return False
     return has_permission(None if identity is None else identity.role, right)
 
 
 def lower(one: Role, other: Role) -> Role:
-    """Return the role that may do less."""
+    """Return the role with fewer permissions."""
     return min(one, other, key=_RANKS.index)
 
 

@@ -1,4 +1,4 @@
-"""What an operation would do, before it does anything: the very plan that the page previews and that Apply runs."""
+"""What an operation would do: the same plan that the page previews and Apply runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from webapp.message import Message
 UNREACHABLE = frozenset(
     each.code for each in (EngineUnavailable, EngineMissing, EngineForbidden, EngineUnreachable, EngineFailed)
 )
-"""Why a mode cannot be chosen when what runs in it cannot be asked either."""
+"""The reasons for which a mode cannot be chosen if its running instances do not respond either."""
 
 
 class Verdict(StrEnum):
@@ -25,55 +25,60 @@ class Verdict(StrEnum):
     TIGHT = "tight"
     """It fits and leaves at least the safety reserve."""
     REFUSED = "refused"
-    """It does not fit, or something else forbids it; the reasons say which. Only ``Plan.overruled`` lets it be done all the same."""
+    """It does not fit, or something else forbids it; the reasons say which. Only ``Plan.overruled`` permits it
+    nevertheless.
+    """
 
 
 @dataclass(frozen=True)
 class SwitchRequest:
-    """What a person asks for. ``devices`` is ``None`` for "choose for me"."""
+    """The request of a person. ``devices`` is ``None`` for "choose for me"."""
 
     mode: Mode
     model_id: str
     options: LaunchOptions = field(default_factory=LaunchOptions)
     devices: tuple[str, ...] | None = None
     keep_others: bool = False
-    """The person's other models stay too: nothing is unloaded but what ``unload`` names."""
+    """The person's other models stay loaded, too: nothing is unloaded except the instances in ``unload``."""
     restore_on_failure: bool = True
     interrupt_busy: bool = False
-    """Unload also models that answer requests right now."""
+    """Also unload models that are answering requests."""
     unload: tuple[str, ...] = ()
-    """Instances that may go: another person's only where it is named here, and only where the room is needed.
+    """Instances that may be unloaded: another person's only if it is named here, and only if its memory is needed.
 
-    With ``keep_others`` the person's own that are named go, where the launch takes a device of theirs; without it all of them go there.
+    With ``keep_others``, the person's own named instances are unloaded if the launch uses one of their devices; without
+    it, all of them on those devices are.
     """
     load_anyway: bool = False
-    """Load although the estimate says that the memory will not do. It passes over nothing else."""
+    """Load although the estimate says that there is not enough memory. It overrides nothing else."""
     lease_until: float | None = None
-    """Until when nobody else takes the model once it runs; seconds since the epoch."""
+    """The end of the lease that starts with the model; seconds since the epoch."""
     reason: str = ""
-    """What the model is for."""
+    """The purpose of the model."""
     idle_minutes: float | None = None
     """See ``Lease.idle_minutes``."""
     override_reason: str | None = None
-    """Why an administrator unloads what is another person's, leased or busy; ``None`` is not to."""
+    """Why an administrator unloads another person's leased or busy model; ``None`` is no override."""
 
 
 class Reach(IntEnum):
-    """How far a plan goes for room. The nearest that has it counts; each takes what the one before takes, and more."""
+    """How far a plan may go to free memory. The lowest level that suffices is used; each level includes the previous
+    ones.
+    """
 
     OWN = 0
-    """What is the person's own: all of it, or what was named."""
+    """The person's own instances: all of them, or the named ones."""
     CONFIRMED = 1
-    """Other people's idle models that were named, or given up for the person."""
+    """Other people's idle models that were named or released for the person."""
     IDLE = 2
-    """All that are idle and not leased: their names have to be confirmed first."""
+    """All models that are idle and not leased: they have to be confirmed by name first."""
     TAKEN = 3
-    """Those too that are leased or in use: to say who is in the way, or to take them by an override."""
+    """Leased and busy models too: to name what is in the way, or to take them by an override."""
 
 
 @dataclass(frozen=True)
 class Eviction:
-    """An instance that a plan would unload, and what it gives back by device."""
+    """An instance that a plan would unload, and the bytes that this frees by device."""
 
     instance_id: str
     model_id: str
@@ -82,43 +87,43 @@ class Eviction:
     in_flight: int | None
     freed_bytes: Mapping[str, int]
     is_others: bool = False
-    """Another person's, given up or not."""
+    """Whether it is another person's, released or not."""
     is_foreign: bool = False
-    """Another person's, who has not given it up for who asks."""
+    """Whether it is another person's who has not released it for the requester."""
     is_resting: bool = True
-    """It is loaded: not on its way, in one direction or the other."""
+    """Whether it is loaded: neither loading nor unloading."""
     idle_s: float = 0.0
-    """How long nobody has used it."""
+    """How long it has been unused."""
     lease_until: float | None = None
-    """Until when a lease of it runs; ``None`` where none does."""
+    """The end of its lease; ``None`` if it has none."""
     reason: str = ""
-    """What its owner holds it for."""
+    """The purpose for which its owner holds it."""
     no_return: Message | None = None
-    """Why it could not be loaded again if the launch fails; ``None`` where nothing is known against it."""
+    """Why it could not be loaded again if the launch fails; ``None`` if no reason is known."""
 
     @property
     def is_taken(self) -> bool:
-        """Whether it is another person's, leased or in use, or perhaps in use."""
+        """Whether it is another person's and leased, in use, or possibly in use."""
         return self.is_foreign and (self.lease_until is not None or self.in_flight != 0)
 
     def is_confirmed_by(self, request: SwitchRequest) -> bool:
-        """Whether it may go as far as its owner is concerned: it is the person's own, given up for that person, or named."""
+        """Whether its owner's consent is settled: it is the person's own, released for that person, or named."""
         return not self.is_foreign or self.instance_id in request.unload
 
     def is_kept_from(self, request: SwitchRequest) -> bool:
-        """Whether ``request`` must not unload it: it is in use, or another person's and leased, or another person's and perhaps in use."""
+        """Whether ``request`` must not unload it: it is in use, or another person's and leased or possibly in use."""
         if self.is_taken and request.override_reason is None:
             return True
         return bool(self.in_flight) and not request.interrupt_busy
 
     def is_unendable_for(self, request: SwitchRequest) -> bool:
-        """Whether its mode cannot be asked: it could be neither ended in order nor brought back if the launch fails."""
+        """Whether its mode does not respond: it could be neither stopped in order nor restored if the launch fails."""
         return request.restore_on_failure and self.no_return is not None and self.no_return.code in UNREACHABLE
 
     def goes(self, request: SwitchRequest, reach: Reach) -> bool:
-        """Whether ``request`` takes it from a device of its, going as far as ``reach`` for room.
+        """Whether ``request`` unloads it from one of its devices at level ``reach``.
 
-        A dead model of another person's has no memory to give: it is that person's to clear away.
+        Another person's dead model has no memory to free: it is left to that person.
         """
         is_named = self.instance_id in request.unload
         if not self.is_others:
@@ -141,17 +146,17 @@ class DevicePlan:
     free_before_bytes: int | None
     """Free now, within the memory limit."""
     freed_bytes: int
-    """What the unloading gives back."""
+    """Freed by unloading."""
     free_after_bytes: int | None
-    """Free once the model runs; negative when it does not fit."""
+    """Free once the model runs; negative if it does not fit."""
     reserve_bytes: int
     verdict: Verdict
     promised_bytes: int = 0
-    """What models that stay have been promised and have not taken yet (their KV cache grows with use)."""
+    """Memory promised to models that stay and not yet taken (their KV cache grows with use)."""
 
     @property
     def available_bytes(self) -> int | None:
-        """What a launch may take once the unloading is done."""
+        """Bytes that a launch may take after unloading."""
         if self.free_before_bytes is None:
             return None
         return self.free_before_bytes + self.freed_bytes - self.promised_bytes
@@ -167,10 +172,10 @@ class WayOut:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a switch would do and whether it may.
+    """What a switch would do and whether it is permitted.
 
-    ``reasons`` explain the verdict, most important first. ``refusal`` is the error that Apply would answer with, as a message, or
-    ``None``.
+    ``reasons`` explain the verdict, most important first. ``refusal`` is the error that Apply would answer with, as a
+    message, or ``None``.
     """
 
     request: SwitchRequest
@@ -181,11 +186,12 @@ class Plan:
     ways_out: tuple[WayOut, ...] = ()
     refusal: Message | None = None
     anywhere: bool = False
-    """The request left the choice of the device to Warden; ``request`` names the chosen one."""
+    """Whether the request left the choice of the device to Warden; ``request`` names the chosen one."""
     overruled: Message | None = None
-    """The lack of memory that ``load_anyway`` passes over: the verdict stays as it is, and the launch may run out of memory."""
+    """The shortage of memory that ``load_anyway`` overrides: the verdict stays, and the launch may run out of memory.
+    """
 
     @property
     def touched(self) -> frozenset[str]:
-        """The devices of the launch, and those of what goes for it: all that carrying it out claims."""
+        """The devices of the launch and those of its evictions: all that carrying it out claims."""
         return frozenset({d.device_id for d in self.devices} | {d for e in self.unload for d in e.freed_bytes})

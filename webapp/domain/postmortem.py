@@ -1,14 +1,18 @@
-"""Why a model ran out of memory: what every holder had before and at the moment, and the likely cause by the figures. Pure.
+"""Why a model ran out of memory: what every holder had before and at that moment, and the likely cause. Pure.
 
-The moment is the reading in which the model held the most. A device that had room for the plan (free memory, and what the model held there
-already, at least the gate) can have lost it in three ways, told apart by whose figure moved:
+The moment is the reading in which the model held the most. If a device had room for the plan (its free memory, and what
+the model held there already, are at least the required bytes), there are three causes, told apart by the figure that
+changed:
 
-- a neighbour grew by more than the room that was to spare;
-- the model held more than the plan said, or it wanted more while nothing of what the plan counted with was gone: the estimate was too low;
-- more than twice the gate was at its hand all the time: not the device refused but a limit of the process itself.
+- another process grew by more than the spare room;
+- the model held more than planned, or it wanted more while the planned memory was still available: the estimate was too
+  low;
+- more than twice the required bytes were available all the time: the device did not refuse, but a limit of the process
+  did.
 
-Where there was no room from the start (it was loaded all the same) the peak of the load is above what was free. What fails in the KV cache,
-while the engine makes it or while requests fill it, within what the plan said, is the KV cache's.
+If there was no room from the start (the model was loaded anyway), the peak of the load exceeds the free memory. A
+failure in the KV cache within the plan, while the engine creates the cache or requests fill it, is attributed to the KV
+cache.
 """
 
 from __future__ import annotations
@@ -22,24 +26,26 @@ from webapp.domain.memory import HolderKind, Reading, Sample, instance_bytes
 from webapp.domain.plan import SwitchRequest, WayOut
 
 LINES = 16
-"""Holders that are kept one by one, a device: the model itself, and those that moved or hold the most."""
+"""Holders that are kept individually per device: the model itself, and those that changed most or hold the most."""
 LIMIT_FACTOR = 2
-"""So many times the gate at hand is no low estimate: it lies within a few percent where files are read in full."""
+"""With this multiple of the required bytes available, the estimate cannot be the cause: it is within a few percent if
+the files are read in full.
+"""
 
 
 class Cause(StrEnum):
-    """What most likely took the memory."""
+    """The most likely cause."""
 
     NEIGHBOUR_GREW = "neighbour_grew"
-    """Somebody else took what was to spare, and more."""
+    """Another process took the spare memory, and more."""
     ESTIMATE_LOW = "estimate_low"
-    """The model needed more than the plan said."""
+    """The model needed more than planned."""
     LOAD_PEAK = "load_peak"
-    """The load needs more for a moment than was free when it began."""
+    """The load needed more for a moment than was free when it started."""
     KV_CACHE = "kv_cache"
     """The keys and values of the requests did not fit."""
     PROCESS_LIMIT = "process_limit"
-    """The device had memory left: a limit of the process refused it."""
+    """The device had free memory: a limit of the process was reached."""
     UNKNOWN = "unknown"
     """The figures do not tell."""
 
@@ -48,25 +54,25 @@ class Phase(StrEnum):
     """What the model was doing."""
 
     STARTING = "starting"
-    """The engine compared what is free with what it was to take."""
+    """The engine was comparing the free memory with its share."""
     LOADING = "loading"
-    """The weights were on their way, or the engine tried the model out."""
+    """The weights were being loaded, or the engine was warming up."""
     KV_CACHE = "kv_cache"
-    """The engine gave its KV cache the memory that was left."""
+    """The engine was allocating its KV cache in the remaining memory."""
     ANSWERING = "answering"
-    """It was ready and answered requests."""
+    """It was ready and answering requests."""
 
 
 @dataclass(frozen=True)
 class HolderLine:
-    """A holder then and at the moment; ``None`` is unknown."""
+    """A holder's memory before and at the moment; ``None`` is unknown."""
 
     before_bytes: int | None
     after_bytes: int | None
     kind: HolderKind | None = None
     """``None`` for the rest, all smaller holders together."""
     is_own: bool = False
-    """The model that ran out of memory."""
+    """Whether it is the model that ran out of memory."""
     model_id: str | None = None
     pid: int | None = None
     user: str | None = None
@@ -82,31 +88,31 @@ class Account:
     device_id: str
     total_bytes: int | None
     gate_bytes: int
-    """What the plan counted with."""
+    """The planned amount."""
     free_before_bytes: int | None
     free_after_bytes: int | None
     held_before_bytes: int | None
-    """By the model itself: nothing, where a launch began."""
+    """Held by the model itself; 0 at the start of a launch."""
     held_bytes: int | None
     grown_bytes: int | None
-    """By which all others grew together; negative when they gave back."""
+    """Total growth of all others; negative if they released memory."""
     lines: tuple[HolderLine, ...] = ()
 
     @property
     def room_bytes(self) -> int | None:
-        """What the model could have had in all, had nobody else moved."""
+        """The total that the model could have had if no other holder had changed."""
         if self.free_before_bytes is None or self.held_before_bytes is None:
             return None
         return self.free_before_bytes + self.held_before_bytes
 
     @property
     def spare_bytes(self) -> int | None:
-        """What of that was beyond the plan; negative where the plan did not fit."""
+        """The part of that which exceeded the plan; negative if the plan did not fit."""
         return None if self.room_bytes is None else self.room_bytes - self.gate_bytes
 
     @property
     def at_hand_bytes(self) -> int | None:
-        """What the model held at the moment and what was free beside it."""
+        """What the model held at the moment, plus the free memory."""
         return None if self.free_after_bytes is None else self.free_after_bytes + (self.held_bytes or 0)
 
 
@@ -117,25 +123,27 @@ class PostMortem:
     taken_at: float
     """The moment."""
     since: float
-    """The reading that it is compared with: the one that the launch was decided on, or one from a minute before."""
+    """The time of the reading that it is compared with: the one on which the launch was decided, or one a minute
+    earlier.
+    """
     phase: Phase
     cause: Cause
     device_id: str
-    """The device that the cause was seen on."""
+    """The device that shows the cause."""
     accounts: tuple[Account, ...]
     log: tuple[str, ...] = ()
     way_out: WayOut | None = None
-    """The cheapest change to what was asked for that fits the memory that there was."""
+    """The cheapest change to the request that would have fitted the available memory."""
     asked: SwitchRequest | None = None
 
     @property
     def account(self) -> Account:
-        """The device that the cause was seen on."""
+        """The account of the device that shows the cause."""
         return next(account for account in self.accounts if account.device_id == self.device_id)
 
 
 def moment_of(samples: Sequence[Sample], instance_id: str, device_ids: Sequence[str]) -> Sample | None:
-    """Return the sample in which the instance held the most, the last of equals; ``None`` of none."""
+    """Return the sample in which the instance held the most, the last of equals; ``None`` if it appears in none."""
 
     def held(sample: Sample) -> int:
         readings = (sample.reading(device_id) for device_id in device_ids)
@@ -161,7 +169,7 @@ def account_of(before: Reading, now: Reading, gate_bytes: int, instance_id: str,
 
 
 def likely_cause(phase: Phase, accounts: Sequence[Account]) -> tuple[Cause, str]:
-    """Return the cause and the device that shows it best; see above for the rule."""
+    """Return the cause and the device that shows it best; the rule is in the module's docstring."""
     found = {account.device_id: _cause_on(phase, account) for account in accounts}
     device_id = min(found, key=lambda device: _ORDER.index(found[device]))
     return found[device_id], device_id
@@ -175,7 +183,7 @@ _ORDER = (
     Cause.PROCESS_LIMIT,
     Cause.UNKNOWN,
 )
-"""Of several devices the one speaks for all whose figures say the most."""
+"""Of several devices, the one whose figures say the most decides."""
 
 
 def _cause_on(phase: Phase, account: Account) -> Cause:
@@ -194,10 +202,10 @@ def _cause_on(phase: Phase, account: Account) -> Cause:
 
 
 def room_for_another(cause: Cause, account: Account) -> int | None:
-    """Return the free memory that a plan may count with on a device to have fitted there; ``None`` is unknown.
+    """Return the free memory that a plan may assume on a device so that it would have fitted; ``None`` is unknown.
 
-    What neighbours took is gone. Where it was not theirs, the very plan that failed must not fit again: no more than its gate is there,
-    and of a process that was refused memory no more than it had got.
+    Memory that other processes took is gone. For any other cause the plan that failed must not fit again: at most the
+    required bytes are assumed, and for a process that was refused memory at most what it had got.
     """
     room = account.room_bytes
     if room is None:
@@ -209,7 +217,7 @@ def room_for_another(cause: Cause, account: Account) -> int | None:
 
 
 def _lines(found: Sequence[Growth], instance_id: str, models: Mapping[str, str]) -> tuple[HolderLine, ...]:
-    """The holders, the model itself first and then what moved or holds the most; the smallest together."""
+    """Return the holders: the model itself, then those that changed most or hold the most; the smallest are merged."""
 
     def weight(growth: Growth) -> tuple[bool, int]:
         return growth.holder.instance_id != instance_id, -max(growth.before_bytes, growth.after_bytes)

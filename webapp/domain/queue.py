@@ -1,9 +1,10 @@
-"""Requests that wait for room: what a ticket is, what stands between it and its start, and whose turn it is. Pure.
+"""The launch queue: what a queued launch is, what prevents its start, and whose turn it is. Pure.
 
-The line is kept in the order in which people came. **A ticket that waits for room holds the devices that it waits for**: those that it
-names, or each on which it could ever fit where the choice was left to Warden. A later ticket may go first only where it touches none of
-them, so nobody is starved by smaller requests that always find a gap. A ticket that waits for something else than room (a pause after a
-failed load, a mode that is away, a figure that cannot be read) holds nothing, and neither does one that an emergency has paused.
+The queue is ordered by arrival. **A launch that waits for memory holds the devices that it waits for**: the named ones,
+or, if the choice was left to Warden, each on which it could ever fit. A later launch may start first only if it uses
+none of them, so small requests that always find a gap cannot starve a large one. A launch that waits for something else
+(a pause after a failed load, an unavailable mode, a figure that cannot be read) holds nothing, and neither does one
+that an emergency stop has paused.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ from webapp.errors import (
 from webapp.message import Message, Param
 
 MOST_TRIES: Final = 3
-"""Starts that come back for want of something before a ticket gives up: each may have unloaded models and loaded them again."""
+"""Starts that fail for want of a resource before a launch is given up: each may have unloaded models and loaded them
+again.
+"""
 COMES_BACK: Final = frozenset(
     {
         "busy",
@@ -53,7 +56,9 @@ COMES_BACK: Final = frozenset(
         "too_many_processes",
     }
 )
-"""Errors of a start that say nothing against the model: memory, disk, descriptors or processes ran short, so the ticket keeps its place."""
+"""Errors of a start that do not speak against the model: memory, disk, descriptors or processes ran short, so the
+launch keeps its position.
+"""
 NO_FAULT: Final = frozenset(
     {
         "cancelled_by_emergency",
@@ -66,28 +71,30 @@ NO_FAULT: Final = frozenset(
         "engine_missing",
     }
 )
-"""Errors of a start that was cut off from outside, came a moment too early, or met what a ticket waits for anyway: it counts as no try."""
+"""Errors of a start that was interrupted, came a moment too early, or met a condition that the queue waits for anyway:
+they count as no try.
+"""
 SATISFIED: Final = "ticket_satisfied"
-"""What a ticket says once its model is there without a start of its own."""
+"""The outcome of a launch whose model became available without a start of its own."""
 
 
 class QueueState(StrEnum):
-    """Where a ticket stands."""
+    """The state of a queued launch."""
 
     WAITING = "waiting"
-    """What it asks for does not fit yet, or it is not its turn."""
+    """The request does not fit yet, or it is not its turn."""
     READY = "ready"
-    """It fits, and its person was told: nothing starts before somebody starts it."""
+    """It fits, and its owner was notified: nothing starts until a person starts it."""
     STARTING = "starting"
-    """Its operation runs."""
+    """Its operation is running."""
     STARTED = "started"
-    """Its model is there: loaded by its start, or by somebody else; ``outcome`` then says by whom."""
+    """Its model is loaded: by its own start, or by another person, whom ``outcome`` then names."""
     CANCELLED = "cancelled"
-    """A person took it back."""
+    """A person cancelled it."""
     EXPIRED = "expired"
-    """It has waited too long, or its person was told and did not come."""
+    """It has waited too long, or its owner was notified and did not respond."""
     FAILED = "failed"
-    """What it asks for cannot be had by waiting, or its start failed; ``outcome`` says why."""
+    """Waiting cannot bring about the request, or its start failed; ``outcome`` says why."""
 
 
 TRANSITIONS: Final[Mapping[QueueState, frozenset[QueueState]]] = {
@@ -117,46 +124,48 @@ TRANSITIONS: Final[Mapping[QueueState, frozenset[QueueState]]] = {
     QueueState.EXPIRED: frozenset(),
     QueueState.FAILED: frozenset(),
 }
-"""From each state, the states that may follow. A model that somebody else has loaded satisfies a ticket in any of the open ones."""
+"""For each state, the states that may follow. A model that another person has loaded satisfies a launch in any of the
+open states.
+"""
 OPEN: Final = frozenset(state for state, following in TRANSITIONS.items() if following)
-"""The states of a ticket that still has its place."""
+"""The states of a launch that still has its position."""
 
 
 @dataclass(frozen=True)
 class QueuedLaunch:
-    """One request that waits. Times are seconds since the epoch."""
+    """One queued launch. Times are seconds since the epoch."""
 
     id: str
     number: int
-    """Its place among all that ever waited: rises, and survives a restart."""
+    """Its number among all launches ever queued: rises, and survives a restart."""
     request: SwitchRequest
-    """As asked. A start does no more than it says."""
+    """The original request. A start does no more than it says."""
     actor: str
     created_at: float
     starts_by_itself: bool = True
-    """Else its person is only told."""
+    """Whether it starts automatically; if not, its owner is only notified."""
     state: QueueState = QueueState.WAITING
     told_at: float | None = None
     """Since when it has been known to fit, while it is ``ready``."""
     operation_id: str | None = None
-    """Its start: under way, or the last one."""
+    """The operation of its current or last start."""
     tries: int = 0
-    """Starts that came back for want of room."""
+    """Starts that failed for want of memory."""
     not_before: float | None = None
-    """When it may start again after such a one, by the monotonic clock of this process."""
+    """The earliest next start after such a failure, by the monotonic clock of this process."""
     paused_by: str | None = None
-    """Whose emergency keeps it from starting, until a person lets it go on."""
+    """The person whose emergency stop prevents its start until it is resumed."""
     ended_at: float | None = None
     outcome: Message | None = None
-    """Why it ended, where its state does not say it."""
+    """Why it ended, if its state does not say so."""
 
     @property
     def is_open(self) -> bool:
-        """Whether it still has its place."""
+        """Whether it still has its position."""
         return self.state in OPEN
 
     def to(self, state: QueueState, **changes: object) -> QueuedLaunch:
-        """Return the ticket in ``state``.
+        """Return the launch in ``state``.
 
         Raises:
             ValueError: the table does not allow the transition.
@@ -166,54 +175,58 @@ class QueuedLaunch:
         return replace(self, state=state, **changes)  # type: ignore[arg-type]
 
     def ended(self, state: QueueState, now: float, outcome: Message | None = None) -> QueuedLaunch:
-        """Return the ticket as ended at ``now``. Raises ValueError as ``to`` does."""
+        """Return the launch as ended at ``now``. Raises ValueError as ``to`` does."""
         return self.to(state, ended_at=now, outcome=outcome, told_at=None, paused_by=None, not_before=None)
 
 
 @dataclass(frozen=True)
 class QueueVerdict:
-    """What stands between a ticket and its start at one moment; ``why`` is ``None`` where nothing does."""
+    """What prevents the start of a launch at one moment; ``why`` is ``None`` if nothing does."""
 
     why: Message | None
     devices: frozenset[str] = frozenset()
-    """What a start would touch now, or what it waits for; empty where it does not wait for room."""
+    """The devices that a start would use now, or that the launch waits for; empty if it does not wait for memory."""
     request: SwitchRequest | None = None
-    """What would be started now: as asked, on the devices that were found."""
+    """The request that would be started now: the original one, on the devices that were found."""
     is_over: bool = False
-    """There is nothing more to wait for: what was asked for is there, or cannot be had by waiting."""
+    """Whether waiting is pointless: the result exists already, or waiting cannot bring it about."""
 
 
 @dataclass(frozen=True)
 class QueueEntry:
-    """An open ticket in its place, from 1 on. ``behind`` is the nearest ticket before it that holds a device of its."""
+    """An open launch at its position, from 1 on. ``behind`` is the nearest earlier launch that holds one of its
+    devices.
+    """
 
     launch: QueuedLaunch
     place: int
     why: Message | None = None
     behind: QueuedLaunch | None = None
     request: SwitchRequest | None = None
-    """What would be started now."""
+    """The request that would be started now."""
     is_over: bool = False
     devices: frozenset[str] = frozenset()
-    """What it holds in the line."""
+    """The devices that it holds in the queue."""
 
     @property
     def fits(self) -> bool:
-        """Whether nothing stands between it and its start."""
+        """Whether nothing prevents its start."""
         return self.why is None and self.behind is None and not self.is_over
 
 
 Judge = Callable[[QueuedLaunch, frozenset[str]], QueueVerdict]
-"""Judges a ticket while others hold some devices: where the choice is Warden's, it is made among the rest as far as that helps."""
+"""Judges a launch while others hold some devices: if the choice is Warden's, it is made among the rest as far as
+possible.
+"""
 
 
 def in_order(launches: Iterable[QueuedLaunch]) -> tuple[QueuedLaunch, ...]:
-    """Return the open tickets in the order in which people came."""
+    """Return the open launches in the order of arrival."""
     return tuple(sorted((launch for launch in launches if launch.is_open), key=lambda launch: launch.number))
 
 
 def line_up(launches: Iterable[QueuedLaunch], judge: Judge) -> tuple[QueueEntry, ...]:
-    """Return the line with what each waits for, as the module says who may go before whom."""
+    """Return the queue with what each launch waits for, by the rule in the module's docstring."""
     return tuple(_line_up(in_order(launches), judge))
 
 
@@ -221,7 +234,7 @@ def _line_up(ordered: Iterable[QueuedLaunch], judge: Judge) -> Iterator[QueueEnt
     holders: dict[str, QueuedLaunch] = {}
     for place, launch in enumerate(ordered, 1):
         if launch.state is QueueState.STARTING:
-            yield QueueEntry(launch, place)  # its operation has claimed what it needs
+            yield QueueEntry(launch, place)  # Its operation has claimed the resources that it needs.
             continue
         judged = judge(launch, frozenset(holders))
         before = [holders[device] for device in judged.devices if device in holders]
@@ -233,38 +246,43 @@ def _line_up(ordered: Iterable[QueuedLaunch], judge: Judge) -> Iterator[QueueEnt
 
 
 def next_to_start(line: Iterable[QueueEntry], passed: Collection[str] = ()) -> QueueEntry | None:
-    """Return the first ticket in line that starts by itself and has nothing in its way; the ids in ``passed`` had their turn."""
+    """Return the first launch that starts automatically and that nothing prevents; the ids in ``passed`` had their
+    turn.
+    """
     return next((queued for queued in line if may_start(queued) and queued.launch.id not in passed), None)
 
 
 def may_start(queued: QueueEntry) -> bool:
-    """Whether a ticket starts by itself now."""
+    """Return whether a launch starts automatically now."""
     launch = queued.launch
     waits = launch.state is QueueState.WAITING and launch.paused_by is None
     return waits and launch.starts_by_itself and queued.fits
 
 
 def may_cancel(launch: QueuedLaunch, actor: str, is_administrator: bool) -> bool:
-    """Whether ``actor`` may take ``launch`` back, start it or let it go on: who took it, or an administrator."""
+    """Return whether ``actor`` may cancel, start or resume ``launch``: its owner or an administrator may."""
     return is_administrator or launch.actor == actor
 
 
 def came_back(operation: Operation) -> bool:
-    """Whether the start of a ticket ended in a way that leaves it waiting: no room, or cut off from outside.
+    """Return whether the start of a launch ended in a way that leaves it in the queue: a shortage of memory, or an
+    interruption.
 
-    One that was cut off by the end of Warden (``abandoned``) has proved nothing either.
+    A start that was interrupted by the end of Warden (``abandoned``) proves nothing either.
     """
     code = None if operation.error is None else operation.error.code
     return operation.state is OperationState.ABANDONED or code in COMES_BACK | NO_FAULT
 
 
 def counts_as_try(operation: Operation) -> bool:
-    """Whether an operation that came back says that there was no room."""
+    """Return whether an operation that came back proves a shortage of memory."""
     return operation.error is not None and operation.error.code in COMES_BACK
 
 
 def check_place(launches: Iterable[QueuedLaunch], request: SwitchRequest, actor: str, limit: int) -> None:
-    """Refuse a ticket more than ``limit``, and a second one of ``actor`` for the same. Raises QueueFull, AlreadyWaiting."""
+    """Refuse more launches than ``limit``, and a second one of ``actor`` for the same request. Raises QueueFull,
+    AlreadyWaiting.
+    """
     waiting = in_order(launches)
     for place, other in enumerate(waiting, 1):
         if (_launch(other.request), other.actor) == (_launch(request), actor):
@@ -274,7 +292,7 @@ def check_place(launches: Iterable[QueuedLaunch], request: SwitchRequest, actor:
 
 
 def _launch(request: SwitchRequest) -> SwitchRequest:
-    """What is asked for, on whatever lease: two clicks name two moments."""
+    """Return the request without its lease: two clicks name two moments."""
     return replace(request, lease_until=None)
 
 
@@ -282,9 +300,9 @@ def check_admissible(request: SwitchRequest, planning_state: PlanningState) -> N
     """Refuse what waiting cannot bring about.
 
     Raises:
-        NotFound, InvalidRequest: the request names what does not exist, or cannot be meant.
-        Refused: something else than room forbids it.
-        CannotWait: no device, or not the named ones, would hold it even if they were empty.
+        NotFound, InvalidRequest: the request names what does not exist, or is invalid.
+        Refused: something other than a shortage of memory forbids it.
+        CannotWait: no device, or none of the named ones, would hold it even if it were empty.
     """
     if request.load_anyway:
         raise InvalidRequest(field="load_anyway", value="true", allowed="false")
@@ -302,9 +320,10 @@ def check_admissible(request: SwitchRequest, planning_state: PlanningState) -> N
 def judge(
     launch: QueuedLaunch, held: frozenset[str], planning_state: PlanningState, running: Mapping[str, Operation]
 ) -> QueueVerdict:
-    """Return what stands between ``launch`` and its start in ``planning_state``, while earlier tickets hold the devices ``held``.
+    """Return what prevents ``launch`` in ``planning_state`` while earlier launches hold the devices ``held``.
 
-    ``running`` are the operations that run, by id. Never raises for what the world has become: that is a reason to wait, or the end.
+    ``running`` are the running operations by id. Never raises because of a changed state: that is a reason to wait, or
+    the end.
     """
     planning_state = planning_state.seen_by(launch.actor)
     request = still_asked(launch.request, planning_state)
@@ -312,7 +331,7 @@ def judge(
         plan = plan_switch(request, planning_state, with_ways_out=False)
     except InvalidRequest as exc:
         return QueueVerdict(exc.message, is_over=True)
-    except NotFound as exc:  # a catalogue that is not read yet, a driver that is away: it may be there again
+    except NotFound as exc:  # The catalogue is not read yet or a driver is away: the model or device may appear again.
         return QueueVerdict(exc.message)
     if plan.refusal is not None and plan.refusal.code == AlreadyLoaded.code:
         return QueueVerdict(_satisfied(plan.refusal, planning_state), is_over=True)
@@ -323,7 +342,7 @@ def judge(
 
 
 def _satisfied(refusal: Message, planning_state: PlanningState) -> Message:
-    """Say whose model it is that is there already."""
+    """Return the outcome that names the owner of the model that is already loaded."""
     owner = next((i.owner for i in planning_state.instances if i.id == refusal.params.get("instance")), None)
     return Message(SATISFIED, {"model": refusal.params.get("model"), "owner": owner})
 
@@ -347,7 +366,7 @@ def _judged(
 
 
 def still_asked(request: SwitchRequest, planning_state: PlanningState) -> SwitchRequest:
-    """Return ``request`` without what has passed meanwhile: models to unload that have gone, a lease that would have ended."""
+    """Return ``request`` without its outdated parts: instances to unload that have ended, a lease that would be over."""
     running = {instance.id for instance in planning_state.instances}
     kept = tuple(instance_id for instance_id in request.unload if instance_id in running)
     until = request.lease_until if (request.lease_until or 0) > planning_state.now else None
@@ -359,7 +378,7 @@ def still_asked(request: SwitchRequest, planning_state: PlanningState) -> Switch
 
 
 def _elsewhere(plan: Plan, request: SwitchRequest, held: frozenset[str], planning_state: PlanningState) -> Plan:
-    """Where Warden chose a device that an earlier ticket holds, the first other one on which nothing is in the way; else ``plan``."""
+    """Return the plan for the first free device if Warden chose one that an earlier launch holds; else ``plan``."""
     if request.devices is not None or not plan.touched & held:
         return plan
     for device_id in planning_state.device_ids:
@@ -370,7 +389,9 @@ def _elsewhere(plan: Plan, request: SwitchRequest, held: frozenset[str], plannin
 
 
 def _candidates(request: SwitchRequest, plan: Plan, planning_state: PlanningState) -> frozenset[str]:
-    """The devices that a request waits for: those that it names, or each that would hold it alone; none where it never fits."""
+    """Return the devices that a request waits for: the named ones, or each that would hold it alone; none if it never
+    fits.
+    """
     if request.devices is not None:
         return plan.touched if all(_could_hold(device, planning_state) for device in plan.devices) else frozenset()
     every = headrooms(planning_state)
@@ -381,7 +402,7 @@ def _candidates(request: SwitchRequest, plan: Plan, planning_state: PlanningStat
 
 
 def _in_a_spread(needs: Needs, every: Sequence[Headroom], most: Sequence[int]) -> Iterator[str]:
-    """Every GPU that several together would hold it on."""
+    """Yield every GPU of the groups that would hold it together."""
     for mixture in needs.together:
         if all(sum(share.needed_bytes <= most[n] for n in share.headrooms) >= share.count for share in mixture):
             yield from (
@@ -390,14 +411,14 @@ def _in_a_spread(needs: Needs, every: Sequence[Headroom], most: Sequence[int]) -
 
 
 def _room_of_empty(room: Headroom, planning_state: PlanningState) -> int:
-    """What a launch may take of a device that nobody else uses."""
+    """Return the bytes that a launch may take on a device that nobody else uses."""
     return within_limit(room.usable_bytes, 0, planning_state.policy.memory_limit_bytes) - _reserve_on(
         room.device_id, planning_state
     )
 
 
 def _could_hold(device: DevicePlan, planning_state: PlanningState) -> bool:
-    """Whether an empty device would do; one whose size is unknown might."""
+    """Return whether an empty device would suffice; one whose size is unknown might."""
     if device.total_bytes is None:
         return True
     reading = None if planning_state.sample is None else planning_state.sample.reading(device.device_id)
@@ -412,7 +433,7 @@ def _reserve_on(device_id: str, planning_state: PlanningState) -> int:
 
 
 def _most_bytes(request: SwitchRequest, planning_state: PlanningState) -> int:
-    """What the largest device that is asked for may hold."""
+    """Return the bytes that the largest requested device may hold."""
     usable = [
         r.usable_bytes for r in headrooms(planning_state) if request.devices is None or r.device_id in request.devices
     ]
@@ -420,7 +441,7 @@ def _most_bytes(request: SwitchRequest, planning_state: PlanningState) -> int:
 
 
 def _why(plan: Plan, planning_state: PlanningState, running: Mapping[str, Operation]) -> Message | None:
-    """An operation that runs there comes first: its memory is in flight."""
+    """Return why a launch waits. A running operation on its devices comes first: its memory is in flight."""
     refusal = refusal_of(plan, planning_state)
     if refusal is not None and refusal.code not in _BY_CODE:
         return refusal.message
@@ -469,6 +490,8 @@ _BY_CODE: Final[Mapping[str, Callable[[WardenError], Message]]] = {
     ConfirmationNeeded.code: _others,
     CoolingDown.code: _cooldown,
 }
-"""The refusals that are worth waiting for, and how a ticket says them; it lists no figure that only counts down."""
+"""The refusals that justify waiting, and the messages for a queued launch; no message has a figure that only counts
+down.
+"""
 FOR_ROOM: Final = frozenset({"waits_memory", "waits_in_use", "waits_leased", "waits_others", "waits_operation"})
-"""What a ticket says while it waits for room."""
+"""The messages of a launch that waits for memory."""

@@ -11,19 +11,19 @@ from webapp.message import Message
 
 
 class Mark(StrEnum):
-    """How good an advice is."""
+    """The quality of an advice."""
 
     OK = "ok"
-    """Nothing is held back."""
+    """Nothing is restricted."""
     LIMITED = "limited"
-    """It works, with less than one would want."""
+    """It works, but with restrictions."""
     NONE = "none"
-    """Of the chosen model nothing fits; the advice is the least that one could ask for."""
+    """Nothing fits with the chosen model; the advice is the smallest request."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What to choose. ``reasons`` say why, most important first.
+    """The recommended choice. ``reasons`` say why, most important first.
 
     ``mode`` is the table's; ``usable_mode`` is the one that can be chosen on this server now.
     """
@@ -55,7 +55,7 @@ FOUNDING_TABLE = (
     Row(gib(4), Mode.TRANSFORMERS, Precision.FP16, 1024, 1, Mark.LIMITED),
     Row(0, Mode.TRANSFORMERS, Precision.INT8, 512, 1, Mark.LIMITED),
 )
-"""Each row holds from its free memory up to the row above; the lower boundary belongs to the row."""
+"""Each row is valid from its free memory up to the row above; the lower boundary belongs to the row."""
 
 
 def row_for(free_bytes: int) -> Row:
@@ -66,8 +66,8 @@ def row_for(free_bytes: int) -> Row:
 def recommend(free_bytes: int, *, vllm_unavailable: Message | None = None) -> Advice:
     """Return the founding table's row for ``free_bytes`` of free memory on the chosen device.
 
-    Where the row names vLLM mode and it cannot be chosen here, the row's figures hold for Transformers mode, which is then the
-    ``usable_mode``, and the reasons say so.
+    If the row names vLLM mode and that cannot be chosen here, the row's figures apply to Transformers mode, which is
+    then the ``usable_mode``, and the reasons say so.
     """
     row = row_for(free_bytes)
     reasons = [Message("advice_free", {"free_bytes": free_bytes, "from_bytes": row.from_bytes})]

@@ -1,4 +1,4 @@
-"""Whether a model that is unloaded could be loaded again as it ran: its revision, its files, its mode. Pure."""
+"""Whether an unloaded model could be loaded again as it ran: its revision, its files, its mode. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from webapp.message import Message
 def at_revision(model: CachedModel, revision: str) -> CachedModel | None:
     """Return ``model`` at ``revision``; ``None`` if the cache does not have that revision.
 
-    What is known of another revision than the listed one is its folder alone: the sizes are the listed one's.
+    Only the folder of another revision is known: the sizes are those of the listed one.
     """
     if model.revision == revision:
         return model
@@ -26,9 +26,9 @@ def at_revision(model: CachedModel, revision: str) -> CachedModel | None:
 def no_return(
     instance: Instance, models: Mapping[str, CachedModel], mode_problems: Mapping[Mode, Message | None]
 ) -> Message | None:
-    """Return why ``instance`` could not be loaded again once it is unloaded, or ``None`` where nothing is known against it.
+    """Return why ``instance`` could not be loaded again once it is unloaded, or ``None`` if no reason is known.
 
-    Another revision of the model is no return: it may answer differently.
+    Another revision of the model is no substitute: it may answer differently.
     """
     if instance.state not in ANSWERING:
         return None

@@ -1,4 +1,4 @@
-"""The self-test: its checks, and how what was seen is judged. Pure; who gathers what was seen is ``control.selftest``."""
+"""The self-test: its checks, and how observations are judged. Pure; ``control.selftest`` gathers the observations."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from webapp.message import Message, Param
 
 
 class CheckName(StrEnum):
-    """What is checked, in the order in which it is done."""
+    """The checks, in the order in which they run."""
 
     MEMORY = "memory"
     """The figures are fresh, add up, and agree with another source."""
     STATE = "state"
     """The state folder and the store can be written, and nobody else can read them."""
     ADVICE = "advice"
-    """The recommendations are the founding table's."""
+    """The recommendations agree with the founding table."""
     VLLM = "vllm"
     """vLLM mode can be chosen."""
     MODEL = "model"
-    """The tiny model is made and listed."""
+    """The tiny model is created and listed."""
     SWITCH = "switch"
     """It is planned, loaded and measured."""
     ANSWER = "answer"
     """It answers."""
     REPLACE = "replace"
-    """A second switch takes the first one's place."""
+    """A second switch replaces the first model."""
     REFUSAL = "refusal"
-    """What does not fit is refused before anything is unloaded."""
+    """A request that does not fit is refused before anything is unloaded."""
     CLEAN = "clean"
     """A clean ends without failure."""
     UNLOAD = "unload"
-    """The memory comes back and no process is left."""
+    """The memory is freed and no process is left."""
 
 
 class CheckMark(StrEnum):
-    """How a check ended."""
+    """The result of a check."""
 
     OK = "ok"
     WARNING = "warning"
-    """It works with less than one would want, or it could not be tried without disturbing somebody."""
+    """It works with restrictions, or it could not be tested without disturbing somebody."""
     FAILED = "failed"
     SKIPPED = "skipped"
-    """It rests on a check that did not succeed."""
+    """It depends on a check that did not succeed."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check as it ended. ``advice`` says what to do next where there is something to do."""
+    """One finished check. ``advice`` names the next step if there is one."""
 
     name: CheckName
     mark: CheckMark
@@ -64,7 +64,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Judged:
-    """A check's mark, what was seen, and what to do."""
+    """A check's mark, the observation, and the advice."""
 
     mark: CheckMark
     seen: Message
@@ -72,7 +72,7 @@ class Judged:
 
 
 def worst_of(checks: Sequence[Check]) -> CheckMark:
-    """Return the mark of the whole: failed, warning, or ok; what was skipped has a reason that counts already."""
+    """Return the mark of the whole: failed, warning, or ok; a skipped check has a cause that counts already."""
     marks = {check.mark for check in checks}
     return next((m for m in (CheckMark.FAILED, CheckMark.WARNING) if m in marks), CheckMark.OK)
 
@@ -95,17 +95,18 @@ def failed(seen: Message, advice: Message | None = None) -> Judged:
 # Memory figures
 
 STATED_OFF_BYTES = MIB
-"""By how much a driver's own reserved + used + free may miss its total: it rounds each."""
+"""The tolerance between a driver's reserved + used + free and its total: the driver rounds each."""
 WITNESS_SHARE = 1 / 8
-"""How far the other source may be off, as a share of the total: the kernel's own lists of free pages may hold so much."""
+"""The tolerance for the other source, as a share of the total: the kernel's own lists of free pages may hold so much.
+"""
 USUAL_PROBLEMS = frozenset({"driver_missing"})
-"""What is said of a machine that is as it should be."""
+"""Problems that are normal on a healthy machine."""
 DRIVER_ADVICE = Message("selftest_advice_driver")
 
 
 @dataclass(frozen=True)
 class Witness:
-    """A device's memory by another source than the monitor's; bytes."""
+    """A device's memory by a source other than the monitor; bytes."""
 
     total_bytes: int
     free_bytes: int
@@ -114,7 +115,7 @@ class Witness:
 def judge_memory(
     samples: Sequence[Sample | None], age_s: float | None, stale_after_s: float, witnesses: Mapping[str, Witness]
 ) -> Judged:
-    """Judge readings that were asked for one after the other; ``None`` is one that did not come in time."""
+    """Judge readings that were requested one after the other; ``None`` is one that did not arrive in time."""
     came = [sample for sample in samples if sample is not None]
     if len(came) < len(samples) or not came or age_s is None or age_s > stale_after_s:
         return failed(
@@ -147,7 +148,7 @@ def _wrong_figure(sample: Sample, witnesses: Mapping[str, Witness]) -> Judged | 
 
 
 def _agrees(total: int, free: int, witness: Witness) -> bool:
-    """Whether a reading may be true beside another source; a control group's limit may make both figures smaller."""
+    """Return whether a reading is consistent with another source; a control group's limit may lower both figures."""
     tolerance = round(witness.total_bytes * WITNESS_SHARE)
     if total > witness.total_bytes + MIB or free > witness.free_bytes + tolerance:
         return False
@@ -181,16 +182,16 @@ def _figures_good(newest: Sample, came: Sequence[Sample], age_s: float) -> Judge
 
 @dataclass(frozen=True)
 class StateFacts:
-    """What the state folder looks like. Modes are permission bits; ``loose`` are files that others may read."""
+    """The state folder's permissions. Modes are permission bits; ``loose`` are files that others may read."""
 
     folder: str
     mode: int | None
     write_problem: str | None
     loose: tuple[str, ...] = ()
     kept: bool = True
-    """Whether an operation that was written down could be read again."""
+    """Whether a stored operation could be read again."""
     store_problem: Message | None = None
-    """Why it could not, where that is known."""
+    """Why it could not, if that is known."""
 
 
 def judge_state(facts: StateFacts) -> Judged:
@@ -221,7 +222,7 @@ EXPECTED: tuple[tuple[int, Row], ...] = (
     (gib(4), (Mode.TRANSFORMERS, Precision.FP16, 1024, 1, Mark.LIMITED)),
     (0, (Mode.TRANSFORMERS, Precision.INT8, 512, 1, Mark.LIMITED)),
 )
-"""The founding guide's table, written down a second time on purpose: the first one is what is checked."""
+"""The founding guide's table, deliberately written a second time: the first copy is what is checked."""
 
 
 def expected_row(free_bytes: int) -> Row:
@@ -259,7 +260,7 @@ def _row(advice: Advice) -> Row:
 
 
 def judge_vllm(problem: Message | None) -> Judged:
-    """Judge why vLLM mode cannot be chosen. Docker that hangs is a fault; a server that has none is not."""
+    """Judge why vLLM mode cannot be chosen. A Docker that hangs is a fault; a server without Docker is not."""
     if problem is None:
         return ok(Message("selftest_vllm_ok"))
     seen = Message("selftest_vllm_unavailable", {"reason": problem.code})
@@ -271,7 +272,7 @@ def judge_vllm(problem: Message | None) -> Judged:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a switch brought: sizes in bytes, ``None`` is unknown."""
+    """The result of a switch: sizes in bytes, ``None`` is unknown."""
 
     pid: int | None
     seconds: float | None
@@ -295,7 +296,7 @@ def judge_load(loaded: Loaded) -> Judged:
 
 @dataclass(frozen=True)
 class Given:
-    """What an unload gave back; ``None`` is unknown. ``processes`` are those that are still there."""
+    """The result of an unload; ``None`` is unknown. ``processes`` are those that are left."""
 
     freed_bytes: int | None
     expected_bytes: int | None
@@ -310,7 +311,7 @@ class Given:
 
 
 def judge_unload(given: Given) -> Judged:
-    """Judge a receipt: what came back, and whether a process is left."""
+    """Judge a receipt: the freed memory, and whether a process is left."""
     if given.processes:
         pids = ", ".join(map(str, given.processes))
         return failed(Message("selftest_process_left", {"pids": pids}), Message("selftest_advice_emergency"))
@@ -320,7 +321,7 @@ def judge_unload(given: Given) -> Judged:
 
 
 def judge_replace(given: Given, *, first_is_gone: bool, second_is_ready: bool) -> Judged:
-    """Judge a second switch: the first model went, its memory came back, the second one is there."""
+    """Judge a second switch: the first model is unloaded, its memory is freed, the second one is ready."""
     if not first_is_gone or not second_is_ready:
         return failed(Message("selftest_not_replaced"), Message("selftest_advice_report"))
     if given.freed_bytes is None or not given.settled:
@@ -329,14 +330,14 @@ def judge_replace(given: Given, *, first_is_gone: bool, second_is_ready: bool) -
 
 
 def judge_answer(text: str, pieces: int) -> Judged:
-    """Judge an answer: it has to have something in it."""
+    """Judge an answer: it must not be empty."""
     if not pieces or not text:
         return failed(Message("selftest_answer_empty"), Message("selftest_advice_report"))
     return ok(Message("selftest_answer_ok", {"count": pieces}))
 
 
 def judge_refusal(refusal: Message | None, *, untouched: bool) -> Judged:
-    """Judge how a request that is far too large was met: refused for its memory, with the loaded model as it was."""
+    """Judge the response to a request that is far too large: refused for its memory, with the loaded model unchanged."""
     if refusal is None or refusal.code != "not_enough_memory":
         return failed(Message("selftest_not_refused"), Message("selftest_advice_report"))
     if not untouched:

@@ -1,9 +1,10 @@
-"""Memory by holder over time: what is kept of a reading, how readings become one, and what happened meanwhile.
+"""Memory by holder over time: the stored form of a reading, how readings are merged, and the events in between.
 
-A reading is kept as its ledger, so a point adds up to the device's total. Several become one by their *fullest* moment, the one with
-the least free memory: that is a state that really was, its parts still add up, and the peak, which decides whether the next load fails,
-is never averaged away. Beside it stand the most that each holder had at any moment, and the mean of what was free. An unknown reading
-counts for nothing; where all are unknown the result is, and is drawn as a gap.
+A reading is stored as its ledger, so a point adds up to the device's total. Several readings are merged into their
+*fullest* moment, the one with the least free memory: that state really occurred, its parts still add up, and the peak,
+which decides whether the next load fails, is never averaged away. The merged point also has the maximum of each holder
+and the mean of the free memory. An unknown reading counts for nothing; if all are unknown, the result is unknown and is
+drawn as a gap.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from webapp.domain.memory import LedgerKind, LedgerPart, Reading, build_ledger
 from webapp.domain.operation import OperationKind, OperationState
 
 POINT_S: Final = 10
-"""Seconds from one reading that is kept to the next."""
+"""Seconds between two stored readings."""
 BUCKET_S: Final = 600
-"""Seconds of readings that become one for the week: 1008 a device."""
+"""Seconds of readings that are merged for the week: 1008 buckets a device."""
 COLUMN_S: Final = 2400
-"""Seconds of buckets that become one column of the week's drawing: kept too, since a page that had to fold them would be slow."""
+"""Seconds of buckets that are merged into one column of the week's chart: stored too, since merging them per page view
+would be slow.
+"""
 
 
 class Span(StrEnum):
-    """How far back one looks."""
+    """The period that a timeline shows."""
 
     HOUR = "hour"
     """The last hour, by single readings."""
@@ -37,10 +40,10 @@ class Span(StrEnum):
 
 @dataclass(frozen=True)
 class Scale:
-    """A span's length, and the time that one column of its drawing stands for, in seconds.
+    """A span's length, and the time that one column of its chart covers, in seconds.
 
-    ``steps`` are the distances of the points that it is read from: first of those that it is made of, then finer ones for the stretch under
-    way. ``drawn`` are the same for a drawing.
+    ``steps`` are the distances of the points from which it is read: first of those that it consists of, then finer ones
+    for the current stretch. ``drawn`` are the same for a chart.
     """
 
     span_s: int
@@ -50,16 +53,18 @@ class Scale:
 
     @property
     def step_s(self) -> int:
-        """The distance of its points."""
+        """The distance of its points in seconds."""
         return self.steps[0]
 
     @property
     def columns(self) -> int:
-        """Columns of the drawing."""
+        """Columns of the chart."""
         return self.span_s // self.column_s
 
     def window(self, now: float) -> tuple[int, int]:
-        """Return begin and end, since the epoch: whole columns, of which the last is under way, so that nothing moves within one."""
+        """Return begin and end, since the epoch: whole columns, of which the last is in progress, so that nothing moves
+        within one.
+        """
         end = (math.floor(now / self.column_s) + 1) * self.column_s
         return end - self.span_s, end
 
@@ -68,11 +73,11 @@ SCALES: Final[Mapping[Span, Scale]] = {
     Span.HOUR: Scale(3600, 20, (POINT_S,), (POINT_S,)),
     Span.WEEK: Scale(7 * 86400, COLUMN_S, (BUCKET_S, POINT_S), (COLUMN_S, BUCKET_S, POINT_S)),
 }
-"""180 and 252 columns: a screen shows no more."""
+"""180 and 252 columns: a screen cannot show more."""
 
 
 class Who(NamedTuple):
-    """A holder, or what else a part of the total is. A tuple, since a week has thousands of them as keys."""
+    """A holder, or another part of the total. A tuple, since a week has thousands of them as keys."""
 
     kind: LedgerKind
     instance_id: str | None = None
@@ -80,11 +85,11 @@ class Who(NamedTuple):
     """``None`` for the models of a self-test."""
     mode: str | None = None
     user: str | None = None
-    """Of other people's processes; ``None`` is unknown."""
+    """The owner of other people's processes; ``None`` is unknown."""
 
 
 class Held(NamedTuple):
-    """What a holder had: at the point's moment, and at most."""
+    """A holder's memory: at the point's moment, and at most."""
 
     who: Who
     used_bytes: int
@@ -93,20 +98,20 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True)
 class Point:
-    """A device at one moment, or in a stretch of time by its fullest moment.
+    """A device at one moment, or a period represented by its fullest moment.
 
-    ``held`` has all parts, the free memory too, and their ``used_bytes`` add up to ``total_bytes``. Where that is ``None`` nothing is
-    known.
+    ``held`` has all parts, including the free memory, and their ``used_bytes`` add up to ``total_bytes``. If that is
+    ``None``, nothing is known.
     """
 
     taken_at: float
-    """Seconds since the epoch; a stretch's begin."""
+    """Seconds since the epoch; the begin of a period."""
     total_bytes: int | None
     held: tuple[Held, ...] = ()
     free_sum_bytes: int = 0
-    """The free memory of all its known readings together."""
+    """The sum of the free memory of all its known readings."""
     readings: int = 0
-    """Known readings in it."""
+    """Number of its known readings."""
 
     @property
     def is_known(self) -> bool:
@@ -115,26 +120,26 @@ class Point:
 
     @property
     def free_bytes(self) -> int | None:
-        """What was free at its moment."""
+        """The free memory at its moment."""
         return next((h.used_bytes for h in self.held if h.who.kind is LedgerKind.FREE), None)
 
     @property
     def mean_free_bytes(self) -> int | None:
-        """What was free on average."""
+        """The mean of the free memory."""
         return round(self.free_sum_bytes / self.readings) if self.readings else None
 
 
 class EventMark(StrEnum):
-    """What a mark on the timeline says of an operation, before anything else that could be said of it."""
+    """The mark of an operation on the timeline; the first that applies is used."""
 
     FAILURE = "failure"
-    """It failed, or was cut off, whatever it was."""
+    """It failed or was interrupted, whatever it was."""
     CANCELLED = "cancelled"
     EMERGENCY = "emergency"
     SWITCH = "switch"
-    """A model was loaded in the place of others."""
+    """A model was loaded in place of others."""
     LOAD = "load"
-    """A model was loaded beside what there was."""
+    """A model was loaded in addition to the running ones."""
     UNLOAD = "unload"
     CLEAN = "clean"
     CONTAINER = "container"
@@ -156,7 +161,7 @@ _MARKS: Final[Mapping[OperationKind, EventMark]] = {
 
 @dataclass(frozen=True)
 class Event:
-    """An operation that ended, as a mark needs it."""
+    """A finished operation, with the values that a mark needs."""
 
     id: str
     kind: OperationKind
@@ -167,11 +172,11 @@ class Event:
     model_id: str | None = None
     evicted: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
-    """Those that it claimed or unloaded from; empty where it was for all."""
+    """The devices that it claimed or unloaded from; empty if it was for all."""
 
     @property
     def mark(self) -> EventMark | None:
-        """What is to be marked; ``None`` where it touches no device's memory."""
+        """The mark of the event; ``None`` if it touches no device's memory."""
         usual = _MARKS.get(self.kind)
         if usual is None:
             return None
@@ -182,7 +187,7 @@ class Event:
         return EventMark.LOAD if usual is EventMark.SWITCH and not self.evicted else usual
 
     def touches(self, device_id: str) -> bool:
-        """Whether it was for this device."""
+        """Return whether it concerns this device."""
         return not self.devices or device_id in self.devices
 
 
@@ -203,7 +208,7 @@ class Track:
         return SCALES[self.span]
 
     def columns(self) -> tuple[Point, ...]:
-        """Return one point for each column of the drawing, unknown where there is none."""
+        """Return one point for each column of the chart, unknown if there is none."""
         column_s = self.scale.column_s
         found = {point.taken_at: point for point in folded(self.points, column_s)}
         starts = (self.begun_at + index * column_s for index in range(self.scale.columns))
@@ -211,7 +216,7 @@ class Track:
 
 
 def point_of(reading: Reading, taken_at: float, instances: Mapping[str, Instance]) -> Point:
-    """Return what is kept of a reading; ``instances`` tell the models of our own processes."""
+    """Return the stored form of a reading; ``instances`` gives the models of Warden's own processes."""
     ledger = build_ledger(reading, {})
     if ledger is None:
         return Point(taken_at, None)
@@ -221,7 +226,9 @@ def point_of(reading: Reading, taken_at: float, instances: Mapping[str, Instance
 
 
 def fold(points: Iterable[Point], taken_at: float) -> Point:
-    """Return points as one that begins at ``taken_at``; see the module's own words. Folding what was folded changes nothing."""
+    """Merge points into one that begins at ``taken_at``, by the rule in the module's docstring. Merging again changes
+    nothing.
+    """
     known = [point for point in points if point.is_known]
     if not known:
         return Point(taken_at, None)
@@ -240,7 +247,9 @@ def fold(points: Iterable[Point], taken_at: float) -> Point:
 
 
 def folded(points: Iterable[Point], step_s: int) -> tuple[Point, ...]:
-    """Return one point for each stretch of ``step_s`` that has any, oldest first; a stretch begins at a multiple since the epoch."""
+    """Return one point for each period of ``step_s`` that has any, oldest first; a period begins at a multiple since
+    the epoch.
+    """
     stretches: dict[int, list[Point]] = {}
     for point in points:
         stretches.setdefault(math.floor(point.taken_at / step_s), []).append(point)
@@ -262,5 +271,5 @@ _ORDER: Final = {kind: place for place, kind in enumerate(LedgerKind)}
 
 
 def _place(held: Held) -> tuple[object, ...]:
-    """The ledger's order of kinds, and one that is always the same within a kind."""
+    """Return a sort key: the ledger's order of kinds, and a stable order within a kind."""
     return (_ORDER[held.who.kind], *(text or "" for text in held.who[1:]))

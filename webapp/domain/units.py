@@ -1,4 +1,4 @@
-"""Units of memory: bytes inside, GiB at the edge."""
+"""Units of memory: bytes internally, GiB in input and output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a computation needs beyond weights and KV cache at its widest moment."""
+"""Memory that a computation needs at its peak in addition to weights and KV cache."""
 
 from __future__ import annotations
 
@@ -15,30 +15,35 @@ from webapp.domain.units import MIB, gib
 CUDA_WORKSPACE_BYTES = gib(0.035)
 """cuBLAS's workspace and the smallest blocks of torch's allocator: published rows lie this much above weights and KV cache."""
 HOST_WORKSPACE_BYTES = gib(0.006)
-"""What an answer holds on the CPU beside cache and activations: 1 to 17 MiB measured over models of 0.1 to 4 GiB (torch 2.13)."""
+"""Memory that an answer takes on the CPU in addition to cache and activations: 1 to 17 MiB measured over models of 0.1
+to 4 GiB (torch 2.13).
+"""
 INT8_WORKSPACE = 1.5
 NF4_WORKSPACE = 3.3
 """Working space of bitsandbytes, in 16-bit copies of the largest linear layer: a 15.5B model (24576 x 6144) took 0.44 and 0.94 GiB."""
 HOST_NF4_WORKSPACE = 0.85
 """The same on the CPU (bitsandbytes 0.50): 0 to 5 MiB measured for layers of 1.5, 6 and 8.3 MiB, 17 and 70 for layers of 32 and 80."""
 HOST_INT8_WORKSPACE = (15 * MIB, 3.3)
-"""Bytes in any case, and such copies: 26, 24, 41, 80 and 286 MiB measured for the same layers."""
+"""A constant in bytes, and a factor for such copies: 26, 24, 41, 80 and 286 MiB measured for the same layers."""
 HOST_INT8_LOADING = 4.7
 HOST_NF4_LOADING = 9.0
-"""What quantizing on the CPU holds beside the finished weights, in 16-bit copies of the largest linear layer: 8, 25, 38 and 131 MiB
-measured for the same layers in INT8, 10, 68, 68 and 241 in NF4."""
+"""Memory that quantizing on the CPU takes in addition to the finished weights, in 16-bit copies of the largest linear
+layer: 8, 25, 38 and 131 MiB measured for the same layers in INT8, 10, 68, 68 and 241 in NF4.
+"""
 SAMPLER_FLOOR_BYTES = gib(0.18)
 SAMPLER_LOGIT_BYTES = 14.2
 OLD_SAMPLER_LOGIT_BYTES = 39.6
-"""vLLM warms its sampler up for all requests over the whole vocabulary; bytes a logit since 0.17, and in 0.11 to 0.16."""
+"""Bytes per logit of vLLM's sampler, which is warmed up for all requests over the whole vocabulary; since 0.17, and in
+0.11 to 0.16.
+"""
 NEW_SAMPLER = (0, 17)
 EXPERTS_BYTES = gib(0.35)
-"""Beside the rule, where there are experts, images or sound: 0.2 to 0.5 GiB are published; the middle."""
+"""Added to the rule for models with experts, images or sound: 0.2 to 0.5 GiB are published; this is the middle."""
 
 
 @dataclass(frozen=True)
 class Activation:
-    """Bytes on each device, and how well they are known."""
+    """Bytes on each device, and their confidence."""
 
     bytes: int
     confidence: Confidence = Confidence.HIGH
@@ -46,11 +51,12 @@ class Activation:
 
 
 def token_values(model: CachedModel, devices: int = 1, *, expands_latents: bool = True) -> int:
-    """Return the numbers a token that are alive at once in the widest layer: ``3 I + 4 H`` of a gated MLP with its surroundings.
+    """Return the numbers per token that are alive at once in the widest layer: ``3 I + 4 H`` of a gated MLP with its
+    surroundings.
 
-    With experts each token is copied to those it goes through (``grouped_mm_experts_forward`` of transformers 5.23). MLA makes keys
-    and values of every head from what it keeps. Tensor parallel divides the width of the MLP. Where no sizes are stated, the square root
-    of the number of weights is near to it over known models.
+    With experts each token is copied to those that process it (``grouped_mm_experts_forward`` of transformers 5.23).
+    MLA expands what it keeps into keys and values of every head. Tensor parallel divides the width of the MLP. If no
+    sizes are stated, the square root of the number of weights is a good approximation over known models.
     """
     shape = model.shape
     if shape is None or not shape.hidden:
@@ -70,11 +76,11 @@ def token_values(model: CachedModel, devices: int = 1, *, expands_latents: bool 
 
 
 def prefill_bytes(model: CachedModel, prompt: int, requests: int, value: int) -> Activation:
-    """Return what transformers needs to take ``requests`` prompts in: ``B x P x b x (3 I + 4 H)``.
+    """Return the bytes that transformers needs to process ``requests`` prompts: ``B x P x b x (3 I + 4 H)``.
 
-    The slopes of Qwen's published tables (transformers 4.46, SDPA) agree with it to 0.8 %. Attention without SDPA holds the scores of
-    all pairs of tokens in FP32 and twice in the model's type; a window shorter than the prompt makes a mask of all pairs and repeats keys
-    and values for every head (masking_utils.py, sdpa_attention.py of 5.23).
+    The slopes of Qwen's published tables (transformers 4.46, SDPA) agree with it to 0.8 %. Attention without SDPA holds
+    the scores of all pairs of tokens in FP32 and twice in the model's type; a window shorter than the prompt creates a
+    mask of all pairs and repeats keys and values for every head (masking_utils.py, sdpa_attention.py of 5.23).
     """
     body = prompt * value * token_values(model)
     confidence, notes = _known(model)
@@ -90,11 +96,11 @@ def prefill_bytes(model: CachedModel, prompt: int, requests: int, value: int) ->
 
 
 def quantization_bytes(model: CachedModel, quantization: Quantization, *, on_host: bool) -> int:
-    """Return the working space of quantized layers in transformers.
+    """Return the working space of quantized layers in transformers, in bytes.
 
-    The kernels of GPTQ keep a buffer for the largest layer in 16 bits (Qwen's published tables lie that much above weights and KV cache).
-    For bitsandbytes see ``INT8_WORKSPACE`` and ``HOST_INT8_WORKSPACE``. It is never more than what the conversion saves, so that of a model
-    of one layer a lower precision does not seem to need more.
+    The kernels of GPTQ keep a buffer for the largest layer in 16 bits (Qwen's published tables lie that much above
+    weights and KV cache). For bitsandbytes see ``INT8_WORKSPACE`` and ``HOST_INT8_WORKSPACE``. It is at most what the
+    conversion saves; otherwise a lower precision would seem to need more for a model of one layer.
     """
     facts = model.weights
     if facts is not None and model.quantization == "gptq":
@@ -110,7 +116,7 @@ def quantization_bytes(model: CachedModel, quantization: Quantization, *, on_hos
 
 
 def _for_layer(facts: WeightFacts, quantization: Quantization, *, on_host: bool) -> int:
-    """Working space for the largest layer."""
+    """Return the working space for the largest layer."""
     layer = _largest_layer(facts)
     is_int8 = quantization is Quantization.INT8
     if not on_host:
@@ -122,12 +128,14 @@ def _for_layer(facts: WeightFacts, quantization: Quantization, *, on_host: bool)
 
 
 def _largest_layer(facts: WeightFacts) -> int:
-    """The largest linear layer in 16 bits."""
+    """Return the bytes of the largest linear layer in 16 bits."""
     return 2 * (facts.largest_linear or facts.linear_elements // 200)
 
 
 def quantizing_bytes(facts: WeightFacts, quantization: Quantization) -> int:
-    """Return what bitsandbytes holds on the CPU beside the finished weights while it quantizes; no more than the layers."""
+    """Return the bytes that bitsandbytes holds on the CPU in addition to the finished weights while it quantizes; at
+    most the layers.
+    """
     if quantization is Quantization.NONE:
         return 0
     copies = HOST_INT8_LOADING if quantization is Quantization.INT8 else HOST_NF4_LOADING

@@ -1,4 +1,6 @@
-"""What a footprint depends on besides the model and its launch options, and vLLM's limits that follow from it."""
+"""The conditions that a footprint depends on in addition to the model and its launch options, and vLLM's limits that
+follow from them.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +17,24 @@ ASYNC_SCHEDULING: Version = (0, 30)
 
 @dataclass(frozen=True)
 class Conditions:
-    """Circumstances of a launch; ``None`` is not known, or left to the engine."""
+    """Conditions of a launch; ``None`` is unknown, or left to the engine."""
 
     device_memory_bytes: int | None = None
-    """Of the smallest of the devices, as CUDA counts."""
+    """Memory of the smallest of the devices, as CUDA counts."""
     device_name: str = ""
     vllm_version: Version | None = None
     """``None`` is the newest that is known here, 0.32."""
     prompt_tokens: int | None = None
-    """Of ``max_tokens``, those that go in at once; ``None`` is all of them."""
+    """The tokens of ``max_tokens`` that are processed at once as a prompt; ``None`` is all of them."""
     max_num_seqs: int | None = None
-    """Requests at once that vLLM warms up for; ``None`` is the batch size, which Warden gives it."""
+    """Concurrent requests that vLLM warms up for; ``None`` is the batch size, which Warden passes to it."""
     max_num_batched_tokens: int | None = None
     kv_value_bytes: int | None = None
-    """Bytes of a number in the KV cache, where it is not the type that the model computes in."""
+    """Bytes of a number in the KV cache, if it differs from the type that the model computes in."""
     shares_libraries: bool = False
-    """A worker is forked from a process that has imported the libraries, and shares them."""
+    """Whether a worker is forked from a process that has imported the libraries, and shares them."""
     quantizes_to_fp8: bool = False
-    """vLLM turns the linear layers into FP8 while loading (``--quantization fp8``)."""
+    """Whether vLLM converts the linear layers to FP8 while loading (``--quantization fp8``)."""
 
     def is_before(self, version: Version) -> bool:
         """Return whether vLLM is older than ``version``."""
@@ -41,7 +43,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """How much vLLM does at once."""
+    """vLLM's limits on concurrent work."""
 
     tokens: int
     """``max_num_batched_tokens``."""
@@ -50,7 +52,7 @@ class BatchLimits:
 
 
 def default_limits(conditions: Conditions) -> BatchLimits:
-    """Return the limits that vLLM takes by itself for its API server (``get_batch_defaults``, 0.32)."""
+    """Return the limits that vLLM chooses for its API server without options (``get_batch_defaults``, 0.32)."""
     memory = conditions.device_memory_bytes or 0
     if memory >= gib(160):
         return BatchLimits(16384, 1024)
@@ -60,7 +62,9 @@ def default_limits(conditions: Conditions) -> BatchLimits:
 
 
 def limits_of(options: LaunchOptions, conditions: Conditions) -> BatchLimits:
-    """Return the limits of a launch: Warden says how many requests, vLLM chooses the tokens, at most all of theirs."""
+    """Return the limits of a launch: Warden sets the number of requests, vLLM chooses the tokens, at most those of all
+    requests.
+    """
     requests = conditions.max_num_seqs or options.batch_size
     tokens = conditions.max_num_batched_tokens or default_limits(conditions).tokens
     tokens = min(tokens, requests * options.max_tokens)

@@ -1,4 +1,4 @@
-"""Puts the parts of a footprint together, for each mode and device."""
+"""Combine the parts of a footprint, for each mode and device."""
 
 from __future__ import annotations
 
@@ -18,22 +18,26 @@ from webapp.domain.modes import LaunchOptions, Mode, Quantization
 from webapp.domain.units import gib
 
 GPU_CONTEXT_BYTES = gib(0.68)
-"""A CUDA context with torch's kernels: 518 MiB before the first answer and 686 after it, measured on an H200 (torch 2.11 for CUDA 13.0);
-0.28 to 0.45 GiB are reported of older ones. The larger is taken; a launch on the device itself puts it right."""
+"""A CUDA context with torch's kernels: 518 MiB before the first answer and 686 after it, measured on an H200 (torch
+2.11 for CUDA 13.0); 0.28 to 0.45 GiB are reported of older ones. The larger is taken; a launch on the device itself
+corrects it.
+"""
 INT8_GPU_CONTEXT_BYTES = gib(0.74)
 """The same with the kernels that multiply INT8: 750 MiB. Those of NF4 add nothing."""
 VLLM_CONTEXT_BYTES = gib(0.6)
 """The context of a vLLM process before it measures the GPU: 0.3-0.6 GiB are reported; the larger is taken."""
 VLLM_SHARED_CONTEXT_BYTES = gib(2.1)
-"""The same for several GPUs, where NCCL exists already: about 2 GiB are reported."""
+"""The same for several GPUs, on which NCCL exists already: about 2 GiB are reported."""
 VLLM_NON_TORCH_BYTES = gib(0.25)
-"""What torch does not count, on one GPU: 0.13-0.25 GiB are published."""
+"""Memory that torch does not count, on one GPU: 0.13-0.25 GiB are published."""
 VLLM_SHARED_NON_TORCH_BYTES = gib(2.13)
 """The same at 2 to 4 GPUs: 2.06-2.13 GiB are published for vLLM 0.19."""
 VLLM_GRAPHS_BYTES = gib(0.4)
-"""CUDA graphs on 24 GiB cards: 0.1-0.4 GiB are published. vLLM counts them in its budget since 0.21; they are on the device before too."""
+"""CUDA graphs on 24 GiB cards: 0.1-0.4 GiB are published. vLLM counts them in its budget since 0.21; earlier versions
+hold them on the device as well.
+"""
 VLLM_LARGE_GRAPHS_BYTES = gib(0.91)
-"""The same on an H100: 0.91 GiB for Llama-3.1-8B, 0.5-1.9 altogether."""
+"""The same on an H100: 0.91 GiB for Llama-3.1-8B, 0.5-1.9 in all."""
 LARGE_DEVICE_BYTES = gib(70)
 VLLM_HOST_CONTEXT_BYTES = gib(1.4)
 """Anonymous memory of vLLM's processes on the CPU without weights and KV cache: 1.27 GiB measured with vLLM 0.32."""
@@ -42,9 +46,11 @@ QUANTIZING_HOST_CONTEXT_BYTES = gib(0.2945)
 """Anonymous memory of a worker that has imported everything: 256 MiB measured with torch 2.13 on the CPU, 299 to 303 with bitsandbytes."""
 SHARING_HOST_CONTEXT_BYTES = gib(0.025)
 QUANTIZING_SHARING_HOST_CONTEXT_BYTES = gib(0.115)
-"""The same of a worker that was forked from a launcher and shares the libraries with it: its private memory and its keeper's alone.
+"""The same of a worker that was forked from a launcher and shares the libraries with it: the private memory of the
+worker and its keeper.
 
-Three models of 50 MB to 1.7 GB held 21 to 24 MiB beside their weights, 113 to 116 MiB with bitsandbytes; a keeper holds 3.4 MiB.
+Three models of 50 MB to 1.7 GB held 21 to 24 MiB in addition to their weights, 113 to 116 MiB with bitsandbytes; a
+keeper holds 3.4 MiB.
 """
 
 _NO_GRAPHS, _NO_NON_TORCH = (Part(name, 0, Source.NOTHING) for name in (PartName.GRAPHS, PartName.NON_TORCH))
@@ -59,8 +65,9 @@ def estimate(
 ) -> tuple[Footprint, ...]:
     """Return what running ``model`` with ``options`` in ``mode`` takes on each of ``devices`` (id, kind), in bytes.
 
-    Transformers mode: ``weights + max(KV(prompt + output), KV(prompt) + prefill) + context``. vLLM mode: ``weights + KV(context x
-    requests) + activation + graphs + non-torch + context``. What a model's files do not state is guessed and marked so; the sum is never 0.
+    Transformers mode: ``weights + max(KV(prompt + output), KV(prompt) + prefill) + context``. vLLM mode: ``weights +
+    KV(context x requests) + activation + graphs + non-torch + context``. Values that a model's files do not state are
+    guessed and marked so; the sum is never 0.
     """
     on_host = any(kind is DeviceKind.HOST for _, kind in devices)
     launch = Launch(model, options, mode, conditions or Conditions(), on_host=on_host)
@@ -70,17 +77,17 @@ def estimate(
 
 @dataclass(frozen=True)
 class Launch:
-    """One form of a launch, over any number of devices: what they have in common is worked out once."""
+    """One form of a launch, over any number of devices: the values that are common to all counts are computed once."""
 
     model: CachedModel
     options: LaunchOptions
     mode: Mode
     conditions: Conditions
     on_host: bool
-    """One of the devices is the host."""
+    """Whether one of the devices is the host."""
 
     def share_on(self, kind: DeviceKind, count: int) -> Footprint:
-        """Return what it takes on a device of this kind, one of ``count``; see ``estimate``."""
+        """Return the footprint on a device of this kind, one of ``count``; see ``estimate``."""
         if (kind, count) not in self._shares:
             in_mode = _in_vllm if self.mode is Mode.VLLM else _in_transformers
             self._shares[kind, count] = in_mode(self, kind, count)
@@ -91,9 +98,10 @@ class Launch:
         return {}
 
     def least_bytes(self, count: int) -> int:
-        """Return what the fullest of ``count`` devices takes at the least, whatever is learned: quicker to say than its share.
+        """Return a lower bound of the bytes on the fullest of ``count`` devices, whatever the calibration: quicker than
+        the exact share.
 
-        Weights and KV cache are divided, evenly at the best; what a prompt needs that goes in is not.
+        Weights and KV cache are divided, evenly at best; the memory for the prompt is not.
         """
         if self.mode is Mode.VLLM:
             return -(-self.weights.bytes // count)
@@ -119,7 +127,7 @@ class Launch:
 
     @cached_property
     def taken_in(self) -> int:
-        """The same while the prompts go in."""
+        """The same while the prompts are processed."""
         return kv_cache.in_transformers(self.cache, self.prompt, self.options.batch_size, prefill=True)
 
     @cached_property
@@ -193,7 +201,9 @@ def _in_vllm(launch: Launch, kind: DeviceKind, count: int) -> Footprint:
 
 
 def _takes_any_batch(model: CachedModel) -> bool:
-    """Whether vLLM takes a prompt in by pieces of any size; of images, and of what an encoder reads, it must take one whole (0.32)."""
+    """Return whether vLLM can split a prompt into pieces of any size; it must process images, and the input of an
+    encoder, whole (0.32).
+    """
     has_encoder = model.attention is not None and model.attention.doubt is AttentionDoubt.ENCODER
     return not model.has_vision and not has_encoder
 
@@ -211,7 +221,7 @@ def _activation_part(size: int, confidence: Confidence) -> Part:
 
 
 def _surroundings(conditions: Conditions, count: int, *, on_host: bool) -> tuple[Part, ...]:
-    """What vLLM takes whatever the model."""
+    """Return the parts that vLLM takes whatever the model."""
     if on_host:
         context = Part(PartName.CONTEXT, VLLM_HOST_CONTEXT_BYTES, Source.MEASURED)
         return _NO_GRAPHS, _NO_NON_TORCH, context
@@ -227,11 +237,12 @@ def _surroundings(conditions: Conditions, count: int, *, on_host: bool) -> tuple
 
 
 def _loading_bytes(launch: Launch, count: int) -> int:
-    """What is held beside the finished weights while they load.
+    """Return the bytes that are held in addition to the finished weights while they load.
 
-    transformers 5 asks a GPU for one block of the finished size and fills it. A tensor that changes its type or is quantized is there in
-    both forms for a moment, one at a time; experts that are stored one by one are gathered, a layer at a time; tied weights that were
-    saved twice are there twice until they were compared. vLLM that quantizes to FP8 loads in 16 bits first.
+    transformers 5 asks a GPU for one block of the finished size and fills it. A tensor that changes its type or is
+    quantized exists in both forms for a moment, one at a time; experts that are stored one by one are gathered, a layer
+    at a time; tied weights that were saved twice exist twice until they are compared. vLLM that quantizes to FP8 loads
+    in 16 bits first.
     """
     model, facts = launch.model, launch.model.weights
     if facts is None:
@@ -251,9 +262,10 @@ def _loading_bytes(launch: Launch, count: int) -> int:
 
 
 def _in_two_types(facts: WeightFacts, launch: Launch) -> int:
-    """What is there a second time while it changes: the last tensors are a layer's, since the loader goes by their names.
+    """Return the bytes that exist twice during the conversion: the last tensors are a layer's, since the loader sorts
+    by name.
 
-    The embeddings come first, and count where they are more than everything that comes after them.
+    The embeddings come first, and count if they are larger than everything that comes after them.
     """
     elements = facts.elements or 1
     layer = facts.bytes * facts.largest_linear // elements if facts.largest_linear else facts.largest_bytes

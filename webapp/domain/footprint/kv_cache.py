@@ -14,7 +14,7 @@ BLOCK_TOKENS = 16
 STATE_VALUE_BYTES = 4
 """States are kept in FP32 (``mamba_ssm_cache_dtype``; the gated delta net's in transformers 5.23)."""
 _GUESSED_SHARE = 32768
-"""Of the weights, a token, where nothing is stated: what a 7B model with a KV head for every head takes."""
+"""Fraction of the weights per token if nothing is stated: what a 7B model with a KV head for every head takes."""
 
 _OF_DOUBT = {
     AttentionDoubt.UNKNOWN_ARCHITECTURE: (Source.SIZES, Confidence.LOW, Note.UNKNOWN_ARCHITECTURE),
@@ -26,20 +26,20 @@ _OF_DOUBT = {
 
 @dataclass(frozen=True)
 class CacheRule:
-    """What a model keeps of requests, ready to be multiplied."""
+    """What a model keeps of requests, in a form ready for multiplication."""
 
     layers: tuple[CacheLayers, ...]
     value: int
     """Bytes of a number."""
     guessed_token_bytes: int = 0
-    """Where no layers are known."""
+    """Used if no layers are known."""
     source: Source = Source.SIZES
     confidence: Confidence = Confidence.HIGH
     notes: tuple[Note, ...] = ()
 
 
 def cache_rule(model: CachedModel, weights_bytes: int, value: int) -> CacheRule:
-    """Return what ``model`` keeps, and how well that is known."""
+    """Return the cache rule of ``model``, and its confidence."""
     facts = model.attention
     if facts is None:
         layers = _plain_layers(model)
@@ -63,15 +63,18 @@ def _plain_layers(model: CachedModel) -> tuple[CacheLayers, ...]:
 
 
 def token_bytes(rule: CacheRule) -> int:
-    """Return what one more token takes while it is inside every window: Llama-3.1-8B in 16 bits 131072, gpt-oss-120b 73728."""
+    """Return the bytes of one more token while it is inside every window: Llama-3.1-8B in 16 bits 131072, gpt-oss-120b
+    73728.
+    """
     growing = (each for each in rule.layers if each.kind is not CacheKind.STATE)
     return sum(each.count * each.heads * each.values for each in growing) * rule.value + rule.guessed_token_bytes
 
 
 def in_transformers(rule: CacheRule, tokens: int, requests: int, *, prefill: bool = False) -> int:
-    """Return the KV cache in transformers (``DynamicCache``): windows hold their last tokens, chunks likewise.
+    """Return the KV cache in transformers (``DynamicCache``): windows and chunks hold their last tokens.
 
-    In a ``prefill`` every layer holds the whole prompt: what a window keeps is a view of it, which only the next token replaces.
+    In a ``prefill`` every layer holds the whole prompt: what a window keeps is a view of it, which only the next token
+    replaces.
     """
 
     def held(layers: CacheLayers) -> int:
@@ -83,8 +86,9 @@ def in_transformers(rule: CacheRule, tokens: int, requests: int, *, prefill: boo
 def in_vllm(rule: CacheRule, tokens: int, requests: int, limits: BatchLimits, devices: int, *, block: int) -> int:
     """Return the KV cache of ``requests`` of ``tokens`` in vLLM on each of ``devices``, in whole blocks.
 
-    As ``max_memory_usage_bytes`` of its specs (0.32): a window holds ``window - 1`` tokens and those in flight, in one block more; a chunk
-    its own and those in flight. Layers of different kinds go in groups of one size. Heads are divided over the devices as far as they go.
+    As ``max_memory_usage_bytes`` of its specs (0.32): a window holds ``window - 1`` tokens and those in flight, in one
+    block more; a chunk holds its own and those in flight. Layers of different kinds form groups of one size. Heads are
+    divided over the devices as far as possible.
     """
     group = _group_size(rule.layers)
 
@@ -99,7 +103,7 @@ def in_vllm(rule: CacheRule, tokens: int, requests: int, limits: BatchLimits, de
 
 
 def second_batch_bytes(rule: CacheRule, tokens: int, limits: BatchLimits, devices: int, conditions: Conditions) -> int:
-    """Return what the windows hold for a second batch in flight, which vLLM counts in its start check."""
+    """Return the bytes that the windows hold for a second batch in flight, which vLLM counts in its start check."""
     if conditions.is_before(ASYNC_SCHEDULING):
         return 0
     twice = BatchLimits(2 * limits.tokens, limits.requests)
@@ -119,7 +123,9 @@ def _sum(rule: CacheRule, held: Callable[[CacheLayers], int], devices: int = 1, 
 
 
 def _group_size(layers: Sequence[CacheLayers]) -> int:
-    """Layers that share a table of blocks (``_get_kv_cache_groups_uniform_page_size``): as many as the rarest kind has."""
+    """Return the number of layers that share a table of blocks (``_get_kv_cache_groups_uniform_page_size``): as many as
+    the rarest kind has.
+    """
     counts = [each.count for each in layers if each.kind is not CacheKind.STATE]
     if len(counts) < 2 or any(each.kind is CacheKind.STATE for each in layers):
         return 1

@@ -1,4 +1,4 @@
-"""The parts of a footprint, each with where it comes from and how far it is to be trusted."""
+"""The parts of a footprint, each with its source and its confidence."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from functools import cached_property
 
 
 class PartName(StrEnum):
-    """What a part of a footprint is for."""
+    """The purpose of a part of a footprint."""
 
     WEIGHTS = "weights"
     KV_CACHE = "kv_cache"
     """Keys and values of all tokens of all requests, and the states of layers that keep one."""
     ACTIVATION = "activation"
-    """What the computation needs beyond weights and KV cache at its widest moment."""
+    """Memory that the computation needs at its peak in addition to weights and KV cache."""
     GRAPHS = "graphs"
     """CUDA graphs that vLLM captures."""
     NON_TORCH = "non_torch"
-    """What libraries take past torch while vLLM runs: kernels' workspaces, buffers to talk to other GPUs."""
+    """Memory that libraries take outside torch while vLLM runs: workspaces of kernels, buffers for communication with
+    other GPUs.
+    """
     CONTEXT = "context"
-    """The CUDA context, or on the host the interpreter with its libraries."""
+    """The CUDA context; on the host, the interpreter with its libraries."""
 
 
 class Source(StrEnum):
@@ -36,74 +38,75 @@ class Source(StrEnum):
     FILES = "files"
     """The bytes of the files on disk."""
     RULE = "rule"
-    """A rule that published measurements bear out; its docstring names them."""
+    """A rule that published measurements support; its docstring names them."""
     PUBLISHED = "published"
-    """The upper end of what is published for such a device."""
+    """The largest value that is published for such a device."""
     MEASURED = "measured"
-    """Measured on machines of ours."""
+    """Measured on the authors' machines."""
     LEARNED = "learned"
-    """Measured here, when this very model was loaded before."""
+    """Measured on this machine, when this model was loaded before."""
     DEVICE = "device"
-    """Measured here on this kind of device, when other models were loaded before."""
+    """Measured on this machine on this kind of device, when other models were loaded before."""
     GUESS = "guess"
-    """Nothing states it; a model of this weight usually takes as much."""
+    """No file states it; a model of this size usually takes as much."""
     NOTHING = "nothing"
-    """There is no such part here."""
+    """There is no such part."""
 
 
 class Confidence(StrEnum):
-    """How far a figure is to be trusted, best first."""
+    """How reliable a figure is, best first."""
 
     HIGH = "high"
     """Within a few percent."""
     MEDIUM = "medium"
-    """The rule is right, a size or a range in it is not exact."""
+    """The rule is right, but one of its sizes or ranges is not exact."""
     LOW = "low"
-    """A guess that is better than nothing."""
+    """A rough guess."""
 
 
 _RANK = {each: rank for rank, each in enumerate(Confidence)}
 
 
 def lowest(confidences: Iterable[Confidence]) -> Confidence:
-    """Return the worst of ``confidences``, ``HIGH`` of none."""
+    """Return the worst of ``confidences``; ``HIGH`` if there are none."""
     return max(confidences, key=_RANK.__getitem__, default=Confidence.HIGH)
 
 
 class Note(StrEnum):
-    """What a person has to know about a footprint to judge it."""
+    """What a person must know to judge a footprint."""
 
     UNKNOWN_ARCHITECTURE = "unknown_architecture"
-    """The model type is not known here; it was read as if it attended in the usual way."""
+    """The model type is unknown; the model was read as if its attention were the usual one."""
     UNSTATED_SIZES = "unstated_sizes"
     """config.json does not state the sizes that KV cache and activations follow from."""
     STATE_LAYERS = "state_layers"
-    """Some layers keep a constant state a request, whose size follows from the usual rule."""
+    """Some layers keep a constant state per request, whose size follows from the usual rule."""
     ENCODER = "encoder"
-    """An encoder beside the decoder: its keys and values are counted for an input as long as the context."""
+    """An encoder in addition to the decoder: its keys and values are counted for an input as long as the context."""
     NO_KV_CACHE = "no_kv_cache"
     """An encoder keeps no keys and values between tokens."""
     WEIGHTS_FROM_INDEX = "weights_from_index"
-    """The weights are the total that the index states; no header was at hand."""
+    """The weights are the total that the index states; no header was available."""
     WEIGHTS_FROM_SIZES = "weights_from_sizes"
-    """The weights follow from the sizes in config.json; no header was at hand."""
+    """The weights follow from the sizes in config.json; no header was available."""
     WEIGHTS_FROM_FILES = "weights_from_files"
     """The weights are the bytes of the files; they have no headers."""
     DEQUANTIZED = "dequantized"
     """transformers unpacks these quantized files to 16 bits while loading."""
     EXPERTS_NOT_QUANTIZED = "experts_not_quantized"
-    """bitsandbytes passes over fused experts, so the model shrinks little."""
+    """bitsandbytes skips fused experts, so the model shrinks little."""
     EXPERTS = "experts"
-    """How evenly the tokens spread over the experts is not known beforehand."""
+    """How evenly the tokens are distributed over the experts is not known beforehand."""
     EAGER_ATTENTION = "eager_attention"
     """transformers holds the scores of all pairs of tokens for this model: memory grows with the square of the prompt."""
     MASKED_WINDOW = "masked_window"
-    """The prompt is longer than the window: transformers makes a mask of all pairs of tokens, and keeps every layer's keys until the first
-    token."""
+    """The prompt is longer than the window: transformers creates a mask of all pairs of tokens, and keeps every layer's
+    keys until the first token.
+    """
     VISION = "vision"
     """Images or sound take more than text; published figures say 0.2 to 0.5 GiB in vLLM."""
     DEVICE_MEMORY_UNKNOWN = "device_memory_unknown"
-    """vLLM's own limits depend on the device's memory; those of a smaller card were taken."""
+    """vLLM's own limits depend on the device's memory; those of a smaller card were assumed."""
 
 
 @dataclass(frozen=True)
@@ -118,31 +121,34 @@ class Part:
 
 @dataclass(frozen=True)
 class MeasuredSpread:
-    """How often a launch like this was measured here, and how far the figures lie apart."""
+    """The number of measured launches of this kind, and the spread of their figures."""
 
     count: int
     spread_percent: float
-    """Half of the distance between the largest and the smallest, of their mean."""
+    """Half of the difference between the largest and the smallest figure, in percent of their mean."""
     same_options: bool = True
-    """False where the context length or the batch size was another one each time."""
+    """False if the context length or the batch size differed between the launches."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """A launch's memory on one device; the parts live at the same time, at the moment when most is needed."""
+    """A launch's memory on one device; the parts exist together at the moment of the highest need."""
 
     device_id: str
     parts: tuple[Part, ...]
     load_peak_bytes: int = 0
-    """The most that is held while the model loads, the context included; 0 is not known."""
+    """The peak while the model loads, the context included; 0 is unknown."""
     notes: tuple[Note, ...] = ()
     seen: MeasuredSpread | None = None
-    """What was measured here and has corrected the parts that say ``LEARNED``."""
+    """The measurements that corrected the parts of the source ``LEARNED``."""
     warm_bytes: int = 0
-    """What of the activation is held from the start: a worker on a GPU answers once before it is ready, and the libraries keep what that
-    took."""
+    """The part of the activation that is held from the start: a worker on a GPU answers once before it is ready, and
+    the libraries keep that memory.
+    """
     batched_tokens: int | None = None
-    """Tokens that vLLM was counted to take in at once and is to be told; ``None`` leaves them to the engine."""
+    """The batched tokens that the estimate for vLLM assumes, which are passed to it; ``None`` leaves them to the
+    engine.
+    """
 
     @cached_property
     def total_bytes(self) -> int:
@@ -151,22 +157,22 @@ class Footprint:
 
     @cached_property
     def required_bytes(self) -> int:
-        """What has to be there for the launch to succeed: the larger of the two peaks."""
+        """The bytes that must be available for the launch to succeed: the larger of the two peaks."""
         return max(self.total_bytes, self.load_peak_bytes)
 
     @property
     def confidence(self) -> Confidence:
-        """The worst of all parts that decide: a guess always does, a range only where it is a tenth of the sum."""
+        """The worst confidence of all parts that matter: a guess always does, a range only if it is a tenth of the sum."""
         total = self.total_bytes
         return lowest(p.confidence for p in self.parts if p.confidence is Confidence.LOW or p.bytes * 10 >= total)
 
     @property
     def exact(self) -> bool:
-        """False when a part rests on a guess (no headers, unknown sizes)."""
+        """False if a part rests on a guess (no headers, unknown sizes)."""
         return self.confidence is not Confidence.LOW
 
     def on(self, device_id: str) -> Footprint:
-        """Return the same on another device."""
+        """Return the same footprint on another device."""
         return Footprint(
             device_id,
             self.parts,
@@ -178,5 +184,5 @@ class Footprint:
         )
 
     def part(self, name: PartName) -> int:
-        """Bytes of the part ``name``, 0 when there is none."""
+        """Bytes of the part ``name``, 0 if there is none."""
         return sum(part.bytes for part in self.parts if part.name is name)

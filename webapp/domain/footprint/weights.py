@@ -22,7 +22,7 @@ _INTEGERS = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
 _UNPACKED = frozenset({"mxfp4"})
 """transformers 5.23 keeps MXFP4 packed only with Triton's kernels, which the worker does not have (quantizer_mxfp4.py)."""
 _UNPACKED_ON_HOST = frozenset({"fp8", "mxfp4"})
-"""FP8 as well, where there is no GPU (quantizer_finegrained_fp8.py)."""
+"""FP8 as well, if there is no GPU (quantizer_finegrained_fp8.py)."""
 
 _OF_SOURCE = {
     WeightsSource.HEADERS: (Source.HEADERS, Confidence.HIGH, None),
@@ -60,9 +60,9 @@ def loaded_weights(
 ) -> LoadedWeights:
     """Return the bytes of the loaded weights.
 
-    Floating tensors take the type that the model computes in; files that are quantized stay as they are, unless transformers unpacks
-    them. INT8 and 4-bit convert the linear layers only; embeddings, the output head, norms and experts that are fused stay 16-bit
-    (bitsandbytes). Llama-3.1-8B: 14.96 GiB in 16 bits, 29.91 in float32, 8.46 in INT8.
+    Floating-point tensors take the type that the model computes in; quantized files stay as they are, unless
+    transformers unpacks them. INT8 and 4-bit convert the linear layers only; embeddings, the output head, norms and
+    fused experts stay 16-bit (bitsandbytes). Llama-3.1-8B: 14.96 GiB in 16 bits, 29.91 in float32, 8.46 in INT8.
     """
     facts = model.weights
     if facts is None:
@@ -82,7 +82,9 @@ def loaded_weights(
 
 
 def in_one_type(facts: WeightFacts, value: int) -> int:
-    """Return the bytes of the weights with every floating tensor in ``value`` bytes a number; integers and FP8 keep theirs."""
+    """Return the bytes of the weights with every floating-point tensor in ``value`` bytes a number; integers and FP8
+    keep theirs.
+    """
     return sum(n * (value if dtype in _FLOATS else _INTEGERS.get(dtype, 1)) for dtype, n in facts.dtypes)
 
 
@@ -104,9 +106,11 @@ def _by_bitsandbytes(facts: WeightFacts, quantization: Quantization, value: int)
 
 
 def rotary_table_bytes(model: CachedModel, value: int) -> int:
-    """Return the table of sines and cosines that vLLM keeps on every device, one row a position of the model's context.
+    """Return the bytes of the table of sines and cosines that vLLM keeps on every device, one row per position of the
+    model's context.
 
-    Published weights of Llama-3.1-8B in vLLM 0.19 at 1, 2 and 4 GPUs (14.99, 7.51, 3.77 GiB) are those of the files, divided, and 32 MiB.
+    Published weights of Llama-3.1-8B in vLLM 0.19 at 1, 2 and 4 GPUs (14.99, 7.51, 3.77 GiB) are those of the files,
+    divided, plus 32 MiB.
     """
     if model.attention is None or model.context_length is None:
         return 0
@@ -116,8 +120,8 @@ def rotary_table_bytes(model: CachedModel, value: int) -> int:
 def divided(loaded: int, model: CachedModel, count: int, kv_heads: int | None) -> int:
     """Return the weights on one of ``count`` tensor parallel devices.
 
-    Norms, routers and MLA's projections down are on each of them whole; the projections to keys and values are divided by the KV
-    heads at the most; everything else evenly.
+    Each device holds norms, routers and MLA's down projections whole; the projections to keys and values are divided by
+    at most the number of KV heads; everything else is divided evenly.
     """
     facts = model.weights
     if count == 1 or facts is None or not facts.bytes:
@@ -128,9 +132,11 @@ def divided(loaded: int, model: CachedModel, count: int, kv_heads: int | None) -
 
 
 def by_layers(loaded: int, layers: int | None, count: int, ends: tuple[int, int] = (0, 0)) -> int:
-    """Return the share on the fullest of ``count`` devices that hold a model by whole layers (``webapp/worker/device_map.py``).
+    """Return the bytes on the fullest of ``count`` devices that hold a model by whole layers
+    (``webapp/worker/device_map.py``).
 
-    Of ``loaded`` bytes those of ``ends`` stand before and behind the layers: the first is on the first device, the other on the last.
+    ``ends`` are the bytes of ``loaded`` before and after the layers: the former are on the first device, the latter on
+    the last.
     """
     if count == 1 or not layers:
         return -(-loaded // count)
@@ -145,7 +151,7 @@ def by_layers(loaded: int, layers: int | None, count: int, ends: tuple[int, int]
 
 
 def end_bytes(model: CachedModel, loaded: int, value: int) -> tuple[int, int]:
-    """Return the bytes of the input embeddings and of an output head of its own, of ``value`` bytes a number."""
+    """Return the bytes of the input embeddings and of a separate output head, at ``value`` bytes a number."""
     facts = model.weights
     ends = (0, 0) if facts is None else (value * facts.embedding_elements, value * facts.head_elements)
     return ends if sum(ends) < loaded else (0, 0)
