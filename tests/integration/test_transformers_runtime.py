@@ -123,6 +123,8 @@ def wait_for_error(runtime: TransformersRuntime, instance_id: str) -> Exception:
     while time.monotonic() < deadline:
         try:
             assert runtime.probe(instance_id).state is not ProbeState.READY
+        except WorkerSilent:  # it has hung up, and is not gone yet
+            continue
         except WardenError as exc:
             return exc
         time.sleep(0.02)
