@@ -129,7 +129,7 @@ def test_a_page_that_is_not_allowed_says_who_may_and_whom_to_ask(lab: Lab) -> No
     page = lab.signed_in(Role.VIEWER).get("/people")
 
     assert page.status_code == 403
-    assert "This needs the role “administrator”; yours is “viewer”" in page.text
+    assert "This needs the role “administrator”, not “viewer”" in page.text
     assert "ask one" in page.text
 
 
