@@ -1,6 +1,6 @@
 """Which architectures generate text with the transformers library's own code.
 
-The tables are those of transformers 5.23 (``AutoModelForCausalLM``); a test holds them against the installed version.
+The tables are those of transformers 5.23 (``AutoModelForCausalLM``); a test compares them with the installed version.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TIED_BY_DEFAULT = words(
     starcoder2 trocr vaultgemma whisper xglm xlm xlm-roberta xlm-roberta-xl xlnet xmod youtu zamba zamba2 zaya
     """
 )
-"""Model types whose output head is the input embedding when config.json does not say."""
+"""Model types whose output head is the input embedding if config.json does not say."""
 
 _SUFFIXES = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead")
 
@@ -63,16 +63,17 @@ _NOT_DECODERS = words(
     roberta-prelayernorm roc_bert roformer trocr whisper xlm-roberta xlm-roberta-xl xmod
     """
 )
-"""Encoders, and encoders with a decoder: their causal class exists and makes no sense of their usual weights."""
+"""Encoders, and encoders with a decoder: they have a causal class, which produces nonsense with their usual weights."""
 
 
 def generates_text(architecture: str | None, model_type: str | None, auto_map: object = None) -> bool:
-    """Return whether ``AutoModelForCausalLM`` makes a text generator of the model.
+    """Return whether ``AutoModelForCausalLM`` creates a text generator from the model.
 
-    The class that config.json names decides, since one model type serves many (BertForMaskedLM and BertLMHeadModel). Classes for
-    causal language models end in ``ForCausalLM`` or ``LMHeadModel``. ``ForConditionalGeneration`` is ambiguous: T5, Whisper and most
-    vision models are no decoders, some text-and-image models are; those are listed. Without a class the model type decides. With
-    code of its own a model may call its class what it likes (ChatGLM's is ChatGLMModel); ``auto_map`` says what it is for.
+    The class that config.json names decides, since one model type serves many (BertForMaskedLM and BertLMHeadModel).
+    Classes for causal language models end in ``ForCausalLM`` or ``LMHeadModel``. ``ForConditionalGeneration`` is
+    ambiguous: T5, Whisper and most vision models are no decoders, some text-and-image models are; those are listed.
+    Without a class the model type decides. A model with its own code may name its class freely (ChatGLM's is
+    ChatGLMModel); ``auto_map`` gives the purpose of the class.
     """
     if model_type not in BUILT_IN and _names(auto_map, "AutoModelForCausalLM"):
         return True
@@ -86,7 +87,8 @@ def generates_text(architecture: str | None, model_type: str | None, auto_map: o
 def needs_remote_code(auto_map: object, model_type: str | None) -> bool:
     """Return whether only code from the repository can load the model (``auto_map`` of config.json).
 
-    Many repositories keep their code after the library has learnt the architecture; the library's own class is used then.
+    Many repositories keep their code after the library has added the architecture; the library's own class is then
+    used.
     """
     return model_type not in BUILT_IN and (_names(auto_map, "AutoModelForCausalLM") or _names(auto_map, "AutoConfig"))
 

@@ -1,6 +1,7 @@
-"""config.json: what each layer of a model keeps of a request, by kind of layer.
+"""Read from config.json what each layer of a model keeps of a request, by kind of layer.
 
-The rules are those of the configuration classes of transformers 5.23, which fill in what a config.json leaves out.
+The rules are those of the configuration classes of transformers 5.23, which fill in the values that a config.json
+omits.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Config = Mapping[str, object]
 
 FULL, WINDOW, CHUNK, STATE, NOTHING = "full", "window", "chunk", "state", "nothing"
 HYBRID, HYBRID_WINDOW = "hybrid", "hybrid_window"
-"""A layer with a state beside its attention."""
+"""A layer with a state in addition to its attention."""
 
 _KINDS = {
     "full_attention": FULL, "attention": FULL, "global_attention": FULL, "indexed_attention": FULL,
@@ -33,19 +34,19 @@ _NEMOTRON = {"M": STATE, "*": FULL, "-": NOTHING, "E": NOTHING}
 _ONE_GLOBAL_IN = {
     "gemma2": 2, "gemma3": 6, "gemma3n": 5, "gemma4": 6, "cohere2": 4, "gpt_oss": 2, "exaone4": 4, "olmo3": 4,
 }  # fmt: skip
-"""The last of so many layers attends to everything, the others to a window."""
+"""In each group of this many layers, the last attends to everything, the others to a window."""
 _WINDOWS = {
     "gemma2": 4096, "gemma3": 4096, "gemma3n": 512, "gemma4": 512, "cohere2": 4096, "gpt_oss": 128, "exaone4": 4096, "olmo3": 4096,
     "recurrent_gemma": 2048,
 }  # fmt: skip
 _CHUNKED = frozenset({"llama4"})
 _ONE_FULL_IN = {"qwen3_next": 4, "qwen3_5": 4, "qwen3_5_moe": 4}
-"""The last of so many layers has attention, the others are linear."""
+"""In each group of this many layers, the last has attention, the others are linear."""
 _STATES_ONLY = frozenset({"bamba", "mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"})
 _ATTENTIONS = {"longcat_flash": 2}
-"""Attentions in one layer, where there are several."""
+"""Attentions in one layer, if there are several."""
 _WINDOW_BY_FLAG = ("qwen", "smollm3")
-"""Families that use their window only where ``use_sliding_window`` says so."""
+"""Families that use their window only if ``use_sliding_window`` is set."""
 
 _HEAD_DIMS = {
     "gemma": 256, "gemma2": 256, "gemma3": 256, "gemma3n": 256, "gemma4": 256, "qwen3": 128, "gpt_oss": 64, "llama4": 128, "glm4": 128,
@@ -53,7 +54,7 @@ _HEAD_DIMS = {
 }  # fmt: skip
 _HEADS = {"gemma2": 8, "gemma3": 8, "gemma3n": 8, "gemma4": 8, "gpt_oss": 64, "llama4": 40}
 _KV_HEADS = {"gemma2": 4, "gemma3": 4, "gemma3n": 2, "gemma4": 4, "gpt_oss": 8, "llama4": 8}
-"""What the configuration class takes where config.json, usually a ``text_config``, does not say."""
+"""The configuration class's default if config.json, usually a ``text_config``, does not state the number."""
 
 _ENCODERS = words(
     """
@@ -73,21 +74,21 @@ _TEXT_IN_MORE = words(
     qwen3_vl qwen3_vl_moe smolvlm
     """
 )
-"""Known types that ``AutoModelForCausalLM`` does not make."""
+"""Known types that ``AutoModelForCausalLM`` cannot create."""
 _EAGER = words(
     """
     deepseek_v4 flint gemma2 gemma4 got_ocr2 gpt_oss granite_swa granitemoe_swa hy_v4 inkling2 mimo_v2_flash t5gemma
     vaultgemma
     """
 )
-"""Types whose class says ``_supports_sdpa = False``."""
+"""Types whose class sets ``_supports_sdpa = False``."""
 _NO_ROTARY = words(
     "bart bigbird biogpt bloom gpt2 gpt_bigcode gpt_neo jamba mamba mamba2 mpt openai-gpt opt t5 whisper xglm"
 )
-"""Types that know positions in another way, or not at all."""
+"""Types with another position encoding, or none."""
 
 _MOST_LAYERS = 10_000
-"""Somebody else wrote the file: a list is made of this number."""
+"""The limit for a number from an untrusted file, from which a list is created."""
 
 
 def attention_facts(
@@ -95,7 +96,8 @@ def attention_facts(
 ) -> AttentionFacts:
     """Return what a model of these sizes keeps of a request.
 
-    ``config`` has the text part's values first; ``model_type`` is the text part's, ``outer_type`` the whole model's.
+    The values of the text part come first in ``config``; ``model_type`` is the type of the text part, ``outer_type``
+    that of the whole model.
     """
     kind = (model_type or outer_type or "").removesuffix("_text")
     if kind in _ENCODERS and config.get("is_decoder") is not True:
@@ -122,7 +124,7 @@ def attention_facts(
 
 
 def expert_facts(config: Config) -> ExpertFacts | None:
-    """Return the mixture of experts that config.json states, ``None`` for a dense model."""
+    """Return the mixture of experts that config.json states; ``None`` for a dense model."""
     experts = _first(config, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
     width = _first(config, "moe_intermediate_size", "expert_intermediate_size", "intermediate_size", "ffn_dim")
     if experts is None or experts < 2 or width is None:
@@ -149,7 +151,7 @@ def expert_facts(config: Config) -> ExpertFacts | None:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """The attention's sizes, with what the configuration class fills in; 0 is unknown."""
+    """The attention's sizes, with the defaults of the configuration class; 0 is unknown."""
 
     hidden: int
     heads: int
@@ -173,14 +175,14 @@ class _Sizes:
 
 
 def _layer_types(config: Config, layers: int, kind: str) -> Sequence[str]:
-    """The kind of every layer, in order: as the configuration lists them, else by the family's rule."""
+    """Return the kind of every layer, in order: as the configuration lists them, else by the family's rule."""
     types = _listed(config, layers) or _by_rule(config, layers * _ATTENTIONS.get(kind, 1), kind)
     shared = _int(config, "num_kv_shared_layers") or 0
     return [NOTHING if n >= len(types) - shared else name for n, name in enumerate(types)] if shared else types
 
 
 def _listed(config: Config, layers: int) -> list[str]:
-    """The kinds as the configuration lists them, whatever it calls the list; empty where it does not."""
+    """Return the kinds that the configuration lists, whatever the name of the list; empty if it has none."""
     for name in ("layer_types", "layers_block_type"):
         value = config.get(name)
         if isinstance(value, list) and len(value) >= layers > 0:
@@ -194,13 +196,13 @@ def _listed(config: Config, layers: int) -> list[str]:
 
 
 def _are_known(config: Config) -> bool:
-    """Whether the kinds that the configuration lists have names that are known here."""
+    """Return whether all kinds that the configuration lists are known."""
     names = config.get("layer_types")
     return not isinstance(names, list) or all(str(name) in _KINDS for name in names)
 
 
 def _full_numbers(config: Config) -> frozenset[object] | None:
-    """The numbers of the layers that have attention, among linear ones."""
+    """Return the numbers of the layers that have attention, among linear ones."""
     for name in ("full_attn_idxs", "attn_layer_indices"):
         if isinstance(value := config.get(name), list):
             return frozenset(n for n in value if isinstance(n, int))
@@ -208,12 +210,12 @@ def _full_numbers(config: Config) -> frozenset[object] | None:
         return frozenset(n for n, each in enumerate(kinds) if each == 1)
     linear = config.get("linear_attn_config")
     if isinstance(linear, dict) and isinstance(counted := linear.get("full_attn_layers"), list):
-        return frozenset(n - 1 for n in counted if isinstance(n, int))  # counted from 1 there
+        return frozenset(n - 1 for n in counted if isinstance(n, int))  # these count from 1
     return None
 
 
 def _by_rule(config: Config, layers: int, kind: str) -> list[str]:
-    """The kinds by the family's rule."""
+    """Return the kinds by the family's rule."""
     if kind in _STATES_ONLY or kind == "falcon_h1":
         return [STATE if kind in _STATES_ONLY else HYBRID] * layers
     if kind == "jamba":
@@ -229,7 +231,7 @@ def _by_rule(config: Config, layers: int, kind: str) -> list[str]:
 
 
 def _pattern(config: Config) -> int | None:
-    """Every so many layers one attends to everything; EXAONE 4 may write the pattern out: LLLG."""
+    """Return the distance between layers that attend to everything; EXAONE 4 may write the pattern out: LLLG."""
     named = config.get("sliding_window_pattern")
     return len(named) if isinstance(named, str) else _first(config, "sliding_window_pattern", "_sliding_window_pattern")
 
@@ -275,7 +277,7 @@ def _cache_layers(types: Sequence[str], config: Config, sizes: _Sizes, kind: str
 def _full_layers(count: int, config: Config, sizes: _Sizes, kind: str) -> Iterator[CacheLayers]:
     rank, rope = _int(config, "kv_lora_rank"), _int(config, "qk_rope_head_dim")
     if rank and rope:
-        # The indexer of sparse attention (DeepSeek 3.2, GLM) keeps one more key a token.
+        # The indexer of sparse attention (DeepSeek 3.2, GLM) keeps one more key per token.
         yield CacheLayers(CacheKind.LATENT, count, 1, rank + rope + (_int(config, "index_head_dim") or 0))
         return
     by_layer = next(
@@ -293,7 +295,9 @@ def _full_layers(count: int, config: Config, sizes: _Sizes, kind: str) -> Iterat
 
 
 def _state_layers(count: int, config: Config, sizes: _Sizes) -> CacheLayers:
-    """The state of one request: the matrices of the recurrence and the last inputs of the short convolution."""
+    """Return the layers with the state of one request: the matrices of the recurrence and the last inputs of the short
+    convolution.
+    """
     linear = config.get("linear_attn_config")
     own = linear if isinstance(linear, dict) else {}
     if value_heads := _int(config, "linear_num_value_heads"):  # gated delta net: Qwen3-Next, Qwen3.5
@@ -304,7 +308,7 @@ def _state_layers(count: int, config: Config, sizes: _Sizes) -> CacheLayers:
     if (heads := _int(own, "num_heads")) and (dim := _int(own, "head_dim")):  # Kimi linear
         kernel = _int(own, "short_conv_kernel_size") or 4
         return CacheLayers(CacheKind.STATE, count, heads, dim * dim + 3 * dim * kernel)
-    if taps := _int(config, "conv_L_cache"):  # LFM2: a convolution and nothing else
+    if taps := _int(config, "conv_L_cache"):  # LFM2: only a convolution
         return CacheLayers(CacheKind.STATE, count, 1, sizes.hidden * taps)
     if width := _int(config, "lru_width"):  # RecurrentGemma
         return CacheLayers(CacheKind.STATE, count, 1, width * (_int(config, "conv1d_width") or 4))
@@ -346,7 +350,7 @@ def _doubt(
 
 
 def _expanded_values(config: Config, sizes: _Sizes) -> int:
-    """MLA makes queries, keys and values of every head again from what it keeps (``expand_kv``)."""
+    """Return the numbers per token that MLA expands into queries, keys and values of every head (``expand_kv``)."""
     rope, nope = _int(config, "qk_rope_head_dim"), _int(config, "qk_nope_head_dim")
     if not rope or not nope or _int(config, "kv_lora_rank") is None:
         return 0

@@ -1,4 +1,4 @@
-"""config.json: the facts about a model that its author states."""
+"""Read from config.json the facts that a model's author states."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _VOCABULARY = ("vocab_size", "n_words")
 
 @dataclass(frozen=True)
 class ConfigFacts:
-    """What config.json says; ``None`` is not stated."""
+    """The facts in config.json; ``None`` is not stated."""
 
     architecture: str | None
     model_type: str | None
@@ -44,22 +44,22 @@ class ConfigFacts:
     """The ``quantization_config`` of weights that are stored quantized."""
     shape: ModelShape
     tied: bool
-    """The output head is the input embedding."""
+    """Whether the output head is the input embedding."""
     attention: AttentionFacts
     has_vision: bool
     auto_map: object = None
 
     @property
     def quantization_method(self) -> str | None:
-        """``gptq``, ``awq``, ``fp8``, ``bitsandbytes``…"""
+        """The method: ``gptq``, ``awq``, ``fp8``, ``bitsandbytes``…"""
         return None if self.quantization is None else _text(self.quantization.get("quant_method")) or "unknown"
 
 
 def config_facts(raw: Mapping[str, object]) -> ConfigFacts:
     """Return the facts of a parsed config.json.
 
-    Models of text and images keep the language model's sizes in ``text_config``; its values come first there. Values of the wrong
-    type count as not stated. A longer context by rope scaling is not multiplied in: the length that is stated is.
+    Models of text and images keep the language model's sizes in ``text_config``; its values take precedence. Values of
+    the wrong type count as not stated. The context length is the stated one, without an extension by rope scaling.
     """
     text, merged = _text_part(raw), text_values(raw)
     quantization = raw.get("quantization_config") or text.get("quantization_config")
@@ -79,7 +79,7 @@ def config_facts(raw: Mapping[str, object]) -> ConfigFacts:
 
 
 def text_values(raw: Mapping[str, object]) -> Mapping[str, object]:
-    """Return the values of config.json with those of the language model in it put first."""
+    """Return the values of config.json, with those of the language model taking precedence."""
     return {**raw, **{key: value for key, value in _text_part(raw).items() if value is not None}}
 
 
@@ -101,14 +101,15 @@ def _shape(config: Mapping[str, object]) -> ModelShape:
 
 
 def _kv_heads(config: Mapping[str, object]) -> int | None:
-    # Falcon and GPT-BigCode say "one head for all" by a flag; Falcon's newer design counts its heads and leaves the flag set.
+    # Falcon and GPT-BigCode set a flag for "one head for all"; Falcon's newer design states its heads and leaves the
+    # flag set.
     if config.get("multi_query") is True and not config.get("new_decoder_architecture"):
         return 1
     return _size(config, _KV_HEADS)
 
 
 def _tied(raw: Mapping[str, object], text: Mapping[str, object]) -> bool:
-    # transformers lets the whole model's word count before the text part's.
+    # transformers lets the value of the whole model take precedence over the text part's.
     for config in (raw, text):
         if isinstance(stated := config.get("tie_word_embeddings"), bool):
             return stated
@@ -121,7 +122,7 @@ def _dtype(config: Mapping[str, object]) -> str | None:
 
 
 def _size(config: Mapping[str, object], names: tuple[str, ...]) -> int | None:
-    """Return the first of ``names`` that is a positive number; a list (a value a layer) is no single size."""
+    """Return the first of ``names`` that is a positive number; a list (a value per layer) is no single size."""
     return next((size for name in names if (size := whole_number(config.get(name))) is not None), None)
 
 

@@ -1,4 +1,6 @@
-"""One entry of the Hugging Face cache: from a repository's folder to a ``CachedModel``, or to the reason why it is none."""
+"""One entry of the Hugging Face cache: turn a repository's folder into a ``CachedModel``, or into the reason why it is
+none.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ _PIPELINE = "model_index.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 FACT_FILES = frozenset({_CONFIG, _INDEX, _PICKLE_INDEX, _PIPELINE, _TOKENIZER_CONFIG})
-"""Files whose content ``describe`` reads, besides the weights."""
+"""Files whose content ``describe`` reads, in addition to the weights."""
 _TOKENIZERS = frozenset(
     {
         "tokenizer.json",
@@ -54,7 +56,7 @@ _MAX_DETAIL = 300
 
 @dataclass(frozen=True)
 class LoadPolicy:
-    """What the settings allow to be loaded."""
+    """The kinds of models that the settings allow to load."""
 
     allow_pickle: bool = False
     allow_remote_code: bool = False
@@ -62,11 +64,11 @@ class LoadPolicy:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A repository's folder in the cache and the snapshot that counts."""
+    """A repository's folder in the cache and the snapshot in use."""
 
     repository: Path
     revision: str
-    """Empty when there is no snapshot."""
+    """Empty if there is no snapshot."""
 
     @property
     def id(self) -> str:
@@ -75,27 +77,27 @@ class CacheEntry:
 
     @cached_property
     def snapshot(self) -> Path:
-        """Folder of the revision."""
+        """The folder of the revision."""
         return self.repository / "snapshots" / self.revision
 
     @cached_property
     def is_plain(self) -> bool:
-        """Whether ``../../blobs`` of the snapshot is the repository's own: no folder on the way is a link."""
+        """Whether ``../../blobs`` of the snapshot is the repository's own: no folder on the path is a link."""
         return not self.snapshot.is_symlink() and not self.snapshot.parent.is_symlink()
 
 
 @dataclass(frozen=True)
 class _Listing:
-    """The files of a snapshot by relative path; ``None`` where a link leads nowhere."""
+    """The files of a snapshot by relative path; ``None`` for a dangling link."""
 
     files: dict[str, os.stat_result | None] = field(default_factory=dict)
 
     def __contains__(self, name: str) -> bool:
-        """Whether the snapshot has the file and its data."""
+        """Return whether the snapshot has the file and its data."""
         return self.files.get(name) is not None
 
     def dangles(self, name: str) -> bool:
-        """Whether the snapshot names the file and its data is gone."""
+        """Return whether the snapshot names the file but its data is missing."""
         return name in self.files and self.files[name] is None
 
     @property
@@ -104,7 +106,7 @@ class _Listing:
 
 
 class _Unreadable(Exception):
-    """Carries the reason out of the reading of one part."""
+    """Carries the reason out of the code that reads one part."""
 
     def __init__(self, problem: ModelProblem, **params: str | None) -> None:
         self.message = _message(problem, **params)
@@ -114,7 +116,8 @@ class _Unreadable(Exception):
 def find_entry(repository: Path) -> CacheEntry | None:
     """Return the entry of a repository's folder: the revision that ``refs/main`` names, else the newest snapshot.
 
-    ``None`` when nothing was ever downloaded into it (the libraries leave such folders after a look-up) or it is no folder.
+    ``None`` if nothing was ever downloaded into it (the libraries leave such folders after a look-up) or it is no
+    folder.
 
     Raises:
         OSError: the folder cannot be read.
@@ -137,14 +140,14 @@ def unreadable(repository: Path, exc: OSError) -> CachedModel:
 
 
 def misread(repository: Path, exc: Exception) -> CachedModel:
-    """Return the description of a repository's folder that this program has a defect with."""
+    """Return the description of a repository's folder that triggers a defect of Warden."""
     entry = CacheEntry(repository, "")
     detail = f"{type(exc).__name__}: {exc}"
     return _bare(entry, _Listing(), _message(ModelProblem.MISREAD, model=entry.id, detail=detail))
 
 
 def describe(entry: CacheEntry, policy: LoadPolicy) -> CachedModel:
-    """Return what an entry's files say. Never raises: an entry that cannot be read is described with that problem."""
+    """Return the model that an entry's files describe. Never raises: an unreadable entry is described with its problem."""
     try:
         listing = _list(entry.snapshot) if entry.revision else _Listing()
     except OSError as exc:
@@ -214,7 +217,7 @@ def _main_revision(repository: Path) -> str | None:
             revision = read_bytes(file, _LOCATION_BYTES).decode("ascii", "replace").strip()
     except FileNotFoundError:
         return None
-    # The name becomes part of a path; nothing but a plain name may.
+    # The name becomes part of a path, so only a plain name is accepted.
     return revision if _REVISION.fullmatch(revision) else None
 
 
@@ -251,7 +254,7 @@ def _list(folder: Path | str, prefix: str = "", depth: int = 0) -> _Listing:
     with os.scandir(folder) as items:
         for item in items:
             name = prefix + item.name
-            # Links to folders are not followed: they could lead round in a circle.
+            # Links to folders are not followed: they could form a cycle.
             if item.is_dir(follow_symlinks=False):
                 if depth < _MAX_DEPTH:
                     files |= _list(item.path, f"{name}/", depth + 1).files
@@ -268,7 +271,7 @@ def _stat(item: os.DirEntry[str]) -> os.stat_result | None:
     except FileNotFoundError:
         return None
     except OSError:
-        # It is there and cannot be followed; whoever needs the file will say so.
+        # It exists but cannot be followed; the code that needs the file reports it.
         return item.stat(follow_symlinks=False)
 
 
@@ -283,7 +286,7 @@ def _parsed(path: Path, read: Callable[[Path], Mapping[str, object]]) -> Mapping
         raise _Unreadable(ModelProblem.BROKEN_CONFIG, detail=f"{path.name}: {exc}") from exc
 
 
-# What keeps a model from being loaded, in the order in which it is said
+# Reasons why a model cannot be loaded, in the order in which they are reported
 
 
 def _require_config(entry: CacheEntry, listing: _Listing) -> None:
@@ -319,7 +322,7 @@ def _weights(
 
 
 def _tensors(snapshot: Path, listing: _Listing, policy: LoadPolicy) -> tuple[Tensor, ...] | None:
-    """Return the tensors of the files that transformers would load, ``None`` when those are pickles and allowed."""
+    """Return the tensors of the files that transformers would load; ``None`` if those are pickles and allowed."""
     if _WEIGHTS in listing:
         return _read(snapshot, _WEIGHTS)
     if _INDEX in listing:
@@ -380,7 +383,7 @@ def _require_pickle(snapshot: Path, listing: _Listing, policy: LoadPolicy) -> No
 
 
 def _require_no_shards(listing: _Listing) -> None:
-    """Tell a set of shards whose index has not come yet from a snapshot without weights."""
+    """Distinguish a set of shards whose index is not downloaded yet from a snapshot without weights."""
     if any(_SHARD.fullmatch(name) for name in listing.files):
         raise _Unreadable(ModelProblem.INCOMPLETE, missing=_INDEX)
 
@@ -404,16 +407,16 @@ def _has_chat_template(snapshot: Path, listing: _Listing) -> bool:
 
 
 def _tokenizer_config(snapshot: Path, listing: _Listing) -> Mapping[str, object]:
-    """Return what counts of it here; thousands of added tokens make some of them large."""
+    """Return the relevant values; thousands of added tokens make some of these files large."""
     if _TOKENIZER_CONFIG not in listing:
         return {}
     return _parsed(snapshot / _TOKENIZER_CONFIG, lambda path: read_members(path, ("auto_map", "chat_template")))
 
 
 def _cut_off(entry: CacheEntry, problem: Message) -> Message:
-    """Return "incomplete" for what a download that has not ended still owes, else ``problem``.
+    """Return "incomplete" if an unfinished download explains the problem, else ``problem``.
 
-    A left-over part of a file that nothing needs is no reason, so only a missing part becomes one.
+    A leftover part of a file that nothing needs is no reason, so only a missing part becomes one.
     """
     owed = {
         ModelProblem.NO_CONFIG: _CONFIG,

@@ -1,4 +1,4 @@
-"""Careful reading of small files that somebody else wrote: bounded, regular files only, never a wait."""
+"""Careful reading of small untrusted files: bounded, regular files only, never blocking."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from pathlib import Path
 from typing import BinaryIO
 
 MAX_JSON_BYTES = 2 * 2**20
-"""What is parsed as a whole; Python makes twenty times as much of it. A large config.json has 50 kB."""
+"""The limit of JSON that is parsed as a whole; Python needs twenty times as much memory. A large config.json has 50 kB.
+"""
 MAX_NUMBER = 2**40
-"""A stated size above this is none; the largest in use is a context of ten million tokens."""
+"""A stated size above this is ignored; the largest in use is a context of ten million tokens."""
 MAX_TEXT = 200
-"""A stated name that is longer is none: it would stand in every row of the page."""
+"""A longer stated name is ignored: it would appear in every row of the page."""
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class BadFile(ValueError):
-    """A file whose content is not what its name promises; ``str()`` is a short reason."""
+    """A file whose content does not match its name; ``str()`` is a short reason."""
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading, through symbolic links.
+    """Open a regular file for reading, following symbolic links.
 
-    A FIFO in a cache would stop the reader for ever, hence the non-blocking open and the check.
+    A FIFO in a cache would block the reader for ever, hence the non-blocking open and the check.
 
     Raises:
-        OSError: it is missing, may not be read, or is no regular file.
+        OSError: it is missing, may not be read, or is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -43,7 +44,7 @@ def read_bytes(file: BinaryIO, most: int) -> bytes:
     """Return up to ``most`` bytes of a file that ``open_regular`` opened.
 
     Raises:
-        OSError: it cannot be read, or gives nothing without a wait, as some of the kernel's own files do.
+        OSError: it cannot be read, or would block, as some of the kernel's own files do.
     """
     data: bytes | None = file.read(most)
     if data is None:
@@ -70,7 +71,8 @@ def read_object(path: Path) -> dict[str, object]:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_JSON_BYTES:
             raise BadFile(f"larger than {MAX_JSON_BYTES} bytes")
-        # Asked for the most at once, Python would take that much memory for every small file, which costs more than its reading.
+        # With the maximum as the argument, Python would allocate that much for every small file, which costs more than
+        # reading it.
         data = read_bytes(file, size + 1)
         if len(data) > size:
             data += read_bytes(file, MAX_JSON_BYTES + 1 - len(data))
@@ -80,10 +82,12 @@ def read_object(path: Path) -> dict[str, object]:
 
 
 def whole_number(value: object, least: int = 1) -> int | None:
-    """Return a stated size; ``None`` for what is no whole number, too small, or beyond everything that there is."""
+    """Return a stated size; ``None`` if it is not a whole number, too small, or implausibly large."""
     return value if type(value) is int and least <= value <= MAX_NUMBER else None
 
 
 def printable(text: str) -> str:
-    """Return ``text`` without what cannot be sent as UTF-8: a name on disk is bytes, and JSON may hold half a character."""
+    """Return ``text`` without characters that cannot be sent as UTF-8: a name on disk is bytes, and JSON may hold half
+    a character.
+    """
     return _SURROGATES.sub("\ufffd", text)

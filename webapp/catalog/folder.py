@@ -1,4 +1,4 @@
-"""Any folder with a config.json as a ``CachedModel``, for an estimate: the weights themselves need not be there."""
+"""Describe any folder with a config.json as a ``CachedModel``, for an estimate: the weights need not be there."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
 class BadFolder(BadFile):
-    """A folder of which no estimate can be made; ``str()`` says why."""
+    """A folder for which no estimate can be computed; ``str()`` says why."""
 
 
 @dataclass(frozen=True)
 class _Index:
-    """What the index of the shards says."""
+    """The content of the index of the shards."""
 
     shards: tuple[str, ...]
     tensors: frozenset[str]
@@ -36,10 +36,11 @@ class _Index:
 
 
 def find_folder(path: Path) -> Path:
-    """Return the folder with the model's files: ``path`` itself, or the snapshot that counts of a repository in the cache.
+    """Return the folder with the model's files: ``path`` itself, or the snapshot in use if it is a repository in the
+    cache.
 
     Raises:
-        BadFolder: there is no such folder, or nothing in it.
+        BadFolder: the folder does not exist or is empty.
         OSError: it cannot be read.
     """
     if not path.is_dir():
@@ -53,10 +54,10 @@ def find_folder(path: Path) -> Path:
 
 
 def describe_folder(path: Path, model_id: str) -> CachedModel:
-    """Return what config.json and, as far as they are there, the weights' headers in ``path`` say.
+    """Return the model described by config.json and, if present, the headers of the weights in ``path``.
 
-    Files that end after their header are taken at their header's word. Where there is no header, the total of the shards' index is
-    taken, and without that the tensors that follow from the sizes of config.json; ``WeightFacts.source`` says which it was.
+    Files may end after their header, which is then trusted. Without headers the total of the shards' index is used, and
+    without that the tensors that follow from the sizes in config.json; ``WeightFacts.source`` names the source.
 
     Raises:
         BadFile: config.json, the index or a header is missing or wrong, or neither weights nor sizes are stated.
@@ -107,13 +108,13 @@ def _facts(tensors: Sequence[Tensor], config: ConfigFacts) -> tuple[WeightFacts,
 
 
 def _stored_tensors(path: Path, index: _Index | None) -> tuple[Tensor, ...]:
-    """The tensors of the files that would be loaded; empty unless all of them are there."""
+    """Return the tensors of the files that would be loaded; empty unless all of the files are there."""
     if (path / _WEIGHTS).exists():
         return _headers(path, [_WEIGHTS])
     if index is not None:
         return _headers(path, index.shards) if all((path / name).exists() for name in index.shards) else ()
     names = sorted(file.name for file in path.glob("*.safetensors"))
-    # Mistral's repositories hold the same weights once more in a form of their own.
+    # Mistral's repositories hold the same weights a second time in their own format.
     return _headers(path, [name for name in names if not name.startswith("consolidated")] or names)
 
 
@@ -132,14 +133,14 @@ def _index(path: Path) -> _Index | None:
         return None
     weight_map, metadata = _read(path / _INDEX, read_index)
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    # A name that leads out of the folder is no shard of this model.
+    # A name that points out of the folder is no shard of this model.
     shards = sorted({name for name in weight_map.values() if os.path.basename(name) == name})  # noqa: PTH119
     size = int(total) if isinstance(total, int | float) and 0 < total < 2**62 else None
     return _Index(tuple(shards), frozenset(weight_map), size)
 
 
 def _saved_twice(index: _Index, config: ConfigFacts) -> int:
-    """Bytes of an output head that the index names although it is the input embedding."""
+    """Return the bytes of an output head that the index names although it is the input embedding."""
     vocabulary, hidden = config.shape.vocabulary, config.shape.hidden
     if not config.tied or not vocabulary or not hidden or not any(name.endswith(_HEADS) for name in index.tensors):
         return 0
@@ -147,7 +148,7 @@ def _saved_twice(index: _Index, config: ConfigFacts) -> int:
 
 
 def _of_total(total: int, by_sizes: WeightFacts, config: ConfigFacts) -> WeightFacts:
-    """The facts of the sizes, stretched to the bytes that the index states."""
+    """Return the facts of the sizes, scaled to the bytes that the index states."""
     if by_sizes.bytes:
         scale = total / by_sizes.bytes
         stretched = {
@@ -178,5 +179,5 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
 
 
 def _file_bytes(path: Path) -> int:
-    """Bytes of weights in a form whose headers are not read: pickles."""
+    """Return the bytes of weights in a format whose headers are not read: pickles."""
     return sum(file.stat().st_size for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern))

@@ -1,4 +1,4 @@
-"""Safetensors headers: what tensors a file holds, read from its first bytes and checked against its length."""
+"""Safetensors headers: the tensors of a file, read from its first bytes and checked against its length."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from webapp.domain.model import WeightFacts
 
 _LENGTH_BYTES = 8
 _MOST = 2**62
-"""No size or place in a file is more."""
+"""The upper limit of any size or offset in a file."""
 _MOST_DIMENSIONS = 16
 _METADATA = "__metadata__"
 
@@ -30,7 +30,7 @@ DTYPE_NAMES = {
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
 }
-"""Names of the floating types, as torch and config.json write them."""
+"""Names of the floating-point types, as torch and config.json write them."""
 
 _DTYPE_BITS = {
     "F64": 64, "I64": 64, "U64": 64, "C64": 64,
@@ -64,7 +64,9 @@ class BadHeader(BadFile):
 
 
 class Tensor(NamedTuple):
-    """One tensor of a file; ``start`` and ``end`` are offsets in the file. A cache has a hundred thousand, so it is a tuple."""
+    """One tensor of a file; ``start`` and ``end`` are offsets in the file. A tuple, since a cache has a hundred
+    thousand of them.
+    """
 
     name: str
     dtype: str
@@ -81,16 +83,18 @@ class Tensor(NamedTuple):
 
     @property
     def layer(self) -> str:
-        """Name of the layer that owns the tensor, without its path: ``q_proj`` of ``model.layers.0.self_attn.q_proj.weight``."""
+        """Name of the layer that owns the tensor, without its path: ``q_proj`` in
+        ``model.layers.0.self_attn.q_proj.weight``.
+        """
         return self.name.rpartition(".")[0].rpartition(".")[2]
 
 
 def read_tensors(path: Path, *, headers_only: bool = False, most: int = MAX_TENSORS) -> tuple[Tensor, ...]:
     """Return the tensors of a safetensors file in the order of their data.
 
-    Reads the header alone: a u64 length in little-endian order, then that many bytes of JSON. As in the safetensors library,
-    the data must follow without holes and end where the file ends, so a file that was cut off is found out. ``headers_only`` is for
-    files that are meant to end after the header: the data may then be missing.
+    Reads only the header: a u64 length in little-endian order, then that many bytes of JSON. As in the safetensors
+    library, the data must follow without gaps and end at the end of the file, so a truncated file is detected.
+    ``headers_only`` is for files that are meant to end after the header: the data may then be missing.
 
     Raises:
         BadHeader: the header or the length is wrong, or there are more than ``most`` tensors.
@@ -109,7 +113,7 @@ def read_tensors(path: Path, *, headers_only: bool = False, most: int = MAX_TENS
 
 
 def _entries(file: BinaryIO, length: int) -> Iterator[tuple[str, object]]:
-    """Yield the entries of a header by tensor name; a long one is never parsed as a whole. Raises BadHeader."""
+    """Yield the entries of a header by tensor name; a long header is never parsed as a whole. Raises BadHeader."""
     try:
         if length <= MAX_JSON_BYTES:
             entries = parse_object(read_bytes(file, length))
@@ -144,7 +148,7 @@ def _tensor(name: str, entry: Any, base: int, path: Path) -> Tensor:
         dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         if max(len(name), len(dtype)) > MAX_NAME or len(shape) > _MOST_DIMENSIONS:
             raise BadHeader(f"tensor {name[:80]} is not described")
-        # Before anything is multiplied: a text times a number is that much text.
+        # Before any multiplication: a string times a number is that much text.
         if type(dtype) is not str or not all(type(each) is int and each >= 0 for each in (*shape, start, end)):
             raise BadHeader(f"tensor {name[:80]} is not described")
         elements = math.prod(shape)
@@ -152,7 +156,7 @@ def _tensor(name: str, entry: Any, base: int, path: Path) -> Tensor:
             raise BadHeader(f"tensor {name[:80]} is larger than any file")
     except (LookupError, TypeError, ValueError) as exc:
         raise BadHeader(f"tensor {name[:80]} is not described") from exc
-    # A type that this table does not know yet is judged by its offsets alone.
+    # A type that is missing from this table is judged only by its offsets.
     bits = _DTYPE_BITS.get(dtype)
     if end < start or (bits is not None and (end - start) * 8 != elements * bits):
         raise BadHeader(f"tensor {name[:80]} has {end - start} bytes")
@@ -172,7 +176,9 @@ def _check_coverage(tensors: list[Tensor], base: int, size: int | None) -> None:
 def facts_of(
     tensors: Iterable[Tensor], *, tied: bool, model_type: str | None, quantization: Mapping[str, object] | None
 ) -> tuple[WeightFacts, int | None]:
-    """Return what all tensors of the files come to once they are loaded, and how many weights the model has (``parameter_count``)."""
+    """Return the facts about the loaded tensors of the files, and the number of weights of the model
+    (``parameter_count``).
+    """
     stored = tuple(tensors)
     loaded = loaded_tensors(stored, tied=tied)
     bits = None if quantization is None else _packed_bits(quantization)
@@ -186,7 +192,8 @@ def weight_facts(
 ) -> WeightFacts:
     """Sum up the tensors that stay in memory (``loaded_tensors``).
 
-    ``quantized`` says that the files are quantized already, so bitsandbytes converts nothing; ``bits`` are those of a packed weight.
+    ``quantized`` means that the files are quantized already, so bitsandbytes converts nothing; ``bits`` are those of a
+    packed weight.
     """
     by_dtype: Counter[str] = Counter()
     total_bytes = linear_elements = linear_rows = largest_linear = largest_bytes = 0
@@ -234,9 +241,10 @@ def weight_facts(
 def loaded_tensors(tensors: Iterable[Tensor], *, tied: bool) -> tuple[Tensor, ...]:
     """Return the tensors that stay in memory once the model is loaded, each name once.
 
-    Old attention masks and rotary frequencies, which no loader keeps, are left out. ``tied`` says that the output head is the input
-    embedding. Tied weights that were saved twice are one parameter, but only when their values are the same: transformers compares them
-    and leaves them apart otherwise. A few samples of the data stand for the comparison here; data that is not there counts as the same.
+    Old attention masks and rotary frequencies, which no loader keeps, are left out. ``tied`` means that the output head
+    is the input embedding. Tied weights that were saved twice are one parameter, but only if their values are equal:
+    transformers compares them and keeps both otherwise. Here a few samples of the data are compared; missing data
+    counts as equal.
     """
     by_name = {tensor.name: tensor for tensor in tensors if not _is_buffer(tensor)}
     if tied:
@@ -248,7 +256,7 @@ def loaded_tensors(tensors: Iterable[Tensor], *, tied: bool) -> tuple[Tensor, ..
 
 
 def main_dtype(facts: WeightFacts) -> str | None:
-    """Return the floating type of most elements (``bfloat16``…), ``None`` when there is none.
+    """Return the floating-point type of most elements (``bfloat16``…), ``None`` if there is none.
 
     Packed integers of quantized weights say nothing about the type that the model computes in.
     """
@@ -264,10 +272,10 @@ _PACKED_ENDINGS = (".qweight", ".weight_packed", "_blocks")
 
 
 def parameter_count(loaded: Iterable[Tensor], quantization: Mapping[str, object] | None) -> int | None:
-    """Return how many weights the model has, or ``None`` when the files do not say.
+    """Return how many weights the model has, or ``None`` if the files do not say.
 
-    Packed tensors hold several weights an element; their number follows from the bits that ``quantization_config`` states.
-    Scales and zero points are no weights.
+    Packed tensors hold several weights per element; their number follows from the bits that ``quantization_config``
+    states. Scales and zero points are not weights.
     """
     if quantization is None:
         return sum(tensor.elements for tensor in loaded)
@@ -287,7 +295,7 @@ def _weights_in(tensor: Tensor, bits: int | None) -> int | None:
     packed = tensor.name.endswith(_PACKED_ENDINGS) or (tensor.dtype == "U8" and tensor.name.endswith(".weight"))
     if packed:
         return None if bits is None else tensor.bytes * 8 // bits
-    # I8 and FP8 weights have one element a weight; other integers are packed in a way that nobody told us.
+    # I8 and FP8 weights have one element per weight; other integers are packed in an unknown way.
     is_plain = tensor.dtype in DTYPE_NAMES or tensor.dtype == "I8"
     return tensor.elements if is_plain else None
 
@@ -317,17 +325,19 @@ def _is_linear(tensor: Tensor) -> bool:
     if tensor.dtype not in _CONVERTIBLE or not tensor.name.endswith(".weight"):
         return False
     layer = tensor.layer
-    # transformers 5 fuses experts into one parameter, which bitsandbytes passes over, and keeps routers as parameters.
+    # transformers 5 fuses experts into one parameter, which bitsandbytes skips, and keeps routers as parameters.
     return layer not in _NOT_CONVERTED and ".experts." not in tensor.name and "norm" not in layer
 
 
 def _is_vector(tensor: Tensor) -> bool:
-    """A norm or a bias, and not the scales of a packed weight, which are divided like it."""
+    """Return whether it is a norm or a bias, not the scales of a packed weight, which are divided like the weight."""
     return tensor.dtype in _CONVERTIBLE and not tensor.name.endswith(_SCALE_ENDINGS)
 
 
 def _is_expert(tensor: Tensor) -> bool:
-    """Experts one by one (``mlp.experts.7.up_proj.weight``) or fused in one tensor of three dimensions."""
+    """Return whether it belongs to experts, stored individually (``mlp.experts.7.up_proj.weight``) or fused in one
+    tensor of three dimensions.
+    """
     return tensor.dtype in _CONVERTIBLE and (
         ".experts." in tensor.name or (len(tensor.shape) == 3 and "expert" in tensor.name)
     )
@@ -345,7 +355,7 @@ def _same_data(one: Tensor, other: Tensor) -> bool:
 
 
 def _agree(one: bytes, other: bytes) -> bool:
-    """Whether two samples are the same as far as both are there: a file may end after its header."""
+    """Return whether two samples are equal as far as both exist: a file may end after its header."""
     length = min(len(one), len(other))
     return one[:length] == other[:length]
 

@@ -1,4 +1,4 @@
-"""The Hugging Face cache as a list of models: one thread looks for changes, everybody else reads the latest list."""
+"""The Hugging Face cache as a list of models: one thread scans for changes, all others read the latest list."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ Signature = tuple[tuple[int, int, int] | None, ...]
 _STOP_WAIT_S = 10.0
 _TICK_S = 0.1
 _WEIGHTS_A_LOOK = 500
-"""About how many files of whole models' weights a look asks for; a cache with more of them is gone through in turns."""
+"""The approximate number of weight files of complete models that one scan checks; larger caches are checked in turns.
+"""
 _BLOBS = "../../blobs/"
 
 
@@ -30,8 +31,9 @@ _BLOBS = "../../blobs/"
 class CatalogView:
     """The models of the cache at one moment, sorted by id.
 
-    ``problem`` says why the cache cannot be read; a cache that is empty or does not exist yet is no problem. ``scanned_at`` is the
-    end of the last look, in seconds since the epoch, ``None`` before the first.
+    ``problem`` says why the cache cannot be read; a cache that is empty or does not exist yet is no problem.
+    ``scanned_at`` is the end of the last scan, in seconds since the epoch, ``None`` before the first. ``version`` grows
+    with every change of the list.
     """
 
     models: tuple[CachedModel, ...] = ()
@@ -41,41 +43,44 @@ class CatalogView:
 
 @dataclass(frozen=True)
 class _WatchedPaths:
-    """Paths, and how they looked; as bytes, since a look asks the kernel for thousands and making names of paths costs as much again."""
+    """Paths and their signatures; as bytes, since a scan asks the kernel for thousands and creating path objects would
+    double the cost.
+    """
 
     paths: tuple[bytes, ...]
     signature: Signature
 
     def is_unchanged(self) -> bool:
-        """Whether all of them look as they did."""
+        """Return whether all signatures are unchanged."""
         return _signature(self.paths) == self.signature
 
 
 @dataclass(frozen=True)
 class _KnownFolder:
-    """What was read of one repository's folder, and how its files looked then."""
+    """The result of reading one repository's folder, and the signatures of its files at that moment."""
 
     places: _WatchedPaths
-    """The folders, where each new, removed or renamed file shows, and the small files, which are written in place."""
+    """The folders, in which each new, removed or renamed file shows, and the small files, which are written in place.
+    """
     weights: _WatchedPaths
-    """The files of weights: nobody but a copy that has not ended, or a failing disk, changes one in its place."""
+    """The files of weights: only an unfinished copy, or a failing disk, changes one in place."""
     is_settled: bool
-    """False while the files were still changing; they are read again then."""
+    """False while the files were still changing; they are then read again."""
     model: CachedModel | None
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is missing that may come at any moment."""
+        """Whether nothing is missing that may be downloaded at any moment."""
         return self.model is not None and self.model.problem is None
 
 
 class Catalog:
     """Keeps the list of cached models up to date.
 
-    Each look compares the times and sizes of an entry's folders and files with those of the last one and reads only what has
-    changed. Where there are thousands of files, those of whole models' weights are compared in turns, over the next few looks: a
-    download never changes them in their place, and what it adds or takes away shows in the folders. ``latest`` takes a reference and
-    never waits.
+    Each scan compares the times and sizes of an entry's folders and files with those of the last scan and reads only
+    what has changed. If there are thousands of files, the weight files of complete models are compared in turns, over
+    the next few scans: a download never changes them in place, and the files that it adds or removes show in the
+    folders. ``latest`` reads a reference and never waits.
     """
 
     def __init__(
@@ -103,7 +108,7 @@ class Catalog:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to look for changes; the first list is there a moment later."""
+        """Start to scan for changes; the first list is available a moment later."""
         if self._thread is not None:
             return
         self._stopping = False
@@ -111,7 +116,7 @@ class Catalog:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the looking; idempotent."""
+        """Stop scanning; idempotent."""
         with self._news:
             self._stopping = True
             self._news.notify_all()
@@ -124,7 +129,7 @@ class Catalog:
         return self._view
 
     def rescan(self, timeout_s: float = 10.0) -> bool:
-        """Wake the thread and wait for a look that begins after the call; False when it took longer than ``timeout_s``."""
+        """Wake the thread and wait for a scan that begins after the call; False if it took longer than ``timeout_s``."""
         with self._news:
             self._asked += 1
             mine = self._asked
@@ -133,7 +138,9 @@ class Catalog:
             return self._answered >= mine
 
     def look(self, *, in_turns: bool = False) -> CatalogView:
-        """Look at the cache once, in the calling thread, and return the list; at every file, or at some weights ``in_turns``."""
+        """Scan the cache once, in the calling thread, and return the list; checks every file, or only some weights
+        ``in_turns``.
+        """
         with self._looking:
             models, problem = self._models(in_turns)
             self._view = CatalogView(models, problem, self._clock())
@@ -155,7 +162,7 @@ class Catalog:
     def _look_safely(self, in_turns: bool) -> None:
         try:
             self.look(in_turns=in_turns)
-        except Exception as exc:  # the top of the thread: the list must not stop at one surprise
+        except Exception as exc:  # the top of the thread: an unexpected error must not stop the updates
             log.exception("The model cache could not be read")
             problem = _unreadable(self._cache_dir, f"{type(exc).__name__}: {exc}")
             self._view = CatalogView(self._view.models, problem, self._clock())
@@ -175,7 +182,7 @@ class Catalog:
         return tuple(sorted(models, key=lambda model: model.id)), None
 
     def _turns(self) -> int:
-        """Return in how many looks each file is asked for once."""
+        """Return after how many scans each file has been checked once."""
         files = sum(len(known.weights.paths) for known in self._known.values() if known.is_whole)
         return -(-files // _WEIGHTS_A_LOOK) or 1
 
@@ -189,9 +196,9 @@ class Catalog:
 
 
 def _read(repository: Path, describe: Callable[[CacheEntry], CachedModel], now: float) -> _KnownFolder:
-    """Read a repository's folder; whatever is the matter with it is said of its own model.
+    """Read a repository's folder; any problem is reported for its own model.
 
-    Each part of the signature is taken before that part is read, so that a change in between is seen by the next look.
+    Each part of the signature is taken before that part is read, so that the next scan sees a change in between.
     """
     places = _watched([f"{repository}/{part}" for part in ("refs/main", "blobs", "snapshots")])
     weights = _watched([])
@@ -199,7 +206,8 @@ def _read(repository: Path, describe: Callable[[CacheEntry], CachedModel], now: 
         entry = find_entry(repository)
         if entry is not None and entry.revision:
             snapshot = _watched([str(entry.snapshot)])
-            # What was read, too: a download goes through new names, but somebody may cut or edit a file in place.
+            # Include the files that were read: a download uses new names, but a person may truncate or edit a file in
+            # place.
             names = _names(entry.snapshot)
             facts = _watched([_data_of(entry, name) for name in names if name in FACT_FILES])
             weights = _watched([_data_of(entry, name) for name in names if name.endswith(".safetensors")])
@@ -207,7 +215,7 @@ def _read(repository: Path, describe: Callable[[CacheEntry], CachedModel], now: 
         model = None if entry is None else describe(entry)
     except OSError as exc:
         model = unreadable(repository, exc)
-    except Exception as exc:  # around one entry: a surprise in it must not hide the others
+    except Exception as exc:  # around one entry: an error in it must not hide the others
         log.exception("The cache entry %s could not be read", repository)
         model = misread(repository, exc)
     return _KnownFolder(places, weights, _is_settled(places.signature + weights.signature, now), model)
@@ -221,9 +229,10 @@ def _names(folder: Path) -> list[str]:
 
 
 def _data_of(entry: CacheEntry, name: str) -> str:
-    """Return the path at which a snapshot's file is asked for: its blob's, which saves the kernel the way through the link.
+    """Return the path by which a snapshot's file is checked: its blob's, which saves the kernel from following the
+    link.
 
-    A link that is put in the place of another changes its folder, which is watched.
+    A link that replaces another changes its folder, which is watched.
     """
     link = f"{entry.snapshot}/{name}"
     try:
@@ -247,7 +256,9 @@ def _joined(*parts: _WatchedPaths) -> _WatchedPaths:
 
 
 def _signature(paths: Iterable[bytes]) -> Signature:
-    """Return time, size and number of each of ``paths``, ``None`` for what is not there; a change of mode changes the time too."""
+    """Return time, size and number of each of ``paths``, ``None`` for missing ones; a change of mode changes the time
+    too.
+    """
     return tuple([_look_of(path) for path in paths])
 
 
@@ -260,7 +271,7 @@ def _look_of(path: bytes) -> tuple[int, int, int] | None:
 
 
 def _is_settled(signature: Signature, now: float) -> bool:
-    """Return False when something changed just now.
+    """Return False if a file changed just now.
 
     A file system's clock ticks every few milliseconds, and a second change within the same tick would leave no trace.
     """

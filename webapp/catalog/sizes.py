@@ -1,4 +1,4 @@
-"""The tensors that a decoder of the sizes in config.json has, for a model whose weights are not at hand."""
+"""The tensors of a decoder with the sizes in config.json, for a model whose weights are not available."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class _Matrix:
 def tensors_of_sizes(raw: Mapping[str, object], facts: ConfigFacts) -> tuple[Tensor, ...]:
     """Return the tensors that follow from the sizes, with the bytes that the stated quantization gives them.
 
-    The matrices are those of Llama and its kin, which most decoders share: attention with its own head size, or MLA; an MLP with or
-    without a gate, or experts and a shared one; embeddings, and an output head where it is not tied. Empty when the sizes are not
-    stated. What is small is left out: biases, and whatever a family adds of its own.
+    The matrices are those of Llama and similar models, which most decoders share: attention with its own head size, or
+    MLA; an MLP with or without a gate, or experts and a shared one; embeddings, and an output head if it is not tied.
+    Empty if the sizes are not stated. Small tensors are left out: biases, and additions of a single family.
     """
     shape, config = facts.shape, text_values(raw)
     if not (shape.layers and shape.hidden and shape.vocabulary) or shape.layers > _MOST_LAYERS:
@@ -141,7 +141,7 @@ def _feed_forward(path: str, hidden: int, width: int, model_type: str | None) ->
 def _stored(
     path: str, matrix: _Matrix, quantization: Mapping[str, object] | None, kept: tuple[str, int]
 ) -> list[Tensor]:
-    """A matrix as the files hold it: plain, or packed with its scales."""
+    """Return a matrix as the files store it: plain, or packed with its scales."""
     method = str((quantization or {}).get("quant_method"))
     is_expert = matrix.experts > 1
     if quantization is None or matrix.name == "mlp.gate" or (method == "mxfp4" and not is_expert):
@@ -174,7 +174,9 @@ def _stored(
 
 
 def _in_groups(path: str, matrix: _Matrix, quantization: Mapping[str, object], *, has_order: bool) -> list[Tensor]:
-    """GPTQ and AWQ: packed integers, and for each group of inputs a 16-bit scale and a packed zero point an output."""
+    """Return the tensors of GPTQ and AWQ: packed integers, and for each group of inputs a 16-bit scale and a packed
+    zero point per output.
+    """
     bits, group = quantization.get("bits", quantization.get("w_bit")), quantization.get("group_size", 128)
     bits, group = whole_number(bits) or 4, whole_number(group)
     columns, rows = matrix.columns, matrix.rows * matrix.experts

@@ -13,13 +13,15 @@ from typing import BinaryIO
 from webapp.catalog.files import MAX_JSON_BYTES, BadFile, open_regular, read_bytes, read_object
 
 MAX_STREAMED_BYTES = 32 * 2**20
-"""A file or header that is read member by member; one that names 200 000 tensors has 25 MB."""
+"""The largest file or header that is read member by member; one that names 200 000 tensors has 25 MB."""
 MAX_TENSORS = 300_000
-"""Of one model, since each is kept until their sum is known. Kimi K2 has 210 000: its experts one by one, with their scales."""
+"""The limit for one model, since each tensor is kept until the sum is known. Kimi K2 has 210 000: its experts
+individually, with their scales.
+"""
 MAX_VALUE = 2**20
-"""Of a large object, in signs."""
+"""Characters of one value in a large object."""
 MAX_NAME = 1000
-"""Of a tensor, or of a file."""
+"""Characters of the name of a tensor or a file."""
 _CHUNK_BYTES = 2**16
 _SPACE = re.compile(r"[ \t\n\r]*")
 _ENDS = tuple(" \t\n\r,:}]")
@@ -30,8 +32,8 @@ _DECODER = json.JSONDecoder()
 class ObjectReader:
     """Reads ``size`` bytes of a file as one JSON object.
 
-    What is parsed as a whole, a name or a value, is at most ``MAX_VALUE`` long. All methods raise BadFile, and OSError where the file
-    cannot be read.
+    A name or a value that is parsed as a whole is at most ``MAX_VALUE`` long. All methods raise BadFile, and OSError if
+    the file cannot be read.
     """
 
     def __init__(self, file: BinaryIO, size: int) -> None:
@@ -42,7 +44,9 @@ class ObjectReader:
         self._at = 0
 
     def members(self) -> Iterator[str]:
-        """Yield the names of an object's members; each value is to be taken, by any of these methods, before the next name is."""
+        """Yield the names of an object's members; the caller must consume each value, with any of these methods, before
+        the next name.
+        """
         self._take("{")
         if self._next() != "}":
             yield self._name()
@@ -52,7 +56,7 @@ class ObjectReader:
         self._take("}")
 
     def value(self) -> object:
-        """Return the value that comes next."""
+        """Return the next value."""
         self._next()
         while True:
             try:
@@ -65,13 +69,13 @@ class ObjectReader:
             except ValueError as exc:  # a number of thousands of digits
                 raise BadFile(str(exc)) from exc
             else:
-                # A number may go on in what is not read yet: 0 in 0.5, with its point or without.
+                # A number may continue in the unread part: 0 in 0.5, with its point or without.
                 if self._text[end : end + 1] in _ENDS or not self._read_on():
                     self._at = end
                     return value
 
     def skip(self) -> None:
-        """Pass over the value that comes next; an object may be of any length, what is in it may not."""
+        """Skip the next value; an object may be of any length, its members may not."""
         if self._next() != "{":
             self.value()
             return
@@ -96,7 +100,7 @@ class ObjectReader:
         self._at += 1
 
     def _next(self) -> str:
-        """Go to the next sign that is no space and return it; empty at the end."""
+        """Move to the next character that is not whitespace and return it; empty at the end."""
         while True:
             match = _SPACE.match(self._text, self._at)
             self._at = self._at if match is None else match.end()
@@ -106,7 +110,7 @@ class ObjectReader:
                 return ""
 
     def _read_on(self) -> bool:
-        """Take in more of the file, twice as much while one value goes on; False at the end."""
+        """Read more of the file, twice as much while one value continues; False at the end."""
         kept = self._text[self._at :]
         if len(kept) >= MAX_VALUE:
             raise BadFile(f"a value of more than {MAX_VALUE} bytes")
@@ -122,7 +126,7 @@ class ObjectReader:
 
 
 def read_members(path: Path, names: Collection[str]) -> Mapping[str, object]:
-    """Return those members of the JSON object in a file that have one of ``names``; the others may be large. Raises BadFile, OSError."""
+    """Return the members in ``names`` of the JSON object in a file; the others may be large. Raises BadFile, OSError."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= MAX_JSON_BYTES:
@@ -138,7 +142,7 @@ def read_members(path: Path, names: Collection[str]) -> Mapping[str, object]:
 
 
 def read_index(path: Path) -> tuple[Mapping[str, str], object]:
-    """Return the file of each tensor as an index of shards names it, and its ``metadata``.
+    """Return the file of each tensor from an index of shards, and the index's ``metadata``.
 
     Raises:
         BadFile: it names no files, or too many tensors.
