@@ -50,7 +50,7 @@ def documents() -> Texts:
             yield str(path.relative_to(ROOT)), LINK_TARGET.sub("]", CODE.sub("`…`", text))
 
 
-CHECKED_CODE = ("webapp/catalog/*.py", "webapp/domain/*.py", "webapp/domain/footprint/*.py")
+CHECKED_CODE = ("webapp/catalog/*.py", "webapp/domain/*.py", "webapp/domain/footprint/*.py", "webapp/hardware/*.py")
 """The code whose docstrings and comments are checked; the list grows until it covers the package."""
 
 

@@ -1,4 +1,4 @@
-"""Who holds memory: from a pid to its user, command, state and container, and to the instance that it belongs to."""
+"""The holders of memory: map a pid to its user, command, state and container, and to the instance that it belongs to."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from webapp.errors import WardenError
 COMMAND_LENGTH = 120
 """Characters of a command line that are shown."""
 FACTS_LOOKS = 60
-"""Looks after which a process's facts are read again: exec and setuid change them and keep pid and start time."""
+"""Scans after which a process's facts are read again: exec and setuid change them and keep pid and start time."""
 ANCESTORS = 32
-"""How far up a process's parents are asked for a worker."""
+"""How many ancestors of a process are searched for a worker."""
 
 _CONTAINER = re.compile(r"(?:docker-|/docker/|cri-containerd-|libpod-)([0-9a-f]{64})(?![0-9a-f])")
 _SECRET = re.compile(
@@ -26,9 +26,9 @@ _SECRET = re.compile(
 )
 
 Workers = Callable[[], Mapping[int, str]]
-"""Pids of Warden's own workers with the id of the instance each belongs to."""
+"""Pids of Warden's own workers, with the id of the instance that each belongs to."""
 Containers = Callable[[], Mapping[str, str]]
-"""Ids (64 hex digits) of containers that Warden started, with the id of the instance each runs."""
+"""Ids (64 hex digits) of containers that Warden started, with the id of the instance that each runs."""
 
 
 T = TypeVar("T", int, str)
@@ -36,7 +36,7 @@ T = TypeVar("T", int, str)
 
 @dataclass(frozen=True)
 class ProcessStat:
-    """What ``/proc/PID/stat`` tells of a process and of where it comes from."""
+    """The values of ``/proc/PID/stat`` that describe a process and its origin."""
 
     pid: int
     comm: str
@@ -45,12 +45,12 @@ class ProcessStat:
     pgrp: int
     session: int
     start_time: int
-    """Clock ticks after boot; with the pid it names the process for good."""
+    """Clock ticks after boot; with the pid it identifies the process permanently."""
 
 
 @dataclass(frozen=True)
 class _Facts:
-    """What hardly ever changes while a process lives."""
+    """Values that hardly ever change while a process lives."""
 
     start_time: int
     comm: str
@@ -92,7 +92,9 @@ def short_command(arguments: list[str]) -> str | None:
 
 
 def _without_secrets(arguments: list[str]) -> Iterator[str]:
-    """A key given as an argument is readable on this machine; a page and an API carry it further."""
+    """Mask secrets: a key given as an argument is readable on this machine, but a page and an API would carry it
+    further.
+    """
     hide_next = False
     for argument in arguments:
         secret = _SECRET.fullmatch(argument)
@@ -106,9 +108,9 @@ def _without_secrets(arguments: list[str]) -> Iterator[str]:
 
 
 class ProcessRound:
-    """One round over the processes: what is ours was asked once, and no process is read twice.
+    """One round over the processes: Warden's own are looked up once, and no process is read twice.
 
-    Not for more than one thread.
+    Not thread-safe.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class ProcessRound:
         self._stats: dict[int, ProcessStat | None] = {}
 
     def holder(self, pid: int, used_bytes: int | None) -> Holder:
-        """Describe the process ``pid``; of one that has gone only pid and bytes are known."""
+        """Describe the process ``pid``; of an ended one only pid and bytes are known."""
         stat = self.stat(pid)
         if stat is None:
             kind, instance_id = self._owner(pid, None)
@@ -144,7 +146,7 @@ class ProcessRound:
         )
 
     def stat(self, pid: int) -> ProcessStat | None:
-        """Return the process's stat, or ``None`` when it has gone or may not be read."""
+        """Return the process's stat, or ``None`` if it has ended or may not be read."""
         if pid not in self._stats:
             self._stats[pid] = self._directory.read_stat(pid)
         return self._stats[pid]
@@ -160,9 +162,9 @@ class ProcessRound:
         return HolderKind.FOREIGN, None
 
     def _worker_of(self, pid: int) -> str | None:
-        """The instance of the worker that ``pid`` is or comes from.
+        """Return the instance of the worker that ``pid`` is or descends from.
 
-        A child whose parent died has init for a parent, but stays in the worker's process group or session.
+        A child whose parent died has init as its parent, but stays in the worker's process group or session.
         """
         for _ in range(ANCESTORS):
             if pid in self.workers:
@@ -178,7 +180,7 @@ class ProcessRound:
 
 
 class Holders:
-    """The directory of processes. ``proc`` is where the kernel shows those that the pids belong to."""
+    """The directory of processes. ``proc`` is the mount in which the kernel shows the processes of the pids."""
 
     def __init__(
         self,
@@ -187,7 +189,7 @@ class Holders:
         proc: Path = Path("/proc"),
         launchers: Callable[[], frozenset[int]] = frozenset,
     ) -> None:
-        """``launchers`` are the processes that what workers share is counted with."""
+        """``launchers`` are the processes to which the memory that workers share is attributed."""
         self._workers = workers
         self._containers = containers
         self._launchers = launchers
@@ -197,13 +199,13 @@ class Holders:
         self._looks = 0
 
     def look(self) -> ProcessRound:
-        """Begin a round: ask once what is ours, and forget the processes of which nothing was said for long."""
+        """Start a round: look up Warden's own processes once, and forget processes that have not been asked for lately."""
         self._looks += 1
         self._facts = {pid: facts for pid, facts in self._facts.items() if facts.expires_at_look > self._looks}
         return ProcessRound(_ours(self._workers), _ours(self._containers), self._launchers(), self)
 
     def read_stat(self, pid: int) -> ProcessStat | None:
-        """Read a process's stat, or ``None`` when it has gone or may not be read."""
+        """Read a process's stat, or return ``None`` if it has ended or may not be read."""
         text = self._read(pid, "stat")
         try:
             return None if text is None else parse_stat(text)
@@ -211,7 +213,7 @@ class Holders:
             return None
 
     def facts(self, stat: ProcessStat) -> _Facts:
-        """Return user, command and container of a process, from memory where pid, start time and name are the same."""
+        """Return user, command and container of a process, from the cache if pid, start time and name are the same."""
         facts = self._facts.get(stat.pid)
         if facts is None or (facts.start_time, facts.comm) != (stat.start_time, stat.comm):
             facts = self._facts[stat.pid] = self._read_facts(stat)
@@ -230,7 +232,9 @@ class Holders:
         )
 
     def _user(self, status: str | None) -> str | None:
-        """The real uid's name, or its number. The folder's owner would be root for a process that may not be dumped."""
+        """Return the name of the real uid, or its number. The folder's owner would be root for a process that may not
+        be dumped.
+        """
         found = re.search(r"^Uid:\s*(\d+)", status or "", re.M)
         if found is None:
             return None
@@ -248,9 +252,9 @@ class Holders:
 
 
 def read_quickly(path: str) -> bytes | None:
-    """Return the first 16 KiB of a file of /proc, or ``None`` when it cannot be read.
+    """Return the first 16 KiB of a file in /proc, or ``None`` if it cannot be read.
 
-    Three system calls: file objects cost as much again, and a look opens hundreds.
+    Three system calls: file objects would double the cost, and a scan opens hundreds.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -265,7 +269,9 @@ def read_quickly(path: str) -> bytes | None:
 
 
 def _ours(ask: Callable[[], Mapping[T, str]]) -> Mapping[T, str]:
-    """A runtime that cannot be asked makes its processes look foreign; it must not cost the reading."""
+    """Return Warden's own processes; a runtime that does not respond makes them look foreign, but must not cost the
+    reading.
+    """
     try:
         return ask()
     except WardenError:

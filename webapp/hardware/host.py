@@ -27,16 +27,16 @@ _V1_RECLAIMABLE = ("total_active_file", "total_inactive_file")
 
 @dataclass(frozen=True)
 class _MemoryBound:
-    """How much memory there is at some level (the machine, a control group) and how much of it can be had."""
+    """The memory at one level (the machine, a control group) and the available part of it."""
 
     total_bytes: int
     free_bytes: int
 
 
 class HostProbe:
-    """Reads the RAM that Warden's models can have: the machine's, or what the control group of this process allows.
+    """Reads the RAM that is available to Warden's models: the machine's, or the limit of this process's control group.
 
-    What the kernel can reclaim (the page cache) counts as free, as in ``MemAvailable``.
+    Memory that the kernel can reclaim (the page cache) counts as free, as in ``MemAvailable``.
     """
 
     def __init__(self, holders: Holders, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> None:
@@ -48,12 +48,12 @@ class HostProbe:
         self._ticks: tuple[int, int] | None = None
 
     def open(self) -> None:
-        """Read what stays: the processor's name."""
+        """Read the constant value: the processor's name."""
         self._name = _processor_name(self._proc / "cpuinfo")
         self._ticks = None
 
     def read(self, *, anew: bool = False) -> tuple[Reading, ...]:
-        """Read the RAM and who holds it.
+        """Read the RAM and its holders.
 
         Raises:
             ProbeFailed: /proc cannot be read.
@@ -81,10 +81,10 @@ class HostProbe:
         )
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file is held open."""
 
     def _room(self) -> _MemoryBound:
-        """The tightest of the machine and of each control group that this process is in."""
+        """Return the tightest of the machine and each control group of this process."""
         rooms = [self._machine(), *self._groups()]
         total = min(room.total_bytes for room in rooms)
         return _MemoryBound(total, min(max(min(room.free_bytes for room in rooms), 0), total))
@@ -94,10 +94,11 @@ class HostProbe:
         return _MemoryBound(figures["MemTotal"] * KIB, figures["MemAvailable"] * KIB + self._waiting_bytes())
 
     def _waiting_bytes(self) -> int:
-        """Free pages that wait in the processors' own lists.
+        """Return the bytes of free pages in the processors' own lists.
 
-        Since Linux 6.7 these lists may hold up to an eighth of the memory, and MemFree and MemAvailable leave them out: after a
-        process of 1.2 GiB had ended, 0.2 to 0.8 GiB came back only seconds later; with the lists, 2 MiB were missing at once.
+        Since Linux 6.7 these lists may hold up to an eighth of the memory, and MemFree and MemAvailable leave them out:
+        after a process of 1.2 GiB had ended, 0.2 to 0.8 GiB appeared as free only seconds later; with the lists, the
+        difference was 2 MiB at once.
         """
         try:
             zones = (self._proc / "zoneinfo").read_bytes()
@@ -106,7 +107,9 @@ class HostProbe:
         return sum(int(count) for count in _WAITING_PAGES.findall(zones)) * _PAGE_BYTES
 
     def _groups(self) -> Iterator[_MemoryBound]:
-        """The groups with a limit. Those above it limit a group too; a folder that is not mounted here is passed over."""
+        """Yield the groups with a limit. Their ancestors limit a group too; a folder that is not mounted here is
+        skipped.
+        """
         for controllers, path in _memberships(self._proc / "self" / "cgroup"):
             if controllers == "":
                 for folder in _upwards(self._v2_root(), path):
@@ -120,10 +123,10 @@ class HostProbe:
         return hybrid if hybrid.is_dir() else self._cgroup
 
     def _find_holders(self, look: ProcessRound, *, anew: bool) -> Iterator[Holder]:
-        """Every process with much memory of its own.
+        """Yield every process with much memory of its own.
 
-        What a worker shares with the launcher is the launcher's, or its heir's. Of other people's processes, pages that a fork shares with
-        its parent count for both, as the kernel counts them.
+        Memory that a worker shares with the launcher is attributed to the launcher, or to its heir. For other people's
+        processes, pages that a fork shares with its parent count for both, as the kernel counts them.
         """
         self._shared.keep_only(look.workers)
         for pid in self._pids():
@@ -139,12 +142,12 @@ class HostProbe:
         return [int(name) for name in os.listdir(self._proc) if name.isdecimal()]  # noqa: PTH208
 
     def _anonymous_bytes(self, pid: int) -> int | None:
-        """Resident less shared pages, from one short line; ``None`` when the process has gone."""
+        """Return resident less shared pages, from one short line; ``None`` if the process has ended."""
         fields = (read_quickly(f"{self._proc}/{pid}/statm") or b"").split()
         return (int(fields[1]) - int(fields[2])) * _PAGE_BYTES if len(fields) > 2 else None
 
     def _utilization(self) -> float | None:
-        """How busy the processors were since the last reading, in percent."""
+        """Return the load of the processors since the last reading, in percent."""
         try:
             ticks = _busy_and_all((self._proc / "stat").read_text())
         except (OSError, IndexError, ValueError):
@@ -170,13 +173,15 @@ def _figures(text: str) -> dict[str, int]:
 
 
 def _busy_and_all(stat: str) -> tuple[int, int]:
-    """Ticks of all processors from the first line of /proc/stat: user nice system idle iowait irq softirq steal."""
+    """Return busy and total ticks of all processors from the first line of /proc/stat: user nice system idle iowait irq
+    softirq steal.
+    """
     ticks = [int(field) for field in stat.splitlines()[0].split()[1:9]]
     return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
 def _memberships(file: Path) -> Iterator[tuple[str, str]]:
-    """The controllers and the path of each group of this process; version 2 has no controllers there."""
+    """Yield the controllers and the path of each group of this process; version 2 has no controllers there."""
     try:
         lines = file.read_text().splitlines()
     except OSError:
@@ -187,7 +192,7 @@ def _memberships(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _upwards(root: Path, path: str) -> Iterator[Path]:
-    """The group's folder and those above it up to the root of the mount."""
+    """Yield the group's folder and its parents up to the root of the mount."""
     group = Path(path.lstrip("/"))
     for level in (group, *group.parents):
         yield root / level
@@ -205,7 +210,7 @@ def _v2_room(folder: Path) -> Iterator[_MemoryBound]:
 
 
 def _v1_room(folder: Path) -> Iterator[_MemoryBound]:
-    """Version 1 writes a number near 2^63 for no limit, which the machine's own total undercuts."""
+    """Yield the limit of version 1, which writes a number near 2^63 for no limit; the machine's own total is below it."""
     try:
         limit = int((folder / "memory.limit_in_bytes").read_text())
         yield _limited(limit, folder / "memory.usage_in_bytes", folder / "memory.stat", _V1_RECLAIMABLE)

@@ -1,7 +1,7 @@
-"""The thread that reads all devices, and the latest sample that everybody else takes without waiting.
+"""The thread that reads all devices, and the latest sample, which all other threads read without waiting.
 
-A driver call can hang for ever. So only this thread makes one; readers take a reference, and the age of the sample tells them
-when the thread is stuck (``is_stale``).
+A driver call can hang for ever. So only this thread calls the driver; readers take a reference, and the age of the
+sample tells them whether the thread is stuck (``is_stale``).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from webapp.message import Message
 log = logging.getLogger(__name__)
 
 HISTORY_POINTS = 600
-"""Points of a device's history; readings that come faster than those would reach are left out of it."""
+"""Points of a device's history; readings that are more frequent than this allows are left out."""
 
 LATELY_S = 90.0
-"""How long whole samples are kept, so that what went before a failure can be read: at the busy interval 360."""
+"""How long whole samples are kept, so that the moments before a failure can be read: 360 at the busy interval."""
 
 Clock = Callable[[], float]
 
@@ -33,20 +33,22 @@ class DeviceProbe(Protocol):
     """A way to read devices. All calls come from one thread; any of them may take long or hang."""
 
     def open(self) -> None:
-        """Make ready to read. Raises ProbeFailed."""
+        """Prepare for reading. Raises ProbeFailed."""
 
     def read(self, *, anew: bool = False) -> tuple[Reading, ...]:
-        """Read all devices of this kind, none if there are none; ``anew``: use nothing that an earlier call saw. Raises ProbeFailed."""
+        """Read all devices of this kind, none if there are none; ``anew``: use no cached value of an earlier call.
+        Raises ProbeFailed.
+        """
 
     def close(self) -> None:
-        """Give back what ``open`` took; after a failure too, and more than once."""
+        """Release what ``open`` took; may be called after a failure, and more than once."""
 
 
 class Monitor:
-    """Samples the devices of the first probe that has any, once an interval.
+    """Samples the devices of the first probe that has any, once per interval.
 
-    With the GPUs before the host, the host is shown only on a machine where no GPU was ever seen: once seen, GPUs stay listed,
-    without figures when their driver has gone. A driver that is not there is looked for again each ``retry_s``.
+    With the GPUs before the host, the host is shown only on a machine on which no GPU was ever seen: once seen, GPUs
+    stay listed, without figures if their driver is gone. A missing driver is tried again every ``retry_s``.
     """
 
     def __init__(
@@ -73,25 +75,27 @@ class Monitor:
         self._lately: deque[Sample] = deque()
         """The samples of the last ``LATELY_S``, oldest first."""
         self._begun = 0
-        """Readings begun so far; a sample's number is that of its reading."""
+        """Readings started so far; a sample's number is that of its reading."""
         self._asked_for = 0
-        """The reading that somebody waits for; the pause before it is cut short."""
+        """The reading that a caller waits for; the pause before it is cut short."""
         self._anew_for = 0
-        """The reading that is to use nothing of an earlier one."""
+        """The reading that must not use values of an earlier one."""
         self._hurried = 0
-        """Blocks of ``faster`` that are open."""
+        """Open ``faster`` blocks."""
         self._thread: threading.Thread | None = None
         """The thread that may publish; a late one finds another here, or none."""
 
     def start(self) -> None:
-        """Begin to sample; nothing happens when it already does."""
+        """Start sampling; does nothing if it is already running."""
         with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
                 self._thread.start()
 
     def stop(self, timeout_s: float = 2.0) -> bool:
-        """End the sampling and return whether the thread ended; one that hangs in a driver is left behind and can do nothing."""
+        """Stop sampling and return whether the thread ended; one that hangs in a driver is abandoned and can publish
+        nothing.
+        """
         with self._changed:
             thread, self._thread = self._thread, None
             self._changed.notify_all()
@@ -109,30 +113,30 @@ class Monitor:
             return tuple(self._lately)
 
     def age_s(self) -> float | None:
-        """Return how long ago the latest sample's reading began, in seconds; ``None`` before the first."""
+        """Return the seconds since the latest sample's reading began; ``None`` before the first."""
         sample = self._latest
         return None if sample is None else max(self._monotonic() - sample.monotonic_s, 0.0)
 
     def is_stale(self) -> bool:
-        """Whether there is no sample that a decision may rest on."""
+        """Whether there is no sample that a decision may rely on."""
         age_s = self.age_s()
         return age_s is None or age_s > self._stale_after_s
 
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
-        """Return a device's short history, oldest first; empty when it is unknown."""
+        """Return a device's short history, oldest first; empty if the device is unknown."""
         with self._changed:
             return self._history.points(device_id)
 
     def next_sample(self, after_number: int, timeout_s: float) -> Sample | None:
-        """Wait for a sample with a higher number than ``after_number``; ``None`` when none came in time."""
+        """Wait for a sample with a higher number than ``after_number``; ``None`` if none arrived in time."""
         with self._changed:
             self._changed.wait_for(lambda: self._has_newer(after_number), timeout_s)
             return self._latest if self._has_newer(after_number) else None
 
     def fresh(self, timeout_s: float, *, anew: bool = False) -> Sample | None:
-        """Read at once and wait for a sample whose reading began after this call; ``None`` when none came in time.
+        """Read at once and wait for a sample whose reading began after this call; ``None`` if none arrived in time.
 
-        ``anew`` is for figures that are kept, see ``DeviceProbe.read``.
+        ``anew`` is for figures that are stored, see ``DeviceProbe.read``.
         """
         with self._changed:
             now_running = self._begun
@@ -186,7 +190,7 @@ class Monitor:
         problem: Message | None = None
         try:
             readings, problem = _read_first(sources, begun, anew=self._anew_for >= number)
-        except Exception as exc:  # the thread must outlive any surprise: without it every figure ages for ever
+        except Exception as exc:  # the thread must survive any error: without it all figures would become stale
             log.exception("the devices could not be read")
             problem = Message("device_unreadable", {"device": None, "detail": repr(exc)})
             before = self._latest
@@ -212,7 +216,9 @@ class Monitor:
             self._lately.popleft()
 
     def _pause(self, sample: Sample) -> None:
-        """Wait until the next reading is due, asked for, or the end has come; entering ``faster`` shortens a pause under way."""
+        """Wait until the next reading is due or requested, or the end has come; entering ``faster`` shortens a running
+        pause.
+        """
         with self._changed:
             while self._is_current() and self._asked_for <= sample.number:
                 interval_s = self._busy_interval_s if self._hurried else self._interval_s
@@ -222,7 +228,7 @@ class Monitor:
 
 
 class _DeviceSource:
-    """A probe, whether it is open, and the devices that it has shown."""
+    """A probe, whether it is open, and the devices that it has reported."""
 
     def __init__(self, probe: DeviceProbe, retry_s: float) -> None:
         self._probe = probe
@@ -233,7 +239,7 @@ class _DeviceSource:
         self._problem: Message | None = None
 
     def read(self, now_s: float, *, anew: bool) -> tuple[tuple[Reading, ...], Message | None]:
-        """Return the devices and why they could not be read; those seen before are listed even then."""
+        """Return the devices and why they could not be read; devices seen before are listed even then."""
         if self._is_open or now_s >= self._retry_at:
             try:
                 return self._read(anew=anew), None
@@ -243,7 +249,7 @@ class _DeviceSource:
         return (() if problem is None else tuple(without_figures(old, problem) for old in self._known)), problem
 
     def close(self) -> None:
-        """Close the probe, whatever state it is in."""
+        """Close the probe in whatever state it is."""
         self._is_open = False
         self._probe.close()
 
@@ -263,13 +269,13 @@ class _DeviceSource:
             log.log(logging.WARNING if self._known else logging.INFO, "devices cannot be read: %s", error)
         self._problem = problem
         if isinstance(error, DriverMissing) or not self._is_open:
-            # Opening a driver that is not there can start helper programs each time.
+            # Opening a missing driver can start helper programs each time.
             self._retry_at = now_s + self._retry_s
             self.close()
 
 
 def _problem_of(error: ProbeFailed, was_there: bool) -> Message:
-    """A machine without a driver is a normal one; one whose driver has gone is not."""
+    """Return the problem to show: a machine without a driver is normal; one whose driver has disappeared is not."""
     detail = error.params.get("detail")
     if isinstance(error, DriverMissing):
         return Message("driver_gone" if was_there else "driver_missing", {"detail": detail})
@@ -279,7 +285,7 @@ def _problem_of(error: ProbeFailed, was_there: bool) -> Message:
 def _read_first(
     sources: Sequence[_DeviceSource], now_s: float, *, anew: bool
 ) -> tuple[tuple[Reading, ...], Message | None]:
-    """The devices of the first source that has any, and the first problem met on the way."""
+    """Return the devices of the first source that has any, and the first problem on the way."""
     first_problem: Message | None = None
     for source in sources:
         readings, problem = source.read(now_s, anew=anew)
@@ -294,11 +300,11 @@ class _History:
 
     def __init__(self, history_s: float) -> None:
         self._history_s = history_s
-        self._least_gap_s = 0.9 * history_s / HISTORY_POINTS  # a tenth less, since readings come a little early or late
+        self._least_gap_s = 0.9 * history_s / HISTORY_POINTS  # readings may be a little early or late
         self._points: dict[str, deque[tuple[float, HistoryPoint]]] = {}
 
     def add(self, sample: Sample) -> None:
-        """Note the sample where the last point is old enough, and drop what is too old."""
+        """Add the sample if the last point is old enough, and drop expired points."""
         now_s = sample.monotonic_s
         for reading in sample.readings:
             points = self._points.setdefault(reading.device_id, deque())

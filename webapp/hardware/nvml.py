@@ -1,4 +1,4 @@
-"""The GPUs by NVIDIA's management library; the only module that imports pynvml."""
+"""The GPUs, read with NVIDIA's management library; the only module that imports pynvml."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _UNSUPPORTED_ERRORS = (
 
 @dataclass(frozen=True)
 class _Memory:
-    """What the driver says of a device's memory, in bytes."""
+    """A device's memory as the driver reports it, in bytes."""
 
     total: int
     reserved: int | None
@@ -58,8 +58,8 @@ class _Gpu:
 class NvmlProbe:
     """Reads every GPU of the machine.
 
-    A GPU keeps the id that it was first seen with, ``gpu-N`` by NVML's index, for as long as the probe lives: NVML leaves a lost
-    GPU out of its list after it is opened again, and the others would move up. For one thread.
+    A GPU keeps its first id, ``gpu-N`` by NVML's index, for as long as the probe lives: NVML leaves a lost GPU out of
+    its list after it is opened again, and the others would move up. Not thread-safe.
     """
 
     def __init__(self, holders: Holders) -> None:
@@ -72,7 +72,7 @@ class NvmlProbe:
         """Open the library.
 
         Raises:
-            DriverMissing: there is no NVIDIA driver or library, or the two do not fit.
+            DriverMissing: there is no NVIDIA driver or library, or their versions do not match.
             ProbeFailed: the driver refuses.
         """
         if not self._is_open:
@@ -81,20 +81,20 @@ class NvmlProbe:
             self._is_open = True
 
     def close(self) -> None:
-        """Close the library; also after a failure, and more than once."""
+        """Close the library; may be called after a failure, and more than once."""
         if self._is_open:
             self._is_open = False
             with _passed_over(), _translated():
                 pynvml.nvmlShutdown()
 
     def read(self, *, anew: bool = False) -> tuple[Reading, ...]:
-        """Read all GPUs, opening the library first where it is not; a lost one is listed without figures.
+        """Read all GPUs, opening the library first if necessary; a lost GPU is listed without figures.
 
-        ``anew`` changes nothing: the driver is asked for all of it each time.
+        ``anew`` changes nothing: the driver is asked for every value each time.
 
         Raises:
-            DriverMissing: the driver is not there, or has gone; the next call tries it again.
-            ProbeFailed: the driver does not say which GPUs there are.
+            DriverMissing: the driver is missing or has disappeared; the next call tries it again.
+            ProbeFailed: the driver does not report which GPUs there are.
         """
         self.open()
         try:
@@ -133,7 +133,7 @@ class NvmlProbe:
         return _Gpu(self._identify(index, uuid, given), handle, name, uuid)
 
     def _identify(self, index: int, uuid: str | None, given: Set[str]) -> str:
-        """The id that this GPU was first seen with; a new one takes the number of its index, or the next that is free."""
+        """Return the GPU's first id; a new GPU takes the number of its index, or the next free one."""
         if uuid is not None:
             for known in self._known.values():
                 if known.uuid == uuid:
@@ -144,7 +144,7 @@ class NvmlProbe:
         return _device_id(index)
 
     def _absent(self, device_id: str, failure: ProbeFailed | None) -> Reading:
-        """The reading of a GPU that the driver gives no handle for, or does not list any more."""
+        """Return the reading of a GPU for which the driver gives no handle, or that it no longer lists."""
         why = failure or DeviceLost(device=device_id, detail="GPU is not listed")
         return without_figures(self._known.get(device_id) or _unread(device_id), _problem(why, device_id))
 
@@ -164,7 +164,7 @@ class NvmlProbe:
 
 
 def translate(error: Exception, device_id: str | None = None) -> ProbeFailed:
-    """Return Warden's error for one of pynvml's; every foreign error of this module passes here."""
+    """Return Warden's error for one of pynvml's; every pynvml error in this module passes through here."""
     detail = str(error)
     if isinstance(error, _DRIVER_ERRORS):
         return DriverMissing(detail=detail)
@@ -185,7 +185,7 @@ def _translated(device_id: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def _passed_over() -> Iterator[None]:
-    """For closing: a library that is broken cannot be closed, and nothing is lost by it."""
+    """Ignore errors while closing: a broken library cannot be closed, and nothing is lost."""
     try:
         yield
     except ProbeFailed:
@@ -197,7 +197,7 @@ def _device_id(index: int) -> str:
 
 
 def _unread(device_id: str, name: str | None = None, uuid: str | None = None) -> Reading:
-    """A GPU of which nothing was read yet."""
+    """Return the reading of a GPU before any figure is read."""
     return Reading(
         device_id=device_id,
         kind=DeviceKind.GPU,
@@ -221,7 +221,7 @@ def _problem(error: ProbeFailed, device_id: str) -> Message:
 def _optional(ask: Callable[[], T]) -> T | None:
     """Return a figure that a GPU may not have.
 
-    Only a lost GPU or a lost driver is an error; whatever else the driver answers, the figure is unknown.
+    Only a lost GPU or a lost driver is an error; for any other answer of the driver the figure is unknown.
     """
     try:
         with _translated():
@@ -233,7 +233,7 @@ def _optional(ask: Callable[[], T]) -> T | None:
 
 
 def _first_supported(*asks: Callable[[], T]) -> T:
-    """Return the answer of the newest call that this driver has."""
+    """Return the answer of the newest call that this driver supports."""
     *newer, oldest = asks
     for ask in newer:
         try:
@@ -246,7 +246,7 @@ def _first_supported(*asks: Callable[[], T]) -> T:
 
 
 def _figures(gpu: _Gpu, identity: Reading, look: ProcessRound) -> Reading:
-    """Read what there is of one GPU; memory or a process list that cannot be read is its ``problem``."""
+    """Read the available figures of one GPU; memory or a process list that cannot be read is its ``problem``."""
     memory, memory_error = _attempt(lambda: _memory(gpu.handle))
     holders, holders_error = _attempt(lambda: _holders(gpu.handle, look))
     return replace(
@@ -265,7 +265,7 @@ def _figures(gpu: _Gpu, identity: Reading, look: ProcessRound) -> Reading:
 
 
 def _attempt(ask: Callable[[], T]) -> tuple[T | None, ProbeFailed | None]:
-    """Like ``_optional``, for a figure whose absence is to be explained."""
+    """Return a figure like ``_optional``, and the error that explains its absence."""
     try:
         return ask(), None
     except (DriverMissing, DeviceLost):
@@ -283,7 +283,9 @@ def _problem_of_figures(device_id: str, memory: ProbeFailed | None, holders: Pro
 
 
 def _memory(handle: Any) -> _Memory:
-    """Version 2 states the driver's reserve; version 1 counts it as used (drivers before 510 have only that)."""
+    """Return the memory. Version 2 states the driver's reserve; version 1 counts it as used (the only one in drivers
+    before 510).
+    """
 
     def version_2() -> _Memory:
         info = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
@@ -297,7 +299,7 @@ def _memory(handle: Any) -> _Memory:
 
 
 def _temperature(handle: Any) -> float:
-    """The older call goes away with CUDA 14, the newer one came with driver 560."""
+    """Return the temperature. CUDA 14 removes the older call; driver 560 introduced the newer one."""
     return float(
         _first_supported(
             lambda: pynvml.nvmlDeviceGetTemperatureV(handle, pynvml.NVML_TEMPERATURE_GPU),
@@ -307,7 +309,7 @@ def _temperature(handle: Any) -> float:
 
 
 def _holders(handle: Any, look: ProcessRound) -> tuple[Holder, ...]:
-    """The processes that compute or draw on a GPU."""
+    """Return the processes that compute or draw on a GPU."""
     compute = _first_supported(
         lambda: _claims(pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle)),
         lambda: _claims(pynvml.nvmlDeviceGetComputeRunningProcesses_v2(handle)),
@@ -323,7 +325,7 @@ def _holders(handle: Any, look: ProcessRound) -> tuple[Holder, ...]:
 
 
 Claims = Sequence[tuple[int, int | None]]
-"""Pids with what each holds in bytes, as one of the driver's lists has them; ``None`` is unknown (MIG, WSL)."""
+"""Pids with the bytes that each holds, from one of the driver's lists; ``None`` is unknown (MIG, WSL)."""
 
 
 def _claims(processes: Sequence[Any]) -> Claims:
@@ -331,10 +333,10 @@ def _claims(processes: Sequence[Any]) -> Claims:
 
 
 def merge_claims(compute: Claims, graphics: Claims) -> dict[int, int | None]:
-    """Return one figure a pid.
+    """Return one figure per pid.
 
-    A list names a pid once for each MIG slice, and those add up. A process that computes and draws is in both lists with its
-    whole memory, which counts once.
+    A list names a pid once for each MIG slice, and those figures add up. A process that computes and draws is in both
+    lists with its whole memory, which counts once.
     """
     whole, other = _by_pid(compute), _by_pid(graphics)
     for pid, used_bytes in other.items():

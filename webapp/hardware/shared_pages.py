@@ -1,8 +1,8 @@
-"""What a forked process still shares with the process that it came from: memory that belongs to neither alone.
+"""Memory that a forked process still shares with its parent, and that belongs to neither alone.
 
-The kernel counts such pages in full for each of them. A worker that was forked from the launcher has its 250 MiB of libraries in this
-way, so its own memory is ``anonymous - shared``, and the launcher's line holds the shared rest. A worker's figure therefore does not move
-when a neighbour starts or ends.
+The kernel counts such pages in full for each of them. A worker that was forked from the launcher shares 250 MiB of
+libraries in this way, so its own memory is ``anonymous - shared``, and the launcher's line holds the shared rest. A
+worker's figure therefore does not change when another worker starts or ends.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 _SHARED = re.compile(rb"^Shared_Dirty:\s+(\d+) kB", re.MULTILINE)
-"""Anonymous pages are always dirty; what is clean and shared are mapped files, which the kernel counts apart."""
+"""Anonymous pages are always dirty; clean shared pages are mapped files, which the kernel counts separately."""
 LEAST_AGE_S = 1.0
 COST_SHARE, COST_SHARE_ANEW = 20, 4
-"""A look is made once a second at most, and takes at most a twentieth of the time, or a quarter where somebody waits for the figure: the
-kernel walks all pages, 15 ms for 1 GiB."""
+"""A process is scanned once a second at most, and scans take at most a twentieth of the time, or a quarter if a caller
+waits for the figure: the kernel walks all pages, 15 ms for 1 GiB.
+"""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class _SharedLook:
 
 
 class SharedPages:
-    """Looks at processes by their pids, and remembers for a moment. Not for more than one thread."""
+    """Scans processes by their pids and caches the result briefly. Not thread-safe."""
 
     def __init__(self, proc: str = "/proc", monotonic: Callable[[], float] = time.monotonic) -> None:
         self._proc = proc
@@ -41,10 +42,10 @@ class SharedPages:
         self._looks: dict[str, _SharedLook] = {}
 
     def shared_bytes(self, pid: int | str, *, anew: bool = False) -> int:
-        """Return the anonymous bytes that ``pid`` (or ``self``) shares with others; 0 where the kernel does not say.
+        """Return the anonymous bytes that ``pid`` (or ``self``) shares with others; 0 if the kernel does not say.
 
-        ``anew`` is for a figure that is kept: what was forked a moment ago copies 10 MiB of its pages within half a second, and an earlier
-        look would count them as shared still.
+        ``anew`` is for a figure that is stored: a newly forked process copies 10 MiB of its pages within half a second,
+        and an earlier scan would still count them as shared.
         """
         name, now = str(pid), self._monotonic()
         look = self._looks.get(name)
@@ -54,7 +55,7 @@ class SharedPages:
         return look.shared_bytes
 
     def keep_only(self, pids: Iterable[int]) -> None:
-        """Forget all others: a pid is used again."""
+        """Forget all other pids: the kernel reuses them."""
         kept = {str(pid) for pid in pids}
         self._looks = {name: look for name, look in self._looks.items() if name in kept}
 
@@ -65,7 +66,7 @@ class SharedPages:
             return 0
         try:
             found = _SHARED.search(os.read(handle, 4096))
-        except OSError:  # the process has ended meanwhile
+        except OSError:  # the process has ended in the meantime
             return 0
         finally:
             os.close(handle)
