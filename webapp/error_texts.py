@@ -36,21 +36,20 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     ),
     "weak_password": ErrorText(
         N_("weak password"),
-        N_("This password will not do: it needs %(least)s to %(most)s characters and must not contain your name."),
+        N_("This password is not accepted: it needs %(least)s to %(most)s characters and must not contain your name."),
     ),
     "unauthorized": ErrorText(
         N_("not signed in"),
-        N_("You are not signed in, or your sign-in has ended. Sign in again."),
+        N_("You’re not signed in, or your session has ended. Sign in again."),
     ),
     "sign_in_failed": ErrorText(
         N_("wrong name or password"),
-        N_("The name and the password do not match. Check the keyboard layout and try again."),
+        N_("Wrong name or password. Check the keyboard layout and try again."),
     ),
     "forbidden": ErrorText(
         N_("the role does not allow it"),
         N_(
-            "This needs the role “%(needed)s”, not “%(role)s”. An administrator changes roles on the People page: "
-            "ask one."
+            "This needs the role “%(needed)s”, not “%(role)s”. Administrators change roles on the People page: ask one."
         ),
     ),
     "not_yours": ErrorText(
@@ -59,11 +58,11 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     ),
     "too_late": ErrorText(
         N_("already unloading"),
-        N_("The model is already being unloaded, and that cannot be stopped. You can load it again."),
+        N_("The model is already being unloaded; it is too late to stop that. You can load it again."),
     ),
     "in_person": ErrorText(
-        N_("not allowed to a token"),
-        N_("An API token cannot do this: accounts are managed on the page, signed in by name and password."),
+        N_("not allowed with a token"),
+        N_("An API token cannot do this: sign in by name and password to manage accounts."),
     ),
     "unknown_person": ErrorText(
         N_("no such account"),
@@ -71,7 +70,7 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     ),
     "unknown_invitation": ErrorText(
         N_("the invitation is not valid"),
-        N_("This link has been used or has expired. Ask an administrator for a new one."),
+        N_("This link was used or has expired. Ask an administrator for a new one."),
     ),
     "unknown_token": ErrorText(
         N_("no such token"),
@@ -79,19 +78,19 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     ),
     "name_in_use": ErrorText(
         N_("the name is taken"),
-        N_("The name %(person)s is taken. Choose another."),
+        N_("The name %(person)s is taken. Choose another one."),
     ),
     "last_administrator": ErrorText(
-        N_("the last administrator"),
-        N_("%(person)s is the last administrator; without one nobody could manage Warden. Appoint another first."),
+        N_("the only administrator"),
+        N_("%(person)s is the only administrator. Appoint another one first."),
     ),
     "own_account": ErrorText(
         N_("not possible for one’s own account"),
-        N_("Nobody changes their own role, or disables or removes their own account: another administrator does."),
+        N_("You cannot change your own role, or disable or remove your own account: another administrator can."),
     ),
     "not_found": ErrorText(
         N_("not found"),
-        N_("There is no such thing here. Reload the page."),
+        N_("Page not found. Check the address."),
     ),
     "unknown_model": ErrorText(
         N_("no such model"),
@@ -99,7 +98,7 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     ),
     "unknown_instance": ErrorText(
         N_("no such model is loaded"),
-        N_("The model with the number %(instance)s is no longer here: it was unloaded. Reload the page."),
+        N_("The model with id %(instance)s is no longer here: it was unloaded. Reload the page."),
     ),
     "unknown_operation": ErrorText(
         N_("no such operation"),
@@ -111,11 +110,14 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     ),
     "refused": ErrorText(
         N_("refused"),
-        N_("This cannot be done now. Reload the page and see what has changed."),
+        N_("This is not possible now. Reload the page and see what has changed."),
     ),
     "busy": ErrorText(
-        N_("another operation runs"),
-        N_("Another operation is running: %(kind)s, started by %(actor)s at %(since)s. Wait for its end or cancel it."),
+        N_("another operation is running"),
+        N_(
+            "Another operation is running: %(kind)s, started by %(actor)s at %(since)s. Wait for it to end, "
+            "or cancel it."
+        ),
     ),
     "not_enough_memory": ErrorText(
         N_("not enough memory"),
@@ -138,26 +140,26 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     "instance_leased": ErrorText(
         N_("leased by somebody else"),
         N_(
-            "Model %(model)s is leased until %(until)s, its owner is %(owner)s. Ask to release it or choose another "
-            "place."
+            "Model %(model)s is leased until %(until)s, its owner is %(owner)s. Ask for its release or "
+            "choose another device."
         ),
     ),
     "confirmation_needed": ErrorText(
         N_("other people’s models were not confirmed"),
-        N_("There is room only if other people’s models are unloaded: %(models)s. Confirm each of them."),
+        N_("There is enough room only if other people’s models are unloaded: %(models)s. Confirm each of them."),
     ),
     "instance_stopping": ErrorText(
         N_("the model is already being unloaded"),
         N_(
-            "The model %(model)s is already being unloaded: it is too late to change its lease or to ask for it. If "
-            "you need it, load it again."
+            "The model %(model)s is already being unloaded: it is too late to change its lease or to request "
+            "its release. If you need it, load it again."
         ),
     ),
     "cannot_end": ErrorText(
-        N_("model cannot be ended now"),
+        N_("the model cannot be stopped now"),
         N_(
-            "%(model)s cannot be ended in order now, or loaded again if loading fails: %(reason)s. Fix that first, "
-            "or choose not to restore the unloaded models. Nothing was changed."
+            "%(model)s cannot be stopped cleanly now, or loaded again if loading fails: %(reason)s. Fix that "
+            "first, or choose not to restore the unloaded models. Nothing was changed."
         ),
     ),
     "idle_used_again": ErrorText(
@@ -166,24 +168,24 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     ),
     "lease_pending": ErrorText(
         N_("the lease is being saved"),
-        N_("The lease of %(model)s is being saved at this moment. Try again in a second."),
+        N_("The lease of %(model)s is being saved. Try again in a second."),
     ),
     "not_owner": ErrorText(
         N_("somebody else’s model"),
-        N_("Model %(model)s is not yours: its owner, %(owner)s, can do that."),
+        N_("Only its owner, %(owner)s, can do that: model %(model)s is not yours."),
     ),
     "release_pending": ErrorText(
-        N_("somebody asks already"),
+        N_("already requested"),
         N_("%(asker)s has already asked to release model %(model)s. Wait for the owner's answer."),
     ),
     "nothing_asked": ErrorText(
-        N_("nobody has asked"),
-        N_("Nobody is asking for model %(model)s: the request has been answered."),
+        N_("there is no such request"),
+        N_("The request to release model %(model)s has already been answered."),
     ),
     "cooling_down": ErrorText(
         N_("pause after a failed load"),
         N_(
-            "The model %(model)s failed to load a moment ago (failures in a row: %(failures)s). Try again in "
+            "The model %(model)s has just failed to load (failures in a row: %(failures)s). Try again in "
             "%(seconds)s or choose other settings."
         ),
     ),
@@ -197,31 +199,34 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     ),
     "not_ready": ErrorText(
         N_("the model is not answering now"),
-        N_("The model %(model)s takes no requests: %(state)s. Wait until it is ready."),
+        N_("The model %(model)s accepts no requests: %(state)s. Wait until it is ready."),
     ),
     "nothing_to_restore": ErrorText(
         N_("nothing to load again"),
-        N_("There is nothing to load again: everything is loaded or loading. Reload the page."),
+        N_("Nothing to load again: everything is loaded or loading. Reload the page."),
     ),
     "not_cancellable": ErrorText(
         N_("too late to cancel"),
-        N_("There is nothing to cancel: the operation has ended (%(state)s)."),
+        N_("Nothing to cancel: the operation has ended (%(state)s)."),
     ),
     "superseded": ErrorText(
-        N_("ended by an emergency stop"),
-        N_("An emergency clean-up cut the operation off."),
+        N_("interrupted by an emergency clean-up"),
+        N_("An emergency clean-up interrupted the operation."),
     ),
     "unavailable": ErrorText(
         N_("not possible now"),
-        N_("A needed part of the program does not answer. Try again in a minute."),
+        N_("A required component is not responding. Try again in a minute."),
     ),
     "device_unreadable": ErrorText(
-        N_("memory cannot be read"),
-        N_("The memory figures cannot be trusted now, so nothing can be loaded. Check the driver and try again."),
+        N_("memory readings are unavailable"),
+        N_("The memory readings are unreliable now, so nothing can be loaded. Check the driver and try again."),
     ),
     "store_unavailable": ErrorText(
         N_("the database is not available"),
-        N_("the database does not answer (%(reason)s). Loaded models go on; the history comes back with the database."),
+        N_(
+            "the database is not responding (%(reason)s). Loaded models keep running; the history returns "
+            "with the database."
+        ),
     ),
     "not_stored": ErrorText(
         N_("not saved"),
@@ -232,77 +237,74 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     ),
     "stopping": ErrorText(
         N_("Warden is stopping"),
-        N_("The program is shutting down and accepts no new operations. Try again after its start."),
+        N_("Warden is shutting down and accepts no new operations. Try again when it is running again."),
     ),
     "too_many_questions": ErrorText(
         N_("too many answers at once"),
-        N_(
-            "The models are answering as many questions as the page can lead at once (%(limit)s). Wait for one of "
-            "the answers."
-        ),
+        N_("Too many chats at once (limit %(limit)s). Wait for one to finish."),
     ),
     "launch_failed": ErrorText(
         N_("the model did not start"),
         N_(
-            "The model %(model)s did not start: %(detail)s. Its process never began to work, so the model has no "
+            "The model %(model)s did not start: %(detail)s. Its process never started, so the model has no "
             "log; see the server’s log."
         ),
     ),
     "out_of_memory": ErrorText(
         N_("out of memory"),
         N_(
-            "Model %(model)s ran out of memory (%(detail)s). Choose fewer tokens or a smaller batch, a lighter model "
-            "or, in Transformers mode, INT8 or 4-bit."
+            "Model %(model)s ran out of memory (%(detail)s). Choose fewer tokens or a smaller batch, a "
+            "smaller model or, in Transformers mode, INT8 or 4-bit."
         ),
     ),
     "worker_died": ErrorText(
         N_("the worker ended"),
         N_(
-            "The process of the model %(model)s ended by itself (%(exit)s). Look at the last lines of its log and "
-            "load the model again."
+            "The process of the model %(model)s exited unexpectedly (%(exit)s). See the last lines of its "
+            "log and load the model again."
         ),
     ),
     "launch_stalled": ErrorText(
         N_("the launch stalled"),
-        N_("The load of the model %(model)s showed no sign of life for %(seconds)s and was stopped. Look at its log."),
+        N_("Loading the model %(model)s made no progress for %(seconds)s and was stopped. Look at its log."),
     ),
     "launch_too_slow": ErrorText(
         N_("the launch took too long"),
         N_(
-            "The model %(model)s was loading for %(seconds)s and did not make it. Look at its log or raise "
+            "The model %(model)s did not finish loading within %(seconds)s. Look at its log or raise "
             "WARDEN_LAUNCH_DEADLINE_S."
         ),
     ),
     "cancelled_by_stop": ErrorText(
-        N_("cut off by a stop of Warden"),
-        N_("The program was stopped in the middle of the operation. Repeat it after the start."),
+        N_("interrupted by a stop of Warden"),
+        N_("Warden was stopped in the middle of the operation. Repeat it after the start."),
     ),
     "worker_garbled": ErrorText(
         N_("the worker’s answer is broken"),
         N_(
-            "The process of the model %(model)s answers what is not its protocol (%(detail)s) and was stopped. Check "
+            "The process of the model %(model)s sent an invalid response (%(detail)s) and was stopped. Check "
             "the setting WARDEN_WORKER_COMMAND."
         ),
     ),
     "server_garbled": ErrorText(
         N_("the container serves something else"),
         N_(
-            "What answers in the container of model %(model)s is not vLLM, or serves another model (%(detail)s); it "
+            "The container of model %(model)s does not run vLLM, or serves another model (%(detail)s); it "
             "was stopped. Check WARDEN_VLLM_IMAGE, WARDEN_VLLM_ENTRYPOINT and WARDEN_VLLM_ARGS."
         ),
     ),
     "worker_silent": ErrorText(
-        N_("the worker does not answer"),
+        N_("the worker is not responding"),
         N_(
-            "The process of the model %(instance)s did not answer within %(seconds)s. Wait; if that does not help, "
-            "unload the model."
+            "The process of the model %(instance)s did not respond within %(seconds)s. Wait; if that does "
+            "not help, unload the model."
         ),
     ),
     "worker_cut_off": ErrorText(
         N_("the worker’s folder is gone"),
         N_(
-            "Somebody removed the folder of this model (%(path)s): process %(pid)s is running, but cannot be asked "
-            "anything. Unload the model, then load it again."
+            "The folder of this model (%(path)s) was removed: process %(pid)s is running, but cannot be "
+            "reached. Unload the model, then load it again."
         ),
     ),
     "generation_failed": ErrorText(
@@ -310,10 +312,10 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
         N_("The model %(model)s could not answer: %(detail)s. Change the question or ask again."),
     ),
     "stop_failed": ErrorText(
-        N_("a process did not end"),
+        N_("a process could not be stopped"),
         N_(
-            "Process %(pid)s (user %(user)s, state %(state)s) survived every signal, the memory of the model "
-            "%(model)s is still taken. End it by hand or restart the server."
+            "Process %(pid)s (user %(user)s, state %(state)s) survived every signal and still holds the "
+            "memory of the model %(model)s. End it manually or restart the server."
         ),
     ),
     "cancelled": ErrorText(
@@ -326,110 +328,110 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     ),
     "driver_missing": ErrorText(
         N_("the NVIDIA driver is missing"),
-        N_("There is no NVIDIA driver here, so the main memory is shown. If there is a GPU, install the driver."),
+        N_("No NVIDIA driver was found, so main memory is shown. If there is a GPU, install the driver."),
     ),
     "device_lost": ErrorText(
         N_("the GPU is lost"),
-        N_("%(device)s fell off the bus (%(detail)s). Usually only a restart of the server helps."),
+        N_("%(device)s was lost on the PCIe bus (%(detail)s). Usually only a restart of the server helps."),
     ),
     "not_supported": ErrorText(
-        N_("the figure is not available"),
-        N_("The driver does not tell this figure (%(device)s: %(detail)s)."),
+        N_("the value is not available"),
+        N_("The driver does not report this value (%(device)s: %(detail)s)."),
     ),
     "demo_failed": ErrorText(
         N_("the demo model could not be created"),
-        N_("The demo model could not be made: %(detail)s. Check the space and the rights in the cache folder."),
+        N_(
+            "The demo model could not be created: %(detail)s. Check the free space and the permissions of "
+            "the cache folder."
+        ),
     ),
     "sandbox_failed": ErrorText(
         N_("no sandbox for the self-test"),
-        N_("The separate copy for the self-test could not be made or removed: %(detail)s. See the server's log."),
+        N_("The separate copy for the self-test could not be created or removed: %(detail)s. See the server’s log."),
     ),
     "configuration": ErrorText(
         N_("wrong setting"),
         N_("%(setting)s=%(value)s cannot be used: %(detail)s. Correct the setting."),
     ),
     "already_running": ErrorText(
-        N_("another Warden runs"),
+        N_("another Warden is running"),
         N_(
-            "process %(pid)s is a Warden that holds %(state_dir)s. Use its page, stop it, or give this one a folder "
-            "of its own by WARDEN_STATE_DIR."
+            "process %(pid)s is a Warden that uses %(state_dir)s. Use its page, stop it, or set another "
+            "folder for this one in WARDEN_STATE_DIR."
         ),
     ),
     "unknown_container": ErrorText(
         N_("no such container"),
-        N_("The container %(container)s is not here any more, or it is this page's own. Reload the page."),
+        N_("The container %(container)s is no longer here, or it is Warden’s own. Reload the page."),
     ),
     "not_confirmed": ErrorText(
         N_("the confirmation does not match"),
-        N_("The container %(name)s is somebody else's (owner: %(owner)s). To stop it, give its full name."),
+        N_("The container %(name)s is somebody else’s (owner: %(owner)s). To stop it, enter its full name."),
     ),
     "engine_unavailable": ErrorText(
-        N_("Docker does not answer"),
-        N_("Docker does not answer now (%(socket)s). Check the docker service and try again."),
+        N_("Docker is not responding"),
+        N_("Docker is not responding now (%(socket)s). Check the docker service and try again."),
     ),
     "engine_missing": ErrorText(
         N_("Docker is missing"),
         N_(
-            "There is no Docker on this server: the socket %(socket)s does not exist. Install and start Docker, or "
-            "name its socket in WARDEN_DOCKER_SOCKET."
+            "Docker was not found on this server: the socket %(socket)s does not exist. Install and start "
+            "Docker, or name its socket in WARDEN_DOCKER_SOCKET."
         ),
     ),
     "engine_forbidden": ErrorText(
         N_("no access to Docker"),
         N_(
-            "The user %(user)s has no rights to Docker's socket %(socket)s. Add them to the group docker and start "
-            "Warden again."
+            "The user %(user)s has no permission for Docker’s socket %(socket)s. Add them to the docker "
+            "group and restart Warden."
         ),
     ),
     "engine_unreachable": ErrorText(
-        N_("Docker does not answer"),
+        N_("Docker is not responding"),
         N_(
-            "Docker does not answer (%(socket)s: %(detail)s). Check the docker service; the page will notice by "
-            "itself when it is back."
+            "Docker is not responding (%(socket)s: %(detail)s). Check the docker service; when it is back, "
+            "Warden continues automatically."
         ),
     ),
     "engine_failed": ErrorText(
         N_("Docker reports an error"),
         N_(
-            "Docker answered with an error (%(socket)s: %(detail)s). Look at the log of the docker service; once the "
-            "error is gone, the page will notice by itself."
+            "Docker returned an error (%(socket)s: %(detail)s). Look at the log of the docker service; once "
+            "the error is gone, Warden continues automatically."
         ),
     ),
     "unknown_ticket": ErrorText(
-        N_("no such request"),
-        N_("There is no request %(ticket)s here any more. Reload the page."),
+        N_("no such place in the queue"),
+        N_("There is no place %(ticket)s in the queue any more. Reload the page."),
     ),
     "queue_full": ErrorText(
         N_("the queue is full"),
-        N_("As many requests wait as may (%(limit)s). Try again when one of them has gone."),
+        N_("The queue is full (%(limit)s). Try again when a place frees up."),
     ),
     "already_waiting": ErrorText(
-        N_("waits already"),
-        N_("It waits already: %(model)s, place %(place)s in line."),
+        N_("already queued"),
+        N_("Already queued: %(model)s, position %(place)s."),
     ),
     "cannot_wait": ErrorText(
-        N_("this request cannot wait"),
+        N_("this request cannot be queued"),
         N_(
-            "Waiting would be in vain: %(model)s needs %(needed_bytes)s with the reserve, and an empty device has "
-            "only %(most_bytes)s. Choose something lighter."
+            "Waiting won’t help: %(model)s needs %(needed_bytes)s, and even an empty device has only "
+            "%(most_bytes)s. Choose something smaller."
         ),
     ),
     "ticket_ended": ErrorText(
-        N_("the request has ended"),
-        N_(
-            "The request for %(model)s waits no more: it is being started, has been started or was taken back. "
-            "Reload the page."
-        ),
+        N_("no longer in the queue"),
+        N_("%(model)s is no longer in the queue: it is starting, has started, or was cancelled. Reload the page."),
     ),
     "foreign_ticket": ErrorText(
-        N_("somebody else’s request"),
-        N_("This is a request of %(actor)s. Only they or an administrator can take it back or start it."),
+        N_("somebody else’s place in the queue"),
+        N_("This place in the queue belongs to %(actor)s. Only they or an administrator can cancel or start it."),
     ),
     "launch_blocked": ErrorText(
         N_("the server could not start the model"),
         N_(
-            "The model %(model)s was not started: the server is in no state for it (%(detail)s). Remove the cause "
-            "and try again."
+            "The model %(model)s was not started: the server is not ready for it (%(detail)s). Remove the "
+            "cause and try again."
         ),
     ),
     "disk_full": ErrorText(
@@ -449,28 +451,28 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     "too_many_files": ErrorText(
         N_("too many open files"),
         N_(
-            "%(model)s was not started: the limit of open files and connections is reached (%(limit)s). Close pages "
-            "that nobody needs, or raise the limit: ulimit -n, or LimitNOFILE in a systemd service."
+            "%(model)s was not started: the limit of open files and connections is reached (%(limit)s). "
+            "Close pages you don’t need, or raise the limit: ulimit -n, or LimitNOFILE in a systemd service."
         ),
     ),
     "too_many_processes": ErrorText(
         N_("too many processes"),
         N_(
-            "%(model)s was not started: the limit of processes is reached. End processes that nobody needs, or raise "
-            "the limit: ulimit -u, or TasksMax in a systemd service."
+            "%(model)s was not started: the limit of processes is reached. End processes you don’t need, or "
+            "raise the limit: ulimit -u, or TasksMax in a systemd service."
         ),
     ),
     "load_fenced": ErrorText(
         N_("stopped before memory ran out"),
         N_(
-            "The load of %(model)s was stopped in time: it would have run out of memory (%(device)s). A neighbour "
-            "took the memory — %(who)s, +%(grown_bytes)s. The model still needs %(needed_bytes)s and %(free_bytes)s "
-            "is available. Try again later or ask for less."
+            "Loading %(model)s was stopped in time: it would have run out of memory (%(device)s). Another "
+            "process took the memory: %(who)s, +%(grown_bytes)s. The model still needs %(needed_bytes)s and "
+            "%(free_bytes)s is available. Try again later or ask for less."
         ),
     ),
     "image_missing": ErrorText(
         N_("the image is missing"),
-        N_("The image %(image)s is not on this server. Get it with “%(command)s” and try again."),
+        N_("The image %(image)s is not on this server. Pull it with “%(command)s” and try again."),
     ),
     "gpu_runtime_missing": ErrorText(
         N_("Docker gives no GPUs to containers"),
@@ -482,36 +484,36 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     "port_taken": ErrorText(
         N_("no free port"),
         N_(
-            "There is no port for the model %(model)s: all of %(ports)s are taken. Free one of them or widen "
+            "No port is left for the model %(model)s: all of %(ports)s are in use. Free one of them or widen "
             "WARDEN_VLLM_PORTS."
         ),
     ),
     "port_lost": ErrorText(
         N_("the port was taken"),
         N_(
-            "Somebody else took port %(port)s while model %(model)s was starting. Load it again: it will get another "
-            "port."
+            "Another process took port %(port)s while model %(model)s was starting. Load it again: it will "
+            "get another port."
         ),
     ),
     "name_taken": ErrorText(
         N_("a container has that name"),
         N_(
-            "The name %(name)s that the model %(model)s needs is another container's. Remove that (docker rm "
-            "%(name)s) and try again."
+            "The name %(name)s that the model %(model)s needs belongs to another container. Remove it "
+            "(docker rm %(name)s) and try again."
         ),
     ),
     "profile_disturbed": ErrorText(
         N_("memory changed during the start"),
         N_(
-            "While vLLM measured the memory for the model %(model)s, a neighbour changed it: %(before_bytes)s were "
-            "free before, %(after_bytes)s after. Wait until the neighbour is quiet and try again."
+            "Another process changed its memory use while vLLM measured the memory for the model %(model)s: "
+            "%(before_bytes)s was free before, %(after_bytes)s after. Try again when that process is quiet."
         ),
     ),
     "start_memory_short": ErrorText(
         N_("too little memory at the start"),
         N_(
-            "vLLM refused to start the model %(model)s: %(free_bytes)s of %(total_bytes)s are free, and it was to "
-            "take %(wanted_bytes)s. Free memory, or choose fewer tokens and a smaller batch."
+            "vLLM refused to start the model %(model)s: %(free_bytes)s of %(total_bytes)s is free, and it "
+            "was configured to use %(wanted_bytes)s. Free memory, or choose fewer tokens and a smaller batch."
         ),
     ),
     "kv_cache_too_small": ErrorText(
@@ -531,15 +533,15 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     "argument_rejected": ErrorText(
         N_("vLLM rejected an argument"),
         N_(
-            "vLLM did not take the argument %(argument)s (%(detail)s); the model %(model)s was not started. Correct "
-            "WARDEN_VLLM_ARGS or use another image (WARDEN_VLLM_IMAGE)."
+            "vLLM rejected the argument %(argument)s (%(detail)s); the model %(model)s was not started. "
+            "Correct WARDEN_VLLM_ARGS or use another image (WARDEN_VLLM_IMAGE)."
         ),
     ),
     "context_too_long": ErrorText(
         N_("the context is too long"),
         N_(
-            "Model %(model)s is not made for %(max_tokens)s tokens and was not started. Choose fewer tokens: the "
-            "limit stands at the end of its log."
+            "Model %(model)s does not support %(max_tokens)s tokens and was not started. Choose fewer "
+            "tokens: the limit is at the end of its log."
         ),
     ),
     "container_removed": ErrorText(
@@ -552,26 +554,25 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     "container_exited": ErrorText(
         N_("the container exited"),
         N_(
-            "The container of the model %(model)s ended by itself (code or signal: %(exit)s). See the last lines of "
-            "its log and load the model again."
+            "The container of the model %(model)s exited unexpectedly (code or signal: %(exit)s). See the "
+            "last lines of its log and load the model again."
         ),
     ),
     "bad_request": ErrorText(
-        N_("the request is not understood"),
-        N_("The request cannot be understood. Go back to the main page and try again."),
+        N_("invalid request"),
+        N_("Invalid request. Go back to the dashboard and try again."),
     ),
     "too_many_attempts": ErrorText(
         N_("too many attempts"),
         N_(
-            "Too many failed attempts for this name or from this address. Try again in a minute; if that does not "
-            "help, in a quarter of an hour."
+            "Too many failed attempts for this name or from this address. Try again in a minute; if that "
+            "does not help, in 15 minutes."
         ),
     ),
     "untrusted_host": ErrorText(
         N_("wrong server name"),
         N_(
-            "The page was called by a name that WARDEN_TRUSTED_HOSTS does not list. Open it as http://127.0.0.1 or "
-            "add the name."
+            "This server name is not listed in WARDEN_TRUSTED_HOSTS. Open the page as http://127.0.0.1 or add the name."
         ),
     ),
     "cross_site": ErrorText(
@@ -581,25 +582,25 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     "form_for_json": ErrorText(
         N_("request from another site"),
         N_(
-            "Only JSON is accepted here: say Content-Type: application/json. The form type was refused, other sites "
-            "send it."
+            "Send the data as JSON (Content-Type: application/json). Form data is refused because other "
+            "sites can send it."
         ),
     ),
     "csrf": ErrorText(
-        N_("the form is outdated or foreign"),
-        N_("The form's protection token did not fit. Reload the page (cookies must be on) and try again."),
+        N_("form expired"),
+        N_("This form has expired. Reload the page (cookies must be on)."),
     ),
     "method_not_allowed": ErrorText(
         N_("method not allowed"),
-        N_("This address does not take this request method."),
+        N_("Method not allowed for this URL."),
     ),
     "too_large": ErrorText(
         N_("the request is too large"),
-        N_("The request is too large: up to 256 KiB are accepted. Shorten it."),
+        N_("The request is too large: up to 256 KiB is accepted. Shorten it."),
     ),
     "no_uploads": ErrorText(
-        N_("no files are taken"),
-        N_("No files are taken here."),
+        N_("files are not accepted"),
+        N_("Files are not accepted here."),
     ),
     "unsupported_type": ErrorText(
         N_("wrong content type"),

@@ -27,7 +27,7 @@ def test_what_was_done_is_read_filtered_taken_along_and_still_there_after_a_rest
     page.get_by_label("Имя").fill("boss")
     page.get_by_label("Пароль").fill("not the password")
     page.locator("[data-action=sign-in]").click()
-    expect(page.locator("main")).to_contain_text("не подошли друг другу")
+    expect(page.locator("main")).to_contain_text("Неверное имя или пароль")
     sign_in(page, "boss")
     page.locator("[data-action=clean]").click()
     expect(page.locator("#say")).to_contain_text("Очистка")
@@ -40,7 +40,7 @@ def test_what_was_done_is_read_filtered_taken_along_and_still_there_after_a_rest
 
     page.locator("#audit-filter select[name=group]").select_option("signing")
     expect(page.locator("[data-entry]")).to_have_count(2)
-    expect(page.locator("[data-result=refused]")).to_contain_text("не подошли имя или пароль")
+    expect(page.locator("[data-result=refused]")).to_contain_text("неверное имя или пароль")
     with page.expect_download() as download:
         page.locator("[data-action=csv]").click()
     table = Path(download.value.path()).read_text(encoding="utf-8")

@@ -200,7 +200,7 @@ def test_what_does_not_fit_offers_ways_out_that_fill_the_form(
 def test_language_switch_stays(start_server: Start, open_page: Open, cache: Path) -> None:
     server = start_server(cache)
     page = open_page(server.url)
-    expect(page.locator("#switch-title")).to_contain_text("Управление режимами и памятью")
+    expect(page.locator("#switch-title")).to_contain_text("Загрузить модель")
     page.get_by_text("EN", exact=True).click()
     expect(page.locator("html")).to_have_attribute("lang", "en")
     page.goto(server.url)

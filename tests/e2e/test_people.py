@@ -66,7 +66,7 @@ def test_an_administrator_invites_a_viewer_who_sees_everything_and_no_buttons(
     viewer = open_page(link)
     viewer.get_by_label("Имя").fill("vera")
     viewer.get_by_label("Пароль, не короче").fill(PASSWORD)
-    viewer.get_by_label("Пароль ещё раз").fill(PASSWORD)
+    viewer.get_by_label("Повторите пароль").fill(PASSWORD)
     viewer.locator("[data-action=accept]").click()
 
     # She sees the administrator's load, live, and nothing that she could press to change it.

@@ -91,9 +91,9 @@ def test_without_scripts_it_is_a_form_and_can_be_taken_back(server: WardenServer
         page = context.new_page()
         page.goto(f"{server.url}/?mode=transformers&model=lab%2Ftwo&keep_others=1")
         page.locator("[data-action=wait-start]").click()
-        expect(page.locator("#say")).to_contain_text("ждёт места")
+        expect(page.locator("#say")).to_contain_text("в очереди, место 1")
         page.locator("[data-action=ticket-cancel]").click()
-        expect(page.locator("#say")).to_contain_text("больше не ждёт места")
+        expect(page.locator("#say")).to_contain_text("больше не в очереди")
         expect(page.locator("#waiting")).to_have_count(0)
         (launch,) = server.get("/api/v1/tickets")
         assert launch["state"] == "cancelled"

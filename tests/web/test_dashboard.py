@@ -28,7 +28,7 @@ def text_of(piece: str) -> str:
 def test_the_page_shows_the_four_figures_of_the_guide_in_the_readers_numbers(visitor: Visitor) -> None:
     page = text_of(visitor.get("/").text)
 
-    for words in ("GPU память (всего) 24,0 GiB", "Используется 0,40 GiB", "Доступно 23,6 GiB", "Утилизация 2 %"):
+    for words in ("Видеопамять, всего 24,0 GiB", "Используется 0,40 GiB", "Доступно 23,6 GiB", "Занято памяти 2 %"):
         assert words in page
 
 
@@ -71,7 +71,7 @@ def test_a_lost_gpu_says_so_and_hides_no_other(visitor: Visitor, controller: Fak
 
     page = visitor.get("/").text
 
-    assert "Видеокарта GPU 0 отвалилась от шины" in page
+    assert "Видеокарта GPU 0 не отвечает: потеряна на шине PCIe" in page
     assert 'data-device="gpu-0" data-level="unknown"' in page
     assert 'data-device="gpu-1" data-level="good"' in page
     assert "нет данных" in page
@@ -91,7 +91,7 @@ def test_stale_figures_are_marked(visitor: Visitor, controller: FakeController) 
 
     page = visitor.get("/").text
 
-    assert "Цифры памяти устарели" in page
+    assert "Показания устарели" in page
     assert "15\u00a0с назад" in page
 
 
@@ -103,7 +103,7 @@ def test_a_machine_without_a_gpu_shows_its_main_memory_and_why(visitor: Visitor,
 
     assert "Оперативная память" in page
     assert "Драйвера NVIDIA здесь нет" in page
-    assert "Память (всего) 32,0 GiB" in page
+    assert "Память, всего 32,0 GiB" in page
 
 
 def test_a_loaded_model_can_be_asked_and_unloaded(visitor: Visitor, controller: FakeController) -> None:

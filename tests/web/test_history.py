@@ -178,7 +178,7 @@ def test_nothing_done_yet_says_what_will_be_here(visitor: Visitor, controller: F
     controller.recent = ()
 
     assert 'data-empty="nothing"' in visitor.get("/history").text
-    assert "Nothing has been done here yet" in visitor.get("/history", headers=ENGLISH).text
+    assert "No operations yet" in visitor.get("/history", headers=ENGLISH).text
 
 
 def test_a_store_that_does_not_answer_hides_nothing_that_runs(visitor: Visitor, controller: FakeController) -> None:
@@ -243,8 +243,8 @@ def test_an_operation_is_told_in_full(visitor: Visitor, controller: FakeControll
         "Ожидалось 4,0 GiB",
         "Вернулось 3,0 GiB",
         "Из них — сама модель 2,0 GiB",
-        "Соседи за это время отдали 1,0 GiB",
-        "Ушло времени 30 с",
+        "Другие процессы за это время отдали 1,0 GiB",
+        "Длительность 30 с",
         "вернулась не вся",
         "line <2>",
     ):

@@ -51,7 +51,7 @@ def test_a_lease_that_is_over_says_since_when(visitor: Visitor, controller: Fake
     show(controller, leased(until=time.time() - 300))
     page = visitor.get("/", headers=ENGLISH).text
     assert 'data-lease="over"' in page
-    assert "lease over since" in page
+    assert "lease ended at" in page
     assert "5\xa0min ago" in page
 
 
@@ -127,7 +127,12 @@ def test_terms_that_stay_as_they_are_are_not_set(visitor: Visitor, controller: F
 
 @pytest.mark.parametrize(
     "values",
-    [{"lease": "for ever"}, {"lease": "time", "lease_time": "25:00"}, {"lease": "time"}, {"lease": "1h", "idle": "x"}],
+    [
+        {"lease": "never expires"},
+        {"lease": "time", "lease_time": "25:00"},
+        {"lease": "time"},
+        {"lease": "1h", "idle": "x"},
+    ],
 )
 def test_terms_that_cannot_be_meant_are_said(
     visitor: Visitor, controller: FakeController, values: dict[str, str]
@@ -146,7 +151,7 @@ def test_only_the_owner_finds_a_form_of_terms(visitor: Visitor, controller: Fake
 def test_asking_says_whose_it_is_and_whether_he_is_there(visitor: Visitor, controller: FakeController) -> None:
     show(controller, leased(), in_flight=1)
     page = visitor.get("/instances/i1/release").text
-    for said in ("maria", "Для чего: eval", "Сейчас модель отвечает", "сейчас не на странице", "1\xa0мин"):
+    for said in ("maria", "Цель: eval", "Сейчас модель отвечает", "сейчас не на странице", "1\xa0мин"):
         assert said in page
     controller.changed(present=frozenset({"maria"}))
     assert "увидит просьбу" in visitor.get("/instances/i1/release").text

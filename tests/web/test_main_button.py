@@ -67,8 +67,8 @@ def test_nothing_is_chosen_for_anybody_and_the_first_sight_refuses_nothing(
     ("terms", "why"),
     [
         ({"lease": "time", "lease_time": ""}, "Поле «Аренда до» не может быть «»."),
-        ({"idle": "999999"}, "Поле «Выгрузка без дела» не может быть «999999.0»."),
-        ({"reason": "x" * 201}, "Поле «Для чего» не может быть"),
+        ({"idle": "999999"}, "Поле «Выгрузка при простое» не может быть «999999.0»."),
+        ({"reason": "x" * 201}, "Поле «Цель» не может быть"),
     ],
     ids=["no time", "too long idle", "too long a reason"],
 )
@@ -141,10 +141,10 @@ def test_an_operation_on_a_device_of_what_would_go_is_waited_for_too(
     ("changes", "what"),
     [
         ({}, "Модель загрузится автоматически."),
-        ({"starts_by_itself": False}, "Страница сообщит, когда модель поместится."),
-        ({"paused_by": "maria"}, "Заявка приостановлена и сама не запустится."),
+        ({"starts_by_itself": False}, "Когда модель поместится, появится уведомление."),
+        ({"paused_by": "maria"}, "Модель приостановлена и не запустится, пока её не продолжат."),
     ],
-    ids=["starts by itself", "only tells", "paused"],
+    ids=["starts automatically", "notify only", "paused"],
 )
 def test_who_waits_already_is_told_the_place_and_what_will_come_of_it(
     visitor: Visitor, full: FakeController, changes: dict[str, object], what: str
@@ -166,7 +166,7 @@ def test_nobody_is_led_into_a_queue_that_is_full(visitor: Visitor, full: FakeCon
     page = visitor.get("/", query_string=FORM).text
 
     assert button(page) == ("Загрузить", False)
-    assert hint(page) == "Места ждёт уже столько заявок, сколько можно (1). Подайте свою, когда одна из них уйдёт."
+    assert hint(page) == "Очередь заполнена (1). Повторите позже."
     assert 'class="wait"' not in page
 
 

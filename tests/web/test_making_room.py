@@ -218,7 +218,7 @@ def test_once_it_acts_the_owner_stops_nothing_more(lab: Lab) -> None:
         lab.controller.changed(running=(late,))
         answer = browser.post("/operations/op1/cancel", headers=HTMX)
         assert answer.status_code == 403
-        assert "already being unloaded, and that cannot be stopped. You can load it again." in answer.text
+        assert "already being unloaded; it is too late to stop that. You can load it again." in answer.text
 
 
 @pytest.mark.parametrize(

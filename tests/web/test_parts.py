@@ -36,7 +36,7 @@ def test_every_part_stands_with_its_source_and_confidence_in_words(visitor: Visi
     page = visitor.get(ADDRESS).text
     assert rows(page)[0] == ["веса", "3,4\u00a0GiB", "заголовки файлов", "высокая"]
     assert [row[0] for row in rows(page)] == ["веса", "кеш KV", "вычисления", "среда выполнения", "Всего"]
-    assert "надёжность: высокая" in page
+    assert "точность оценки: высокая" in page
 
 
 def test_part_that_was_measured_says_so(visitor: Visitor, controller: FakeController) -> None:
@@ -50,7 +50,7 @@ def test_doubtful_estimate_says_why(visitor: Visitor, controller: FakeController
     controller.changed(models=(model(shape=None, weights=None),))
     page = visitor.get(ADDRESS).text
     assert rows(page)[0][2:] == ["размер файлов", "низкая"]
-    assert "надёжность: низкая" in page
+    assert "точность оценки: низкая" in page
     assert "Веса не в safetensors: взят размер файлов на диске." in page
 
 
@@ -68,7 +68,7 @@ def test_english_has_no_russian_left(app: Flask, controller: FakeController) -> 
     controller.changed(models=(model(shape=None, weights=None),))
     page = app.test_client().get(ADDRESS, headers={"Accept-Language": "en"}).text
     plan = page[page.index('id="plan-box"') : page.index("</details>", page.index('id="plan-box"'))]
-    assert "What it is made of" in plan
+    assert "Breakdown" in plan
     assert not re.search("[а-яё]", plan, re.IGNORECASE)
 
 

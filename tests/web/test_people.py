@@ -175,7 +175,7 @@ def test_whom_the_proxy_names_is_disabled_instead_of_removed_and_the_page_says_s
 
         boss.post("/people/carol/remove")
 
-        assert "carol: the account is disabled, its tokens are removed." in boss.get("/people").text
+        assert "carol: the account is disabled, its tokens are revoked." in boss.get("/people").text
         assert carol.get("/").location == "/sign-in"
         assert lab.accounts.person("carol").disabled
 

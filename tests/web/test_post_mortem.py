@@ -64,9 +64,9 @@ def test_the_page_names_the_likely_cause_with_its_figures(visitor: Visitor, cont
 
     for words in (
         "Почему не хватило памяти",
-        "вырос сосед",
+        "соседний процесс занял память",
         "при загрузке весов",
-        "Память занял сосед: alice · python train.py · pid 777.",
+        "Память занял соседний процесс: alice · python train.py · pid 777.",
         "Модели нужно 17,1 GiB (GPU 0), а места для неё стало 15,7 GiB вместо 18,8 GiB.",
     ):
         assert words in page
@@ -110,7 +110,7 @@ def test_where_nothing_would_have_fitted_it_says_so(visitor: Visitor, controller
     page = shown(visitor, controller, post_mortem=report(way_out=None))
 
     assert 'data-action="fit"' not in page
-    assert "не поместилось бы ни одно изменение" in page
+    assert "не поместилась бы ни с какими настройками" in page
 
 
 def test_the_log_stands_there_once(visitor: Visitor, controller: FakeController) -> None:
@@ -161,7 +161,7 @@ def test_a_fenced_load_offers_to_try_again_to_ask_for_less_and_to_make_room(
 ) -> None:
     page = shown(visitor, controller, error=Message("load_fenced", FENCED), request=ASKED)
 
-    assert "Память занял сосед — alice · python train.py · pid 777, +3,3 GiB" in text_of(page)
+    assert "Память занял соседний процесс: alice · python train.py · pid 777, +3,3 GiB" in text_of(page)
     assert re.findall(r'<li data-way="([\w-]+)"', page) == ["again", "smaller", "unload", "memory"]
     again, smaller = re.findall(r'href="([^"]+)" data-fill data-action="trouble-(?:again|smaller)"', page)
     assert "max_tokens=8192" in again
@@ -177,7 +177,7 @@ def test_a_fenced_load_that_nothing_would_have_fitted_offers_a_lighter_model(
     )
 
     assert re.findall(r'<li data-way="([\w-]+)"', page) == ["again", "lighter", "unload", "memory"]
-    assert "A neighbour took the memory" in page
+    assert "Another process took the memory" in page
 
 
 def test_what_would_have_fitted_is_the_first_step_against_the_failure(

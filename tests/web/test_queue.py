@@ -95,9 +95,12 @@ def test_enter_key_still_applies_the_form(visitor: Visitor) -> None:
 
 def test_who_acts_now_is_told_who_waits_there(visitor: Visitor, full: FakeController) -> None:
     wait_for(full, "ivan")
-    assert "Места здесь уже ждёт" not in visitor.get("/", query_string=FORM).text
+    assert "В очереди на это устройство" not in visitor.get("/", query_string=FORM).text
     full.changed(readings=(reading(),))
-    assert "Места здесь уже ждёт пользователь ivan (Qwen3-1.7B)." in visitor.get("/", query_string=FORM).text
+    assert (
+        "В очереди на это устройство уже стоит пользователь ivan (Qwen3-1.7B)."
+        in visitor.get("/", query_string=FORM).text
+    )
 
 
 # Taking a ticket
@@ -113,29 +116,29 @@ def test_form_takes_a_ticket_for_what_it_says(
     assert isinstance(request, SwitchRequest)
     assert (call, starts, request.keep_others, request.devices) == ("take_ticket", by_itself, True, ("gpu-0",))
     assert request.options.max_tokens == 1024
-    assert "ждёт места (в очереди 1)" in visitor.get("/").text
+    assert "в очереди, место 1" in visitor.get("/").text
 
 
 def test_htmx_is_answered_with_a_sentence_and_a_refresh(visitor: Visitor, full: FakeController) -> None:
     answer = visitor.post("/tickets", {**FORM, "then": "start"}, headers=HTMX)
     assert (answer.status_code, "warden:refresh" in answer.headers["HX-Trigger"]) == (202, True)
-    assert "запустится сама" in answer.text
+    assert "Запустится автоматически" in answer.text
     full.refusal = QueueFull(limit=8)
     refused = visitor.post("/tickets", FORM, headers=HTMX)
-    assert (refused.status_code, "столько заявок, сколько можно (8)" in refused.text) == (409, True)
+    assert (refused.status_code, "Очередь заполнена (8)" in refused.text) == (409, True)
 
 
 def test_second_click_is_told_its_place(visitor: Visitor, full: FakeController) -> None:
     full.refusal = AlreadyWaiting(ticket="t1", model=MODEL.id, place=2)
     answer = visitor.post("/tickets", FORM, headers=HTMX)
-    assert (answer.status_code, "место в очереди — 2" in answer.text) == (202, True)
+    assert (answer.status_code, "место 2" in answer.text) == (202, True)
 
 
 def test_refusal_keeps_what_was_typed(visitor: Visitor, full: FakeController) -> None:
     full.changed(models=(model(weights_bytes=gib(60)),))
     answer = visitor.post("/tickets", {**FORM, "max_tokens": "777"})
     assert answer.status_code == 409
-    assert "Ждать бесполезно" in answer.text
+    assert "Ожидание не поможет" in answer.text
     assert 'value="777"' in answer.text
 
 
@@ -158,7 +161,7 @@ def test_it_says_place_person_and_what_lacks_in_figures(visitor: Visitor, full: 
     assert re.search(r"недостаёт \d,\d\u00a0GiB\. Нужно \d,\d\u00a0GiB и запас", shown)
     assert "Впереди maria: Qwen3-1.7B." in shown
     assert [int(n) for n in re.findall(r"Место в очереди </span>(\d)", shown)] == [1, 2]
-    assert "запустится сама" in shown
+    assert "запустится автоматически" in shown
     assert visitor.get("/fragments/live").text.count('data-action="ticket-cancel"') == 2
 
 
@@ -172,7 +175,7 @@ def test_what_has_room_and_is_behind_somebody_says_so(visitor: Visitor, full: Fa
 def test_what_fits_now_has_a_button_and_news_for_the_browser(visitor: Visitor, full: FakeController) -> None:
     wait_for(full, state=QueueState.READY, told_at=time.time(), starts_by_itself=False)
     shown = region(visitor.get("/").text)
-    assert "Теперь помещается: можно запускать." in shown
+    assert "Теперь помещается, можно запускать." in shown
     assert 'data-news="Qwen3-1.7B теперь помещается, можно запускать." data-news-key="t1-ready"' in shown
     assert 'data-action="ticket-start"' in shown
 
@@ -190,7 +193,7 @@ def test_emergency_says_beforehand_that_it_pauses_what_waits(visitor: Visitor, c
     assert 'data-list="tickets"' not in visitor.get("/confirm/emergency").text
     wait_for(controller)
     wait_for(controller, "ivan")
-    assert "2 заявки, которые ждут места, будут приостановлены" in visitor.get("/confirm/emergency").text
+    assert "2 модели в очереди будут приостановлены" in visitor.get("/confirm/emergency").text
 
 
 def test_one_that_waited_in_vain_stays_for_a_while_with_the_reason(
@@ -201,7 +204,7 @@ def test_one_that_waited_in_vain_stays_for_a_while_with_the_reason(
     ended = QueuedLaunch("t9", 9, request, "maria", 0.0, state=QueueState.EXPIRED, ended_at=time.time(), outcome=why)
     controller.changed(waited=(ended, replace(ended, id="t8", ended_at=time.time() - 3600)))
     shown = region(visitor.get("/").text)
-    assert "места не нашлось" in shown
+    assert "место не освободилось" in shown
     assert re.findall(r'data-ticket="(\w+)"', shown) == ["t9"]
 
 
@@ -214,7 +217,7 @@ def test_one_whose_model_somebody_else_loaded_says_so(visitor: Visitor, controll
     assert re.findall(r'data-ticket="(\w+)"', shown) == ["t9"]
     assert "✅" in shown
     assert "уже загружена, владелец ivan" in shown
-    assert "не дождалась" not in shown
+    assert "не загружена" not in shown
 
 
 @pytest.mark.parametrize("state", [QueueState.WAITING, QueueState.READY, QueueState.STARTING])
@@ -224,7 +227,7 @@ def test_english_has_no_russian_left(app: Flask, full: FakeController, state: Qu
     client = app.test_client()
     page = client.get("/", query_string=FORM, headers={"Accept-Language": "en"}).text
     shown = region(page)
-    assert "Waiting for room" in shown
+    assert "Queue" in shown
     offer = page[page.index('<div class="wait"') : page.index("</form>", page.index('<div class="wait"'))]
     assert not re.search("[а-яё]", shown + offer, re.IGNORECASE)
 

@@ -157,7 +157,7 @@ def test_a_stream_is_told_in_words(lab: Lab) -> None:
     answer = lab.browser().client.post("/instances/i1/ask/stream", headers={"Accept": "*/*"})
 
     assert answer.status_code == 401
-    assert answer.text.startswith("You are not signed in")
+    assert answer.text.startswith("You’re not signed in")
 
 
 # Whose it is
@@ -318,7 +318,7 @@ def test_a_viewer_is_offered_nothing_that_changes_anything(lab: Lab) -> None:
     assert offered <= {"log", "operation", "sign-out", "reload", "copy-command"}
     assert 'id="switch"' not in page
     assert "data-fill" not in page
-    assert "You are a viewer" in page
+    assert "Read-only access" in page
 
 
 def test_an_operator_is_offered_what_is_own_or_free(lab: Lab) -> None:

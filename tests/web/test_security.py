@@ -61,7 +61,7 @@ def test_a_form_without_the_token_does_nothing(client: FlaskClient, controller: 
     answer = client.post(path, data={"confirmed": "1"})
 
     assert answer.status_code == 400
-    assert "метка формы" in answer.text
+    assert "Форма устарела" in answer.text
     assert controller.calls == []
 
 

@@ -64,7 +64,7 @@ def test_a_foreign_container_is_listed_with_all_that_is_known_of_it(visitor: Vis
 
     assert shown.startswith(" data-foreign")
     for words in (
-        "alice-vllm", "чужой", "работает", "vllm/vllm-openai:v0.11.0", "Qwen/Qwen3-8B", "0.0.0.0:8000",
+        "alice-vllm", "сторонний", "работает", "vllm/vllm-openai:v0.11.0", "Qwen/Qwen3-8B", "0.0.0.0:8000",
         "GPU 0", "6,0 GiB", "создан 1 д назад", "alice",
     ):  # fmt: skip
         assert words in text_of(shown)
@@ -150,7 +150,7 @@ def test_the_reason_stands_in_the_card_and_in_the_form(
         .split("⚠️")[1]
         .strip()
         .split("Скопировать")[0]
-        .split(" Ниже то,")[0]
+        .split(" Ниже показано")[0]
         .split("Запущены не")[0]
         .strip()
     )
@@ -178,7 +178,7 @@ def test_the_rows_stay_while_docker_is_gone(visitor: Visitor, vllm: FakeControll
     assert "Docker не отвечает" in shown
     assert 'data-instance="v1"' in shown
     assert "alice-vllm" in shown
-    assert "в последний раз" in shown
+    assert "последнее известное состояние" in shown
 
 
 def test_containers_that_stand_still_are_not_drawn_again(visitor: Visitor, vllm: FakeController) -> None:
@@ -286,8 +286,8 @@ def test_what_a_mode_cannot_do_is_disabled_with_the_reason(visitor: Visitor, vll
     for precision in ("int8", "int4"):
         assert re.search(rf'<option value="{precision}" disabled>[^<]*только Transformers', container_mode)
         assert f'<option value="{precision}">' in process_mode
-    assert "делает bitsandbytes" in container_mode
-    assert "делает bitsandbytes" not in process_mode
+    assert "переводит bitsandbytes" in container_mode
+    assert "переводит bitsandbytes" not in process_mode
 
 
 def test_a_precision_that_was_chosen_before_stays_visible_with_its_reason(

@@ -46,17 +46,17 @@ def change_password() -> ResponseReturnValue:
     """Change the password; every session ends, and this browser gets a new one."""
     person, new = _me(), request.form.get("new", "")
     if new != request.form.get("again", ""):
-        return make_response(_page(_("The passwords differ. Type them again.")), 422)
+        return make_response(_page(_("The passwords do not match. Type them again.")), 422)
     try:
         accounts().change_password(person.name, request.form.get("old", ""), new)
     except SignInFailed as error:
         note_error(error)
-        return make_response(_page(_("The current password is not right.")), FAILED)
+        return make_response(_page(_("The current password is wrong.")), FAILED)
     except WardenError as error:
         note_error(error)
         return make_response(_page(words.say(error.message)), status_of(error))
     begin_session(accounts().sign_in(person.name, new, visit()))
-    return _done(_("The password is changed; all other sign-ins have ended."))
+    return _done(_("Password changed; all other sessions have ended."))
 
 
 @blueprint.post("/sessions/<session_id>/end")
@@ -65,7 +65,7 @@ def change_password() -> ResponseReturnValue:
 def end_session(session_id: str) -> ResponseReturnValue:
     """End one of one's own sessions."""
     accounts().end_session(_me().id, session_id)
-    return _done(_("The sign-in has been ended."))
+    return _done(_("Session ended."))
 
 
 @blueprint.post("/tokens")

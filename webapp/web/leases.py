@@ -75,7 +75,7 @@ def set_lease(instance_id: str) -> ResponseReturnValue:
     asked = Terms.longer() if extend else lease_form.terms_of(request.form.to_dict(), time.time())
     instance = controller().set_lease(instance_id, asked, current_actor())
     if extend:
-        return done(_("The lease of model %(model)s is an hour longer.", model=instance.model_id))
+        return done(_("Lease on %(model)s extended by 1 hour.", model=instance.model_id))
     return done(_("The terms of model %(model)s are saved.", model=instance.model_id))
 
 
@@ -101,7 +101,7 @@ def ask_dialog(instance_id: str) -> ResponseReturnValue:
 def ask_release(instance_id: str) -> ResponseReturnValue:
     """Ask the owner of a model to release it."""
     instance = controller().ask_release(instance_id, request.form.get("why", "").strip(), current_actor())
-    return done(_("The request is sent: %(owner)s answers on the page.", owner=instance.owner))
+    return done(_("Request sent. The answer from %(owner)s will appear here.", owner=instance.owner))
 
 
 @blueprint.post("/instances/<instance_id>/release-request/answer")

@@ -17,7 +17,7 @@ SECTIONS: Final = (
     ("pages.dashboard", N_("Memory")),
     ("history.history", N_("History")),
     ("timeline.page", N_("Timeline")),
-    ("selftest.page", N_("Check")),
+    ("selftest.page", N_("Self-test")),
     ("people.page", N_("People")),
     ("audit.page", N_("Audit")),
 )

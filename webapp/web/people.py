@@ -51,7 +51,7 @@ def invite() -> ResponseReturnValue:
 def drop_invitation(invitation_id: str) -> ResponseReturnValue:
     """Take an invitation back."""
     accounts().drop_invitation(invitation_id)
-    return _done(_("The invitation is withdrawn."))
+    return _done(_("The invitation is revoked."))
 
 
 @blueprint.post("/<name>/role")
@@ -88,7 +88,7 @@ def enable(name: str) -> ResponseReturnValue:
 def end_sessions(name: str) -> ResponseReturnValue:
     """End all sessions of somebody."""
     accounts().end_sessions(accounts().person(name).id)
-    return _done(_("%(person)s: all sign-ins have ended.", person=name))
+    return _done(_("%(person)s: signed out everywhere.", person=name))
 
 
 @blueprint.post("/<name>/remove")
@@ -98,7 +98,7 @@ def remove(name: str) -> ResponseReturnValue:
     """Remove an account, its sessions and tokens; what it did stays in the history. One that a proxy would make anew is disabled."""
     if accounts().remove(_other(name).name):
         return _done(_("%(person)s: the account is removed.", person=name))
-    return _done(_("%(person)s: the account is disabled, its tokens are removed.", person=name))
+    return _done(_("%(person)s: the account is disabled, its tokens are revoked.", person=name))
 
 
 def _other(name: str) -> Person:

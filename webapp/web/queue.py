@@ -49,14 +49,14 @@ def take() -> ResponseReturnValue:
     if by_itself:
         return done(
             _(
-                "%(model)s waits for room (place %(place)s in line) and starts by itself.",
+                "%(model)s is queued (position %(place)s) and will start automatically.",
                 model=model,
                 place=queued.place,
             )
         )
     return done(
         _(
-            "%(model)s waits for room (place %(place)s in line). This page will tell you.",
+            "%(model)s is queued (position %(place)s). You will be notified when it fits.",
             model=model,
             place=queued.place,
         )
@@ -73,7 +73,7 @@ def _asked(form: LaunchForm) -> SwitchRequest:
 def cancel(ticket_id: str) -> ResponseReturnValue:
     """Take a ticket back."""
     ticket = controller().leave_queue(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
-    return _changed(_("%(model)s waits no more.", model=short_name(ticket.request.model_id)), ticket)
+    return _changed(_("%(model)s left the queue.", model=short_name(ticket.request.model_id)), ticket)
 
 
 @blueprint.post("/tickets/<ticket_id>/resume")
@@ -82,7 +82,7 @@ def resume(ticket_id: str) -> ResponseReturnValue:
     """Let a ticket go on that an emergency has paused."""
     queued = controller().resume_queued(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(
-        _("%(model)s waits for room again.", model=short_name(queued.launch.request.model_id)), queued.launch
+        _("%(model)s is back in the queue.", model=short_name(queued.launch.request.model_id)), queued.launch
     )
 
 
@@ -90,7 +90,7 @@ def _changed(said: str, ticket: QueuedLaunch) -> ResponseReturnValue:
     """Answer what became of ``ticket``, and whether the store has that."""
     if controller().is_queued_stored(ticket.id):
         return done(said)
-    return done(said + " " + _("The database does not answer: the change will be saved later."))
+    return done(said + " " + _("The database is not responding: the change will be saved later."))
 
 
 @blueprint.post("/tickets/<ticket_id>/start")

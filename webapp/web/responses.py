@@ -36,7 +36,7 @@ def accepted(operation: Operation, told: str = "") -> ResponseReturnValue:
     if told:
         said.append(_("%(owner)s will be told.", owner=told))
     if not controller().is_stored(operation.id):
-        said.append(_("The database does not answer: the operation will appear in the history later."))
+        said.append(_("The database is not responding: the operation will appear in the history later."))
     return done(" ".join(said))
 
 
@@ -44,7 +44,7 @@ def stopping(operation: Operation, *, rollback: bool) -> ResponseReturnValue:
     """Answer that ``operation``, or what it brings back, was asked to stop."""
     note_operation(operation)
     if rollback:
-        return done(_("Bringing the previous models back: asked to stop."))
+        return done(_("Restoring the previous models: stop requested."))
     return done(_("%(operation)s. Stop requested.", operation=operation_view(operation).title))
 
 

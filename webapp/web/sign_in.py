@@ -82,7 +82,7 @@ def sign_out() -> ResponseReturnValue:
     if identity is not None and identity.way is AuthMethod.SESSION:
         accounts().sign_out(identity)
     session.clear()
-    flash(_("You are signed out."), SUCCESS)
+    flash(_("You’re signed out."), SUCCESS)
     return redirect(url_for("signing.page"), 303)
 
 
@@ -100,7 +100,7 @@ def accept() -> ResponseReturnValue:
     """Make the account with the invitation's role, and sign in."""
     name, password = request.form.get("name", "").strip(), request.form.get("password", "")
     if password != request.form.get("again", ""):
-        return make_response(_invitation_page(_("The passwords differ. Type them again."), name), 422)
+        return make_response(_invitation_page(_("The passwords do not match. Type them again."), name), 422)
     try:
         person = accounts().accept(request.form.get("key", ""), name, password)
     except UnknownInvitation:
@@ -109,7 +109,7 @@ def accept() -> ResponseReturnValue:
         note_error(error)
         return make_response(_invitation_page(words.say(error.message), name), status_of(error))
     begin_session(accounts().sign_in(person.name, password, visit()))
-    flash(_("The account is made. You are signed in."), SUCCESS)
+    flash(_("Account created. You’re signed in."), SUCCESS)
     return redirect(url_for("pages.dashboard"), 303)
 
 

@@ -222,7 +222,7 @@ def test_a_missing_image_says_how_to_get_it(english: None) -> None:
     values = {"image": "vllm/vllm-openai:v1", "command": "docker pull vllm/vllm-openai:v1"}
 
     assert words.problem(Message("image_missing", values)) == (
-        "The image vllm/vllm-openai:v1 is not on this server. Get it with “docker pull vllm/vllm-openai:v1” and try again"
+        "The image vllm/vllm-openai:v1 is not on this server. Pull it with “docker pull vllm/vllm-openai:v1” and try again"
     )
 
 
@@ -242,7 +242,7 @@ def test_a_kv_cache_that_is_too_small_names_the_context_that_fits_where_it_is_kn
 def test_a_stage_of_vllm_has_its_figures_where_they_are_known(english: None) -> None:
     cache = {"tokens": 32768, "kv_cache_bytes": gib(2)}
 
-    assert words.clause(Message("vllm_weights", {"percent": 40})) == "the weights are loading: 40 %"
+    assert words.clause(Message("vllm_weights", {"percent": 40})) == "loading weights: 40 %"
     assert words.clause(Message("vllm_weights", {"percent": None})) == "loading weights"
     assert words.clause(Message("vllm_kv_cache", cache)) == "KV cache: 32,768 tokens, 2.0 GiB"
     assert words.clause(Message("vllm_kv_cache")) == "the KV cache is ready"

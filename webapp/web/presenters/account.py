@@ -75,7 +75,7 @@ def _session(session: Session, this: str | None) -> SessionRow:
         address=session.address or formats.unknown(),
         agent=session.agent[:AGENT_SHOWN] or formats.unknown(),
         used=_("last %(moment)s", moment=formats.moment(session.used_at, now)),
-        since=_("since %(moment)s", moment=formats.moment(session.created_at, now)),
+        since=_("signed in %(moment)s", moment=formats.moment(session.created_at, now)),
         is_this=session.id == this,
     )
 
@@ -89,10 +89,10 @@ def _token(token: ApiToken) -> TokenRow:
         used=_("not used yet")
         if token.used_at is None
         else _("last %(moment)s", moment=formats.moment(token.used_at, now)),
-        until=_("for ever") if token.expires_at is None else until(token.expires_at, now),
+        until=_("never expires") if token.expires_at is None else until(token.expires_at, now),
         is_over=not token.is_open(now),
     )
 
 
 def _lasting(days: int) -> str:
-    return ngettext("%(num)s day", "%(num)s days", days) if days else _("for ever")
+    return ngettext("%(num)s day", "%(num)s days", days) if days else _("never expires")

@@ -156,7 +156,7 @@ def _value(detail: Detail, value: str) -> str:
     if detail is Detail.ANSWER:
         return words.word(words.RELEASE_ANSWERS, value)
     if detail is Detail.DAYS and value == "0":
-        return _("for ever")
+        return _("never expires")
     if detail is Detail.IDLE and value == "0":
         return _("never")
     return _moment(value) if detail is Detail.LEASE else value

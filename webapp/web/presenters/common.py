@@ -47,7 +47,7 @@ def ended(text: str) -> str:
 
 def quantizing_note() -> str:
     """Return why vLLM mode has no INT8 and no 4 bits."""
-    return _("INT8 and 4 bits are made by bitsandbytes while loading, so they exist in Transformers mode only.")
+    return _("bitsandbytes quantizes to INT8 and 4-bit while loading, so these exist in Transformers mode only.")
 
 
 def short_name(model_id: str) -> str:

@@ -144,7 +144,7 @@ def _metrics(reading: Reading) -> tuple[Metric, ...]:
         Metric("total", whole, formats.gibs(reading.total_bytes)),
         Metric("used", _("Used"), formats.gibs(used)),
         Metric("free", _("Available"), formats.gibs(reading.free_bytes)),
-        Metric("percent", _("Utilization"), formats.percent(used_percent(reading))),
+        Metric("percent", _("Memory used"), formats.percent(used_percent(reading))),
     )
 
 
@@ -182,6 +182,6 @@ def _note(ledger: Ledger | None) -> str | None:
     if ledger is None or not ledger.overcommitted_bytes:
         return None
     return _(
-        "The processes together claim %(size)s more than is used: shared memory is counted for each of them.",
+        "The processes together report %(size)s more than is used: shared memory is counted for each of them.",
         size=formats.size(ledger.overcommitted_bytes),
     )

@@ -53,8 +53,8 @@ def emergency_view(preview: EmergencyPreview) -> EmergencyView:
     """Return the view of a preview."""
     unlisted_workers = ngettext("%(num)s helper process", "%(num)s helper processes", preview.unlisted_workers)
     tickets = ngettext(
-        "%(num)s request that waits for room is paused and does not start by itself.",
-        "%(num)s requests that wait for room are paused and do not start by themselves.",
+        "%(num)s queued model is paused and will not start until resumed.",
+        "%(num)s queued models are paused and will not start until resumed.",
         preview.launches,
     )
     return EmergencyView(

@@ -130,10 +130,10 @@ def receipt_sum(receipts: Sequence[Receipt]) -> ResultLine | None:
         return None
     freed = [receipt.freed_bytes for receipt in receipts if receipt.freed_bytes is not None]
     if len(freed) < len(receipts):
-        return ResultLine(_("How much memory came back is not known."), ok=False)
+        return ResultLine(_("How much memory was freed is unknown."), ok=False)
     expected = [receipt.expected_bytes for receipt in receipts if receipt.expected_bytes is not None]
     text = _(
-        "%(freed)s of %(expected)s came back in %(time)s.",
+        "%(freed)s of %(expected)s freed in %(time)s.",
         freed=formats.size(sum(freed)),
         expected=formats.size(sum(expected) if len(expected) == len(receipts) else None),
         time=formats.duration(max(receipt.seconds for receipt in receipts)),

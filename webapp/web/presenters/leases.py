@@ -122,7 +122,7 @@ def lease_choices(chosen: str, now: float, *, as_it_is: bool = False) -> tuple[T
         lease_form.AT_TIME: _("until a time…"),
     }
     if as_it_is:
-        labels = {lease_form.AS_IT_IS: _("as it is"), **labels}
+        labels = {lease_form.AS_IT_IS: _("keep as is"), **labels}
     passed = set() if lease_form.evening_is_ahead(now) else {lease_form.TO_EVENING}
     return tuple(
         TermChoice(value, label, value == chosen)
@@ -211,9 +211,9 @@ def _why_not(instance: Instance, now: float) -> Iterator[str]:
     if lease.until is not None and lease.runs(now):
         until = formats.moment(lease.until, now)
         left = formats.whole_duration(lease.until - now)
-        yield _("Leased until %(until)s, for another %(left)s.", until=until, left=left)
+        yield _("Leased until %(until)s, %(left)s left.", until=until, left=left)
     if lease.reason:
-        yield _("What for: %(reason)s.", reason=lease.reason)
+        yield _("Purpose: %(reason)s.", reason=lease.reason)
     if instance.in_flight:
         yield _("The model is answering now.")
     elif instance.in_flight is None:
@@ -227,7 +227,7 @@ def _pending(instance: Instance, actor: str) -> str:
     if asked is None:
         return ""
     if asked.asker == actor:
-        return _("You have asked already. The answer will appear on the page.")
+        return _("You have already asked. The answer will appear on this page.")
     return _("%(asker)s is already asking for this model. Wait for the owner's answer.", asker=asked.asker)
 
 

@@ -73,7 +73,7 @@ def load_anyway_view(form: LaunchForm, snapshot: Snapshot, controller: Controlle
 def _problem(plan: Plan) -> str | None:
     if plan.refusal is not None:
         return words.say(plan.refusal)
-    return _("There is enough memory now: the model can be loaded as usual.") if plan.overruled is None else None
+    return _("There is enough memory now; you can load the model.") if plan.overruled is None else None
 
 
 def _neighbours(plan: Plan, snapshot: Snapshot) -> Iterator[Neighbour]:

@@ -36,16 +36,16 @@ REFUSED: Final[Mapping[str, str]] = {
     ModeUnavailable.code: N_("This mode is not available here."),
     ModelUnsuitable.code: N_("This model cannot be loaded."),
     CONFIRM: N_("First confirm unloading other people’s models."),
-    Busy.code: N_("An operation is running on the device. Wait for it to finish."),
+    Busy.code: N_("An operation is running on the device. Wait for it to end."),
     OTHER: N_("The reason is given above."),
 }
 """Why the button cannot be pressed, by the code of the refusal; the plan above it says more."""
 QUEUED: Final[Mapping[str, str]] = {
     NotEnoughMemory.code: N_("Not enough memory right now. The model will load when there is enough."),
-    InstanceInUse.code: N_("The space is taken. The model will load when it is free."),
-    InstanceLeased.code: N_("The space is taken. The model will load when it is free."),
+    InstanceInUse.code: N_("The memory is in use. The model will load when it is free."),
+    InstanceLeased.code: N_("The memory is in use. The model will load when it is free."),
     CoolingDown.code: N_("The model will load after the pause."),
-    Busy.code: N_("An operation is running on the device. The model will load after it."),
+    Busy.code: N_("An operation is running on the device. The model will load when it ends."),
     OTHER: N_("The model will load when that becomes possible."),
 }
 """What it waits for in the queue."""
@@ -76,7 +76,7 @@ def not_possible() -> MainButton:
 
 def under_way() -> MainButton:
     """Return the button while the person's own load of this model runs."""
-    return MainButton(_("Loading…"), _("Your operation is under way."), can_press=False)
+    return MainButton(_("Loading…"), _("Your operation is in progress."), can_press=False)
 
 
 def obstacle(plan: Plan, snapshot: Snapshot) -> str | None:
@@ -127,9 +127,11 @@ def _in_queue(waiting: AlreadyWaiting, snapshot: Snapshot) -> MainButton:
     place = formats.number(int(str(waiting.params["place"])))
     hint = _("Position in the queue: %(place)s. The model will load automatically.", place=place)
     if ticket is not None and not ticket.starts_by_itself:
-        hint = _("Position in the queue: %(place)s. The page will tell you when the model fits.", place=place)
+        hint = _("Position in the queue: %(place)s. You will be notified when the model fits.", place=place)
     elif ticket is not None and ticket.paused_by is not None:
-        hint = _("Position in the queue: %(place)s. The request is paused and will not start by itself.", place=place)
+        hint = _(
+            "Position in the queue: %(place)s. It is paused and will not start until somebody resumes it.", place=place
+        )
     return MainButton(_("Already queued"), hint, can_press=False)
 
 

@@ -92,7 +92,7 @@ def _facts(operation: Operation) -> tuple[Fact, ...]:
         (_("Ended"), ended),
         (_("Model"), operation.model_id),
         (_("Mode"), None if operation.mode is None else words.word(words.MODES, operation.mode)),
-        (_("Where"), words.capital(where(operation.devices)) if operation.devices else None),
+        (_("Device"), words.capital(where(operation.devices)) if operation.devices else None),
         (_("Unloaded to make room"), ", ".join(operation.evicted)),
         (_("Cancelled by"), operation.cancel_requested_by),
         (_("Id"), operation.id),
@@ -135,9 +135,9 @@ def _receipt(receipt: Receipt) -> ReceiptCard:
         verdict=_verdict(receipt, ok=ok),
         facts=(
             Fact(_("Expected"), formats.size(receipt.expected_bytes)),
-            Fact(_("Came back"), formats.size(receipt.freed_bytes)),
-            Fact(_("Of that, the model itself"), formats.size(receipt.model_freed_bytes)),
-            Fact(_("Neighbours meanwhile"), _others(receipt.others_bytes)),
+            Fact(_("Freed"), formats.size(receipt.freed_bytes)),
+            Fact(_("Of that, the model"), formats.size(receipt.model_freed_bytes)),
+            Fact(_("Other processes meanwhile"), _others(receipt.others_bytes)),
             Fact(_("Time taken"), formats.duration(receipt.seconds)),
         ),
         held=tuple(_held(holder) for holder in receipt.still_held_by),
@@ -146,10 +146,10 @@ def _receipt(receipt: Receipt) -> ReceiptCard:
 
 def _verdict(receipt: Receipt, *, ok: bool) -> str:
     if receipt.freed_bytes is None:
-        return _("not known: the device cannot be read")
+        return _("unknown: the device cannot be read")
     if ok:
-        return _("the memory came back")
-    return _("not all came back") if receipt.settled is False else _("a part is still held")
+        return _("the memory was freed")
+    return _("not all of it was freed") if receipt.settled is False else _("part of it is still held")
 
 
 def _others(size: int | None) -> str:
@@ -160,11 +160,11 @@ def _others(size: int | None) -> str:
         return _("changed nothing")
     if size > 0:
         return _("took %(size)s", size=formats.size(size))
-    return _("gave back %(size)s", size=formats.size(-size))
+    return _("freed %(size)s", size=formats.size(-size))
 
 
 def _held(holder: HeldBy) -> HeldRow:
-    user = holder.user or _("user unknown")
+    user = holder.user or _("unknown user")
     state = "" if holder.state is None else f" · {holder.state}"
     return HeldRow(
         size=formats.size(holder.used_bytes),

@@ -246,7 +246,7 @@ def _percent(operation: Operation) -> int | None:
 
 def _sentence(operation: Operation) -> str:
     if operation.cancel_requested_by is not None and operation.is_running:
-        return _("%(actor)s asked to cancel: putting everything in order.", actor=operation.cancel_requested_by)
+        return _("%(actor)s asked to cancel; cleaning up.", actor=operation.cancel_requested_by)
     if operation.is_running:
         return _running_sentence(operation)
     said = [words.say(message) for message in (operation.error, operation.outcome) if message is not None]
@@ -257,14 +257,14 @@ def _running_sentence(operation: Operation) -> str:
     if operation.error is not None:
         return words.say(operation.error)
     if operation.is_in_grace:
-        return _("Nothing has been touched yet: you can still stop this.")
+        return _("Nothing has changed yet: you can still stop this.")
     if operation.kind is OperationKind.SWITCH and operation.evicted:
         return _(
-            "Unloaded: %(models)s. If the launch fails, everything comes back as it was.",
+            "Unloaded: %(models)s. If loading fails, they are restored.",
             models=", ".join(short_name(model) for model in operation.evicted),
         )
     if operation.kind is OperationKind.EMERGENCY:
-        return _("Everything that this program started is being ended. Other people's processes stay.")
+        return _("Stopping everything that Warden started. Other people’s processes are left alone.")
     return ""
 
 
@@ -289,10 +289,10 @@ def _receipt_line(receipt: Receipt) -> ResultLine:
     if receipt.freed_bytes is None:
         device = words.capital(words.device_label(receipt.device_id))
         return ResultLine(
-            _("%(device)s: how much came back is unknown, the device cannot be read", device=device), ok=False
+            _("%(device)s: how much was freed is unknown, the device cannot be read", device=device), ok=False
         )
     text = _(
-        "%(device)s: %(freed)s of %(expected)s came back in %(time)s",
+        "%(device)s: %(freed)s of %(expected)s freed in %(time)s",
         device=words.capital(words.device_label(receipt.device_id)),
         freed=formats.size(receipt.freed_bytes),
         expected=formats.size(receipt.expected_bytes),

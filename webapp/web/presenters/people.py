@@ -76,10 +76,10 @@ def _row(person: Person, me: Identity) -> PersonRow:
         role=person.role.value,
         role_word=words.word(words.ROLES, person.role),
         roles=role_choices(person.role),
-        seen=_("not seen yet")
+        seen=_("not seen here yet")
         if person.seen_at is None
         else _("last %(moment)s", moment=formats.moment(person.seen_at, now)),
-        since=_("account since %(moment)s", moment=formats.moment(person.created_at, now)),
+        since=_("created %(moment)s", moment=formats.moment(person.created_at, now)),
         disabled=person.disabled,
         by_proxy=not person.has_password,
         is_me=person.id == me.person_id,

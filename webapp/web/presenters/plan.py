@@ -397,7 +397,7 @@ def _who_waits(plan: Plan, snapshot: Snapshot) -> Iterator[str]:
     first = next((one.launch for one in snapshot.waiting if one.devices & devices), None)
     if plan.refusal is None and first is not None:
         name = short_name(first.request.model_id)
-        yield _("%(actor)s is already waiting for room here (%(model)s).", actor=first.actor, model=name)
+        yield _("%(actor)s is already queued for this device (%(model)s).", actor=first.actor, model=name)
 
 
 def _refusal(plan: Plan, snapshot: Snapshot) -> str | None:
@@ -467,7 +467,7 @@ def _load_peak(footprint: Footprint) -> str | None:
     if footprint.required_bytes <= footprint.total_bytes:
         return None
     return _(
-        "Loading takes %(peak)s for a moment, more than running does: this peak decides.",
+        "Loading needs %(peak)s for a moment, more than running does: this peak decides.",
         peak=formats.size(footprint.load_peak_bytes),
     )
 

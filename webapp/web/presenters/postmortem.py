@@ -185,14 +185,14 @@ def _name(line: HolderLine) -> str:
     if line.model_id is not None:
         return line.model_id
     if line.instance_id is not None:
-        return _("a model or process of this program")
+        return _("a Warden model or process")
     return line.command or _("process %(pid)s", pid=line.pid)
 
 
 def _detail(line: HolderLine) -> str:
     if line.kind is None:
         return ""
-    said = [] if line.is_own else [line.user or _("user unknown")]
+    said = [] if line.is_own else [line.user or _("unknown user")]
     if line.is_own:
         said.append(_("this model"))
     if line.container_id is not None and line.kind is HolderKind.FOREIGN:

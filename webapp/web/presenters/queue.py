@@ -114,24 +114,24 @@ def _behind(queued: QueueEntry) -> str:
         return ""
     if queued.why is None:
         return _(
-            "There is room, but %(actor)s has waited longer for the same device (%(model)s).",
+            "There is room, but %(actor)s joined the queue for the same device earlier (%(model)s).",
             actor=other.actor,
             model=short_name(other.request.model_id),
         )
-    return _("Before it: %(actor)s, %(model)s.", actor=other.actor, model=short_name(other.request.model_id))
+    return _("Ahead in the queue: %(actor)s, %(model)s.", actor=other.actor, model=short_name(other.request.model_id))
 
 
 def _how(launch: QueuedLaunch) -> str:
     if launch.state is QueueState.STARTING:
         return ""
-    return _("starts by itself") if launch.starts_by_itself else _("only tells")
+    return _("starts automatically") if launch.starts_by_itself else _("notify only")
 
 
 def _paused(launch: QueuedLaunch) -> str:
     if launch.paused_by is None or launch.state is QueueState.STARTING:
         return ""
     return _(
-        "Paused by the emergency clean-up of %(actor)s. It does not start by itself until somebody lets it go on.",
+        "Paused by an emergency clean-up that %(actor)s started. It will not start until somebody resumes it.",
         actor=launch.paused_by,
     )
 
@@ -140,7 +140,7 @@ def _news(launch: QueuedLaunch) -> str:
     model = short_name(launch.request.model_id)
     if launch.state is QueueState.READY:
         return _("%(model)s fits now and can be started.", model=model)
-    return _("There is room for %(model)s, it is starting.", model=model) if launch.state is QueueState.STARTING else ""
+    return _("There is room for %(model)s; it is starting.", model=model) if launch.state is QueueState.STARTING else ""
 
 
 def _is_satisfied(launch: QueuedLaunch) -> bool:
@@ -151,7 +151,9 @@ def _ended(launch: QueuedLaunch) -> EndedQueueRow:
     why = "" if launch.outcome is None else words.say(launch.outcome)
     word = words.word(words.TICKET_STATES, launch.state)
     satisfied, model = _is_satisfied(launch), short_name(launch.request.model_id)
-    news = why if satisfied else _("%(model)s waited in vain: %(why)s", model=model, why=why or word)
+    news = (
+        why if satisfied else _("%(model)s could not be loaded from the queue: %(why)s", model=model, why=why or word)
+    )
     return EndedQueueRow(
         id=launch.id,
         model=launch.request.model_id,

@@ -343,9 +343,9 @@ def _patterns(layers: Iterable[Layer]) -> dict[Layer, str]:
 
 def _name(layer: Layer) -> str:
     if layer.is_rest:
-        return _("other people's other processes") if layer.kind is LedgerKind.FOREIGN else _("other models")
+        return _("other people’s remaining processes") if layer.kind is LedgerKind.FOREIGN else _("other models")
     if layer.name is None and layer.kind is LedgerKind.WORKER:
-        return _("Warden's own processes")  # a self-test's
+        return _("Warden’s own processes")  # a self-test's
     if layer.name is None:
         return words.word(words.LEDGER, layer.kind)
     if layer.kind is LedgerKind.FOREIGN:
@@ -466,7 +466,7 @@ def _summary(track: Track, columns: Sequence[Point]) -> str:
     total = fullest.total_bytes or 0
     span = _("the last hour") if track.span is Span.HOUR else _("the last week")
     text = _(
-        "%(device)s in %(span)s: at most %(used)s of %(total)s were in use (%(when)s).",
+        "%(device)s in %(span)s: at most %(used)s of %(total)s was in use (%(when)s).",
         device=words.capital(words.device_label(track.device_id)),
         span=span,
         used=formats.size(total - (fullest.free_bytes or 0)),
@@ -484,4 +484,4 @@ def _free_line(known: Sequence[Point]) -> str:
     readings = sum(column.readings for column in known)
     mean = sum(column.free_sum_bytes for column in known) / readings if readings else None
     least = min(column.free_bytes or 0 for column in known)
-    return _("at least %(least)s, %(mean)s on average", least=formats.size(least), mean=formats.size(mean))
+    return _("minimum %(least)s, mean %(mean)s", least=formats.size(least), mean=formats.size(mean))

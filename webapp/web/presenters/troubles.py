@@ -122,7 +122,7 @@ def operation_trouble(operation: Operation) -> TroubleView | None:
     if trouble is Trouble.NEIGHBOUR:
         return TroubleView(trouble.value, tuple(_ways_beside(operation, form)))
     ways = _ways(trouble, form, contained=operation.mode != Mode.TRANSFORMERS)
-    return TroubleView(trouble.value, (*_fitting(operation, _("Load what would have fitted")), *ways))
+    return TroubleView(trouble.value, (*_fitting(operation, _("Load with settings that fit")), *ways))
 
 
 def _outcome_trouble(operation: Operation) -> TroubleView | None:
@@ -159,11 +159,11 @@ def _ways_beside(operation: Operation, form: LaunchForm) -> Iterable[TroubleActi
     """The same again, once the neighbour has let go; what fits beside him; or room made by unloading something."""
     again = form if operation.request is None else LaunchForm.of(replace(operation.request, unload=()))
     yield TroubleAction(
-        "again", TroubleActionKind.FILL, _("Try again"), again.query, _("once the neighbour has given the memory back")
+        "again", TroubleActionKind.FILL, _("Try again"), again.query, _("when the other process frees the memory")
     )
-    yield from _fitting(operation, _("Load what fits beside it")) or (_lighter(),)
+    yield from _fitting(operation, _("Load what fits next to it")) or (_lighter(),)
     held = "vllm" if operation.mode == Mode.VLLM else "transformers"
-    yield TroubleAction("unload", TroubleActionKind.PLACE, _("Unload a model that is not needed"), held)
+    yield TroubleAction("unload", TroubleActionKind.PLACE, _("Unload a model you don’t need"), held)
     yield _memory()
 
 
@@ -192,12 +192,12 @@ def _clean() -> TroubleAction:
 
 
 def _emergency() -> TroubleAction:
-    hint = _("first shows what it would end")
+    hint = _("shows first what it would stop")
     return TroubleAction("emergency", TroubleActionKind.SUBMIT, "🚨 " + _("Emergency clean-up"), "emergency-form", hint)
 
 
 def _lighter() -> TroubleAction:
-    return TroubleAction("lighter", TroubleActionKind.PLACE, _("Take a lighter model"), "models")
+    return TroubleAction("lighter", TroubleActionKind.PLACE, _("Choose a smaller model"), "models")
 
 
 def _other_mode(form: LaunchForm) -> tuple[TroubleAction, ...]:
@@ -216,7 +216,7 @@ def _cached() -> TroubleAction:
         TroubleActionKind.PLACE,
         _("Find the model in the cache"),
         "models",
-        _("it also says there if its files are not in order"),
+        _("problems with the files are shown there, too"),
     )
 
 
@@ -236,12 +236,14 @@ def _docker_list() -> TroubleAction:
 def _docker() -> tuple[TroubleAction, ...]:
     return (
         _docker_list(),
-        TroubleAction("docker-status", TroubleActionKind.COMMAND, _("Whether the Docker service runs"), DOCKER_STATUS),
+        TroubleAction(
+            "docker-status", TroubleActionKind.COMMAND, _("Check that the Docker service is running"), DOCKER_STATUS
+        ),
         TroubleAction(
             "docker-restart",
             TroubleActionKind.COMMAND,
             _("Restart the Docker service"),
             DOCKER_RESTART,
-            _("stops every container on the server, other people's too"),
+            _("stops every container on the server, including other people’s"),
         ),
     )

@@ -78,9 +78,9 @@ def test_receipts_are_summed_and_one_that_is_unknown_makes_the_sum_unknown(engli
 
     assert receipt_sum(()) is None
     assert both is not None
-    assert (both.text.replace("\u00a0", " "), both.ok) == ("5.0 GiB of 8.0 GiB came back in 30 s.", False)
+    assert (both.text.replace("\u00a0", " "), both.ok) == ("5.0 GiB of 8.0 GiB freed in 30 s.", False)
     assert unknown is not None
-    assert (unknown.text, unknown.ok) == ("How much memory came back is not known.", False)
+    assert (unknown.text, unknown.ok) == ("How much memory was freed is unknown.", False)
 
 
 def test_the_choices_are_what_is_kept_and_what_was_asked_for(russian: None) -> None:
@@ -115,7 +115,7 @@ def test_a_step_tells_when_it_began_how_long_it_took_and_what_it_said(english: N
 def test_a_receipt_says_what_the_neighbours_did(russian: None, others: int | None, words: str) -> None:
     page = operation_page(replace(ENDED, receipts=(replace(RECEIPT, others_bytes=others),)))
 
-    assert facts(page)["Соседи за это время"] == words
+    assert facts(page)["Другие процессы за это время"] == words
 
 
 def test_a_receipt_names_everybody_who_still_holds_memory(russian: None) -> None:

@@ -65,7 +65,7 @@ def test_a_process_of_ours_without_a_model_is_not_called_one() -> None:
     view = timeline_view(of(at(1e6, {Who(LedgerKind.WORKER, "spare"): 1})))
 
     assert view.chart is not None
-    assert "служебные процессы панели" in {layer.name for layer in view.chart.layers}
+    assert "служебные процессы Warden" in {layer.name for layer in view.chart.layers}
 
 
 def test_a_peak_inside_a_bucket_is_in_the_legend() -> None:
