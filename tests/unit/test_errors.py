@@ -66,7 +66,7 @@ def test_a_sentence_names_only_what_its_error_may_carry(cls: type[WardenError]) 
 
 
 def test_a_terminal_gets_the_same_sentence_with_plain_values() -> None:
-    assert english("last_administrator", {"person": "anna"}).startswith("anna is the last administrator")
+    assert english("last_administrator", {"person": "anna"}).startswith("anna is the only administrator")
     assert "4.0 GiB" in english("cannot_wait", {"model": "m", "needed_bytes": 4 * 2**30, "most_bytes": None})
     assert "n/a" in english("cannot_wait", {})
 

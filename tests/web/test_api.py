@@ -349,7 +349,7 @@ def test_a_refusal_is_a_problem_with_its_code_and_values(client: FlaskClient, co
     assert (answer.status_code, answer.mimetype) == (409, "application/problem+json")
     assert answer.json is not None
     assert answer.json["code"] == "busy"
-    assert answer.json["title"] == "Another operation runs"
+    assert answer.json["title"] == "Another operation is running"
     assert "started by ivan" in answer.json["detail"]
     assert answer.json["params"] == {
         "operation": "op1", "kind": "switch", "actor": "ivan", "since": 5.0, "step": "launch", "model": "m",

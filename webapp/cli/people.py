@@ -281,7 +281,7 @@ def remove_user(name: str, yes: bool, new: bool) -> None:
         if not yes:
             click.confirm(f"Remove {person.name} ({person.role})?", abort=True)
         gone = accounts.remove(name)
-    kept = "has lost its tokens and is disabled, not removed: the proxy would make it anew"
+    kept = "has lost its tokens and is disabled, not removed: the proxy would create it again"
     click.echo(f"{person.name} is removed." if gone else f"{person.name} {kept}.")
 
 
@@ -320,7 +320,7 @@ def list_tokens(as_json: bool, new: bool) -> None:
         click.echo(json.dumps([_token_document(token, names) for token in found], indent=2))
         return
     rows = [
-        (t.id, names.get(t.person_id, ""), t.name, t.scope.value, _shown(t.used_at), _shown(t.expires_at) or "for ever")
+        (t.id, names.get(t.person_id, ""), t.name, t.scope.value, _shown(t.used_at), _shown(t.expires_at) or "never")
         for t in found
     ]
     _print_table(("Id", "Owner", "Label", "Scope", "Last use", "Until"), rows)

@@ -207,7 +207,7 @@ def test_removing_whom_only_the_proxy_signs_in_disables_and_says_so() -> None:
     result = warden("users", "remove", "anna", "--yes")
 
     assert result.exit_code == 0
-    assert "anna has lost its tokens and is disabled, not removed: the proxy would make it anew." in result.output
+    assert "anna has lost its tokens and is disabled, not removed: the proxy would create it again." in result.output
     assert users()["anna"]["disabled"]
     assert "without a password is disabled instead" in warden("users", "remove", "--help").output
 
@@ -219,9 +219,9 @@ def test_the_name_of_the_machines_user_is_given_here() -> None:
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        (("users", "role", "boss", "viewer"), "boss is the last administrator"),
-        (("users", "disable", "boss"), "boss is the last administrator"),
-        (("users", "remove", "boss", "--yes"), "boss is the last administrator"),
+        (("users", "role", "boss", "viewer"), "boss is the only administrator"),
+        (("users", "disable", "boss"), "boss is the only administrator"),
+        (("users", "remove", "boss", "--yes"), "boss is the only administrator"),
         (("users", "add", "BOSS"), "The name BOSS is taken"),
         (("users", "add", "warden"), "The name warden is taken"),
         (("users", "add", "a b"), "The field “name” cannot be “a b”"),

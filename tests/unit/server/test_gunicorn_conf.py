@@ -198,8 +198,8 @@ def test_idle_connections_take_no_thread(serve: Callable[..., Server]) -> None:
 @pytest.mark.parametrize(
     ("problem", "sentence"),
     [
-        ("running", "Warden cannot start: process 7 is a Warden that holds /state."),
-        ("database", "Warden cannot start: the database does not answer (the disk is full)."),
+        ("running", "Warden cannot start: process 7 is a Warden that uses /state."),
+        ("database", "Warden cannot start: the database is not responding (the disk is full)."),
     ],
 )
 def test_a_refused_start_ends_the_server_with_one_sentence(
