@@ -17,6 +17,6 @@ def test_each_kind_of_memory_has_a_colour_in_bar_and_legend(kind: LedgerKind) ->
     rules = (CSS / "components" / "ledger.css").read_text()
     tokens = (CSS / "tokens.css").read_text()
 
-    (fill,) = re.findall(rf"\.fill-{kind}(?:, [^{{]+)? {{ fill: var\((--c-[a-z]+)\)", rules)
+    (fill,) = re.findall(rf"\.fill-{kind}(?:, [^{{]+)? {{\s*fill: var\((--c-[a-z]+)\)", rules)
     assert tokens.count(f"{fill}: #") == 2  # light and dark
     assert f".dot--{kind} " in rules
