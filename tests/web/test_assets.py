@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urljoin
 
 import pytest
 from flask import Flask
@@ -41,6 +42,22 @@ def test_each_file_is_in_the_sheet_once_and_the_layers_come_in_order(sheet: str)
     assert [path for path, text in files.items() if sheet.count(text) != 1] == []
     assert layers == sorted(layers, key=LAYERS.index)
     assert re.sub(r"/\*.*?\*/\s*", "", sheet, flags=re.DOTALL).startswith("@layer tokens, base, layout,")
+
+
+def test_each_module_is_imported_and_carries_the_mark_of_the_one_that_imports_it(client: FlaskClient) -> None:
+    (address,) = re.findall(r'<script type="module" src="([^"]+)"></script>', client.get("/").text)
+    waiting, seen = [address], set()
+    while waiting:
+        address = waiting.pop()
+        seen.add(address)
+        with client.get(address) as answer:
+            assert answer.mimetype in ("text/javascript", "application/javascript")
+            assert "immutable" in answer.headers["Cache-Control"]
+            imported = re.findall(r'^import .*?"(.+?)";$', answer.get_data(as_text=True), flags=re.MULTILINE)
+        assert all(name.startswith("./") for name in imported)
+        waiting += {urljoin(address, name) for name in imported} - seen
+
+    assert {PurePosixPath(address).name for address in seen} == {path.name for path in JS.iterdir()}
 
 
 def test_an_address_is_kept_under_the_mark_of_the_present_files_alone(client: FlaskClient) -> None:

@@ -113,7 +113,7 @@ def duration(seconds: float | None) -> str:
 
 
 def whole_duration(seconds: float) -> str:
-    """Return a length of time in whole units, two at most. ``static/js/app.js`` counts on in the same form."""
+    """Return a length of time in whole units, two at most. ``static/js/clock.js`` counts on in the same form."""
     left = max(0, int(seconds))
     if left < MINUTE_S:
         return _with_unit(str(left), _("s"))

@@ -1,0 +1,13 @@
+// The banner of messages to the person: the tab's title says how many there are.
+
+const notices = document.getElementById("notices");
+const title = document.title;
+
+const countInTitle = () => {
+  const count = notices.querySelectorAll(".banner").length;
+  document.title = count ? `(${count}) ${title}` : title;
+};
+if (notices) {
+  countInTitle();
+  new MutationObserver(countInTitle).observe(notices, {childList: true, subtree: true});
+}
