@@ -412,6 +412,10 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
         N_("already queued"),
         N_("Already queued: %(model)s, position %(place)s."),
     ),
+    "request_id_reused": ErrorText(
+        N_("the request id was used already"),
+        N_("The id %(request_id)s belongs to an earlier request with other values. Send a new request under a new id."),
+    ),
     "cannot_wait": ErrorText(
         N_("this request cannot be queued"),
         N_(

@@ -45,6 +45,7 @@
     │   ├── Superseded                  an emergency took the operation's claims over
     │   ├── QueueFull                   the queue is full
     │   ├── AlreadyWaiting              the same person has queued the same launch
+    │   ├── RequestIdReused             the request id belongs to another request
     │   ├── CannotWait                  it would not fit on an empty device either
     │   ├── TicketEnded                 the queued launch has left the queue
     │   ├── ForeignTicket               the queued launch belongs to another person
@@ -344,6 +345,13 @@ class QueueFull(Refused):
 
 class AlreadyWaiting(Refused):
     """The same person has already queued the same launch. Params: ticket, model, place."""
+
+
+class RequestIdReused(Refused):
+    """The same person has sent another request under this request id.
+
+    Params: request_id, and the operation or the ticket that the other one began.
+    """
 
 
 class CannotWait(Refused):

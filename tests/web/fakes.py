@@ -13,6 +13,7 @@ from typing import Any
 from webapp.audit.trail import Audit
 from webapp.control.contract import EmergencyPreview, Health, Notice, Question, Snapshot, Terms
 from webapp.control.leases import check_terms, refuse_kept
+from webapp.control.repeats import check_same_launch, check_same_switch
 from webapp.domain.audit import EVERYTHING, AuditEntry, AuditFilter
 from webapp.domain.calibration import UNCALIBRATED, Calibration
 from webapp.domain.idle import Quiet, idle_unload_in
@@ -213,6 +214,8 @@ class FakeController:
     grace: Grace | None = None
     """The seconds before the next operation acts."""
     calls: list[tuple[object, ...]] = field(default_factory=list)
+    sent: dict[tuple[str, str], Operation | QueuedLaunch] = field(default_factory=dict)
+    """What was begun under each person's request ids."""
     version: int = 0
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -336,14 +339,19 @@ class FakeController:
 
     # Acting
 
-    def switch(self, request: SwitchRequest, actor: str) -> Operation:
+    def switch(self, request: SwitchRequest, actor: str, request_id: str | None = None) -> Operation:
+        if request_id is not None and (begun := self.sent.get((actor, request_id))) is not None:
+            return check_same_switch(begun, request, request_id)
         check_terms(request.lease_until, request.reason, request.idle_minutes, time.time())
         planning_state = self._planning_state()
         error = refusal_of(plan_switch(request, planning_state, actor), planning_state)
         if error is not None:
             raise error
         begun = self._begin(OperationKind.SWITCH, actor, request)
-        return replace(begun, model_id=request.model_id, mode=request.mode.value)
+        begun = replace(begun, model_id=request.model_id, mode=request.mode.value)
+        if request_id is not None:
+            begun = self.sent[actor, request_id] = replace(begun, request=request)
+        return begun
 
     def restore(self, operation_id: str, actor: str) -> Operation:
         owing = self.operation(operation_id)
@@ -355,9 +363,14 @@ class FakeController:
         check_admissible(request, replace(self._planning_state(), actor=actor))
         check_place([one.launch for one in self.waiting], request, actor, self.ticket_limit)
 
-    def enqueue(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> QueueEntry:
+    def enqueue(
+        self, request: SwitchRequest, actor: str, *, starts_by_itself: bool, request_id: str | None = None
+    ) -> QueueEntry:
         if self.refusal is not None:
             raise self.refusal
+        if request_id is not None and (begun := self.sent.get((actor, request_id))) is not None:
+            same = check_same_launch(begun, request, request_id, starts_by_itself=starts_by_itself)
+            return next((one for one in self.waiting if one.launch.id == same.id), QueueEntry(same, 1))
         self.check_queueing(request, actor)
         planning_state = self._planning_state()
         self.calls.append(("take_ticket", actor, request, starts_by_itself))
@@ -365,6 +378,8 @@ class FakeController:
         made = QueuedLaunch(f"t{number}", number, request, actor, time.time(), starts_by_itself)
         launches = (*(one.launch for one in self.waiting), made)
         self.changed(waiting=line_up(launches, lambda launch, held: judge(launch, held, planning_state, {})))
+        if request_id is not None:
+            self.sent[actor, request_id] = made
         return self.waiting[-1]
 
     def leave_queue(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:

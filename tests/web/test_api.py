@@ -507,3 +507,39 @@ def test_a_failed_launch_keeps_the_last_lines_of_its_log(client: FlaskClient, co
     assert answer is not None
     assert answer["error"]["params"]["log"] == "line 1\nline 2"
     assert "line 1" not in answer["error"]["text"]
+
+
+def test_a_switch_that_is_sent_again_under_its_id_is_answered_with_the_first(
+    client: FlaskClient, controller: FakeController
+) -> None:
+    body = {**BODY, "request_id": "ci.run-7_a"}
+    first, again = (client.post("/api/v1/switch", json=body) for _ in range(2))
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json == again.json
+    assert first.headers["Location"] == again.headers["Location"]
+    assert len(controller.calls) == 1
+
+    other = client.post("/api/v1/switch", json={**body, "keep_others": True})
+    assert other.status_code == 409
+    assert other.json is not None
+    assert other.json["code"] == "request_id_reused"
+
+
+@pytest.mark.parametrize("path", ["/api/v1/queue", "/api/v1/tickets"])
+def test_a_launch_that_is_queued_again_under_its_id_has_one_place(
+    client: FlaskClient, full: FakeController, path: str
+) -> None:
+    body = {**BODY, "request_id": "r1"}
+    first, again = (client.post(path, json=body) for _ in range(2))
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json == again.json
+    assert len(full.waiting) == 1
+    assert client.post("/api/v1/switch", json=body).status_code == 409
+
+
+@pytest.mark.parametrize("request_id", ["", "a" * 65, "two words", "id\n", "ключ", 7])
+def test_a_request_id_is_short_and_plain(client: FlaskClient, request_id: object) -> None:
+    answer = client.post("/api/v1/switch", json={**BODY, "request_id": request_id})
+    assert answer.status_code == 422
+    assert answer.json is not None
+    assert answer.json["params"]["field"] == "request_id"

@@ -157,10 +157,11 @@ class ControllerApi(Protocol):
             UnknownDevice, UnknownInstance, UnknownModel, InvalidRequest
         """
 
-    def switch(self, request: SwitchRequest, actor: str) -> Operation:
+    def switch(self, request: SwitchRequest, actor: str, request_id: str | None = None) -> Operation:
         """Begin to load a model, unloading what the plan names; the operation is in the store when this returns.
 
-        Raises NotFound, Refused, InvalidRequest, Unavailable (NotStored: nothing was begun).
+        What ``actor`` has sent under ``request_id`` before is not begun again: its operation is returned, running or ended.
+        Raises NotFound, Refused (RequestIdReused: for another request), InvalidRequest, Unavailable (NotStored: nothing was begun).
         """
 
     def is_stored(self, operation_id: str) -> bool:
@@ -172,10 +173,14 @@ class ControllerApi(Protocol):
         Raises NotFound, InvalidRequest, Refused (what no waiting changes; QueueFull, AlreadyWaiting, CannotWait).
         """
 
-    def enqueue(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> QueueEntry:
+    def enqueue(
+        self, request: SwitchRequest, actor: str, *, starts_by_itself: bool, request_id: str | None = None
+    ) -> QueueEntry:
         """Let ``request`` wait until there is room; it then starts in ``actor``'s name, or its person is only told.
 
-        Raises NotFound, InvalidRequest, Refused (what no waiting changes; QueueFull, AlreadyWaiting, CannotWait), StoreUnavailable.
+        What ``actor`` has sent under ``request_id`` before is not queued again: it is returned, waiting or ended.
+        Raises NotFound, InvalidRequest, Refused (what no waiting changes; QueueFull, AlreadyWaiting, CannotWait,
+        RequestIdReused), StoreUnavailable.
         """
 
     def leave_queue(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:

@@ -24,11 +24,13 @@ from webapp.control import (
 )
 from webapp.control.context import Context, new_id, side_by_side, within
 from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
+from webapp.control.keeping import not_stored
 from webapp.control.leases import IDLE_ACTOR, Leasing, Terms, check_terms, lease_of, refuse_kept
 from webapp.control.lock import StateLock
 from webapp.control.pausing import QueuePause
 from webapp.control.queue import LaunchQueue, QueueCalls
 from webapp.control.reconcile import LateRuntimes, reconcile
+from webapp.control.repeats import Repeats, check_same_launch, check_same_switch
 from webapp.control.run import Outcome, Run, carry_out
 from webapp.control.standby import Standby
 from webapp.control.state import ControllerState, busy_with
@@ -68,6 +70,7 @@ from webapp.errors import (
     NothingToRestore,
     NotReady,
     OutOfMemory,
+    StoreUnavailable,
     Unavailable,
     UnknownContainer,
     UnknownDevice,
@@ -107,6 +110,7 @@ class Controller:
         self._cut_off = restoring.CutOff(context, lambda owing, owed: self._restore(owing, owed, IDLE_ACTOR))
         self._standby = Standby()
         self._versions = Versions()
+        self._repeats = Repeats(context.keeper)
         self._runs: dict[str, Run] = {}
         self._threads: dict[str, threading.Thread] = {}
 
@@ -303,9 +307,27 @@ class Controller:
 
     # Acting
 
-    def switch(self, request: SwitchRequest, actor: str) -> Operation:
+    def switch(self, request: SwitchRequest, actor: str, request_id: str | None = None) -> Operation:
         """See ``ControllerApi``."""
         request = _with_reason(request)
+        if request_id is None:
+            return self._switch(request, actor, None)
+        with self._repeats.alone(actor, request_id):
+            if (begun := self._begun_by(actor, request_id)) is not None:
+                return check_same_switch(begun, request, request_id)
+            return self._switch(request, actor, request_id)
+
+    def _begun_by(self, actor: str, request_id: str) -> Operation | QueuedLaunch | None:
+        """Return what ``actor`` began or queued under ``request_id``. Raises NotStored where the store cannot be asked."""
+        state, sent = self._state_store.state, (actor, request_id)
+        known = next((o for o in (*state.shown, *state.recent) if (o.actor, o.request_id) == sent), None)
+        try:
+            queued = self._queue.of_request(actor, request_id)
+            return known or queued or self._context.journal.of_request(actor, request_id)
+        except StoreUnavailable as exc:
+            raise not_stored(exc) from exc
+
+    def _switch(self, request: SwitchRequest, actor: str, request_id: str | None) -> Operation:
         check_terms(request.lease_until, request.reason, request.idle_minutes, self._context.clock())
         looked_again = False
         while True:
@@ -332,6 +354,7 @@ class Controller:
                 devices=devices,
                 request=request,
                 grace=given,
+                request_id=request_id,
             )
             run = Run(operation.id, self._context)
             if self._state_store.begin(operation, plan.touched, unchanged_since=state, is_pending=True):
@@ -362,11 +385,24 @@ class Controller:
         """See ``ControllerApi``."""
         self._queue.check(request, actor)
 
-    def enqueue(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> QueueEntry:
+    def enqueue(
+        self, request: SwitchRequest, actor: str, *, starts_by_itself: bool, request_id: str | None = None
+    ) -> QueueEntry:
         """See ``ControllerApi``."""
         request = _with_reason(request)
+        if request_id is None:
+            return self._enqueue(request, actor, starts_by_itself, None)
+        with self._repeats.alone(actor, request_id):
+            if (begun := self._begun_by(actor, request_id)) is not None:
+                same = check_same_launch(begun, request, request_id, starts_by_itself=starts_by_itself)
+                return self._queue.entry(same)
+            return self._enqueue(request, actor, starts_by_itself, request_id)
+
+    def _enqueue(
+        self, request: SwitchRequest, actor: str, starts_by_itself: bool, request_id: str | None
+    ) -> QueueEntry:
         check_terms(request.lease_until, request.reason, request.idle_minutes, self._context.clock())
-        return self._queue.take(request, actor, starts_by_itself=starts_by_itself)
+        return self._queue.take(request, actor, starts_by_itself=starts_by_itself, request_id=request_id)
 
     def leave_queue(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:
         """See ``ControllerApi``."""

@@ -29,6 +29,9 @@ class OperationStore(Protocol):
     def operation(self, operation_id: str) -> Operation | None:
         """Return an operation or ``None``. Raises StoreUnavailable."""
 
+    def operation_of_request(self, actor: str, request_id: str) -> Operation | None:
+        """Return what ``actor`` began under ``request_id`` or ``None``. Raises StoreUnavailable."""
+
     def operations(
         self, limit: int, where: OperationFilter = ANY_OPERATION, before: str | None = None
     ) -> tuple[Operation, ...]:
@@ -54,6 +57,8 @@ class Journal:
         """Operations that the store has as running."""
         self._lost: set[str] = set()
         """Operations whose newest value will not be written."""
+        self._dropped: set[str] = set()
+        """Operations that were not begun, and that the store may still have: a write of one came through late."""
 
     def record(self, operation: Operation) -> None:
         """Have ``operation`` written; never waits."""
@@ -84,7 +89,13 @@ class Journal:
         with self._lock:
             self._unwritten.pop(operation.id, None)
             self._begun.discard(operation.id)
-        self._keeper.later(_key(operation.id), lambda: self._store.drop_operation(operation.id))
+            self._dropped.add(operation.id)
+        self._keeper.later(_key(operation.id), lambda: self._delete(operation.id))
+
+    def _delete(self, operation_id: str) -> None:
+        self._store.drop_operation(operation_id)
+        with self._lock:
+            self._dropped.discard(operation_id)
 
     def is_written(self, operation_id: str) -> bool:
         """Whether an operation that was recorded is in the store; its newest step may be on its way there."""
@@ -158,6 +169,16 @@ class Journal:
     def find(self, operation_id: str) -> Operation | None:
         """Return an operation or ``None``. Raises StoreUnavailable."""
         return self._unwritten.get(operation_id) or self._store.operation(operation_id)
+
+    def of_request(self, actor: str, request_id: str) -> Operation | None:
+        """Return what ``actor`` began under ``request_id`` or ``None``. Raises StoreUnavailable."""
+        with self._lock:
+            dropped = frozenset(self._dropped)
+            unwritten = tuple(self._unwritten.values())
+        sent = (actor, request_id)
+        found = next((o for o in unwritten if (o.actor, o.request_id) == sent), None)
+        found = found or self._store.operation_of_request(actor, request_id)
+        return None if found is None or found.id in dropped else found
 
     def newest(
         self, limit: int, where: OperationFilter = ANY_OPERATION, before: str | None = None

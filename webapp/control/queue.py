@@ -167,7 +167,9 @@ class LaunchQueue:
         check_admissible(request, self._context.planning_state(actor=actor))
         check_place(self._launches.values(), request, actor, self._context.settings.ticket_limit)
 
-    def take(self, request: SwitchRequest, actor: str, *, starts_by_itself: bool) -> QueueEntry:
+    def take(
+        self, request: SwitchRequest, actor: str, *, starts_by_itself: bool, request_id: str | None = None
+    ) -> QueueEntry:
         """Take a ticket; it is in the store when this returns, and nowhere when this raises.
 
         Raises:
@@ -178,7 +180,7 @@ class LaunchQueue:
         check_admissible(request, self._context.planning_state(actor=actor))
         try:
             self._read()
-            launch = self._enter(request, actor, starts_by_itself)
+            launch = self._enter(request, actor, starts_by_itself, request_id)
         except StoreUnavailable as exc:
             raise not_stored(exc) from exc
         try:
@@ -214,6 +216,19 @@ class LaunchQueue:
                 self._put(replace(launch, paused_by=None))
         self._show()
         return self._queued(ticket_id)
+
+    def of_request(self, actor: str, request_id: str) -> QueuedLaunch | None:
+        """Return what ``actor`` queued under ``request_id``, in the queue or among those that ended lately, or ``None``.
+
+        Raises StoreUnavailable: what an earlier Warden left is not known yet.
+        """
+        self._read()
+        sent = (actor, request_id)
+        return next((launch for launch in self._launches.values() if (launch.actor, launch.request_id) == sent), None)
+
+    def entry(self, launch: QueuedLaunch) -> QueueEntry:
+        """Return a ticket as last judged."""
+        return self._queued(launch.id)
 
     def is_stored(self, ticket_id: str) -> bool:
         """Whether the store has a ticket as it is."""
@@ -260,7 +275,9 @@ class LaunchQueue:
 
     # Tickets
 
-    def _enter(self, request: SwitchRequest, actor: str, starts_by_itself: bool) -> QueuedLaunch:
+    def _enter(
+        self, request: SwitchRequest, actor: str, starts_by_itself: bool, request_id: str | None
+    ) -> QueuedLaunch:
         limit = self._context.settings.ticket_limit
         with self._lock:
             check_place(self._launches.values(), request, actor, limit)
@@ -271,6 +288,7 @@ class LaunchQueue:
                 actor=actor,
                 created_at=self._context.clock(),
                 starts_by_itself=starts_by_itself,
+                request_id=request_id,
             )
             self._launches = {**self._launches, launch.id: launch}
             self._pending |= {launch.id}

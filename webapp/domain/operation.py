@@ -221,6 +221,8 @@ class Operation:
     """How its model ran out of memory: while it loaded, or at any later time."""
     grace: Grace | None = None
     """Set if other people's models are to be unloaded."""
+    request_id: str | None = None
+    """The id under which the actor's client sent the request, so that it can be sent again."""
 
     @property
     def is_running(self) -> bool:

@@ -158,6 +158,8 @@ class QueuedLaunch:
     ended_at: float | None = None
     outcome: Message | None = None
     """Why it ended, if its state does not say so."""
+    request_id: str | None = None
+    """The id under which the actor's client sent the request, so that it can be sent again."""
 
     @property
     def is_open(self) -> bool:

@@ -13,10 +13,12 @@ BATCH_SIZE_LIMIT: Final = 1024
 UNLOAD_LIMIT: Final = 100
 LONGEST_LEASE_S: Final = 30 * 86400.0
 LONGEST_PROMPT: Final = 20_000
+REQUEST_ID_LIMIT: Final = 64
 
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_LIMIT)]
 Name = Annotated[str, Field(max_length=NAME_LIMIT)]
 Text = Annotated[str, Field(max_length=TEXT_LIMIT)]
+RequestId = Annotated[str, Field(max_length=REQUEST_ID_LIMIT, pattern=r"^[A-Za-z0-9._-]+$")]
 Minutes = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -57,8 +59,17 @@ class Launch(Body):
     )
 
 
-class LaunchToQueue(Launch):
-    """A launch to queue: the fields of ``Launch``, and whether it starts automatically."""
+class LaunchOnce(Launch):
+    """A launch that can be sent again: the fields of ``Launch``, and an id that the client chooses."""
+
+    request_id: RequestId | None = Field(
+        default=None,
+        description="Letters, digits, `.`, `_`, `-`. The same person's second request under it begins nothing new.",
+    )
+
+
+class LaunchToQueue(LaunchOnce):
+    """A launch to queue: the fields of ``LaunchOnce``, and whether it starts automatically."""
 
     starts_by_itself: bool = Field(default=True, description="Start when there is room, or only notify its person.")
 

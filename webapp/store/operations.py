@@ -22,6 +22,7 @@ from webapp.errors import StoreUnavailable
 from webapp.store.database import Database
 from webapp.store.documents import DocumentError, dump, load
 from webapp.store.rows import readable
+from webapp.store.schema import operation_requests
 from webapp.store.schema import operations as table
 from webapp.store.texts import column_text
 from webapp.store.upsert import upsert
@@ -41,9 +42,11 @@ class OperationRepository:
         self._database = database
 
     def save_operation(self, operation: Operation) -> None:
-        """Insert ``operation``, or replace the one with its id."""
+        """Insert ``operation``, or replace the one with its id; its request id is stored in the same transaction."""
         with self._database.durable() as connection:
             upsert(connection, table, _row(operation))
+            if operation.request_id is not None:
+                upsert(connection, operation_requests, _request_row(operation))
 
     def drop_operation(self, operation_id: str) -> None:
         """Delete an operation that was not begun after all; idempotent."""
@@ -53,7 +56,15 @@ class OperationRepository:
     def operation(self, operation_id: str) -> Operation | None:
         """Return the operation ``operation_id`` or ``None``. Raises StoreUnavailable also if its document is
         unreadable."""
-        query = select(table.c.id, table.c.document).where(table.c.id == column_text(operation_id))
+        return self._one(select(table.c.id, table.c.document).where(table.c.id == column_text(operation_id)))
+
+    def operation_of_request(self, actor: str, request_id: str) -> Operation | None:
+        """Return the operation that ``actor`` began under ``request_id`` or ``None``; raises as ``operation`` does."""
+        sent = operation_requests.c
+        query = select(table.c.id, table.c.document).join(operation_requests, sent.operation_id == table.c.id)
+        return self._one(query.where(sent.actor == column_text(actor), sent.request_id == request_id))
+
+    def _one(self, query: Select[Any]) -> Operation | None:
         with self._database.begin() as connection:
             row = connection.execute(query).first()
         if row is None:
@@ -139,6 +150,14 @@ def _row(operation: Operation) -> dict[str, str | float | None]:
         "started_at": operation.started_at,
         "ended_at": operation.ended_at,
         "document": dump(operation),
+    }
+
+
+def _request_row(operation: Operation) -> dict[str, str | None]:
+    return {
+        "actor": column_text(operation.actor),
+        "request_id": operation.request_id,
+        "operation_id": column_text(operation.id),
     }
 
 

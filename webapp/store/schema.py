@@ -18,7 +18,7 @@ from sqlalchemy import (
     event,
 )
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest revision in ``migrations/versions``; a test compares. Kept here so that a start need not import Alembic
 to ask."""
 
@@ -41,6 +41,16 @@ operations = Table(
     Index("operations_by_end", "ended_at"),
 )
 """One row an operation. ``document`` is the whole value; the other columns repeat what is searched by."""
+
+operation_requests = Table(
+    "operation_requests",
+    metadata,
+    Column("actor", Text, primary_key=True),
+    Column("request_id", Text, primary_key=True),
+    Column("operation_id", Text, ForeignKey("operations.id", ondelete="CASCADE"), nullable=False),
+    Index("operation_requests_by_operation", "operation_id"),
+)
+"""One row an operation that was sent under a request id. The row goes with the operation's."""
 
 revisions = Table(
     "alembic_version",

@@ -82,7 +82,7 @@ ASK: Final = Command(
 SWITCH: Final = Command(
     Permission.SWITCH,
     Act(Action.SWITCH, recording.model_asked_for, recording.SWITCH_FIELDS),
-    (*_NO_ROOM, *_NO_RECORD),
+    (*_NO_ROOM, errors.RequestIdReused, *_NO_RECORD),
 )
 RESTORE: Final = Command(
     Permission.SWITCH,
@@ -138,7 +138,7 @@ CANCEL: Final = Command(
 ENQUEUE: Final = Command(
     Permission.SWITCH,
     Act(Action.TICKET_MADE, recording.new_ticket, recording.TICKET_FIELDS),
-    (*_NO_ROOM, errors.QueueFull, errors.AlreadyWaiting, errors.CannotWait, *_NO_RECORD),
+    (*_NO_ROOM, errors.QueueFull, errors.AlreadyWaiting, errors.CannotWait, errors.RequestIdReused, *_NO_RECORD),
 )
 LEAVE_QUEUE: Final = Command(
     Permission.CANCEL,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,11 @@ class Bench:
             monotonic=lambda: time.monotonic() + self.ahead_s,
         )
         self.controller = Controller(self.context, StateLock(settings.state_dir))
+
+    def rebuild(self, **parts: object) -> None:
+        """Make the controller anew over other parts."""
+        self.context = replace(self.context, **parts)  # type: ignore[arg-type]
+        self.controller = Controller(self.context, StateLock(self.settings.state_dir))
 
     def at(self, seconds: float) -> None:
         """Let it be so many seconds after the start of the test, by both clocks; Warden looks every few of the last two minutes."""

@@ -596,6 +596,11 @@ class FakeStore:
         self._fail()
         return self.saved.get(operation_id)
 
+    def operation_of_request(self, actor: str, request_id: str) -> Operation | None:
+        self._fail()
+        sent = (actor, request_id)
+        return next((o for o in self.saved.values() if (o.actor, o.request_id) == sent), None)
+
     def operations(
         self, limit: int, where: OperationFilter = ANY_OPERATION, before: str | None = None
     ) -> tuple[Operation, ...]:

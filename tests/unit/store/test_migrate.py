@@ -122,6 +122,25 @@ def test_a_database_that_was_made_at_once_takes_the_next_revision(
     assert rows(file, "SELECT id, note FROM operations") == [("op-001", None)]
 
 
+def test_operations_of_a_version_without_request_ids_have_none(tmp_path: Path) -> None:
+    file = tmp_path / "earlier.db"
+    upgrade(file, MIGRATIONS, "0007")
+    edit(
+        file,
+        "INSERT INTO operations (id, kind, actor, state, started_at, ended_at, document) VALUES ('op-001', 'clean', "
+        '\'anna\', \'succeeded\', 1, 2, \'{"id": "op-001", "kind": "clean", "actor": "anna", '
+        '"state": "succeeded", "started_at": 1, "ended_at": 2}\')',
+    )
+    database = reopened(file)
+    repository = OperationRepository(database)
+    earlier = repository.operation("op-001")
+    assert earlier is not None
+    assert earlier.request_id is None
+    repository.save_operation(operation(2, request_id="r1"))
+    assert repository.operation_of_request("anna", "r1") == operation(2, request_id="r1")
+    database.close()
+
+
 @pytest.mark.parametrize("taken", ["TABLE operations (id TEXT)", "VIEW alembic_version AS SELECT 1"])
 def test_tables_that_cannot_all_be_made_leave_nothing_behind(tmp_path: Path, taken: str) -> None:
     """By the revisions, where a table is there; at once, where none is."""
@@ -161,13 +180,13 @@ def migrated(tmp_path: Path) -> Path:
     return database
 
 
-def upgrade(file: Path, migrations: Path) -> None:
+def upgrade(file: Path, migrations: Path, revision: str = "head") -> None:
     """Run the revisions of a folder as an update does."""
     engine = create_engine(url(file))
     with engine.begin() as connection:
         config = Config(attributes={"connection": connection})
         config.set_main_option("script_location", str(migrations))
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
     engine.dispose()
 
 

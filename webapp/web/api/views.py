@@ -109,9 +109,9 @@ def plan(body: schema.Launch) -> schema.Plan:
     summary=N_("Load a model"),
     answer=schema.AcceptedOperation,
     status=202,
-    body=schema.Launch,
+    body=schema.LaunchOnce,
 )
-def switch(body: schema.Launch) -> Located:
+def switch(body: schema.LaunchOnce) -> Located:
     """Load a model, and unload what it replaces. Returns 202 with the operation.
 
     Without ``keep_others`` your own models on the chosen device are unloaded; with it, only the instances that
@@ -119,10 +119,13 @@ def switch(body: schema.Launch) -> Located:
     otherwise the answer is 409 ``confirmation_needed`` with ``models`` and ``instances`` (ids, comma-separated) in
     ``params``. With ``load_anyway`` a memory shortage does not stop the switch. While nothing is touched yet, ``grace``
     says ``until`` when, which ``instances`` will be unloaded, and which ``owners`` can cancel.
+
+    A client that got no answer sends the same body with the same ``request_id`` again: the answer is 202 with the
+    operation that the first request began, also after a restart. 409 ``request_id_reused`` if the body differs.
     """
     asked = bodies.switch_request(body)
     require_override(asked.override_reason)
-    return _accepted(controller().switch(asked, current_actor()))
+    return _accepted(controller().switch(asked, current_actor(), body.request_id))
 
 
 @call(
@@ -461,12 +464,15 @@ def enqueue(body: schema.LaunchToQueue) -> Located:
     """Queue a switch that cannot start now. Returns 201 with the queued launch.
 
     409 ``queue_full``, ``already_waiting`` or ``cannot_wait``; 503 ``not_stored`` if it could not be stored and so was
-    not queued.
+    not queued. ``request_id`` is as in a switch, until the launch is no longer listed.
     """
     asked = bodies.switch_request(body)
-    queued = controller().enqueue(asked, current_actor(), starts_by_itself=body.starts_by_itself)
+    queued = controller().enqueue(
+        asked, current_actor(), starts_by_itself=body.starts_by_itself, request_id=body.request_id
+    )
     where = f"{request.script_root}{request.path}/{queued.launch.id}"
-    return Located(documents.queued_launch(queued.launch, queued), where)
+    entry = queued if queued.launch.is_open else None
+    return Located(documents.queued_launch(queued.launch, entry), where)
 
 
 @call(

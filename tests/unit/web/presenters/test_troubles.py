@@ -45,6 +45,7 @@ NOT_TROUBLES = {
     "ticket_ended": "gone already",
     "already_waiting": "names its place",
     "queue_full": "names the limit",
+    "request_id_reused": "says what to do",
     "cannot_wait": "the plan has the ways out",
     "foreign_ticket": "names its person",
     "stopping": "Warden is about to end",
