@@ -77,13 +77,13 @@ class _OwnSandbox:
         self._database = Database(settings.database)
         self._transformers = TransformersRuntime(settings, launcher)
         self._catalog = Catalog(settings.hf_cache, settings.cache_poll_s)
-        keeper = Keeper(self._database)
+        keeper, state_store = Keeper(self._database), StateStore()
         self.controller = Controller(
             Context(
                 settings=settings,
-                state_store=StateStore(),
+                state_store=state_store,
                 keeper=keeper,
-                journal=Journal(OperationRepository(self._database), keeper),
+                journal=Journal(OperationRepository(self._database), keeper, state_store),
                 monitor=monitor,
                 catalog=self._catalog,
                 runtimes={Mode.TRANSFORMERS: self._transformers},
@@ -206,7 +206,7 @@ class Services:
     """All parts of a running Warden. The constructor stores; ``start`` and ``stop`` do. ``make_journal`` is a seam."""
 
     def __init__(
-        self, settings: Settings, make_journal: Callable[[OperationRepository, Keeper], Journal] = Journal
+        self, settings: Settings, make_journal: Callable[[OperationRepository, Keeper, StateStore], Journal] = Journal
     ) -> None:
         self.settings = settings
         self._lock = StateLock(settings.state_dir, shown_database(settings.database))
@@ -241,7 +241,7 @@ class Services:
                 settings=settings,
                 state_store=self._state_store,
                 keeper=self._keeper,
-                journal=make_journal(operations, self._keeper),
+                journal=make_journal(operations, self._keeper, self._state_store),
                 monitor=self._monitor,
                 catalog=self._catalog,
                 runtimes=_runtimes(self._transformers, self._vllm),

@@ -24,6 +24,7 @@ from webapp.control import (
 )
 from webapp.control.context import Context, new_id, side_by_side, within
 from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
+from webapp.control.events import InstanceChanged, InstanceRemoved, OperationEnded
 from webapp.control.keeping import not_stored
 from webapp.control.leases import IDLE_ACTOR, Leasing, Terms, check_terms, lease_of, refuse_kept
 from webapp.control.lock import StateLock
@@ -113,6 +114,10 @@ class Controller:
         self._repeats = Repeats(context.keeper)
         self._runs: dict[str, Run] = {}
         self._threads: dict[str, threading.Thread] = {}
+        events = context.state_store.events
+        events.subscribe(OperationEnded, lambda event: self._queue.nudge())
+        events.subscribe(InstanceRemoved, lambda event: self._queue.nudge())
+        events.subscribe(InstanceChanged, self._note_terms)
 
     # Life
 
@@ -488,9 +493,7 @@ class Controller:
 
     def answer_release(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
         """See ``ControllerApi``."""
-        answered = self._leasing.answer(instance_id, answer, word, actor)
-        self._queue.nudge()
-        return answered
+        return self._leasing.answer(instance_id, answer, word, actor)
 
     def keep(self, instance_id: str, actor: str) -> Instance:
         """See ``ControllerApi``."""
@@ -608,6 +611,10 @@ class Controller:
         for instance_id in self._leasing.look():
             self._unload_idle(instance_id)
 
+    def _note_terms(self, event: InstanceChanged) -> None:
+        if event.instance.lease != event.before.lease:
+            self._queue.nudge()
+
     def _unload_idle(self, instance_id: str) -> None:
         """Unload a model that nobody has used for long; while its devices are claimed it waits for another round."""
         state = self._state_store.state
@@ -711,7 +718,6 @@ class Controller:
         finally:
             self._runs.pop(run.id, None)
             self._threads.pop(run.id, None)
-            self._queue.nudge()
 
     def _end_operations(self) -> None:
         """Cancel what runs, so that it puts things back; what takes too long is cut off and found at the next start."""

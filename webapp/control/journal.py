@@ -7,7 +7,9 @@ import threading
 from contextlib import suppress
 from typing import Protocol
 
+from webapp.control.events import OperationStored
 from webapp.control.keeping import DRAIN_S, Keeper
+from webapp.control.state import StateStore
 from webapp.domain.operation import ANY_OPERATION, Operation, OperationFilter, OperationValues
 from webapp.errors import NotStored, StoreUnavailable
 
@@ -47,9 +49,10 @@ class OperationStore(Protocol):
 class Journal:
     """Has operations written by the keeper: only the newest of several values of one, and never a running one after an ended one."""
 
-    def __init__(self, store: OperationStore, keeper: Keeper) -> None:
+    def __init__(self, store: OperationStore, keeper: Keeper, state_store: StateStore) -> None:
         self._store = store
         self._keeper = keeper
+        self._state_store = state_store
         self._lock = threading.Lock()
         self._unwritten: dict[str, Operation] = {}
         self._ended: set[str] = set()
@@ -144,6 +147,8 @@ class Journal:
             self._lost.discard(operation.id)
             (self._begun.add if operation.is_running else self._begun.discard)(operation.id)
         self._forget(operation)
+        self._state_store.events.note((OperationStored(self._state_store.state.version, operation),))
+        self._state_store.events.tell()
 
     def _forget(self, written: Operation) -> None:
         with self._lock:

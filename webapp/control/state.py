@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from webapp.control.events import (
+    Event,
+    Events,
+    InstanceChanged,
+    InstanceListed,
+    InstanceRemoved,
+    OperationBegun,
+    OperationChanged,
+    OperationEnded,
+)
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.lease import Lease
 from webapp.domain.operation import Operation, OperationKind
@@ -44,6 +56,7 @@ class StateStore:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._state = ControllerState()
+        self.events = Events()
 
     @property
     def state(self) -> ControllerState:
@@ -67,7 +80,7 @@ class StateStore:
             Stopping: no operation is accepted now.
         """
         names = tuple(claims)
-        with self._lock:
+        with self._locked():
             state = self._state
             if not state.accepting:
                 raise Stopping
@@ -79,7 +92,7 @@ class StateStore:
 
     def confirm(self, operation_id: str) -> Operation:
         """Let everybody see an operation that was pending. Raises Superseded where an emergency has ended it meanwhile."""
-        with self._lock:
+        with self._locked():
             operation = self._state.running.get(operation_id)
             if operation is None:
                 raise Superseded(operation=operation_id)
@@ -88,7 +101,7 @@ class StateStore:
 
     def withdraw(self, operation_id: str) -> bool:
         """Take back an operation that was pending, with its claims; False where an emergency has ended it meanwhile."""
-        with self._lock:
+        with self._locked():
             state = self._state
             if operation_id not in state.running:
                 return False
@@ -98,7 +111,7 @@ class StateStore:
     def claim(self, operation_id: str, claims: Iterable[str]) -> None:
         """Claim more for a running operation, all or nothing. Raises Busy, Superseded."""
         names = tuple(claims)
-        with self._lock:
+        with self._locked():
             state = self._state
             if operation_id not in state.running:
                 raise Superseded(operation=operation_id)
@@ -116,7 +129,7 @@ class StateStore:
             Busy: another emergency runs.
             Stopping: no operation is accepted now.
         """
-        with self._lock:
+        with self._locked():
             state = self._state
             if not state.accepting:
                 raise Stopping
@@ -127,12 +140,12 @@ class StateStore:
             cleared = replace(
                 state, running={}, claims={}, pending=frozenset(), recent=_newest((*ended, *state.recent))
             )
-            self._enter(cleared, operation, (*state.claims, *claims))
+            self._enter(cleared, operation, (*state.claims, *claims), ended=ended)
             return ended
 
     def update(self, operation_id: str, change: Callable[[Operation], Operation]) -> Operation:
         """Replace a running operation by ``change`` of it. Raises Superseded when it runs no longer."""
-        with self._lock:
+        with self._locked():
             operation = self._state.running.get(operation_id)
             if operation is None:
                 raise Superseded(operation=operation_id)
@@ -142,13 +155,14 @@ class StateStore:
 
     def end(self, operation_id: str, change: Callable[[Operation], Operation]) -> Operation:
         """End a running operation with ``change`` and give its claims back. Raises Superseded when it runs no longer."""
-        with self._lock:
+        with self._locked():
             state = self._state
             operation = state.running.get(operation_id)
             if operation is None:
                 raise Superseded(operation=operation_id)
             changed = change(operation)
-            self._set(**_without(state, operation_id), recent=_newest((changed, *state.recent)))
+            recent = _newest((changed, *state.recent))
+            self._commit(replace(state, **_without(state, operation_id), recent=recent), ended=(changed,))
             return changed
 
     def request_cancel(self, operation_id: str, actor: str, *, as_owner: bool = False) -> Operation:
@@ -156,7 +170,7 @@ class StateStore:
 
         Raises UnknownOperation, NotCancellable, NotYours, TooLate.
         """
-        with self._lock:
+        with self._locked():
             operation = self._state.running.get(operation_id)
             if operation is None:
                 ended = next((o for o in self._state.recent if o.id == operation_id), None)
@@ -173,7 +187,7 @@ class StateStore:
 
     def amend(self, operation: Operation) -> None:
         """Replace an operation that has ended, where it is still at hand: something became known of it later."""
-        with self._lock:
+        with self._locked():
             self._set(recent=tuple(operation if o.id == operation.id else o for o in self._state.recent))
 
     def put(self, instance: Instance, *, operation_id: str | None = None) -> None:
@@ -181,7 +195,7 @@ class StateStore:
 
         With ``operation_id``: raises Superseded when that runs no longer.
         """
-        with self._lock:
+        with self._locked():
             if operation_id is not None and operation_id not in self._state.running:
                 raise Superseded(operation=operation_id)
             listed = self._state.instances.get(instance.id)
@@ -190,7 +204,7 @@ class StateStore:
 
     def change(self, instance_id: str, change: Callable[[Instance], Instance]) -> Instance:
         """Replace an instance by ``change`` of it. Raises UnknownInstance."""
-        with self._lock:
+        with self._locked():
             instance = self._listed(instance_id)
             changed = change(instance)
             if changed != instance:
@@ -204,7 +218,7 @@ class StateStore:
 
         Raises UnknownInstance, Superseded, and what ``refuse`` raises.
         """
-        with self._lock:
+        with self._locked():
             if operation_id not in self._state.running:
                 raise Superseded(operation=operation_id)
             listed = tuple(self._listed(instance_id) for instance_id in instance_ids)
@@ -216,7 +230,7 @@ class StateStore:
 
     def change_in_state(self, instance_id: str, state: InstanceState, change: Callable[[Instance], Instance]) -> bool:
         """Replace an instance by ``change`` of it if it is still in ``state``; else do nothing and return False."""
-        with self._lock:
+        with self._locked():
             instance = self._state.instances.get(instance_id)
             if instance is None or instance.state is not state:
                 return False
@@ -227,25 +241,25 @@ class StateStore:
 
     def remove(self, instance_id: str) -> None:
         """Take an instance off the list; idempotent."""
-        with self._lock:
+        with self._locked():
             if instance_id in self._state.instances:
                 rest = {key: value for key, value in self._state.instances.items() if key != instance_id}
                 self._set(instances=rest)
 
     def set_cooldown(self, model_id: str, cooldown: Cooldown | None) -> None:
         """Set or clear a model's cool-down."""
-        with self._lock:
+        with self._locked():
             rest = {key: value for key, value in self._state.cooldowns.items() if key != model_id}
             self._set(cooldowns=rest if cooldown is None else {**rest, model_id: cooldown})
 
     def accept(self, accepting: bool) -> None:
         """Open or close the door for operations."""
-        with self._lock:
+        with self._locked():
             self._set(accepting=accepting)
 
     def set_recent(self, operations: Iterable[Operation]) -> None:
         """Set the ended operations (from the store, at the start)."""
-        with self._lock:
+        with self._locked():
             self._set(recent=_newest(operations))
 
     def _listed(self, instance_id: str) -> Instance:
@@ -255,18 +269,70 @@ class StateStore:
         return instance
 
     def _enter(
-        self, state: ControllerState, operation: Operation, names: tuple[str, ...], *, is_pending: bool = False
+        self,
+        state: ControllerState,
+        operation: Operation,
+        names: tuple[str, ...],
+        *,
+        is_pending: bool = False,
+        ended: tuple[Operation, ...] = (),
     ) -> None:
         claims = {**state.claims, **dict.fromkeys(names, operation.id)}
         running = {**state.running, operation.id: operation}
         pending = state.pending | {operation.id} if is_pending else state.pending
-        self._state = replace(state, version=state.version + 1, running=running, claims=claims, pending=pending)
+        self._commit(replace(state, running=running, claims=claims, pending=pending), ended)
 
     def _set(self, **changes: object) -> None:
-        self._state = replace(self._state, version=self._state.version + 1, **changes)  # type: ignore[arg-type]
+        self._commit(replace(self._state, **changes))  # type: ignore[arg-type]
+
+    def _commit(self, state: ControllerState, ended: tuple[Operation, ...] = ()) -> None:
+        """Replace the state, and note what has changed: the one place where either is done."""
+        before, version = self._state, self._state.version + 1
+        self._state = replace(state, version=version)
+        self.events.note(changes(before, self._state, ended))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock for the block, and tell what it has changed once the lock is free."""
+        with self._lock:
+            yield
+        self.events.tell()
 
 
-def _without(state: ControllerState, operation_id: str) -> dict[str, object]:
+def changes(before: ControllerState, after: ControllerState, ended: tuple[Operation, ...]) -> Iterator[Event]:
+    """Yield what has happened between two states that follow each other; ``ended`` are the operations that it has ended."""
+    version = after.version
+    shown = {operation.id: operation for operation in before.shown}
+    for operation in ended:
+        yield OperationEnded(version, operation)
+    for operation in after.shown:
+        if operation.id not in shown:
+            yield OperationBegun(version, operation)
+        elif operation is not shown[operation.id]:
+            yield OperationChanged(version, operation)
+    if not ended and after.recent is not before.recent:
+        known = {operation.id: operation for operation in before.recent}
+        for operation in after.recent:
+            if known.get(operation.id, operation) is not operation:
+                yield OperationChanged(version, operation)
+    if after.instances is not before.instances:
+        yield from _instance_changes(before, after)
+
+
+def _instance_changes(before: ControllerState, after: ControllerState) -> Iterator[Event]:
+    version = after.version
+    for instance_id, instance in after.instances.items():
+        was = before.instances.get(instance_id)
+        if was is None:
+            yield InstanceListed(version, instance)
+        elif was is not instance:
+            yield InstanceChanged(version, was, instance)
+    for instance_id, instance in before.instances.items():
+        if instance_id not in after.instances:
+            yield InstanceRemoved(version, instance)
+
+
+def _without(state: ControllerState, operation_id: str) -> dict[str, Any]:
     """What changes when an operation runs no longer: its claims are free."""
     return {
         "running": {key: value for key, value in state.running.items() if key != operation_id},

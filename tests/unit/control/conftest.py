@@ -64,7 +64,7 @@ class Bench:
             settings=settings,
             state_store=self.state_store,
             keeper=self.keeper,
-            journal=Journal(self.store, self.keeper),
+            journal=Journal(self.store, self.keeper, self.state_store),
             monitor=self.monitor,
             catalog=self.catalog,
             runtimes={Mode.TRANSFORMERS: self.runtime, Mode.VLLM: self.vllm},

@@ -11,6 +11,7 @@ import pytest
 from tests.unit.control.fakes import FakeStore, Gate
 from webapp.control.journal import Journal
 from webapp.control.keeping import PENDING_LIMIT, Keeper
+from webapp.control.state import StateStore
 from webapp.domain.operation import Operation, OperationFilter, OperationKind, OperationState
 from webapp.errors import NotStored, StoreUnavailable
 from webapp.message import Message
@@ -40,7 +41,7 @@ def keeper(store: FakeStore) -> Iterator[Keeper]:
 
 @pytest.fixture
 def journal(store: FakeStore, keeper: Keeper) -> Journal:
-    return Journal(store, keeper)
+    return Journal(store, keeper, StateStore())
 
 
 def hold(store: FakeStore, journal: Journal) -> Gate:

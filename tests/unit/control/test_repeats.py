@@ -71,7 +71,7 @@ class SqliteBench(Bench):
         keeper = Keeper(self.database, deadline_s=5)
         self.rebuild(
             keeper=keeper,
-            journal=Journal(wrap(self.operations), keeper),  # type: ignore[arg-type]
+            journal=Journal(wrap(self.operations), keeper, self.state_store),  # type: ignore[arg-type]
             queue_store=wrap(QueueRepository(self.database)),
         )
 

@@ -73,12 +73,12 @@ class FakeSandboxes:
             update={"state_dir": self.folder, "memory_limit_gib": limit_bytes / GIB, "on_stop": "unload"}
         )
         store = FakeStore()
-        keeper = Keeper(store)
+        keeper, state_store = Keeper(store), StateStore()
         context = Context(
             settings=settings,
-            state_store=StateStore(),
+            state_store=state_store,
             keeper=keeper,
-            journal=Journal(store, keeper),
+            journal=Journal(store, keeper, state_store),
             monitor=self.bench.monitor,
             catalog=catalog,
             runtimes={Mode.TRANSFORMERS: self.runtime},
