@@ -1,8 +1,9 @@
 """The one place where the web layer records who did what: every address that changes something declares what it does.
 
-``@records(Action.X, target, …)`` stands at each such view, ``@changes_nothing`` at an unsafe one that changes nothing; an application with
-a view that says neither is not made. One entry is made of a request once it is answered, refused or not. Of what was sent only the
-fields are kept that a view names, so no password, key or prompt gets in.
+``@does(COMMAND)`` or ``@records(Action.X, target, …)`` stands at each such view, ``@changes_nothing`` at an unsafe one
+that changes nothing; an application with a view that says neither is not made. One entry is made of a request once it
+is answered, refused or not. Of what was sent only the fields are kept that a view names, so no password, key or prompt
+gets in.
 """
 
 from __future__ import annotations

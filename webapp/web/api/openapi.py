@@ -16,7 +16,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from pydantic_core import to_json
 
 from webapp import __version__, schema
-from webapp.domain.people import LOWEST, Permission
+from webapp.domain.people import LOWEST, Permission, Role
 from webapp.error_texts import ERROR_TEXTS
 from webapp.errors import (
     Forbidden,
@@ -253,7 +253,7 @@ class CallRow:
 
     routes: tuple[str, ...]
     summary: str
-    role: str
+    who: str
     body: str | None
     query: tuple[FieldRow, ...]
     status: int
@@ -270,14 +270,13 @@ def _groups() -> Mapping[str, list[CallRow]]:
 
 
 def _row(each: Call) -> CallRow:
-    lowest = LOWEST[each.command.right]
     own: dict[int, dict[str, str]] = {}
     for error in dict.fromkeys(_with_subclasses(each.command.refusals)):
         own.setdefault(status_of(error), {})[error.code] = words.error_title(error.code)
     return CallRow(
         routes=tuple(f"{method} {path}" for method, path in _routes(each)),
         summary=gettext(each.summary),
-        role=gettext("everybody") if lowest is None else words.word(words.ROLES, lowest),
+        who=_who(LOWEST[each.command.right]),
         body=None if each.body is None else each.body.__name__,
         query=() if each.query is None else tuple(_fields(each.query.model_json_schema())),
         status=each.status,
@@ -285,6 +284,13 @@ def _row(each: Call) -> CallRow:
         is_list=each.is_list,
         refusals=tuple((status, tuple(codes.items())) for status, codes in sorted(own.items())),
     )
+
+
+def _who(lowest: Role | None) -> str:
+    if lowest is None:
+        return gettext("everybody")
+    role = words.word(words.ROLES, lowest)
+    return role if lowest is Role.ADMINISTRATOR else gettext("%(role)s and above", role=role)
 
 
 def _models() -> Mapping[str, tuple[FieldRow, ...]]:
