@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from scripts.guide_blocks import commands
 from webapp.cli.main import main
 from webapp.settings import load_settings
 
@@ -66,3 +67,13 @@ def test_every_proxy_passes_on_what_warden_asks_for() -> None:
 
     for header in ("Host $http_host", "X-Forwarded-For $remote_addr", "X-Forwarded-Proto $scheme"):
         assert f"proxy_set_header {header};" in server
+
+
+def test_the_trial_of_the_guide_writes_its_files_and_types_its_commands() -> None:
+    script = "\n".join(commands(GUIDE))
+
+    for name in ("/etc/warden.toml", "/etc/systemd/system/warden.service", "/etc/nginx/sites-available/warden"):
+        assert f"cat >{name} <<" in script
+    assert "systemctl enable --now warden" in script
+    assert "caddy" not in script.lower()  # an alternative, in a section without a number
+    assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False).stderr == ""
