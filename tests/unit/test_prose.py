@@ -1,6 +1,7 @@
-"""Documents, docstrings and comments are free of phrases that a native technical writer would not use.
+"""Documents, docstrings, comments and the page's texts are free of phrases that a native technical writer would not use.
 
-``SOURCES`` is the list of checked texts, each a function that yields ``(place, text)``: texts of the page join it there.
+``SOURCES`` is the list of checked texts, each a function that yields ``(place, text)``. The Russian texts of the page
+have a list of their own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from babel.messages.pofile import read_po
 
 ROOT = Path(__file__).parents[2]
 Texts = Iterator[tuple[str, str]]
@@ -85,7 +87,36 @@ def code() -> Texts:
                 yield f"{path.relative_to(ROOT)}:{line}", QUOTED_CODE.sub("`…`", text)
 
 
-SOURCES: Mapping[str, Callable[[], Texts]] = {"documents": documents, "code": code}
+CATALOGUE = ROOT / "webapp" / "translations" / "ru" / "LC_MESSAGES" / "messages.po"
+BANNED_RUSSIAN: Mapping[str, str] = {
+    r"\bзаяв(?:к|ок)": "очередь, место в очереди",
+    r"\bсосед(?!н)": "соседний процесс",
+    r"\bкус(?:ок|ка|ков)\b": "фрагмент",
+    r"\bдогна(?:н|ть)": "завершён",
+    r"\bуборк": "очистка остатков",
+    r"\bотвали": "потеряна",
+    r"\bутилизаци": "занято памяти",
+    r"\bпанел": "Warden",
+    r"\b(?:эта|этой|самой) программ": "Warden",
+    r"\bвпритык\b": "на пределе",
+}
+
+
+def _catalogue(*, russian: bool) -> Texts:
+    """Yield every text of the page, with its English id as the place."""
+    with CATALOGUE.open("rb") as file:
+        for message in read_po(file):
+            texts = message.string if russian else message.id
+            for text in (texts,) if isinstance(texts, str) else texts or ():
+                yield f"text {message.id!r}" if message.id else "header", text if message.id else ""
+
+
+def english() -> Texts:
+    """Yield the English texts of the page."""
+    return _catalogue(russian=False)
+
+
+SOURCES: Mapping[str, Callable[[], Texts]] = {"documents": documents, "code": code, "page": english}
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -98,6 +129,24 @@ def test_no_banned_phrase_is_used(source: str) -> None:
     ]
 
     assert not found, "\n".join(found)
+
+
+def test_no_banned_phrase_is_used_in_russian() -> None:
+    found = [
+        f"{place}: “{text}” – пишите: {better}"
+        for place, text in _catalogue(russian=True)
+        for phrase, better in BANNED_RUSSIAN.items()
+        if re.search(phrase, text, re.IGNORECASE)
+    ]
+
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "text", ["2 заявки ждут", "вырос сосед", "Утилизация 2 %", "Карта отвалилась", "Панель открыта"]
+)
+def test_a_banned_russian_phrase_would_be_found(text: str) -> None:
+    assert any(re.search(phrase, text, re.IGNORECASE) for phrase in BANNED_RUSSIAN)
 
 
 @pytest.mark.parametrize(

@@ -407,9 +407,9 @@ def _print_status(status: Mapping[str, Any]) -> None:
         sizes = (_gib(device.get(f"{part}_bytes")) for part in ("total", "used", "free"))
         table.add_row(f"{device['id']} {device.get('name') or ''}".strip(), *sizes, device.get("level") or UNKNOWN)
     console.print(table)
-    _print_list("Loaded", (_instance_line(each) for each in status["instances"]))
+    _print_list("Loaded models", (_instance_line(each) for each in status["instances"]))
     _print_list(
-        "Running",
+        "Operations",
         (f"{each['kind']} by {each['actor']} since {each.get('started_at')}" for each in status["operations"]),
     )
 
@@ -417,12 +417,13 @@ def _print_status(status: Mapping[str, Any]) -> None:
 def _instance_line(instance: Mapping[str, Any]) -> str:
     held = instance.get("measured_bytes") or instance.get("predicted_bytes")
     where = ", ".join(instance.get("devices") or ())
-    return f"{instance['model']} ({instance['mode']}, {instance['state']}): {_gib(held)} on {where}, of {instance.get('owner')}"
+    return f"{instance['model']} ({instance['mode']}, {instance['state']}): {_gib(held)} on {where}, owner: {instance.get('owner')}"
 
 
 def _print_list(title: str, lines: Iterable[str]) -> None:
-    click.echo(f"{title}:")
-    for line in list(lines) or ["nothing"]:
+    shown = list(lines)
+    click.echo(f"{title}:" if shown else f"{title}: none")
+    for line in shown:
         click.echo(f"  {line}")
 
 

@@ -92,7 +92,7 @@ def test_status_shows_memory_models_and_what_runs(folder: Path) -> None:
     rows = [line.replace("│", " ").split() for line in result.output.splitlines()]
     assert ["gpu-0", "L40S", "48.00", "GiB", "12.00", "GiB", "36.00", "GiB", "good"] in rows
     assert ["gpu-1", "n/a", "n/a", "n/a", "n/a"] in rows
-    assert "org/small (transformers, ready): 2.00 GiB on gpu-0, of anna" in result.output
+    assert "org/small (transformers, ready): 2.00 GiB on gpu-0, owner: anna" in result.output
     assert "switch by boris since 2026-01-01T00:00:00Z" in result.output
 
 
