@@ -1,7 +1,8 @@
-"""Keeps the record of who did what: entries are handed over without waiting, and a thread of its own writes them down.
+"""Store the audit record: callers hand entries over without waiting, and a separate thread writes them.
 
-What cannot be written is tried again until it can; a stop writes what is left. What is refused over and over, and what nobody in
-particular does, is written once and then counted for a minute, so that a stranger cannot fill the disk.
+Entries that cannot be written are retried until they can; a stop writes the remaining ones. Repeated refusals, and
+actions of callers who are not signed in, are written once and then counted for a minute, so that a stranger cannot fill
+the disk.
 """
 
 from __future__ import annotations
@@ -33,40 +34,40 @@ from webapp.errors import StoreUnavailable
 log = logging.getLogger(__name__)
 
 ROUND_S: Final = 5.0
-"""How often is tried again what could not be written, and looked for counts that are over."""
+"""How often failed writes are retried, and expired counts are written."""
 TIDY_S: Final = 86_400.0
 """How often old entries are dropped."""
 DRAIN_S: Final = 5.0
-"""How long a stop waits for what is not written yet."""
+"""How long a stop waits for entries that are not written yet."""
 PENDING_LIMIT: Final = 10_000
-"""Entries that wait for a database that does not answer; what comes after that many is lost, and the log says so."""
+"""Entries that wait for an unresponsive database; further ones are lost, and the log says so."""
 REPEAT_S: Final = 60.0
-"""For so long the same again is counted instead of written."""
+"""For so long a repeated entry is counted instead of written."""
 COUNTED_LIMIT: Final = 256
-"""Different things that are counted at once; beyond that, targets and addresses are told apart no more."""
+"""Different entries that are counted at once; beyond that, targets and addresses are no longer distinguished."""
 
 Key = tuple[object, ...]
 
 
 class AuditStore(Protocol):
-    """What the record needs of the store. Every call raises StoreUnavailable."""
+    """The store's methods that the record uses. Every call raises StoreUnavailable."""
 
     def add(self, entries: Sequence[AuditEntry]) -> None:
         """Add entries in their order, all or none."""
 
     def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[AuditEntry, ...]:
-        """Return entries that ``where`` matches, newest first; with ``before`` those that were added before it."""
+        """Return entries that match ``where``, newest first; with ``before`` those that were added before it."""
 
     def people(self) -> tuple[str, ...]:
-        """Return the names of all who did something."""
+        """Return the names of all people who have entries."""
 
     def prune(self, before: float) -> int:
-        """Drop the entries that are older than ``before``."""
+        """Delete the entries that are older than ``before``."""
 
 
 @dataclass
 class _Counted:
-    """The same thing over and over: the first one is written, ``last`` is the newest of the ``more`` that followed."""
+    """A repeated entry: the first one is written, ``last`` is the newest of the ``more`` that followed."""
 
     begun_at: float
     last: AuditEntry
@@ -74,7 +75,7 @@ class _Counted:
 
 
 class Audit:
-    """The record. Safe to use from any thread; works without its thread too, where ``flush`` is called."""
+    """The audit record. Thread-safe; also works without its thread if ``flush`` is called."""
 
     def __init__(self, store: AuditStore, keep_s: float, clock: Callable[[], float] = time.time) -> None:
         self._store = store
@@ -92,13 +93,13 @@ class Audit:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the writing thread."""
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, name="warden-audit", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Write what is left, for some seconds at most, and end."""
+        """Write the remaining entries, for a few seconds at most, and stop."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None:
@@ -106,32 +107,32 @@ class Audit:
             self._thread = None
 
     def record(self, entry: AuditEntry) -> None:
-        """Have ``entry`` written; never waits."""
+        """Queue ``entry`` for writing; never waits."""
         with self._lock:
             if not self._is_repeated(entry):
                 self._append(entry)
         self._wake.set()
 
     def flush(self) -> None:
-        """Write what is not written yet. Raises StoreUnavailable; nothing is lost then."""
+        """Write the pending entries. Raises StoreUnavailable; no entry is lost then."""
         with self._writing:
             with self._lock:
                 entries = list(self._pending)
             self._store.add(entries)
             with self._lock:
-                del self._pending[: len(entries)]  # what came meanwhile stands behind them
+                del self._pending[: len(entries)]  # newer entries follow them
 
     def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[AuditEntry, ...]:
-        """Return entries that ``where`` matches, newest first, what was just done with them. Raises StoreUnavailable."""
+        """Return entries that match ``where``, newest first, including pending ones. Raises StoreUnavailable."""
         self.flush()
         return self._store.entries(limit, where, before)
 
     def people(self) -> tuple[str, ...]:
-        """Return the names of all who did something. Raises StoreUnavailable."""
+        """Return the names of all people who have entries. Raises StoreUnavailable."""
         return self._store.people()
 
     def look(self) -> None:
-        """Write what there is, and once a day drop what is too old; a store that fails is tried again."""
+        """Write the pending entries, and once a day delete expired ones; a failing store is tried again."""
         self._close_counts(self._clock())
         try:
             self.flush()
@@ -154,7 +155,7 @@ class Audit:
     def _round(self) -> None:
         try:
             self.look()
-        except Exception:  # the top of the thread: the next round may go well
+        except Exception:  # the top of the thread: the next round may succeed
             log.exception("a round of the audit failed")
 
     def _tidy(self) -> None:
@@ -164,7 +165,7 @@ class Audit:
         self._store.prune(now - self._keep_s)
         self._tidied_at = now
 
-    # What happens over and over; the lock is held
+    # Repeated entries; the lock is held
 
     def _append(self, entry: AuditEntry) -> None:
         if len(self._pending) < PENDING_LIMIT:
@@ -175,7 +176,7 @@ class Audit:
             log.error("the audit cannot be written, and %s entries are lost", self._lost)
 
     def _is_repeated(self, entry: AuditEntry) -> bool:
-        """Whether ``entry`` is counted with one that was written a moment ago."""
+        """Return whether ``entry`` is counted with one that was written a moment ago."""
         if entry.result is Result.DONE and entry.doer != NOBODY:
             return False
         key = _same(entry)
@@ -204,25 +205,25 @@ class Audit:
 
 
 def _same(entry: AuditEntry) -> Key:
-    """What makes two entries the same. Of who is not signed in the target does not count: it can name anything."""
+    """Return the key of equal entries. Without a signed-in person the target does not count: the caller can choose any."""
     target = None if entry.doer == NOBODY else entry.target
     return entry.doer, entry.action, entry.result, entry.problem, entry.address, target
 
 
 def idle_unload(instance: Instance, at: float, operation_id: str) -> AuditEntry:
-    """Return the entry of an idle model that Warden unloads."""
+    """Return the entry for an idle model that Warden unloads."""
     owner = ((Detail.OWNER, instance.owner),)
     return AuditEntry(at, WARDEN, Action.IDLE_UNLOAD, _model(instance), details=owner, operation_id=operation_id)
 
 
 def released_in_silence(instance: Instance, at: float) -> AuditEntry:
-    """Return the entry of a model that its owner's silence gave up."""
+    """Return the entry for a model that its owner's silence released."""
     owner = ((Detail.OWNER, instance.owner),)
     return AuditEntry(at, WARDEN, Action.RELEASED_IN_SILENCE, _model(instance), details=owner)
 
 
 def ticket_started(launch: QueuedLaunch, at: float, operation_id: str) -> AuditEntry:
-    """Return the entry of a request whose turn came."""
+    """Return the entry for a queued launch that Warden starts."""
     target = Target(Kind.TICKET, launch.id, launch.request.model_id)
     owner = ((Detail.OWNER, launch.actor),)
     return AuditEntry(at, WARDEN, Action.TICKET_STARTED, target, details=owner, operation_id=operation_id)

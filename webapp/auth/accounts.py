@@ -1,6 +1,8 @@
-"""Accounts: who signs in how and for how long, invitations, API tokens. Whether a caller may is settled before it calls.
+"""Accounts: how people sign in and for how long, invitations, API tokens. Callers must have checked permissions
+already.
 
-Keys of sessions, invitations and tokens are 256 random bits, so a plain SHA-256 of them is kept; passwords go through argon2.
+Keys of sessions, invitations and tokens are 256 random bits, so a plain SHA-256 of them is stored; passwords are hashed
+with argon2.
 """
 
 from __future__ import annotations
@@ -49,18 +51,18 @@ from webapp.store.people import PeopleRepository
 log = logging.getLogger(__name__)
 
 TOKEN_START: Final = "wdn_"  # noqa: S105  how they begin
-"""Begins every API token, so that one that lies about is known for what it is."""
+"""The prefix of every API token, so that a leaked one can be recognized."""
 TOUCH_S: Final = 60.0
-"""How much later a use has to be to be noted again."""
+"""The minimum time between two stored uses."""
 CHECKED_S: Final = 1.0
-"""For this long it counts that there was no administrator."""
+"""How long the absence of an administrator is cached."""
 LABEL_LIMIT: Final = 60
 AGENT_LIMIT: Final = 300
 
 
 @dataclass(frozen=True)
 class Visit:
-    """Where a request comes from. ``counts`` is false for what an open page asks by itself."""
+    """The origin of a request. ``counts`` is false for automatic requests of an open page."""
 
     address: str
     agent: str = ""
@@ -69,7 +71,7 @@ class Visit:
 
 @dataclass(frozen=True)
 class SessionLimits:
-    """How long a sign-in lasts: since it was used last, and in all."""
+    """How long a session lasts: since its last use, and in total."""
 
     idle_s: float
     absolute_s: float
@@ -77,7 +79,7 @@ class SessionLimits:
 
 @cache
 def local_name() -> str:
-    """Return the name of the one person of a Warden without accounts: that of the system's user."""
+    """Return the name of the only person if Warden has no accounts: that of the system's user."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in a container
@@ -85,14 +87,15 @@ def local_name() -> str:
 
 
 def nobody() -> Collection[str]:
-    """Return the names of nobody."""
+    """Return no names."""
     return ()
 
 
 class Accounts:
-    """The accounts of this Warden. Safe to use from any thread; every method may raise StoreUnavailable besides what it names.
+    """The accounts of this Warden. Thread-safe; every method may raise StoreUnavailable in addition to the errors that
+    it names.
 
-    ``owners`` names, without waiting, who has models or operations now: what is owned is owned by name.
+    ``owners`` returns, without waiting, the names of people who own models or operations now: ownership is by name.
     """
 
     def __init__(
@@ -117,9 +120,10 @@ class Accounts:
         """Whether there is one, and when that was read."""
 
     def has_administrator(self) -> bool:
-        """Return whether there is an administrator's account. Once there is one, one stays: the last cannot leave.
+        """Return whether there is an administrator's account. Once there is one, one remains: the last cannot be
+        removed.
 
-        Where the database fails after it was read, what was read counts.
+        If the database fails later, the value read before is used.
         """
         seen, now = self._administrator, self._monotonic()
         if seen is not None and (seen[0] or 0 <= now - seen[1] < CHECKED_S):
@@ -133,10 +137,10 @@ class Accounts:
         self._administrator = (found, now)
         return found
 
-    # Who sends a request
+    # The sender of a request
 
     def by_session(self, key: str, visit: Visit) -> Identity | None:
-        """Return who is signed in under ``key``, and note the use; ``None`` when the session is over."""
+        """Return the identity of the session ``key``, and record its use; ``None`` if the session is over."""
         return self._known.of("session", key, lambda: self._by_session(key, visit))
 
     def _by_session(self, key: str, visit: Visit) -> Identity | None:
@@ -152,7 +156,9 @@ class Accounts:
         return Identity(person.name, person.role, AuthMethod.SESSION, person.id, session.id)
 
     def by_token(self, key: str) -> Identity | None:
-        """Return whom an API token speaks for, with the smaller of its scope and the owner's role; ``None`` when it is over."""
+        """Return the identity of an API token, with the smaller of its scope and the owner's role; ``None`` if it has
+        expired.
+        """
         return self._known.of("token", key, lambda: self._by_token(key))
 
     def _by_token(self, key: str) -> Identity | None:
@@ -168,9 +174,9 @@ class Accounts:
     def by_proxy(
         self, name: str, new: Role | None, welcomed: Callable[[Person], None] = lambda person: None
     ) -> Identity | None:
-        """Return the person whom a trusted proxy names.
+        """Return the identity of the person whom a trusted proxy names.
 
-        One who is not known gets an account with the role ``new``, if any, and is ``welcomed``.
+        An unknown person gets an account with the role ``new``, if any, and is passed to ``welcomed``.
         """
         return self._known.of("proxy", name, lambda: self._by_proxy(name, new, welcomed))
 
@@ -185,9 +191,10 @@ class Accounts:
         return Identity(person.name, person.role, AuthMethod.PROXY, person.id)
 
     def _newcomer(self, name: str, role: Role, welcomed: Callable[[Person], None]) -> Person | None:
-        """Make the account of somebody whom the proxy names for the first time; of two requests at once one makes it.
+        """Create the account of a person whom the proxy names for the first time; of two concurrent requests one
+        creates it.
 
-        Nobody becomes the owner of what Warden or the local person holds by being called like them.
+        A name alone must not make its bearer the owner of what Warden or the local person holds.
         """
         if name.lower() in _lower(WARDEN.name, local_name()):
             log.warning("the proxy named %s, whose account only `warden users add --proxied` can make", name)
@@ -204,20 +211,22 @@ class Accounts:
     # Signing in and out
 
     def sign_in(self, name: str, password: str, visit: Visit) -> str:
-        """Begin a session and return its key; an unknown name takes as long as a wrong password. Raises SignInFailed."""
+        """Create a session and return its key; an unknown name takes as long as a wrong password. Raises SignInFailed."""
         try:
             person, password_hash = self._verified(name, password)
             key = self._begin_session(person, password_hash, visit)
         except SignInFailed:
             log.warning(
                 "a sign-in from %s failed", visit.address
-            )  # without the name: a password may have been typed there
+            )  # without the name: a password may have been typed in its field
             raise
         log.info("%s signed in from %s", person.name, visit.address)
         return key
 
     def _begin_session(self, person: Person, password_hash: str, visit: Visit) -> str:
-        """Raises SignInFailed where the password was changed, or the account disabled, while it was checked."""
+        """Create a session and return its key. Raises SignInFailed if the password was changed, or the account
+        disabled, during the check.
+        """
         key, now = secrets.token_urlsafe(32), self._clock()
         session = Session(
             _new_id(), person.id, now, now, now + self._limits.absolute_s, visit.address, visit.agent[:AGENT_LIMIT]
@@ -226,7 +235,7 @@ class Accounts:
         return key
 
     def _verified(self, name: str, password: str) -> tuple[Person, str]:
-        """Return the person and the hash that the password fits. Raises SignInFailed."""
+        """Return the person and the hash that the password matches. Raises SignInFailed."""
         found = self._reads.ask(lambda: self._store.credentials(name)) if is_name(name) else None
         right = self._passwords.verify(None if found is None else found[1], password[: LONGEST_PASSWORD + 1])
         if found is None or not right or found[0].disabled:
@@ -234,12 +243,14 @@ class Accounts:
         return found
 
     def sign_out(self, identity: Identity) -> None:
-        """End the session that ``identity`` came by."""
+        """End the session that ``identity`` used."""
         if identity.person_id is not None and identity.session_id is not None:
             self.end_session(identity.person_id, identity.session_id)
 
     def change_password(self, name: str, old: str, new: str) -> None:
-        """Change a password and end all of the person's sessions. Raises SignInFailed where ``old`` is wrong, WeakPassword."""
+        """Change a password and end all of the person's sessions. Raises SignInFailed if ``old`` is wrong,
+        WeakPassword.
+        """
         person, old_hash = self._verified(name, old)
         self._set_password(person, new, old_hash)
 
@@ -250,7 +261,7 @@ class Accounts:
         log.info("the password of %s was changed", person.name)
 
     def sessions(self, person_id: str) -> tuple[Session, ...]:
-        """Return a person's sessions that are not over, the last used first."""
+        """Return a person's valid sessions, last used first."""
         now = self._clock()
         found = self._store.sessions(person_id)
         return tuple(s for s in found if now < s.expires_at and now - s.used_at < self._limits.idle_s)
@@ -280,14 +291,16 @@ class Accounts:
         return person
 
     def has_permission(self, name: str, right: Permission) -> bool:
-        """Return whether the person of this name has ``right`` now; nobody has any without an account."""
+        """Return whether the person of this name has ``right`` now; without an account there are no permissions."""
         person = self._reads.ask(lambda: self._store.person(name))
         return person is not None and not person.disabled and has_permission(person.role, right)
 
     def check_new(self, name: str, *, at_the_machine: bool = False) -> None:
-        """Raises InvalidRequest where ``name`` can be nobody's, NameInUse where it is somebody's.
+        """Check the name of a new account. Raises InvalidRequest if ``name`` is not a valid name, NameInUse if it is
+        taken.
 
-        Names that already own something, the local person's and those of owners, are given ``at_the_machine`` alone.
+        Names that already own something, the local person's and those of owners, can be created only
+        ``at_the_machine``.
         """
         _plain(name)
         kept = () if at_the_machine else (local_name(), *self._owners())
@@ -295,9 +308,9 @@ class Accounts:
             raise NameInUse(person=name)
 
     def add(self, name: str, role: Role, password: str | None) -> Person:
-        """Make an account; one without a password is for the proxy. Raises InvalidRequest, WeakPassword, NameInUse.
+        """Create an account; one without a password is for the proxy. Raises InvalidRequest, WeakPassword, NameInUse.
 
-        Who calls it is at the machine itself: see ``check_new``.
+        The caller is at the machine: see ``check_new``.
         """
         _plain(name)
         if password is not None:
@@ -308,7 +321,7 @@ class Accounts:
         return person
 
     def set_role(self, name: str, role: Role) -> None:
-        """Change a role; it counts from the next request on. Raises UnknownPerson, LastAdministrator."""
+        """Change a role, effective from the next request. Raises UnknownPerson, LastAdministrator."""
         self._store.set_role(self.person(name).id, role)
         self._known.forget()
         log.info("%s is %s now", name, role)
@@ -326,7 +339,8 @@ class Accounts:
     def remove(self, name: str) -> bool:
         """Remove an account, its sessions, tokens and open invitations. Raises UnknownPerson, LastAdministrator.
 
-        One without a password stays, disabled, and False is returned: the proxy would make it anew with the next request.
+        An account without a password is kept, disabled, and False is returned: the proxy would recreate it with the
+        next request.
         """
         gone = self._store.remove_person(self.person(name).id)
         self._known.forget()
@@ -336,7 +350,7 @@ class Accounts:
     # Invitations
 
     def invite(self, role: Role, valid_s: float, by: str) -> str:
-        """Make an invitation and return its key, which is not kept."""
+        """Create an invitation and return its key, which is not stored."""
         key, now = secrets.token_urlsafe(32), self._clock()
         self._store.add_invitation(Invitation(_new_id(), role, now, now + valid_s, by), _hash(key))
         log.info("%s invited a new %s", by, role)
@@ -350,17 +364,18 @@ class Accounts:
         return found
 
     def invitations(self) -> tuple[Invitation, ...]:
-        """Return the invitations that can be accepted, the newest first."""
+        """Return the invitations that can be accepted, newest first."""
         return tuple(one for one in self._store.invitations() if one.is_open(self._clock()))
 
     def drop_invitation(self, invitation_id: str) -> None:
-        """Take an invitation back."""
+        """Withdraw an invitation."""
         self._store.drop_invitation(invitation_id)
 
     def accept(self, key: str, name: str, password: str) -> Person:
-        """Make an account with the invitation's role. Raises UnknownInvitation, InvalidRequest, WeakPassword, NameInUse.
+        """Create an account with the invitation's role. Raises UnknownInvitation, InvalidRequest, WeakPassword,
+        NameInUse.
 
-        An invitation of somebody who administrates no more is unknown.
+        An invitation is invalid if its creator is no longer an administrator.
         """
         invitation = self.invitation(key)
         self.check_new(name)
@@ -373,7 +388,9 @@ class Accounts:
     # API tokens
 
     def add_token(self, owner: Person, label: str, scope: Role, valid_s: float | None) -> str:
-        """Make an API token of ``owner`` and return it, which is not kept. Raises Forbidden: its scope is above the owner's role."""
+        """Create an API token of ``owner`` and return it; it is not stored. Raises Forbidden: its scope is above the
+        owner's role.
+        """
         if lower(scope, owner.role) is not scope:
             raise Forbidden(needed=scope.value, role=owner.role.value)
         label = " ".join(label.split())
@@ -386,16 +403,16 @@ class Accounts:
         return key
 
     def tokens(self, person_id: str | None = None) -> tuple[ApiToken, ...]:
-        """Return a person's tokens, or everybody's, the newest first."""
+        """Return a person's tokens, or all tokens, newest first."""
         return self._store.tokens(person_id)
 
     def drop_token(self, token_id: str, person_id: str | None = None) -> None:
-        """Revoke a token; with ``person_id`` only one of that person's. Raises UnknownToken."""
+        """Revoke a token; with ``person_id`` only that person's. Raises UnknownToken."""
         self._store.drop_token(token_id, person_id)
         self._known.forget()
 
     def _note(self, write: Callable[[], None]) -> None:
-        """Keep a time of use, or that something is over; that it cannot be kept stops nobody and lets nobody in."""
+        """Store a time of use or an expiry; a failure to store it affects no sign-in."""
         try:
             self._notes.ask(write)
         except StoreUnavailable as exc:
@@ -403,7 +420,9 @@ class Accounts:
 
 
 def _plain(name: str) -> None:
-    """Raises InvalidRequest, and NameInUse where it is Warden's own: what it does by itself stands under that."""
+    """Check the form of a name. Raises InvalidRequest, and NameInUse if it is Warden's own name, under which automatic
+    actions are recorded.
+    """
     if not is_name(name):
         raise InvalidRequest(field="name", value=name[:LABEL_LIMIT], allowed="A–Z a–z 0–9 . _ @ -, ≤ 64")
     if name.lower() == WARDEN.name:

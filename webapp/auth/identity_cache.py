@@ -1,4 +1,4 @@
-"""While the database does not answer: who was found shortly before goes on, and the database is left alone for moments."""
+"""Identities while the database does not answer: recently found people stay signed in, and the database gets pauses."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ T = TypeVar("T")
 
 KNOWN_KEPT: Final = 256
 KNOWN_S: Final = 3600.0
-"""How long before a failure of the database somebody must have been found to count during it: what could take rights away needs it too, and
-an emergency has to work until somebody has mended it."""
+"""How recently before a failure of the database an identity must have been found to be accepted during it: revoking
+permissions needs the database too, and an emergency stop has to work until the database is repaired.
+"""
 PAUSE_S: Final = 5.0
-"""How long after a failure the database is not asked again."""
+"""How long the database is not queried after a failure."""
 
 
 class IdentityCache:
-    """Who was found last, for the time that the database does not answer: an emergency has to work then too.
+    """The identities found last, for the time that the database does not answer: an emergency stop must work then, too.
 
-    Only the database itself makes it later: who is let in from memory is not found anew, or a page that polls would stay for ever.
+    Entries are refreshed by database reads only, never by hits; otherwise a polling page would stay signed in for ever.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -33,9 +34,9 @@ class IdentityCache:
         self._found: OrderedDict[str, tuple[Identity, float]] = OrderedDict()
 
     def of(self, kind: str, key: str, find: Callable[[], Identity | None]) -> Identity | None:
-        """Return what ``find`` returns, and while it fails what it returned last. Raises StoreUnavailable where that is not known.
+        """Return the result of ``find``, or, while it fails, its last result. Raises StoreUnavailable if there is none.
 
-        ``kind`` says what ``key`` is: what opens something in one way is nothing in another.
+        ``kind`` is the kind of ``key``: a key of one kind must not be accepted as another.
         """
         place = sha256(f"{kind} {key}".encode("utf-8", "replace")).hexdigest()
         try:
@@ -57,22 +58,24 @@ class IdentityCache:
                 self._found.popitem(last=False)
 
     def forget(self) -> None:
-        """Forget everybody: rights have changed."""
+        """Forget all identities: permissions have changed."""
         with self._lock:
             self._found.clear()
 
 
 class CircuitBreaker:
-    """Asks the database, and after a failure not for a while: a host that does not answer holds each request for seconds."""
+    """Queries the database, but not for a while after a failure: a host that does not answer blocks each request for
+    seconds.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = Lock()
         self._failed: tuple[float, str] | None = None
-        """When it failed last, and why."""
+        """The time and reason of the last failure."""
 
     def ask(self, act: Callable[[], T]) -> T:
-        """Return what ``act`` returns. Raises StoreUnavailable, in a pause without asking."""
+        """Return the result of ``act``. Raises StoreUnavailable, during a pause without calling it."""
         self._refuse_in_pause()
         try:
             found = act()
@@ -83,7 +86,7 @@ class CircuitBreaker:
         return found
 
     def _refuse_in_pause(self) -> None:
-        """Of those who come when the pause is over one asks; the others are refused until that one has an answer."""
+        """After the pause one caller queries the database; the others are refused until that call returns."""
         with self._lock:
             failed, now = self._failed, self._clock()
             if failed is None:

@@ -1,4 +1,4 @@
-"""Passwords as argon2 hashes; the one module that knows argon2. Each hash takes some 50 ms and 64 MiB."""
+"""Passwords as argon2 hashes; the only module that imports argon2. Each hash takes some 50 ms and 64 MiB."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 AT_ONCE: Final = 2
-"""Hashes that are computed side by side: a flood of sign-ins takes no more memory than that."""
+"""Hashes that are computed at once: a flood of sign-ins takes no more memory than these."""
 
 
 class Passwords:
-    """Makes and checks hashes, by the cost that RFC 9106 advises for little memory; tests give a hasher that is quick."""
+    """Creates and checks hashes with the cost that RFC 9106 recommends for little memory; tests pass a faster hasher."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
@@ -27,8 +27,8 @@ class Passwords:
             return self._hasher.hash(_bytes(password))
 
     def verify(self, password_hash: str | None, password: str) -> bool:
-        """Return whether the hash is one of ``password``. Without a hash it is not, and to find that out takes as long."""
-        nobodys = self._nobodys  # made before it is known whether it is needed: the first sign-in tells nothing either
+        """Return whether the hash is one of ``password``. Without a hash it is not, and finding that out takes as long."""
+        nobodys = self._nobodys  # created in any case: the time of the first sign-in must reveal nothing either
         with self._places:
             try:
                 return self._hasher.verify(password_hash or nobodys, _bytes(password)) and password_hash is not None
@@ -41,5 +41,5 @@ class Passwords:
 
 
 def _bytes(password: str) -> bytes:
-    """A terminal can send what is no text; that fails to match, and nothing else."""
+    """Return the bytes of a password. A terminal can send invalid text, which must fail to match and nothing else."""
     return password.encode("utf-8", "surrogatepass")
