@@ -27,7 +27,7 @@
     │   ├── AlreadyLoaded               the same model runs with the same options
     │   ├── InstanceInUse               a model that would be unloaded is answering requests
     │   ├── InstanceLeased              a model that would be unloaded is leased by another person
-    │   ├── ConfirmationNeeded          other people's models would go and were not confirmed
+    │   ├── ConfirmationNeeded          other people's models would be unloaded without consent
     │   ├── InstanceStopping            the model is being unloaded; its lease can no longer change
     │   ├── CannotEnd                   a model that would be unloaded cannot be stopped cleanly now
     │   ├── IdleUsedAgain               an idle model is in use again

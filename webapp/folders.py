@@ -1,4 +1,4 @@
-"""Folders that are their owner's alone, and disks that take nothing more."""
+"""Folders that only their owner can use, and disks that cannot be written to."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _TAKES_NOTHING = {
 
 
 def make_private(folder: Path) -> None:
-    """Make ``folder`` and whatever is missing above it, each with mode 0700; nothing happens where it is there. Raises OSError.
+    """Create ``folder`` and its missing parents, each with mode 0700; existing folders are kept. Raises OSError.
 
-    ``Path.mkdir`` gives its mode to the last folder alone: a state folder that was removed would come back open to everybody.
+    ``Path.mkdir`` applies its mode to the last folder only: a state folder that was removed would reappear open to
+    everybody.
     """
     if folder.is_dir():
         return
@@ -24,5 +25,5 @@ def make_private(folder: Path) -> None:
 
 
 def disk_trouble(error: OSError) -> str | None:
-    """Return what keeps a disk from taking anything, and what to do; ``None`` if ``error`` is another."""
+    """Return why a disk cannot be written to, and what to do; ``None`` if ``error`` has another cause."""
     return _TAKES_NOTHING.get(error.errno or 0)

@@ -1,4 +1,4 @@
-"""A message as a code and its values; the web layer puts it into words of a language."""
+"""A message as a code and its values; the web layer renders it in a language."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Param = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Message:
-    """One thing to say.
+    """One message.
 
-    ``code`` is stable and has a sentence in ``web/words.py``. Parameters whose names end in ``_bytes`` are bytes, in ``_s`` or
-    ``seconds`` seconds; the sentence formats them for the reader's language.
+    ``code`` is stable and has a sentence in ``web/words.py``. Parameters whose names end in ``_bytes`` are bytes, in
+    ``_s`` or ``seconds`` seconds; the sentence formats them for the reader's language.
     """
 
     code: str

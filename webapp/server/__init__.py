@@ -1,1 +1,1 @@
-"""What serves the page: gunicorn, with a worker that slow clients cannot occupy."""
+"""The server of the page: gunicorn, with a worker that slow clients cannot occupy."""

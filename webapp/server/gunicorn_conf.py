@@ -1,7 +1,8 @@
-"""gunicorn's configuration: one worker process with threads, and the start and stop of the services in it.
+"""gunicorn's configuration: one worker process with threads, which starts and stops the services.
 
-``gunicorn -c webapp/server/gunicorn_conf.py``. One process, because one controller owns the machine's memory; the threads serve the page.
-Connections wait in the worker's poller (see ``web_worker``) and take no thread, so open tabs and slow clients cost none.
+``gunicorn -c webapp/server/gunicorn_conf.py``. One process, because one controller owns the machine's memory; the
+threads serve the page. Connections wait in the worker's poller (see ``worker``) and take no thread, so open tabs and
+slow clients cost none.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from webapp.errors import ConfigurationError, WardenError
 from webapp.settings import Settings, load_settings
 
 BOOT_ERROR = 3
-"""A worker that ends with this code ends gunicorn too, instead of being started again for ever."""
+"""A worker that exits with this code stops gunicorn too, instead of being restarted for ever."""
 REQUESTS_GRACE_S = 3
-"""How long a stop waits for answers under way; the rest of ``graceful_timeout`` is the services'."""
+"""How long a stop waits for answers in progress; the rest of ``graceful_timeout`` is for the services."""
 M_ARENA_MAX = -8
-"""malloc.h."""
+"""From malloc.h."""
 HEAPS = 2
 GARBAGE = (10_000, 10, 10)
-"""Objects between two looks for garbage in rings. At Python's 700 some 4 % of the processor went there, with 100 open pages."""
+"""Thresholds of the garbage collector. At Python's 700 it took some 4 % of the processor with 100 open pages."""
 STOP_S = 15
 """How long a stop may take that leaves the models loaded."""
 
@@ -41,7 +42,7 @@ def _settings() -> Settings:
 
 
 def _stop_deadline_s(settings: Settings) -> int:
-    """How long gunicorn waits before it kills the process in the middle of its stop."""
+    """Return how long gunicorn waits before it kills the process during its stop."""
     if settings.on_stop == "keep":
         return STOP_S
     one_worker = settings.worker_ask_s + settings.worker_term_s + settings.worker_kill_s
@@ -60,82 +61,84 @@ proc_name = "warden"
 workers = 1
 worker_class = "webapp.server.worker.WebWorker"
 threads = _CONFIGURED.threads
-# Below what a process may open, so that a flood of connections takes no file from the rest; the idlest is closed for a new one.
+# Below the process's limit of open files, so that a flood of connections leaves files for the rest; a new one closes
+# the idlest.
 worker_connections = max(400, 2 * _CONFIGURED.threads)
 limit_request_fields = 64
 preload_app = False  # the services' threads would not survive the fork
 control_socket_disable = (
-    True  # its path is the same for every gunicorn of a user, and it can change the number of workers
+    True  # its path is the same for all gunicorns of a user, and it can change the number of workers
 )
 
-# The worker reports its life from the main thread, which never waits for a request: a streamed answer may take as long as it likes.
+# The main thread, which never waits for a request, reports that the worker is alive: a streamed answer may take any
+# time.
 timeout = 60
 graceful_timeout = _stop_deadline_s(_CONFIGURED)
-keepalive = 10  # above the page's poll, so that a tab keeps its connection
+keepalive = 10  # longer than the page's poll interval, so that a tab keeps its connection
 
-# Whose word counts that a request came by TLS: our own machine's, as gunicorn has it, and the trusted proxies'.
+# The hosts that are trusted to report TLS: this machine, as in gunicorn, and the trusted proxies.
 forwarded_allow_ips = ",".join(("127.0.0.1", "::1", *_CONFIGURED.trusted_proxies))
 
 loglevel = "debug" if _CONFIGURED.log_level == "DEBUG" else "warning"
 accesslog = "-" if _CONFIGURED.log_level == "DEBUG" else None
-access_log_format = (
-    '%(h)s "%(m)s %(U)s" %(s)s %(b)s %(L)ss'  # %(U)s is the path alone: a query may hold what nobody should read
-)
+access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(b)s %(L)ss'  # %(U)s is only the path: a query may contain secrets
 
 
 def on_starting(server: Any) -> None:
-    """Refuse a taken port at once, and say that the number of processes is not a choice."""
+    """Refuse a port that is in use at once, and log that the number of processes cannot be changed."""
     _refuse_a_taken_port(_CONFIGURED)
     if (asked := os.environ.get("WEB_CONCURRENCY", "1")) != "1":
         say(f"WEB_CONCURRENCY={asked} is ignored: Warden is one process; WARDEN_THREADS is the number of its threads.")
 
 
 def nworkers_changed(server: Any, new_value: int, old_value: int | None) -> None:
-    """Stay at one process, whatever ``--workers`` or a signal asks for."""
+    """Keep one process, whatever ``--workers`` or a signal requests."""
     if new_value > 1:
         say(f"{new_value} worker processes were asked for: Warden is one process.")
         server.num_workers = 1
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Make the process ready to import and to have threads."""
-    gc.disable()  # imports leave next to no garbage, and looking for it takes a tenth of the start
+    """Prepare the process for imports and threads."""
+    gc.disable()  # imports create next to no garbage, and collecting takes a tenth of the start
     _share_heaps()
 
 
 def post_worker_init(worker: Any) -> None:
-    """Start the services in the worker process and say where the page is; a refused start ends gunicorn with one sentence."""
+    """Start the services in the worker process and print the page's URL; a failed start stops gunicorn with one
+    sentence.
+    """
     _leave_interrupts_to_the_master()
-    worker.cfg.set("graceful_timeout", REQUESTS_GRACE_S)  # this process's copy; the master keeps the whole time
+    worker.cfg.set("graceful_timeout", REQUESTS_GRACE_S)  # this process's copy; the master keeps the full time
     services = worker.wsgi.extensions["warden"]
     try:
         services.start(_addresses(worker))
     except WardenError as exc:
-        services.stop()  # what did start before the failure
+        services.stop()  # the services that started before the failure
         sys.stderr.write(f"{explain(exc)}\n")
         sys.exit(BOOT_ERROR)
     worker.services = services
-    gc.freeze()  # what was imported stays for good: no later collection stops an answer to walk through it
+    gc.freeze()  # imported objects are permanent: no later collection delays an answer by scanning them
     gc.set_threshold(*GARBAGE)
     gc.enable()
     say(f"Warden: {_url_of(worker)}")
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """Stop the services and say which models stay loaded and how to end them."""
+    """Stop the services, and print which models stay loaded and how to stop them."""
     services = getattr(worker, "services", None)
     if services is None:
         return
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
-        signal.signal(number, _ignored)  # a second one would raise SystemExit in the middle of the stop
+        signal.signal(number, _ignored)  # a second signal would raise SystemExit in the middle of the stop
     for line in services.stop():
         say(line)
 
 
 def _refuse_a_taken_port(settings: Settings) -> None:
-    """End with one sentence where gunicorn would try for five seconds and then give up."""
+    """Exit with one sentence if the port is in use; gunicorn would try for five seconds and then give up."""
     if {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():
-        return  # the sockets come from the gunicorn before this one, or from systemd
+        return  # the sockets come from the previous gunicorn, or from systemd
     family = socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
     try:
         socket.create_server((settings.bind, settings.port), family=family).close()
@@ -147,9 +150,11 @@ def _refuse_a_taken_port(settings: Settings) -> None:
 
 
 def _share_heaps() -> None:
-    """Let glibc keep few heaps instead of one a thread, where freed memory stays unused: 5 MB less with 100 open pages.
+    """Let glibc keep few heaps instead of one per thread, in which freed memory stays unused: 5 MB less with 100 open
+    pages.
 
-    By a call, not by MALLOC_ARENA_MAX: the environment would reach the models' workers. Other C libraries have no such heaps.
+    By a call, not by MALLOC_ARENA_MAX: the models' workers would inherit the environment. Other C libraries have no
+    such heaps.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
@@ -157,8 +162,8 @@ def _share_heaps() -> None:
 
 
 def _leave_interrupts_to_the_master() -> None:
-    # A Ctrl+C in a terminal reaches both processes; the master passes it on as SIGQUIT, and one signal is enough to stop.
-    # A function, not SIG_IGN: what is ignored stays ignored in the processes that the services start.
+    # A Ctrl+C in a terminal reaches both processes; the master forwards it as SIGQUIT, and one signal is enough to
+    # stop. A function, not SIG_IGN: processes that the services start would inherit an ignored signal.
     signal.signal(signal.SIGINT, _ignored)
 
 
@@ -167,11 +172,13 @@ def _ignored(number: int, frame: FrameType | None) -> None:
 
 
 def _addresses(worker: Any) -> list[str]:
-    """Where the page really listens: sockets can come from systemd, and addresses from GUNICORN_CMD_ARGS."""
+    """Return the addresses on which the page listens: sockets can come from systemd, and addresses from
+    GUNICORN_CMD_ARGS.
+    """
     return [str(s.getsockname()[0]) for s in worker.sockets if s.getsockname() and s.family != socket.AF_UNIX]
 
 
 def _url_of(worker: Any) -> str:
-    """The page's address by the socket itself: with port 0 only that knows it."""
+    """Return the page's URL from the socket: only the socket knows the port if the setting is 0."""
     host, port = worker.sockets[0].getsockname()[:2]
     return page_url(host, port)

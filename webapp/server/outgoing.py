@@ -1,4 +1,6 @@
-"""An answer that is on its way out: a socket that keeps what its client does not take at once, so that no thread waits for that."""
+"""An outgoing answer: a socket that buffers what its client does not accept at once, so that no thread waits for the
+client.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +14,27 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 ROOM: Final = 256 * 1024
-"""Bytes; who still makes an answer waits while more than this is unsent. What is made in one piece is kept whole, however long it is."""
+"""Bytes; the producer of an answer waits while more than this is unsent. An answer in one piece is buffered whole,
+however long it is.
+"""
 
 
 class Outgoing(socket.socket):
-    """A client's socket on which ``send`` and ``sendall`` take everything. It is used by one thread at a time and has no lock."""
+    """A client's socket on which ``send`` and ``sendall`` accept everything. Used by one thread at a time, without a
+    lock.
+    """
 
     def __init__(self, accepted: socket.socket, patience_s: float) -> None:
         super().__init__(fileno=accepted.detach())
         self._patience_s = patience_s
         self._kept: deque[memoryview] = deque()
         self.unsent = 0
-        """Bytes that the client has not taken, beside those that the kernel keeps for it."""
+        """Bytes that the client has not accepted, in addition to those in the kernel's buffer."""
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
-        """Send what goes at once and keep the rest. Raises TimeoutError where there is no room and the client takes nothing."""
+        """Send what the client accepts at once and buffer the rest. Raises TimeoutError if the buffer is full and the
+        client accepts nothing.
+        """
         if self.unsent > ROOM:
             self._wait_for_room()
         piece = memoryview(data).cast("B")
@@ -41,17 +49,17 @@ class Outgoing(socket.socket):
             return
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
-        """Take all of it, as ``sendall`` does."""
+        """Send or buffer all of it, as ``sendall`` does."""
         self.sendall(data)
         return memoryview(data).nbytes
 
     def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
-        """Send a file in its turn: the kernel's own way would pass by what is kept."""
+        """Send a file in order: the kernel's sendfile would overtake the buffered bytes."""
         file.seek(offset)
         return self.send(file.read(-1 if count is None else count))
 
     def send_more(self) -> None:
-        """Send of what is kept as much as goes in one call. Raises what ``socket.send`` does."""
+        """Send as many buffered bytes as one call accepts. Raises what ``socket.send`` does."""
         sent = super().send(self._kept[0])
         self.unsent -= sent
         if sent < len(self._kept[0]):
@@ -60,12 +68,12 @@ class Outgoing(socket.socket):
             self._kept.popleft()
 
     def drop(self) -> None:
-        """Forget what is unsent."""
+        """Discard the unsent bytes."""
         self._kept.clear()
         self.unsent = 0
 
     def close(self) -> None:
-        """Close it, with nothing kept for it any more."""
+        """Close the socket and discard the buffer."""
         self.drop()
         super().close()
 

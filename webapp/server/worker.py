@@ -1,10 +1,11 @@
-"""gunicorn's worker with threads, in which slow clients hold no thread: a request goes to one when it is whole.
+"""gunicorn's worker with threads, in which slow clients occupy no thread: a thread gets a request once it is complete.
 
-Three things of gunicorn 27's own worker let a few idle connections stop it: a thread waits without an end for the rest of a request,
-another for a client that does not take its answer, and the thread of the poller waits two seconds for each client that does not
-hang up. Here the poller collects requests (see ``incoming``) and sends what of an answer was not taken at once (see ``outgoing``), before
-the connection's next request is looked at; a thread never reads from a socket, and waits for a client only in the middle of a streamed
-answer, for so long as that takes something; who does not hang up waits in the poller too. Where connections become many, those that have
+With gunicorn 27's own worker a few idle connections can stop the server in three ways: a thread waits indefinitely for
+the rest of a request, another for a client that does not accept its answer, and the thread of the poller waits two
+seconds for each client that does not close its connection. Here the poller collects requests (see ``incoming``) and
+sends the unsent part of an answer (see ``outgoing``) before it handles the connection's next request. A thread never
+reads from a socket, and waits for a client only during a streamed answer, as long as the client accepts some of it. A
+client that does not close its connection waits in the poller, too. If there are too many connections, those that have
 been idle longest are closed.
 """
 
@@ -37,19 +38,23 @@ from webapp.server.incoming import Arrival, Incoming
 from webapp.server.outgoing import Outgoing
 
 REQUEST_S: Final = 20.0
-"""In this time after its first byte a request has to be whole; a new connection's first byte counts as come."""
+"""The time after its first byte within which a request must be complete; a new connection counts as a first byte."""
 SEND_S: Final = 20.0
-"""In this time a client has to take something of an answer; how long it takes for all of it does not matter."""
+"""The time within which a client must accept part of an answer; the time for the whole answer does not matter."""
 SEND_BUFFER: Final = 128 * 1024
-"""Bytes that the kernel may keep for a client. It tells of room in steps of a third, so a client has to take some KB in a second."""
+"""Bytes that the kernel may buffer for a client. It reports space in steps of a third, so a client must accept some KB
+per second.
+"""
 KEPT_LIMIT: Final = 64 * 1024 * 1024
-"""Bytes of answers that wait for all clients together; above, who has taken nothing for longest is cut off."""
+"""Bytes of unsent answers for all clients together; above, the client that has accepted nothing for longest is
+disconnected.
+"""
 LINGER_S: Final = 2.0
-"""For so long after an answer that ends the connection the client may go on sending before the connection is cut."""
+"""How long the client may continue to send after the last answer before the connection is closed."""
 STOP_S: Final = 0.5
-"""How long a stop waits for requests that are not whole."""
+"""How long a stop waits for incomplete requests."""
 MADE_S: Final = 5.0
-"""How long the start waits until all threads of requests are there."""
+"""How long the start waits until all request threads exist."""
 READ: Final = 64 * 1024
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _GONE: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED})
@@ -62,7 +67,7 @@ _REFUSALS: Final = (
 
 
 class Connection(TConn):  # type: ignore[misc]
-    """A connection with what has come on it; its ``sock`` has what has still to go."""
+    """A connection with its received bytes; its ``sock`` holds the unsent ones."""
 
     sock: Outgoing
 
@@ -72,24 +77,24 @@ class Connection(TConn):  # type: ignore[misc]
         self.is_last = False
         """Whether the connection ends with this request, whatever its answer says."""
         self.since = 0.0
-        """When it began to wait for what it waits for now, or last took something of an answer."""
+        """When its current wait began, or when it last accepted part of an answer."""
         self.is_kept = False
-        """Whether it has had its answer and asks nothing."""
+        """Whether it has had its answer and is idle."""
         self.is_closed = False
 
 
 class WebWorker(ThreadWorker):  # type: ignore[misc]
-    """See the module.
+    """The worker that the module describes.
 
-    ``pending_conns`` holds who has sent no whole request, ``sending`` who has not taken its answer, ``lingering`` who has its
-    last one; each with the oldest first.
+    ``pending_conns`` holds connections without a complete request, ``sending`` those with an unsent answer,
+    ``lingering`` those after their last answer; each oldest first.
     """
 
     send_s: float = SEND_S
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.keep_s = float(self.cfg.keepalive)  # a look into gunicorn's settings is a search
+        self.keep_s = float(self.cfg.keepalive)  # reading one of gunicorn's settings is a search
         self.sending: deque[Connection] = deque()
         self.lingering: deque[Connection] = deque()
 
@@ -101,9 +106,11 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         super().check_config(cfg, log)
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
-        """Return the threads of requests, all of them made already: once the machine gives no more, an emergency still has its own."""
+        """Return the pool with all request threads already created: if the machine later refuses threads, an emergency
+        stop has its own.
+        """
         pool, together = ThreadPoolExecutor(self.cfg.threads), Barrier(self.cfg.threads)
-        with suppress(RuntimeError):  # there are no more to be had: those that there are do
+        with suppress(RuntimeError):  # no more can be created: the existing ones suffice
             for made in [pool.submit(together.wait, MADE_S) for _ in range(self.cfg.threads)]:
                 made.result()
         return pool
@@ -111,7 +118,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
     # In the thread of the poller
 
     def accept(self, listener: socket.socket) -> None:
-        """Take a connection, and wait in the poller for what it wants."""
+        """Accept a connection, and let it wait in the poller for its request."""
         try:
             sock, address = listener.accept()
         except OSError as exc:
@@ -139,9 +146,9 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
 
     def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
-        """Collect what has come; a whole request goes to a thread."""
+        """Collect the received bytes; a complete request is passed to a thread."""
         if conn.is_closed:
-            return  # to make room, after the poller had seen that there is something to read
+            return  # closed to free a connection after the poller had reported it readable
         if conn.is_kept:
             conn.is_kept = False
             self.keepalived_conns.remove(conn)
@@ -170,7 +177,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         self._linger(conn)
 
     def finish_request(self, conn: Connection, future: Future[Any]) -> None:
-        """Send what of an answer is left, then go on with the connection."""
+        """Send the rest of an answer, then continue with the connection."""
         conn.is_last = not _goes_on(future)
         if conn.sock.unsent:
             self._wait_for_room(conn)
@@ -192,7 +199,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
             client.send_more()
         except (BlockingIOError, InterruptedError):
             return
-        except OSError:  # the client has gone
+        except OSError:  # the client has disconnected
             self._forget(self.sending, conn)
             return
         self.sending.remove(conn)
@@ -220,11 +227,11 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         self._listen(conn)
 
     def _linger(self, conn: Connection) -> None:
-        """Send no more, and give the client time to hang up: closing at once could lose the end of the answer."""
+        """Shut down sending, and give the client time to close: closing at once could lose the end of the answer."""
         try:
             conn.sock.setblocking(False)
             conn.sock.shutdown(socket.SHUT_WR)
-        except OSError:  # the client has gone
+        except OSError:  # the client has disconnected
             self._close(conn)
             return
         conn.since = time.monotonic()
@@ -236,7 +243,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
             self._forget(self.lingering, conn)
 
     def murder_pending(self) -> None:
-        """Close whose time is over; called in each round."""
+        """Close connections whose time is over; called in each round."""
         now = time.monotonic()
         patience = ((self.pending_conns, REQUEST_S), (self.sending, self.send_s), (self.lingering, LINGER_S))
         for waiting, patience_s in patience:
@@ -244,7 +251,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
                 self._forget(waiting, waiting[0])
 
     def _close_idlest(self) -> None:
-        """Make room: who has had its answer goes first, then who takes longest to ask or to take an answer, then who asks nothing."""
+        """Close one connection: lingering first, then the slowest reader or writer, then idle keep-alives."""
         by_since = sorted((w for w in (self.pending_conns, self.sending) if w), key=lambda w: w[0].since)
         for waiting in (self.lingering, *by_since, self.keepalived_conns):
             if waiting:
@@ -264,14 +271,14 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
     # In a thread of a request
 
     def handle(self, conn: Connection) -> Any:
-        """Answer the request that is there. The parser is given its bytes and no socket, so that it cannot wait for more."""
+        """Answer the received request. The parser gets its bytes and no socket, so that it cannot wait for more."""
         conn.is_last = conn.incoming.arrival() is Arrival.BODILESS
         conn.parser = get_parser(self.cfg, [conn.incoming.take()], conn.client)
         conn.initialized = conn.data_ready = True
         return super().handle(conn)
 
     def handle_request(self, req: Any, conn: Connection) -> Any:
-        """Answer; only a stream whose client takes nothing is left before its end."""
+        """Answer the request; only a stream whose client accepts nothing is cut short."""
         try:
             return super().handle_request(req, conn)
         except TimeoutError:
@@ -283,7 +290,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         return bool(keepalive) and not conn.is_last
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
-        """Refuse what is no HTTP, and say so without its content: a header or an address that was sent may be a secret."""
+        """Refuse invalid HTTP, and log it without its content: a received header or URL may be a secret."""
         status, reason = next(
             ((s, r) for kind, s, r in _REFUSALS if isinstance(exc, kind)), (500, "Internal Server Error")
         )
@@ -295,7 +302,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
 
 
 def _goes_on(answered: Future[Any]) -> bool:
-    """Whether the connection of a request that a thread has done with is good for another one."""
+    """Return whether the connection of a finished request can take another one."""
     try:
         return answered.exception() is None and bool(answered.result())
     except CancelledError:  # by a stop
@@ -303,7 +310,7 @@ def _goes_on(answered: Future[Any]) -> bool:
 
 
 def _read(sock: socket.socket) -> bytes | None:
-    """Return what has come: nothing at the end, ``None`` where there is nothing yet."""
+    """Return the received bytes: empty at the end, ``None`` if there are none yet."""
     try:
         return sock.recv(READ)
     except (BlockingIOError, InterruptedError):
@@ -316,7 +323,7 @@ def _send(sock: socket.socket, data: bytes) -> None:
     try:
         sock.send(data)
     except OSError:
-        return  # the next read finds out
+        return  # the next read reports it
 
 
 def _refuse(sock: socket.socket, status: int, reason: str) -> None:
