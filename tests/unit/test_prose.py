@@ -63,6 +63,7 @@ CHECKED_CODE = (
     "webapp/hardware/*.py",
     "webapp/message.py",
     "webapp/server/*.py",
+    "webapp/worker/*.py",
 )
 """The code whose docstrings and comments are checked; the list grows until it covers the package."""
 

@@ -1,4 +1,4 @@
-"""``python -m webapp.worker --dir FOLDER``: runs one model until it is told to stop."""
+"""``python -m webapp.worker --dir FOLDER``: run one model until the process is told to stop."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Makes the demo model: tiny, with random weights, a real tokenizer and a chat template, laid out as a Hugging Face cache.
+"""Create the demo model: tiny, with random weights, a real tokenizer and a chat template, laid out as a Hugging Face
+cache.
 
-``python -m webapp.worker.demo --cache DIR`` prints one line of JSON: ``id``, ``revision``, ``snapshot`` and ``created`` (false when it
-was there), or ``error`` with exit code 1. torch is not imported, so it takes about a second.
+``python -m webapp.worker.demo --cache DIR`` prints one line of JSON: ``id``, ``revision``, ``snapshot`` and ``created``
+(false if it existed already), or ``error`` with exit code 1. torch is not imported, so it takes about a second.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ DEMO_ID = "warden/demo-tiny-random"
 MARKER = "warden-demo.json"
 CONTEXT_LENGTH = 2048
 VOCABULARY = 960
-"""The text has about a thousand tokens in it; a multiple of 64 suits every kernel."""
+"""The text yields about a thousand tokens; a multiple of 64 suits every kernel."""
 
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 SPECIAL_TOKENS = (BEGIN, END, PAD, "<|system|>", "<|user|>", "<|assistant|>")
@@ -90,7 +91,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Made:
-    """What was made, as the program prints it."""
+    """The result, as the program prints it."""
 
     id: str
     revision: str
@@ -99,7 +100,7 @@ class Made:
 
 
 def make_demo(cache_dir: Path, seed: int = 0) -> Made:
-    """Make the demo model in ``cache_dir``, all at once or not at all; nothing happens when it is there already.
+    """Create the demo model in ``cache_dir``, all at once or not at all; does nothing if it exists already.
 
     Raises:
         OSError: the cache cannot be written.
@@ -230,10 +231,11 @@ def random_weights(shapes: Mapping[str, tuple[int, ...]], seed: int, scale: floa
 
 
 def _demo_weights(shape: Shape, tokenizer: Tokenizer, seed: int) -> dict[str, Array]:
-    """Return random weights that speak in whole letters.
+    """Return random weights that produce whole letters.
 
-    Tokens are bytes, and random ones would mostly be halves of letters. So the first feature is the same for every token, no layer
-    writes to it, and the output head uses it to make halves of letters and special tokens all but impossible.
+    Tokens are bytes, and random ones would mostly be halves of letters. So the first feature is the same for every
+    token, no layer writes to it, and the output head uses it to make halves of letters and special tokens all but
+    impossible.
     """
     weights = random_weights(llama_shapes(shape), seed, scale=0.05)
     weights["model.embed_tokens.weight"] *= 20
@@ -261,10 +263,10 @@ def _unspeakable(tokenizer: Tokenizer) -> list[int]:
 
 
 def write_repository(cache_dir: Path, repo_id: str, files: Mapping[str, Content]) -> tuple[Path, bool]:
-    """Put a repository of ``files`` into the cache and return its snapshot, and whether it had to be written.
+    """Put a repository of ``files`` into the cache; return its snapshot, and whether it had to be written.
 
-    It is written beside its place and moved in, so nobody sees a part of it. What stood there under the same name and differs is
-    replaced.
+    It is written in a temporary folder and moved into place, so nobody sees a part of it. A different repository of the
+    same name is replaced.
 
     Raises:
         OSError: the cache cannot be written.
@@ -301,7 +303,9 @@ def _fill(repository: Path, files: Mapping[str, Content]) -> tuple[str, dict[str
 
 
 def _store(blobs: Path, content: Content) -> str:
-    """Put one file under the name that the hub would give it: git's SHA-1 for text, SHA-256 for what is kept outside of git."""
+    """Store one file under the name that the hub would give it: git's SHA-1 for text, SHA-256 for files stored outside
+    git.
+    """
     if isinstance(content, Path):
         with content.open("rb") as file:
             name = hashlib.file_digest(file, "sha256").hexdigest()
@@ -332,14 +336,14 @@ def _move_in(fresh: Path, place: Path, old: Path) -> None:
 
 
 def _remove_old_stages(cache_dir: Path) -> None:
-    """Remove what a run that was killed has left; a young one may belong to somebody who works right now."""
+    """Remove the remains of runs that were killed; a recent one may belong to a process that is still running."""
     for stage in cache_dir.glob(f"{_STAGE_PREFIX}*"):
         if stage.lstat().st_mtime < time.time() - _HOUR_S:
             shutil.rmtree(stage, ignore_errors=True)
 
 
 def as_json(value: Mapping[str, object]) -> bytes:
-    """Return a file of JSON."""
+    """Return a value as the bytes of a JSON file."""
     return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"
 
 

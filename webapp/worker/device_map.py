@@ -1,4 +1,4 @@
-"""Puts the parts of a model on several GPUs by whole layers, as the plan counts them."""
+"""Assign the parts of a model to several GPUs by whole layers, as the plan counts them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Place = tuple[str, int]
 
 
 def by_layers(model: nn.Module, devices: int) -> dict[str, int]:
-    """Return the GPU of each part of ``model`` by the part's name; empty where the model has no list of layers.
+    """Return the GPU of each part of ``model`` by the part's name; empty if the model has no list of layers.
 
-    The list is the longest one. What stands before it goes to the first GPU, what stands behind it to the last, and an output head
-    that is tied to the embeddings to where those are: its weights are theirs.
+    The list is the longest one. Parts before it are assigned to the first GPU, parts after it to the last. An output
+    head that is tied to the embeddings is assigned to their GPU, since it shares their weights.
     """
     lists = [(name, len(each)) for name, each in model.named_modules() if isinstance(each, nn.ModuleList)]
     if not lists:
@@ -28,7 +28,7 @@ def by_layers(model: nn.Module, devices: int) -> dict[str, int]:
 
 
 def _places(module: nn.Module, prefix: str, layers: str, numbers: list[int], devices: int) -> Iterator[Place]:
-    """The parts of ``module``, which holds the list of layers somewhere inside."""
+    """Yield the GPU of each part of ``module``, which contains the list of layers."""
     behind = False
     yield from ((prefix + name, 0) for name, _ in module.named_parameters(recurse=False))
     yield from ((prefix + name, 0) for name, _ in module.named_buffers(recurse=False))

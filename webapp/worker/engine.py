@@ -1,4 +1,4 @@
-"""The seam between the worker's program and the libraries that run a model."""
+"""The interface between the worker's program and the libraries that run a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 from webapp.runtimes.protocol import LoadSpec
 
 Progress = Callable[[int, int], None]
-"""Called with the tensors that are loaded and their number in all."""
+"""Called with the number of loaded tensors and their total."""
 Emit = Callable[[str], None]
 """Takes a piece of the answer; may raise to end the generation."""
 Message = Mapping[str, str]
@@ -22,18 +22,18 @@ class LoadFailed(Exception):
 
 
 class PromptRefused(ValueError):
-    """The model's chat template does not take these messages; the text is the template's own."""
+    """The model's chat template rejects these messages; the text is the template's own."""
 
 
 class FinishReason(StrEnum):
     """Why an answer ended, in OpenAI's words."""
 
     STOP = "stop"
-    """The model ended it, or a stop string was met."""
+    """The model ended it, or a stop string was found."""
     LENGTH = "length"
-    """It reached the number of tokens that it may have."""
+    """The maximum number of tokens was reached."""
     CANCELLED = "cancelled"
-    """Nobody waits for it any more, or the worker ends."""
+    """The client has disconnected, or the worker is stopping."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class LoadedModel(Protocol):
 
     has_chat_template: bool
     context_length: int | None
-    """Tokens that the model was made for."""
+    """The context length in tokens that the model was built for."""
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Return a chat as tokens by the model's own template. Raises PromptRefused."""
@@ -80,23 +80,23 @@ class LoadedModel(Protocol):
     def generate(
         self, prompt: Sequence[int], sampling: Sampling, emit: Emit, is_cancelled: Callable[[], bool]
     ) -> Completion:
-        """Continue ``prompt``; ``is_cancelled`` is asked at every token."""
+        """Continue ``prompt``; ``is_cancelled`` is called for every token."""
 
 
 class InferenceEngine(Protocol):
     """The libraries: imported once, then at most one model loaded."""
 
     def import_libraries(self) -> None:
-        """Import what every load needs; touches no device."""
+        """Import the libraries that every load needs; touches no device."""
 
     def prepare(self, spec: LoadSpec) -> None:
-        """Choose the device and import what this load needs besides. Raises LoadFailed."""
+        """Choose the device and import the additional libraries of this load. Raises LoadFailed."""
 
     def load(self, spec: LoadSpec, progress: Progress) -> LoadedModel:
         """Load the model. Raises LoadFailed, and whatever the libraries raise."""
 
     def memory(self) -> DeviceMemory | None:
-        """The device's memory; ``None`` on the host, or before a device was touched."""
+        """Return the device's memory; ``None`` on the host, or before a device was touched."""
 
     def clean(self) -> None:
-        """Give back what is not needed."""
+        """Free memory that is not needed."""

@@ -1,8 +1,8 @@
-"""Puts data into pages that nobody has touched, by userfaultfd: the kernel hands a page out filled.
+"""Put data into untouched pages with userfaultfd: the kernel hands out a page already filled.
 
-A plain read into such memory is a fault a page, and each page is cleared before it is written. For 1 GB in the page cache two threads
-took 0.33 s so, and 0.19 s with filled pages; they are the same anonymous ones in both cases. Source: ``man 2 userfaultfd`` and
-``man 2 ioctl_userfaultfd``.
+A plain read into such memory causes a fault per page, and each page is cleared before it is written. For 1 GB in the
+page cache two threads took 0.33 s in this way, and 0.19 s with filled pages; both give the same anonymous pages.
+Source: ``man 2 userfaultfd`` and ``man 2 ioctl_userfaultfd``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PAGE_BYTES = mmap.PAGESIZE
 
 _SYSTEM_CALLS = {"x86_64": 323, "aarch64": 282}
 _USER_MODE_ONLY = 1
-"""Asks for faults of the program alone, what everybody may from Linux 5.11 on."""
+"""Requests only faults of user mode, which every user may handle since Linux 5.11."""
 _API, _REGISTER, _UNREGISTER, _COPY = 0xC018AA3F, 0xC020AA00, 0x8010AA01, 0xC028AA03
 _API_VERSION = 0xAA
 _MISSING = 1
@@ -36,9 +36,10 @@ class FreshPages:
 
     @contextmanager
     def taking(self, address: int, length: int) -> Iterator[bool]:
-        """Have the pages from ``address`` filled by ``put`` within; both are multiples of the page's size in bytes.
+        """Let ``put`` fill the pages from ``address`` within the block; both are multiples of the page's size in bytes.
 
-        Yields whether the kernel agrees. Nothing else may read or write these pages meanwhile: it would wait for the page.
+        Yields whether the kernel agrees. No other code may read or write these pages meanwhile: it would wait for the
+        page.
         """
         registration = struct.pack("QQQQ", address, length, _MISSING, 0)
         agreed = self._told(_REGISTER, registration)
@@ -49,9 +50,10 @@ class FreshPages:
                 self._told(_UNREGISTER, struct.pack("QQ", address, length))
 
     def put(self, address: int, source: int, length: int) -> bool:
-        """Copy ``length`` bytes from the address ``source``; ``False`` where a page was touched before, or there is no memory.
+        """Copy ``length`` bytes from the address ``source``; ``False`` if a page was touched before, or there is no
+        memory.
 
-        Some of the pages may have been filled then.
+        Some of the pages may already be filled then.
         """
         return self._told(_COPY, struct.pack("QQQQq", address, source, length, 0, 0))
 
@@ -65,10 +67,11 @@ class FreshPages:
 
 @contextmanager
 def fresh_pages(huge_pages: Path = _HUGE_PAGES) -> Iterator[FreshPages | None]:
-    """Open a userfaultfd; ``None`` where there is none to be had, or where huge pages come unasked: those that are filled are small ones.
+    """Open a userfaultfd; ``None`` if it is unavailable, or if huge pages are always used: pages filled in this way are
+    small ones.
 
-    ``huge_pages`` is the server's setting of transparent huge pages. On ``always`` plain reads of 1 GB took 0.09 s in four of six tries,
-    1.3 and 1.5 s in two.
+    ``huge_pages`` is the server's setting of transparent huge pages. With ``always`` plain reads of 1 GB took 0.09 s in
+    four of six tries, 1.3 and 1.5 s in two.
     """
     descriptor = -1 if _come_unasked(huge_pages) else _open()
     if descriptor < 0:

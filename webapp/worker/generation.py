@@ -1,4 +1,4 @@
-"""Answers of a loaded model: tokens chosen one by one, text passed on while it comes."""
+"""Answers of a loaded model: tokens are chosen one by one, and their text is passed on as it arrives."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from webapp.worker.engine import Completion, Emit, FinishReason, Message, Prompt
 from webapp.worker.text import Detokenizer, StopScan
 
 _CHOICE = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
-"""Fields of a generation config that ``_Sampler`` takes the place of."""
+"""Fields of a generation config that ``_Sampler`` replaces."""
 WARM_UP_TOKENS, WARM_UP_ANSWER = 64, 3
-"""A prompt is computed by other kernels than one token after the other."""
+"""A prompt is computed by other kernels than single tokens."""
 
 
 class TorchModel:
@@ -35,7 +35,7 @@ class TorchModel:
         self.context_length = longest if isinstance(longest, int) and longest > 0 else None
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """See ``LoadedModel``."""
+        """Return a chat as tokens, as ``LoadedModel.encode_chat``."""
         try:
             text = self._tokenizer.apply_chat_template(
                 [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
@@ -45,13 +45,13 @@ class TorchModel:
         return self._encode(text, special=False)
 
     def encode_text(self, prompt: str) -> list[int]:
-        """See ``LoadedModel``."""
+        """Return a text as tokens, as ``LoadedModel.encode_text``."""
         return self._encode(prompt, special=True)
 
     def generate(
         self, prompt: Sequence[int], sampling: Sampling, emit: Emit, is_cancelled: Callable[[], bool]
     ) -> Completion:
-        """See ``LoadedModel``."""
+        """Continue a prompt, as ``LoadedModel.generate``."""
         config = self._config(sampling)
         reader = _Reader(self._decode, sampling, config.eos_token_id, emit, is_cancelled)
         tokens = torch.tensor([list(prompt)], device=self._model.device)
@@ -66,17 +66,18 @@ class TorchModel:
         return reader.finish()
 
     def warm_up(self) -> None:
-        """Answer some tokens, so that what the first answer brings is there before the model is said to be ready.
+        """Answer some tokens, so that the memory of the first answer is allocated before the model is reported as
+        ready.
 
-        On a GPU kernels are loaded when they first run, and a library keeps a workspace: 168 and 32 MiB measured on an H200. Without it the
-        figure that is measured at rest, and kept, would be too low by them.
+        On a GPU kernels are loaded when they first run, and a library keeps a workspace: 168 and 32 MiB measured on an
+        H200. Without the warm-up the stored measurement at rest would be too low by them.
         """
         tokens = max(1, min(WARM_UP_TOKENS, (self.context_length or WARM_UP_TOKENS) - WARM_UP_ANSWER))
         sampling = Sampling(max_new_tokens=WARM_UP_ANSWER, temperature=1.0)
         self.generate([1] * tokens, sampling, lambda _: None, lambda: False)
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
-        with self._tokenizing:  # the fast tokenizers refuse a second borrower
+        with self._tokenizing:  # the fast tokenizers refuse concurrent use
             return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
 
     def _decode(self, tokens: Sequence[int]) -> str:
@@ -86,9 +87,10 @@ class TorchModel:
             )
 
     def _config(self, sampling: Sampling) -> Any:
-        """The model's own generation config, with the choice of tokens left to ``_Sampler``.
+        """Return the model's own generation config, with the choice of tokens left to ``_Sampler``.
 
-        transformers draws from torch's global generator, which requests side by side would share: no seed would hold.
+        transformers draws from torch's global generator, which concurrent requests would share: no seed would be
+        reproducible.
         """
         config = copy.deepcopy(self._model.generation_config)
         config.update(
@@ -110,7 +112,9 @@ class TorchModel:
         return config
 
     def _defaults(self, sampling: Sampling) -> Sampling:
-        """Fill what the request left open from the model's own generation config; temperature 1 where that has none."""
+        """Fill unset values of the request from the model's own generation config; the temperature is 1 if that has
+        none.
+        """
         own = self._model.generation_config
         temperature = own.temperature if sampling.temperature is None else sampling.temperature
         return Sampling(
@@ -127,7 +131,7 @@ def _first(value: Any) -> Any:
 
 
 class _Sampler(LogitsProcessor):  # type: ignore[misc]
-    """Chooses the token by a generator of its own and leaves it as the only possible one."""
+    """Chooses the token with a generator of its own and leaves it as the only possible one."""
 
     def __init__(self, sampling: Sampling) -> None:
         self._temperature = sampling.temperature or 0.0
@@ -152,7 +156,7 @@ class _Sampler(LogitsProcessor):  # type: ignore[misc]
 
 
 class _Reader(StoppingCriteria):  # type: ignore[misc]
-    """Sees every token as it is chosen: passes its text on, and says when to end."""
+    """Sees every token when it is chosen: passes its text on, and decides when to stop."""
 
     def __init__(
         self,
@@ -177,7 +181,7 @@ class _Reader(StoppingCriteria):  # type: ignore[misc]
         return torch.full((input_ids.shape[0],), self._reason is not None, device=input_ids.device, dtype=torch.bool)
 
     def finish(self) -> Completion:
-        """Pass on what was held back."""
+        """Pass on the held-back text."""
         if self._reason is not FinishReason.CANCELLED:
             self._pass_on(self._stops.feed(self._text.finish()) + self._stops.finish())
         return Completion(self._reason or FinishReason.LENGTH, self._tokens)

@@ -1,7 +1,7 @@
-"""Reads safetensors files into the process's own memory, one tensor after the other, each by several threads.
+"""Read safetensors files into the process's own memory, one tensor after the other, each with several threads.
 
-Measured on 2 cores for 1 GB in the page cache: 1.25 s by safetensors' own ``pread``, 0.35 s by several threads, 0.24 s with pages that
-are handed out filled. The header is still read and checked by safetensors.
+Measured on 2 cores for 1 GB in the page cache: 1.25 s by safetensors' own ``pread``, 0.35 s by several threads, 0.24 s
+with pages that the kernel hands out filled. safetensors still reads and checks the header.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from webapp.worker.fresh_pages import PAGE_BYTES, FreshPages, fresh_pages
 THREADS = min(4, os.cpu_count() or 1)
 PART_BYTES = 4 * 2**20
 BLOCK_BYTES = 2**19
-"""What a thread reads before it puts it into fresh pages; it stays in the processor's cache."""
+"""Bytes that a thread reads before it puts them into fresh pages; they stay in the processor's cache."""
 LEAST_FRESH_BYTES = 2**20
 """Smaller tensors are read into memory that may have been used before."""
 _T = TypeVar("_T")
@@ -48,7 +48,7 @@ _DTYPES = {
 
 
 class HostWeightsFile:
-    """One safetensors file; answers what ``safetensors.safe_open`` answers.
+    """One safetensors file, with the interface of ``safetensors.safe_open``.
 
     Raises:
         OSError: the file cannot be read.
@@ -75,14 +75,14 @@ class HostWeightsFile:
         self._library.__exit__(*error)
 
     def get_slice(self, name: str) -> _TensorSlice:
-        """Return the tensor's promise: nothing is read before it is indexed."""
+        """Return a lazy tensor: nothing is read before it is indexed."""
         return _TensorSlice(self, name, self._library.get_slice(name))
 
     def get_tensor(self, name: str) -> torch.Tensor:
         """Read a tensor.
 
         Raises:
-            SafetensorError: there is none of that name.
+            SafetensorError: no tensor has this name.
         """
         entry = self._header.get(name)
         dtype = _DTYPES.get(entry["dtype"]) if entry else None
@@ -97,7 +97,7 @@ class HostWeightsFile:
 
 
 class _TensorSlice:
-    """A tensor that is read when it is indexed: whole by us, in part by safetensors."""
+    """A tensor that is read when it is indexed: whole by this module, in part by safetensors."""
 
     def __init__(self, file: HostWeightsFile, name: str, library_slice: Any) -> None:
         self._file = file
@@ -112,7 +112,7 @@ class _TensorSlice:
 
 
 class Readers:
-    """Threads that read one tensor's parts side by side, into fresh pages where the kernel gives them."""
+    """Threads that read one tensor's parts concurrently, into fresh pages if the kernel provides them."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class Readers:
             OSError: the file cannot be read, or ends early.
         """
         with path.open("rb", buffering=0) as file:
-            # the threads' jumps would keep the kernel from reading ahead by itself
+            # the threads' jumps would keep the kernel from reading ahead
             os.posix_fadvise(file.fileno(), start, len(into), os.POSIX_FADV_WILLNEED)
             target = _Target(file, start, into)
             left = [range(len(into))]
@@ -143,7 +143,7 @@ class Readers:
             self._each(target.read, [part for piece in left for part in _parts(piece, self._part_bytes)])
 
     def _fill_fresh(self, pages: FreshPages, target: _Target) -> list[range]:
-        """Fill the whole pages of ``target``; return what is left to read."""
+        """Fill the whole pages of ``target``; return the ranges that are left to read."""
         first = -target.address % PAGE_BYTES
         end = first + (target.length - first) // PAGE_BYTES * PAGE_BYTES
         parts = _parts(range(first, end), max(self._part_bytes // PAGE_BYTES, 1) * PAGE_BYTES)
@@ -153,7 +153,7 @@ class Readers:
         return [range(first), *unfilled, range(end, target.length)]
 
     def _each(self, work: Callable[[range], _T], parts: list[range]) -> list[_T]:
-        """Return the work's results when no thread is at it any more."""
+        """Return the results once no thread is working any longer."""
         tasks = [self._pool.submit(work, part) for part in parts]
         wait(tasks)
         return [task.result() for task in tasks]
@@ -167,7 +167,7 @@ def readers() -> Iterator[Readers]:
 
 
 class _Block(threading.local):
-    """A thread's own memory between the file and the fresh pages."""
+    """A thread's own buffer between the file and the fresh pages."""
 
     def __init__(self) -> None:
         content = bytearray(BLOCK_BYTES)
@@ -176,7 +176,7 @@ class _Block(threading.local):
 
 
 class _Target:
-    """A tensor's memory, and where in the file its bytes stand. Parts are counted from its first byte."""
+    """A tensor's memory, and the position of its bytes in the file. Ranges are relative to its first byte."""
 
     def __init__(self, file: FileIO, start: int, into: torch.Tensor) -> None:
         self.address = into.data_ptr()
@@ -190,7 +190,7 @@ class _Target:
         self._read(self._memory[part.start : part.stop], part.start)
 
     def put(self, pages: FreshPages, block: _Block, part: range) -> bool:
-        """Have pages that hold the part put into place; ``False`` where it has to be read."""
+        """Put pages that hold the part into place; ``False`` if it has to be read."""
         for piece in _parts(part, BLOCK_BYTES):
             self._read(block.memory[: len(piece)], piece.start)
             if not pages.put(self.address + piece.start, block.address, len(piece)):

@@ -1,16 +1,18 @@
-"""The launcher: imports torch and all that every model needs once, touches no device, and forks a worker whenever it is asked.
+"""The launcher: imports torch and all other common libraries once, touches no device, and forks workers on request.
 
-``python -m webapp.worker.launcher --control FD``. A worker of its own takes 4 to 9 s to import the libraries and holds 250 MiB of them;
-a forked one has them at once and shares them. What makes that safe:
+``python -m webapp.worker.launcher --control FD``. A separate worker takes 4 to 9 s to import the libraries and holds
+250 MiB of them; a forked one has them at once and shares them. Three rules make that safe:
 
-- **One thread.** A lock that another thread held in the moment of a fork is held for ever in the child. The thread count is asked
-  before every fork, and none is made while it is not one.
-- **No device.** A CUDA context does not survive a fork, so nothing here may make one: torch looks for GPUs by NVML alone
-  (``libraries.ENVIRONMENT``), and bitsandbytes, whose import initialises CUDA, is imported by the workers that quantize.
-- **Nothing shared that should differ.** A worker has a session, log, marks, seeds and descriptors of its own before it does anything.
+- **One thread.** A lock that another thread holds at the moment of a fork is held for ever in the child. The launcher
+  counts its threads before every fork, and refuses to fork if there is more than one.
+- **No device.** A CUDA context does not survive a fork, so no code here may create one: torch looks for GPUs through
+  NVML only (``libraries.ENVIRONMENT``), and bitsandbytes, whose import initialises CUDA, is imported by the workers
+  that quantize.
+- **Nothing shared that should differ.** A worker gets its own session, log, marks, seeds and descriptors before it does
+  anything else.
 
-``Warden ── fork request ──► launcher ── fork ──► keeper ── fork ──► worker``. The keeper waits for the worker's end, writes it down,
-and ends; it belongs to nobody once the launcher has gone.
+``Warden ── fork request ──► launcher ── fork ──► keeper ── fork ──► worker``. The keeper waits for the worker's end,
+records it, and exits; it has no parent of its own once the launcher has ended.
 """
 
 from __future__ import annotations
@@ -56,31 +58,31 @@ log = logging.getLogger(__name__)
 
 MESSAGE_BYTES = 1 << 16
 REPLY_S = 10.0
-"""How long a fork may take until the worker has written down which process it is."""
+"""How long a fork may take until the worker has recorded its process."""
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 FAMILIES = ("gemma2", "gemma3", "llama", "mistral", "phi3", "qwen2", "qwen3")
-"""Architectures that most people load; the code of any other one is imported by its worker."""
+"""The most common architectures; the code of any other one is imported by its worker."""
 
 
 def prepare() -> None:
-    """Import everything that workers share, and let the garbage collector never walk it again: that would copy its pages."""
+    """Import the shared libraries, and exempt them from garbage collection, which would copy their pages."""
     gc.set_threshold(*GARBAGE_WHILE_IMPORTING)
     chosen = os.environ.get(BLAS_THREADS)
     os.environ[BLAS_THREADS] = (
-        "1"  # numpy's library begins its threads when it is imported; nothing of a model's goes there
+        "1"  # numpy's library starts its threads when it is imported; no computation of a model uses them
     )
     TorchEngine().import_libraries()
     for family in FAMILIES:
         importlib.import_module(f"transformers.models.{family}.modeling_{family}")
     del os.environ[BLAS_THREADS]
     if chosen is not None:
-        os.environ[BLAS_THREADS] = chosen  # what a worker imports or starts goes by what was chosen
+        os.environ[BLAS_THREADS] = chosen  # the worker's later imports and child processes use the user's value
     memory.give_back()
     gc.freeze()
 
 
 def serve(control: socket.socket) -> None:
-    """Fork whenever it is asked, until Warden hangs up."""
+    """Fork on every request, until Warden closes the connection."""
     while message := control.recv(MESSAGE_BYTES):
         try:
             reply = fork(Path(decode(ForkRequest, message).folder), control)
@@ -90,9 +92,10 @@ def serve(control: socket.socket) -> None:
 
 
 def fork(folder: Path, control: socket.socket) -> ForkReply:
-    """Fork a worker into ``folder`` and return which process it is. Raises OSError.
+    """Fork a worker into ``folder`` and return its process. Raises OSError.
 
-    The worker gets the folder itself and not its name: one whose answer was lost writes nothing into what has taken its place.
+    The worker gets the folder itself and not its name: a worker whose answer was lost must not write into a new folder
+    of that name.
     """
     if (problem := why_not()) is not None:
         return ForkReply(detail=problem)
@@ -100,26 +103,26 @@ def fork(folder: Path, control: socket.socket) -> ForkReply:
     with os.fdopen(reading, "rb", buffering=0) as answer:
         with os.fdopen(writing, "wb", buffering=0) as told, chdir(folder):
             if os.fork() == 0:
-                answer.close()  # who writes to it then learns that the launcher has gone
+                answer.close()  # a write to it then reports that the launcher has ended
                 _keep(folder, control, told)
         return read_answer(answer)
 
 
 def why_not() -> str | None:
-    """Return why no fork may be made, or ``None``: what would work in most workers and hang or fail in some."""
+    """Return why a fork is not safe, or ``None``: it would work in most workers and hang or fail in some."""
     if (count := process.threads()) != 1:
         return f"the launcher has {count} threads"
     return "the launcher has initialised CUDA" if TorchEngine.has_touched_a_device() else None
 
 
 def _check_fork() -> None:
-    """Raise RuntimeError in a fork that must not go to work: a driver that was only asked shows nowhere else."""
+    """Raise RuntimeError in a fork that must not continue: no other check detects a driver that was only queried."""
     if (problem := why_not()) is not None:
         raise RuntimeError(problem)
 
 
 def read_answer(answer: FileIO, wait_s: float = REPLY_S) -> ForkReply:
-    """Return what the worker says of itself before it goes to work."""
+    """Return the worker's report of its own process before it continues."""
     readable, _, _ = select.select([answer], [], [], wait_s)
     if not readable:
         return ForkReply(detail=f"the worker has not begun after {wait_s:g} s")
@@ -128,14 +131,14 @@ def read_answer(answer: FileIO, wait_s: float = REPLY_S) -> ForkReply:
 
 
 def refusal(error: Exception) -> ForkReply:
-    """Say why there is no worker."""
+    """Return the reply that explains why there is no worker."""
     if isinstance(error, OSError):
         return ForkReply(errno=error.errno, detail=error.strerror or str(error))
     return ForkReply(detail=f"{type(error).__name__}: {error}")
 
 
 def _keep(folder: Path, control: socket.socket, told: FileIO) -> NoReturn:
-    """Be the keeper of a worker: fork it, wait for its end, write that down."""
+    """Run as the keeper of a worker: fork it, wait for its end, record that."""
     try:
         control.close()
         os.setsid()
@@ -144,7 +147,7 @@ def _keep(folder: Path, control: socket.socket, told: FileIO) -> NoReturn:
             worker = _fork_worker(folder, told)
         process.show_name("warden-keeper", folder.name)
         _, status = os.waitpid(worker, 0)
-        with suppress(OSError):  # the folder is gone: somebody ended the worker, and nobody asks how
+        with suppress(OSError):  # the folder is gone: the worker was ended, and nobody needs the record
             write_file(Path(EXIT_FILE), encode(ExitRecord(exit_text(os.waitstatus_to_exitcode(status)))))
     finally:
         os._exit(0)
@@ -162,7 +165,7 @@ def _fork_worker(folder: Path, told: FileIO) -> int:
 
 
 def _work(folder: Path, told: FileIO) -> NoReturn:
-    """Be the worker."""
+    """Run as the worker."""
     code = 1
     try:
         with told:
@@ -175,7 +178,9 @@ def _work(folder: Path, told: FileIO) -> NoReturn:
 
 
 def _begin(folder: Path, told: FileIO) -> tuple[WorkerSpec, TorchEngine]:
-    """Take on a life of its own, and say so or why not. CUDA is touched only after all of this."""
+    """Become independent of the launcher, and report success or the reason of a failure. CUDA is touched only
+    afterwards.
+    """
     try:
         _check_fork()
         os.setsid()
@@ -194,7 +199,9 @@ def _begin(folder: Path, told: FileIO) -> tuple[WorkerSpec, TorchEngine]:
 
 
 def end_with(control: socket.socket, *, while_importing: bool) -> None:
-    """Have the kernel end this process as soon as Warden hangs up: an import looks at nothing for seconds. Off once requests come."""
+    """Let the kernel end this process as soon as Warden hangs up: an import cannot check that for seconds. Off once
+    requests arrive.
+    """
     fcntl.fcntl(control, fcntl.F_SETOWN, os.getpid())
     flags = fcntl.fcntl(control, fcntl.F_GETFL)
     fcntl.fcntl(control, fcntl.F_SETFL, flags | os.O_ASYNC if while_importing else flags & ~os.O_ASYNC)
@@ -209,7 +216,7 @@ def main() -> NoReturn:
     os.umask(0o077)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     signal.signal(signal.SIGIO, signal.SIG_DFL)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are nobody's to wait for
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody has to wait for keepers
     process.show_name("warden-launcher")
     control = socket.socket(fileno=options.control)
     end_with(control, while_importing=True)

@@ -1,4 +1,4 @@
-"""A process's own memory: what it holds, how it gives back what it does not need, and how lack of it is recognised."""
+"""A process's own memory: how much it holds, how it frees unneeded memory, and how a shortage is recognised."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ _FROM_LARGE = -3
 """M_MMAP_THRESHOLD of glibc's malloc.h."""
 _LARGE_BYTES = 2**18
 _CHAIN = 8
-"""How many causes of an error are asked."""
+"""How many causes of an error are inspected."""
 _shared = SharedPages()
 
 
 def own_bytes(*, anew: bool = False) -> int | None:
-    """Return the process's own resident memory: heap and stacks, no mapped files, and nothing that it shares with the launcher.
+    """Return the process's own resident memory: heap and stacks, no mapped files, and no memory shared with the
+    launcher.
 
-    ``None`` where the kernel has no figure. See ``SharedPages`` for ``anew``.
+    ``None`` if the kernel has no figure. See ``SharedPages`` for ``anew``.
     """
     found = _ANONYMOUS.search(_STATUS.read_text(encoding="ascii", errors="replace"))
     return None if found is None else max(0, int(found[1]) * 1024 - _shared.shared_bytes("self", anew=anew))
@@ -40,12 +41,13 @@ def give_back() -> None:
 
 
 def give_back_large_blocks() -> None:
-    """From now on have glibc give blocks of a quarter of a megabyte and more straight back when they are freed.
+    """Let glibc return freed blocks of a quarter of a megabyte and more to the kernel at once.
 
-    By itself it keeps blocks of up to 32 MiB in its heap once some were freed, between others that stay. A load that turns each tensor
-    into another type then held up to a sixth more than it needed, now more and now less (measured: 1024 to 1166 MiB, and 1006 so), and
-    so did answers: one in INT8 held 163 MiB beside the weights where only blocks of a megabyte went back, and 67 so.
-    A prediction can only be right of a process that holds what it uses.
+    By default it keeps blocks of up to 32 MiB in its heap once some were freed, between others that are in use. A load
+    that converts each tensor to another type then held up to a sixth more than it needed, with variation (measured:
+    1024 to 1166 MiB, and 1006 with this setting), and so did answers: one in INT8 held 163 MiB in addition to the
+    weights if only blocks of a megabyte were returned, and 67 with this setting. A prediction can be right only for a
+    process that holds just what it uses.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have no such option
     if set_option is not None:
@@ -53,10 +55,11 @@ def give_back_large_blocks() -> None:
 
 
 def is_out_of_memory(error: BaseException, said: str = "") -> bool:
-    """Whether an error, or one that caused it, is lack of memory: by its type's name or by its text.
+    """Return whether an error, or one that caused it, is a shortage of memory: by its type's name or by its text.
 
-    torch raises ``OutOfMemoryError`` on a GPU and a plain ``RuntimeError`` with a text on the CPU. ``said`` is what the library
-    logged meanwhile: transformers logs an error of a weight's conversion and raises another one that no longer names it.
+    torch raises ``OutOfMemoryError`` on a GPU and a plain ``RuntimeError`` with a text on the CPU. ``said`` is the
+    library's log output in the meantime: transformers logs an error of a weight's conversion and raises another one
+    that no longer names it.
     """
     return says_out_of_memory(said) or any(
         _TYPES & {cls.__name__ for cls in type(one).__mro__} or says_out_of_memory(str(one)) for one in _chain(error)
@@ -64,7 +67,7 @@ def is_out_of_memory(error: BaseException, said: str = "") -> bool:
 
 
 def says_out_of_memory(text: str) -> bool:
-    """Whether a text names lack of memory."""
+    """Return whether a text reports a shortage of memory."""
     lowered = text.lower()
     return any(words in lowered for words in _TEXTS) or any(name in text for name in _TYPES)
 

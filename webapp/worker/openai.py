@@ -1,4 +1,4 @@
-"""OpenAI's protocol: what a request may say, and how answers and errors look. Pure."""
+"""OpenAI's protocol: the fields of a request, and the format of answers and errors. Pure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from webapp.worker.engine import FinishReason, Message
 MAX_STOPS = 16
 DONE = b"data: [DONE]\n\n"
 _UNSUPPORTED = ("tools", "functions", "response_format", "logit_bias", "logprobs", "suffix", "echo")
-"""Fields that would change the answer and have no effect here: refused instead of ignored."""
+"""Fields that would change the answer and are not supported: refused instead of ignored."""
 
 
 class ApiError(Exception):
-    """An answer other than success; ``status`` is HTTP's."""
+    """An answer other than success; ``status`` is the HTTP status."""
 
     def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class Request:
 
     @property
     def is_chat(self) -> bool:
-        """Whether the model's chat template is wanted."""
+        """Whether the model's chat template is used."""
         return self.messages is not None
 
 
@@ -72,7 +72,7 @@ def parse_request(body: bytes, model_id: str, *, chat: bool) -> Request:
     """Return the request in ``body``.
 
     Raises:
-        ApiError: 400 with the field that cannot be meant, 404 for another model.
+        ApiError: 400 with the invalid field, 404 for another model.
     """
     raw = _json_object(body)
     named = _text(raw, "model")
@@ -123,11 +123,11 @@ class Answers:
         return self._piece({"delta": {"content": text}} if self._chat else {"text": text}, None)
 
     def last(self, reason: FinishReason) -> dict[str, Any]:
-        """Return the piece that says why the answer ended."""
+        """Return the piece with the reason why the answer ended."""
         return self._piece({"delta": {}} if self._chat else {"text": ""}, _finish(reason))
 
     def usage(self, usage: Usage) -> dict[str, Any]:
-        """Return the piece with the figures alone, for ``stream_options.include_usage``."""
+        """Return the piece with only the usage, for ``stream_options.include_usage``."""
         return {**self._head, "object": self._stream_kind, "choices": [], "usage": usage.body()}
 
     @property
@@ -168,7 +168,7 @@ def new_tokens(request: Request, prompt_tokens: int, context: int) -> int:
 
 
 def _finish(reason: FinishReason) -> str:
-    """OpenAI knows ``stop`` and ``length``; a cancelled answer was cut."""
+    """Return OpenAI's reason, ``stop`` or ``length``; a cancelled answer counts as cut short."""
     return "stop" if reason is FinishReason.STOP else "length"
 
 
@@ -213,7 +213,7 @@ def _prompt(raw: Mapping[str, Any]) -> str:
 
 
 def _whole(text: str, field: str) -> str:
-    """JSON can hold half characters (lone surrogates), which no tokenizer takes."""
+    """Check a text: JSON can hold half characters (lone surrogates), which tokenizers reject."""
     try:
         text.encode()
     except UnicodeEncodeError as exc:

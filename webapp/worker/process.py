@@ -1,4 +1,4 @@
-"""What a forked process has to do to be one of its own: marks that others can read, seeds, a log, a session."""
+"""How a forked process becomes independent: marks that other processes can read, seeds, a log, a session."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from webapp.runtimes.protocol import ROOM_LENGTH, ROOM_VARIABLE
 
 _PR_SET_NAME = 15
 _ARGUMENTS, _ENVIRONMENT = 45, 47
-"""Where ``arg_start`` and ``env_start`` stand in /proc/PID/stat behind the command's name; the end of each follows (proc_pid_stat(5))."""
+"""The positions of ``arg_start`` and ``env_start`` in /proc/PID/stat after the command's name; the end of each follows
+(proc_pid_stat(5)).
+"""
 
 
 class NoRoom(Exception):
-    """The marks are longer than the room that was kept for them."""
+    """The marks are longer than the space reserved for them."""
 
 
 def show_environment(marks: Mapping[str, str]) -> None:
-    """Write ``marks`` where ``/proc/PID/environ`` shows them, and into the environment that children get. Raises NoRoom.
+    """Write ``marks`` where ``/proc/PID/environ`` shows them, and into the environment of children. Raises NoRoom.
 
-    That file shows the block that the program began with, and a fork begins with its parent's: without this a worker whose folder has gone
-    could not be told from its launcher.
+    That file shows the block with which the program started, and a fork starts with its parent's: without this a worker
+    whose folder is gone could not be told from its launcher.
     """
     begin, end = _region(_ENVIRONMENT)
     shown = ctypes.string_at(begin, end - begin)
@@ -37,14 +39,14 @@ def show_environment(marks: Mapping[str, str]) -> None:
 
 
 def show_name(name: str, *arguments: str) -> None:
-    """Have ps and top name this process; a command line that is longer than the one it began with is cut."""
+    """Set the name of this process in ps and top; a command line that is longer than the original one is truncated."""
     begin, end = _region(_ARGUMENTS)
     _write(begin, b"\0".join(word.encode() for word in (name, *arguments)), end - begin - 1)
     ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def parent_of(pid: int) -> int | None:
-    """Return a process's parent, ``None`` when it has gone."""
+    """Return a process's parent, ``None`` if the process has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -53,13 +55,13 @@ def parent_of(pid: int) -> int | None:
 
 
 def threads() -> int:
-    """Return how many threads this process has, those that Python does not know of included."""
+    """Return how many threads this process has, including those that Python does not know."""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Threads:"))
 
 
 def redirect_output(log: Path) -> None:
-    """Have standard output and error go to the end of ``log``. Raises OSError."""
+    """Redirect standard output and error to the end of ``log``. Raises OSError."""
     sys.stdout.flush()
     sys.stderr.flush()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -69,7 +71,7 @@ def redirect_output(log: Path) -> None:
 
 
 def _region(place: int) -> tuple[int, int]:
-    """The addresses where a part of the process's first stack begins and ends."""
+    """Return the addresses at which a part of the process's first stack begins and ends."""
     fields = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
     return int(fields[place]), int(fields[place + 1])
 

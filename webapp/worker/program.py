@@ -1,7 +1,7 @@
-"""The worker's life: say who it is, answer at once, import, load, serve, end.
+"""The worker's life: report its process, respond at once, import, load, serve, end.
 
-The main thread only waits: SIGTERM keeps its default action, so that it ends the process at once, also in the middle of an import
-or a load, where a handler written in Python would have to wait for its turn. All that has to be tidied up is Warden's to tidy.
+The main thread only waits: SIGTERM keeps its default action, so that it ends the process at once, even during an import
+or a load, in which a handler written in Python would have to wait for its turn. Warden does all cleaning up.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ from webapp.worker.service import Service
 log = logging.getLogger(__name__)
 
 CUT_S = 1.0
-"""How long a request that was cut off at the end may take to notice."""
+"""How long a request that is cut off at the end may take to react."""
 DETAIL_LENGTH = 600
 GARBAGE = gc.get_threshold()
 GARBAGE_WHILE_IMPORTING = (50_000, 5, 1000)
-"""Imports leave little garbage, and looking for it as often as Python does took a tenth of them (4.1 s of the processor instead of
-3.7 s). Never to look left 8 MiB of it behind in every worker."""
+"""Imports create little garbage, and collecting it as often as Python does took a tenth of them (4.1 s of the processor
+instead of 3.7 s). Without any collection 8 MiB of it were left in every worker.
+"""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class _Status:
 
 
 class Program:
-    """One worker in the current folder. ``engine`` is what imports and loads."""
+    """One worker in the current folder. ``engine`` does the importing and loading."""
 
     def __init__(self, spec: WorkerSpec, engine: InferenceEngine) -> None:
         self._engine = engine
@@ -79,7 +80,7 @@ class Program:
             spec.id, WorkerState.IMPORTING if told else WorkerState.IDLE, spec.load if told else None
         )
         self._told = threading.Event()
-        """There is a model to load."""
+        """Set once there is a model to load."""
         self._exit_code = 0
         self._ended = threading.Event()
         self.service = Service(self, engine)
@@ -97,7 +98,7 @@ class Program:
     # Control
 
     def report(self) -> StateReport:
-        """See ``Control``."""
+        """Return the worker's state, as ``Control.report``."""
         status = self._status
         anonymous, device = memory.own_bytes(anew=status.state is WorkerState.READY), self._engine.memory()
         base = status.base_bytes
@@ -122,16 +123,16 @@ class Program:
         )
 
     def take(self, spec: WorkerSpec) -> bool:
-        """See ``Control``."""
+        """Accept a model to load, as ``Control.take``."""
         with self._lock:
             if self._status.state is not WorkerState.IDLE:
-                return self._status.load == spec.load  # the answer was lost, and it is told once more
+                return self._status.load == spec.load  # the answer was lost, and the request is repeated
             self._status = replace(self._status, state=WorkerState.IMPORTING, load=spec.load)
         self._told.set()
         return True
 
     def stop(self, wait_s: float) -> None:
-        """See ``Control``."""
+        """Start to end, as ``Control.stop``."""
         with self._lock:
             if self._status.state is WorkerState.STOPPING:
                 return
@@ -166,7 +167,7 @@ class Program:
         gc.set_threshold(*GARBAGE_WHILE_IMPORTING)
         self._engine.import_libraries()
         gc.collect()
-        gc.freeze()  # some 300 000 objects of the libraries that every later collection would walk, 0.2 s each
+        gc.freeze()  # some 300 000 objects of the libraries that every later collection would scan, 0.2 s each
         log.info("imported the libraries in %.2f s", time.monotonic() - began)
 
     def _load(self) -> None:
@@ -193,7 +194,7 @@ class Program:
             log.info("loaded %s of %s tensors", done, total)
 
     def _set(self, **changes: object) -> None:
-        """Change the status; a worker that was told to stop stays stopping."""
+        """Change the status; a worker that was told to stop keeps that state."""
         with self._lock:
             if self._status.state is WorkerState.STOPPING:
                 changes.pop("state", None)
@@ -212,10 +213,11 @@ def describe(error: BaseException) -> Failure:
 
 
 def enter(folder: Path, keeper: int | None = None, launcher: int | None = None) -> WorkerSpec:
-    """Make ``folder`` the working folder, write down which process this is, and read what is to be done.
+    """Change to ``folder``, record this process, and read the specification of its work.
 
-    ``keeper`` is the process that waits for this one's end, and ``launcher`` its parent, where this one was forked. A relative name
-    binds the socket, so the limit of 107 bytes for its path does not matter. Raises OSError, ProtocolError.
+    ``keeper`` is the process that waits for this one's end, and ``launcher`` its parent, if this one was forked. A
+    relative name binds the socket, so the limit of 107 bytes for its path does not matter. Raises OSError,
+    ProtocolError.
     """
     os.umask(0o077)
     os.chdir(folder)
@@ -253,7 +255,7 @@ def main(argv: Sequence[str] | None = None, engine: InferenceEngine | None = Non
 
 
 def work(spec: WorkerSpec, engine: InferenceEngine) -> int:
-    """Run the worker that ``enter`` has made ready; return its exit code."""
+    """Run the worker that ``enter`` has prepared; return its exit code."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     log.info("worker %s, pid %s", spec.id, os.getpid())
     code = Program(spec, engine).run()

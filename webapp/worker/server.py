@@ -1,4 +1,4 @@
-"""HTTP over the unix socket: one thread a connection, a bounded number of them; the token, body limits, streams."""
+"""HTTP over the unix socket: one thread per connection, a bounded number of them; the token, body limits, streams."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IDLE_S = 60.0
 
 
 class ClientGone(Exception):
-    """Nobody is there to take the answer."""
+    """The client has disconnected."""
 
 
 class Exchange(Protocol):
@@ -37,13 +37,13 @@ class Exchange(Protocol):
     body: bytes
 
     def is_gone(self) -> bool:
-        """Whether the other side has hung up. Never waits."""
+        """Return whether the client has disconnected. Never waits."""
 
     def reply(self, status: int, value: Mapping[str, Any]) -> None:
         """Answer with JSON. Raises ClientGone."""
 
     def begin_stream(self) -> None:
-        """Begin to answer with server-sent events. Raises ClientGone."""
+        """Start to answer with server-sent events. Raises ClientGone."""
 
     def send(self, data: bytes) -> None:
         """Send events. Raises ClientGone."""
@@ -67,7 +67,7 @@ class WorkerServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         super().__init__(path, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for a connection, or close it when there are too many."""
+        """Start a thread for a connection, or close it if there are too many."""
         if not self._room.acquire(blocking=False):
             log.warning("more than %s connections, one was closed", MAX_CONNECTIONS)
             self.shutdown_request(request)
@@ -82,7 +82,7 @@ class WorkerServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Record what went wrong with a connection, without its content; a client that hung up is nothing wrong."""
+        """Log the error of a connection, without its content; a client that disconnects is no error."""
         if isinstance(sys.exception(), ConnectionError):
             log.debug("a connection was reset")
         else:
@@ -120,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer_error(ApiError(500, "internal", f"{type(exc).__name__} while answering; see the model's log"))
 
     def _answer_error(self, error: ApiError) -> None:
-        self.close_connection = True  # a body that was refused may still be on its way
+        self.close_connection = True  # the rest of a refused body may still arrive
         if self._streaming:
             return
         try:
@@ -157,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
     # Exchange
 
     def is_gone(self) -> bool:
-        """See ``Exchange``."""
+        """Return whether the client has disconnected, as ``Exchange.is_gone``."""
         try:
             readable, _, _ = select.select([self.connection], [], [], 0)
             return bool(readable) and self.connection.recv(1, socket.MSG_PEEK) == b""
@@ -165,18 +165,18 @@ class _Handler(BaseHTTPRequestHandler):
             return True
 
     def reply(self, status: int, value: Mapping[str, Any]) -> None:
-        """See ``Exchange``."""
+        """Answer with JSON, as ``Exchange.reply``."""
         data = json.dumps(value, ensure_ascii=False).encode(errors="replace")
         self._head(status, {"Content-Type": "application/json", "Content-Length": str(len(data))})
         self._write(data)
 
     def begin_stream(self) -> None:
-        """See ``Exchange``."""
+        """Start a stream, as ``Exchange.begin_stream``."""
         self._head(200, {"Content-Type": "text/event-stream; charset=utf-8", "Transfer-Encoding": "chunked"})
         self._streaming = True
 
     def send(self, data: bytes) -> None:
-        """See ``Exchange``."""
+        """Send events, as ``Exchange.send``."""
         self._write(b"%x\r\n%s\r\n" % (len(data), data))
 
     def _head(self, status: int, headers: Mapping[str, str]) -> None:
@@ -197,9 +197,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise ClientGone from exc
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: a path or a header may hold what nobody should read in a log."""
+        """Log nothing: a path or a header may contain secrets."""
 
 
 def _record(error: Exception) -> None:
-    """Log an error's kind and place; not its text, which may hold a prompt."""
+    """Log an error's kind and location; not its text, which may contain a prompt."""
     log.error("a request failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))

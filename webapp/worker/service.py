@@ -1,4 +1,4 @@
-"""What each route answers: control for Warden, OpenAI's protocol for everybody who has the token."""
+"""The answer of each route: control for Warden, OpenAI's protocol for every client with the token."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from webapp.worker.turns import GivenUp, Turns, TurnsFull
 log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 128
-"""Requests that are answered at once at most, whatever the launch options say: each has a thread."""
+"""The limit of concurrent requests, whatever the launch options are: each has a thread."""
 
 
 class Control(Protocol):
-    """What the routes ask of the program."""
+    """The program's methods that the routes use."""
 
     def report(self) -> StateReport:
         """Return the worker's state."""
 
     def take(self, spec: WorkerSpec) -> bool:
-        """Give a worker that waits its model; False when it has another one."""
+        """Give a waiting worker its model; False if it has another one."""
 
     def stop(self, wait_s: float) -> None:
-        """Begin to end; requests under way may go on for ``wait_s``."""
+        """Start to end; requests in progress may continue for ``wait_s``."""
 
 
 class Service:
-    """The routes, and the model once it is there."""
+    """The routes, and the model once it is loaded."""
 
     def __init__(self, control: Control, engine: InferenceEngine) -> None:
         self._control = control
@@ -68,21 +68,21 @@ class Service:
         }
 
     def serve(self, spec: LoadSpec, model: LoadedModel) -> None:
-        """Begin to answer requests."""
+        """Start to answer requests."""
         self._ready = (spec, model, Turns(min(spec.batch_size, MOST_AT_ONCE)))
 
     @property
     def in_flight(self) -> int:
-        """Requests that are answered or wait for their turn."""
+        """Requests that are being answered or wait for their turn."""
         return 0 if self._ready is None else self._ready[2].in_flight
 
     @property
     def last_used_at(self) -> float | None:
-        """When the last request came or ended, seconds since the epoch."""
+        """When the last request arrived or ended, in seconds since the epoch."""
         return self._last_used_at
 
     def drain(self, wait_s: float, cut_s: float) -> None:
-        """Refuse new requests, let those under way go on for ``wait_s``, then cut them off and wait ``cut_s``."""
+        """Refuse new requests, let those in progress continue for ``wait_s``, then cut them off and wait ``cut_s``."""
         self._stopping.set()
         if self._ready is None or self._ready[2].wait_until_idle(wait_s):
             return
@@ -122,7 +122,7 @@ class Service:
         except ProtocolError as exc:
             raise ApiError(400, "invalid", str(exc)) from exc
         try:
-            exchange.reply(202, {"stopping": True})  # first: the end does not wait for an answer to be written
+            exchange.reply(202, {"stopping": True})  # first: the end does not wait until an answer is written
         finally:
             self._control.stop(max(0.0, request.wait_s))
 
@@ -157,7 +157,7 @@ class Service:
             self._last_used_at = time.time()
 
     def _generate(self, model: LoadedModel, prompt: Sequence[int], sampling: Sampling, answer: _Reply) -> None:
-        """Answer; an error of the model is put into words only after its traceback, which holds tensors, is gone."""
+        """Answer; an error of the model is formatted only after its traceback, which holds tensors, is released."""
         answer.begin()
         failure: ApiError | None = None
         completion: Completion | None = None
@@ -187,7 +187,7 @@ class Service:
 
 
 class _Reply:
-    """One answer on its way: in pieces where a stream was asked for, else collected and sent whole."""
+    """One answer in progress: in pieces if a stream was requested, else collected and sent whole."""
 
     def __init__(self, exchange: Exchange, request: openai.Request, bodies: openai.Answers, prompt_tokens: int) -> None:
         self.exchange = exchange
@@ -198,7 +198,7 @@ class _Reply:
         self._began = False
 
     def begin(self) -> None:
-        """Begin a stream; an answer that is sent whole begins with its end."""
+        """Start a stream; an answer that is sent whole starts at its end."""
         if not self._request.stream:
             return
         self.exchange.begin_stream()
@@ -207,14 +207,14 @@ class _Reply:
             self.exchange.send(openai.event(first))
 
     def take(self, text: str) -> None:
-        """Take a piece of text. Raises ClientGone."""
+        """Add a piece of text. Raises ClientGone."""
         if self._request.stream:
             self.exchange.send(openai.event(self._bodies.piece(text)))
         else:
             self._text.append(text)
 
     def end(self, completion: Completion) -> None:
-        """Say why it ended, and how many tokens there were."""
+        """Send the reason why it ended, and the number of tokens."""
         if completion.reason is FinishReason.CANCELLED and self.exchange.is_gone():
             log.info("a request was given up")
             raise ClientGone
@@ -228,7 +228,7 @@ class _Reply:
         self.exchange.send(openai.DONE)
 
     def fail(self, error: ApiError) -> None:
-        """Say that it failed: as an event where the stream has begun, else as the answer."""
+        """Report the failure: as an event if the stream has started, else as the answer."""
         if not self._began:
             raise error
         self.exchange.send(openai.event(error.body()))
@@ -260,7 +260,7 @@ def _encode(model: LoadedModel, request: openai.Request) -> list[int]:
 
 
 def _failure(error: Exception) -> ApiError:
-    """Put an error into words without keeping it: its traceback holds tensors."""
+    """Format an error without keeping it: its traceback holds tensors."""
     if memory.is_out_of_memory(error):
         return ApiError(503, "out_of_memory", "out of memory while answering; try a shorter prompt or answer")
     return ApiError(500, "generation_failed", f"{type(error).__name__}: {str(error)[:300]}")

@@ -1,4 +1,4 @@
-"""From tokens to text while they come: whole characters only, and stop strings that may lie across pieces."""
+"""From tokens to text as they arrive: whole characters only, and stop strings that may extend across pieces."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 Decode = Callable[[Sequence[int]], str]
 
 _UNFINISHED = "\ufffd"
-"""What a decoder gives for bytes that are not a whole character yet."""
+"""A decoder's output for bytes that do not form a whole character yet."""
 _LONGEST_WAIT = 8
-"""Tokens after which a replacement character is taken as meant: a character has at most four bytes, each at worst a token."""
+"""The number of tokens after which a replacement character is considered genuine: a character has at most four bytes,
+each at worst a token.
+"""
 
 
 class Detokenizer:
@@ -31,7 +33,7 @@ class Detokenizer:
         return self._advance(final=False)
 
     def finish(self) -> str:
-        """Return what was held back."""
+        """Return the held-back text."""
         return self._advance(final=True)
 
     def _advance(self, *, final: bool) -> str:
@@ -47,16 +49,16 @@ class Detokenizer:
 
 
 class StopScan:
-    """Passes text on up to the first stop string; holds back what may be the beginning of one."""
+    """Passes text on up to the first stop string; holds back a possible beginning of one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
         self.stopped = False
-        """Whether a stop string was met."""
+        """Whether a stop string was found."""
 
     def feed(self, text: str) -> str:
-        """Return what of the text so far is certain to come before any stop string."""
+        """Return the text that is certain to come before any stop string."""
         if self.stopped:
             return ""
         self._held += text
@@ -71,11 +73,11 @@ class StopScan:
         return certain
 
     def finish(self) -> str:
-        """Return what was held back and turned out to be no stop string."""
+        """Return the held-back text, which turned out not to be a stop string."""
         rest, self._held = self._held, ""
         return rest
 
     def _overlap(self, stop: str) -> int:
-        """Length of the longest end of the held text that begins ``stop``."""
+        """Return the length of the longest end of the held text that begins ``stop``."""
         longest = min(len(stop) - 1, len(self._held))
         return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)

@@ -1,4 +1,4 @@
-"""Loads a model with transformers: dtype, quantization, devices, progress. Importing this module imports torch."""
+"""Load a model with transformers: dtype, quantization, devices, progress. Importing this module imports torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from webapp.worker.host_weights import HostWeightsFile, readers
 
 CPU, CUDA = "cpu", "cuda"
 _WEIGHTS_BAR = "Loading weights"
-"""How transformers 5 names the loop over the tensors."""
+"""The name that transformers 5 gives to the loop over the tensors."""
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -38,7 +38,7 @@ def device_of(spec: LoadSpec, forced: str | None) -> str:
     """Return ``cuda`` or ``cpu``, and make the chosen GPUs the only visible ones.
 
     Raises:
-        LoadFailed: a GPU is asked for and torch cannot use it. A model is never moved to the CPU in silence.
+        LoadFailed: a GPU is requested and torch cannot use it. A model is never moved to the CPU silently.
     """
     device = forced or spec.device
     if device != CUDA:
@@ -59,16 +59,16 @@ def device_of(spec: LoadSpec, forced: str | None) -> str:
 
 
 def import_model_code(spec: LoadSpec) -> None:
-    """Import the code of the model's architecture: 86 MB the first time, and no part of the model's own memory."""
+    """Import the code of the model's architecture: 86 MB the first time, which are no part of the model's own memory."""
     config = AutoConfig.from_pretrained(spec.snapshot, trust_remote_code=spec.allow_remote_code)
     with contextlib.suppress(
         KeyError, ValueError
-    ):  # an architecture that transformers does not know fails in the load, with words
+    ):  # an architecture unknown to transformers fails in the load, with a message
         _ = AutoModelForCausalLM._model_mapping[type(config)]
 
 
 def load_model(spec: LoadSpec, device: str, progress: Progress) -> LoadedModel:
-    """Load ``spec`` on ``device`` and free what only the load needed."""
+    """Load ``spec`` on ``device`` and free the memory that only the load needed."""
     tokenizer = AutoTokenizer.from_pretrained(spec.snapshot, trust_remote_code=spec.allow_remote_code)
     config = AutoConfig.from_pretrained(spec.snapshot, trust_remote_code=spec.allow_remote_code)
     with _own_memory(device), _counting(progress), _listening() as said:
@@ -94,7 +94,7 @@ def load_model(spec: LoadSpec, device: str, progress: Progress) -> LoadedModel:
 
 
 def _dtype(spec: LoadSpec, config: Any, device: str) -> Any:
-    """The type to load in: as in the files, but FP32 as FP16 on a GPU; bitsandbytes computes in FP16."""
+    """Return the type to load in: as in the files, but FP32 as FP16 on a GPU; bitsandbytes computes in FP16."""
     if spec.dtype != "auto":
         return _DTYPES[spec.dtype]
     if spec.quantization != "none":
@@ -105,7 +105,7 @@ def _dtype(spec: LoadSpec, config: Any, device: str) -> Any:
 
 
 def _file_dtype(snapshot: Path) -> str | None:
-    """``float32`` when the first weights file says so; configurations without a dtype are old."""
+    """Return ``float32`` if the first weights file states it; configurations without a dtype are old."""
     for path in sorted(snapshot.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -114,9 +114,9 @@ def _file_dtype(snapshot: Path) -> str | None:
 
 
 def _device_map(device: str, config: Any, spec: LoadSpec) -> Any:
-    """The whole model on one device, or its layers over all visible GPUs as the plan counts them.
+    """Return the device of the whole model, or of its layers over all visible GPUs as the plan counts them.
 
-    accelerate's ``auto`` goes by the free memory that it finds, and keeps room for a layer on the first GPU.
+    accelerate's ``auto`` decides by the free memory that it finds, and reserves space for a layer on the first GPU.
     """
     count = torch.cuda.device_count() if device == CUDA else 1
     if count == 1:
@@ -135,7 +135,7 @@ def _quantization(spec: LoadSpec) -> Any:
 
 
 def _refuse_offload(model: Any) -> None:
-    """accelerate puts on the host or the disk what the GPUs have no room for, and says nothing."""
+    """Refuse a model of which accelerate silently put parts on the host or the disk for want of GPU memory."""
     places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
     if "disk" in places or (CPU in places and len(places) > 1):
         raise MemoryError("out of memory: the GPUs have no room for all layers")
@@ -145,9 +145,9 @@ def _refuse_offload(model: Any) -> None:
 def _own_memory(device: str) -> Iterator[None]:
     """On the host, read weights into the process's own memory instead of mapping the file.
 
-    Mapped pages hide in the page cache until the first token, and the figures and receipts would lie. ``disable_mmap`` of
-    transformers reads whole files first and peaks at twice their size (measured: 2.2 GB for a model of 0.94 GB, against 1.3);
-    here each tensor is read when the loop that counts them comes to it.
+    Mapped pages hide in the page cache until the first token, and the figures and receipts would be wrong.
+    ``disable_mmap`` of transformers reads whole files first and peaks at twice their size (measured: 2.2 GB for a model
+    of 0.94 GB, against 1.3); here each tensor is read when the loop that counts them reaches it.
     """
     if device != CPU:
         yield
@@ -165,7 +165,7 @@ def _own_memory(device: str) -> Iterator[None]:
 
 @contextmanager
 def _counting(progress: Progress) -> Iterator[None]:
-    """Count the tensors where transformers would draw a bar."""
+    """Count the tensors in the loop for which transformers would draw a progress bar."""
 
     def hook(factory: Any, args: Any, kwargs: Any) -> Any:
         if kwargs.get("desc") == _WEIGHTS_BAR and args and isinstance(args[0], Sized):
@@ -198,7 +198,7 @@ class _Memo(logging.Handler):
 
 @contextmanager
 def _listening() -> Iterator[list[str]]:
-    """Keep what transformers logs: errors of single tensors are only said there."""
+    """Collect the log of transformers: errors of single tensors are reported only there."""
     memo = _Memo()
     logger = logging.getLogger("transformers")
     logger.addHandler(memo)
@@ -209,13 +209,13 @@ def _listening() -> Iterator[list[str]]:
 
 
 def draw_seeds() -> None:
-    """Give torch and numpy seeds of their own; Python's ``random`` draws one after a fork by itself."""
+    """Give torch and numpy seeds of their own; Python's ``random`` reseeds itself after a fork."""
     torch.seed()
     np.random.seed()
 
 
 def device_memory() -> DeviceMemory | None:
-    """torch's figures over all visible GPUs; ``None`` while CUDA is untouched."""
+    """Return torch's figures over all visible GPUs; ``None`` while CUDA is untouched."""
     if not torch.cuda.is_initialized():
         return None
     devices = range(torch.cuda.device_count())
@@ -225,7 +225,7 @@ def device_memory() -> DeviceMemory | None:
 
 
 def clean_device() -> None:
-    """Give cached blocks back to the GPUs."""
+    """Return cached blocks to the GPUs."""
     if not torch.cuda.is_initialized():
         return
     for device in range(torch.cuda.device_count()):
@@ -235,5 +235,5 @@ def clean_device() -> None:
 
 
 transformers_logging.disable_progress_bar()
-get_checkpoint_conversion_mapping("llama")  # the first call makes all families' patterns, in 0.2 s
+get_checkpoint_conversion_mapping("llama")  # the first call compiles the patterns of all families, in 0.2 s
 VERSIONS = f"torch {torch.__version__}, transformers {transformers.__version__}"

@@ -1,4 +1,4 @@
-"""Who answers now and who waits: as many requests at once as the launch allows, a bounded queue behind them."""
+"""The order of requests: as many concurrent ones as the launch allows, and a bounded queue behind them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from contextlib import contextmanager
 QUEUE_LIMIT = 64
 """Requests that may wait; more are refused at once."""
 _LOOK_S = 0.25
-"""How often a waiting request is asked whether anybody still waits for it."""
+"""How often a queued request checks whether its client is still connected."""
 
 
 class TurnsFull(Exception):
-    """As many requests wait as may."""
+    """The queue is full."""
 
 
 class GivenUp(Exception):
-    """Nobody waits for the request any more."""
+    """The client no longer waits for the request."""
 
 
 class Turns:
-    """Lets ``size`` requests through at once, the others one after the other in the order in which they came."""
+    """Lets ``size`` requests through at once, the others one after the other in the order of arrival."""
 
     def __init__(self, size: int, queue_limit: int = QUEUE_LIMIT) -> None:
         self._size = size
@@ -33,7 +33,7 @@ class Turns:
 
     @property
     def in_flight(self) -> int:
-        """Requests that are answered or wait."""
+        """Requests that are being answered or queued."""
         return self._active + len(self._waiting)
 
     @contextmanager
@@ -41,8 +41,8 @@ class Turns:
         """Wait for a turn and hold it.
 
         Raises:
-            TurnsFull: too many wait already.
-            GivenUp: ``is_given_up`` said so while waiting.
+            TurnsFull: too many requests are queued already.
+            GivenUp: ``is_given_up`` returned true while waiting.
         """
         self._take(is_given_up)
         try:
@@ -53,7 +53,7 @@ class Turns:
                 self._changed.notify_all()
 
     def wait_until_idle(self, timeout_s: float) -> bool:
-        """Wait until no request is under way; False when it took longer."""
+        """Wait until no request is in progress; False if it took longer."""
         with self._changed:
             return self._changed.wait_for(lambda: self.in_flight == 0, timeout_s)
 
