@@ -56,6 +56,7 @@ CHECKED_CODE = (
     "webapp/audit/*.py",
     "webapp/auth/*.py",
     "webapp/catalog/*.py",
+    "webapp/control/*.py",
     "webapp/domain/*.py",
     "webapp/domain/footprint/*.py",
     "webapp/errors.py",
@@ -66,6 +67,9 @@ CHECKED_CODE = (
     "webapp/worker/*.py",
 )
 """The code whose docstrings and comments are checked; the list grows until it covers the package."""
+
+UNCHECKED_CODE = frozenset(f"webapp/control/{name}.py" for name in ("controller", "journal", "queue", "state"))
+"""Files of these packages that are not finished yet."""
 
 
 def docstrings(source: str) -> Iterator[tuple[int, str]]:
@@ -94,9 +98,12 @@ def code() -> Texts:
     """Yield every docstring and comment of ``CHECKED_CODE`` by its path and line, without quoted code."""
     for pattern in CHECKED_CODE:
         for path in sorted(ROOT.glob(pattern)):
+            name = str(path.relative_to(ROOT))
+            if name in UNCHECKED_CODE:
+                continue
             source = path.read_text(encoding="utf-8")
             for line, text in (*docstrings(source), *comments(source)):
-                yield f"{path.relative_to(ROOT)}:{line}", QUOTED_CODE.sub("`…`", text)
+                yield f"{name}:{line}", QUOTED_CODE.sub("`…`", text)
 
 
 CATALOGUE = ROOT / "webapp" / "translations" / "ru" / "LC_MESSAGES" / "messages.po"

@@ -1,4 +1,4 @@
-"""Keeps what launches were measured to take: at hand for every plan, and in the store for the next start."""
+"""Keep the measured memory of launches: in memory for every plan, and in the store for the next start."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from webapp.errors import StoreUnavailable
 log = logging.getLogger(__name__)
 
 DRAIN_S = 5.0
-"""How long a stop waits for what is not written yet."""
+"""How long a stop waits for measurements that are not written yet."""
 
 
 class MeasurementStore(Protocol):
-    """What learning needs of the store."""
+    """The store's methods that the calibration uses."""
 
     def save_measurement(self, measurement: Measurement, keep: int) -> None:
-        """Keep a measurement, and of its kind of launch only the newest ``keep``. Raises StoreUnavailable."""
+        """Store a measurement, and keep only the newest ``keep`` of its kind of launch. Raises StoreUnavailable."""
 
     def measurements(self) -> tuple[Measurement, ...]:
-        """Return all kept measurements, oldest first. Raises StoreUnavailable."""
+        """Return all stored measurements, oldest first. Raises StoreUnavailable."""
 
 
 class Calibrator:
-    """Holds the lessons as one frozen value, and writes each new one down by a thread of its own: the store keeps nobody waiting."""
+    """Holds the calibration as one frozen value, and writes each new measurement in a separate thread: no caller waits
+    for the store.
+    """
 
     def __init__(self, store: MeasurementStore) -> None:
         self._store = store
@@ -41,11 +43,13 @@ class Calibrator:
 
     @property
     def calibration(self) -> Calibration:
-        """What is known now; a reference, so reading it never waits."""
+        """The present calibration; a reference, so reading it never waits."""
         return self._calibration
 
     def with_engines(self, engines: Mapping[Mode, str], *, shares_libraries: bool = False) -> Calibration:
-        """Return what is known now, to be looked up by these ``engines``: waits only where one has changed, and then for an assignment."""
+        """Return the present calibration for these ``engines``: waits only if one of them has changed, and then for an
+        assignment.
+        """
         if (self._calibration.engines, self._calibration.shares_libraries) != (engines, shares_libraries):
             with self._lock:
                 self._calibration = replace(
@@ -57,7 +61,7 @@ class Calibrator:
         return self._calibration
 
     def start(self, engines: Mapping[Mode, str]) -> None:
-        """Read what was kept, and begin to write. ``engines`` says what runs a model in each mode."""
+        """Read the stored measurements, and start to write. ``engines`` is the engine of each mode."""
         calibration = Calibration(engines).including(self._kept())
         with self._lock:
             self._calibration = calibration
@@ -65,14 +69,14 @@ class Calibrator:
         self._thread.start()
 
     def stop(self) -> None:
-        """Write what is left, for some seconds at most, and end."""
+        """Write the remaining measurements, for a few seconds at most, and stop."""
         self._pending.put(None)
         if self._thread is not None:
             self._thread.join(DRAIN_S)
             self._thread = None
 
     def record(self, measurement: Measurement) -> None:
-        """Take a measurement into the lessons and have it written; never waits."""
+        """Add a measurement to the calibration and queue it for writing; never waits."""
         with self._lock:
             self._calibration = self._calibration.including((measurement,))
         self._pending.put(measurement)

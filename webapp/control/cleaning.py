@@ -1,4 +1,4 @@
-"""Clean: every model gives back what it does not need, leftovers go, and what stays is named with its owner."""
+"""Clean: every model frees unneeded memory, leftovers are removed, and the rest is listed with its owners."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ log = logging.getLogger(__name__)
 
 STEPS = (StepName.CLEAN, StepName.CHECK)
 SHOWN_FOREIGN_BYTES = 256 * MIB
-"""Other people's processes below this are not worth a line."""
+"""Other people's processes below this are not listed."""
 
 
 def clean(run: Run) -> Outcome:
-    """Give back what nobody needs: the body of a ``clean`` operation."""
+    """Free memory that nobody needs: the body of a ``clean`` operation."""
     context = run.context
     sample = context.monitor.fresh(READING_TIMEOUT_S) or context.monitor.latest()
     before = free_by_device(sample)
@@ -67,7 +67,7 @@ def _cleaned(instance: Instance, result: CleanResult | Exception) -> Finding:
 
 
 def _remove_dead(context: Context) -> list[Finding]:
-    """Clear away what ended by itself; what is not proved to be gone stays listed."""
+    """Remove instances that ended on their own; those whose end is not confirmed stay listed."""
     dead = [i for i in context.state_store.state.instances.values() if i.state is InstanceState.DEAD]
     results = side_by_side(lambda i: context.runtime(i).terminate(i.id), dead, "remove")
     for instance, result in zip(dead, results, strict=True):
@@ -87,7 +87,9 @@ def _reap_all(context: Context) -> list[Finding]:
 
 
 def reap(context: Context, runtimes: Sequence[Runtime]) -> list[Finding]:
-    """Remove what belongs to no instance; a runtime that cannot be asked is a line of the result and keeps no other from its turn."""
+    """Remove what belongs to no instance; a runtime that does not respond becomes a line of the result and does not
+    hold up the others.
+    """
     results = side_by_side(lambda r: r.reap(lambda: known_instances(context)), runtimes, "reap")
     findings = []
     for runtime, result in zip(runtimes, results, strict=True):
@@ -100,7 +102,7 @@ def reap(context: Context, runtimes: Sequence[Runtime]) -> list[Finding]:
 
 
 def stays(sample: Sample | None) -> tuple[Finding, ...]:
-    """Return a line for each process of other people that holds much memory, and for memory that no process accounts for."""
+    """Return a line for each large process of other people, and for memory that no process accounts for."""
     readings = () if sample is None else sample.readings
     return tuple(finding for reading in readings for finding in _stays_on(reading))
 

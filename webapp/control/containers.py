@@ -1,4 +1,6 @@
-"""Ends a container that Warden did not start, on somebody's explicit word, and proves by the device that its memory came back."""
+"""End a container that Warden did not start, after explicit confirmation, and verify on the device that its memory was
+freed.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ STEPS = (StepName.END, StepName.SETTLE)
 
 
 def claims_of(context: Context, container: ForeignContainer) -> tuple[str, ...]:
-    """Return what ending the container claims: the devices on which it holds memory, and the container itself."""
+    """Return the claims of ending the container: the devices on which it holds memory, and the container itself."""
     sample = context.monitor.latest()
     readings = () if sample is None else sample.readings
     return (*(r.device_id for r in readings if _holds(r, container.id)), f"container-{container.id}")
@@ -26,9 +28,9 @@ def stop_container(run: Run, container: ForeignContainer) -> Outcome:
     """End the container: the body of a ``stop_container`` operation.
 
     Raises:
-        UnknownContainer: it is not there any more, or it is Warden's own.
-        StopFailed: a process of it survived every signal.
-        EngineUnavailable: Docker cannot be asked.
+        UnknownContainer: it no longer exists, or it is Warden's own.
+        StopFailed: one of its processes survived every signal.
+        EngineUnavailable: Docker does not respond.
     """
     named: dict[str, Param] = {"name": container.name}
     with run.step(StepName.END) as note:
@@ -70,7 +72,7 @@ def _take_stock(context: Context, container: ForeignContainer) -> Before:
 
 
 def _held_bytes(sample: Sample | None, container_id: str) -> dict[str, int]:
-    """What the container's processes hold by device, as far as the devices say."""
+    """Return the memory of the container's processes by device, as far as the devices report it."""
     readings = () if sample is None else sample.readings
     return {
         r.device_id: sum(h.used_bytes or 0 for h in r.holders if h.container_id == container_id)

@@ -1,4 +1,4 @@
-"""What every operation works with, and the few small actions that several of them share."""
+"""The dependencies of every operation, and the small actions that several of them share."""
 
 from __future__ import annotations
 
@@ -45,64 +45,69 @@ R = TypeVar("R")
 
 
 class ModelCatalog(Protocol):
-    """What the controller needs of the catalogue."""
+    """The catalogue's methods that the controller uses."""
 
     def latest(self) -> CatalogView:
-        """The models as last read; never waits."""
+        """Return the models as last read; never waits."""
 
     def rescan(self, timeout_s: float) -> bool:
-        """Look now, and wait until that is done; False when it took too long."""
+        """Scan now, and wait until that is done; False if it took too long."""
 
 
 class DemoMaker(Protocol):
-    """Makes the demo model in the cache."""
+    """Creates the demo model in the cache."""
 
     def make(self, wait: Callable[[float], None]) -> str:
         """Return the model's id. ``wait(seconds)`` may raise to end it. Raises DemoFailed, ModeUnavailable."""
 
 
 class Sandbox(Protocol):
-    """A Warden of its own in a folder of its own, beside the real one: the very code, on the same devices."""
+    """A separate Warden in a separate folder, running next to the real one: the same code, on the same devices."""
 
     @property
     def controller(self) -> ControllerApi:
-        """Its controller."""
+        """Return its controller."""
 
     def processes(self) -> Mapping[int, str]:
-        """Pids of its models that live, with the instance of each. Never waits."""
+        """Return the pids of its live models, with the instance of each. Never waits."""
 
 
 class QueueStore(Protocol):
-    """What the line of waiting requests needs of the store."""
+    """The store's methods that the launch queue uses."""
 
     def save_ticket(self, launch: QueuedLaunch, keep: int) -> None:
-        """Insert or replace a ticket, and of the ended ones keep only the newest ``keep``. Raises StoreUnavailable."""
+        """Insert or replace a queued launch, and keep only the newest ``keep`` of the ended ones. Raises
+        StoreUnavailable.
+        """
 
     def drop_ticket(self, ticket_id: str) -> None:
-        """Forget a ticket that was not taken after all; idempotent. Raises StoreUnavailable."""
+        """Delete a launch that was not accepted after all; idempotent. Raises StoreUnavailable."""
 
     def tickets(self) -> tuple[QueuedLaunch, ...]:
-        """Return all kept tickets in the order in which people came. Raises StoreUnavailable."""
+        """Return all stored launches in the order of arrival. Raises StoreUnavailable."""
 
 
 class SandboxMaker(Protocol):
-    """Makes sandboxes, and knows a second source for the figures."""
+    """Creates sandboxes, and provides a second source for the figures."""
 
     def open(self, limit_bytes: int) -> AbstractContextManager[Sandbox]:
-        """Give a sandbox whose models may take ``limit_bytes`` of a device; all that it made is removed at the end of the block.
+        """Yield a sandbox whose models may take ``limit_bytes`` of a device; everything that it created is removed at
+        the end of the block.
 
         Raises:
             AlreadyRunning: another self-test runs from the same state folder.
-            SandboxFailed: it cannot be made, or what it made cannot be removed.
+            SandboxFailed: it cannot be created, or what it created cannot be removed.
         """
 
     def witnesses(self) -> Mapping[str, Witness]:
-        """The memory of the devices that another source knows of too, by device."""
+        """Return the memory of the devices that another source reports as well, by device."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """The concrete parts, as ``services`` built them. ``clock`` is seconds since the epoch, ``monotonic`` for durations."""
+    """The concrete dependencies, as ``services`` built them. ``clock`` is seconds since the epoch, ``monotonic`` is for
+    durations.
+    """
 
     settings: Settings
     state_store: StateStore
@@ -118,18 +123,22 @@ class Context:
     sandboxes: SandboxMaker | None = None
     """``None`` in a sandbox: a self-test does not test itself."""
     calibrator: Calibrator | None = None
-    """``None`` in a sandbox: nothing is learned of models that are there for a test."""
+    """``None`` in a sandbox: models of a test must not change the calibration."""
     queue_store: QueueStore | None = None
-    """``None`` in a sandbox: nobody waits there."""
+    """``None`` in a sandbox, which has no queue."""
     pause_mark: PauseMark | None = None
     """``None`` in a sandbox."""
     leases: Leases = field(default_factory=Leases)
     presence: Presence = field(default_factory=Presence)
     idleness: Idleness = field(default_factory=Idleness)
     may_switch: Callable[[str], bool] = lambda name: True
-    """Whether a person may still load models: a request that waited starts in nobody else's name. Raises StoreUnavailable."""
+    """Whether a person may still load models, since a queued launch starts in that person's name. Raises
+    StoreUnavailable.
+    """
     record: Callable[[AuditEntry], None] = lambda entry: None
-    """Puts down what is done by itself with a person's model; never waits. What people do is put down where they come in."""
+    """Records automatic actions on a person's model; never waits. People's own actions are recorded where their
+    requests arrive.
+    """
 
     @property
     def policy(self) -> AdmissionPolicy:
@@ -148,7 +157,7 @@ class Context:
         return self.runtimes[instance.mode]
 
     def mode_problems(self) -> Mapping[Mode, Message | None]:
-        """Why each mode cannot be chosen; ``None`` where it can."""
+        """Return why each mode cannot be chosen; ``None`` if it can."""
         return {mode: self._mode_problem(mode) for mode in Mode}
 
     def _mode_problem(self, mode: Mode) -> Message | None:
@@ -160,7 +169,7 @@ class Context:
         return () if self.containers is None else self.containers.foreign()
 
     def planning_state(self, sample: Sample | None = None, actor: str | None = None) -> PlanningState:
-        """All that a plan of ``actor`` depends on, now; with ``sample`` instead of the latest reading."""
+        """Return the state on which a plan of ``actor`` depends, now; with ``sample`` instead of the latest reading."""
         state = self.state_store.state
         return PlanningState(
             now=self.clock(),
@@ -179,7 +188,7 @@ class Context:
 
     @property
     def calibration(self) -> Calibration:
-        """What was learned of earlier launches, and what would run a model now: an image may be another one by now."""
+        """Return the calibration for the engines that would run a model now: an image may have been replaced."""
         runtime = self.runtimes.get(Mode.TRANSFORMERS)
         shares = runtime is not None and runtime.shares_libraries()
         if self.calibrator is None:
@@ -187,7 +196,7 @@ class Context:
         return self.calibrator.with_engines(self.engines(), shares_libraries=shares)
 
     def engines(self) -> Mapping[Mode, str]:
-        """What would run a model in each mode."""
+        """Return the engine of each mode."""
         return {mode: runtime.engine_version() for mode, runtime in self.runtimes.items()}
 
 
@@ -197,7 +206,7 @@ def new_id() -> str:
 
 
 def launch_devices(sample: Sample | None, device_ids: Iterable[str]) -> tuple[LaunchDevice, ...]:
-    """Return what a runtime needs to know of the devices; one that is not in the sample keeps its id alone."""
+    """Return the properties of the devices that a runtime needs; a device that is not in the sample has only its id."""
     return tuple(_launch_device(sample, device_id) for device_id in device_ids)
 
 
@@ -228,11 +237,11 @@ def spec_again(
     new_id: str,
     operation_id: str,
 ) -> LaunchSpec:
-    """Return what launches once more what was evicted; ``model`` is at the very revision that ran.
+    """Return the specification that launches an evicted model again; ``model`` is at the revision that ran.
 
-    ``sample`` is a fresh reading: what the runtime computes from the free memory rests on it. ``calibration`` corrects it. The launch
-    is ``decided_on`` none: a model that ran a moment ago gets its chance, although nobody has counted whether its context would fit to
-    the last token.
+    ``sample`` is a fresh reading: values that the runtime computes from the free memory depend on it. ``calibration``
+    corrects it. The launch has no ``decided_on``: a model that ran a moment ago gets its chance, although nobody has
+    checked whether its context would fit to the last token.
     """
     request = SwitchRequest(evicted.mode, model.id, evicted.options)
     return LaunchSpec(
@@ -249,12 +258,12 @@ def spec_again(
 
 
 def known_instances(context: Context) -> frozenset[str]:
-    """The ids of all listed instances, now."""
+    """Return the ids of all listed instances, now."""
     return frozenset(context.state_store.state.instances)
 
 
 def held_by(sample: Sample | None, instance: Instance) -> Mapping[str, int]:
-    """Return the bytes that an instance's processes hold on each of its devices, as far as the device says."""
+    """Return the bytes that an instance's processes hold on each of its devices, as far as the device reports them."""
     held: dict[str, int] = {}
     for device_id in instance.devices:
         reading = None if sample is None else sample.reading(device_id)
@@ -266,20 +275,21 @@ def held_by(sample: Sample | None, instance: Instance) -> Mapping[str, int]:
 
 
 def total_or_none(figures: Iterable[int | None]) -> int | None:
-    """Return the sum, or ``None`` when a summand is unknown or there is none."""
+    """Return the sum, or ``None`` if a summand is unknown or there is none."""
     known = list(figures)
     return None if not known or None in known else sum(figure for figure in known if figure is not None)
 
 
 class Expired(threading.Event):
-    """Set when nobody waits for a call any more: it must not change anything from then on."""
+    """Set when the caller no longer waits: the call must not change anything from then on."""
 
 
 def within(seconds: float, call: Callable[[Expired], T], what: str) -> T | None:
-    """Return what ``call`` returns, or ``None`` when it takes longer or fails; it then goes on alone and finds its argument set.
+    """Return the result of ``call``, or ``None`` if it takes longer or fails; it then continues alone, with its
+    argument set.
 
-    For calls into a part that may hang for ever, where something else still has to be done. On a machine that gives no thread the call
-    is made here, and waited for to its end: better late than not at all.
+    For calls into a component that may hang for ever while other work still has to be done. If the machine provides no
+    thread, the call runs here to its end: better late than not at all.
     """
     result: list[T] = []
     expired = Expired()
@@ -305,9 +315,9 @@ def within(seconds: float, call: Callable[[Expired], T], what: str) -> T | None:
 
 
 def side_by_side(call: Callable[[T], R], items: Sequence[T], what: str) -> list[R | Exception]:
-    """Return ``call`` of each item, made at the same time; an error stands in the place of its result.
+    """Return the results of ``call`` for each item, computed concurrently; an error takes the place of its result.
 
-    On a machine that gives no more threads the calls are made one after the other.
+    If the machine provides no more threads, the calls run one after the other.
     """
     results: dict[int, R | Exception] = {}
 

@@ -1,4 +1,6 @@
-"""What the web layer and the command line may ask of the controller; all values are frozen and all calls return at once."""
+"""The interface of the controller for the web layer and the command line; all values are frozen and all calls return at
+once.
+"""
 
 from __future__ import annotations
 
@@ -48,29 +50,31 @@ class Snapshot:
     running: tuple[Operation, ...]
     """Operations that run now, oldest first."""
     recent: tuple[Operation, ...]
-    """Operations that ended lately, newest first."""
+    """Operations that ended recently, newest first."""
     models: tuple[CachedModel, ...]
     models_problem: Message | None
     """Why the cache cannot be read."""
     models_scanned_at: float | None
     mode_problems: Mapping[Mode, Message | None]
-    """Why a mode cannot be chosen; ``None`` where it can."""
+    """Why a mode cannot be chosen; ``None`` if it can."""
     claims: Mapping[str, str] = field(default_factory=dict)
     """Claimed devices and the id of the operation that claimed each."""
     containers: tuple[ForeignContainer, ...] = ()
     """Containers of vLLM's image that this Warden did not start."""
     waiting: tuple[QueueEntry, ...] = ()
-    """Requests that wait for room, in their places."""
+    """Queued launches, in their positions."""
     waited: tuple[QueuedLaunch, ...] = ()
-    """Requests that wait no more, newest first."""
+    """Launches that have left the queue, newest first."""
     present: frozenset[str] = frozenset()
-    """Who has a page open."""
+    """The people who have a page open."""
     notices: tuple[Notice, ...] = ()
-    """What is to be told to one person each, oldest first."""
+    """Notices to one person each, oldest first."""
     store_problem: Message | None = None
-    """Why nothing that Warden is told can be kept now; ``None`` while it can."""
+    """Why changes cannot be stored now; ``None`` if they can."""
     idle_unload_at: Mapping[str, float] = field(default_factory=dict)
-    """When each instance goes for being idle, where it does, by its id; moves with the time of day, since what is left does not."""
+    """The moment at which each idle instance is unloaded, if it is, by its id; shifts with the time of day, since the
+    remaining time does not.
+    """
 
     @property
     def mode(self) -> str | None:
@@ -89,34 +93,36 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class EmergencyPreview:
-    """What an emergency would end, and what it would not touch."""
+    """What an emergency stop would end, and what it would not touch."""
 
     instances: tuple[Instance, ...]
     unlisted_workers: int
-    """Workers that are no listed instance: a self-test's."""
+    """Workers that belong to no listed instance: a self-test's."""
     operations: tuple[Operation, ...]
     foreign: tuple[Holder, ...]
-    """Other people's processes that hold memory, which stay."""
+    """Other people's processes that hold memory, which are kept."""
     containers: tuple[ForeignContainer, ...] = ()
-    """Containers that Warden did not start, which stay."""
+    """Containers that Warden did not start, which are kept."""
     launches: int = 0
-    """Requests that wait and would start by themselves, which are paused."""
+    """Queued launches that would start automatically, which are paused."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """Whether Warden lives: ages in seconds of the last reading and of the controller's last round, ``None`` before the first."""
+    """Whether Warden is alive: ages in seconds of the last reading and of the controller's last round, ``None`` before
+    the first.
+    """
 
     ok: bool
     monitor_age_s: float | None
     controller_age_s: float | None
     store_problem: Message | None = None
-    """Why nothing can be written down."""
+    """Why nothing can be stored."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a person asks of a model. ``max_tokens`` of the answer; ``None`` is the instance's own cap."""
+    """A person's question to a model. ``max_tokens`` is the limit of the answer; ``None`` is the instance's own."""
 
     prompt: str
     max_tokens: int | None = None
@@ -124,13 +130,15 @@ class Question:
 
 
 class ControllerApi(Protocol):
-    """The controller's public calls. Those that act return the accepted operation; what follows is read from ``snapshot``."""
+    """The controller's public calls. Those that act return the accepted operation; its progress is read from
+    ``snapshot``.
+    """
 
     def snapshot(self) -> Snapshot:
         """Return the present state; takes references only."""
 
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
-        """Return the short history of a device, oldest first; empty when it is unknown."""
+        """Return the short history of a device, oldest first; empty if the device is unknown."""
 
     def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
         """Return what ``request`` of ``actor`` would do now. Raises NotFound, InvalidRequest; a refusal is in the plan."""
@@ -138,74 +146,81 @@ class ControllerApi(Protocol):
     def headrooms(self, request: SwitchRequest | None = None, actor: str | None = None) -> tuple[Headroom, ...]:
         """Return how much a launch may take on each device, or on those that ``request`` of ``actor`` names.
 
-        Empty where one of them is not there.
+        Empty if one of them does not exist.
         """
 
     def recommend(
         self, device_id: str | None = None, model_id: str | None = None, actor: str | None = None
     ) -> Advice | None:
-        """Return the advice for a device's free memory, of a model what fits there; ``None`` when the memory is unknown.
+        """Return the advice for a device's free memory, for a model what fits there; ``None`` if the memory is unknown.
 
         Raises:
             UnknownDevice, UnknownModel
         """
 
     def advise(self, request: SwitchRequest, actor: str | None = None) -> Advice | None:
-        """Return the largest configuration of a request's model that fits where it would go for ``actor``; ``None`` on unknown memory.
+        """Return the largest configuration of the requested model that fits on the devices chosen for ``actor``;
+        ``None`` if the memory is unknown.
 
         Raises:
             UnknownDevice, UnknownInstance, UnknownModel, InvalidRequest
         """
 
     def switch(self, request: SwitchRequest, actor: str, request_id: str | None = None) -> Operation:
-        """Begin to load a model, unloading what the plan names; the operation is in the store when this returns.
+        """Start to load a model, unloading what the plan names; the operation is in the store when this returns.
 
-        What ``actor`` has sent under ``request_id`` before is not begun again: its operation is returned, running or ended.
-        Raises NotFound, Refused (RequestIdReused: for another request), InvalidRequest, Unavailable (NotStored: nothing was begun).
+        A request that ``actor`` has sent under ``request_id`` before is not started again: its operation is returned,
+        running or ended. Raises NotFound, Refused (RequestIdReused: for another request), InvalidRequest, Unavailable
+        (NotStored: nothing was started).
         """
 
     def is_stored(self, operation_id: str) -> bool:
         """Return whether the store has an operation that was accepted: all but a switch act first."""
 
     def check_queueing(self, request: SwitchRequest, actor: str) -> None:
-        """Refuse what ``enqueue`` would refuse, and take nothing.
+        """Refuse what ``enqueue`` would refuse, without queuing anything.
 
-        Raises NotFound, InvalidRequest, Refused (what no waiting changes; QueueFull, AlreadyWaiting, CannotWait).
+        Raises NotFound, InvalidRequest, Refused (what waiting cannot change; QueueFull, AlreadyWaiting, CannotWait).
         """
 
     def enqueue(
         self, request: SwitchRequest, actor: str, *, starts_by_itself: bool, request_id: str | None = None
     ) -> QueueEntry:
-        """Let ``request`` wait until there is room; it then starts in ``actor``'s name, or its person is only told.
+        """Queue ``request`` until there is enough memory; it then starts in ``actor``'s name, or ``actor`` is only
+        notified.
 
-        What ``actor`` has sent under ``request_id`` before is not queued again: it is returned, waiting or ended.
-        Raises NotFound, InvalidRequest, Refused (what no waiting changes; QueueFull, AlreadyWaiting, CannotWait,
+        A request that ``actor`` has sent under ``request_id`` before is not queued again: it is returned, open or ended.
+        Raises NotFound, InvalidRequest, Refused (what waiting cannot change; QueueFull, AlreadyWaiting, CannotWait,
         RequestIdReused), StoreUnavailable.
         """
 
     def leave_queue(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:
-        """Take a ticket back, another person's only as an administrator; with its start where that is under way.
+        """Remove a launch from the queue, another person's only as an administrator; a start in progress is cancelled
+        with it.
 
         Raises UnknownTicket, TicketEnded, ForeignTicket, NotCancellable.
         """
 
     def resume_queued(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueueEntry:
-        """Let a ticket go on that an emergency has paused. Raises UnknownTicket, TicketEnded, ForeignTicket."""
+        """Resume a launch that an emergency stop has paused. Raises UnknownTicket, TicketEnded, ForeignTicket."""
 
     def is_queued_stored(self, ticket_id: str) -> bool:
-        """Return whether the store has a ticket as it is: to take one back or let it go on acts first."""
+        """Return whether the store has the present state of a queued launch: cancelling and resuming act first."""
 
     def start_queued(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
-        """Start what waits, now. Raises UnknownTicket, TicketEnded, ForeignTicket, and what ``switch`` raises: it then waits on."""
+        """Start a queued launch now. Raises UnknownTicket, TicketEnded, ForeignTicket, and what ``switch`` raises: it
+        then stays queued.
+        """
 
     def unload(self, instance_id: str, actor: str, override_reason: str | None = None) -> Operation:
-        """Begin to unload an instance; another person's that is leased or busy only with an administrator's ``override_reason``.
+        """Start to unload an instance; another person's leased or busy one only with an administrator's
+        ``override_reason``.
 
         Raises UnknownInstance, InstanceLeased, InstanceInUse, Busy.
         """
 
     def set_lease(self, instance_id: str, terms: Terms, actor: str) -> Instance:
-        """Give an instance of ``actor``'s new terms, which are in the store when this returns.
+        """Set new terms of an instance that ``actor`` owns; they are in the store when this returns.
 
         Raises UnknownInstance, NotOwner, InstanceStopping, InvalidRequest, LeasePending, NotStored.
         """
@@ -217,13 +232,13 @@ class ControllerApi(Protocol):
         """
 
     def answer_release(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
-        """Answer an ask to release an instance of ``actor``'s.
+        """Answer a pending release request for an instance that ``actor`` owns.
 
         Raises UnknownInstance, NotOwner, InstanceStopping, NothingAsked, InvalidRequest, LeasePending, NotStored.
         """
 
     def keep(self, instance_id: str, actor: str) -> Instance:
-        """Count a click as use of an instance, so that it is not unloaded for being idle.
+        """Count a click as use of an instance, so that it is not unloaded as idle.
 
         Raises UnknownInstance, InstanceStopping, LeasePending, NotStored.
         """
@@ -232,40 +247,42 @@ class ControllerApi(Protocol):
         """Note that ``actor`` has a page open; never waits."""
 
     def dismiss(self, notice: int, actor: str) -> None:
-        """Send a notice of ``actor``'s away; idempotent."""
+        """Dismiss a notice to ``actor``; idempotent."""
 
     def stop_container(self, container_id: str, name: str, actor: str) -> Operation:
-        """Begin to end a container that Warden did not start. ``container_id`` is all 64 digits; ``name`` has to be its very name:
-        the explicit confirmation.
+        """Start to end a container that Warden did not start. ``container_id`` is all 64 digits; ``name`` must be its
+        exact name: the explicit confirmation.
 
         Raises UnknownContainer, NotConfirmed, Busy.
         """
 
     def clean(self, actor: str) -> Operation:
-        """Begin to give back what nobody needs. Raises Busy."""
+        """Start to free memory that nobody needs. Raises Busy."""
 
     def emergency_preview(self) -> EmergencyPreview:
         """Return what ``emergency`` would end."""
 
     def emergency(self, actor: str) -> Operation:
-        """Begin to end everything of Warden's, whatever else runs. Raises Busy only while another emergency runs."""
+        """Start to end everything that Warden started, whatever else runs. Raises Busy only while another emergency
+        stop runs.
+        """
 
     def make_demo(self, actor: str) -> Operation:
-        """Begin to make the demo model in the cache. Raises Busy."""
+        """Start to create the demo model in the cache. Raises Busy."""
 
     def selftest(self, actor: str) -> Operation:
-        """Begin to check that everything works, beside what is loaded. Raises Busy while another self-test runs."""
+        """Start to check that everything works, next to the loaded models. Raises Busy while another self-test runs."""
 
     def cancel(self, operation_id: str, actor: str, *, rollback: bool = False, as_owner: bool = False) -> Operation:
-        """Ask an operation to stop; it then puts back what it unloaded. A second cancel changes nothing.
+        """Request that an operation stops; it then restores what it unloaded. A second cancel changes nothing.
 
-        ``rollback`` is asked for separately: give up the putting back that is under way. ``as_owner`` of a model that goes ``actor`` may
-        only before anything is touched.
-        Raises UnknownOperation, NotCancellable, NotYours, TooLate.
+        ``rollback`` is requested separately: abandon the rollback in progress. ``as_owner`` of a model that is to be
+        unloaded, ``actor`` may cancel only before anything is touched. Raises UnknownOperation, NotCancellable,
+        NotYours, TooLate.
         """
 
     def restore(self, operation_id: str, actor: str) -> Operation:
-        """Begin to load again what an operation that has ended had unloaded and did not bring back, in the names of its owners.
+        """Start to load again what an ended operation had unloaded and did not restore, in the names of its owners.
 
         Raises UnknownOperation, NothingToRestore, Busy.
         """
@@ -276,16 +293,17 @@ class ControllerApi(Protocol):
     def operations(
         self, limit: int, where: OperationFilter = ANY_OPERATION, before: str | None = None
     ) -> tuple[Operation, ...]:
-        """Return running and ended operations that ``where`` matches, newest first.
+        """Return running and ended operations that match ``where``, newest first.
 
-        ``before`` is the id of the last one already seen: those after it follow. Raises UnknownOperation for it, StoreUnavailable.
+        ``before`` is the id of the last operation already seen: those after it follow. Raises UnknownOperation for it,
+        StoreUnavailable.
         """
 
     def operation_values(self) -> OperationValues:
-        """Return what the kept operations can be filtered by. Raises StoreUnavailable."""
+        """Return the values by which the stored operations can be filtered. Raises StoreUnavailable."""
 
     def ask(self, instance_id: str, question: Question) -> Iterator[str]:
-        """Yield pieces of the model's answer; the first piece is waited for before this returns.
+        """Yield pieces of the model's answer; this returns once the first piece has arrived.
 
         Raises (also while iterating): UnknownInstance, NotReady, GenerationFailed, OutOfMemory.
         """
@@ -294,4 +312,4 @@ class ControllerApi(Protocol):
         """Return the last lines of an instance's log, oldest first. Raises UnknownInstance."""
 
     def health(self) -> Health:
-        """Return whether the monitor ticks and the controller answers."""
+        """Return whether the monitor is running and the controller responds."""

@@ -1,4 +1,4 @@
-"""Makes the demo model: the body of a ``demo`` operation."""
+"""Create the demo model: the body of a ``demo`` operation."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from webapp.message import Message
 
 STEPS = (StepName.CREATE,)
 CLAIM = "demo"
-"""What a demo operation claims, so that two clicks are one."""
+"""The claim of a demo operation, so that two clicks start only one."""
 RESCAN_TIMEOUT_S = 10.0
 
 
 def make_demo(run: Run) -> Outcome:
-    """Make the demo model in the cache and wait until the catalogue lists it.
+    """Create the demo model in the cache and wait until the catalogue lists it.
 
     Raises:
         ModeUnavailable: the libraries that write a model are not installed.

@@ -1,4 +1,4 @@
-"""Emergency: end everything of Warden's, whatever else runs or hangs, and report what is left and whose it is."""
+"""Emergency stop: end everything that Warden started, whatever else runs or hangs, and report the rest with its owners."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _NOT_REACHED: Final[StopResult | Exception] = TimeoutError("its runtime gave no 
 
 @dataclass
 class _Tally:
-    """What became of each thing that was to be ended; the last look at it counts."""
+    """The results of everything that was to be ended; the last look at each counts."""
 
     findings: dict[str, Finding] = field(default_factory=dict)
     leftovers: dict[str, Finding] = field(default_factory=dict)
-    """What belonged to nobody: folders, sockets, containers that had ended."""
+    """Leftovers without an instance: folders, sockets, containers that had ended."""
 
     def note(self, leftovers: Iterable[Leftover]) -> None:
-        """Enter what a runtime found that belonged to nobody."""
+        """Add the leftovers without an instance that a runtime found."""
         self.leftovers |= {str(left.message): Finding(left.message, left.ok) for left in leftovers}
 
     @property
@@ -64,7 +64,7 @@ def emergency(run: Run) -> Outcome:
         note.message, note.state = settle_note(receipts)
     with run.step(StepName.CLEAN) as note:
         first = tally.ended
-        _end_everything(run, tally, {})  # a start that was under way may have made one more
+        _end_everything(run, tally, {})  # a start in progress may have created one more
         run.add_findings(*tally.all)
         run.add_findings(*stays(context.monitor.fresh(READING_TIMEOUT_S) or context.monitor.latest()))
         run.add_findings(*_stay_contained(context))
@@ -76,7 +76,9 @@ def emergency(run: Run) -> Outcome:
 
 
 def _end_everything(run: Run, tally: _Tally, listed: Mapping[str, Instance]) -> None:
-    """End all of all runtimes, side by side; ``listed`` are instances that get a line even when another thread was quicker."""
+    """End everything in all runtimes, concurrently; ``listed`` are instances that get a line even if another thread was
+    quicker.
+    """
     runtimes = sorted(run.context.runtimes.values(), key=lambda runtime: runtime.mode is Mode.VLLM)  # Docker may hang
     side_by_side(lambda runtime: _end_runtime(run, runtime, tally), runtimes, "emergency")
     for instance in listed.values():
@@ -85,7 +87,7 @@ def _end_everything(run: Run, tally: _Tally, listed: Mapping[str, Instance]) -> 
 
 
 def _end_runtime(run: Run, runtime: Runtime, tally: _Tally) -> None:
-    """End all of one runtime; one that hangs (a dead Docker socket) never keeps the others from being ended."""
+    """End everything in one runtime; one that hangs (a dead Docker socket) never holds up the others."""
     context, mode = run.context, runtime.mode
     results = {i.id: _NOT_REACHED for i in context.state_store.state.instances.values() if i.mode is mode}
     done = within(
@@ -103,9 +105,9 @@ def _end_runtime(run: Run, runtime: Runtime, tally: _Tally) -> None:
 def _terminate_all(
     run: Run, runtime: Runtime, tally: _Tally, expired: Expired, results: dict[str, StopResult | Exception]
 ) -> bool:
-    """End the instances of ``results`` and unlisted processes alike, then remove what belongs to nobody.
+    """End the instances of ``results`` and unlisted processes alike, then remove leftovers without an instance.
 
-    Each result is entered as soon as it is there, so that one that hangs does not hide what became of the others.
+    Each result is entered as soon as it is available, so that one that hangs does not hide the results of the others.
     """
     context = run.context
 
@@ -130,7 +132,7 @@ def _terminate_all(
 
 
 def _stay_contained(context: Context) -> tuple[Finding, ...]:
-    """A line for each container that Warden did not start: an emergency leaves them alone."""
+    """Return a line for each container that Warden did not start: an emergency stop leaves them alone."""
     return tuple(
         Finding(Message("stays_container", {"name": c.name, "user": c.owner, "image": c.image}))
         for c in context.foreign_containers()

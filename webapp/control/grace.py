@@ -1,4 +1,6 @@
-"""The seconds before other people's models are ended: nothing is touched, and whoever it concerns can still stop it."""
+"""The grace period before other people's models are ended: nothing is touched, and the people affected can still stop
+it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from webapp.message import Message
 
 
 def before_unload(context: Context, instance: Instance, actor: str) -> Grace | None:
-    """Return the grace of a model that ``actor`` unloads by itself; ``None`` for an own one and for one that has ended."""
+    """Return the grace period for a single model that ``actor`` unloads; ``None`` for an own model and for one that has
+    ended.
+    """
     if instance.owner == actor or not instance.is_live:
         return None
     held = instance.lease.runs(context.clock()) or instance.in_flight != 0
@@ -22,13 +26,13 @@ def before_unload(context: Context, instance: Instance, actor: str) -> Grace | N
 
 
 def before_switch(context: Context, unload: Iterable[Eviction]) -> Grace | None:
-    """Return the grace of the models that go for a switch; ``None`` where none of them is another person's."""
+    """Return the grace period for the evictions of a switch; ``None`` if none of them is another person's."""
     others = [eviction for eviction in unload if eviction.is_others]
     return _grace(context, [e.instance_id for e in others], [e.owner for e in others if not e.is_taken])
 
 
 def _grace(context: Context, instances: list[str], owners: list[str]) -> Grace | None:
-    """An owner whose model an administrator takes against the owner's will is told, and cannot undo that."""
+    """Return the grace period; an owner whose model an administrator takes by override is notified, but cannot stop it."""
     seconds = context.settings.undo_s
     if not instances or seconds <= 0:
         return None
@@ -36,7 +40,7 @@ def _grace(context: Context, instances: list[str], owners: list[str]) -> Grace |
 
 
 def give_grace(run: Run) -> None:
-    """Wait until nobody may stop the operation any more. Raises Cancelled, and nothing was touched then."""
+    """Wait until nobody may stop the operation any longer. Raises Cancelled; nothing was touched then."""
     if run.operation.grace is None:
         return
     with run.step(StepName.GRACE) as note:

@@ -1,4 +1,4 @@
-"""For how long nobody has used each model: noted once a round, by a clock that never jumps."""
+"""How long each model has been unused: recorded once per round, with a monotonic clock."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from webapp.domain.idle import Quiet
 from webapp.domain.instance import Instance
 
 GAP_S: Final = 10.0
-"""A round comes every second; after a longer gap Warden stood still, and nobody could see a countdown or stop it."""
+"""A round runs every second; a longer gap means that Warden was not running, and nobody could see or stop a countdown.
+"""
 
 Noted = tuple[tuple[str, str], object]
 
 
 class Idleness:
-    """Notes what instances are seen to do, and tells how long they have been quiet; any thread may ask."""
+    """Records the observed activity of instances, and returns how long they have been quiet; thread-safe."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -26,7 +27,9 @@ class Idleness:
         self._gaps = 0
 
     def look(self, instances: Iterable[Instance], now: float) -> None:
-        """Note what ``instances`` do at ``now``, the time of day; for one that is new here, its own moments say how long it was unused."""
+        """Record the activity of ``instances`` at ``now``, the time of day; for a new one, its own times say how long
+        it was unused.
+        """
         looked_at = self._monotonic()
         self._gaps += looked_at - self._looked_at > GAP_S
         self._looked_at = looked_at
@@ -39,11 +42,13 @@ class Idleness:
         self._elapsed.keep(kept)
 
     def quiet(self, instance: Instance, now: float) -> Quiet:
-        """Return how long ``instance`` has been as it is; where it is not as it was noted, that has only begun."""
+        """Return how long ``instance`` has been in its present condition; 0 if that differs from the recorded one."""
         return Quiet(*(self._elapsed.seconds(key, state) for key, state in self._noted(instance, now)))
 
     def _noted(self, instance: Instance, now: float) -> Iterator[Noted]:
-        """What is counted, in the order of ``Quiet``'s fields, and what begins it anew when it changes."""
+        """Yield the counted conditions, in the order of ``Quiet``'s fields, each with the state whose change restarts
+        the count.
+        """
         lease, asked = instance.lease, instance.lease.asked
         used = (instance.last_used_at, instance.may_be_busy, instance.ready_at, lease.kept_at)
         yield (instance.id, "unused"), used

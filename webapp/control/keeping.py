@@ -1,8 +1,10 @@
-"""Writes what people rely on, by one thread: before the answer where somebody waits for it, else as soon as the database takes it.
+"""Write what people rely on, in one thread: before the answer if a caller waits for it, else as soon as the database
+accepts it.
 
-A write that somebody waits for has a deadline, comes before the others, and is refused when it fails: nothing was done then. The others are
-tried again until they succeed, of each thing only the newest value. The same thread notices that the database was deleted or replaced,
-has what is in memory written into the new one, and tries a database that failed until it works again.
+A write that a caller waits for has a deadline, precedes the others, and is refused if it fails: nothing was changed
+then. The others are retried until they succeed, each key with its newest value only. The same thread notices that the
+database was deleted or replaced, has the values in memory written into the new one, and retries a failed database until
+it works again.
 """
 
 from __future__ import annotations
@@ -23,27 +25,27 @@ from webapp.message import Message, Param
 log = logging.getLogger(__name__)
 
 DEADLINE_S: Final = 1.0
-"""How long somebody waits for a write before it counts as refused."""
+"""How long a caller waits for a write before it counts as refused."""
 PLACE_S: Final = 0.1
-"""How long a request waits for a place among those that wait, while the database works."""
+"""How long a request waits for one of the places for waiting requests, while the database works."""
 PLACES: Final = 4
 RETRY_S: Final = 1.0
-"""How long a database that has failed is left alone, and how often is looked whether its file is still there."""
+"""How long a failed database is left alone, and how often its file is checked for existence."""
 TIDY_S: Final = 86_400.0
-"""How often old entries are dropped."""
+"""How often old entries are deleted."""
 PENDING_LIMIT: Final = 2000
-"""Things that wait for a database that does not answer, some 4 KB each; what comes after that many is lost, and the page says so."""
+"""Writes that wait for an unresponsive database, some 4 KB each; further ones are lost, and the page reports it."""
 DRAIN_S: Final = 5.0
-"""How long a stop waits for what is not written yet."""
+"""How long a stop waits for values that are not written yet."""
 
 Act = Callable[[], None]
 
 
 class WatchedStore(Protocol):
-    """What is watched."""
+    """The database that is watched."""
 
     def look(self) -> bool:
-        """Return whether the database was deleted or replaced, and is open anew; where a write has failed, try one.
+        """Return whether the database was deleted or replaced, and has been reopened; after a failed write, try one.
 
         Raises StoreUnavailable: nothing can be written now.
         """
@@ -51,7 +53,7 @@ class WatchedStore(Protocol):
 
 @dataclass(eq=False)
 class _Write:
-    """A write that somebody waits for."""
+    """A write that a caller waits for."""
 
     act: Act
     done: threading.Event = field(default_factory=threading.Event)
@@ -59,7 +61,7 @@ class _Write:
 
 
 class Keeper:
-    """The thread. ``places`` is how many requests may wait for it at once: a quarter of their threads."""
+    """The writing thread. ``places`` is how many requests may wait for it at once: a quarter of their threads."""
 
     def __init__(
         self,
@@ -81,7 +83,8 @@ class Keeper:
         self._lost = 0
         self._failure: StoreUnavailable | None = None
         self._pending_at = self._look_at = self._tidy_at = 0.0
-        """When, by the monotonic clock, what waits is tried again, the file is looked at, and old entries are dropped."""
+        """When, by the monotonic clock, pending writes are retried, the file is checked, and old entries are deleted.
+        """
         self._write_again: Callable[[], None] = lambda: None
         self._tidy: Callable[[], bool] = lambda: False
         self._is_stopping = False
@@ -90,15 +93,16 @@ class Keeper:
         self._thread: threading.Thread | None = None
 
     def start(self, write_again: Callable[[], None] = lambda: None, tidy: Callable[[], bool] = lambda: False) -> None:
-        """Begin to write. ``write_again`` has all that is in memory written, into a database that was made anew; ``tidy`` is called
-        once a day, and again soon while it returns that there is more. Both may raise StoreUnavailable."""
+        """Start to write. ``write_again`` writes all values in memory into a recreated database; ``tidy`` is called
+        once a day, and again soon while it returns that there is more. Both may raise StoreUnavailable.
+        """
         self._write_again, self._tidy = write_again, tidy
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="warden-keeper", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Write what is left, trying again for some seconds at most, and end."""
+        """Write the remaining values, retrying for a few seconds at most, and stop."""
         with self._changed:
             self._is_stopping, self._pending_at = True, 0.0
             self._stop_by = time.monotonic() + self._drain_s
@@ -111,7 +115,7 @@ class Keeper:
 
     @property
     def trouble(self) -> Message | None:
-        """Why nothing can be kept now; ``None`` while everything can."""
+        """Why nothing can be stored now; ``None`` if everything can."""
         failure = self._failure
         if failure is None:
             return None
@@ -123,9 +127,9 @@ class Keeper:
         return Message(f"keeping_{_trouble(failure)}", params)
 
     def later(self, key: str, act: Act) -> bool:
-        """Have ``act`` write ``key`` down, in the place of what was to write it before; never waits.
+        """Queue ``act`` to write ``key``, replacing its previous write; never waits.
 
-        Returns False where too much waits already: it is lost.
+        Returns False if too many writes are pending: this one is lost.
         """
         with self._changed:
             if key not in self._pending and len(self._pending) >= PENDING_LIMIT:
@@ -136,10 +140,11 @@ class Keeper:
             return True
 
     def now(self, act: Act, *, in_request: bool = True) -> None:
-        """Write before this returns. A request takes one of their places for that; an operation's own thread needs none.
+        """Write before this returns. A request takes one of the places for that; an operation's own thread needs none.
 
         Raises:
-            NotStored: the database did not take it in time. It may still have: who is refused has what stands written again.
+            NotStored: the database did not accept it in time. It may still do so: the caller must have the present
+            value written again.
         """
         deadline = time.monotonic() + self._deadline_s
         with self.place() if in_request else nullcontext():
@@ -147,7 +152,9 @@ class Keeper:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Take one of the places of requests that wait for a write, their own or another's. Raises NotStored where none is free."""
+        """Take one of the places for requests that wait for a write, their own or another's. Raises NotStored if none
+        is free.
+        """
         if not self._places.acquire(timeout=0 if self._failure is not None else PLACE_S):
             raise self._refusal()
         try:
@@ -156,7 +163,7 @@ class Keeper:
             self._places.release()
 
     def flush(self, timeout_s: float = DRAIN_S) -> bool:
-        """Wait until everything is written; False when that took too long."""
+        """Wait until everything is written; False if that took too long."""
         with self._changed:
             return self._changed.wait_for(lambda: not (self._pending or self._urgent or self._is_writing), timeout_s)
 
@@ -188,7 +195,9 @@ class Keeper:
                 self._changed.notify_all()
 
     def _next(self) -> Act | None:
-        """Wait for something to do: first what somebody waits for, then a look, then what waits; ``None`` at the end."""
+        """Wait for the next task: first a write that a caller waits for, then a check, then pending writes; ``None`` at
+        the end.
+        """
         with self._changed:
             while True:
                 now = time.monotonic()
@@ -223,13 +232,13 @@ class Keeper:
             self._carry_out(act)
         except StoreUnavailable:
             with self._changed:
-                self._pending.setdefault(key, act)  # at the end: what is wrong with one alone holds up no other
+                self._pending.setdefault(key, act)  # at the end: a problem with one write does not hold up the others
                 self._pending_at = time.monotonic() + self._retry_s
         except Exception:
             log.exception("%s could not be written down", key)
 
     def _carry_out(self, act: Act) -> None:
-        """Write; once more where the database was deleted or replaced and is there again. Raises StoreUnavailable."""
+        """Write; once more if the database was deleted or replaced and is available again. Raises StoreUnavailable."""
         try:
             try:
                 act()
@@ -256,7 +265,9 @@ class Keeper:
         self._look_at = time.monotonic() + self._retry_s
 
     def _is_renewed(self) -> bool:
-        """Whether the database was made or opened anew; all that is in memory is then to be written again. Raises StoreUnavailable."""
+        """Return whether the database was recreated or reopened; all values in memory must then be written again.
+        Raises StoreUnavailable.
+        """
         if not self._store.look():
             return False
         self._write_again()
@@ -277,5 +288,5 @@ def _trouble(failure: StoreUnavailable) -> StoreTrouble:
 
 
 def not_stored(failure: StoreUnavailable) -> NotStored:
-    """Return the refusal of what could not be written for ``failure``."""
+    """Return the refusal of a write that failed with ``failure``."""
     return NotStored(reason=f"store_{_trouble(failure)}")

@@ -1,4 +1,4 @@
-"""Launches an instance, watches it until it is ready, and measures what it really took."""
+"""Launch an instance, watch it until it is ready, and measure its memory."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from webapp.runtimes.base import LaunchSpec, Probe, ProbeState, Runtime, StopRes
 log = logging.getLogger(__name__)
 
 PROBE_INTERVAL_S = 0.05
-"""How often a launch is looked at; a look is one small question over a unix socket."""
+"""How often a launch is checked; a check is one small request over a unix socket."""
 GARBLED_LIMIT = 3
-"""After this many answers in a row that are not the protocol's the launch has failed."""
+"""After this many invalid answers in a row the launch has failed."""
 LOG_LINES = 20
 """Lines of the log that an error carries."""
 
@@ -49,10 +49,11 @@ def launch(
 ) -> Instance:
     """Start ``spec`` on the terms of ``lease`` and wait until it is ready; the instance is then listed as ready.
 
-    On any failure, also when an emergency took over meanwhile, nothing of it is left: its process is ended and it leaves the list.
+    On any failure, including an emergency stop in the meantime, nothing of it is left: its process is ended and it
+    leaves the list.
 
     Raises:
-        LaunchFailed: with its kinds, see ``errors``.
+        LaunchFailed: with its subclasses, see ``errors``.
         Cancelled, Superseded: see ``Run.wait``.
     """
     runtime, spec = run.context.runtimes[mode], replace(spec, started_at=run.context.clock())
@@ -69,7 +70,7 @@ def launch(
         _remember_failure(run.context, spec.model_id, exc)
         _discard(run, runtime, starting)
         raise
-    if step is StepName.LAUNCH:  # a rollback says nothing of the options that failed
+    if step is StepName.LAUNCH:  # a rollback says nothing about the options that failed
         run.context.state_store.set_cooldown(spec.model_id, None)
     return ready
 
@@ -83,17 +84,17 @@ def launch_undisturbed(
     step: StepName = StepName.LAUNCH,
     lease: Lease = NO_LEASE,
 ) -> Instance:
-    """Launch as ``launch`` does, and once more when a neighbour spoiled the first start: its memory moved while the device was
-    measured, or it took the port.
+    """Launch like ``launch``, and retry once if another process disturbed the first start: its memory changed during
+    the profiling, or it took the port.
 
-    ``again`` makes the second start's spec, under another id, once the device has come to rest; it may raise. The operation says
-    that there was a second start. A second failure is raised as it is.
+    ``again`` creates the second start's specification, under another id, once the device has settled; it may raise. The
+    operation reports the second start. A second failure is raised as it is.
     """
     try:
         return launch(run, mode, spec, step=step, lease=lease)
     except (ProfileDisturbed, PortLost) as exc:
         if spec.instance_id in run.context.state_store.state.instances:
-            raise  # what is left of the first start holds its memory still
+            raise  # the remains of the first start still hold its memory
         log.warning("the start of %s was disturbed; once more: %s", spec.model_id, exc)
         message = _disturbance(spec.model_id, exc)
     run.tell(step, message)
@@ -111,7 +112,7 @@ def _disturbance(model_id: str, exc: ProfileDisturbed | PortLost) -> Message:
 
 
 def measure(run: Run, instance: Instance) -> Instance:
-    """Read what the instance's processes hold on its devices, keep it as measured, and learn from it."""
+    """Read the memory of the instance's processes on its devices, store it as measured, and add it to the calibration."""
     sample = run.context.monitor.fresh(READING_TIMEOUT_S, anew=True)
     measured = held_by(sample, instance)
     if run.context.calibrator is not None and sample is not None:
@@ -124,14 +125,14 @@ def measure(run: Run, instance: Instance) -> Instance:
 def _learn(
     context: Context, calibrator: Calibrator, instance: Instance, sample: Sample, measured: Mapping[str, int]
 ) -> None:
-    """Keep a measurement, where it tells something and nobody has used the model yet: an answer takes memory of its own."""
+    """Store a measurement, if it is usable and nobody has used the model yet: an answer takes memory of its own."""
     names = [reading.name for d in instance.devices if (reading := sample.reading(d)) is not None]
     is_whole = len(measured) == len(instance.devices) == len(names)
     options = instance.options
     kind = context.calibration.kind_of(instance.model_id, instance.revision, instance.mode, options, names)
     engine = context.runtime(instance).engine_version(
         instance.id
-    )  # not what would run it now: it may have been started by itself
+    )  # not the engine of now: the worker may have been started without the launcher
     measurement = Measurement(
         kind=replace(kind, setup=replace(kind.setup, engine=engine)),
         taken_at=context.clock(),
@@ -144,7 +145,7 @@ def _learn(
 
 
 def _is_unused(context: Context, instance: Instance) -> bool:
-    """Whether the model has answered nobody; one that cannot be asked may have."""
+    """Return whether the model has answered no request; one that does not respond may have."""
     try:
         probe = context.runtime(instance).probe(instance.id)
     except WardenError as exc:
@@ -180,7 +181,7 @@ def _ready(instance: Instance, probe: Probe) -> Instance:
 
 
 class _Watch:
-    """Tells slow from stalled: a launch must show some activity, and end within its total time."""
+    """Distinguishes slow from stalled: a launch must show some activity, and end within its total time."""
 
     def __init__(self, context: Context, spec: LaunchSpec) -> None:
         self._context = context
@@ -189,7 +190,7 @@ class _Watch:
         self._activity: tuple[object, ...] = ()
 
     def look(self, activity: tuple[object, ...] | None) -> type[LaunchFailed] | None:
-        """Note the activity (``None``: no answer). Returns why the launch has to be given up, or ``None``."""
+        """Record the activity (``None``: no answer). Return why the launch must be given up, or ``None``."""
         now = self._context.monotonic()
         if activity is not None and activity != self._activity:
             self._activity, self._active_at = activity, now
@@ -199,7 +200,7 @@ class _Watch:
         return LaunchTooSlow if now - self._began > settings.launch_deadline_s else None
 
     def seconds(self, why: type[LaunchFailed]) -> float:
-        """How long it was still, or how long it took in all."""
+        """Return how long it was inactive, or how long it took in total."""
         since = self._active_at if why is LaunchStalled else self._began
         return round(self._context.monotonic() - since, 1)
 
@@ -232,14 +233,14 @@ def _wait_until_ready(run: Run, runtime: Runtime, spec: LaunchSpec, step: StepNa
 
 
 def _show(run: Run, spec: LaunchSpec, probe: Probe, step: StepName) -> None:
-    """Write the progress where everybody sees it, when it changed."""
+    """Publish the progress if it changed."""
     progress = None if probe.progress is None else round(probe.progress, 2)
     state = InstanceState.LOADING if probe.state is ProbeState.LOADING else InstanceState.STARTING
     shown = run.context.state_store.state.instances.get(spec.instance_id)
     if shown is None:
         return
     if shown.state is InstanceState.LOADING:
-        state = InstanceState.LOADING  # a late answer from before the load began
+        state = InstanceState.LOADING  # a late answer from before the load started
     message = probe.message or Message(f"launch_{state}", {"model": spec.model_id})
     told = run.operation.current_step
     if (shown.state, shown.progress) != (state, progress):
@@ -249,7 +250,7 @@ def _show(run: Run, spec: LaunchSpec, probe: Probe, step: StepName) -> None:
 
 
 def _discard(run: Run, runtime: Runtime, instance: Instance) -> None:
-    """Take away what a failed launch left; what is not proved to be gone stays listed as stuck."""
+    """Remove the remains of a failed launch; an instance whose end is not confirmed stays listed as stuck."""
     try:
         result: StopResult | Exception = runtime.terminate(instance.id, ask=False)
     except Exception as exc:
@@ -261,9 +262,9 @@ def _discard(run: Run, runtime: Runtime, instance: Instance) -> None:
 
 
 def _remember_failure(context: Context, model_id: str, exc: Exception) -> None:
-    """A load that failed by itself is not tried again at once: 10 s, doubling to 5 min (settings).
+    """Delay the next launch of a model that failed for reasons of its own: 10 s, doubling to 5 min (settings).
 
-    Where the server was in no state to start it, nothing is known against the model.
+    If the server was unable to start it, the model is not blamed.
     """
     if not isinstance(exc, LaunchFailed) or isinstance(exc, LaunchBlocked):
         return

@@ -1,4 +1,6 @@
-"""Leases, asks to release, and idle models: what people decide is kept with the instance, and in the store for the next start."""
+"""Leases, release requests, and idle models: people's decisions are kept with the instance, and in the store for the
+next start.
+"""
 
 from __future__ import annotations
 
@@ -37,34 +39,34 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEPT_S: Final = 60 * 86400.0
-"""Terms that have not changed for so long belong to a model that ended while no Warden ran."""
+"""Terms that have not changed for so long belong to a model that ended while Warden was not running."""
 NOTICES_KEPT: Final = 200
 NOTICE_S: Final = 86400.0
-"""How long a person who is away finds what he was told."""
+"""How long unread notices are kept."""
 IDLE_ACTOR: Final = WARDEN.name
-"""Who unloads an idle model."""
+"""The actor of idle unloading."""
 LONGEST_IDLE_MINUTES: Final = 30 * 24 * 60.0
 
 
 class LeaseStore(Protocol):
-    """What leases need of the store. Every call raises StoreUnavailable."""
+    """The store's methods that leases use. Every call raises StoreUnavailable."""
 
     def save_lease(self, instance_id: str, lease: Lease, changed_at: float) -> None:
-        """Keep the terms of an instance, replacing those that were kept."""
+        """Store the terms of an instance, replacing the previous ones."""
 
     def drop_lease(self, instance_id: str) -> None:
-        """Forget the terms of an instance; idempotent."""
+        """Delete the terms of an instance; idempotent."""
 
     def drop_leases(self, before: float) -> int:
-        """Forget what has not changed since ``before``."""
+        """Delete terms that have not changed since ``before``."""
 
     def leases(self) -> Mapping[str, Lease]:
-        """Return all kept terms by instance."""
+        """Return all stored terms by instance."""
 
 
 @dataclass(frozen=True)
 class Notice:
-    """What one person is told on every page until he sends it away."""
+    """A notice that one person sees on every page until dismissing it."""
 
     number: int
     to: str
@@ -74,13 +76,13 @@ class Notice:
 
 @dataclass(frozen=True)
 class Terms:
-    """New terms of an instance. ``extend_s`` counts from the end of the lease, or from now where that has passed."""
+    """New terms of an instance. ``extend_s`` counts from the end of the lease, or from now if that has passed."""
 
     until: float | None = None
     reason: str | None = None
-    """``None`` leaves it as it is."""
+    """``None`` leaves it unchanged."""
     extend_s: float | None = None
-    """In place of ``until``."""
+    """Replaces ``until``."""
     idle_minutes: float | None = None
     sets_until: bool = True
     sets_idle: bool = False
@@ -92,12 +94,12 @@ class Terms:
 
     @property
     def moves_until(self) -> bool:
-        """Whether they say when the lease ends."""
+        """Whether they change the end of the lease."""
         return self.sets_until or self.extend_s is not None
 
 
 def check_terms(until: float | None, reason: str, idle_minutes: float | None, now: float) -> None:
-    """Refuse terms that cannot be meant. Raises InvalidRequest."""
+    """Refuse invalid terms. Raises InvalidRequest."""
     if until is not None and not now < until <= now + LONGEST_S:
         days = int(LONGEST_S // 86400)
         raise InvalidRequest(field="lease_until", value=str(round(until)), allowed=f"> now, <= {days} d")
@@ -115,7 +117,8 @@ def check_text(field: str, text: str) -> None:
 
 
 def refuse_kept(instance: Instance, actor: str, now: float, *, override: bool = False) -> None:
-    """Refuse to take ``instance`` from another person who holds it: leased, about to be, or perhaps answering somebody.
+    """Refuse to take ``instance`` from another person who holds it: leased, about to be, or possibly answering a
+    request.
 
     Raises InstanceLeased, LeasePending, InstanceInUse.
     """
@@ -130,7 +133,7 @@ def refuse_kept(instance: Instance, actor: str, now: float, *, override: bool = 
 
 
 def leased(instance: Instance) -> InstanceLeased:
-    """Return the refusal that says whose it is, until when, and what for."""
+    """Return the refusal that names the owner, the end of the lease and its purpose."""
     return InstanceLeased(
         model=instance.model_id,
         instance=instance.id,
@@ -141,26 +144,26 @@ def leased(instance: Instance) -> InstanceLeased:
 
 
 def in_use(instance: Instance) -> InstanceInUse:
-    """Return the refusal that says whose it is, and how many it answers."""
+    """Return the refusal that names the owner and the number of requests."""
     return InstanceInUse(
         model=instance.model_id, instance=instance.id, in_flight=instance.in_flight, owner=instance.owner
     )
 
 
 def lease_of(request: SwitchRequest, now: float) -> Lease:
-    """Return the terms that a switch was asked to load on."""
+    """Return the terms that a switch requested."""
     return NO_LEASE.on_terms(request.lease_until, request.reason).idle_after(request.idle_minutes, now)
 
 
 class Leases:
-    """The terms in the store, and the notices. Without a store (a sandbox) nothing is kept."""
+    """The terms in the store, and the notices. Without a store (a sandbox) nothing is stored."""
 
     def __init__(self, store: LeaseStore | None = None, keeper: Keeper | None = None) -> None:
         self._store = store
         self._keeper = keeper
         self._lock = threading.Lock()
         self._kept: Mapping[str, Lease] | None = {} if store is None else None
-        """What an earlier Warden wrote down; ``None`` until it is read."""
+        """The terms that an earlier Warden stored; ``None`` until they are read."""
         self._notices: tuple[Notice, ...] = ()
         self._numbers = 0
         self._read: Callable[[str], Lease | None] = lambda instance_id: None
@@ -173,8 +176,9 @@ class Leases:
         give: Callable[[Mapping[str, Lease]], None],
         clock: Callable[[], float],
     ) -> None:
-        """Read what was kept, or have it read as soon as the database gives it. ``read`` gives an instance's terms as they stand,
-        ``None`` once it has gone; ``give`` has those that are listed already get what was kept for them."""
+        """Read the stored terms, or do so as soon as the database provides them. ``read`` returns an instance's present
+        terms, ``None`` once it has ended; ``give`` applies the stored terms to instances that are listed already.
+        """
         self._read, self._give, self._clock = read, give, clock
         try:
             self._read_kept()
@@ -183,34 +187,37 @@ class Leases:
             if self._keeper is not None:
                 self._keeper.later("kept leases", self._read_kept)
         if self._store is not None:
-            with suppress(StoreUnavailable):  # what is old goes at another start
+            with suppress(StoreUnavailable):  # old terms are deleted at another start
                 self._store.drop_leases(clock() - KEPT_S)
 
     def kept(self, instance_id: str) -> Lease:
-        """Return the terms that an earlier Warden wrote down, as far as they are read."""
+        """Return the terms that an earlier Warden stored, as far as they are read."""
         return (self._kept or {}).get(instance_id, NO_LEASE)
 
     def catch_up(self) -> None:
-        """Read what was kept where the start could not. Raises NotStored: nothing may be agreed on beside terms that nobody knows."""
+        """Read the stored terms if the start could not. Raises NotStored: no terms may be agreed while the stored ones
+        are unknown.
+        """
         if self._kept is None and self._keeper is not None:
             self._keeper.now(self._read_kept)
 
     def changed(self, instance_id: str) -> None:
-        """Have the terms of an instance written as they stand then; never waits."""
+        """Queue the terms of an instance for writing, with their value at that moment; never waits."""
         if self._keeper is not None:
             self._keeper.later(f"lease {instance_id}", lambda: self._write_as_it_stands(instance_id))
 
     def keep(self, instance_id: str, lease: Lease, *, in_request: bool = True) -> None:
-        """Write the terms of an instance before this returns.
+        """Store the terms of an instance before this returns.
 
         Raises:
-            NotStored: the database did not take them in time; the ``changed`` that has to follow takes back what came through late.
+            NotStored: the database did not accept them in time; the caller must call ``changed``, which reverts a late
+            write.
         """
         if self._keeper is not None:
             self._keeper.now(lambda: self.write(instance_id, lease), in_request=in_request)
 
     def settle(self, instance_id: str, lease: Lease) -> None:
-        """Have the terms written with which an instance begins, and wait for that for a moment: an operation goes on without."""
+        """Store the terms with which an instance starts, and wait for that briefly: an operation continues without it."""
         if lease != NO_LEASE:
             with suppress(NotStored):
                 self.keep(instance_id, lease, in_request=False)
@@ -224,11 +231,11 @@ class Leases:
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        """What is to be told, oldest first; a reference."""
+        """The notices, oldest first; a reference."""
         return self._notices
 
     def tell(self, to: str, message: Message) -> None:
-        """Have ``to`` told on every page."""
+        """Notify ``to`` on every page."""
         now = self._clock()
         with self._lock:
             self._numbers += 1
@@ -236,18 +243,18 @@ class Leases:
             self._notices = (*fresh, Notice(self._numbers, to, now, message))[-NOTICES_KEPT:]
 
     def dismiss(self, number: int, actor: str) -> None:
-        """Send a notice of ``actor``'s away; idempotent."""
+        """Dismiss a notice to ``actor``; idempotent."""
         with self._lock:
             self._notices = tuple(n for n in self._notices if n.number != number or n.to != actor)
 
     def _read_kept(self) -> None:
-        """Read what was kept, once. Raises StoreUnavailable."""
+        """Read the stored terms, once. Raises StoreUnavailable."""
         if self._kept is None and self._store is not None:
             self._kept = self._store.leases()
             self._give(self._kept)
 
     def _write_as_it_stands(self, instance_id: str) -> None:
-        """Raises StoreUnavailable: nothing is written over terms that are not read yet."""
+        """Write the present terms. Raises StoreUnavailable: nothing may overwrite terms that are not read yet."""
         self._read_kept()
         lease = self._read(instance_id)
         if lease is not None:
@@ -257,27 +264,30 @@ class Leases:
 
 
 class _Pending(Exception):
-    """Other terms of the instance are being written down."""
+    """Other terms of the instance are being stored."""
 
 
 class Leasing:
-    """What people do with leases. Each change is decided and marked as pending in one locked block, written, and only then made.
+    """People's actions on leases. Each change is decided and marked as pending in one locked block, stored, and only
+    then applied.
 
-    Nothing is agreed on for a model that is being ended: what was confirmed would not hold.
+    No change is accepted for a model that is being stopped: the confirmed terms would not hold.
     """
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._listed: frozenset[str] = frozenset()
         self._settled = threading.Condition()
-        """Notified when terms are pending no more."""
+        """Notified when terms are no longer pending."""
 
     def start(self) -> None:
-        """Read what was kept; before anything is adopted."""
+        """Read the stored terms; called before anything is adopted."""
         self._context.leases.start(self._terms, self._give, self._context.clock)
 
     def set(self, instance_id: str, terms: Terms, actor: str) -> Instance:
-        """Give an instance new terms. Raises UnknownInstance, NotOwner, InstanceStopping, InvalidRequest, LeasePending, NotStored."""
+        """Set new terms of an instance. Raises UnknownInstance, NotOwner, InstanceStopping, InvalidRequest,
+        LeasePending, NotStored.
+        """
         now = self._context.clock()
 
         def change(instance: Instance) -> Instance:
@@ -289,7 +299,7 @@ class Leasing:
         return self._agree(instance_id, change)
 
     def ask(self, instance_id: str, why: str, actor: str) -> Instance:
-        """Ask the owner to release an instance; a second ask of the same person changes nothing.
+        """Ask the owner to release an instance; a second request of the same person changes nothing.
 
         Raises UnknownInstance, InstanceStopping, InvalidRequest, ReleasePending, LeasePending, NotStored.
         """
@@ -307,7 +317,7 @@ class Leasing:
         return self._agree(instance_id, change)
 
     def answer(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
-        """Answer the open ask.
+        """Answer the open release request.
 
         Raises UnknownInstance, NotOwner, InstanceStopping, NothingAsked, InvalidRequest, LeasePending, NotStored.
         """
@@ -325,14 +335,18 @@ class Leasing:
         return instance
 
     def keep(self, instance_id: str, actor: str) -> Instance:
-        """Count a click as use, so that an idle instance stays. Raises UnknownInstance, InstanceStopping, LeasePending, NotStored."""
+        """Count a click as use, so that an idle instance is kept. Raises UnknownInstance, InstanceStopping,
+        LeasePending, NotStored.
+        """
         now = self._context.clock()
         instance = self._agree(instance_id, lambda i: replace(i, lease=i.lease.kept(now)))
         log.info("%s is kept by %s", instance_id, actor)
         return instance
 
     def look(self) -> tuple[str, ...]:
-        """Let silence count where it does, forget what has gone, and return who is to go for being idle. Never waits."""
+        """Apply release timeouts, drop leases of vanished instances, return the instances due for idle unloading. Never
+        waits.
+        """
         now, settings = self._context.clock(), self._context.settings
         instances = self._context.state_store.state.instances
         for gone in self._listed - set(instances):
@@ -347,16 +361,18 @@ class Leasing:
         return tuple(instance_id for instance_id, left_s in due if left_s is not None and left_s <= 0)
 
     def _is_silent(self, instance: Instance, now: float) -> bool:
-        """Whether the owner has left an ask unanswered for as long as that counts."""
+        """Return whether the owner has left a release request unanswered for the full period."""
         silence_s = self._context.settings.release_silence_s
         return silence_releases(instance, now, silence_s, self._context.idleness.quiet(instance, now))
 
     def _release_later(self, instance_id: str) -> None:
-        """Let silence count in the keeper's thread, which tries again while the store does not take it; until then nobody is told."""
+        """Apply the timeout in the keeper's thread, which retries until the store accepts it; until then nobody is
+        notified.
+        """
         self._context.keeper.later(f"silence {instance_id}", lambda: self._release_by_silence(instance_id))
 
     def _release_by_silence(self, instance_id: str) -> None:
-        """Raises StoreUnavailable; what is not so any more changes nothing."""
+        """Release the model if the timeout still applies. Raises StoreUnavailable."""
         now = self._context.clock()
 
         def change(instance: Instance) -> Instance:
@@ -367,7 +383,7 @@ class Leasing:
         try:
             instance = self._change(instance_id, change, self._context.leases.write)
         except (_Pending, UnknownInstance, InstanceStopping):
-            return  # the next look asks again
+            return  # the next round tries again
         release = instance.lease.release
         if release is not None and release.answered_at == now:
             self._tell_asker(instance)
@@ -392,7 +408,7 @@ class Leasing:
         self._context.leases.tell(release.asker, message)
 
     def _agree(self, instance_id: str, change: Callable[[Instance], Instance]) -> Instance:
-        """Change what people have agreed on; other terms that are pending are waited for.
+        """Change the terms; waits while other terms are pending.
 
         Raises UnknownInstance, InstanceStopping, LeasePending, NotStored.
         """
@@ -408,7 +424,7 @@ class Leasing:
     def _change(
         self, instance_id: str, change: Callable[[Instance], Instance], write: Callable[[str, Lease], None]
     ) -> Instance:
-        """Decide, mark as pending, write, and make the change; where it is not written, nothing has changed.
+        """Decide, mark as pending, store, and apply the change; if it is not stored, nothing has changed.
 
         Raises UnknownInstance, InstanceStopping, _Pending, and what ``change`` and ``write`` raise.
         """
@@ -423,7 +439,7 @@ class Leasing:
 
         marked = state_store.change(instance_id, mark)
         if marked.pending is None:
-            return marked  # it is so already
+            return marked  # the terms are unchanged
         made: Instance | None = None
         try:
             write(instance_id, marked.pending)
@@ -436,13 +452,13 @@ class Leasing:
                 self._settled.notify_all()
 
     def _undo(self, instance_id: str) -> None:
-        """Take the mark back, and have what stands written: a write that was given up may come through late."""
+        """Remove the mark, and have the present terms written: an abandoned write may still succeed late."""
         with suppress(UnknownInstance):
             self._context.state_store.change(instance_id, lambda i: replace(i, pending=None))
         self._context.leases.changed(instance_id)
 
     def _wait_until_settled(self, instance_id: str, deadline: float) -> bool:
-        """Raises NotStored: as many wait as may."""
+        """Return whether the terms are settled before ``deadline``. Raises NotStored: too many requests are waiting."""
 
         def is_settled() -> bool:
             instance = self._context.state_store.state.instances.get(instance_id)
@@ -456,7 +472,7 @@ class Leasing:
         return None if instance is None else instance.model_id
 
     def _give(self, kept: Mapping[str, Lease]) -> None:
-        """Give the terms of an earlier Warden to models that were adopted before they could be read."""
+        """Apply the terms of an earlier Warden to models that were adopted before the terms could be read."""
         for instance_id in kept.keys() & self._context.state_store.state.instances.keys():
             self._give_one(instance_id, kept[instance_id])
 
@@ -467,7 +483,7 @@ class Leasing:
             )
 
     def _terms(self, instance_id: str) -> Lease | None:
-        """What is to stand in the store: terms that are pending are there already, or are about to be."""
+        """Return the terms that belong into the store: pending terms are there already, or are about to be."""
         instance = self._context.state_store.state.instances.get(instance_id)
         return None if instance is None else instance.pending or instance.lease
 
@@ -484,7 +500,9 @@ def _on(lease: Lease, terms: Terms, now: float) -> Lease:
 
 
 def _made(instance: Instance) -> Instance:
-    """Make what was pending the terms. Raises InstanceStopping where it was taken meanwhile, by its owner or an override."""
+    """Make the pending terms effective. Raises InstanceStopping if it was taken in the meantime, by its owner or an
+    override.
+    """
     _refuse_stopping(instance)
     assert instance.pending is not None
     return replace(instance, lease=instance.pending, pending=None)

@@ -1,4 +1,4 @@
-"""The lock of the state folder: one Warden a folder, whatever started it."""
+"""The lock of the state folder: one Warden per folder, however it was started."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ class LockHolder:
 
     pid: str
     database: str
-    """Its database, without a password; empty if an older version did not write it down."""
+    """Its database, without a password; empty if an older version did not record it."""
     is_running: bool
 
 
 class StateLock:
-    """An exclusive lock on ``FOLDER/lock`` and on the folder's path; the kernel gives both back when the process ends, however it ends.
+    """An exclusive lock on ``FOLDER/lock`` and on the folder's path; the kernel releases both when the process ends,
+    however it ends.
 
-    The file names the process and ``database``, so that a command in a terminal can tell whose folder it is. It guards a folder that
-    two containers share. The claim on the path holds where there is no file: on a disk that is full or read-only, and after somebody
-    has removed the folder under a running Warden.
+    The file names the process and ``database``, so that a command in a terminal can tell whose folder it is. It
+    protects a folder that two containers share. The claim on the path also holds without a file: on a full or read-only
+    disk, and after the folder of a running Warden was removed.
     """
 
     def __init__(self, folder: Path, database: str = "") -> None:
@@ -41,7 +42,7 @@ class StateLock:
         self._file: int | None = None
 
     def take(self) -> None:
-        """Make the folder (mode 0700) and take the lock; nothing happens when this object holds it.
+        """Create the folder (mode 0700) and take the lock; does nothing if this object holds it.
 
         Raises:
             AlreadyRunning: another Warden holds it.
@@ -63,7 +64,7 @@ class StateLock:
         self._claim = claim
 
     def release(self) -> None:
-        """Give the lock back; idempotent."""
+        """Release the lock; idempotent."""
         if self._claim is not None:
             self._claim.close()
             self._claim = None
@@ -72,7 +73,7 @@ class StateLock:
             self._file = None
 
     def _lock_file(self) -> int | None:
-        """Return the locked file; ``None`` where the disk takes none."""
+        """Return the locked file; ``None`` if the disk cannot be written to."""
         file = self._open()
         if file is None:
             return None
@@ -82,7 +83,7 @@ class StateLock:
             pid, _ = _read(file)
             os.close(file)
             raise AlreadyRunning(state_dir=str(self._folder), pid=pid or None) from exc
-        with suppress(OSError):  # on a full disk what stood there goes on to stand there
+        with suppress(OSError):  # on a full disk the previous content stays
             content = f"{os.getpid()}\n{self._database}\n".encode()
             os.pwrite(file, content, 0)
             os.ftruncate(file, len(content))

@@ -1,4 +1,6 @@
-"""Watches the memory around a launch: stops it when somebody else takes what it still needs. The rule is ``domain/fence.py``."""
+"""Watch the memory during a launch: stop it if another process takes memory that it still needs. The rule is
+``domain/oom_guard.py``.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class LoadWatch:
-    """The fence of one launch; nothing is watched where the launch was decided on no reading."""
+    """The guard of one launch; does nothing if the launch was not decided on a reading."""
 
     def __init__(self, context: Context, spec: LaunchSpec) -> None:
         self._context = context
@@ -48,7 +50,9 @@ class LoadWatch:
         )
 
     def _who(self, holder: Holder) -> dict[str, Param]:
-        """Who grew: a model of ours by its name, a container by its own, anybody else by what he runs."""
+        """Return the process that grew: a model of Warden's by its name, a container by its own, any other process by
+        its command.
+        """
         instance = self._context.state_store.state.instances.get(holder.instance_id or "")
         known = {container.id: container for container in self._context.foreign_containers()}
         container = known.get(holder.container_id or "")

@@ -1,4 +1,4 @@
-"""A claim on a path that needs no disk: it holds on a full or read-only one, and after the folder was removed."""
+"""A claim on a path that needs no disk: it also holds on a full or read-only one, and after the folder was removed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class PathTaken(Exception):
 
 
 def claim_path(path: Path) -> socket.socket:
-    """Claim ``path`` until the socket that is returned is closed; the kernel closes it with the process, however that ends.
+    """Claim ``path`` until the returned socket is closed; the kernel closes it with the process, however that ends.
 
-    The socket is bound to a name in the abstract namespace, which no file stands for. Another user may bind the name first: that
-    stops nobody, and the lock file has to do.
+    The socket is bound to a name in the abstract namespace, which has no file. Another user may bind the name first:
+    that stops nobody, and only the lock file protects then.
 
     Raises:
         PathTaken: it is claimed.
@@ -47,7 +47,7 @@ def claim_path(path: Path) -> socket.socket:
 
 
 def _unless_ours(name: bytes, path: Path) -> socket.socket:
-    """Return a socket that claims nothing where a stranger has taken the name. Raises PathTaken."""
+    """Return a socket that claims nothing if another user has taken the name. Raises PathTaken."""
     holder = _holder(name)
     if holder is not None and holder[1] in (os.geteuid(), 0):
         raise PathTaken(holder[0])

@@ -1,6 +1,8 @@
-"""The mark of an emergency: a file that outlives a Warden that dies before the store has what it paused and what it ended.
+"""The mark of an emergency stop: a file that survives a Warden that dies before the store has the pause and the ended
+models.
 
-It is made before it is needed and written over in place, so that a full disk does not keep an emergency from leaving its mark.
+It is created before it is needed and overwritten in place, so that a full disk does not prevent an emergency stop from
+setting its mark.
 """
 
 from __future__ import annotations
@@ -23,23 +25,27 @@ SIZE: Final = 1024
 
 @dataclass(frozen=True)
 class QueuePause:
-    """Nothing that waited or ran at that moment (seconds since the epoch) is started by itself before a person says so."""
+    """No launch that was queued or running at that moment (seconds since the epoch) starts automatically before a
+    person resumes it.
+    """
 
     actor: str
     at: float
 
 
 class PauseMark:
-    """The file in the state folder. Each change is on the disk when the call returns; what fails is logged and stops nobody."""
+    """The file in the state folder. Each change is on the disk when the call returns; failures are logged and stop
+    nobody.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
         self._is_set = False
         self._lock = threading.Lock()
-        """Held during a write, so that the file is as the last of two callers left it."""
+        """Held during a write, so that the file has the state of the later of two callers."""
 
     def start(self) -> QueuePause | None:
-        """Return the pause that an earlier Warden left, and make the file if there is none."""
+        """Return the pause that an earlier Warden left, and create the file if there is none."""
         with self._lock:
             left = self._read()
             self._is_set = left is not None
@@ -48,13 +54,15 @@ class PauseMark:
         return left
 
     def set(self, pause: QueuePause) -> None:
-        """Leave the mark."""
+        """Set the mark."""
         with self._lock:
             self._is_set = True
             self._write(json.dumps(asdict(pause)))
 
     def clear(self, is_stored: Callable[[], bool]) -> None:
-        """Remove the mark if the store has the pause, as ``is_stored`` says while no other is being left; costs nothing without one."""
+        """Remove the mark if the store has the pause, as ``is_stored`` reports while no other is being set; costs
+        nothing without one.
+        """
         with self._lock:
             if self._is_set and is_stored():
                 self._is_set = False

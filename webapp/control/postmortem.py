@@ -1,4 +1,4 @@
-"""Writes down how a model ran out of memory, while the readings of it are still at hand. The rule is ``domain/postmortem.py``."""
+"""Record how a model ran out of memory, while its readings are still available. The rule is ``domain/postmortem.py``."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ from webapp.runtimes.base import LaunchSpec
 log = logging.getLogger(__name__)
 
 MEMORY_ERRORS: Final = (OutOfMemory, StartMemoryShort, KvCacheTooSmall, LoadFenced)
-"""Failures of a launch that memory is the reason of."""
+"""Failures of a launch that are caused by memory."""
 BEFORE_S: Final = 60.0
-"""A model that ran already is compared with a reading so old."""
+"""A model that was already running is compared with a reading of this age."""
 KEPT_LINES: Final = 20
 """Lines of the log that a report keeps."""
 LOADS_SEARCHED: Final = 50
-"""Operations among which the one is looked for that loaded a model."""
+"""The number of operations in which the one that loaded a model is searched for."""
 MAKING_CACHE: Final = ("vllm_kv_cache", "vllm_graphs")
-"""What a launch says of itself once it gives its KV cache the memory."""
+"""The phases in which a launch allocates its KV cache."""
 
 
 def of_launch(
     context: Context, asked: SwitchRequest, spec: LaunchSpec, error: LaunchFailed, said: Message | None
 ) -> PostMortem | None:
-    """Return the report of a launch that failed; ``said`` is what it said of itself last. ``None`` where nothing was read."""
+    """Return the report of a failed launch; ``said`` is its last message. ``None`` if there is no reading."""
     if spec.decided_on is None:
         return None
     gates = {footprint.device_id: footprint.required_bytes for footprint in spec.footprints}
@@ -63,7 +63,7 @@ def of_launch(
 
 
 def of_instance(context: Context, instance: Instance, error: WardenError) -> PostMortem | None:
-    """Return the report of a model that ran out of memory after it was ready. ``None`` where nothing was read."""
+    """Return the report of a model that ran out of memory after it was ready. ``None`` if there is no reading."""
     samples = context.monitor.lately()
     since = next((s for s in samples if s.monotonic_s >= context.monotonic() - BEFORE_S), None)
     if since is None:
@@ -75,7 +75,7 @@ def of_instance(context: Context, instance: Instance, error: WardenError) -> Pos
 
 
 def explain(context: Context, instance: Instance, error: WardenError) -> None:
-    """Keep how a model that was ready ran out of memory, with the operation that loaded it; nothing where there is none."""
+    """Store how a ready model ran out of memory with the operation that loaded it; does nothing if there is none."""
     loaded = _load_of(context, instance)
     report = None if loaded is None else of_instance(context, instance, error)
     if loaded is None or report is None:
@@ -90,7 +90,7 @@ def explain(context: Context, instance: Instance, error: WardenError) -> None:
 
 
 def _load_of(context: Context, instance: Instance) -> Operation | None:
-    """The switch that loaded a model; one that a rollback brought back has none."""
+    """Return the switch that loaded a model; a model that a rollback restored has none."""
     where = OperationFilter(kind=OperationKind.SWITCH, model_id=instance.model_id)
     found = [operation for operation in context.state_store.state.recent if where.matches(operation)]
     try:
@@ -126,7 +126,7 @@ def _report(
 def _finished(
     context: Context, report: PostMortem, asked: SwitchRequest, instance_id: str, since: Sample, error: WardenError
 ) -> PostMortem:
-    """The report with the last lines of the log and with what would have fitted."""
+    """Return the report with the last lines of the log and with a configuration that would have fitted."""
     lines = str(error.params.get("log") or "").splitlines()[-KEPT_LINES:]
     way_out = _way_out(context, report, asked, instance_id, since)
     return replace(report, log=tuple(lines), asked=asked, way_out=way_out)
@@ -135,9 +135,10 @@ def _finished(
 def _way_out(
     context: Context, report: PostMortem, asked: SwitchRequest, instance_id: str, since: Sample
 ) -> WayOut | None:
-    """The cheapest change by the planner's own arithmetic, for the memory that there was; ``None`` where nothing would have done.
+    """Return the cheapest change by the planner's own arithmetic, for the memory at that time; ``None`` if no change
+    would have sufficed.
 
-    Who was to be unloaded is gone already in that reading, so all others stay.
+    The models to be unloaded are already gone in that reading, so all others stay.
     """
     planning_state = replace(
         context.planning_state(_with_room(since, report)),
@@ -155,7 +156,9 @@ def _way_out(
 
 
 def _as_asked(way: WayOut, asked: SwitchRequest, placed: SwitchRequest) -> WayOut:
-    """The way as a person asks for it: on the devices that it was counted for; where it stays on its own, what was unloaded goes again."""
+    """Return the change as a person requests it: on the devices of the calculation; if it keeps its own device, the
+    same models are unloaded again.
+    """
     elsewhere = placed.devices != asked.devices
     return WayOut(way.message, replace(placed, keep_others=asked.keep_others or elsewhere or bool(placed.unload)))
 

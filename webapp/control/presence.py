@@ -1,4 +1,4 @@
-"""Who has a page of Warden's open: an owner who is away cannot answer."""
+"""Who has a page of Warden open: an absent owner cannot answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 PRESENT_S: Final = 20.0
-"""An open page asks for news every few seconds; who has not asked for this long is away."""
+"""An open page polls every few seconds; a person whose page has not polled for this long is absent."""
 
 
 class Presence:
@@ -16,10 +16,12 @@ class Presence:
         self._seen: Mapping[str, float] = {}
 
     def see(self, actor: str, now: float) -> None:
-        """Note that ``actor`` looks at a page; two who come at once may cost one of them a note, and the next look makes it good."""
+        """Record that ``actor`` has a page open; of two concurrent calls one may be lost, and the next poll repairs
+        that.
+        """
         kept = {name: at for name, at in self._seen.items() if now - at < PRESENT_S}
         self._seen = {**kept, actor: now}
 
     def present(self, now: float) -> frozenset[str]:
-        """Return who looks at a page."""
+        """Return the people who have a page open."""
         return frozenset(name for name, at in self._seen.items() if now - at < PRESENT_S)

@@ -1,4 +1,4 @@
-"""At the start: mark what was cut off, adopt what lives, remove what is broken. Every check has a deadline."""
+"""At the start: mark interrupted operations, adopt live instances, remove broken ones. Every check has a deadline."""
 
 from __future__ import annotations
 
@@ -21,23 +21,29 @@ log = logging.getLogger(__name__)
 DISCOVER_DEADLINE_S = 10.0
 REMOVE_DEADLINE_S = 30.0
 LATE_INTERVAL_S = 5.0
-"""How often a runtime that could not be asked at the start is asked again."""
+"""How often a runtime that did not respond at the start is tried again."""
 LATE_STOP_S = 2.0
 RECENT = 20
 
 
 @dataclass(frozen=True)
 class Reconciled:
-    """What was found at the start, a line each, and the runtimes that could not be asked: what they run is not known yet."""
+    """The findings of the start, one line each, and the runtimes that did not respond: their instances are not known
+    yet.
+    """
 
     findings: tuple[Finding, ...]
     unanswered: tuple[Runtime, ...] = ()
     cut_off: tuple[Operation, ...] = ()
-    """The operations that an earlier Warden did not end; what they owe may live still, and be on its way out."""
+    """The operations that an earlier Warden did not finish; the models that they owe may be alive still, and about to
+    end.
+    """
 
 
 def reconcile(context: Context, *, discover_s: float = DISCOVER_DEADLINE_S) -> Reconciled:
-    """Bring the board in line with what really runs. The runtimes are asked side by side, each for ``discover_s`` at most."""
+    """Update the state to match what is running. The runtimes are queried concurrently, each for at most
+    ``discover_s``.
+    """
     cut_off = context.journal.cut_off()
     runtimes = tuple(context.runtimes.values())
     taken = _take_in_all(context, runtimes, discover_s)
@@ -56,7 +62,7 @@ def reconcile(context: Context, *, discover_s: float = DISCOVER_DEADLINE_S) -> R
 
 
 class LateRuntimes:
-    """Asks runtimes that could not be asked at the start again, until each has answered once; what it runs is then taken in."""
+    """Queries runtimes that did not respond at the start, until each has answered once; its instances are then adopted."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -65,16 +71,16 @@ class LateRuntimes:
         self._thread: threading.Thread | None = None
 
     def expect(self, runtimes: tuple[Runtime, ...]) -> None:
-        """Begin to ask ``runtimes``."""
+        """Start to query ``runtimes``."""
         self._waiting, self._tried_at = runtimes, self._context.monotonic()
 
     @property
     def silent(self) -> frozenset[Mode]:
-        """The modes of which it is not known yet what they run."""
+        """Return the modes whose instances are not known yet."""
         return frozenset(runtime.mode for runtime in self._waiting)
 
     def look(self) -> None:
-        """Ask again, when it is time, in a thread of its own: a call that hangs holds nobody up. Never waits."""
+        """Query again, if it is time, in a separate thread: a call that hangs holds up nobody. Never waits."""
         trying = self._thread is not None and self._thread.is_alive()
         if not self._waiting or trying or self._context.monotonic() - self._tried_at < LATE_INTERVAL_S:
             return
@@ -83,7 +89,7 @@ class LateRuntimes:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask no more; waits for the round under way at most some seconds."""
+        """Stop querying; waits a few seconds at most for the round in progress."""
         self._waiting = ()
         if self._thread is not None:
             self._thread.join(LATE_STOP_S)
@@ -117,14 +123,16 @@ def _discover(runtime: Runtime) -> tuple[Discovered, ...] | EngineUnavailable:
 
 
 def _take_in(context: Context, runtime: Runtime, discover_s: float) -> Reconciled:
-    """Adopt what lives and remove what is broken. A runtime that gives no answer is left alone: no answer is not "nothing"."""
+    """Adopt live instances and remove broken ones. A runtime that does not answer is left alone: no answer is not
+    "nothing".
+    """
     answer = within(discover_s, lambda expired: _discover(runtime), "discover")
     if isinstance(answer, EngineMissing):
         return Reconciled((), (runtime,))  # a server without Docker is nothing to report
     if answer is None or isinstance(answer, EngineUnavailable):
         return _unanswered(runtime)
     known = known_instances(context)
-    found = [f for f in answer if f.instance.id not in known]  # late: some may have been started meanwhile
+    found = [f for f in answer if f.instance.id not in known]  # late: some may have been started in the meantime
     adopted = [f for f in found if f.adoptable]
     for one in adopted:
         lease = context.leases.kept(one.instance.id)
@@ -142,7 +150,9 @@ def _take_in(context: Context, runtime: Runtime, discover_s: float) -> Reconcile
 
 
 def _adopted(instance: Instance) -> Finding:
-    """One that ended while no Warden ran stays listed with its reason until somebody takes it away."""
+    """Return the line of an adopted instance; one that ended while Warden was not running stays listed with its reason
+    until it is removed.
+    """
     if instance.state is InstanceState.DEAD:
         reason = None if instance.problem is None else instance.problem.code
         return Finding(Message("found_dead", {"model": instance.model_id, "reason": reason}), ok=False)
@@ -160,7 +170,9 @@ def _remove(context: Context, runtime: Runtime, broken: list[Discovered], expire
 
 
 def _removed(context: Context, one: Discovered, result: StopResult | Exception) -> Finding:
-    """What is not proved to be gone is listed as stuck, so that it can be ended from the page."""
+    """Return the line of a removed instance; one whose end is not confirmed is listed as stuck, so that it can be ended
+    from the page.
+    """
     params: dict[str, Param] = {
         "model": one.instance.model_id,
         "reason": None if one.reason is None else one.reason.code,
@@ -181,15 +193,15 @@ def _reap(context: Context, runtime: Runtime, expired: Expired) -> tuple[Leftove
 
 
 def _without_living(context: Context, operation: Operation) -> Operation:
-    """The operation as it is listed: what was found running is not offered to be loaded again."""
+    """Return the operation as listed: models that were found running are not offered for loading."""
     living = {i.id for i in context.state_store.state.instances.values() if i.state in ANSWERING}
     return replace(operation, to_restore=tuple(e for e in operation.to_restore if e.instance_id not in living))
 
 
 def _abandoned(context: Context, operation: Operation, findings: tuple[Finding, ...]) -> Operation:
-    """The step that ran when Warden ended has failed, those after it never began.
+    """Return the operation as interrupted: the step that was running has failed, later steps never started.
 
-    A switch whose model is there owes nothing: what it unloaded was unloaded for that.
+    A switch whose model is running owes nothing: its evictions served their purpose.
     """
     closed = operation.closed(OperationState.ABANDONED, context.clock(), Message("abandoned"))
     made = context.state_store.state.instances.get(operation.instance_id or "")

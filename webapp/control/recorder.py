@@ -1,8 +1,8 @@
-"""Keeps the timeline: a thread that writes the latest reading down every ten seconds, and what was read of it for a page.
+"""The timeline: a thread writes the latest reading every ten seconds, and pages read the stored points.
 
-Everything rests on what the store has, so that a restart changes nothing. Single readings are kept for seventy minutes; each bucket of them
-is folded into one point when it is over, each column of buckets too, and those are kept for a week. A round that the store fails is lost
-and shown as a gap.
+All points come from the store, so a restart changes nothing. Single readings are kept for seventy minutes; each
+finished bucket of them is merged into one point, each finished column of buckets too, and those are kept for a week. If
+the store fails in a round, its reading is lost and shown as a gap.
 """
 
 from __future__ import annotations
@@ -23,42 +23,42 @@ from webapp.errors import StoreUnavailable, UnknownDevice
 log = logging.getLogger(__name__)
 
 READINGS_KEPT_S: Final = 4200
-"""How long single readings are kept: an hour, the column that it begins in, and some to spare until the next tidying."""
+"""How long single readings are kept: an hour, the column in which it begins, and a margin until the next tidying."""
 EVENTS_LIMIT: Final = 300
-"""Operations that a span shows at most, the newest; a person presses no more buttons in a week."""
+"""The most operations that a span shows, the newest ones; people start no more in a week."""
 EVENTS_KEPT: Final = 2 * EVENTS_LIMIT
-"""Operations that are remembered before those that no span shows any more are forgotten."""
+"""Cached operations above which those that no span shows any longer are dropped."""
 STOP_S: Final = 2.0
-"""How long a stop waits for a write under way; one that hangs is left behind and is a gap."""
+"""How long a stop waits for a write in progress; one that hangs is abandoned and becomes a gap."""
 
 
 class Readings(Protocol):
-    """What the recorder needs of the monitor."""
+    """The monitor's methods that the recorder uses."""
 
     def latest(self) -> Sample | None:
-        """The latest sample; never waits."""
+        """Return the latest sample; never waits."""
 
     def is_stale(self) -> bool:
-        """Whether the latest sample is too old to decide on."""
+        """Return whether the latest sample is too old to decide on."""
 
 
 class PointStore(Protocol):
-    """Where points are kept. Every call raises StoreUnavailable."""
+    """The storage of points. Every call raises StoreUnavailable."""
 
     def save_points(self, step_s: int, points: Mapping[str, Sequence[Point]]) -> None:
-        """Keep points by device, ``step_s`` apart, replacing those of the same moments."""
+        """Store points by device, ``step_s`` apart, replacing those of the same moments."""
 
     def points(self, device_id: str, step_s: int, since: float) -> tuple[Point, ...]:
         """Return a device's points from ``since`` on, oldest first."""
 
     def drop_points(self, step_s: int, before: float) -> int:
-        """Drop the points that are older than ``before`` and return how many went."""
+        """Delete the points that are older than ``before`` and return their number."""
 
     def recorded(self, step_s: int) -> tuple[str, ...]:
-        """Return the devices that there are points of, ``step_s`` apart."""
+        """Return the devices that have points ``step_s`` apart."""
 
     def newest(self, device_id: str, step_s: int) -> float | None:
-        """Return the moment of a device's newest point, ``None`` where there is none."""
+        """Return the moment of a device's newest point, ``None`` if there is none."""
 
 
 class EventStore(Protocol):
@@ -72,7 +72,7 @@ class EventStore(Protocol):
 
 
 class Recorder:
-    """The thread that writes. ``instances`` gives the running models by id, now."""
+    """The writing thread. ``instances`` returns the running models by id."""
 
     def __init__(self, readings: Readings, instances: Callable[[], Mapping[str, Instance]], store: PointStore) -> None:
         self._readings = readings
@@ -83,16 +83,16 @@ class Recorder:
         self._written = 0
         """The number of the sample that was written last."""
         self._tidied: int | None = None
-        """The bucket that was under way when everything before was folded."""
+        """The current bucket at the time when all earlier ones were merged."""
         self._failing = False
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start to write."""
         self._thread = threading.Thread(target=self._run, name="warden-recorder", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; waits for a write under way at most some seconds."""
+        """Stop the thread; waits a few seconds at most for a write in progress."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(STOP_S)
@@ -101,12 +101,12 @@ class Recorder:
         while not self._stop.is_set():
             try:
                 self.look()
-            except Exception:  # the top of the thread: the next round may go well
+            except Exception:  # the top of the thread: the next round may succeed
                 log.exception("a round of the recorder failed")
             self._stop.wait(POINT_S)
 
     def look(self) -> None:
-        """Write the latest sample down, unless it is old or was written already; a store that fails costs this point alone."""
+        """Store the latest sample, unless it is old or already stored; a failing store costs only this point."""
         sample = self._readings.latest()
         if sample is None or sample.number == self._written or self._readings.is_stale():
             return
@@ -127,7 +127,7 @@ class Recorder:
         self._written = sample.number
 
     def _tidy(self, now: float) -> None:
-        """Fold what is over and drop what is too old, once a bucket."""
+        """Merge finished periods and delete expired points, once a bucket."""
         bucket = math.floor(now / BUCKET_S)
         if bucket == self._tidied:
             return
@@ -140,7 +140,7 @@ class Recorder:
         self._tidied = bucket
 
     def _fold(self, device_id: str, fine_s: int, coarse_s: int, now: float) -> None:
-        """Make points of all stretches that are over and were not folded yet, by this Warden or an earlier one."""
+        """Create the points of all finished periods that were not merged yet, by this Warden or an earlier one."""
         newest = self._store.newest(device_id, coarse_s)
         begin = 0.0 if newest is None else newest + coarse_s
         end = math.floor(now / coarse_s) * coarse_s
@@ -149,20 +149,20 @@ class Recorder:
 
 
 class TimelineApi(Protocol):
-    """What the web layer may ask of the timeline; every call reads the store and waits for nothing else."""
+    """The timeline's methods for the web layer; every call reads the store and waits for nothing else."""
 
     def devices(self) -> tuple[str, ...]:
-        """Return the devices that there are now or were in the last week, in the order of their numbers."""
+        """Return the devices of now and of the last week, in the order of their numbers."""
 
     def track(self, device_id: str, span: Span, *, drawn: bool = False) -> Track:
-        """Return a device's memory over a span; where it is only ``drawn``, no finer than that needs.
+        """Return a device's memory over a span; if it is only ``drawn``, no finer than a chart needs.
 
         Raises UnknownDevice, StoreUnavailable.
         """
 
 
 class Timeline:
-    """Reads what the recorder wrote. ``clock`` is seconds since the epoch."""
+    """Reads the points of the recorder. ``clock`` is seconds since the epoch."""
 
     def __init__(
         self, readings: Readings, store: PointStore, operations: EventStore, clock: Callable[[], float] = time.time
@@ -172,10 +172,10 @@ class Timeline:
         self._operations = operations
         self._clock = clock
         self._events: Mapping[str, Event] = {}
-        """Operations that were read; replaced, never changed."""
+        """Cached operations; the mapping is replaced, never changed."""
 
     def devices(self) -> tuple[str, ...]:
-        """See ``TimelineApi``; without the store those of the latest reading."""
+        """Return the devices, as ``TimelineApi.devices``; without the store those of the latest reading."""
         sample = self._readings.latest()
         present = set() if sample is None else {reading.device_id for reading in sample.readings}
         try:
@@ -185,7 +185,7 @@ class Timeline:
         return tuple(sorted(present, key=_by_number))
 
     def track(self, device_id: str, span: Span, *, drawn: bool = False) -> Track:
-        """See ``TimelineApi``."""
+        """Return a device's memory, as ``TimelineApi.track``."""
         known = self.devices()
         if device_id not in known:
             raise UnknownDevice(device=device_id, known=", ".join(known))
@@ -195,7 +195,9 @@ class Timeline:
         return Track(device_id, span, begun_at, ended_at, points, events)
 
     def _points(self, device_id: str, steps: Sequence[int], since: float) -> tuple[Point, ...]:
-        """Points of the first step, the newest made of finer ones: what is under way is folded when it is over."""
+        """Return the points of the first step, the newest merged from finer ones: the current period is merged once it
+        is over.
+        """
         found: list[Point] = []
         for step_s in steps:
             found += self._store.points(device_id, step_s, since)
@@ -203,7 +205,7 @@ class Timeline:
         return folded(found, steps[0]) if len(steps) > 1 else tuple(found)
 
     def _since(self, moment: float) -> tuple[Event, ...]:
-        """What ended since; an operation that has ended changes no more, so each is read once."""
+        """Return the operations that ended since; an ended operation no longer changes, so each is read once."""
         ids, known = self._operations.ended(moment, EVENTS_LIMIT), self._events
         if missing := [one for one in ids if one not in known]:
             self._events = known = {**known, **{event.id: event for event in self._operations.events(missing)}}
@@ -213,6 +215,6 @@ class Timeline:
 
 
 def _by_number(device_id: str) -> tuple[str, int]:
-    """``gpu-2`` before ``gpu-10``."""
+    """Return a sort key: ``gpu-2`` before ``gpu-10``."""
     name, number = re.fullmatch(r"(.*?)(\d*)", device_id, re.DOTALL).groups()  # type: ignore[union-attr]
     return name, int(number or 0)

@@ -1,4 +1,4 @@
-"""Loads again what was unloaded to make room: in a rollback, after a switch that was cut off, or on a click."""
+"""Load evicted models again: in a rollback, after an interrupted switch, or on a click."""
 
 from __future__ import annotations
 
@@ -28,18 +28,21 @@ log = logging.getLogger(__name__)
 
 STEPS = (StepName.LAUNCH,)
 PATIENCE_S = 300.0
-"""How long after the start a model that was cut off waits for its mode, the cache and the readings before it is left to a click."""
+"""How long after the start an interrupted model waits for its mode, the cache and the readings before it is left to a
+click.
+"""
 DYING_S = 30.0
-"""How long a model that was found running may still be on its way out: its stop had begun when Warden was killed."""
+"""How long a model that was found running may still be about to end: its stop had begun when Warden was killed."""
 
 
 def restore(run: Run, owed: Sequence[Evicted], step: StepName, *, planned: bool) -> tuple[Finding, ...]:
-    """Load models again one after the other, each as it ran; a line each, and what came back is owed no more.
+    """Load models again one after the other, each as it ran; returns one line each, and a restored model is no longer
+    owed.
 
-    ``planned`` asks the plan whether it fits; a rollback does not, since the model ran there a moment ago.
+    ``planned`` checks with the plan whether it fits; a rollback does not, since the model ran there a moment ago.
 
     Raises:
-        Superseded, Cancelled: what was not reached stays owed.
+        Superseded, Cancelled: the remaining models stay owed.
     """
     findings = []
     for evicted in owed:
@@ -52,7 +55,7 @@ def restore(run: Run, owed: Sequence[Evicted], step: StepName, *, planned: bool)
 
 
 def _restore(run: Run, evicted: Evicted, step: StepName, *, planned: bool) -> Finding:
-    """Bring one model back; an error is a line of the result, so that the next one gets its turn."""
+    """Restore one model; an error becomes a line of the result, so that the next one gets its turn."""
     try:
         return _launch_again(run, evicted, step, planned=planned)
     except (Superseded, Cancelled):
@@ -66,7 +69,7 @@ def _restore(run: Run, evicted: Evicted, step: StepName, *, planned: bool) -> Fi
 
 
 def _launch_again(run: Run, evicted: Evicted, step: StepName, *, planned: bool) -> Finding:
-    """Raises WardenError."""
+    """Launch an evicted model again and return its line. Raises WardenError."""
     context, name = run.context, {"model": evicted.model_id}
     listed = context.planning_state().models.get(evicted.model_id)
     if listed is None:
@@ -100,7 +103,7 @@ def _launch_again(run: Run, evicted: Evicted, step: StepName, *, planned: bool) 
 
 
 def _refuse(context: Context, evicted: Evicted, model: CachedModel, sample: Sample | None) -> None:
-    """Raise what the plan of a launch on the same devices, beside all that is loaded, is refused with."""
+    """Raise the refusal of a plan that launches it on the same devices, in addition to all that is loaded."""
     planning_state = context.planning_state(sample)
     planning_state = replace(planning_state, models={**planning_state.models, model.id: model})
     request = SwitchRequest(evicted.mode, model.id, evicted.options, devices=evicted.devices, keep_others=True)
@@ -110,7 +113,7 @@ def _refuse(context: Context, evicted: Evicted, model: CachedModel, sample: Samp
 
 
 def _short_of(sample: Sample | None, evicted: Evicted) -> int | None:
-    """How many bytes are missing on a device for what the model held there; ``None`` when nothing is missing or unknown."""
+    """Return the shortfall on a device for what the model held there; ``None`` if there is none or it is unknown."""
     free = free_by_device(sample)
     missing = [held - free[d] for d, held in evicted.held_bytes.items() if d in free]
     worst = max(missing, default=0)
@@ -118,7 +121,7 @@ def _short_of(sample: Sample | None, evicted: Evicted) -> int | None:
 
 
 def load_again(run: Run) -> Outcome:
-    """Load all that the operation owes: the body of a ``restore`` operation."""
+    """Load all models that the operation owes: the body of a ``restore`` operation."""
     owed = run.operation.to_restore
     with run.step(StepName.LAUNCH) as note:
         _clear_dead(run.context, owed)
@@ -133,17 +136,19 @@ def load_again(run: Run) -> Outcome:
 
 
 def restored_message(owed: Sequence[Evicted], failed: Sequence[Evicted]) -> Message:
-    """What to say of a return: which models could not be loaded again, else which were."""
+    """Return the message on a restoration: the models that could not be loaded again, else those that were."""
     return Message("restore_failed" if failed else "rolled_back", {"models": names(failed or owed)})
 
 
 def names(evicted: Sequence[Evicted]) -> str:
-    """The models' names in one line."""
+    """Return the models' names in one line."""
     return ", ".join(each.model_id for each in evicted)
 
 
 def _clear_dead(context: Context, owed: Sequence[Evicted]) -> None:
-    """Take what died on its way out off the list: it comes back under another id. What cannot be removed keeps no other from its turn."""
+    """Remove instances that died while stopping from the list: they return under another id. A failed removal does not
+    hold up the others.
+    """
     listed = (context.state_store.state.instances.get(evicted.instance_id) for evicted in owed)
     dead = [instance for instance in listed if instance is not None and instance.state is InstanceState.DEAD]
     results = side_by_side(lambda i: context.runtime(i).terminate(i.id, ask=False), dead, "clear")
@@ -152,36 +157,40 @@ def _clear_dead(context: Context, owed: Sequence[Evicted]) -> None:
 
 
 class CutOff:
-    """Loads again what switches had unloaded that an earlier Warden did not end, once all that decides on it has answered.
+    """Loads models again that interrupted switches of an earlier Warden had unloaded, once all that this depends on has
+    responded.
 
-    An emergency makes it forget all of it, so that nothing comes back by itself of what a person has just ended.
+    An emergency stop makes it forget all of them, so that nothing that a person has just ended is restored
+    automatically.
     """
 
     def __init__(self, context: Context, begin: Callable[[Operation, tuple[Evicted, ...]], object]) -> None:
-        """``begin`` starts the operation that loads some of what another one owes; it may raise what refuses it."""
+        """``begin`` starts the operation that loads some of the models that another one owes; it may raise a refusal."""
         self._context = context
         self._begin = begin
         self._lock = threading.Lock()
-        """Held during a look, which waits for nothing, so that what is forgotten is not begun a moment later."""
+        """Held during a round, which waits for nothing, so that a forgotten model is not started a moment later."""
         self._waiting: dict[str, tuple[Evicted, ...]] = {}
         self._since = 0.0
         self._lived: frozenset[str] = frozenset()
-        """What was seen alive: it is owed if it turns out to have been on its way out, and not if somebody takes it off the list."""
+        """Instances that were seen alive: such a model is owed if it ended because of its old stop, and not if a person
+        removed it.
+        """
 
     def expect(self, operations: Sequence[Operation]) -> None:
-        """Begin to look after what ``operations`` owe."""
+        """Start to handle the models that ``operations`` owe."""
         self._since = self._context.monotonic()
         self._waiting = {operation.id: operation.to_restore for operation in operations if operation.to_restore}
         owed = (evicted for operation in operations for evicted in operation.to_restore)
         self._lived = frozenset(evicted.instance_id for evicted in owed if self._lives(evicted))
 
     def forget(self) -> None:
-        """Begin nothing more: what is owed is one click away. Never waits."""
+        """Start nothing more: owed models can be restored with one click. Never waits."""
         with self._lock:
             self._waiting = {}
 
     def look(self, silent: frozenset[Mode]) -> None:
-        """Begin what can be begun; ``silent`` are the modes that have not said yet what they run. Never waits."""
+        """Start what is possible; ``silent`` are the modes whose instances are not known yet. Never waits."""
         with self._lock:
             self._look(silent)
 
@@ -216,7 +225,7 @@ class CutOff:
         owing = next((o for o in self._context.state_store.state.recent if o.id == operation_id), None)
         still = () if owing is None else tuple(e for e in ready if self._is_owed(e, owing))
         if owing is None or not still:
-            return True  # somebody was quicker
+            return True  # another caller was quicker
         try:
             self._begin(owing, still)
         except Busy:
@@ -226,7 +235,9 @@ class CutOff:
         return True
 
     def _is_owed(self, evicted: Evicted, owing: Operation) -> bool:
-        """Whether it is to come back still; of what was seen alive only what has died by itself, since it was told to before."""
+        """Return whether it is still to be restored; of instances that were seen alive only those that died on their
+        own, since they had been told to stop.
+        """
         if evicted.instance_id not in self._lived:
             return evicted in owing.to_restore
         instance = self._context.state_store.state.instances.get(evicted.instance_id)

@@ -1,4 +1,4 @@
-"""One operation while it runs: its steps, its cancel flag, and its right to write; and the top of its thread."""
+"""A running operation: its steps, its cancel flag, and its right to write; and the top of its thread."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from webapp.message import Message
 log = logging.getLogger(__name__)
 
 LISTEN_S: Final = 0.05
-"""How often somebody who waits for a call hears whether the operation is to go on."""
+"""How often a caller that waits checks whether the operation may continue."""
 
 T = TypeVar("T")
 
 
 @dataclass
 class StepNote:
-    """What a step says at its end."""
+    """The message and state of a step at its end."""
 
     message: Message | None = None
     state: StepState = StepState.DONE
@@ -32,7 +32,7 @@ class StepNote:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an operation ended when nothing was raised."""
+    """How an operation ended if nothing was raised."""
 
     state: OperationState
     message: Message
@@ -40,7 +40,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Undone:
-    """What an undo did, for the operation's end."""
+    """The result of an undo, for the operation's end."""
 
     message: Message
     findings: tuple[Finding, ...] = ()
@@ -51,30 +51,32 @@ Undo = Callable[[], Undone | None]
 
 @dataclass
 class Run:
-    """The handle with which an operation's thread writes. Every write raises ``Superseded`` once the operation runs no longer."""
+    """The handle with which an operation's thread writes. Every write raises ``Superseded`` once the operation no
+    longer runs.
+    """
 
     id: str
     context: Context
     undo: Undo | None = None
-    """What to do when the operation fails or is cancelled; set by its body as soon as there is something to undo."""
+    """The undo for a failed or cancelled operation; its body sets it as soon as there is something to undo."""
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _cancellable: bool = True
 
     def cancel(self) -> None:
-        """Make the next ``check`` or ``wait`` raise; nothing happens once the run is committed."""
+        """Make the next ``check`` or ``wait`` raise; does nothing once the run is committed."""
         if self._cancellable:
             self._cancelled.set()
 
     @property
     def operation(self) -> Operation:
-        """The operation as it stands. Raises Superseded."""
+        """The present operation. Raises Superseded."""
         operation = self.context.state_store.state.running.get(self.id)
         if operation is None:
             raise Superseded(operation=self.id)
         return operation
 
     def check(self) -> None:
-        """Raise Superseded or Cancelled when the operation must not go on."""
+        """Raise Superseded or Cancelled if the operation must not continue."""
         operation = self.operation
         if self._cancellable and self._cancelled.is_set():
             if operation.cancel_requested_by is None:
@@ -87,10 +89,10 @@ class Run:
         self.check()
 
     def wait_for(self, make: Callable[[], T], give_up: Callable[[], None], what: str) -> T:
-        """Return what ``make`` returns, or raise as ``check`` does as soon as there is a reason.
+        """Return the result of ``make``, or raise as ``check`` does as soon as there is a reason.
 
-        ``make`` then goes on in a thread of its own, and what it has made all the same is given up. On a machine that gives no thread
-        it is waited for.
+        ``make`` then continues in a thread of its own, and its late result is passed to ``give_up``. If the machine
+        provides no thread, this waits for it.
         """
         made: list[T | Exception] = []
         lock, unwanted = threading.Lock(), threading.Event()
@@ -127,14 +129,16 @@ class Run:
         return made[0]
 
     def shield(self) -> None:
-        """Forget a cancel that was heard, so that what undoes it can wait; another, meant for the undoing, is heard again."""
+        """Forget a cancel that was received, so that the undo can wait; a second one, meant for the undo, is received
+        again.
+        """
         self._cancelled.clear()
 
     def commit(self) -> None:
-        """From here on nothing is undone and a cancel is not heard: what was asked for is there."""
+        """From here on nothing is undone and cancels are ignored: the requested result exists."""
         self.undo = None
         self._cancellable = False
-        self._cancelled.clear()  # a wait must last as long as it says
+        self._cancelled.clear()  # a wait must last as long as requested
 
     def change(self, **changes: object) -> Operation:
         """Replace fields of the operation."""
@@ -149,12 +153,12 @@ class Run:
         self._update(lambda operation: replace(operation, findings=(*operation.findings, *findings)))
 
     def tell(self, name: StepName, message: Message | None = None, progress: float | None = None) -> None:
-        """Say how a running step gets on."""
+        """Report the progress of a running step."""
         self._update(lambda operation: operation.with_step(name, message=message, progress=progress))
 
     @contextmanager
     def step(self, name: StepName) -> Iterator[StepNote]:
-        """Run a step: its times, its end state and its message are written and journalled."""
+        """Run a step: its times, its end state and its message are stored and journalled."""
         self.check()
         now = self.context.clock()
         self._record(
@@ -195,7 +199,9 @@ class Run:
 
 
 def carry_out(run: Run, body: Callable[[Run], Outcome]) -> None:
-    """Run an operation's body to its end: the top of its thread. Whatever happens, the operation ends and its claims go back."""
+    """Run an operation's body to its end: the top of its thread. Whatever happens, the operation ends and its claims
+    are released.
+    """
     clock = run.context.clock
     try:
         outcome = _guarded(run, body)
@@ -226,7 +232,7 @@ def _guarded(run: Run, body: Callable[[Run], Outcome]) -> Outcome:
 
 
 def _undone(run: Run, state: OperationState, error: Message) -> Outcome:
-    """Undo what was done; an undo that fails itself is said and does not hide the first error."""
+    """Roll back. A failing rollback is reported without masking the original error."""
     run.shield()
     run.change(error=error)
     message = _how_far(run.operation)
@@ -251,6 +257,6 @@ ACTING = (StepName.UNLOAD, StepName.CLEAN, StepName.LAUNCH, StepName.CREATE, Ste
 
 
 def _how_far(operation: Operation) -> Message:
-    """What to say of an operation that has nothing to undo it: whether it changed anything before it ended."""
+    """Return the message of an operation without an undo: whether it changed anything before it ended."""
     begun = any(step.name in ACTING and step.started_at is not None for step in operation.steps)
     return Message("ended_early" if begun else "nothing_changed")

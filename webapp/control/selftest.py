@@ -1,4 +1,6 @@
-"""The self-test: the body of a ``selftest`` operation. It looks at the real Warden, and acts only in a sandbox beside it."""
+"""The self-test: the body of a ``selftest`` operation. It inspects the real Warden, and acts only in a separate
+sandbox.
+"""
 
 from __future__ import annotations
 
@@ -61,13 +63,17 @@ log = logging.getLogger(__name__)
 
 STEPS = (StepName.CHECKS,)
 CLAIM = "selftest"
-"""What a self-test claims from its beginning, so that two clicks are one; the device only while it loads something there."""
+"""The claim of a self-test from its beginning, so that two clicks start only one; the device is claimed only while a
+model is loaded there.
+"""
 READINGS = 3
 POLL_S = 0.1
 ANSWER_S = 60.0
 STORE_S = 3.0
 ALLOWANCE_BYTES = 2 * GIB
-"""What the sandbox's models may take beside the reserve. It bounds what a self-test can do, and gives the refusal a limit to meet."""
+"""The most that the sandbox's models may take in addition to the reserve. It bounds the effect of a self-test, and
+gives the refusal a limit to meet.
+"""
 FIRST = LaunchOptions(max_tokens=512)
 SECOND = LaunchOptions(max_tokens=1024)
 FAR_TOO_LARGE = LaunchOptions(dtype=Dtype.FLOAT32, max_tokens=2048, batch_size=1024)
@@ -82,7 +88,7 @@ _STATES = {
 
 
 class _Ends(Exception):
-    """A check ends here, as ``judged`` says."""
+    """A check ends here, with the result ``judged``."""
 
     def __init__(self, judged: Judged) -> None:
         super().__init__(judged.seen.code)
@@ -91,18 +97,18 @@ class _Ends(Exception):
 
 @dataclass
 class SelfTest:
-    """One self-test on its way. ``recommend`` is what the page advises for the free memory."""
+    """One self-test in progress. ``recommend`` returns the page's advice for the free memory."""
 
     run: Run
     recommend: Callable[[], Advice | None]
     loaded: Instance | None = None
-    """The sandbox's model, once there is one."""
+    """The sandbox's model, once it is loaded."""
     model: CachedModel | None = None
     device: str = ""
     _checks: list[Check] = field(default_factory=list)
 
     def carry_out(self) -> Outcome:
-        """Do it: the body of a ``selftest`` operation. Nothing of the real Warden is changed."""
+        """Carry out the test: the body of a ``selftest`` operation. The real Warden is not changed."""
         with self.run.step(StepName.CHECKS) as note:
             self._check(CheckName.MEMORY, self._memory)
             self._check(CheckName.STATE, self._state)
@@ -123,7 +129,7 @@ class SelfTest:
         )
 
     def _check(self, name: CheckName, look: Callable[[], Judged]) -> bool:
-        """Carry one check out and write it down; return whether what rests on it can be tried."""
+        """Carry out one check and store it; return whether dependent checks can run."""
         params = {"check": name.value}
         self.run.tell(StepName.CHECKS, Message("selftest_checking", params), len(self._checks) / len(CheckName))
         self.run.check()
@@ -136,7 +142,7 @@ class SelfTest:
         self._checks.append(Check(name, judged.mark, judged.seen, round(seconds, 3), judged.advice))
         self.run.change(checks=tuple(self._checks))
 
-    # What is looked at
+    # Inspections
 
     def _memory(self) -> Judged:
         context = self.run.context
@@ -157,7 +163,7 @@ class SelfTest:
         free = None if reason is None else reason.params.get("free_bytes")
         return judge_advice(recommend, free if isinstance(free, int) else None, shown)
 
-    # What is tried beside
+    # Trials in the sandbox
 
     def _beside(self) -> None:
         context = self.run.context
@@ -173,7 +179,7 @@ class SelfTest:
             )
 
     def _cut(self, judged: Judged) -> None:
-        """Note why the sandbox failed: in the place of what could not be tried, or as a line when everything was."""
+        """Record why the sandbox failed: in place of the checks that could not run, or as a line if all of them did."""
         done = {check.name for check in self._checks}
         left = [name for name in CheckName if name not in done]
         if not left:
@@ -228,7 +234,7 @@ class SelfTest:
         return judge_load(_figures(loaded, sandbox))
 
     def _room(self, model: CachedModel) -> str:
-        """Return a device where the tiny model fits beside everything, claimed from here on.
+        """Return a device on which the tiny model fits in addition to everything, claimed from here on.
 
         Raises:
             _Ends: there is none, or another operation runs there.
@@ -238,7 +244,7 @@ class SelfTest:
             self.run.context.state_store.claim(self.run.id, (planned,))
         except Busy as exc:
             raise _Ends(warning(exc.message, Message("selftest_advice_later"))) from exc
-        device = self._beside_all(model, (planned,))  # once more: nobody else changes the device from now on
+        device = self._beside_all(model, (planned,))  # once more: no other operation changes the device from now on
         self.run.change(devices=(device,))
         return device
 
@@ -258,7 +264,7 @@ class SelfTest:
     def _load(self, sandbox: Sandbox, options: LaunchOptions) -> Instance:
         """Switch the sandbox to the tiny model and return it, ready."""
         begun = sandbox.controller.switch(self._request(options), ACTOR)
-        self.run.change(instance_id=begun.instance_id)  # the page then knows whose process it is
+        self.run.change(instance_id=begun.instance_id)  # the page can then name the owner of the process
         ended = self._finished(sandbox, begun)
         instance = sandbox.controller.snapshot().instance(ended.instance_id or "")
         if instance is None or instance.state is not InstanceState.READY:
@@ -267,11 +273,12 @@ class SelfTest:
 
     def _request(self, options: LaunchOptions) -> SwitchRequest:
         assert self.model is not None
-        # The one who asks the sandbox's model is this self-test, and it has its answer: the list may say so a moment later.
+        # The only user of the sandbox's model is this self-test, and it has its answer: the list may show that a moment
+        # later.
         return SwitchRequest(Mode.TRANSFORMERS, self.model.id, options, (self.device,), interrupt_busy=True)
 
     def _finished(self, sandbox: Sandbox, operation: Operation) -> Operation:
-        """Wait for an operation of the sandbox. Raises _Ends when it did not succeed."""
+        """Wait for an operation of the sandbox. Raises _Ends if it did not succeed."""
         while (now := sandbox.controller.operation(operation.id)).is_running:
             self.run.wait(POLL_S)
         if now.state not in (OperationState.SUCCEEDED, OperationState.WARNING):
@@ -331,7 +338,7 @@ class SelfTest:
 
 
 def _judged(look: Callable[[], Judged]) -> Judged:
-    """What a check says; an error is what was seen. A cancel and a take-over go on upwards."""
+    """Return the result of a check; an error is the observation. A cancel and a take-over are passed on."""
     try:
         return look()
     except (Superseded, Cancelled):
@@ -346,7 +353,7 @@ def _judged(look: Callable[[], Judged]) -> Judged:
 
 
 class _ModelReply(threading.Thread):
-    """Asks in a thread of its own, so that a cancel is heard meanwhile; the end of the model ends it."""
+    """Asks in a separate thread, so that a cancel is noticed meanwhile; the end of the model ends it."""
 
     def __init__(self, controller: ControllerApi, instance_id: str) -> None:
         super().__init__(name="warden-selftest-answer", daemon=True)
@@ -356,7 +363,7 @@ class _ModelReply(threading.Thread):
         self.error: Exception | None = None
 
     def run(self) -> None:
-        """Keep what comes."""
+        """Collect the answer."""
         try:
             self.pieces.extend(self._controller.ask(self._instance_id, QUESTION))
         except Exception as exc:  # noqa: BLE001 - the top of a thread; the check raises it
@@ -385,14 +392,14 @@ def _given(operation: Operation) -> Given:
 
 
 def _is_kept(context: Context, operation_id: str) -> bool:
-    """Whether the operation can be read from the store again."""
+    """Return whether the operation can be read from the store again."""
     with suppress(StoreUnavailable):
         return context.journal.flush(STORE_S) and context.journal.find(operation_id) is not None
     return False
 
 
 def state_facts(folder: Path, *, kept: bool = True) -> StateFacts:
-    """Return what the state folder looks like, after writing and removing a file in it."""
+    """Return the facts about the state folder, after writing and removing a file in it."""
     probe = folder / f".selftest-{threading.get_ident()}"
     try:
         make_private(folder)

@@ -1,4 +1,4 @@
-"""Settle: wait until a device's memory has come back and stands still, and say how much came back in what time."""
+"""Settle: wait until a device's memory is freed and stable, and report how much was freed in what time."""
 
 from __future__ import annotations
 
@@ -11,35 +11,37 @@ from webapp.domain.memory import DeviceKind, HistoryPoint, Reading, Sample
 from webapp.domain.units import MIB
 
 STILL_BYTES = 16 * MIB
-"""Two readings this near to each other are called equal: the host's free memory is never quite still."""
+"""Two readings this close to each other count as equal: the host's free memory is never quite stable."""
 HOST_NOISE_BYTES = 64 * MIB
-"""By so much the free memory of a host in use moves within a second, by processes too small to be named: more than a small model that
-shares its libraries holds. That the kernel took its memory back is proved by the end of the process, which comes before."""
+"""The free memory of a host in use changes by this much within a second, through processes too small to be listed: more
+than a small model that shares its libraries holds. That the kernel reclaimed its memory is proved by the end of the
+process, which comes before.
+"""
 
 
 class DeviceMonitor(Protocol):
-    """What the controller needs of the monitor."""
+    """The monitor's methods that the controller uses."""
 
     def latest(self) -> Sample | None:
-        """The latest sample; never waits."""
+        """Return the latest sample; never waits."""
 
     def age_s(self) -> float | None:
-        """Seconds since the latest sample, ``None`` before the first."""
+        """Return the seconds since the latest sample, ``None`` before the first."""
 
     def is_stale(self) -> bool:
-        """Whether the latest sample is too old to decide on."""
+        """Return whether the latest sample is too old to decide on."""
 
     def lately(self) -> tuple[Sample, ...]:
-        """The samples of the last minute and a half, oldest first; never waits."""
+        """Return the samples of the last minute and a half, oldest first; never waits."""
 
     def fresh(self, timeout_s: float, *, anew: bool = False) -> Sample | None:
-        """Wait for a sample whose reading began after this call; ``None`` when none came in time.
+        """Wait for a sample whose reading began after this call; ``None`` if none arrived in time.
 
-        ``anew`` is for a figure that is kept: nothing in it is of an earlier reading.
+        ``anew`` is for a figure that is stored: nothing in it comes from an earlier reading.
         """
 
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
-        """The short history of a device, oldest first."""
+        """Return the short history of a device, oldest first."""
 
     def faster(self) -> AbstractContextManager[None]:
         """Read at the busy interval inside the block."""
@@ -47,18 +49,18 @@ class DeviceMonitor(Protocol):
 
 @dataclass(frozen=True)
 class SettlePolicy:
-    """The figures that decide; see the settings of the same names."""
+    """The thresholds; see the settings of the same names."""
 
     poll_s: float
     share: float
-    """Of the expected bytes, 0 to 1."""
+    """Share of the expected bytes, 0 to 1."""
     warn_s: float
     deadline_s: float
 
 
 @dataclass(frozen=True)
 class Stock:
-    """What a device has free, and what the processes that are not looked at hold on it; ``None`` is unknown."""
+    """A device's free memory, and the memory that all other processes hold on it; ``None`` is unknown."""
 
     free_bytes: int
     others_bytes: int | None
@@ -66,11 +68,12 @@ class Stock:
 
 @dataclass(frozen=True)
 class Settled:
-    """How the wait ended on one device. ``freed_bytes`` is ``None`` when the device could not be read.
+    """How the wait ended on one device. ``freed_bytes`` is ``None`` if the device could not be read.
 
-    ``freed_bytes`` is by how much the free memory rose, plus ``others_bytes``: by how much everybody else grew meanwhile. So a
-    neighbour who takes what was given back does not make a receipt lie. An end takes no memory: where the sum is below 0, somebody grew
-    whom the device does not name; that counts among the others, and nothing was freed as far as is known.
+    ``freed_bytes`` is the rise of the free memory plus ``others_bytes``, the growth of all other holders in the
+    meantime. So another process that takes the freed memory does not distort a receipt. Ending a process takes no
+    memory: if the sum is below 0, a holder grew that the device does not list; that counts among the others, and
+    nothing was freed as far as is known.
     """
 
     device_id: str
@@ -89,7 +92,7 @@ def free_by_device(sample: Sample | None) -> Mapping[str, int]:
 
 
 def stock_by_device(sample: Sample | None, leaving: frozenset[str]) -> Mapping[str, Stock]:
-    """Return each readable device's stock; the processes of what is ``leaving`` do not count among the others."""
+    """Return each readable device's stock; the processes of the ids in ``leaving`` do not count among the others."""
     readings = () if sample is None else sample.readings
     return {r.device_id: Stock(r.free_bytes, _others(r, leaving)) for r in readings if r.free_bytes is not None}
 
@@ -112,12 +115,11 @@ def settle(
     wait: Callable[[float], None],
     on_slow: Callable[[], None] | None = None,
 ) -> tuple[Settled, ...]:
-    """Wait until every device of ``expected`` has given back ``share`` of the bytes and two readings in a row are equal.
+    """Wait until every device of ``expected`` has freed ``share`` of the bytes and two readings in a row are equal.
 
-    ``before`` is each device's stock before the unloading of the instances and containers whose ids are ``leaving``, ``clock``
-    monotonic seconds;
-    ``wait(seconds)`` may raise to end the wait. After ``deadline_s`` the devices are reported as they are, ``settled=False``. Never
-    raises by itself.
+    ``before`` is each device's stock before the unloading of the instances and containers whose ids are ``leaving``,
+    ``clock`` returns monotonic seconds; ``wait(seconds)`` may raise to end the wait. After ``deadline_s`` the devices
+    are reported as they are, ``settled=False``. Raises nothing of its own.
     """
     began = clock()
     last: dict[str, int] = {}
@@ -148,7 +150,7 @@ def wait_still(
     clock: Callable[[], float],
     wait: Callable[[float], None],
 ) -> bool:
-    """Wait until two readings in a row say the same free memory of each device; False when the deadline came first.
+    """Wait until two readings in a row agree on the free memory of each device; False if the deadline came first.
 
     ``wait(seconds)`` may raise to end the wait.
     """
@@ -175,7 +177,7 @@ def _look(device_id: str, wanted: int, before: Stock | None, now: Stock | None, 
 
 
 def _without_loss(result: Settled) -> Settled:
-    """Count what is missing beyond nothing to others who grew unseen; rise and others still add up to what was freed."""
+    """Attribute a negative result to the growth of unlisted holders; rise and others still add up to the freed bytes."""
     if result.freed_bytes is None or result.freed_bytes >= 0:
         return result
     return replace(result, freed_bytes=0, others_bytes=(result.others_bytes or 0) - result.freed_bytes)

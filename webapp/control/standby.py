@@ -1,4 +1,6 @@
-"""A thread that is made at the start and waits: an emergency has to act on a machine that gives no new thread."""
+"""A thread that is created at the start and waits: an emergency stop has to act on a machine that provides no new
+thread.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ STOP_S: Final = 5.0
 
 
 class Standby:
-    """Does one thing at a time, in the thread that it has had since ``start``."""
+    """Does one thing at a time, in the thread that ``start`` created."""
 
     def __init__(self) -> None:
         self._free = threading.Lock()
@@ -19,19 +21,19 @@ class Standby:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Make the thread."""
+        """Create the thread."""
         self._thread = threading.Thread(target=self._run, name="warden-standby", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; what it does just now is waited for some seconds at most."""
+        """Stop the thread; waits a few seconds at most for its present work."""
         self._work.put(None)
         if self._thread is not None:
             self._thread.join(STOP_S)
             self._thread = None
 
     def run(self, work: Callable[[], None]) -> bool:
-        """Have ``work``, which raises nothing, done; False where there is no such thread, or it is busy."""
+        """Have the thread do ``work``, which raises nothing; False if there is no such thread, or it is busy."""
         if self._thread is None or not self._free.acquire(blocking=False):
             return False
         self._work.put(work)

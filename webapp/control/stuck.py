@@ -1,4 +1,6 @@
-"""Clears stuck instances away once their runtime says that they are over: each by an ordinary operation, with a receipt."""
+"""Remove stuck instances once their runtime reports that they have ended: each by an ordinary operation, with a
+receipt.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 3600.0
-"""An instance that stays stuck is tried again after a pause that doubles."""
+"""An instance that stays stuck is tried again after a pause that doubles up to this."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,16 @@ class _Try:
 
 
 class StuckInstances:
-    """Decides when an instance that is over is tried again. Used by the watcher's thread alone."""
+    """Decides when an ended instance is tried again. Used only by the watcher's thread."""
 
     def __init__(self, context: Context, unload: Callable[[Instance], object]) -> None:
-        """``unload`` begins the operation and may raise what refuses it."""
+        """``unload`` starts the operation and may raise a refusal."""
         self._context = context
         self._unload = unload
         self._tries: dict[str, _Try] = {}
 
     def look(self, over: Collection[str]) -> None:
-        """Begin to clear away what is ``over``; what is claimed by an operation waits for another round."""
+        """Start to remove the instances in ``over``; one that an operation has claimed waits for another round."""
         state, now = self._context.state_store.state, self._context.monotonic()
         stuck = {i.id: i for i in state.instances.values() if i.state is InstanceState.STUCK}
         self._tries = {name: tried for name, tried in self._tries.items() if name in state.instances}
@@ -59,11 +61,12 @@ class StuckInstances:
 
 
 def clear_stuck(run: Run, instance_id: str) -> Outcome:
-    """Prove that nothing of a stuck instance is left, and take it off the list: the body of an ``unload`` operation.
+    """Verify that nothing of a stuck instance is left, and remove it from the list: the body of an ``unload``
+    operation.
 
     Raises:
-        UnknownInstance: it has left the list meanwhile.
-        StopFailed: a process of it lives still.
+        UnknownInstance: it has left the list in the meantime.
+        StopFailed: one of its processes is still alive.
     """
     context = run.context
     instance = context.state_store.state.instances.get(instance_id)
@@ -80,6 +83,6 @@ def clear_stuck(run: Run, instance_id: str) -> Outcome:
 
 
 def _refuse_back(instance: Instance) -> None:
-    """Raises IdleUsedAgain."""
+    """Refuse an instance that works again. Raises IdleUsedAgain."""
     if instance.state is not InstanceState.STUCK:
         raise IdleUsedAgain(model=instance.model_id)

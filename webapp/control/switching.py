@@ -1,4 +1,6 @@
-"""A switch as a transaction: plan, unload, settle, clean, check, launch, ready, measure; on any failure, back to how it was."""
+"""A switch as a transaction: plan, unload, settle, clean, check, launch, ready, measure; on any failure, back to the
+former state.
+"""
 
 from __future__ import annotations
 
@@ -52,31 +54,33 @@ STEPS = (
 
 
 def steps(grace: Grace | None) -> tuple[StepName, ...]:
-    """Return the steps of a switch; it waits only where other people's models go."""
+    """Return the steps of a switch; it has a grace period only if other people's models are to be unloaded."""
     return STEPS if grace is None else (StepName.PLAN, StepName.GRACE, *STEPS[1:])
 
 
 @dataclass
 class Switch:
-    """One switch on its way. ``plan`` is the one that was accepted."""
+    """One switch in progress. ``plan`` is the accepted one."""
 
     run: Run
     plan: Plan
     instance_id: str
     evicted: tuple[Evicted, ...] = ()
-    """What answered and was unloaded; a rollback brings these back."""
+    """The answering instances that were unloaded; a rollback restores them."""
     before: Before | None = None
-    """The memory before the unloading."""
+    """The memory before unloading."""
     receipts: tuple[Receipt, ...] = ()
     _is_prepared: bool = False
-    """What the launch needs is there, and goes with a switch that ends before it."""
+    """Whether the launch is prepared; the preparations are removed if the switch ends before it."""
     _took_memory: bool = False
-    """Preparing the launch took memory that the plan has not counted."""
+    """Whether the preparations took memory that the plan has not counted."""
     _spec_launched: LaunchSpec | None = None
-    """What was launched last."""
+    """The last launched specification."""
 
     def carry_out(self, run: Run) -> Outcome:
-        """Do it: the body of a ``switch`` operation. Raises WardenError; ``undo`` then puts things back."""
+        """Carry out the switch: the body of a ``switch`` operation. Raises WardenError; ``undo`` then restores the
+        former state.
+        """
         began = run.context.monotonic()
         run.undo = self.undo
         try:
@@ -106,7 +110,8 @@ class Switch:
         return self._outcome(instance, seconds)
 
     def _prepare(self) -> None:
-        """Make what the launch needs besides memory, before anything goes for it; a cancel is heard meanwhile.
+        """Prepare what the launch needs in addition to memory, before anything is unloaded; a cancel is noticed
+        meanwhile.
 
         Raises LaunchBlocked, EngineUnavailable: nothing is unloaded then.
         """
@@ -120,11 +125,13 @@ class Switch:
         self._is_prepared = True
 
     def _refuse_what_fits_no_more(self) -> None:
-        """Hold the plan against the memory once more before anything goes. Raises DeviceUnreadable, Refused."""
+        """Check the plan against the memory once more before anything is unloaded. Raises DeviceUnreadable, Refused."""
         self._plan_anew(self._fresh_world())
 
     def _reach_what_goes(self) -> None:
-        """What could be neither ended in order nor brought back stays, unless nobody wants it back. Raises EngineUnavailable."""
+        """Check the evictions: an instance that could be neither stopped in order nor restored is kept, unless nobody
+        wants it back. Raises EngineUnavailable.
+        """
         if self.plan.request.restore_on_failure:
             listed = self.run.context.state_store.state.instances
             going = [listed[e.instance_id] for e in self.plan.unload if e.instance_id in listed]
@@ -132,7 +139,7 @@ class Switch:
                 self.run.context.runtimes[mode].reach()
 
     def _give_up_prepared(self) -> None:
-        """Remove what was prepared for a launch that will not be made; one that was made has removed its own."""
+        """Remove the preparations of a launch that will not happen; a launch that happened has removed its own."""
         if self._is_prepared and self._spec_launched is None:
             self._remove_prepared()
 
@@ -147,7 +154,7 @@ class Switch:
         return self.run.context.runtimes[self.plan.request.mode]
 
     def _launch(self, spec: LaunchSpec) -> Instance:
-        """Launch; where memory is the reason that it fails, the operation keeps how that came about."""
+        """Launch; if memory is the reason of a failure, the operation records its cause."""
         self._spec_launched = spec
         try:
             lease = lease_of(self.plan.request, self.run.context.clock())
@@ -177,7 +184,7 @@ class Switch:
         return Outcome(OperationState.WARNING, Message("switch_done_memory_held", {**params, **sums(self.receipts)}))
 
     def _unload(self) -> None:
-        """Unload what the plan names, and nothing else."""
+        """Unload the instances that the plan names, and no others."""
         context = self.run.context
         listed = context.state_store.state.instances
         going = tuple(listed[e.instance_id] for e in self._still_needed() if e.instance_id in listed)
@@ -191,9 +198,10 @@ class Switch:
         self.receipts = end_instances(self.run, going, look, self.before)
 
     def _still_needed(self) -> tuple[Eviction, ...]:
-        """What has to go now: while other people's models were waited for, room may have come free without one of them.
+        """Return the evictions that are needed now: during the grace period enough memory may have become free without
+        one of them.
 
-        Raises Refused where one of them is needed and may go no more.
+        Raises Refused if one of them is needed and may no longer be unloaded.
         """
         if self.run.operation.grace is None:
             return self.plan.unload
@@ -202,7 +210,8 @@ class Switch:
         return tuple(e for e in self.plan.unload if not e.is_others or e.instance_id in needed)
 
     def _plan_anew(self, planning_state: PlanningState) -> Plan:
-        """Make the plan again over what it names and what is loaded still, and nothing else: of all others nobody was told.
+        """Plan again over the named instances that are still loaded, and no others: the owners of all others were not
+        notified.
 
         Raises Refused.
         """
@@ -215,23 +224,24 @@ class Switch:
         return again
 
     def _refuse_kept(self, instance: Instance) -> None:
-        """Ask once more whether what goes may go. Raises InstanceLeased, InstanceInUse."""
+        """Check again that every instance may be evicted. Raises InstanceLeased, InstanceInUse."""
         request, actor = self.plan.request, self.run.operation.actor
         refuse_kept(instance, actor, self.run.context.clock(), override=request.override_reason is not None)
         if instance.in_flight and instance.is_live and not request.interrupt_busy:
             raise in_use(instance)
 
     def _owe(self, going: tuple[Instance, ...]) -> None:
-        """Write down what is to come back before any of it goes: a Warden that is killed meanwhile loads it again at its next start.
+        """Store the models to restore before any of them is unloaded: if Warden is killed meanwhile, its next start
+        loads them again.
 
-        Raises NotStored: it cannot be written down, so nothing goes.
+        Raises NotStored: they cannot be stored, so nothing is unloaded.
         """
         if self.plan.request.restore_on_failure:
             owed = tuple(Evicted.of(instance) for instance in going if instance.state in ANSWERING)
             self.run.context.journal.keep(self.run.change(to_restore=owed), in_request=False)
 
     def _taken(self, instances: tuple[Instance, ...]) -> None:
-        """Keep what a rollback brings back, on the terms of this moment, and tell whose it is."""
+        """Remember the evicted instances with their leases for a rollback, and notify their owners."""
         self.evicted = tuple(Evicted.of(instance) for instance in instances if instance.state in ANSWERING)
         changes: dict[str, object] = {"evicted": tuple(evicted.model_id for evicted in self.evicted)}
         if self.plan.request.restore_on_failure:
@@ -240,7 +250,7 @@ class Switch:
         note_others(self.run, instances, self.plan.request.override_reason, self.plan.request.model_id)
 
     def _clean(self) -> None:
-        """Remove what belongs to nobody, so that the check sees the memory as it will be."""
+        """Remove what belongs to no instance, so that the check sees the memory as it will be."""
         if not self.evicted:
             self.run.skip(StepName.CLEAN)
             return
@@ -255,7 +265,7 @@ class Switch:
                 note.state = StepState.WARNING
 
     def _check(self) -> LaunchSpec:
-        """Make the plan again on a fresh reading, with nothing more to unload: the verdict of this moment counts."""
+        """Plan again on a fresh reading, with nothing more to unload: the verdict of this moment counts."""
         with self.run.step(StepName.CHECK) as note:
             again, spec = self._plan_again()
             needed = sum(device.footprint.total_bytes for device in again.devices)
@@ -267,11 +277,11 @@ class Switch:
             return spec
 
     def _against_the_estimate(self, overruled: Message) -> Finding:
-        """The line of the journal that says who took the risk, and how large it was."""
+        """Return the line of the journal that names the person who took the risk, and its size."""
         return Finding(Message("loaded_anyway", {**overruled.params, "actor": self.run.operation.actor}), ok=False)
 
     def _plan_again(self) -> tuple[Plan, LaunchSpec]:
-        """Return the plan on a fresh reading and what launches it. Raises DeviceUnreadable, Refused."""
+        """Return the plan on a fresh reading and the specification that launches it. Raises DeviceUnreadable, Refused."""
         planning_state = self._fresh_world()
         again = plan_switch(replace(self.plan.request, keep_others=True, unload=()), planning_state)
         if (error := refusal_of(again, planning_state)) is not None:
@@ -279,7 +289,7 @@ class Switch:
         return again, self._spec(again, planning_state.models[again.request.model_id], planning_state.sample)
 
     def _fresh_world(self) -> PlanningState:
-        """All that a plan depends on, by a fresh reading. Raises DeviceUnreadable."""
+        """Return the state on which a plan depends, with a fresh reading. Raises DeviceUnreadable."""
         context = self.run.context
         sample = context.monitor.fresh(READING_TIMEOUT_S)
         if sample is None:
@@ -287,7 +297,7 @@ class Switch:
         return context.planning_state(sample)
 
     def _spec_once_more(self) -> LaunchSpec:
-        """Return what a second start launches: checked again, on the same devices, under an id of its own."""
+        """Return the specification of a second start: checked again, on the same devices, under an id of its own."""
         self.instance_id = new_id()
         self.run.context.journal.record(self.run.change(instance_id=self.instance_id))
         _, self._spec_launched = self._plan_again()
@@ -308,9 +318,11 @@ class Switch:
         )
 
     def undo(self) -> Undone | None:
-        """Launch again what was evicted, unless the person chose otherwise. ``launch`` has removed its own half already.
+        """Launch the evicted models again, unless the person chose otherwise. ``launch`` has already removed its own
+        part.
 
-        What was told to end and is listed still stays owed: it is loaded again on a click, once its end is proved.
+        An instance that was told to stop and is still listed stays owed: it is loaded again on a click, once its end is
+        confirmed.
         """
         gone = tuple(e for e in self.evicted if e.instance_id not in self.run.context.state_store.state.instances)
         self.run.change(to_restore=self.evicted if self.plan.request.restore_on_failure else ())
@@ -328,7 +340,7 @@ class Switch:
         return Undone(note.message, findings)
 
     def _settle_again(self, gone: tuple[Evicted, ...]) -> None:
-        """Wait until the memory of what has gone, and of the launch that failed, is back."""
+        """Wait until the memory of the ended instances, and of the launch that failed, is freed."""
         assert self.before is not None
         self.run.tell(StepName.ROLLBACK, Message("rollback_settling"))
         held: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Ends instances and proves by the device that their memory came back: the stop, the settle, the receipts."""
+"""Stop instances and verify on the device that their memory was freed: the stop, the settle, the receipts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from webapp.runtimes.base import Probe, StopResult, StopStage
 log = logging.getLogger(__name__)
 
 NOT_REMOVED = "container_not_removed"
-"""Code of the finding for a container that has ended and that Docker does not let go; it is removed later."""
+"""Code of the finding for a container that has ended and that Docker cannot remove; it is removed later."""
 UNREACHABLE = "runtime_unreachable"
-"""Code of the finding for a runtime whose leftovers could not be looked for."""
+"""Code of the finding for a runtime whose leftovers could not be searched for."""
 READING_TIMEOUT_S = 3.0
-"""How long an operation waits for a reading of its own before it goes on with the latest one."""
+"""How long an operation waits for a reading of its own before it continues with the latest one."""
 
 
 @dataclass(frozen=True)
@@ -37,26 +37,26 @@ class Before:
     instances: tuple[Instance, ...]
     stock: Mapping[str, Stock]
     held_bytes: Mapping[str, int]
-    """By device, what all the instances hold together."""
+    """The total held by all instances, by device."""
     own_bytes: Mapping[str, int | None]
-    """By device, what their processes held before they loaded anything; ``None`` is unknown."""
+    """The memory that their processes held before they loaded anything, by device; ``None`` is unknown."""
     containers: frozenset[str] = frozenset()
-    """Ids of the containers of other people that end with them."""
+    """Ids of other people's containers that end with them."""
 
     @property
     def leaving(self) -> frozenset[str]:
-        """The ids of all that ends."""
+        """The ids of everything that ends."""
         return self.containers | {instance.id for instance in self.instances}
 
 
 @dataclass(frozen=True)
 class LastLook:
-    """What is asked of instances in the moment in which they are taken, and what follows once they are."""
+    """The check of instances at the moment at which they are taken, and the action that follows."""
 
     refuse: Callable[[Instance], None]
-    """Raises where an instance has to stay; it is called under the board's lock too, so it only compares."""
+    """Raises if an instance has to stay; it is also called under the lock of the state, so it only compares."""
     taken: Callable[[tuple[Instance, ...]], None]
-    """Gets all of them as they were in that moment."""
+    """Receives all of them as they were at that moment."""
 
 
 def unload(run: Run, instance_id: str, override_reason: str | None = None) -> Outcome:
@@ -76,7 +76,7 @@ def unload(run: Run, instance_id: str, override_reason: str | None = None) -> Ou
 
 
 def unload_idle(run: Run, instance_id: str) -> Outcome:
-    """Unload one instance that nobody has used for long, unless that has changed a moment ago. Raises as ``unload`` does."""
+    """Unload one idle instance, unless it was used a moment ago. Raises as ``unload`` does."""
     look = LastLook(
         refuse=lambda instance: _refuse_used(run.context, instance),
         taken=lambda instances: _note_idle(run, instances),
@@ -88,7 +88,7 @@ def unload_idle(run: Run, instance_id: str) -> Outcome:
 
 
 def _refuse_used(context: Context, instance: Instance) -> None:
-    """Raises IdleUsedAgain."""
+    """Refuse an instance that is no longer idle. Raises IdleUsedAgain."""
     now = context.clock()
     quiet = context.idleness.quiet(instance, now)
     left_s = idle_unload_in(instance, context.settings.idle_unload_minutes, quiet, now)
@@ -105,14 +105,14 @@ def _note_idle(run: Run, instances: Sequence[Instance]) -> None:
 
 
 def refuse_now(context: Context, instances: Sequence[Instance], look: LastLook) -> None:
-    """Refuse early, before anything is waited for: the last look comes where they are taken. Raises what ``look`` refuses with."""
+    """Refuse early, before any waiting: the final check is made when they are taken. Raises the refusal of ``look``."""
     probes = _probes(context, instances)
     for instance in instances:
         look.refuse(_as_probed(instance, probes))
 
 
 def _probes(context: Context, instances: Sequence[Instance]) -> Mapping[str, Probe]:
-    """Ask those that answer what they do now, since the list may be a second old; of one that says nothing the list counts."""
+    """Probe ready instances, since cached state may be a second old; fall back to it if a probe fails."""
     ready = [instance for instance in instances if instance.state is InstanceState.READY]
     results = side_by_side(lambda i: context.runtime(i).probe(i.id), ready, "in-use")
     return {i.id: probe for i, probe in zip(ready, results, strict=True) if isinstance(probe, Probe)}
@@ -126,14 +126,16 @@ def _as_probed(instance: Instance, probes: Mapping[str, Probe]) -> Instance:
 
 
 def note_others(run: Run, instances: Sequence[Instance], reason: str | None, new_model: str | None = None) -> None:
-    """Tell the owners whose model goes, and keep who took it against their will and why."""
+    """Notify the owners whose models are unloaded, and record who overrode their consent and why."""
     for instance in instances:
         if instance.owner != run.operation.actor and instance.is_live:
             _note_taken(run, instance, reason, new_model)
 
 
 def _note_taken(run: Run, instance: Instance, reason: str | None, new_model: str | None) -> None:
-    """Tell the owner of ``instance`` that another person takes its memory; keep that in the operation where it was against his will."""
+    """Notify the owner of ``instance`` that another person takes its memory; record that in the operation if it was an
+    override.
+    """
     now, actor = run.context.clock(), run.operation.actor
     params: dict[str, Param] = {"model": instance.model_id, "actor": actor, "owner": instance.owner}
     held = instance.is_foreign_to(actor) and (instance.lease.runs(now) or instance.may_be_busy)
@@ -166,7 +168,7 @@ def _unload(run: Run, instance: Instance, look: LastLook) -> Outcome:
 
 
 def _cut_short(context: Context, instance: Instance) -> Undone | None:
-    """What to say when it was cancelled or refused: a process that was told to end does not come back."""
+    """Return the result if it was cancelled or refused: a process that was told to stop cannot be restored."""
     listed = context.state_store.state.instances.get(instance.id)
     if listed is None:
         return Undone(Message("unloaded_not_waited", {"model": instance.model_id}))
@@ -175,7 +177,7 @@ def _cut_short(context: Context, instance: Instance) -> Undone | None:
 
 
 def unload_outcome(model_id: str, receipts: Sequence[Receipt]) -> Outcome:
-    """Success when every receipt is settled; a warning with the figures otherwise."""
+    """Return success if every receipt is settled; a warning with the figures otherwise."""
     params = {"model": model_id, **sums(receipts)}
     if all(receipt.settled for receipt in receipts):
         return Outcome(OperationState.SUCCEEDED, Message("unload_done", params))
@@ -184,7 +186,7 @@ def unload_outcome(model_id: str, receipts: Sequence[Receipt]) -> Outcome:
 
 
 def removed_outcome(run: Run, outcome: Outcome) -> Outcome:
-    """Return ``outcome``, as a warning if something of what was ended may be left on Docker's list; a finding names it."""
+    """Return ``outcome``, as a warning if a stopped container may still be on Docker's list; a finding names it."""
     if any(finding.message.code in (NOT_REMOVED, UNREACHABLE) for finding in run.operation.findings):
         return replace(outcome, state=OperationState.WARNING)
     return outcome
@@ -203,12 +205,12 @@ def sums(receipts: Sequence[Receipt]) -> dict[str, Param]:
 def end_instances(
     run: Run, instances: Sequence[Instance], look: LastLook, before: Before | None = None
 ) -> tuple[Receipt, ...]:
-    """Stop ``instances`` side by side, wait until their memory is back, and write the receipts into the operation.
+    """Stop ``instances`` concurrently, wait until their memory is freed, and write the receipts into the operation.
 
-    Steps: ``unload`` and ``settle``. Where ``look`` refuses one of them, nothing is stopped.
+    Steps: ``unload`` and ``settle``. If ``look`` refuses one of them, nothing is stopped.
 
     Raises:
-        WardenError: what ``look`` refuses with.
+        WardenError: the refusal of ``look``.
         StopFailed: a process survived every signal; the instance stays listed as stuck.
     """
     context = run.context
@@ -229,7 +231,9 @@ def end_instances(
 
 
 def take_stock(context: Context, instances: Sequence[Instance]) -> Before:
-    """Read what the devices have free and what the instances hold on them; without a reading of now nothing is known."""
+    """Read the free memory of the devices and the memory of the instances on them; without a current reading nothing is
+    known.
+    """
     sample = context.monitor.fresh(READING_TIMEOUT_S)
     held: dict[str, int] = {}
     own: dict[str, int | None] = {}
@@ -245,16 +249,20 @@ def take_stock(context: Context, instances: Sequence[Instance]) -> Before:
 
 
 def _held_now(sample: Sample | None, instance: Instance, device_id: str) -> int:
-    """What an instance holds: as the device says, else as listed; one that only starts holds nothing that is not seen."""
+    """Return the memory of an instance: as the device reports it, else as listed; a starting one holds only what is
+    visible.
+    """
     reading = None if sample is None else sample.reading(device_id)
     seen = None if reading is None else instance_bytes(reading, instance.id)
     if seen == 0 and instance.state in ANSWERING:
-        seen = None  # a process that answers holds something: the device cannot tell whose it is
+        seen = None  # a process that answers holds memory: the device cannot attribute it
     return instance.held_bytes(device_id) if seen is None else seen
 
 
 def _own_bytes(instance: Instance, device_id: str, held_bytes: int) -> int | None:
-    """What the process itself takes: on the host what it held before the load, on a GPU what torch did not reserve."""
+    """Return the memory of the process itself: on the host what it held before the load, on a GPU what torch did not
+    reserve.
+    """
     memory = instance.memory
     if memory is None:
         return None
@@ -266,9 +274,11 @@ def _own_bytes(instance: Instance, device_id: str, held_bytes: int) -> int | Non
 
 
 def _take(run: Run, instances: Sequence[Instance], look: LastLook) -> None:
-    """Mark all as stopping, or none. What they do is asked a moment before, and their terms are read in the block that takes them.
+    """Mark all as stopping, or none. Their activity is probed a moment before, and their terms are read in the block
+    that takes them.
 
-    A reading was waited for since the operation was accepted: somebody may have begun to ask, or been told that the model stays.
+    A reading was waited for since the operation was accepted: in the meantime a person may have sent a request, or been
+    told that the model stays.
     """
     context = run.context
     probes = _probes(context, instances)
@@ -300,20 +310,22 @@ def _stop(run: Run, instances: Sequence[Instance]) -> list[StopResult]:
 
 
 def stop_message(stage: StopStage, name: str, *, in_container: bool) -> Message:
-    """How far a stop is; a container is asked by the very signal that a process gets only when asking did not help."""
+    """Return the progress of a stop; a container first receives the signal that a process receives only if a request
+    did not help.
+    """
     asked = in_container and stage is StopStage.TERMINATE
     return Message("stop_container" if asked else f"stop_{stage}", {"model": name})
 
 
 def not_removed(instance: Instance) -> Finding:
-    """A line for a container that Docker keeps although nothing runs in it."""
+    """Return a line for a container that Docker keeps although nothing runs in it."""
     return Finding(Message(NOT_REMOVED, {"model": instance.model_id, "name": f"warden-{instance.id}"}), ok=False)
 
 
 def note_stop(context: Context, instance: Instance, result: StopResult | Exception) -> None:
-    """A stopped instance leaves the list; one that is not proved to be gone stays on it as stuck."""
+    """Remove a stopped instance from the list; one whose end is not confirmed stays on it as stuck."""
     if isinstance(result, Superseded):
-        return  # the emergency ends it, and says how
+        return  # the emergency stop ends it, and reports how
     if isinstance(result, StopResult) and not result.survivors:
         context.state_store.remove(instance.id)
         return
@@ -336,9 +348,9 @@ def _survivor_error(instance: Instance, result: StopResult) -> StopFailed:
 
 
 def settle_receipts(run: Run, before: Before, step: StepName = StepName.SETTLE) -> tuple[Receipt, ...]:
-    """Wait until the devices have given back what the instances held; return a receipt a device.
+    """Wait until the devices have freed what the instances held; return a receipt per device.
 
-    A device without a reading from before has nothing to compare with: its receipt says that it is unknown, at once.
+    A device without an earlier reading has nothing to compare with: its receipt is unknown, at once.
     """
     context = run.context
     wanted = {d: held for d, held in before.held_bytes.items() if held > 0}
@@ -383,7 +395,7 @@ def _receipt(result: Settled, before: Before, sample: Sample | None) -> Receipt:
 
 
 def still_held(sample: Sample | None, device_id: str, leaving: frozenset[str]) -> tuple[HeldBy, ...]:
-    """Return the processes that hold memory of what was to leave a device, largest first."""
+    """Return the processes that still hold memory that was to leave a device, largest first."""
     reading = None if sample is None else sample.reading(device_id)
     holders = [h for h in reading.holders if leaving & {h.instance_id, h.container_id}] if reading is not None else []
     holders.sort(key=lambda h: h.used_bytes or 0, reverse=True)
@@ -391,7 +403,7 @@ def still_held(sample: Sample | None, device_id: str, leaving: frozenset[str]) -
 
 
 def settle_note(receipts: Sequence[Receipt]) -> tuple[Message, StepState]:
-    """What a settle step says of its receipts, and how it ends."""
+    """Return the message of a settle step for its receipts, and its end state."""
     if all(receipt.settled for receipt in receipts):
         return Message("settled", sums(receipts)), StepState.DONE
     params = sums(receipts)

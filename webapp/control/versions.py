@@ -1,4 +1,4 @@
-"""The version of what readers are shown: a counter that rises whenever the value differs from the last one."""
+"""The version of a snapshot: a counter that rises whenever the value differs from the last one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from webapp.control.contract import Snapshot
 
 
 class Versions:
-    """Gives each snapshot its version; any thread may ask.
+    """Gives each snapshot its version; thread-safe.
 
-    The counter begins anew with the process, so a version begins with a random name of the process: a reader that kept
-    one from before a restart does not take the new state for the old one.
+    The counter restarts with the process, so a version begins with a random name of the process: a reader that kept one
+    from before a restart does not take the new state for the old one.
     """
 
     def __init__(self) -> None:

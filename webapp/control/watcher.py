@@ -1,5 +1,6 @@
-"""Looks at every loaded model once a second: does it answer, how many requests, what does it hold, has it died. What is listed as
-stuck is looked at too: its runtime may be back, or its last process may have ended."""
+"""Probe every loaded model once a second: does it respond, how many requests, how much memory, has it ended. Stuck
+instances are probed too: their runtime may be back, or their last process may have ended.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +28,22 @@ log = logging.getLogger(__name__)
 
 ROUND_S = 1.0
 NUDGED_S = 0.1
-"""The least time between two rounds, however often it is nudged; the worker has counted its request by then."""
+"""The minimum time between two rounds, however often the watcher is nudged; the worker has counted its request by then.
+"""
 SILENT_AFTER = 3
-"""Rounds without an answer after which a model is called silent; one slow answer is not news."""
+"""Rounds without an answer after which a model is silent; one slow answer is not news."""
 LOOK_AGAIN_S = 0.5
-"""How long a request that would be refused waits at most for another look at the models that it is refused for."""
+"""The longest time for which a request that would be refused waits for another probe of the models in its way."""
 LOOKS_AGAIN = 3
 LOOK_PAUSE_S = 0.03
-"""A worker has sent the end of an answer some moments before it counts the request as over."""
+"""A worker has sent the end of an answer a moment before it counts the request as finished."""
 WATCHED = (*ANSWERING, InstanceState.STUCK)
 
 
 class Watcher:
-    """The thread that keeps the listed instances true; ``each_round`` is called after each of its rounds and must not wait."""
+    """The thread that updates the listed instances; ``each_round`` is called after each of its rounds and must not
+    wait.
+    """
 
     def __init__(self, context: Context, each_round: Callable[[], None]) -> None:
         self._context = context
@@ -52,28 +56,28 @@ class Watcher:
         self._round_at: float | None = None
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start to probe."""
         self._thread = threading.Thread(target=self._run, name="warden-watcher", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; waits for the round under way at most some seconds."""
+        """Stop the thread; waits a few seconds at most for the round in progress."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None:
             self._thread.join(5)
 
     def nudge(self) -> None:
-        """Look soon: something has happened that the list does not show yet."""
+        """Probe soon: something has happened that the list does not show yet."""
         self._wake.set()
 
     @property
     def over(self) -> frozenset[str]:
-        """The stuck instances that serve nobody any more, as their runtimes say: what is left of them can be cleared away."""
+        """Return the stuck instances that have ended, as their runtimes report: their remains can be removed."""
         return self._over
 
     def age_s(self) -> float | None:
-        """Seconds since the last full round; ``None`` before the first."""
+        """Return the seconds since the last full round; ``None`` before the first."""
         return None if self._round_at is None else self._context.monotonic() - self._round_at
 
     def _run(self) -> None:
@@ -88,7 +92,7 @@ class Watcher:
             self._stop.wait(NUDGED_S)
 
     def look(self) -> None:
-        """Make one round over the instances that are ready, silent or stuck."""
+        """Probe the instances that are ready, silent or stuck, once."""
         watched = [i for i in self._context.state_store.state.instances.values() if i.state in WATCHED]
         self._missed = {i.id: self._missed.get(i.id, 0) for i in watched}
         results = side_by_side(lambda i: self._context.runtime(i).probe(i.id), watched, "probe")
@@ -100,7 +104,7 @@ class Watcher:
         self._round_at = self._context.monotonic()
 
     def look_again(self, instance_ids: Iterable[str]) -> None:
-        """Look at instances that are in use as far as the list knows, until none is, for some tenths of a second at most."""
+        """Probe the instances that the list shows as in use, until none is, for a few tenths of a second at most."""
         asked = frozenset(instance_ids)
 
         def look(expired: Expired) -> bool:
@@ -109,7 +113,7 @@ class Watcher:
                 busy = [i for i in listed if i.id in asked and i.may_be_busy and i.state in WATCHED]
                 results = side_by_side(lambda i: self._context.runtime(i).probe(i.id), busy, "look")
                 for instance, result in zip(busy, results, strict=True):
-                    if isinstance(result, Probe):  # whatever else it says is for the next round
+                    if isinstance(result, Probe):  # other changes are left to the next round
                         self._note(instance, result)
                 if not busy or expired.wait(LOOK_PAUSE_S):
                     break
@@ -118,7 +122,7 @@ class Watcher:
         within(LOOK_AGAIN_S, look, "look-again")
 
     def _note(self, instance: Instance, result: Probe | Exception) -> None:
-        """Write what was seen, unless an operation has moved the instance on meanwhile."""
+        """Store the result, unless an operation has changed the instance's state in the meantime."""
         if isinstance(result, Probe):
             self._missed[instance.id] = 0
             measured = held_by(self._context.monitor.latest(), instance)
@@ -141,7 +145,9 @@ class Watcher:
 
 
 def _is_over(result: Probe | Exception) -> bool:
-    """Whether a stuck instance has gone, has ended, or only began to start; a runtime that gives no answer has said nothing."""
+    """Return whether a stuck instance is gone, has ended, or was only starting; a runtime that does not answer proves
+    nothing.
+    """
     if isinstance(result, Probe):
         return result.state is not ProbeState.READY
     return isinstance(result, LaunchFailed | UnknownInstance) and not isinstance(result, WorkerGarbled)
