@@ -205,7 +205,7 @@ class Audit:
 
 
 def _same(entry: AuditEntry) -> Key:
-    """Return the key of equal entries. Without a signed-in person the target does not count: the caller can choose any."""
+    """Return the key of equal entries. If nobody is signed in the target does not count: the caller chooses it."""
     target = None if entry.doer == NOBODY else entry.target
     return entry.doer, entry.action, entry.result, entry.problem, entry.address, target
 

@@ -211,7 +211,7 @@ class Accounts:
     # Signing in and out
 
     def sign_in(self, name: str, password: str, visit: Visit) -> str:
-        """Create a session and return its key; an unknown name takes as long as a wrong password. Raises SignInFailed."""
+        """Create a session and return its key; an unknown name takes as long as a known one. Raises SignInFailed."""
         try:
             person, password_hash = self._verified(name, password)
             key = self._begin_session(person, password_hash, visit)

@@ -15,7 +15,7 @@ AT_ONCE: Final = 2
 
 
 class Passwords:
-    """Creates and checks hashes with the cost that RFC 9106 recommends for little memory; tests pass a faster hasher."""
+    """Creates and checks hashes with the cost that RFC 9106 recommends for little memory; tests pass a faster one."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
@@ -27,7 +27,7 @@ class Passwords:
             return self._hasher.hash(_bytes(password))
 
     def verify(self, password_hash: str | None, password: str) -> bool:
-        """Return whether the hash is one of ``password``. Without a hash it is not, and finding that out takes as long."""
+        """Return whether the hash is one of ``password``. Without a hash it is not, which takes as long to find."""
         nobodys = self._nobodys  # created in any case: the time of the first sign-in must reveal nothing either
         with self._places:
             try:

@@ -147,7 +147,7 @@ def misread(repository: Path, exc: Exception) -> CachedModel:
 
 
 def describe(entry: CacheEntry, policy: LoadPolicy) -> CachedModel:
-    """Return the model that an entry's files describe. Never raises: an unreadable entry is described with its problem."""
+    """Return the model that an entry's files describe. Never raises: an unreadable entry has a problem."""
     try:
         listing = _list(entry.snapshot) if entry.revision else _Listing()
     except OSError as exc:

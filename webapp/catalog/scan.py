@@ -129,7 +129,7 @@ class Catalog:
         return self._view
 
     def rescan(self, timeout_s: float = 10.0) -> bool:
-        """Wake the thread and wait for a scan that begins after the call; False if it took longer than ``timeout_s``."""
+        """Wake the thread and wait for a scan that begins after the call; False after ``timeout_s`` without one."""
         with self._news:
             self._asked += 1
             mine = self._asked

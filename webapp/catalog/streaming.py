@@ -126,7 +126,7 @@ class ObjectReader:
 
 
 def read_members(path: Path, names: Collection[str]) -> Mapping[str, object]:
-    """Return the members in ``names`` of the JSON object in a file; the others may be large. Raises BadFile, OSError."""
+    """Return the members in ``names`` of a file's JSON object; the others may be large. Raises BadFile, OSError."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= MAX_JSON_BYTES:

@@ -141,7 +141,7 @@ class ControllerApi(Protocol):
         """Return the short history of a device, oldest first; empty if the device is unknown."""
 
     def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
-        """Return what ``request`` of ``actor`` would do now. Raises NotFound, InvalidRequest; a refusal is in the plan."""
+        """Return what ``request`` of ``actor`` would do now; refusals are in the plan. Raises NotFound, InvalidRequest."""
 
     def headrooms(self, request: SwitchRequest | None = None, actor: str | None = None) -> tuple[Headroom, ...]:
         """Return how much a launch may take on each device, or on those that ``request`` of ``actor`` names.

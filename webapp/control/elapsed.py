@@ -1,4 +1,4 @@
-"""How long states have lasted, by the monotonic clock: setting the time of day, or a sleeping machine, changes nothing."""
+"""How long states have lasted, by the monotonic clock: a changed time of day, or a sleeping machine, changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Emergency stop: end everything that Warden started, whatever else runs or hangs, and report the rest with its owners."""
+"""Emergency stop: end everything that Warden started, whatever else hangs, and report the rest with its owners."""
 
 from __future__ import annotations
 

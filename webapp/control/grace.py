@@ -32,7 +32,7 @@ def before_switch(context: Context, unload: Iterable[Eviction]) -> Grace | None:
 
 
 def _grace(context: Context, instances: list[str], owners: list[str]) -> Grace | None:
-    """Return the grace period; an owner whose model an administrator takes by override is notified, but cannot stop it."""
+    """Return the grace period; an owner whom an administrator overrides is notified, but cannot stop it."""
     seconds = context.settings.undo_s
     if not instances or seconds <= 0:
         return None

@@ -112,7 +112,7 @@ def _disturbance(model_id: str, exc: ProfileDisturbed | PortLost) -> Message:
 
 
 def measure(run: Run, instance: Instance) -> Instance:
-    """Read the memory of the instance's processes on its devices, store it as measured, and add it to the calibration."""
+    """Read the memory of the instance's processes by device, store it as measured, and add it to the calibration."""
     sample = run.context.monitor.fresh(READING_TIMEOUT_S, anew=True)
     measured = held_by(sample, instance)
     if run.context.calibrator is not None and sample is not None:

@@ -217,7 +217,7 @@ class Leases:
             self._keeper.now(lambda: self.write(instance_id, lease), in_request=in_request)
 
     def settle(self, instance_id: str, lease: Lease) -> None:
-        """Store the terms with which an instance starts, and wait for that briefly: an operation continues without it."""
+        """Store the terms with which an instance starts, and wait briefly: an operation continues without it."""
         if lease != NO_LEASE:
             with suppress(NotStored):
                 self.keep(instance_id, lease, in_request=False)

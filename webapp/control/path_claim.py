@@ -17,7 +17,7 @@ _CONNECT_S = 1.0
 
 
 class PathTaken(Exception):
-    """Another process of the same user, or of root, holds the path; ``pid`` is 0 if it runs in another pid namespace."""
+    """Another process of the same user, or of root, holds the path; ``pid`` is 0 if it is in another pid namespace."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(pid)

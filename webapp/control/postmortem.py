@@ -1,4 +1,4 @@
-"""Record how a model ran out of memory, while its readings are still available. The rule is ``domain/postmortem.py``."""
+"""Record how a model ran out of memory, while its readings are available. The rule is ``domain/postmortem.py``."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def reconcile(context: Context, *, discover_s: float = DISCOVER_DEADLINE_S) -> R
 
 
 class LateRuntimes:
-    """Queries runtimes that did not respond at the start, until each has answered once; its instances are then adopted."""
+    """Queries runtimes that were silent at the start, until each has answered once; its instances are then adopted."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

@@ -165,7 +165,7 @@ class CutOff:
     """
 
     def __init__(self, context: Context, begin: Callable[[Operation, tuple[Evicted, ...]], object]) -> None:
-        """``begin`` starts the operation that loads some of the models that another one owes; it may raise a refusal."""
+        """``begin`` starts the operation that loads some models that another one owes; it may raise a refusal."""
         self._context = context
         self._begin = begin
         self._lock = threading.Lock()

@@ -177,7 +177,7 @@ def _look(device_id: str, wanted: int, before: Stock | None, now: Stock | None, 
 
 
 def _without_loss(result: Settled) -> Settled:
-    """Attribute a negative result to the growth of unlisted holders; rise and others still add up to the freed bytes."""
+    """Attribute a negative result to the growth of unlisted holders; rise and others still add up to what was freed."""
     if result.freed_bytes is None or result.freed_bytes >= 0:
         return result
     return replace(result, freed_bytes=0, others_bytes=(result.others_bytes or 0) - result.freed_bytes)

@@ -281,7 +281,7 @@ class Switch:
         return Finding(Message("loaded_anyway", {**overruled.params, "actor": self.run.operation.actor}), ok=False)
 
     def _plan_again(self) -> tuple[Plan, LaunchSpec]:
-        """Return the plan on a fresh reading and the specification that launches it. Raises DeviceUnreadable, Refused."""
+        """Return the plan on a fresh reading and its launch specification. Raises DeviceUnreadable, Refused."""
         planning_state = self._fresh_world()
         again = plan_switch(replace(self.plan.request, keep_others=True, unload=()), planning_state)
         if (error := refusal_of(again, planning_state)) is not None:

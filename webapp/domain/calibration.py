@@ -270,7 +270,7 @@ def resting_bytes(footprint: Footprint, mode: Mode) -> int:
 
 
 def corrected(footprints: tuple[Footprint, ...], kind: LaunchKind, calibration: Calibration) -> tuple[Footprint, ...]:
-    """Return the footprints of a launch, corrected by the measurements (see the module); unchanged if there are none."""
+    """Return the footprints of a launch, corrected by measurements (see the module); unchanged if there are none."""
     found = calibration.about(kind)
     if found is None:
         context = calibration.context_on(kind.setup)

@@ -10,7 +10,7 @@ from webapp.domain.memory import Holder, Reading
 
 @dataclass(frozen=True)
 class Growth:
-    """The memory of a holder before and now: of a process, or of all processes of a model or of a container together."""
+    """The memory of a holder before and now: of a process, or of all processes of a model or a container."""
 
     holder: Holder
     """The largest of its processes now; for a holder that has ended, the largest before."""

@@ -189,7 +189,7 @@ def without_figures(reading: Reading, problem: Message) -> Reading:
 
 
 def instance_bytes(reading: Reading, instance_id: str) -> int | None:
-    """Return the bytes that the processes of an instance hold on a device, or ``None`` if any part of them is unknown."""
+    """Return the bytes that the processes of an instance hold on a device, or ``None`` if any part is unknown."""
     if not reading.holders_known:
         return None
     claims = [holder.used_bytes for holder in reading.holders if holder.instance_id == instance_id]

@@ -368,7 +368,7 @@ def _judged(
 
 
 def still_asked(request: SwitchRequest, planning_state: PlanningState) -> SwitchRequest:
-    """Return ``request`` without its outdated parts: instances to unload that have ended, a lease that would be over."""
+    """Return ``request`` without its outdated parts: instances to unload that have ended, an expired lease."""
     running = {instance.id for instance in planning_state.instances}
     kept = tuple(instance_id for instance_id in request.unload if instance_id in running)
     until = request.lease_until if (request.lease_until or 0) > planning_state.now else None

@@ -337,7 +337,7 @@ def judge_answer(text: str, pieces: int) -> Judged:
 
 
 def judge_refusal(refusal: Message | None, *, untouched: bool) -> Judged:
-    """Judge the response to a request that is far too large: refused for its memory, with the loaded model unchanged."""
+    """Judge the response to a request that is far too large: refused for its memory, the loaded model unchanged."""
     if refusal is None or refusal.code != "not_enough_memory":
         return failed(Message("selftest_not_refused"), Message("selftest_advice_report"))
     if not untouched:

@@ -1,4 +1,4 @@
-"""The holders of memory: map a pid to its user, command, state and container, and to the instance that it belongs to."""
+"""The holders of memory: map a pid to its user, command, state and container, and the instance that it belongs to."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ class Holders:
         self._looks = 0
 
     def look(self) -> ProcessRound:
-        """Start a round: look up Warden's own processes once, and forget processes that have not been asked for lately."""
+        """Start a round: look up Warden's own processes once, and forget processes not asked for lately."""
         self._looks += 1
         self._facts = {pid: facts for pid, facts in self._facts.items() if facts.expires_at_look > self._looks}
         return ProcessRound(_ours(self._workers), _ours(self._containers), self._launchers(), self)

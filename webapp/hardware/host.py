@@ -210,7 +210,7 @@ def _v2_room(folder: Path) -> Iterator[_MemoryBound]:
 
 
 def _v1_room(folder: Path) -> Iterator[_MemoryBound]:
-    """Yield the limit of version 1, which writes a number near 2^63 for no limit; the machine's own total is below it."""
+    """Yield the limit of version 1, which writes a number near 2^63 for no limit; the machine's total is below it."""
     try:
         limit = int((folder / "memory.limit_in_bytes").read_text())
         yield _limited(limit, folder / "memory.usage_in_bytes", folder / "memory.stat", _V1_RECLAIMABLE)

@@ -129,7 +129,7 @@ def make_demo(cache_dir: Path, seed: int = 0) -> Made:
 
 
 def train_tokenizer(vocabulary: int) -> Tokenizer:
-    """Return a byte-level BPE tokenizer of at most ``vocabulary`` tokens, trained on the text above; any text can be encoded."""
+    """Return a byte-level BPE tokenizer of at most ``vocabulary`` tokens, trained on the text above; it can encode any text."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()

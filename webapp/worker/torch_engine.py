@@ -59,7 +59,7 @@ def device_of(spec: LoadSpec, forced: str | None) -> str:
 
 
 def import_model_code(spec: LoadSpec) -> None:
-    """Import the code of the model's architecture: 86 MB the first time, which are no part of the model's own memory."""
+    """Import the code of the model's architecture: 86 MB the first time, not part of the model's own memory."""
     config = AutoConfig.from_pretrained(spec.snapshot, trust_remote_code=spec.allow_remote_code)
     with contextlib.suppress(
         KeyError, ValueError

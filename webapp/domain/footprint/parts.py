@@ -98,7 +98,7 @@ class Note(StrEnum):
     EXPERTS = "experts"
     """How evenly the tokens are distributed over the experts is not known beforehand."""
     EAGER_ATTENTION = "eager_attention"
-    """transformers holds the scores of all pairs of tokens for this model: memory grows with the square of the prompt."""
+    """transformers holds the scores of all pairs of tokens for this model: memory is quadratic in the prompt."""
     MASKED_WINDOW = "masked_window"
     """The prompt is longer than the window: transformers creates a mask of all pairs of tokens, and keeps every layer's
     keys until the first token.
@@ -162,7 +162,7 @@ class Footprint:
 
     @property
     def confidence(self) -> Confidence:
-        """The worst confidence of all parts that matter: a guess always does, a range only if it is a tenth of the sum."""
+        """The worst confidence of all parts that matter: a guess always does, a range only from a tenth of the sum on."""
         total = self.total_bytes
         return lowest(p.confidence for p in self.parts if p.confidence is Confidence.LOW or p.bytes * 10 >= total)
 

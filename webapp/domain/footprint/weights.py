@@ -20,7 +20,7 @@ _DTYPE_BYTES = {Dtype.FLOAT16: 2, Dtype.BFLOAT16: 2, Dtype.FLOAT32: 4}
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _INTEGERS = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
 _UNPACKED = frozenset({"mxfp4"})
-"""transformers 5.23 keeps MXFP4 packed only with Triton's kernels, which the worker does not have (quantizer_mxfp4.py)."""
+"""transformers 5.23 keeps MXFP4 packed only with Triton's kernels, missing in the worker (quantizer_mxfp4.py)."""
 _UNPACKED_ON_HOST = frozenset({"fp8", "mxfp4"})
 """FP8 as well, if there is no GPU (quantizer_finegrained_fp8.py)."""
 
