@@ -376,9 +376,10 @@ class Controller:
         """
         kept = False
         try:
+            needs_place = operation.request_id is None  # a request with an id has its place already
             if lease != NO_LEASE:
-                self._context.leases.keep(instance_id, lease)
-            self._context.journal.keep(operation)
+                self._context.leases.keep(instance_id, lease, in_request=needs_place)
+            self._context.journal.keep(operation, in_request=needs_place)
             kept = True
         finally:
             if not kept and self._state_store.withdraw(operation.id):

@@ -185,7 +185,7 @@ class LaunchQueue:
             raise not_stored(exc) from exc
         try:
             judged = next(one for one in self._judge_line() if one.launch.id == launch.id)
-            self._keep(launch.id)
+            self._keep(launch.id, needs_place=request_id is None)  # a request with an id has its place already
         except BaseException:
             self._drop(launch.id)
             raise
@@ -294,7 +294,7 @@ class LaunchQueue:
             self._pending |= {launch.id}
         return launch
 
-    def _keep(self, ticket_id: str) -> None:
+    def _keep(self, ticket_id: str, *, needs_place: bool) -> None:
         """Write a ticket that its person has not been told of, as it is now. Raises NotStored."""
         store = self._context.queue_store
 
@@ -303,7 +303,7 @@ class LaunchQueue:
                 if store is not None and (launch := self._launches.get(ticket_id)) is not None:
                     store.save_ticket(launch, ENDED_KEPT)
 
-        self._context.keeper.now(write)
+        self._context.keeper.now(write, in_request=needs_place)
 
     def _confirm(self, ticket_id: str) -> None:
         """Let a ticket that is in the store be seen and started."""

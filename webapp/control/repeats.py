@@ -33,25 +33,21 @@ class Repeats:
 
     @contextmanager
     def alone(self, actor: str, request_id: str) -> Iterator[None]:
-        """Hold the id for the block. Raises NotStored where the request that holds it is not done in time."""
+        """Hold the id, and a place for the writes of the block. Raises NotStored where either is not free in time.
+
+        The place is taken first: else those who wait for an id could take the places that the one who holds it still needs.
+        """
         key = (actor, request_id)
-        if not self._enter(key):
-            with self._keeper.place():
-                self._wait_for(key)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._under_way.discard(key)
-                self._changed.notify_all()
+        with self._keeper.place():
+            self._enter(key)
+            try:
+                yield
+            finally:
+                with self._changed:
+                    self._under_way.discard(key)
+                    self._changed.notify_all()
 
-    def _enter(self, key: tuple[str, str]) -> bool:
-        with self._changed:
-            is_free = key not in self._under_way
-            self._under_way.add(key)
-            return is_free
-
-    def _wait_for(self, key: tuple[str, str]) -> None:
+    def _enter(self, key: tuple[str, str]) -> None:
         with self._changed:
             if not self._changed.wait_for(lambda: key not in self._under_way, self._wait_s):
                 raise not_stored(StoreUnavailable(trouble=StoreTrouble.SLOW.value))

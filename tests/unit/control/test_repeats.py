@@ -206,17 +206,41 @@ def test_the_second_is_not_answered_before_the_first_is_stored(bench: Bench) -> 
 
 def test_who_waits_for_the_first_waits_no_longer_than_it_says_and_takes_a_writers_place() -> None:
     database = Database("sqlite://")
-    keeper = Keeper(database, places=1)
+    keeper = Keeper(database, places=3)
     repeats = Repeats(keeper, wait_s=0.02)
     with repeats.alone("ivan", "r1"):
         with pytest.raises(NotStored), repeats.alone("ivan", "r1"):
             pass
         with repeats.alone("ivan", "r2"), repeats.alone("maria", "r1"):
             pass
-        with keeper.place(), pytest.raises(NotStored), repeats.alone("ivan", "r1"):
+        with keeper.place(), keeper.place(), pytest.raises(NotStored), repeats.alone("ivan", "r2"):
             pass
     with repeats.alone("ivan", "r1"):
         pass
+
+
+@pytest.mark.parametrize("act", [switch, queue])
+def test_whoever_waits_takes_no_place_that_the_first_still_needs(
+    make_bench: Callable[..., Bench], act: Callable[[Bench], Operation | QueuedLaunch]
+) -> None:
+    """With one place for all, the second is refused in time, and the first is accepted all the same."""
+    bench = make_bench()
+    keeper = Keeper(bench.store, places=1, deadline_s=5)
+    bench.rebuild(keeper=keeper, journal=Journal(bench.store, keeper, bench.state_store))
+    bench.controller.start()
+    if act is queue:
+        bench.fill()
+    gate = bench.store.gate = Gate()
+    accepted: list[str] = []
+    first = threading.Thread(target=lambda: accepted.append(act(bench).id))
+    first.start()
+    gate.wait_reached()
+    with pytest.raises(NotStored):
+        act(bench)
+    bench.store.gate = None
+    gate.open()
+    first.join(10)
+    assert accepted == [act(bench).id]
 
 
 def test_nothing_is_begun_while_nobody_knows_whether_it_was(bench: Bench) -> None:
