@@ -28,7 +28,7 @@ class ErrorText:
 ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     "error": ErrorText(
         N_("internal error"),
-        N_("Something went wrong. The server's log has the details."),
+        N_("Something went wrong. The server’s log has the details."),
     ),
     "invalid": ErrorText(
         N_("invalid value"),
@@ -176,7 +176,7 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     ),
     "release_pending": ErrorText(
         N_("already requested"),
-        N_("%(asker)s has already asked to release model %(model)s. Wait for the owner's answer."),
+        N_("%(asker)s has already asked to release model %(model)s. Wait for the owner’s answer."),
     ),
     "nothing_asked": ErrorText(
         N_("there is no such request"),

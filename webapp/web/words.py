@@ -83,7 +83,7 @@ ERRORS: Final[Mapping[str, Sentence]] = {
     "instance_in_use_counted": _one(
         N_(
             "Model %(model)s (owner %(owner)s) is answering requests now: %(in_flight)s. Wait for the "
-            "answers; you may interrupt your own model, and ask the owner to release another person's."
+            "answers; you may interrupt your own model, and ask the owner to release another person’s."
         )
     ),
     "instance_leased_for": _one(
@@ -131,7 +131,7 @@ MODELS: Final[Mapping[str, Sentence]] = {
     "model_broken_config": _one(N_("config.json cannot be read: %(detail)s; download the model again")),
     "model_broken_weights": _one(N_("the weights file %(file)s is damaged: %(detail)s; download it again")),
     "model_pickle_only": _one(N_("the weights are pickle only, which can run code; WARDEN_ALLOW_PICKLE allows it")),
-    "model_remote_code": _one(N_("it needs code from the model's repository; WARDEN_ALLOW_REMOTE_CODE allows it")),
+    "model_remote_code": _one(N_("it needs code from the model’s repository; WARDEN_ALLOW_REMOTE_CODE allows it")),
     "model_not_causal": _one(N_("it does not generate text (%(architecture)s); a language model is needed")),
     "model_no_tokenizer": _one(N_("there is no tokenizer; download the whole model")),
     "model_unreadable": _one(N_("the files cannot be read: %(detail)s; check the permissions of the cache")),
@@ -152,7 +152,7 @@ REASONS: Final[Mapping[str, Sentence]] = {
     "half_started": _one(N_("it had not finished starting")),
     "launch_too_slow": _one(N_("it took too long to load")),
     "model_pickle_only": _one(N_("its weights are pickle only, which can run code")),
-    "model_remote_code": _one(N_("it needs code from the model's repository")),
+    "model_remote_code": _one(N_("it needs code from the model’s repository")),
     "model_no_tokenizer": _one(N_("there is no tokenizer")),
     "transformers_not_installed": _one(
         N_("Transformers mode is not installed on this server: it needs the extra warden[transformers]")
@@ -485,7 +485,10 @@ LEASES: Final[Mapping[str, Sentence]] = {
         N_("The owner, %(owner)s, releases model %(model)s for you: you can take its place. “%(word)s”.")
     ),
     "release_given_silently": _one(
-        N_("The owner, %(owner)s, does not answer, and model %(model)s is idle and not leased: you can take its place.")
+        N_(
+            "The owner, %(owner)s, has not answered, and model %(model)s is idle and not leased: you can "
+            "take its place."
+        )
     ),
     "released_in_silence": _one(
         N_(
@@ -519,7 +522,7 @@ KEEPING: Final[Mapping[str, Sentence]] = {
     "keeping_slow": _one(
         N_(
             "Warden cannot save anything new: the database takes longer than a second to answer. Check the "
-            "disk and the server's load."
+            "disk and the server’s load."
         )
     ),
     "keeping_failed": _one(N_("Warden cannot save anything new: the database returns an error (%(detail)s).")),
@@ -621,7 +624,7 @@ SELFTEST: Final[Mapping[str, Sentence]] = {
     ),
     "selftest_process_left": _one(N_("processes are left after unloading: %(pids)s")),
     "selftest_advice_driver": _one(
-        N_("Check the driver (nvidia-smi) and the server's log, then run the self-test again.")
+        N_("Check the driver (nvidia-smi) and the server’s log, then run the self-test again.")
     ),
     "selftest_advice_state": _one(
         N_("Check the owner of %(folder)s and the free disk space, or set another folder in WARDEN_STATE_DIR.")
@@ -630,7 +633,7 @@ SELFTEST: Final[Mapping[str, Sentence]] = {
         N_("Check the free disk space and the database file; the server’s log says what is wrong.")
     ),
     "selftest_advice_chmod": _one(N_("Restrict access: %(command)s")),
-    "selftest_advice_report": _one(N_("Run the self-test again; if that does not help, see the server's log.")),
+    "selftest_advice_report": _one(N_("Run the self-test again; if that does not help, see the server’s log.")),
     "selftest_advice_later": _one(
         N_("Wait for that operation to end and run the self-test again; it takes about a minute.")
     ),
@@ -887,7 +890,7 @@ CHECKS: Final[Mapping[str, str]] = {
     CheckName.VLLM: N_("vLLM mode"),
     CheckName.MODEL: N_("Tiny model"),
     CheckName.SWITCH: NP_("noun", "Loading"),
-    CheckName.ANSWER: N_("The model's answer"),
+    CheckName.ANSWER: N_("The model’s answer"),
     CheckName.REPLACE: N_("Switch"),
     CheckName.REFUSAL: N_("Refusal when memory is short"),
     CheckName.CLEAN: N_("Cleaning"),
@@ -918,7 +921,7 @@ LEDGER: Final[Mapping[str, str]] = {
     LedgerKind.CONTAINER: N_("container"),
     LedgerKind.LAUNCHER: N_("libraries shared by models"),
     LedgerKind.WORKER: N_("helper process"),
-    LedgerKind.FOREIGN: N_("another person's process"),
+    LedgerKind.FOREIGN: N_("another person’s process"),
     LedgerKind.UNATTRIBUTED: N_("unattributed"),
     LedgerKind.FREE: N_("free"),
 }

@@ -211,7 +211,7 @@ def _why_not(instance: Instance, now: float) -> Iterator[str]:
     if lease.until is not None and lease.runs(now):
         until = formats.moment(lease.until, now)
         left = formats.whole_duration(lease.until - now)
-        yield _("Leased until %(until)s, %(left)s left.", until=until, left=left)
+        yield _("Leased until %(until)s (%(left)s left).", until=until, left=left)
     if lease.reason:
         yield _("Purpose: %(reason)s.", reason=lease.reason)
     if instance.in_flight:
@@ -228,7 +228,7 @@ def _pending(instance: Instance, actor: str) -> str:
         return ""
     if asked.asker == actor:
         return _("You have already asked. The answer will appear on this page.")
-    return _("%(asker)s is already asking for this model. Wait for the owner's answer.", asker=asked.asker)
+    return _("%(asker)s is already asking for this model. Wait for the owner’s answer.", asker=asked.asker)
 
 
 @dataclass(frozen=True)

@@ -357,7 +357,7 @@ def _kind_word(layer: Layer) -> str:
     """What a name alone does not say."""
     if layer.name is None or layer.is_rest:
         return ""
-    return _("somebody else's processes") if layer.kind is LedgerKind.FOREIGN else ""
+    return _("somebody else’s processes") if layer.kind is LedgerKind.FOREIGN else ""
 
 
 def _layer_view(
