@@ -30,7 +30,7 @@ from webapp.domain.modes import NOT_INSTALLED, Mode
 from webapp.domain.operation import Evicted
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.planning.admission import AdmissionPolicy
-from webapp.domain.planning.planner import footprints_on
+from webapp.domain.planning.requirement import footprints_on
 from webapp.domain.planning.state import PlanningState
 from webapp.domain.queue import QueuedLaunch
 from webapp.domain.selftest import Witness

@@ -17,7 +17,7 @@ from webapp.domain.instance import MemoryReport
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import StepName
 from webapp.domain.plan import Plan
-from webapp.domain.planning.planner import needed_bytes
+from webapp.domain.planning.requirement import needed_bytes
 from webapp.domain.units import MIB, gib
 from webapp.errors import StoreUnavailable, WorkerSilent
 from webapp.runtimes.base import Probe

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode, Precision
 from webapp.domain.plan import Reach, SwitchRequest
 from webapp.domain.planning.alternatives import SMALLEST_TOKENS, TOKENS_STEP, largest
-from webapp.domain.planning.planner import FitChecker
-from webapp.domain.planning.state import PlanningState
+from webapp.domain.planning.candidates import check_devices, check_unload, tier_of
+from webapp.domain.planning.placement import openings
+from webapp.domain.planning.requirement import Requirement, requirement_of
+from webapp.domain.planning.state import DeviceGroup, PlanningState
+from webapp.domain.planning.verdict import may_ask
 from webapp.domain.recommend import Advice, Mark, Row, row_for
 from webapp.errors import UnknownModel
 from webapp.message import Message
@@ -46,6 +50,58 @@ def _within(reach: Reach, request: SwitchRequest, model: CachedModel, planning_s
     if fit_checker.free_bytes is None:
         return None
     return _AdviceSearch(fit_checker, model, row_for(fit_checker.free_bytes), planning_state).advice()
+
+
+class FitChecker:
+    """Whether forms of one request would fit anywhere they may go within one reach, by the plan's own arithmetic."""
+
+    def __init__(self, request: SwitchRequest, model: CachedModel, planning_state: PlanningState, reach: Reach) -> None:
+        """Raise UnknownDevice, UnknownInstance, InvalidRequest."""
+        check_devices(request, planning_state)
+        check_unload(request, planning_state)
+        self._model, self._planning_state, self._reach = model, planning_state, reach
+        self._readable = [g for g in tier_of(request, reach, planning_state).choices if g.is_readable]
+        self.request = request
+        """The request that is evaluated. If every candidate holds a protected model, evictions are assumed: memory is reported anyway."""
+        if not self._openings(request):
+            self.request = replace(request, interrupt_busy=True, override_reason="")
+
+    def _openings(self, request: SwitchRequest) -> list[DeviceGroup]:
+        tier = tier_of(request, self._reach, self._planning_state)
+        return openings(self._requirement(request), tier, request, self._planning_state)
+
+    def _requirement(self, request: SwitchRequest) -> Requirement:
+        return requirement_of(request, self._model, self._planning_state.calibration)
+
+    @property
+    def free_bytes(self) -> int | None:
+        """The most that the launch would find on one device, or on each of those that are named; ``None`` is unknown."""
+        least = [min(device.available_bytes or 0 for device in group.devices) for group in self._readable]
+        return max(least, default=None)
+
+    def fits(self, request: SwitchRequest) -> bool:
+        """Return whether ``request``, another form of the one in question, would not be refused for its memory or its options."""
+        if not may_ask(request, self._model):
+            return False
+        requirement = self._requirement(request)
+        return any(requirement.fits(group) for group in self._openings(request))
+
+    def shortfall(self, request: SwitchRequest) -> tuple[int, int, int]:
+        """Return (required, reserve, shortfall) for the candidate with the smallest shortfall."""
+        requirement = self._requirement(request)
+        found = [
+            max(
+                zip(requirement.shortfalls(group), requirement.needs(group.places), _reserves(group), strict=True),
+                key=itemgetter(0),
+            )
+            for group in self._openings(request) or self._readable
+        ]
+        missing, needed, reserve = min(found)
+        return needed, reserve, missing
+
+
+def _reserves(group: DeviceGroup) -> tuple[int, ...]:
+    return tuple(device.reserve_bytes for device in group.devices)
 
 
 @dataclass(frozen=True)
@@ -110,21 +166,16 @@ class _AdviceSearch:
         found = replace(least, tokens=self._most)
         if not self._fits(found):
             steps = largest(
-                [lambda n: self._shortfalls(replace(least, tokens=n * TOKENS_STEP))],
+                lambda n: self._fits(replace(least, tokens=n * TOKENS_STEP)),
                 -(-least.tokens // TOKENS_STEP),
                 (self._most - 1) // TOKENS_STEP,
             )
             found = replace(least, tokens=steps * TOKENS_STEP if steps else least.tokens)
-        batch = largest([lambda n: self._shortfalls(replace(found, batch=n))], 1, self._row.batch_size)
+        batch = largest(lambda n: self._fits(replace(found, batch=n)), 1, self._row.batch_size)
         return replace(found, batch=batch or 1)
 
     def _fits(self, found: _FittingRow) -> bool:
         return self._fit_checker.fits(found.on(self._fit_checker.request))
-
-    def _shortfalls(self, found: _FittingRow) -> int:
-        """The bytes that lack for something larger than what fits; 0 or less where nothing does."""
-        *_, missing = self._fit_checker.shortfall(found.on(self._fit_checker.request))
-        return missing
 
     def _held_back(self, found: _FittingRow, wanted: Mode) -> Iterator[Message]:
         """What the row would give and the memory does not."""

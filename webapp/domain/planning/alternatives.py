@@ -1,4 +1,4 @@
-"""Finds what would make a refused launch fit, cheapest for people first. Pure: each way is tried by the plan's own arithmetic."""
+"""The last step of planning: changes that make a refused launch fit, cheapest for people first. Pure: each is placed as a plan is."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
-from itertools import combinations, cycle, islice
-from typing import Protocol
+from itertools import combinations, islice
 
+from webapp.domain.instance import ANSWERING
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode, Precision
 from webapp.domain.plan import Eviction, Reach, SwitchRequest, WayOut
+from webapp.domain.planning.candidates import Tier, find_candidates, tier_of
+from webapp.domain.planning.placement import Placement, chosen, openings, roomiest, together
+from webapp.domain.planning.requirement import Requirement, requirement_of
+from webapp.domain.planning.state import DeviceGroup, PlanningState, held_on, promised_on
+from webapp.domain.planning.verdict import is_ruled_out
 from webapp.message import Message, Param
 
 SMALLEST_TOKENS = 256
@@ -54,42 +59,6 @@ class Missing:
         """Return whether it would do if as much came free on these devices."""
         shortfall = self.shortfall_bytes
         return self.short <= sum(0 < shortfall.get(device, 0) <= size for device, size in gives_bytes.items())
-
-
-Shortfall = Callable[[LaunchOptions], int]
-"""The bytes that lack for a launch with these options; 0 or less where it fits."""
-
-
-class FitProbe(Protocol):
-    """The plan's arithmetic on changed forms of the request that was refused."""
-
-    @property
-    def unload(self) -> tuple[Eviction, ...]:
-        """What the refused request would unload."""
-
-    def headrooms(self, request: SwitchRequest, reach: Reach) -> Sequence[Shortfall]:
-        """Return, for each choice of devices that ``request`` may take within ``reach``, what would lack there with other options.
-
-        One call is quick enough to search with. A choice where a model is in use that must not be interrupted is none.
-        """
-
-    def unloads(self, request: SwitchRequest) -> tuple[Eviction, ...] | None:
-        """Return what a plan of ``request`` unloads, ``None`` where it is refused."""
-
-    def takes(self, request: SwitchRequest) -> int:
-        """Return how many devices a plan of ``request`` takes."""
-
-    def together(self, request: SwitchRequest, more_than: int) -> tuple[str, ...] | None:
-        """Return the best GPUs to take together, more than ``more_than`` of them; ``None`` where none have the room."""
-
-    def resting(self, request: SwitchRequest) -> tuple[Resting, ...]:
-        """Return the models that answer on the devices that ``request`` may take and that it does not unload yet."""
-
-    def missing(self, request: SwitchRequest, short: int) -> Iterable[Missing]:
-        """Return what lacks for each number of devices that ``request`` may take; at the least, where devices differ.
-
-        Those may be left out where more than ``short`` devices still have to get room.
-        """
 
 
 class Cost(IntEnum):
@@ -151,60 +120,61 @@ def price(alternative: Alternative, actor: str | None) -> tuple[Cost, float]:
 
 
 def find_alternatives(
-    request: SwitchRequest, model: CachedModel, fit_probe: FitProbe, actor: str | None = None
+    request: SwitchRequest, refused: Placement, model: CachedModel, planning_state: PlanningState, actor: str | None
 ) -> tuple[WayOut, ...]:
-    """Return the changes to ``request`` that make it fit; what has to be confirmed for one of them is all that may refuse it."""
-    search = _AlternativeSearch(request, model, fit_probe, actor)
+    """Return the changes to ``request`` that make it fit, the cheapest first; each may still have to be confirmed by name."""
+    search = _AlternativeSearch(request, refused, model, planning_state, actor)
     found = sorted(search.alternatives(), key=lambda alternative: price(alternative, actor))
     return tuple(WayOut(alternative.message, alternative.request) for alternative in found)
 
 
-def largest(choices: Sequence[Callable[[int], int]], least: int, most: int) -> int | None:
-    """Return the largest of ``least`` to ``most`` that one of ``choices`` has room for; ``None`` where none has it even for the least.
-
-    Each of them says how much lacks, 0 or less where nothing does; for more never less.
-    """
-    best = None
-    for shortfall in choices:
-        found = _largest(shortfall, least if best is None else best + 1, most)
-        best = best if found is None else found
-    return best
-
-
-def _largest(shortfall: Callable[[int], int], least: int, most: int) -> int | None:
-    """By false position, since memory grows nearly evenly; each third step halves, in case it does not."""
-    if least > most or (headroom := -shortfall(least)) < 0:
+def largest(fits: Callable[[int], bool], least: int, most: int) -> int | None:
+    """Return the largest of ``least`` to ``most`` that fits, by bisection; ``None`` if not even the least does."""
+    if least > most or not fits(least):
         return None
-    if (short_by := shortfall(most)) <= 0:
+    if fits(most):
         return most
-    for halves in cycle((False, False, True)):
-        apart = most - least
-        if apart <= 1:
-            break
-        step = apart // 2 if halves else apart * headroom // (headroom + short_by)
-        tried = least + min(max(step, 1), apart - 1)
-        if (found := shortfall(tried)) <= 0:
-            least, headroom = tried, -found
-        else:
-            most, short_by = tried, found
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (middle, most) if fits(middle) else (least, middle)
     return least
 
 
 class _AlternativeSearch:
     """The search for one refused request."""
 
-    def __init__(self, request: SwitchRequest, model: CachedModel, fit_probe: FitProbe, actor: str | None) -> None:
-        self._request, self._model, self._fit_probe, self._actor = request, model, fit_probe, actor
-        self._going = {eviction.instance_id for eviction in fit_probe.unload}
+    def __init__(
+        self,
+        request: SwitchRequest,
+        refused: Placement,
+        model: CachedModel,
+        planning_state: PlanningState,
+        actor: str | None,
+    ) -> None:
+        self._request, self._model, self._planning_state, self._actor = request, model, planning_state, actor
+        self._evicted = {eviction.instance_id for eviction in refused.unload}
 
-    @cached_property
-    def _missing(self) -> tuple[Missing, ...]:
-        return tuple(self._fit_probe.missing(self._request, self._reached))
+    def _requirement(self, request: SwitchRequest) -> Requirement:
+        return requirement_of(request, self._model, self._planning_state.calibration)
 
-    @cached_property
-    def _reached(self) -> int:
-        """On how many devices two models that go give room, at the most."""
-        return 2 * max((len(each.gives_bytes) for each in self._willing), default=0)
+    def _openings(self, request: SwitchRequest, reach: Reach) -> list[DeviceGroup]:
+        tier = tier_of(request, reach, self._planning_state)
+        return openings(self._requirement(request), tier, request, self._planning_state)
+
+    def _fits(self, request: SwitchRequest, groups: Iterable[DeviceGroup]) -> bool:
+        requirement = self._requirement(request)
+        return any(requirement.fits(group) for group in groups)
+
+    def _chosen(self, request: SwitchRequest) -> DeviceGroup | None:
+        """Return where ``request`` would be placed; ``None`` if it would be refused, except for models to be confirmed."""
+        if not self._fits(request, self._openings(request, Reach.IDLE)):
+            return None
+        candidates = find_candidates(request, self._planning_state)
+        group = chosen(self._requirement(request), candidates, self._planning_state)
+        if group is None or group.is_kept_from(request):
+            return None
+        placed, anywhere = replace(request, devices=group.device_ids), request.devices is None
+        return None if is_ruled_out(placed, self._model, self._planning_state, anywhere=anywhere) else group
 
     def alternatives(self) -> Iterator[Alternative]:
         yield from self._other_device()
@@ -214,29 +184,31 @@ class _AlternativeSearch:
         yield from self._precision()
         yield from self._other_mode()
 
-    def _try(self, message: Message, request: SwitchRequest, cost: Cost, lost: float = 0.0) -> Iterator[Alternative]:
-        unload = self._fit_probe.unloads(request)
-        if unload is not None:
-            victims = tuple(eviction for eviction in unload if eviction.instance_id not in self._going)
+    def _try(
+        self, message: Message, request: SwitchRequest, cost: Cost, lost: float = 0.0, *, devices: int | None = None
+    ) -> Iterator[Alternative]:
+        """Yield ``request`` if it would be carried out, on ``devices`` devices at most."""
+        group = self._chosen(request)
+        if group is not None and (devices is None or len(group.devices) <= devices):
+            victims = tuple(eviction for eviction in group.unload if eviction.instance_id not in self._evicted)
             yield Alternative(message, request, cost, lost, victims)
 
     def _other_device(self) -> Iterator[Alternative]:
         """As many devices as were asked for, or fewer, and others."""
-        if self._request.devices is None:
-            return
-        changed = replace(self._request, devices=None)
-        alternatives = [*self._try(Message("way_out_other_device"), changed, Cost.NOTHING)]
-        if alternatives and self._fit_probe.takes(changed) <= len(self._request.devices):
-            yield from alternatives
+        if self._request.devices is not None:
+            changed, asked = replace(self._request, devices=None), len(self._request.devices)
+            yield from self._try(Message("way_out_other_device"), changed, Cost.NOTHING, devices=asked)
 
     def _several_devices(self) -> Iterator[Alternative]:
-        """More GPUs than were asked for; where nobody said how many, several have been tried already."""
+        """More GPUs than were asked for; if nobody named devices, several have been tried already."""
         if self._request.devices is None:
             return
-        chosen = self._fit_probe.together(self._request, len(self._request.devices))
-        if chosen is not None:
-            params: dict[str, Param] = {"count": len(chosen), "devices": ", ".join(chosen)}
-            changed = replace(self._request, devices=chosen)
+        candidates = find_candidates(self._request, self._planning_state)
+        asked = len(self._request.devices)
+        group = together(self._requirement(self._request), candidates, asked, self._planning_state)
+        if group is not None:
+            params: dict[str, Param] = {"count": len(group.devices), "devices": ", ".join(group.device_ids)}
+            changed = replace(self._request, devices=group.device_ids)
             yield from self._try(Message("way_out_devices", params), changed, Cost.SEVERAL_DEVICES)
 
     def _smaller(self) -> Iterator[Alternative]:
@@ -274,14 +246,13 @@ class _AlternativeSearch:
     def _most(
         self, request: SwitchRequest, change: Callable[[int], Mapping[str, int]], least: int, most: int
     ) -> int | None:
-        def short_by(shortfall: Shortfall) -> Callable[[int], int]:
-            return lambda n: shortfall(_changed(request.options, **change(n)))
-
         for reach in (Reach.CONFIRMED, Reach.IDLE):
-            found = largest(
-                [short_by(shortfall) for shortfall in self._fit_probe.headrooms(request, reach)], least, most
-            )
-            if found is not None:
+            groups = self._openings(request, reach)
+
+            def fits(n: int, groups: Sequence[DeviceGroup] = groups) -> bool:
+                return self._fits(_with(request, **change(n)), groups)
+
+            if (found := largest(fits, least, most)) is not None:
                 return found
         return None
 
@@ -298,7 +269,7 @@ class _AlternativeSearch:
         """The fewest bits for one request at a time, and the longest context that this leaves."""
         asked = request.options.max_tokens
         tokens: int | None = asked
-        if all(shortfall(request.options) > 0 for shortfall in self._fit_probe.headrooms(request, Reach.IDLE)):
+        if not self._fits(request, self._openings(request, Reach.IDLE)):
             tokens = self._longest(request)
         if tokens is not None:
             precision = request.options.precision.value
@@ -323,18 +294,18 @@ class _AlternativeSearch:
     def _unload_one(self) -> Iterator[Alternative]:
         shown = 0
         for each in self._willing:
-            if shown < UNLOADS_SHOWN and self._may_do(each.gives_bytes, len(each.gives_bytes)):
+            if shown < UNLOADS_SHOWN and self._may_do(each.gives_bytes):
                 alternatives = [*self._without((each,), _message_of(each))]
                 shown += len(alternatives)
                 yield from alternatives
 
     def _unload_two(self) -> Iterator[Alternative]:
         idle = [each for each in self._willing if each.in_flight == 0]
-        largest, devices = _largest_on_each(idle), 2 * max((len(each.gives_bytes) for each in idle), default=0)
-        if not self._may_do(_both(largest, largest), devices):
-            return
-        hopeful = [each for each in idle if self._may_do(_both(each, largest), devices)]
-        pairs = (pair for pair in combinations(hopeful, 2) if self._may_do(_both(*pair), devices))
+        pairs = (
+            (one, other)
+            for one, other in combinations(idle, 2)
+            if self._may_do(_both(one.gives_bytes, other.gives_bytes))
+        )
         for pair in islice(pairs, PAIRS_TRIED):
             alternatives = [*self._without(pair, _message_of_two(*pair))]
             if alternatives:
@@ -343,15 +314,19 @@ class _AlternativeSearch:
 
     @cached_property
     def _willing(self) -> list[Resting]:
-        """Who may be asked to go, in the order in which one would ask: the idle first, then own models, the longest idle first."""
-        candidates = [
-            r for r in self._fit_probe.resting(self._request) if self._request.interrupt_busy or r.in_flight == 0
-        ]
+        """The models that may be unloaded, in the order in which a person would ask: idle ones, then own ones, the longest idle first."""
+        resting = _resting(self._request, self._planning_state)
+        candidates = [each for each in resting if self._request.interrupt_busy or each.in_flight == 0]
         return sorted(candidates, key=lambda r: (r.in_flight != 0, r.owner != self._actor, -r.idle_s))
 
-    def _may_do(self, gives_bytes: Mapping[str, int], devices: int) -> bool:
-        """Whether as much, on so many devices at the most, could be enough on one of the choices: far cheaper to say than a plan."""
-        return any(missing.is_met(gives_bytes) for missing in self._missing if missing.short <= devices)
+    @cached_property
+    def _missing(self) -> tuple[Missing, ...]:
+        tier = find_candidates(self._request, self._planning_state).confirmed
+        return tuple(_missing(self._requirement(self._request), tier, self._request, self._planning_state))
+
+    def _may_do(self, gives_bytes: Mapping[str, int]) -> bool:
+        """Whether as much could be enough on one of the choices: a plan is tried only then."""
+        return any(missing.is_met(gives_bytes) for missing in self._missing)
 
     def _without(self, evicted: Sequence[Resting], message: Message) -> Iterator[Alternative]:
         ids = tuple(each.instance_id for each in evicted)
@@ -361,17 +336,46 @@ class _AlternativeSearch:
                 yield alternative
 
 
-def _both(one: Resting, other: Resting) -> Mapping[str, int]:
-    return Counter(one.gives_bytes) + Counter(other.gives_bytes)
+def _resting(request: SwitchRequest, planning_state: PlanningState) -> Iterator[Resting]:
+    """Yield the models that answer on the devices that ``request`` may take and that it does not unload yet."""
+    asked = planning_state.device_ids if request.devices is None else request.devices
+    for instance in planning_state.instances:
+        if instance.state in ANSWERING and instance.id not in request.unload and set(instance.devices) & set(asked):
+            used_at = max(instance.started_at, instance.last_used_at or 0)
+            yield Resting(
+                instance_id=instance.id,
+                model_id=instance.model_id,
+                owner=instance.owner,
+                idle_s=max(0.0, planning_state.now - used_at),
+                in_flight=instance.in_flight,
+                gives_bytes={
+                    d: held_on(instance, d, planning_state) + promised_on(instance, d, planning_state)
+                    for d in instance.devices
+                },
+            )
 
 
-def _largest_on_each(resting: Sequence[Resting]) -> Resting:
-    """A model that gives on each device what the largest there gives: who would not do beside it does beside none."""
-    gives: dict[str, int] = {}
-    for each in resting:
-        for device, size in each.gives_bytes.items():
-            gives[device] = max(size, gives.get(device, 0))
-    return Resting("", "", "", 0.0, 0, gives)
+def _missing(
+    requirement: Requirement, tier: Tier, request: SwitchRequest, planning_state: PlanningState
+) -> Iterator[Missing]:
+    """Yield what each number of devices is short of; of a mixture of GPUs the one that needs least stands for all."""
+    choices = [group for group in tier.choices if group.is_readable]
+    if request.devices is not None:
+        yield from (Missing(len(group.devices), _shortfalls(requirement, group)) for group in choices)
+        return
+    yield Missing(1, {d: shortfall for group in choices for d, shortfall in _shortfalls(requirement, group).items()})
+    for count in requirement.counts(len(tier.gpus)):
+        mixtures = roomiest(tier.gpus, count, planning_state)
+        needs = min(need for mixture in mixtures for need in requirement.needs(mixture.places))
+        yield Missing(count, {gpu.device_ids[0]: needs - gpu.narrowest for gpu in tier.gpus})
+
+
+def _shortfalls(requirement: Requirement, group: DeviceGroup) -> Mapping[str, int]:
+    return dict(zip(group.device_ids, requirement.shortfalls(group), strict=True))
+
+
+def _both(one: Mapping[str, int], other: Mapping[str, int]) -> Mapping[str, int]:
+    return Counter(one) + Counter(other)
 
 
 def _message_of(evicted: Resting) -> Message:

@@ -10,7 +10,7 @@ from itertools import islice, product
 from webapp.domain.memory import DeviceKind
 from webapp.domain.model import CachedModel
 from webapp.domain.plan import SwitchRequest
-from webapp.domain.planning.planner import needed_bytes
+from webapp.domain.planning.requirement import needed_bytes
 from webapp.domain.planning.sharing import counts
 from webapp.domain.planning.state import Headroom
 

@@ -104,11 +104,6 @@ class PlanningState:
         return {d: tuple(each for each in self.evictions if d in each.freed_bytes) for d in self.device_ids}
 
     @cached_property
-    def found(self) -> dict[tuple[str, tuple[str, ...]], DeviceGroup]:
-        """What there is on a device once some instances have gone, as ``site_of`` found it: many plans are tried on one world."""
-        return {}
-
-    @cached_property
     def _still_taking(self) -> Mapping[str, Mapping[str, int]]:
         growing = (i for i in self.instances if i.is_live and i.state is not InstanceState.STUCK)
         return {instance.id: instance.predicted_bytes for instance in growing}
@@ -146,7 +141,7 @@ def headrooms(planning_state: PlanningState, request: SwitchRequest | None = Non
 
 def _room(reading: Reading, planning_state: PlanningState, request: SwitchRequest | None) -> Headroom:
     there = planning_state.evictions_from[reading.device_id]
-    beside, alone = (most_bytes(site_of(reading, unload, planning_state).devices[0]) for unload in ((), there))
+    beside, alone = (most_bytes(_after(unload, reading, planning_state)) for unload in ((), there))
     own = [] if request is None else [e for e in there if e.goes(request, Reach.OWN)]
     if request is not None and any(e.is_kept_from(request) or e.is_unendable_for(request) for e in own):
         beside = None
@@ -163,30 +158,28 @@ class DeviceClass(NamedTuple):
     usable_bytes: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class DeviceGroup:
-    """One choice of devices as a launch finds it, once what goes there is gone."""
+    """One or several devices as a launch finds them after given evictions."""
 
     devices: tuple[DevicePlan, ...]
     """Their arithmetic before anything is launched."""
     headrooms: tuple[int, ...]
-    """The most that a launch may take on each; 0 where the memory is unknown."""
+    """The most that a launch may take on each; 0 if the memory is unknown."""
     places: tuple[DeviceClass, ...]
-    unsized: tuple[DeviceClass, ...]
-    """The places, however large they are."""
     unload: tuple[Eviction, ...]
 
-    @cached_property
+    @property
     def device_ids(self) -> tuple[str, ...]:
         """In their order."""
         return tuple(device.device_id for device in self.devices)
 
-    @cached_property
+    @property
     def narrowest(self) -> int:
-        """The room on the fullest of the devices."""
+        """The headroom on the fullest of the devices."""
         return min(self.headrooms)
 
-    @cached_property
+    @property
     def is_readable(self) -> bool:
         """Whether the memory of each is known."""
         return all(device.available_bytes is not None for device in self.devices)
@@ -196,17 +189,18 @@ class DeviceGroup:
         return any(eviction.is_kept_from(request) for eviction in self.unload)
 
 
-def joined(candidates: Sequence[DeviceGroup], planning_state: PlanningState) -> DeviceGroup:
-    """Return single devices taken together.
+def joined(groups: Sequence[DeviceGroup], planning_state: PlanningState) -> DeviceGroup:
+    """Return single devices as one group.
 
-    What each has does not depend on the others: of what goes for one of them, all that touches another goes from it too.
+    The figures of a device do not depend on the other devices: an eviction for one of them frees its memory on all of them.
     """
-    evicted = {eviction.instance_id for group in candidates for eviction in group.unload}
+    if len(groups) == 1:
+        return groups[0]
+    evicted = {eviction.instance_id for group in groups for eviction in group.unload}
     return DeviceGroup(
-        devices=tuple(group.devices[0] for group in candidates),
-        headrooms=tuple(group.headrooms[0] for group in candidates),
-        places=tuple(group.places[0] for group in candidates),
-        unsized=tuple(group.unsized[0] for group in candidates),
+        devices=tuple(group.devices[0] for group in groups),
+        headrooms=tuple(group.headrooms[0] for group in groups),
+        places=tuple(group.places[0] for group in groups),
         unload=tuple(eviction for eviction in planning_state.evictions if eviction.instance_id in evicted),
     )
 
@@ -268,17 +262,13 @@ def _eviction(instance: Instance, planning_state: PlanningState) -> Eviction:
     )
 
 
-def site_of(reading: Reading, unload: tuple[Eviction, ...], planning_state: PlanningState) -> DeviceGroup:
-    """Return a device as a launch finds it once ``unload``, which all touches it, is gone."""
-    key = (reading.device_id, tuple(eviction.instance_id for eviction in unload))
-    if key not in planning_state.found:
-        device, place = _once_gone(reading, unload, planning_state), place_of(reading)
-        unsized = place._replace(usable_bytes=0)
-        planning_state.found[key] = DeviceGroup((device,), (most_bytes(device) or 0,), (place,), (unsized,), unload)
-    return planning_state.found[key]
+def group_of(reading: Reading, unload: tuple[Eviction, ...], planning_state: PlanningState) -> DeviceGroup:
+    """Return one device after the evictions ``unload``, all of which free memory on it."""
+    device = _after(unload, reading, planning_state)
+    return DeviceGroup((device,), (most_bytes(device) or 0,), (place_of(reading),), unload)
 
 
-def _once_gone(reading: Reading, unload: Sequence[Eviction], planning_state: PlanningState) -> DevicePlan:
+def _after(unload: Sequence[Eviction], reading: Reading, planning_state: PlanningState) -> DevicePlan:
     device_id, policy, nothing = reading.device_id, planning_state.policy, Footprint(reading.device_id, ())
     freed = sum(eviction.freed_bytes.get(device_id, 0) for eviction in unload)
     reserve = policy.reserve_on(reading.total_bytes or 0)

@@ -14,8 +14,8 @@ from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.planning.fit import Fit, Needs, fit_of, needs_of
-from webapp.domain.planning.planner import may_ask
 from webapp.domain.planning.state import Headroom
+from webapp.domain.planning.verdict import may_ask
 from webapp.errors import InvalidRequest
 from webapp.message import Message
 from webapp.web import formats, words

@@ -5,27 +5,34 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import astuple, fields, replace
+from itertools import combinations
 from typing import Any
+from unittest import mock
 
 from tests.unit.domain.planning import random_worlds
 from tests.unit.domain.planning.random_worlds import World
 from tests.unit.domain.planning.reference import advise as old_advise
+from tests.unit.domain.planning.reference import candidates as old_candidates
 from tests.unit.domain.planning.reference import fit as old_fit
 from tests.unit.domain.planning.reference import planner as old_planner
 from tests.unit.domain.planning.reference import relief as old_relief
 from tests.unit.domain.planning.reference import state as old_state
 from tests.unit.domain.planning.reference.admission import AdmissionPolicy as OldPolicy
 from webapp.domain.plan import Plan
-from webapp.domain.planning import advise, fit, planner, relief, state
+from webapp.domain.planning import advise, fit, planner, relief, requirement, state, verdict
 from webapp.errors import WardenError
 
+OLD = (old_planner, old_fit, old_state, old_advise, old_relief, old_planner, old_planner)
+NEW = (planner, fit, state, advise, relief, requirement, verdict)
+"""The modules that answer, in the same order."""
 FIRST, LAST = (int(number) for number in os.environ.get("WARDEN_WORLDS", "0-299").split("-"))
 
 
 def answers(world: World, there: Any, with_modules: Any) -> Iterator[tuple[str, object]]:
     """Everything that planning says of a world, by name."""
-    planner, fit, state, advise, relief = with_modules
+    planner, fit, state, advise, relief, requirement, verdict = with_modules
     request, cached = world.request, world.planning_state.models
 
     def plan() -> object:
@@ -43,13 +50,13 @@ def answers(world: World, there: Any, with_modules: Any) -> Iterator[tuple[str, 
         for model in cached.values():
             changed = request if asked is not None else replace(request, devices=None)
             needs = fit.needs_of(changed, model, rooms)
-            yield "fit", (astuple(needs), fit.fit_of(needs, rooms).value, planner.may_ask(changed, model))
+            yield "fit", (astuple(needs), fit.fit_of(needs, rooms).value, verdict.may_ask(changed, model))
             if rooms:
-                yield "needed bytes", planner.needed_bytes(changed, model, rooms)
+                yield "needed bytes", requirement.needed_bytes(changed, model, rooms)
     asked_model = cached.get(request.model_id)
     if asked_model is not None and there.device_ids:
         devices = (*there.device_ids[:2], "gpu-7")
-        yield "footprints", planner.footprints_on(devices, request, asked_model, there.sample, there.calibration)
+        yield "footprints", requirement.footprints_on(devices, request, asked_model, there.sample, there.calibration)
 
 
 def _answer(ask: Callable[[], object]) -> object:
@@ -70,20 +77,46 @@ def old_world(here: state.PlanningState) -> old_state.PlanningState:
     return old_state.PlanningState(**values)
 
 
+@contextmanager
+def without_shortcuts() -> Iterator[None]:
+    """Let the old planner try every group of GPUs, those with the most room first.
+
+    It skipped groups that it took for no better: fewer GPUs if more of them were nearly as roomy, so a longer context could go unseen,
+    and, among like GPUs, all but the easiest. Which of equally good groups it took depended on that.
+    """
+
+    def every(pool: old_candidates._GpuPool, count: int, least_bytes: int) -> Iterator[old_state.DeviceGroup]:
+        by_room = sorted(pool.gpus, key=lambda gpu: -gpu.narrowest)
+        return (pool.joined(some) for some in combinations(by_room, count))
+
+    with (
+        mock.patch.object(old_candidates, "_outdoes", return_value=False),
+        mock.patch.object(old_candidates._GpuPool, "is_plain", False),
+        mock.patch.object(old_candidates._GpuPool, "combinations", every),
+    ):
+        yield
+
+
 def test_every_answer_is_the_one_of_the_old_planner() -> None:
     said: Counter[str] = Counter()
-    old, new = (old_planner, old_fit, old_state, old_advise, old_relief), (planner, fit, state, advise, relief)
+    otherwise = 0
     for seed in range(FIRST, LAST + 1):
         world = random_worlds.world(seed)
         there = replace(world.planning_state)
-        expected = list(answers(world, old_world(there), old))
-        for (name, was), (_, is_now) in zip(expected, answers(world, there, new), strict=True):
+        before, now = list(answers(world, old_world(there), OLD)), list(answers(world, there, NEW))
+        if now != before:
+            otherwise += 1
+            with without_shortcuts():
+                before = list(answers(world, old_world(there), OLD))
+        for (name, was), (_, is_now) in zip(before, now, strict=True):
             assert is_now == was, (seed, name)
-        said.update(_kinds(expected[0][1]))
-    unseen = {"fits", "tight", "not_enough_memory", "instance_leased", "instance_in_use", "confirmation_needed"} - {
+        said.update(_kinds(now[0][1]))
+    count = LAST - FIRST + 1
+    assert otherwise <= 2 + count // 100
+    missed = {"fits", "tight", "not_enough_memory", "instance_leased", "instance_in_use", "confirmation_needed"} - {
         *said
     }
-    assert not unseen or LAST - FIRST < 299, said
+    assert not missed or count < 300, said
 
 
 def _kinds(answer: object) -> Iterator[str]:
