@@ -171,7 +171,8 @@ _CAUSES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], str, _Ended], Lau
     (
         re.compile(
             rf"To serve at least one request with the model's max seq len \((?P<tokens>\d+)\), "
-            rf"\(?(?P<needed>{_NUMBER}) GiB KV cache is needed, which is larger than the available KV cache memory \((?P<available>{_NUMBER}) GiB\)"
+            rf"\(?(?P<needed>{_NUMBER}) GiB KV cache is needed, "
+            rf"which is larger than the available KV cache memory \((?P<available>{_NUMBER}) GiB\)"
         ),
         _kv_small,
     ),
