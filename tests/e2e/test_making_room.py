@@ -64,7 +64,7 @@ def test_a_colleagues_model_is_named_saved_and_then_unloaded(start_server: Start
     ivan.locator("[data-action=confirm-unload]").click()
     expect(ivan.locator("#operations [data-countdown]")).to_be_visible()
     expect(row(maria, "lab/one")).to_have_count(0, timeout=LOAD_MS)
-    expect(maria.locator("[data-notice]")).to_contain_text("unloading your model lab/one", timeout=NEWS_MS)
+    expect(maria.locator("[data-notice]")).to_contain_text("unloaded your model lab/one", timeout=NEWS_MS)
     (unloaded, *_) = server.get("/api/v1/operations?kind=unload")
     maria.goto(f"{server.url}/operations/{unloaded['id']}")
     maria.locator("[data-action=load-again]").click()
