@@ -35,7 +35,7 @@ def judge(needed_bytes: int, available_bytes: int, reserve_bytes: int, fits_perc
 
 
 def within_limit(free_bytes: int, own_bytes: int, limit_bytes: int | None) -> int:
-    """Return what may be taken: the free memory, or what the limit leaves beside ``own_bytes``, whichever is less."""
+    """Return what may be taken: the free memory, or what the limit leaves in addition to ``own_bytes``, whichever is less."""
     return free_bytes if limit_bytes is None else min(free_bytes, max(0, limit_bytes - own_bytes))
 
 

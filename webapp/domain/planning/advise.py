@@ -203,7 +203,7 @@ class _AdviceSearch:
         return Message("advice_free", {"free_bytes": free, "from_bytes": row.from_bytes})
 
     def _nothing(self) -> Advice:
-        """The least that could be asked for, and what lacks even for that."""
+        """The smallest configuration that could be requested, and how much memory even that is short of."""
         precision = self._precisions(Mode.TRANSFORMERS)[-1]
         least = _FittingRow(Mode.TRANSFORMERS, precision, min(SMALLEST_TOKENS, self._most), 1)
         needed, reserve, missing = self._fit_checker.shortfall(least.on(self._fit_checker.request))

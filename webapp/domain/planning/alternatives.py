@@ -45,7 +45,7 @@ class Resting:
 
 @dataclass(frozen=True)
 class Missing:
-    """A launch that wants ``count`` of some devices, with the bytes that lack on each; negative where there is room."""
+    """A launch that wants ``count`` of some devices, with the bytes that each is short of; negative if it has the room."""
 
     count: int
     shortfall_bytes: Mapping[str, int]
@@ -65,17 +65,17 @@ class Cost(IntEnum):
     """What a way costs, from nothing to what others feel."""
 
     NOTHING = 0
-    """Another device, where nobody has to go."""
+    """Another device, without evictions."""
     SEVERAL_DEVICES = 1
     """The same on more of them than were asked for."""
     OWN_OPTIONS = 2
     """A shorter context, fewer requests at once."""
     OWN_MODEL = 3
-    """An idle model of the person's own goes."""
+    """An idle model of the person's own is unloaded."""
     OTHERS_MODEL = 4
-    """An idle model of somebody else goes."""
+    """An idle model of another person is unloaded."""
     ALL_MODELS = 5
-    """All models go that stand there."""
+    """All models there are unloaded."""
     HALF_PRECISION = 6
     INT8 = 7
     OTHER_MODE = 8
@@ -95,17 +95,17 @@ class Alternative:
     message: Message
     request: SwitchRequest
     cost: Cost
-    """Of the change itself, whoever has to go for it."""
+    """Of the change alone, whatever is unloaded for it."""
     lost: float = 0.0
     """Of equal costs the smaller is offered first: the share of the options that is given up, or how recently a model was used."""
     victims: tuple[Eviction, ...] = ()
-    """Who goes for it and would not have gone for the request that was refused."""
+    """Evictions that this alternative adds to those of the refused request."""
 
 
 def price(alternative: Alternative, actor: str | None) -> tuple[Cost, float]:
     """Return what a way costs the people of the server, to sort by: the cheapest is the least.
 
-    1. Nothing is lost: another device, then several. Where models have to go for it, it costs what their going costs.
+    1. Nothing is lost: another device, then several. If models are unloaded for it, it costs what that costs.
     2. The person's own options: a shorter context or a smaller batch, whichever gives up the smaller share.
     3. Models: an own one that is idle, then other people's, the longest idle first; then all of them.
     4. The quality of the answers and how they come: 16 bits, INT8, the other mode, 4 bits, the smallest of all.
@@ -282,7 +282,7 @@ class _AlternativeSearch:
         yield from self._try(Message("way_out_mode", {"mode": mode.value}), changed, Cost.OTHER_MODE)
 
     def _unload(self) -> Iterator[Alternative]:
-        """Beside others: one model that goes, else two idle ones, else all; one in use only where the person allows that."""
+        """If others are kept: one model to unload, else two idle ones, else all; a used one only if the person allows that."""
         if not self._request.keep_others:
             return
         found = [*self._unload_one()] or [*self._unload_two()]
@@ -358,7 +358,7 @@ def _resting(request: SwitchRequest, planning_state: PlanningState) -> Iterator[
 def _missing(
     requirement: Requirement, tier: Tier, request: SwitchRequest, planning_state: PlanningState
 ) -> Iterator[Missing]:
-    """Yield what each number of devices is short of; of a mixture of GPUs the one that needs least stands for all."""
+    """Yield what each number of devices is short of; of a mixture of GPUs the smallest need counts for each."""
     choices = [group for group in tier.choices if group.is_readable]
     if request.devices is not None:
         yield from (Missing(len(group.devices), _shortfalls(requirement, group)) for group in choices)

@@ -1,4 +1,4 @@
-"""What giving memory back would change for a launch that lacks it: a clean-up, an emergency. Pure."""
+"""What freeing memory would change for a launch that is short of it: a clean-up, an emergency. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Relief:
 
 
 def relief_of(plan: Plan, instances: Sequence[Instance], sample: Sample | None) -> Relief:
-    """Return what would give ``plan`` the memory it lacks, by what is known of it: what is unknown helps nobody."""
+    """Return what would free the memory that ``plan`` is short of; unknown memory does not count."""
     if sample is None:
         return Relief(False, False)
     going = {eviction.instance_id for eviction in plan.unload}

@@ -94,7 +94,7 @@ class PlanningState:
     def evictions(self) -> tuple[Eviction, ...]:
         """Everything that can go: a dead instance has nothing to give back and is cleared away.
 
-        A stuck one stays: it survived every signal, and neighbours must not be unloaded time and again beside it.
+        A stuck one stays: it survived every signal, and other models must not be unloaded again and again because of it.
         """
         return tuple(_eviction(i, self) for i in self.instances if i.state is not InstanceState.STUCK)
 
@@ -141,12 +141,12 @@ def headrooms(planning_state: PlanningState, request: SwitchRequest | None = Non
 
 def _room(reading: Reading, planning_state: PlanningState, request: SwitchRequest | None) -> Headroom:
     there = planning_state.evictions_from[reading.device_id]
-    beside, alone = (most_bytes(_after(unload, reading, planning_state)) for unload in ((), there))
+    now, after = (most_bytes(_after(unload, reading, planning_state)) for unload in ((), there))
     own = [] if request is None else [e for e in there if e.goes(request, Reach.OWN)]
     if request is not None and any(e.is_kept_from(request) or e.is_unendable_for(request) for e in own):
-        beside = None
+        now = None
     return Headroom(
-        reading.device_id, reading.kind, usable_of(reading), beside, alone, reading.name, planning_state.calibration
+        reading.device_id, reading.kind, usable_of(reading), now, after, reading.name, planning_state.calibration
     )
 
 

@@ -39,7 +39,7 @@ class Decision:
     reasons: tuple[Message, ...]
     """Most important first, without the refusal."""
     overruled: Message | None
-    """The lack of memory that ``load_anyway`` passes over."""
+    """The memory shortfall that ``load_anyway`` overrides."""
 
     @property
     def is_short_of_memory(self) -> bool:
@@ -212,14 +212,14 @@ def _unendable(placed: Placement) -> WardenError | None:
 
 
 def _no_returns(placed: Placement) -> Iterator[Message]:
-    """What of the evicted would not come back, before anybody decides on it; what is refused for that is said by the refusal."""
+    """Evicted models that could not be loaded again; a refusal for that reason names them itself."""
     for eviction in placed.unload:
         if eviction.no_return is not None and not eviction.is_unendable_for(placed.request):
             yield Message("plan_no_return", {"model": eviction.model_id, "reason": eviction.no_return.code})
 
 
 def _unconfirmed(placed: Placement) -> WardenError | None:
-    """Other people's models that have to go and were not named."""
+    """Other people's models that would be unloaded and were not named."""
     evicted = [eviction for eviction in placed.unload if not eviction.is_confirmed_by(placed.request)]
     if not evicted:
         return None
