@@ -794,7 +794,7 @@ LEVELS: Final[Mapping[str, str]] = {
 }
 MODES: Final[Mapping[str, str]] = {Mode.TRANSFORMERS: "Transformers", Mode.VLLM: "vLLM"}
 PRECISIONS: Final[Mapping[str, str]] = {
-    Precision.AUTO: N_("Same as the files"),
+    Precision.AUTO: N_("As in the files"),
     Precision.FP16: "FP16",
     Precision.BF16: "BF16",
     Precision.FP32: "FP32",
