@@ -190,11 +190,11 @@ def _processes() -> set[int]:
 
 
 def _children() -> set[int]:
-    """The live children of this program: one that was started a moment ago has no environment yet."""
+    """The live children of this program that have no environment yet: they were started a moment ago."""
     found = set()
     for child in psutil.Process().children():
         with suppress(psutil.Error):  # it has ended meanwhile
-            if child.status() != psutil.STATUS_ZOMBIE:
+            if child.status() != psutil.STATUS_ZOMBIE and not any(_environment(child.pid)):
                 found.add(child.pid)
     return found
 

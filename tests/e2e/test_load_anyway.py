@@ -48,7 +48,7 @@ def test_without_scripts_it_is_a_page(browser: Browser, start_server: Start, cac
         page.locator("[data-action=load-anyway]").click()
         page.locator("[name=confirmed]").check()
         page.locator("[data-action=confirm-load-anyway]").click()
-        expect(page.locator("#say")).to_contain_text("начато")
+        expect(page.locator("#say")).to_contain_text("Операция начата")
         (operation,) = server.get("/api/v1/operations?limit=1")
         assert server.finished(operation["id"])["findings"][0]["message"]["code"] == "loaded_anyway"
     finally:

@@ -97,7 +97,7 @@ def test_a_removed_state_folder_leaves_a_model_alive_listed_and_in_reach(
     instance = server.becomes(server.instance_of("lab/one")["id"], "silent")
     assert instance["problem"]["code"] == "worker_cut_off"
     assert str(pid) in instance["problem"]["text"]
-    assert "holds" in refused_start(WardenServer(server.state, cache))
+    assert "uses" in refused_start(WardenServer(server.state, cache))
     assert server.worker_pids() == [pid]
 
     unloaded = server.finished(server.post(f"/api/v1/instances/{instance['id']}/unload").json()["id"])
