@@ -185,16 +185,22 @@ def _processes() -> set[int]:
     """Every live process of this run: descendants, and orphans that carry the run's mark."""
     if not STARTS.happened:
         return set()
-    mark = f"{MARK}={os.environ[MARK]}".encode()
-    return {pid for pid in psutil.pids() if pid != os.getpid() and mark in _environment(pid)} | _children()
+    mark, children = f"{MARK}={os.environ[MARK]}".encode(), _children()
+    return {pid for pid in psutil.pids() if pid != os.getpid() and _is_ours(pid, mark, children)}
+
+
+def _is_ours(pid: int, mark: bytes, children: set[int]) -> bool:
+    """Whether a process carries the mark, or is a child that was started a moment ago and has no environment yet."""
+    environment = _environment(pid)
+    return mark in environment or (pid in children and not any(environment))
 
 
 def _children() -> set[int]:
-    """The live children of this program that have no environment yet: they were started a moment ago."""
+    """The live children of this program."""
     found = set()
     for child in psutil.Process().children():
         with suppress(psutil.Error):  # it has ended meanwhile
-            if child.status() != psutil.STATUS_ZOMBIE and not any(_environment(child.pid)):
+            if child.status() != psutil.STATUS_ZOMBIE:
                 found.add(child.pid)
     return found
 
