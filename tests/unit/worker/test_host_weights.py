@@ -11,18 +11,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from webapp.worker import host_weights, memory
-from webapp.worker.fresh_pages import PAGE_BYTES, fresh_pages
 from webapp.worker.host_weights import THREADS, HostWeightsFile, Readers
 
 DTYPES = [*sorted(host_weights._DTYPES.values(), key=str), torch.uint16]  # the last is left to the library
 
 
-@pytest.fixture(params=["filled pages", "plain reads"])
-def make_readers(request: pytest.FixtureRequest) -> Iterator[Callable[..., Readers]]:
-    with ThreadPoolExecutor(THREADS) as pool, fresh_pages(huge_pages=Path("/dev/null")) as pages:
-        assert pages is not None
-        used = pages if request.param == "filled pages" else None
-        yield partial(Readers, pool, used, least_fresh_bytes=2 * PAGE_BYTES)
+@pytest.fixture
+def make_readers() -> Iterator[Callable[..., Readers]]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        yield partial(Readers, pool)
 
 
 @pytest.fixture
@@ -56,23 +53,14 @@ def test_a_tensor_larger_than_a_part_is_put_together(tmp_path: Path, make_reader
             assert _bytes(file.get_tensor(name)) == _bytes(library.get_tensor(name))
 
 
-@pytest.mark.parametrize("size", [2 * PAGE_BYTES, 3 * PAGE_BYTES - 1, 2**20 - 8, 2**20 + 4097, 9 * 2**20 + 1])
-@pytest.mark.parametrize("part_bytes", [PAGE_BYTES, 2**20 - 1, 4 * 2**20])
-def test_pages_at_the_edges_are_read_too(
+@pytest.mark.parametrize("size", [4095, 4096, 2**20 - 8, 9 * 2**20 + 1])
+@pytest.mark.parametrize("part_bytes", [4096, 2**20 - 1, 4 * 2**20])
+def test_the_last_part_is_read_too(
     size: int, part_bytes: int, tmp_path: Path, make_readers: Callable[..., Readers]
 ) -> None:
     content = torch.randint(0, 256, (size,), dtype=torch.uint8)
     path = _saved(tmp_path / "x.safetensors", {"before": torch.ones(3), "it": content})
     assert torch.equal(HostWeightsFile(path, make_readers(part_bytes=part_bytes)).get_tensor("it"), content)
-
-
-def test_pages_that_were_touched_before_are_read(tmp_path: Path, make_readers: Callable[..., Readers]) -> None:
-    content = torch.randint(0, 256, (5 * 2**20 + 3,), dtype=torch.uint8)
-    (tmp_path / "x").write_bytes(_bytes(content))
-    into = torch.empty(len(content), dtype=torch.uint8)
-    into[:: 3 * 2**20] = 7
-    make_readers(part_bytes=2**20).fill(tmp_path / "x", 0, into)
-    assert torch.equal(into, content)
 
 
 def test_weights_count_as_the_process_s_own_memory(tmp_path: Path, threads: Readers) -> None:
