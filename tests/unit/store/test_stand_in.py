@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,14 @@ KEPT = operation(1)
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     with small_disk(tmp_path / "disk") as disk:
         yield disk
+
+
+@pytest.fixture(autouse=True)
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder in memory for the copies of this test only: other tests make theirs at the same time."""
+    with tempfile.TemporaryDirectory(dir=stand_in.IN_MEMORY) as folder:
+        monkeypatch.setattr(stand_in, "IN_MEMORY", Path(folder))
+        yield
 
 
 @pytest.fixture
