@@ -35,7 +35,7 @@ EMPTY = Snapshot(
 
 @pytest.fixture
 def still(bench: Bench) -> Iterator[Bench]:
-    """A server whose readings do not come any more, so that nothing changes by itself."""
+    """A server whose readings have stopped, so that nothing changes without a request."""
     bench.monitor.miss(1000)
     yield bench
     bench.monitor.miss(0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.engine.server import wait_for
 from webapp.domain.memory import DeviceKind
 from webapp.domain.modes import LaunchOptions
 from webapp.errors import UnknownInstance, WardenError, WorkerDied, WorkerGarbled, WorkerSilent
@@ -45,16 +46,13 @@ def spec(instance_id: str = "one") -> LaunchSpec:
 
 
 def until(runtime: TransformersRuntime, state: ProbeState) -> Probe:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
+    def probed() -> Probe | None:
+        with suppress(WorkerSilent):
             probe = runtime.probe("one")
-        except WorkerSilent:
-            continue
-        if probe.state is state:
-            return probe
-        time.sleep(0.02)
-    raise AssertionError("\n".join(runtime.log_tail("one", 20)))
+            return probe if probe.state is state else None
+        return None
+
+    return wait_for(probed, 20, lambda: "\n".join(runtime.log_tail("one", 20)))
 
 
 def error_of(runtime: TransformersRuntime) -> WardenError:
