@@ -104,6 +104,7 @@ def test_without_the_extra_of_transformers_the_demo_model_is_refused(
 def hide(monkeypatch: pytest.MonkeyPatch, mode: Mode) -> None:
     """Let one library of the mode be missing."""
     missing = extras.LIBRARIES[mode][-1]
+    monkeypatch.setattr(extras, "are_installed", extras.are_installed.__wrapped__)  # without what is known already
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == missing else find_spec(name))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from typing import Final
 
@@ -14,6 +15,7 @@ LIBRARIES: Final = {
 """Without them a mode cannot be used. bitsandbytes is not among them: only quantized models need it."""
 
 
+@cache
 def are_installed(mode: Mode) -> bool:
-    """Whether the extra of ``mode`` is installed."""
+    """Whether the extra of ``mode`` is installed. Asked of the disk once: each plan and each snapshot want to know."""
     return all(find_spec(name) is not None for name in LIBRARIES[mode])
