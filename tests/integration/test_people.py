@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.engine.server import ROOT, WardenServer, running
+from tests.engine.server import ROOT, WardenServer, running, wait_for
 from webapp.domain.people import Role
 from webapp.services import open_accounts
 from webapp.settings import Settings
@@ -114,6 +114,9 @@ def test_an_administrator_is_written_where_the_warden_runs_and_nowhere_else(tmp_
         where = f"State folder {tmp_path / 'state'}, database {tmp_path / 'state' / 'warden.db'}: "
         assert where + f"Warden is running (process {process.pid})." in made.stderr
         assert made.stdout == "boss is administrator.\n"
-        assert httpx.get(f"{server.url}/api/v1/status", verify=False).status_code == 401
+        # a Warden that had no administrator looks for one once a second
+        wait_for(
+            lambda: httpx.get(f"{server.url}/api/v1/status", verify=False).status_code == 401, 3, lambda: "still open"
+        )
     stopped = warden(tmp_path / "state", "users", "list")
     assert where + "Warden is not running." in stopped.stderr

@@ -33,8 +33,8 @@ from webapp.worker.engine import LoadedModel, Progress
 from webapp.worker.libraries import TorchEngine
 from webapp.worker.program import Program, enter, main
 
-ROOM_BYTES = 24 * 2**20
-"""What is left to a process that is to run out of memory: enough for threads and tokenizers, not for weights."""
+ROOM_BYTES = 96 * 2**20
+"""What is left to a process that is to run out of memory: enough for threads (8 MiB each), not for 250 MB of weights."""
 POLL_S = 0.02
 NEVER_LOADED = ("dies_in_load", "hangs_in_load")
 """Faults that need no libraries: nothing is ever loaded, and importing takes seconds."""
