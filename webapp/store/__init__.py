@@ -1,1 +1,1 @@
-"""Everything that outlives a restart: one repository a subject, over one database."""
+"""Everything that outlives a restart: one repository per subject, over one database."""

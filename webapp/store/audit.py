@@ -1,5 +1,4 @@
-"""The record of who did what in the database: entries are added, read, and dropped when they are old. Nothing changes
-one."""
+"""The audit trail in the database: entries are added, read, and deleted when they are old, but never changed."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class AuditRepository:
-    """The record in a database. Every method raises StoreUnavailable if the database does not answer."""
+    """The audit trail of a database. Every method raises StoreUnavailable if the database does not answer."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -55,13 +54,13 @@ class AuditRepository:
         return tuple(_readable(rows))
 
     def people(self) -> tuple[str, ...]:
-        """Return the names of all who did something, by name; the empty one is who was not signed in."""
+        """Return the sorted names of everybody with an entry; the empty name covers requests without a sign-in."""
         with self._database.begin() as connection:
             names = connection.execute(select(audit.c.doer).distinct()).scalars().all()
         return tuple(sorted(names, key=str.lower))
 
     def prune(self, before: float) -> int:
-        """Drop the entries that are older than ``before`` and return how many went."""
+        """Delete the entries older than ``before`` and return how many were deleted."""
         with self._database.begin() as connection:
             return connection.execute(delete(audit).where(audit.c.at < before)).rowcount
 

@@ -30,10 +30,10 @@ from webapp.store.urls import sqlite_file, usable
 log = logging.getLogger(__name__)
 
 PROMPT_S = 0.9
-"""How long a write that somebody waits for may take: an answer comes within a second, with the reason."""
+"""How long a write may take while a person waits for it: an answer, or the reason for a failure, comes within a second."""
 
 WRITTEN_BY_A_RUN = (timeline, operations)
-"""Tables that only a running Warden writes; accounts are written in a terminal too."""
+"""Tables that only a running Warden writes; accounts are also written from a terminal."""
 
 
 class Database:
@@ -46,7 +46,7 @@ class Database:
         self._files: Files = None
         """Which files are open; SQLite only."""
         self._writing = threading.Lock()
-        """Held during a durable write: SQLite lets writers that wait for one another starve."""
+        """Held during a durable write: SQLite does not queue waiting writers, so one of them could starve."""
         self._has_failed = False
         """Whether a transaction has failed since the last durable write that succeeded."""
         self._unopened: StoreUnavailable | None = None
@@ -55,7 +55,7 @@ class Database:
     # Opening and closing
 
     def open(self) -> None:
-        """Connect and bring the tables to the present revision.
+        """Connect and bring the tables to the current revision.
 
         Raises:
             ConfigurationError: the URL cannot be used.
@@ -76,9 +76,9 @@ class Database:
         self._engine, self._files = engine, files_at(file)
 
     def open_or_read(self) -> StoreUnavailable | None:
-        """Open; if the disk takes nothing, read from a copy until it does (``look``) and return why nothing is kept.
+        """Open; if the disk cannot be written, read from a copy until it can be (``look``), and return the reason.
 
-        Raises as ``open`` does if the disk is not the cause, or if no other disk takes the copy.
+        Raises as ``open`` does if the disk is not the cause, or if there is no other disk with room for the copy.
         """
         try:
             self.open()
@@ -98,7 +98,7 @@ class Database:
         return None
 
     def has_served(self) -> bool:
-        """Return whether a Warden has run with this database; needs no ``open``, and creates nothing.
+        """Return whether a Warden has run with this database; needs no ``open`` and creates nothing.
 
         Raises:
             ConfigurationError: the URL cannot be used.
@@ -133,7 +133,7 @@ class Database:
 
     @contextmanager
     def begin(self, busy_s: float = BUSY_TIMEOUT_S) -> Iterator[Connection]:
-        """Give a transaction. Raises StoreUnavailable, also for what fails inside."""
+        """Open a transaction and yield its connection. Raises StoreUnavailable, also for what fails inside."""
         engine = self._engine
         if engine is None:
             raise StoreUnavailable(reason="the database is not open", trouble=StoreTrouble.FAILED.value)
@@ -152,7 +152,7 @@ class Database:
 
     @contextmanager
     def durable(self) -> Iterator[Connection]:
-        """Give a transaction for what people rely on: it fails within ``PROMPT_S``, or is in the file at the path.
+        """Open a transaction for data that people rely on: it fails within ``PROMPT_S`` or is on the disk.
 
         Raises StoreUnavailable, also for what fails inside.
         """
@@ -175,9 +175,9 @@ class Database:
     # A database that was deleted or replaced, or has failed
 
     def look(self) -> bool:
-        """Return whether the file was deleted or replaced and is open anew; after a failed transaction, try to write.
+        """Reopen a deleted or replaced file and return whether there was one; after a failed transaction, try a write.
 
-        A deleted file is written again with everything it held: it can be read as long as it is open.
+        A deleted file is restored with all its contents, which stay readable as long as the file is open.
 
         Raises StoreUnavailable: nothing can be written now.
         """
@@ -208,9 +208,9 @@ class Database:
             raise gone(self._file, exc.params["reason"]) from exc
 
     def _restore(self, file: Path) -> None:
-        """Copy the deleted file, which is still open, back to its path. A file that cannot be read is given up.
+        """Copy the deleted file, which is still open, back to its path. Contents that cannot be read are lost.
 
-        Raises StoreUnavailable: it cannot be copied now; its contents stay readable until it can be.
+        Raises StoreUnavailable: it cannot be copied now; its contents stay readable for the next attempt.
         """
         engine, copy = self._engine, Path(f"{file}.new")
         assert engine is not None
@@ -235,7 +235,7 @@ class Database:
         return sqlite_file(make_url(self._url))
 
     def _is_replaced(self) -> bool:
-        """Whether the open file is no longer the one at the path; a write into it would not be found again."""
+        """Whether the open file is no longer the one at the path: a write to it would be lost."""
         return self._files is not None and files_at(self._file) != self._files
 
     def _refuse_replaced(self) -> None:

@@ -1,10 +1,10 @@
 """Frozen dataclasses as JSON and back, exactly.
 
-A document outlives the class that wrote it: an unknown key is ignored and a missing one takes the field's default, so
+A document outlives the class that wrote it: an unknown key is ignored and a missing one gets the field's default, so
 fields may be added and removed without a migration.
 
-This is no pydantic ``TypeAdapter`` because of lone surrogates, which names of processes and people may contain: its strict
-mode refuses a JSON text with one, and its lax mode turns values of the wrong type into others instead of refusing them.
+This is no pydantic ``TypeAdapter`` because of lone surrogates, which names of processes and people may contain: its
+strict mode refuses a JSON text with one, and its lax mode converts values of the wrong type instead of refusing them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def load(cls: type[T], text: str) -> T:
 
 
 def _plain(value: object) -> object:
-    """Return ``value`` as what ``json`` knows."""
+    """Return ``value`` in types that ``json`` can write."""
     if isinstance(value, Enum):
         return value.value
     if value is None or isinstance(value, str | int | float):
@@ -81,7 +81,7 @@ def _read(annotation: Any, raw: Any) -> Any:
 
 
 def _read_union(members: tuple[Any, ...], raw: Any) -> Any:
-    """Return ``raw`` as the first member that takes it, with its own type before one that it could be turned into."""
+    """Return ``raw`` as the first member that accepts it; a member of its own type is tried before a conversion."""
     if type(raw) in members:
         return raw
     problems = []
@@ -108,7 +108,7 @@ def _read_mapping(member: Any, raw: Any) -> dict[str, Any]:
 
 
 def _read_scalar(annotation: type, raw: Any) -> Any:
-    """Return ``raw`` as it is; an int may stand where a float is declared, as in Python."""
+    """Return ``raw`` as it is; an int is accepted for a float, as in Python."""
     if type(raw) is annotation or (annotation is float and type(raw) is int):
         return raw
     raise TypeError(f"{annotation.__name__} was expected, not {type(raw).__name__}")

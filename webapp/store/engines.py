@@ -14,12 +14,12 @@ from webapp.store.urls import misconfigured, shown_database
 BUSY_TIMEOUT_S = 5.0
 """How long a write waits for another process's write, SQLite only."""
 POOL_TIMEOUT_S = 3.0
-"""How long a thread waits for a connection while the others use all, PostgreSQL only."""
+"""How long a thread waits for a free connection of the pool, PostgreSQL only."""
 DEADLINES: Mapping[str, int] = {"connect_timeout": 3, "tcp_user_timeout": 5000}
-"""libpq's, in seconds and milliseconds: a host that does not answer holds no request for minutes. The URL's own
-values win."""
+"""libpq's deadlines, in seconds and in milliseconds: without them an unresponsive host would block a request for
+minutes. Values in the URL take precedence."""
 EXTRAS = {"psycopg": "'warden[postgresql]'"}
-"""The extras of the package that have a driver."""
+"""The extra of the package that installs each driver."""
 STATEMENT_TIMEOUT = "-c statement_timeout=5000"
 
 
@@ -40,8 +40,8 @@ def make_engine(url: URL) -> Engine:
 
 
 def postgresql_options(url: URL) -> dict[str, Any]:
-    """Return the arguments of a PostgreSQL engine. The URL's own values win: of two ``-c`` options libpq takes the
-    later one."""
+    """Return the arguments of a PostgreSQL engine. Values in the URL take precedence: of two ``-c``
+    options libpq uses the later one."""
     own = url.query.get("options", "")
     options = own if isinstance(own, str) else " ".join(own)
     missing = {name: value for name, value in DEADLINES.items() if name not in url.query}
@@ -50,7 +50,7 @@ def postgresql_options(url: URL) -> dict[str, Any]:
 
 
 def only_read(engine: Engine) -> None:
-    """Let no connection of an SQLite engine write from now on; those that are open are closed."""
+    """Make an SQLite engine read-only: open connections are closed, and new ones cannot write."""
     engine.dispose()
     event.listen(engine, "connect", _refuse_writes)
 
@@ -63,8 +63,8 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
     # Python's driver opens transactions late and never around DDL, so a crash would leave half a migration: Warden
     # begins its own.
     connection.isolation_level = None
-    # FULL: in WAL mode nothing less brings a commit to the disk before it returns, and a confirmed write outlives a
-    # power failure.
+    # In WAL mode only FULL brings a commit to the disk before it returns, and a confirmed write has to survive a power
+    # failure.
     for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON"):
         connection.execute(statement)
 

@@ -16,12 +16,12 @@ from webapp.folders import disk_trouble
 from webapp.store.migrate import ForeignDatabase, NewerDatabase
 
 SPACE_BYTES = 64 * 1024
-"""With less than this free, a full disk is why SQLite cannot write: its smallest files take half of it."""
+"""If less than this is free, SQLite cannot write because the disk is full: its smallest files take half of it."""
 
 
 @contextmanager
 def translated(file: Path | None) -> Iterator[None]:
-    """Turn what SQLAlchemy, its driver and the migrations raise into StoreUnavailable; ``file`` is SQLite's."""
+    """Turn what SQLAlchemy, its driver and the migrations raise into StoreUnavailable; ``file`` is that of SQLite."""
     try:
         yield
     except NewerDatabase as exc:
@@ -84,7 +84,7 @@ def _is_full(file: Path | None) -> bool:
 
 
 def _reason(error: SQLAlchemyError, file: Path | None) -> str:
-    """Return the driver's own words, the place, and what to do; never the statement's values or a password."""
+    """Return the driver's message, the file, and what to do; never a statement's values or a password."""
     detail = " ".join(str(error.orig if isinstance(error, DatabaseError) else error).split())
     if file is None:
         return f"{detail}; check that the database server runs and WARDEN_DATABASE_URL is right"

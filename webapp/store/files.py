@@ -9,8 +9,8 @@ from webapp.folders import make_private
 from webapp.store.failures import unusable_file
 
 Files = tuple[tuple[int, int] | None, ...] | None
-"""Device and inode of a database and its journal, each ``None`` if the file is missing; ``None`` as a whole: not
-SQLite."""
+"""Device and inode of a database and its journal, each ``None`` if the file is missing; ``None`` as a whole if
+the database is not SQLite."""
 
 
 def files_at(file: Path | None) -> Files:
@@ -27,8 +27,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def remove_journal(file: Path | None, was: Files) -> None:
-    """Remove the journal of a database that is no longer at the path: SQLite would write its pages into the one that
-    is."""
+    """Remove the journal of a database that is no longer at the path: SQLite would write its pages into the new
+    database."""
     now = files_at(file)
     if now is None or was is None or now[0] == was[0] or now[1] != was[1]:
         return

@@ -1,4 +1,4 @@
-"""Leases in the database: the terms on which instances are held."""
+"""Leases in the database: how long and on which terms each instance is held."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measured launches in the database, the newest of each kind."""
+"""Measured launches in the database: the newest ones of each kind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MeasurementRepository:
         self._database = database
 
     def save_measurement(self, measurement: Measurement, keep: int) -> None:
-        """Keep a measurement, and of its kind of launch only the newest ``keep``."""
+        """Store a measurement and keep only the newest ``keep`` of its kind of launch."""
         kind = dump(measurement.kind)
         same = table.c.kind == kind
         newest = select(table.c.taken_at).where(same).order_by(table.c.taken_at.desc()).limit(keep)

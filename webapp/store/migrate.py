@@ -1,4 +1,4 @@
-"""Bringing a database to the revision that this version of Warden works with."""
+"""Migrate a database to the revision that this version of Warden works with."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 
 
 _MISFIT = re.compile("already exists|duplicate column|no such (table|column)|does not exist", re.IGNORECASE)
-"""What SQLite and PostgreSQL say of a revision that does not fit the tables; a full disk or a lock is said
-otherwise."""
+"""The messages of SQLite and PostgreSQL for a revision that does not match the tables; a full disk and a lock have
+others."""
 
 
 class NewerDatabase(Exception):
-    """The database has a later revision than this version of Warden knows; ``str()`` names both."""
+    """The database's revision is later than any that this version of Warden knows; ``str()`` names both."""
 
 
 class ForeignDatabase(Exception):
-    """The revision, or the tables, are those of no released version of Warden; ``str()`` says what does not fit."""
+    """The revision, or the tables, are those of no released version of Warden; ``str()`` says what does not match."""
 
 
 def migrate(connection: Connection) -> None:
-    """Make or run what is missing, inside the connection's transaction; an up-to-date database costs two small reads.
+    """Create the tables or run the missing revisions, inside the connection's transaction.
+
+    A current database costs two small reads.
 
     Raises:
         NewerDatabase: a newer Warden has migrated it.
         ForeignDatabase: its revision or its tables are not those of any version up to this one.
     """
-    if connection.dialect.name == "postgresql":  # no request waits for it, and a new index may take longer than one may
+    if connection.dialect.name == "postgresql":  # no request waits for this, and a new index may take longer
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
     tables = inspect(connection).get_table_names()
     if not tables:
@@ -50,7 +52,7 @@ def _revision(connection: Connection, tables: Collection[str]) -> str | None:
 
 
 def _make(connection: Connection) -> None:
-    """Make the newest tables in an empty database, marked as if every revision had been run."""
+    """Create the current tables in an empty database, marked as if every revision had been run."""
     metadata.create_all(connection, checkfirst=False)
     revisions.create(connection)
     connection.execute(insert(revisions).values(version_num=HEAD))

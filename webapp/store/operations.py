@@ -1,4 +1,4 @@
-"""Operations in the database: one document each, beside the columns that they are searched by."""
+"""Operations in the database: one document each, with columns that repeat the fields to search by."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from webapp.store.texts import column_text
 from webapp.store.upsert import upsert
 
 PRUNED_AT_ONCE = 500
-"""Old operations that are deleted in one transaction: no other write waits for more."""
+"""How many old operations one transaction deletes; it bounds how long other writes wait."""
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -49,7 +49,7 @@ class OperationRepository:
                 upsert(connection, operation_requests, _request_row(operation))
 
     def drop_operation(self, operation_id: str) -> None:
-        """Delete an operation that was not begun after all; idempotent."""
+        """Delete an operation that was never started; idempotent."""
         with self._database.durable() as connection:
             connection.execute(delete(table).where(table.c.id == column_text(operation_id)))
 
@@ -59,7 +59,7 @@ class OperationRepository:
         return self._one(select(table.c.id, table.c.document).where(table.c.id == column_text(operation_id)))
 
     def operation_of_request(self, actor: str, request_id: str) -> Operation | None:
-        """Return the operation that ``actor`` began under ``request_id`` or ``None``; raises as ``operation`` does."""
+        """Return the operation that ``actor`` started with ``request_id`` or ``None``; raises as ``operation`` does."""
         sent = operation_requests.c
         query = select(table.c.id, table.c.document).join(operation_requests, sent.operation_id == table.c.id)
         return self._one(query.where(sent.actor == column_text(actor), sent.request_id == request_id))
@@ -91,11 +91,11 @@ class OperationRepository:
         return self._select(_newest(*conditions).limit(limit))
 
     def running(self) -> tuple[Operation, ...]:
-        """Return every operation that was kept as running, newest first."""
+        """Return every operation that is stored as running, newest first."""
         return self._select(_newest(table.c.state == OperationState.RUNNING.value))
 
     def values(self) -> OperationValues:
-        """Return what the kept operations can be filtered by."""
+        """Return the values by which the stored operations can be filtered."""
         columns = (table.c.kind, table.c.actor, table.c.model_id, table.c.state)
         with self._database.begin() as connection:
             rows = connection.execute(select(*columns).distinct()).all()
@@ -119,7 +119,7 @@ class OperationRepository:
             return tuple(reversed(connection.execute(query).scalars().all()))
 
     def events(self, ids: Collection[str]) -> tuple[Event, ...]:
-        """Return those of the operations that can be read, in any order."""
+        """Return the operations with these ids that can be read, in any order."""
         with self._database.begin() as connection:
             rows = connection.execute(select(table).where(table.c.id.in_(ids))).all()
         return tuple(readable(rows, _event, "operation {row.id}"))
@@ -135,7 +135,7 @@ def _newest(*conditions: ColumnElement[bool]) -> Select[Any]:
 
 
 def _members(of: type[E], found: set[str]) -> tuple[E, ...]:
-    """Return the members of a closed set that were found, in its own order; values of a later version are left out."""
+    """Return the members of an enum that were found, in the enum's order; values of a later version are left out."""
     return tuple(member for member in of if member.value in found)
 
 
@@ -162,8 +162,8 @@ def _request_row(operation: Operation) -> dict[str, str | None]:
 
 
 def _event(row: Row[Any]) -> Event:
-    """Return what a mark needs of an operation. Raises DocumentError. Reading the whole document would take ten times
-    as long."""
+    """Return what a mark on the timeline needs of an operation. Raises DocumentError. Parsing the whole document would
+    take ten times as long."""
     try:
         document = json.loads(row.document)
         unloaded = [receipt["device_id"] for receipt in document.get("receipts", ())]

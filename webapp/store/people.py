@@ -1,6 +1,6 @@
-"""Accounts, sessions, invitations and API tokens in the database. What opens something is kept as a hash alone.
+"""Accounts, sessions, invitations and API tokens in the database. Secrets are stored only as hashes.
 
-Every transaction takes invitations first, then people, then sessions and tokens, so that no two wait for each other.
+Every transaction locks invitations first, then people, then sessions and tokens, so that no two can deadlock.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ class PeopleRepository:
         return tuple(person_of(row) for row in rows)
 
     def person(self, name: str) -> Person | None:
-        """Return the account of ``name``, written in capitals or not."""
+        """Return the account of ``name``, compared without case."""
         with self._database.begin() as connection:
             row = connection.execute(select(people).where(_named(name))).first()
         return None if row is None else person_of(row)
 
     def credentials(self, name: str) -> tuple[Person, str] | None:
-        """Return an account and the hash of its password; ``None`` where there is no such account or it has no
+        """Return an account and the hash of its password; ``None`` if there is no such account or it has no
         password."""
         with self._database.begin() as connection:
             row = connection.execute(select(people).where(_named(name))).first()
         return None if row is None or row.password_hash is None else (person_of(row), row.password_hash)
 
     def has_administrator(self) -> bool:
-        """Return whether an administrator's account is in force."""
+        """Return whether there is an administrator whose account is enabled."""
         with self._database.begin() as connection:
             return connection.execute(select(people.c.id).where(*_ADMINISTRATES).limit(1)).first() is not None
 
     def add_person(self, person: Person, password_hash: str | None) -> None:
-        """Keep a new account. Raises NameInUse."""
+        """Store a new account. Raises NameInUse."""
         with _one_name(person.name), self._database.begin() as connection:
             _add(connection, person, password_hash)
 
     def set_role(self, person_id: str, role: Role) -> None:
-        """Change a role; below an administrator's, open invitations of the person go. Raises UnknownPerson,
+        """Change a role; a person who is no longer an administrator loses their open invitations. Raises UnknownPerson,
         LastAdministrator."""
         with self._database.begin() as connection:
             if role is not Role.ADMINISTRATOR:
@@ -81,13 +81,13 @@ class PeopleRepository:
                 _take_back_invitations(connection, person_id)
                 _keep_an_administrator(connection, person_id)
             _change(connection, person_id, disabled=disabled)
-            if disabled:  # after the change, which waits for a sign-in that has begun: its session goes too
+            if disabled:  # after the change, which waits for a sign-in in progress, so that its session is deleted too
                 connection.execute(delete(sessions).where(sessions.c.person_id == person_id))
 
     def set_password(self, person_id: str, password_hash: str, old_hash: str | None = None) -> None:
         """Change a password and end all sessions of the person. Raises UnknownPerson.
 
-        With ``old_hash`` it raises SignInFailed instead, where that is the person's no more or the account is disabled.
+        With ``old_hash`` it raises SignInFailed instead, if that is no longer the person's or the account is disabled.
         """
         still = () if old_hash is None else _signs_in_by(old_hash)
         change = update(people).where(people.c.id == person_id, *still).values(password_hash=password_hash)
@@ -97,10 +97,10 @@ class PeopleRepository:
             connection.execute(delete(sessions).where(sessions.c.person_id == person_id))
 
     def remove_person(self, person_id: str) -> bool:
-        """Remove an account with its sessions, tokens and open invitations; return False where it stays, disabled.
+        """Remove an account with its sessions, tokens and open invitations; return False if it was only disabled.
 
-        It stays where it has no password: the proxy that names the person would make it anew. Raises UnknownPerson,
-        LastAdministrator.
+        An account without a password is only disabled: the proxy that names the person would create it again. Raises
+        UnknownPerson, LastAdministrator.
         """
         with self._database.begin() as connection:
             _take_back_invitations(connection, person_id)
@@ -119,11 +119,11 @@ class PeopleRepository:
     # Sessions
 
     def add_session(self, session: Session, key_hash: str, idle_since: float, password_hash: str) -> None:
-        """Keep a new session and note that the person was seen; expired and idle (``idle_since``) sessions are deleted.
+        """Store a new session and note that the person was seen; expired and idle (``idle_since``) ones are deleted.
 
-        Raises SignInFailed where the hash is the person's no more or the account is disabled: checking takes a while,
-        and what an old password opened would outlive it. The row is locked by that, so a change waits and then ends
-        this session too.
+        Raises SignInFailed if the hash is no longer the person's or the account is disabled: checking a password takes
+        a while, and a session opened by an old one would outlive it. The update locks the row, so a change of password
+        waits and then ends this session too.
         """
         over = (sessions.c.expires_at <= session.created_at) | (sessions.c.used_at < idle_since)
         opens = (people.c.id == session.person_id, *_signs_in_by(password_hash))
@@ -134,14 +134,14 @@ class PeopleRepository:
             connection.execute(insert(sessions).values(key_hash=key_hash, **row_of(session)))
 
     def session(self, key_hash: str) -> tuple[Session, Person] | None:
-        """Return a session and whose it is; none of a disabled account."""
+        """Return a session and its owner; ``None`` if the owner's account is disabled."""
         with self._database.begin() as connection:
             row = connection.execute(select(sessions).where(sessions.c.key_hash == key_hash)).first()
             owner = None if row is None else _owner(connection, row.person_id)
         return None if row is None or owner is None else (session_of(row), owner)
 
     def sessions(self, person_id: str) -> tuple[Session, ...]:
-        """Return a person's sessions, the last used first."""
+        """Return a person's sessions, the most recently used first."""
         query = select(sessions).where(sessions.c.person_id == person_id).order_by(sessions.c.used_at.desc())
         with self._database.begin() as connection:
             return tuple(session_of(row) for row in connection.execute(query).all())
@@ -153,7 +153,7 @@ class PeopleRepository:
             connection.execute(update(sessions).where(sessions.c.id == session.id).values(used_at=at))
 
     def end_session(self, person_id: str, session_id: str) -> None:
-        """End a person's session; nothing happens where there is none."""
+        """End a person's session; idempotent."""
         mine = (sessions.c.person_id == person_id, sessions.c.id == session_id)
         with self._database.begin() as connection:
             connection.execute(delete(sessions).where(*mine))
@@ -166,7 +166,7 @@ class PeopleRepository:
     # Invitations
 
     def add_invitation(self, invitation: Invitation, key_hash: str) -> None:
-        """Keep a new invitation; those whose time is over go."""
+        """Store a new invitation; expired ones are deleted."""
         with self._database.begin() as connection:
             connection.execute(delete(invitations).where(invitations.c.expires_at <= invitation.created_at))
             connection.execute(insert(invitations).values(key_hash=key_hash, **row_of(invitation)))
@@ -178,25 +178,25 @@ class PeopleRepository:
         return None if row is None else invitation_of(row)
 
     def invitations(self) -> tuple[Invitation, ...]:
-        """Return every invitation that was not used, the newest first."""
+        """Return every unused invitation, newest first."""
         unused = select(invitations).where(invitations.c.used_at.is_(None)).order_by(invitations.c.created_at.desc())
         with self._database.begin() as connection:
             return tuple(invitation_of(row) for row in connection.execute(unused).all())
 
     def drop_invitation(self, invitation_id: str) -> None:
-        """Take an invitation back; nothing happens where there is none."""
+        """Withdraw an invitation; idempotent."""
         with self._database.begin() as connection:
             connection.execute(delete(invitations).where(invitations.c.id == invitation_id))
 
     def accept(self, key_hash: str, person: Person, password_hash: str, local_name: str) -> Person:
-        """Make an account by an invitation, whose role it gets, and return it; of two at once one succeeds.
+        """Create an account with the role of an invitation and return it; of two concurrent calls one succeeds.
 
-        Its maker has to be an administrator still, or the local person, who has no account and is called
+        The inviter must still be an administrator, or the local person, who has no account and is called
         ``local_name``.
 
         Raises:
-            UnknownInvitation: it was used, or its time is over, or its maker administrates no more.
-            NameInUse: the invitation stays open.
+            UnknownInvitation: it was used, has expired, or its inviter is no longer an administrator.
+            NameInUse: the name is taken; the invitation stays open.
         """
         usable = (
             invitations.c.key_hash == key_hash,
@@ -217,19 +217,19 @@ class PeopleRepository:
     # API tokens
 
     def add_token(self, token: ApiToken, key_hash: str) -> None:
-        """Keep a new API token."""
+        """Store a new API token."""
         with self._database.begin() as connection:
             connection.execute(insert(tokens).values(key_hash=key_hash, **row_of(token)))
 
     def token(self, key_hash: str) -> tuple[ApiToken, Person] | None:
-        """Return a token and its owner; none of a disabled account."""
+        """Return a token and its owner; ``None`` if the owner's account is disabled."""
         with self._database.begin() as connection:
             row = connection.execute(select(tokens).where(tokens.c.key_hash == key_hash)).first()
             owner = None if row is None else _owner(connection, row.person_id)
         return None if row is None or owner is None else (token_of(row), owner)
 
     def tokens(self, person_id: str | None = None) -> tuple[ApiToken, ...]:
-        """Return a person's tokens, or everybody's, the newest first."""
+        """Return a person's tokens, or everybody's, newest first."""
         query = select(tokens).order_by(tokens.c.created_at.desc(), tokens.c.id)
         if person_id is not None:
             query = query.where(tokens.c.person_id == person_id)
@@ -243,7 +243,7 @@ class PeopleRepository:
             connection.execute(update(tokens).where(tokens.c.id == token.id).values(used_at=at))
 
     def drop_token(self, token_id: str, person_id: str | None = None) -> None:
-        """Revoke a token; with ``person_id`` only one of that person's. Raises UnknownToken."""
+        """Revoke a token; with ``person_id``, only if that person owns it. Raises UnknownToken."""
         mine = [tokens.c.id == token_id] + ([] if person_id is None else [tokens.c.person_id == person_id])
         with self._database.begin() as connection:
             if connection.execute(delete(tokens).where(*mine)).rowcount == 0:
@@ -262,7 +262,7 @@ def _signs_in_by(password_hash: str) -> tuple[ColumnElement[bool], ...]:
 
 
 def _invites(connection: Connection, name: str, local_name: str) -> bool:
-    """Whether ``name`` may invite. The row is locked: who is demoted at this moment is so before or afterwards."""
+    """Whether ``name`` may invite. The row is locked, so a concurrent demotion takes effect before or after this."""
     row = connection.execute(select(people).where(_named(name)).with_for_update()).first()
     if row is None:
         return name == local_name
@@ -270,7 +270,7 @@ def _invites(connection: Connection, name: str, local_name: str) -> bool:
 
 
 def _take_back_invitations(connection: Connection, person_id: str) -> None:
-    """Drop what a person made and nobody has used: a link must not do what its maker may no more."""
+    """Delete a person's unused invitations: a link must not do what its inviter is no longer allowed to."""
     maker = select(people.c.name).where(people.c.id == person_id).scalar_subquery()
     connection.execute(delete(invitations).where(invitations.c.used_at.is_(None), invitations.c.created_by == maker))
 
@@ -288,8 +288,8 @@ def _change(connection: Connection, person_id: str, **values: object) -> None:
 
 
 def _keep_an_administrator(connection: Connection, leaving: str) -> None:
-    """Raises LastAdministrator where nobody but ``leaving`` administrates. The rows are locked, so that two cannot
-    leave at once."""
+    """Raises LastAdministrator if ``leaving`` is the only administrator. The rows are locked, so that two cannot leave
+    at once."""
     found = connection.execute(select(people.c.id, people.c.name).where(*_ADMINISTRATES).with_for_update()).all()
     if [row.id for row in found] == [leaving]:
         raise LastAdministrator(person=found[0].name)
@@ -297,7 +297,7 @@ def _keep_an_administrator(connection: Connection, leaving: str) -> None:
 
 @contextmanager
 def _one_name(name: str) -> Iterator[None]:
-    """Tell a name that is taken from other failures of the database."""
+    """Raise NameInUse if the database fails because the name is taken."""
     try:
         yield
     except StoreUnavailable as exc:

@@ -1,4 +1,4 @@
-"""Queued launches in the database, and the last of those that have ended."""
+"""Queued launches in the database, and those that ended last."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class QueueRepository:
         self._database = database
 
     def save_ticket(self, ticket: QueuedLaunch, keep: int) -> None:
-        """Insert or replace a ticket, and of the ended ones keep only the newest ``keep``."""
+        """Insert or replace a ticket and keep only the newest ``keep`` of the ended ones."""
         row = {"id": ticket.id, "number": ticket.number, "ended_at": ticket.ended_at, "document": dump(ticket)}
         ended = table.c.ended_at.is_not(None)
         newest = select(table.c.id).where(ended).order_by(table.c.ended_at.desc()).limit(keep)
@@ -29,7 +29,7 @@ class QueueRepository:
             connection.execute(delete(table).where(ended, table.c.id.not_in(newest)))
 
     def drop_ticket(self, ticket_id: str) -> None:
-        """Delete a ticket that was not taken after all; idempotent."""
+        """Delete a ticket that was never queued; idempotent."""
         with self._database.durable() as connection:
             connection.execute(delete(table).where(table.c.id == column_text(ticket_id)))
 

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def readable(rows: Iterable[Row[Any]], read: Callable[[Row[Any]], T], what: str) -> Iterator[T]:
-    """Yield ``read(row)`` of each row; a row that raises DocumentError is left out and logged as
+    """Yield ``read(row)`` for each row; a row that raises DocumentError is left out and logged as
     ``what.format(row=row)``."""
     for row in rows:
         try:

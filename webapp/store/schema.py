@@ -19,8 +19,8 @@ from sqlalchemy import (
 )
 
 HEAD = "0008"
-"""The newest revision in ``migrations/versions``; a test compares. Kept here so that a start need not import Alembic
-to ask."""
+"""The newest revision in ``migrations/versions``; a test compares. Kept here so that a start need not import
+Alembic."""
 
 metadata = MetaData()
 
@@ -40,7 +40,7 @@ operations = Table(
     Index("operations_by_state", "state"),
     Index("operations_by_end", "ended_at"),
 )
-"""One row an operation. ``document`` is the whole value; the other columns repeat what is searched by."""
+"""One row per operation. ``document`` is the whole value; the other columns repeat the fields to search by."""
 
 operation_requests = Table(
     "operation_requests",
@@ -50,7 +50,7 @@ operation_requests = Table(
     Column("operation_id", Text, ForeignKey("operations.id", ondelete="CASCADE"), nullable=False),
     Index("operation_requests_by_operation", "operation_id"),
 )
-"""One row an operation that was sent under a request id. The row goes with the operation's."""
+"""One row per operation that was sent with a request id. It is deleted together with the operation's row."""
 
 revisions = Table(
     "alembic_version",
@@ -58,7 +58,7 @@ revisions = Table(
     Column("version_num", String(32), nullable=False),
     PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
-"""Alembic's own table, as it would make it: an empty database is made without Alembic. It is none of Warden's
+"""Alembic's own table, as Alembic would create it: an empty database is set up without Alembic. It is not part of
 ``metadata``."""
 
 timeline = Table(
@@ -70,8 +70,8 @@ timeline = Table(
     Column("document", Text, nullable=False),
     sqlite_with_rowid=False,
 )
-"""One row a device and point, of single readings and of buckets (``step_s``). The key is the order of the rows on the
-disk, so that a device's span is read in one piece."""
+"""One row per device and point, for single readings and for buckets (``step_s``). The key is the order of the rows on
+the disk, so that a device's span is read in one piece."""
 
 measurements = Table(
     "measurements",
@@ -81,8 +81,7 @@ measurements = Table(
     Column("document", Text, nullable=False),
     sqlite_with_rowid=False,
 )
-"""One row a launch that was measured. ``kind`` is the document of what it has in common with others
-(``LaunchKind``)."""
+"""One row per measured launch. ``kind`` is the document of what it has in common with others (``LaunchKind``)."""
 
 tickets = Table(
     "tickets",
@@ -92,7 +91,7 @@ tickets = Table(
     Column("ended_at", Float(53)),
     Column("document", Text, nullable=False),
 )
-"""One row a request that waits, or waited lately: a handful."""
+"""One row per launch that is queued or left the queue recently: a handful."""
 
 leases = Table(
     "leases",
@@ -101,7 +100,7 @@ leases = Table(
     Column("changed_at", Float(53), nullable=False),
     Column("document", Text, nullable=False),
 )
-"""One row an instance that has a lease, or another of its terms."""
+"""One row per instance that has a lease or another holding term."""
 
 people = Table(
     "people",
@@ -116,8 +115,8 @@ people = Table(
     Column("seen_at", Float(53)),
     Index("people_by_name", "name_key", unique=True),
 )
-"""One row an account. ``name_key`` is the name in lower case: no two names differ by that alone. Without
-``password_hash`` (argon2) only a proxy signs the person in."""
+"""One row per account. ``name_key`` is the name in lower case: no two names differ in case alone. Without a
+``password_hash`` (argon2), the person can only sign in through a proxy."""
 
 sessions = Table(
     "sessions",
@@ -132,8 +131,7 @@ sessions = Table(
     Column("agent", Text, nullable=False),
     Index("sessions_by_person", "person_id"),
 )
-"""One row a sign-in. The key that the cookie carries is kept as its SHA-256 alone, like those of invitations and
-tokens."""
+"""One row per sign-in. Of the key in the cookie only the SHA-256 is stored, as for invitations and tokens."""
 
 invitations = Table(
     "invitations",
@@ -146,7 +144,7 @@ invitations = Table(
     Column("created_by", Text, nullable=False),
     Column("used_at", Float(53)),
 )
-"""One row an invitation."""
+"""One row per invitation."""
 
 tokens = Table(
     "api_tokens",
@@ -161,7 +159,7 @@ tokens = Table(
     Column("used_at", Float(53)),
     Index("api_tokens_by_person", "person_id"),
 )
-"""One row an API token."""
+"""One row per API token."""
 
 audit = Table(
     "audit",
@@ -185,10 +183,10 @@ audit = Table(
     Index("audit_by_doer", "doer"),
     sqlite_autoincrement=True,
 )
-"""One row an act. Rows are added and, when they are too old, dropped; none is changed. No id is given twice."""
+"""One row per audit entry. Rows are added and, when they are too old, deleted, but never changed. No id is reused."""
 
 AUDIT_STAYS = """CREATE TRIGGER audit_stays BEFORE UPDATE ON audit
 BEGIN SELECT RAISE(ABORT, 'an entry of the audit is never changed'); END"""
-"""SQLite's own word that no row is changed, whoever asks."""
+"""Makes SQLite itself refuse every change of a row."""
 
 event.listen(audit, "after_create", DDL(AUDIT_STAYS).execute_if(dialect="sqlite"))  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""A copy of the database to read from while its own disk takes nothing: SQLite cannot even open a file there."""
+"""A copy of the database to read from while its own disk cannot be written: SQLite cannot even open it there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREFIX = "warden-database-"
 
 
 def open_copy(file: Path) -> Engine:
-    """Return an engine over a copy of ``file`` that is only read. Raises OSError, StoreUnavailable."""
+    """Return a read-only engine over a copy of ``file``. Raises OSError, StoreUnavailable."""
     copy = _copy_elsewhere(file)
     engine = make_engine(URL.create("sqlite", database=str(copy)))
     try:
@@ -43,9 +43,9 @@ def close_copy(engine: Engine) -> None:
 
 
 def _copy_elsewhere(file: Path) -> Path:
-    """Copy an SQLite database and its journal into a folder of its own, in memory or among the temporary files.
+    """Copy an SQLite database and its journal to a new folder, in memory or among the temporary files.
 
-    A database that does not exist yet has an empty copy. Raises OSError: no other disk takes it either.
+    A database that does not exist yet gives an empty copy. Raises OSError: no other disk has room either.
     """
     places = [str(place) for place in (IN_MEMORY, Path(tempfile.gettempdir())) if place.is_dir()]
     for place in places[:-1]:

@@ -1,4 +1,4 @@
-"""Points of the timeline in the database: each a short text, since a week of eight GPUs has eight thousand of them."""
+"""Points of the timeline in the database, each a short text: a week of eight GPUs has eight thousand of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TimelineRepository:
         self._database = database
 
     def save_points(self, step_s: int, points: Mapping[str, Sequence[Point]]) -> None:
-        """Keep points by device, ``step_s`` apart, replacing those of the same moments."""
+        """Store points by device, ``step_s`` apart, replacing those of the same moments."""
         rows = [
             {"step_s": step_s, "device_id": device_id, "taken_at": point.taken_at, "document": dump_point(point)}
             for device_id, of_device in points.items()
@@ -46,13 +46,13 @@ class TimelineRepository:
         return tuple(readable(rows, lambda row: load_point(row.taken_at, row.document), "a point of the timeline"))
 
     def drop_points(self, step_s: int, before: float) -> int:
-        """Delete the points that are older than ``before`` and return how many were deleted."""
+        """Delete the points older than ``before`` and return how many were deleted."""
         old = (table.c.step_s == step_s, table.c.taken_at < before)
         with self._database.begin() as connection:
             return connection.execute(delete(table).where(*old)).rowcount
 
     def recorded(self, step_s: int) -> tuple[str, ...]:
-        """Return the devices that there are points of, ``step_s`` apart."""
+        """Return the devices that have points ``step_s`` apart."""
         query = select(table.c.device_id).where(table.c.step_s == step_s).distinct()
         with self._database.begin() as connection:
             return tuple(connection.execute(query).scalars())
@@ -65,8 +65,8 @@ class TimelineRepository:
 
 
 def dump_point(point: Point) -> str:
-    """Return ``[total, free sum, readings, [[kind, used, most, instance, model, mode, user], …]]``, without unknown
-    ends; ASCII only."""
+    """Return ``[total, free sum, readings, [[kind, used, most, instance, model, mode, user], …]]``, without
+    trailing unknown values; ASCII only."""
     held = [_short([h.who.kind.value, h.used_bytes, h.most_bytes, *h.who[1:]]) for h in point.held]
     return json.dumps([point.total_bytes, point.free_sum_bytes, point.readings, held], separators=(",", ":"))
 

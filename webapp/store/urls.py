@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from webapp.errors import ConfigurationError
 
 DRIVERS = ("psycopg", "psycopg2")
-"""PostgreSQL drivers that know libpq's deadlines."""
+"""PostgreSQL drivers that support libpq's deadlines."""
 
 
 def usable(text: str) -> URL:
@@ -36,7 +36,7 @@ def sqlite_file(url: URL) -> Path | None:
 
 
 def shown_database(text: str | URL) -> str:
-    """Return the database of a URL for people: a file's full path, or server and name without user, password and
+    """Return the database of a URL as people see it: a file's full path, or server and name without user, password and
     options."""
     try:
         url = make_url(text)

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the revisions on the connection that the store hands over, inside the store's transaction."""
+"""Alembic's entry point: runs the revisions on the store's connection, inside the store's transaction."""
 
 from __future__ import annotations
 

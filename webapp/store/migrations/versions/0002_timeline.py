@@ -1,4 +1,4 @@
-"""The timeline's table, and an index to find what ended lately."""
+"""The timeline's table, and an index for finding the operations that ended recently."""
 
 from __future__ import annotations
 

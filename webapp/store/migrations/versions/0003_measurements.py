@@ -1,4 +1,4 @@
-"""The table of what launches were measured to take."""
+"""The table of measured launches."""
 
 from __future__ import annotations
 

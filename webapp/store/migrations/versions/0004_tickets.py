@@ -1,4 +1,4 @@
-"""The table of requests that wait for room."""
+"""The table of queued launches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of the terms on which models are held."""
+"""The table of leases."""
 
 from __future__ import annotations
 

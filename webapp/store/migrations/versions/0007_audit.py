@@ -1,4 +1,4 @@
-"""The table of who did what, whose rows SQLite refuses to change."""
+"""The audit trail's table, whose rows SQLite refuses to change."""
 
 from __future__ import annotations
 

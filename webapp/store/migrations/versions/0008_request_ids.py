@@ -1,4 +1,4 @@
-"""The table of the ids under which clients send requests, each with the operation that the first one began."""
+"""The table of clients' request ids, each with the operation that the first request started."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
-    """Create the table; no operation of an earlier version has an id."""
+    """Create the table, empty: operations of earlier versions have no request id."""
     op.create_table(
         "operation_requests",
         sa.Column("actor", sa.Text, primary_key=True),
