@@ -1,4 +1,4 @@
-"""The seam between the controller and a way to run models: what a runtime can do, and what it answers."""
+"""The interface between the controller and the runtimes: what a runtime can do, and what it returns."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class LaunchDevice:
     uuid: str | None
     total_bytes: int | None = None
     reserved_bytes: int | None = None
-    """What the driver keeps for itself; CUDA counts it to the total no more."""
+    """Memory reserved by the driver, which CUDA excludes from the total."""
     free_bytes: int | None = None
-    """As the reading that the launch was decided on says."""
+    """Free memory in the reading that the launch was decided on."""
 
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """All that a runtime needs to start one instance."""
+    """Everything a runtime needs to start one instance."""
 
     instance_id: str
     operation_id: str
@@ -45,29 +45,29 @@ class LaunchSpec:
     devices: tuple[LaunchDevice, ...]
     owner: str
     footprints: tuple[Footprint, ...] = ()
-    """What the plan counts with, a device each."""
+    """The plan's footprints, one per device."""
     started_at: float = field(default_factory=time.time)
     """Seconds since the epoch; an instance that is adopted later keeps it."""
     decided_on: Sample | None = field(default=None, repr=False)
-    """The reading that let it through: what moves afterwards is held against it."""
+    """The reading on which the launch was admitted; later changes are measured against it."""
 
     @property
     def batched_tokens(self) -> int | None:
-        """Tokens at once that the plan counts vLLM with, where it is to be told."""
+        """vLLM's tokens per batch in the plan; ``None`` if vLLM chooses them."""
         return next((footprint.batched_tokens for footprint in self.footprints), None)
 
     @property
     def predicted_bytes(self) -> Mapping[str, int]:
-        """The footprint's sum by device."""
+        """Total of the footprint, by device."""
         return {footprint.device_id: footprint.total_bytes for footprint in self.footprints}
 
     def resting_bytes(self, mode: Mode) -> Mapping[str, int]:
-        """What of that is held as soon as the model is ready, by device."""
+        """The part of it that is held as soon as the model is ready, by device."""
         return {footprint.device_id: resting_bytes(footprint, mode) for footprint in self.footprints}
 
 
 class ProbeState(StrEnum):
-    """What an instance says of itself."""
+    """The state that an instance reports."""
 
     STARTING = "starting"
     LOADING = "loading"
@@ -76,10 +76,10 @@ class ProbeState(StrEnum):
 
 @dataclass(frozen=True)
 class Probe:
-    """One look at an instance.
+    """What one probe found out about an instance.
 
-    ``activity`` changes whenever something moved: log output, tensors loaded, memory. The controller compares it with the last
-    one to tell slow from stalled.
+    ``activity`` changes with every sign of progress: log output, loaded tensors, memory. The controller compares it
+    with the previous one to tell a slow instance from a stalled one.
     """
 
     state: ProbeState
@@ -87,7 +87,7 @@ class Probe:
     progress: float | None = None
     message: Message | None = None
     in_flight: int | None = 0
-    """Requests that it answers or that wait; ``None`` where it answers and does not say."""
+    """Requests that are being answered or queued; ``None`` if the instance does not report them."""
     last_used_at: float | None = None
     memory: MemoryReport | None = None
     has_chat_template: bool = False
@@ -95,7 +95,7 @@ class Probe:
 
 
 class StopStage(StrEnum):
-    """How far the escalation of a stop has come."""
+    """How far a stop has escalated."""
 
     ASK = "ask"
     TERMINATE = "terminate"
@@ -111,7 +111,7 @@ class Survivor:
     user: str | None
     command: str | None
     state: str | None
-    """One letter as in ps; D is held by the kernel."""
+    """One letter as in ps; D means that the kernel holds it."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class StopResult:
     seconds: float
     survivors: tuple[Survivor, ...] = ()
     not_removed: bool = False
-    """Its processes are gone, and with them their memory; the container is still on Docker's list, and the runtime removes it later."""
+    """The processes and their memory are gone, but Docker still lists the container; the runtime removes it later."""
 
 
 @dataclass(frozen=True)
@@ -135,17 +135,17 @@ class CleanResult:
 
 @dataclass(frozen=True)
 class Discovered:
-    """What a runtime found at the start: an instance to list (ready, silent, or dead with its reason), or remains to be removed."""
+    """What a runtime found at the start: an instance to list (ready, silent, or dead with a reason), or a leftover."""
 
     instance: Instance
     adoptable: bool
     reason: Message | None = None
-    """Why it is not adoptable."""
+    """Why it cannot be adopted."""
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something that a runtime reaped: a folder without a process, a process without an instance, a dead container."""
+    """Something that a runtime removed: a folder without a process, a process without an instance, a dead container."""
 
     message: Message
     ok: bool = True
@@ -170,17 +170,17 @@ class ForeignContainer:
     name: str
     image: str
     state: str
-    """Docker's word: created, running, paused, restarting, exited, dead."""
+    """As Docker calls it: created, running, paused, restarting, exited, dead."""
     created_at: float
     """Seconds since the epoch."""
     owner: str | None = None
-    """The user that its labels name, else the one its first process runs as on the host, where that is not root."""
+    """The user in its labels, or else the host user that runs its first process, unless that is root."""
     model: str | None = None
-    """As its command line names it."""
+    """The model in its command line."""
     ports: tuple[str, ...] = ()
     """``127.0.0.1:8000``…, as published on the host."""
     pids: tuple[int, ...] = ()
-    """Its processes on the host."""
+    """Pids of its processes on the host."""
     of_warden: str | None = None
     """The state folder of the other Warden that started it."""
 
@@ -189,106 +189,111 @@ StageCallback = Callable[[StopStage], None]
 
 
 class Runtime(Protocol):
-    """One way to run models. Every call has a deadline of its own and may be made from any thread; none is made in a request.
+    """A way to run models. Every call has its own deadline and may come from any thread, but never from a web request.
 
-    Instances are named by their id alone: a runtime finds what it needs (socket, process, container) from it, also for instances
-    that an earlier Warden started.
+    An instance is identified by its id alone. The runtime derives everything else (socket, process, container) from it,
+    even for instances that an earlier Warden started.
     """
 
     mode: Mode
 
     def engine_version(self, instance_id: str | None = None) -> str:
-        """Name and version of what would run a model now, or of what runs the instance; measurements are kept by it. Never waits."""
+        """Name and version of the engine of the instance, or of the next launch. Measurements are kept per engine
+        version.
+
+        Never waits.
+        """
 
     def shares_libraries(self) -> bool:
-        """Whether an instance that is started now shares what it imports with others, so that only the rest is its own. Never waits."""
+        """Whether an instance started now would share its imported libraries with the others. Never waits."""
 
     def unavailable(self) -> Message | None:
         """Why the mode cannot be chosen now, or ``None``. Never waits."""
 
     def start(self) -> None:
-        """Begin background work (the launcher, watchers)."""
+        """Start the background work (the launcher, watchers)."""
 
     def stop(self) -> None:
-        """End the background work; instances stay."""
+        """Stop the background work; instances keep running."""
 
     def discover(self) -> tuple[Discovered, ...]:
-        """List what an earlier Warden left, live and broken."""
+        """List the instances, live and broken, that an earlier Warden left."""
 
     def prepare(self, spec: LaunchSpec) -> bool:
-        """Make what a launch of ``spec`` needs besides memory: folder, files, descriptors, process; before anything is unloaded for it.
+        """Obtain what a launch needs besides memory (folder, files, descriptors, process) before anything is unloaded.
 
-        What was prepared is used by ``launch`` of the same id and removed by ``terminate``. A launch without it works as well.
-        Returns whether it took memory that no plan has counted: what all instances share and somebody had to be the first to need, or
-        what this one has of its own although it was to share it.
+        ``launch`` of the same id uses the result, ``terminate`` removes it. Preparing is optional.
+        Returns whether this took memory that no plan has counted: libraries that all instances share and this one is
+        the first to need, or libraries of its own that it was expected to share.
 
         Raises:
-            LaunchBlocked: something of it cannot be had; nothing is left behind.
-            EngineUnavailable: nobody can be asked whether it can be had.
+            LaunchBlocked: something is unavailable; nothing is left behind.
+            EngineUnavailable: the engine does not answer, so it is unknown whether the launch could start.
         """
 
     def reach(self) -> None:
-        """Make sure that what runs in this mode can be ended, and started again, now; waits as long as one answer may take.
+        """Check that instances of this mode can be ended and started now; waits at most for one answer of the engine.
 
         Raises:
-            EngineUnavailable: nobody answers who could do that.
+            EngineUnavailable: the engine does not answer.
         """
 
     def launch(self, spec: LaunchSpec) -> None:
-        """Start an instance and return at once; ``probe`` tells how it gets on.
+        """Start an instance and return at once; ``probe`` reports its progress.
 
         Raises:
             LaunchFailed: the process or container could not be started; nothing is left behind.
         """
 
     def probe(self, instance_id: str) -> Probe:
-        """Ask an instance how it is; waits at most about 4 s.
+        """Ask an instance for its state; waits at most about 4 s.
 
         Raises:
-            WorkerSilent: it lives and does not answer in time.
-            WorkerGarbled: it answers what is not its protocol.
+            WorkerSilent: it is alive but does not answer in time.
+            WorkerGarbled: its answer does not follow the protocol.
             OutOfMemory, LaunchFailed: its load failed.
             WorkerDied: its process or container has ended.
             UnknownInstance: nothing of it exists.
         """
 
     def terminate(self, instance_id: str, *, on_stage: StageCallback | None = None, ask: bool = True) -> StopResult:
-        """End an instance by escalation and remove what it leaves; idempotent. ``ask=False`` begins with SIGKILL."""
+        """End an instance with escalating force and remove its remains; idempotent. ``ask=False`` starts with
+        SIGKILL."""
 
     def clean(self, instance_id: str) -> CleanResult:
-        """Let an instance give back what it does not need.
+        """Make an instance release the memory that it does not need.
 
         Raises:
             WorkerSilent, WorkerDied, WorkerGarbled, UnknownInstance
         """
 
     def reap(self, known: Callable[[], frozenset[str]]) -> tuple[Leftover, ...]:
-        """Remove what belongs to no instance in ``known()``: folders, sockets, processes, containers.
+        """Remove folders, sockets, processes and containers that belong to no instance in ``known()``.
 
-        ``known`` is asked after the candidates were listed and just before each is removed: an instance is listed before it is
-        launched, so one that starts meanwhile on another device is never taken for a leftover.
+        ``known`` is called after the candidates were listed and again just before each removal. An instance is listed
+        before it is launched, so one that starts in the meantime is never taken for a leftover.
         """
 
     def endpoint(self, instance_id: str) -> Endpoint:
-        """Where the instance answers. Raises UnknownInstance."""
+        """Return where the instance answers. Raises UnknownInstance."""
 
     def log_tail(self, instance_id: str, lines: int) -> tuple[str, ...]:
-        """The last lines of the instance's log, oldest first; empty when there is none."""
+        """Return the last lines of the instance's log, oldest first; empty if there is no log."""
 
     def processes(self) -> Mapping[int, str]:
-        """Pids of all live processes of this runtime, with the id of the instance each belongs to. Never waits."""
+        """Return the pids of all live processes of this runtime, each with the id of its instance. Never waits."""
 
 
 class ContainerHost(Protocol):
-    """What is known of containers that Warden did not start, and how one is ended on somebody's explicit word."""
+    """Containers that Warden did not start: what is known of them, and how to end one on explicit request."""
 
     def foreign(self) -> tuple[ForeignContainer, ...]:
-        """As last seen, sorted by name. Never waits."""
+        """Return the containers as last seen, sorted by name. Never waits."""
 
     def terminate_foreign(self, container_id: str, *, on_stage: StageCallback | None = None) -> StopResult:
-        """End it by the same stop sequence. It is stopped and not removed: its log and files are its owner's.
+        """End a container by the same stop sequence. It is not removed: its log and files belong to its owner.
 
         Raises:
-            UnknownContainer: it is not there, or it is Warden's own.
-            EngineUnavailable: with its kinds, see ``errors``.
+            UnknownContainer: it does not exist, or this Warden started it.
+            EngineUnavailable: or one of its subclasses, see ``errors``.
         """

@@ -1,4 +1,4 @@
-"""Asks a model by OpenAI's protocol and passes its answer on while it comes."""
+"""Asks a model through the OpenAI protocol and passes its answer on as it arrives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from webapp.runtimes.sockets import unix_client
 
 CONNECT_S = 5.0
 SILENCE_S = 300.0
-"""How long a model may be silent: a long prompt on a CPU, or a place in the queue."""
+"""How long a model may be silent, because of a long prompt on a CPU or other requests ahead of it."""
 _DETAIL_LENGTH = 300
 _DONE = "[DONE]"
 
@@ -23,14 +23,14 @@ _DONE = "[DONE]"
 def stream_chat(
     endpoint: Endpoint, prompt: str, *, max_tokens: int | None, temperature: float, has_chat_template: bool
 ) -> ChatReply:
-    """Ask ``prompt`` and return the pieces of the answer; the first one is waited for here.
+    """Send ``prompt``, wait for the first piece of the answer, and return an iterator over the pieces.
 
-    A model without a chat template continues the prompt as plain text. Closing the answer hangs up, and the model stops.
+    A model without a chat template continues the prompt as plain text. Closing the reply hangs up, and the model stops.
 
     Raises (also while iterating):
-        NotReady: the model does not take requests now.
+        NotReady: the model does not accept requests now.
         OutOfMemory: the answer did not fit in memory.
-        GenerationFailed: anything else that kept it from answering.
+        GenerationFailed: the model could not answer for any other reason.
     """
     body: dict[str, Any] = {"model": endpoint.model, "temperature": temperature, "stream": True}
     if max_tokens is not None:
@@ -45,7 +45,7 @@ def stream_chat(
 
 
 class ChatReply(Iterator[str]):
-    """The pieces of one answer. ``close`` may be called at any time, also before the first piece was taken."""
+    """The pieces of one answer. ``close`` may be called at any time, even before the first piece is read."""
 
     def __init__(self, endpoint: Endpoint, route: str, body: Mapping[str, Any]) -> None:
         self._endpoint = endpoint

@@ -1,4 +1,4 @@
-"""Makes the demo model by a short-lived program of its own, so that nothing heavy is imported here."""
+"""Creates the demo model in a short-lived process, so that nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ COMMAND = (sys.executable, "-m", "webapp.worker.demo")
 
 
 class DemoProgram:
-    """Runs ``python -m webapp.worker.demo``. ``command`` is the program, ``cache_dir`` the Hugging Face cache to write to."""
+    """Runs ``python -m webapp.worker.demo``. ``cache_dir`` is the Hugging Face cache to write to."""
 
     def __init__(self, cache_dir: Path, command: tuple[str, ...] = COMMAND) -> None:
         self._cache_dir = cache_dir
         self._command = command
 
     def make(self, wait: Callable[[float], None]) -> str:
-        """Make the demo model and return its id.
+        """Create the demo model and return its id.
 
-        ``wait(seconds)`` is called while the program runs; when it raises, the program is ended.
+        ``wait(seconds)`` is called while the program runs; if it raises, the program is ended.
 
         Raises:
             ModeUnavailable: the libraries that write a model are not installed.
-            DemoFailed: the program failed; carries its last line.
+            DemoFailed: the program failed; contains its last line of output.
         """
         if not extras.are_installed(Mode.TRANSFORMERS):
             mode = Mode.TRANSFORMERS

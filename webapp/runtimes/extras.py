@@ -1,4 +1,4 @@
-"""The libraries that come with an extra of the package: whether they are installed, found out without importing them."""
+"""Whether the libraries of the package's extras are installed, without importing them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ LIBRARIES: Final = {
     Mode.TRANSFORMERS: ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy"),
     Mode.VLLM: ("docker", "requests"),
 }
-"""Without them a mode cannot be used. bitsandbytes is not among them: only quantized models need it."""
+"""The libraries that a mode cannot be used without; bitsandbytes is left out, as only quantized models need it."""
 
 
 @cache
 def are_installed(mode: Mode) -> bool:
-    """Whether the extra of ``mode`` is installed. Asked of the disk once: each plan and each snapshot want to know."""
+    """Whether the extra of ``mode`` is installed. Looked up once per run: every plan and every snapshot asks."""
     return all(find_spec(name) is not None for name in LIBRARIES[mode])

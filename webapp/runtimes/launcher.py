@@ -1,7 +1,7 @@
-"""The launcher from Warden's side: starts the process that forks workers, asks it, and starts it again when it ends.
+"""Warden's side of the launcher: starts the process that forks workers, sends it requests, and restarts it.
 
-All that is asked goes over a pair of sockets without a name, so nobody else can ask; the launcher ends as soon as Warden's end is closed,
-whatever closes it. Its workers outlive it. See ``webapp.worker.launcher``.
+Requests pass through an unnamed socket pair, so no other process can send any. The launcher ends as soon as Warden's
+end of the pair is closed, for whatever reason; its workers outlive it. See ``webapp.worker.launcher``.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ COMMAND: Final = (sys.executable, "-m", "webapp.worker.launcher", "--control")
 FOLDER: Final = "launcher"
 MESSAGE_BYTES: Final = 1 << 16
 IMPORT_S: Final = 120.0
-"""How long the imports may take; a machine under load needs 20 s."""
+"""How long the imports may take; a loaded machine needs 20 s."""
 FORK_S: Final = 15.0
 PAUSES_S: Final = (0.2, 1.0, 5.0, 30.0, 120.0)
-"""Between two starts of a launcher that ended by itself; one that was ready begins anew with the first."""
+"""Pauses before each restart of a launcher that ended; once a launcher was ready, they start over."""
 STOP_S: Final = 2.0
 LOG_LIMIT_BYTES: Final = 2**20
 LOG_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 
 class LauncherUnavailable(Exception):
-    """No worker can be forked now; the text says why. A worker can still be started by itself."""
+    """No worker can be forked now; the text says why. A worker can still be started by its own command."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class _Running:
 
 
 class Launcher:
-    """Keeps one launcher running from the first need of it until ``stop``. Every call may be made from any thread."""
+    """Keeps one launcher running from the first ``start`` or ``fork`` until ``stop``. Safe to use from any thread."""
 
     def __init__(
         self,
@@ -78,7 +78,8 @@ class Launcher:
         fork_s: float = FORK_S,
         command: Sequence[str] = COMMAND,
     ) -> None:
-        """``environment`` is what its workers begin with; ``command`` starts it, with its end of the sockets for a last argument."""
+        """``environment`` is for the workers; ``command`` gets the launcher's end of the socket pair as last
+        argument."""
         self._fork_s = fork_s
         self._command = command
         self._folder = state_dir / FOLDER
@@ -86,16 +87,16 @@ class Launcher:
         self._changed = threading.Condition()
         self._running: _Running | None = None
         self._problem: str | None = None
-        """Why the last one ended, or was ended, until another is ready."""
+        """Why the last launcher ended or was ended; ``None`` once another is ready."""
         self._asking = threading.Lock()
-        """Held while one question is asked: answers come in the order of the questions."""
+        """Held for one request and its reply: replies have no ids."""
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     # Life
 
     def start(self) -> None:
-        """Begin to import, in the background; idempotent. Where the system gives no thread, the next call tries again."""
+        """Start the launcher in the background; idempotent. If there is no thread left, the next call tries again."""
         with self._changed:
             if self._thread is not None or self._stopping.is_set():
                 return
@@ -114,34 +115,34 @@ class Launcher:
             running, thread = self._running, self._thread
             self._changed.notify_all()
         if running is not None:
-            running.program.kill()  # it holds nothing that has to be put away
+            running.program.kill()  # it holds nothing that needs an orderly end
         if thread is not None:
             thread.join(STOP_S)
 
     @property
     def is_ready(self) -> bool:
-        """Whether it forks at once."""
+        """Whether a fork would start at once."""
         running = self._running
         return running is not None and running.ready
 
     @property
     def is_to_be_had(self) -> bool:
-        """Whether a worker that is started now is forked, if only after the imports."""
+        """Whether a worker started now would be forked, at once or after the imports."""
         return self._problem is None
 
     def pid(self) -> int | None:
-        """The launcher's process, ``None`` while there is none. Never waits."""
+        """Return the launcher's pid; ``None`` while there is no launcher. Never waits."""
         running = self._running
         return None if running is None else running.program.pid
 
     # Questions
 
     def fork(self, folder: Path) -> ProcessId:
-        """Return a worker that was forked into ``folder``; waits for a launcher that still imports.
+        """Fork a worker into ``folder`` and return its process; waits for a launcher that is still importing.
 
         Raises:
-            LauncherUnavailable: no launcher is to be had, or the system has no memory to promise for a copy of it.
-            OSError: the system gives no process, file or space.
+            LauncherUnavailable: there is no launcher, or the system cannot commit the memory for a copy of it.
+            OSError: the system has no process, file or disk space left.
         """
         self.start()
         with self._asking:
@@ -178,10 +179,10 @@ class Launcher:
             raise LauncherUnavailable(f"it does not answer: {exc}") from exc
 
     def _give_up(self, running: _Running, problem: str) -> None:
-        """End a launcher that has not forked; what is started until another is ready shares nothing, and no plan may count on it.
+        """End a launcher that failed to fork. Until another is ready, workers share nothing, and no plan counts on it.
 
-        What it would still answer would be taken for the answer to the next question, what kept it from forking may stay (a second
-        thread), and a worker that is just being forked learns from its end that nobody waits.
+        A late reply would be taken for the reply to the next request, and the cause may persist (a second thread). A
+        worker that is just being forked learns from the launcher's end that it is no longer wanted.
         """
         with self._changed:
             if self._running is running:
@@ -200,7 +201,7 @@ class Launcher:
             self._stopping.wait(PAUSES_S[min(failures, len(PAUSES_S) - 1)])
 
     def _run_once(self) -> bool:
-        """Start a launcher and stay until it has ended; return whether it was ready."""
+        """Start a launcher and wait until it has ended; return whether it was ready."""
         try:
             running = self._spawn()
         except OSError as exc:
@@ -209,7 +210,7 @@ class Launcher:
         was_ready = False
         try:
             self._set(running, self._problem)
-            if self._stopping.is_set():  # ``stop`` has found no launcher a moment ago
+            if self._stopping.is_set():  # ``stop`` was called before there was a launcher to kill
                 running.program.kill()
             was_ready = self._await_ready(running)
             running.program.wait()
@@ -217,7 +218,7 @@ class Launcher:
             running.program.kill()
             how = exit_text(running.program.wait())
             running.control.close()
-            # What was ready is ready again soon, and worth to be waited for; unless it was given up.
+            # A launcher that was ready will soon be ready again, so ``fork`` may wait for it, unless it was given up.
             self._set(None, self._problem if was_ready else f"it ended ({how}); see {self._folder / LOG_FILE}")
         if not self._stopping.is_set():
             log.warning("the launcher, pid %s, ended: %s", running.program.pid, how)
@@ -262,7 +263,7 @@ class Launcher:
         return _Running(program, ours)
 
     def _log(self) -> IO[bytes]:
-        """The log, begun anew once it is long; where none can be written the launcher runs without."""
+        """Open the log, emptied if it is long; if it cannot be written, the launcher runs without one."""
         try:
             make_private(self._folder)
             path = self._folder / LOG_FILE
@@ -273,14 +274,14 @@ class Launcher:
             return open(os.devnull, "wb")  # noqa: PTH123 - the same kind of file as above
 
     def _write_down(self, pid: int) -> None:
-        """Note which launcher is whose, for a Warden that comes after one that was killed."""
+        """Record the launcher and its Warden, for the next Warden in case this one is killed."""
         warden = os.getpid()
         record = LauncherRecord(pid, process_start_time(pid) or 0, warden, process_start_time(warden) or 0)
         with suppress(OSError):
             write_file(self._folder / PROCESS_FILE, encode(record))
 
     def _end_earlier(self) -> None:
-        """End what a killed Warden's launcher left that cannot see the end of it: one that is stopped, or stuck in an import."""
+        """End the launcher of a killed Warden if it could not notice that: it is stopped, or stuck in an import."""
         try:
             record = decode(LauncherRecord, (self._folder / PROCESS_FILE).read_bytes())
         except (OSError, ProtocolError):

@@ -1,7 +1,7 @@
-"""Processes by identity: find them, wait for their end, end them by escalation, say what survived.
+"""Processes by identity: finding them, waiting for their end, ending them, and reporting survivors.
 
-A pid alone is reused; pid and start time together name a process for as long as the machine runs. Nothing here needs the processes to
-be children: a worker may have been started by an earlier Warden.
+A pid is reused, but pid and start time together identify a process for as long as the machine runs. The processes need
+not be children: a worker may have been started by an earlier Warden.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _SHARED_MEMORY = b"/dev/shm/"
 _CAP_SYS_PTRACE = 19
 _KILL_ROUND_S = 0.2
-"""A kill is repeated this often until its time is over: what is killed may have started something a moment before."""
+"""Pause between repeated kills: a killed process may have started another one just before."""
 
 
 @dataclass(frozen=True)
 class ProcessId:
-    """A process for good."""
+    """A process, identified by pid and start time."""
 
     pid: int
     start_time: int
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still runs; a zombie does not."""
+        """Whether it is still running; a zombie is not."""
         return process_start_time(self.pid) == self.start_time
 
 
@@ -64,7 +64,7 @@ def group_members(pgid: int) -> frozenset[ProcessId]:
 
 
 def find_marked(root: str) -> Mapping[ProcessId, str]:
-    """Return the live processes that a worker under ``root`` is or has started, each with the name that its folder began with.
+    """Return the live workers under ``root`` and all processes they started, each with the worker folder's first name.
 
     Only processes whose environment this user may read can be found.
     """
@@ -84,28 +84,28 @@ def find_marked(root: str) -> Mapping[ProcessId, str]:
 
 
 def in_container(container_id: str) -> frozenset[ProcessId]:
-    """Return the live processes of a container by their control groups; none is found from inside a cgroup namespace."""
+    """Return the live processes of a container by their control groups; empty if called inside a cgroup namespace."""
     mark = container_id.encode()
     members = (identify(pid) for pid in _pids() if mark in _read(pid, "cgroup"))
     return frozenset(member for member in members if member is not None)
 
 
 def send(process: ProcessId, signal_number: signal.Signals) -> None:
-    """Send a signal to this very process; one that has ended, or may not be signalled, is left."""
+    """Send a signal to exactly this process; does nothing if it has ended or may not be signalled."""
     with suppress(ProcessLookupError, PermissionError), _pidfd(process.pid) as descriptor:
-        if process.is_alive:  # asked after the descriptor holds the process: its pid cannot be reused unseen
+        if process.is_alive:  # checked while the descriptor holds the process, so the pid cannot have been reused
             signal.pidfd_send_signal(descriptor, signal_number)
 
 
 def wait_gone(processes: Iterable[ProcessId], timeout_s: float) -> bool:
-    """Wait until all have ended; False when it took longer."""
+    """Wait until all have ended; return False on timeout."""
     deadline = time.monotonic() + timeout_s
     left = [process for process in processes if not _wait_one(process, deadline)]
     return not left
 
 
 def reap_child(pid: int) -> str | None:
-    """Return how a child of this program ended: exit code or signal name. ``None`` while it runs and for no child of ours."""
+    """Return how a child of this process ended: exit code or signal name; ``None`` if it runs or is no child."""
     try:
         ended, status = os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
@@ -123,10 +123,10 @@ def end_processes(
     leader: ProcessId | None,
     on_stage: StageCallback,
 ) -> tuple[StopStage, tuple[Survivor, ...]]:
-    """End what ``targets`` finds: ask, SIGTERM, SIGKILL, verify. Returns the last stage that was needed, and the survivors.
+    """End what ``targets`` finds: ask, SIGTERM, SIGKILL, verify. Return the last stage needed and the survivors.
 
-    ``targets`` looks again at every step. ``ask`` tells the leader to end and returns whether it took notice; ``None`` begins with
-    SIGKILL.
+    ``targets`` is called again at every step. ``ask`` tells the leader to end and returns whether it acknowledged;
+    ``None`` starts with SIGKILL.
     """
     if not targets():
         return StopStage.ASK, ()
@@ -141,12 +141,12 @@ def end_processes(
 
 
 def survivors_of(processes: Iterable[ProcessId]) -> tuple[Survivor, ...]:
-    """Describe processes that would not end, by pid; a container's first process, which waits for all others, comes last."""
+    """Describe processes that did not end, by pid; a container's first process, which ends last, comes last."""
     return tuple(survivor(process) for process in sorted(processes, key=lambda p: (_is_first_inside(p.pid), p.pid)))
 
 
 def survivor(process: ProcessId) -> Survivor:
-    """Describe a process that would not end."""
+    """Describe a process that did not end."""
     folder = PROC / str(process.pid)
     try:
         uid = folder.stat().st_uid
@@ -158,7 +158,7 @@ def survivor(process: ProcessId) -> Survivor:
 
 
 def user_of(pid: int) -> str | None:
-    """The name of the user that a process runs as, or its number; ``None`` when the process has gone."""
+    """Return the name, or else the number, of the user that a process runs as; ``None`` if the process is gone."""
     try:
         return _user((PROC / str(pid)).stat().st_uid)
     except OSError:
@@ -166,7 +166,7 @@ def user_of(pid: int) -> str | None:
 
 
 def anonymous_bytes(pid: int) -> int | None:
-    """Return a process's anonymous resident memory, or ``None`` when it cannot be read."""
+    """Return a process's anonymous resident memory; ``None`` if it cannot be read."""
     try:
         lines = (PROC / str(pid) / "status").read_text(errors="replace").splitlines()
     except OSError:
@@ -175,14 +175,14 @@ def anonymous_bytes(pid: int) -> int | None:
 
 
 def resident_bytes(processes: Iterable[ProcessId]) -> int:
-    """Return the resident memory of processes together, as /proc/PID/statm counts it; what cannot be read counts nothing."""
+    """Return the total resident memory of processes according to /proc/PID/statm; unreadable ones count as 0."""
     pages = (_read(process.pid, "statm").split() for process in processes)
     return sum(int(fields[1]) for fields in pages if len(fields) > 1) * _PAGE_BYTES
 
 
 @dataclass(frozen=True)
 class SharedFile:
-    """A file of /dev/shm, by its inode too: in a container the same path may name another one."""
+    """A file in /dev/shm with its inode: in a container the same path may be another file."""
 
     path: str
     device: int
@@ -196,7 +196,7 @@ def shared_memory(processes: Iterable[ProcessId]) -> frozenset[SharedFile]:
 
 
 def unlink_unused(files: frozenset[SharedFile]) -> None:
-    """Remove those of ``files`` that no process has mapped or open, under whatever path; where that cannot be told, they stay."""
+    """Remove the ``files`` that no process has mapped or open under any path; if that is unknown, they stay."""
     left = frozenset(file for file in files if _shared_file(file.path) == file)
     if not left or not _sees_all():
         return
@@ -209,7 +209,7 @@ def unlink_unused(files: frozenset[SharedFile]) -> None:
 
 
 def _sees_all() -> bool:
-    """Whether this program may look into everybody's processes (CAP_SYS_PTRACE, capabilities(7))."""
+    """Whether this process may inspect those of all users (CAP_SYS_PTRACE, capabilities(7))."""
     lines = _read(os.getpid(), "status").splitlines()
     effective = next((int(line.split()[1], 16) for line in lines if line.startswith(b"CapEff:")), 0)
     return bool(effective >> _CAP_SYS_PTRACE & 1)
@@ -226,7 +226,7 @@ def _mapped_inodes(pid: int, wanted: set[tuple[int, int]]) -> Iterator[tuple[int
 
 
 def _maps(pid: int) -> Iterator[tuple[bytes, int, int]]:
-    """The files that a process has mapped: path, device, inode (proc_pid_maps(5))."""
+    """Yield path, device and inode of each file that a process has mapped (proc_pid_maps(5))."""
     for line in _read(pid, "maps").splitlines():
         fields = line.split(None, 5)
         if len(fields) == 6 and fields[4] != b"0":
@@ -257,7 +257,7 @@ def _shared_file(path: str) -> SharedFile | None:
 
 
 def _is_first_inside(pid: int) -> bool:
-    """Whether it is the first process of a PID namespace of its own (pid_namespaces(7)); the kernel lets it end after the others only."""
+    """Whether it is the first process of a PID namespace, which the kernel ends last (pid_namespaces(7))."""
     lines = _read(pid, "status").splitlines()
     numbers = next((line.split()[1:] for line in lines if line.startswith(b"NSpid:")), [])
     return len(numbers) > 1 and numbers[-1] == b"1"
@@ -266,7 +266,7 @@ def _is_first_inside(pid: int) -> bool:
 def _terminate(processes: frozenset[ProcessId], timeout_s: float) -> None:
     for process in processes:
         send(process, signal.SIGTERM)
-        send(process, signal.SIGCONT)  # a stopped process takes no other signal
+        send(process, signal.SIGCONT)  # a stopped process handles no other signal
     wait_gone(processes, timeout_s)
 
 
@@ -295,7 +295,7 @@ def _wait_one(process: ProcessId, deadline: float) -> bool:
 
 @contextmanager
 def _pidfd(pid: int) -> Iterator[int]:
-    """Hold a process by a descriptor. Raises ProcessLookupError."""
+    """Open a descriptor of a process for the block. Raises ProcessLookupError."""
     descriptor = os.pidfd_open(pid)
     try:
         yield descriptor

@@ -1,29 +1,31 @@
-"""What Warden and a worker say to each other: files in the worker's folder and JSON over its unix socket.
+"""The protocol between Warden and a worker: files in the worker's folder and JSON over its unix socket.
 
 A worker's folder is ``STATE_DIR/workers/ID`` (mode 0700). It holds
 
-``spec.json``      written by Warden before the start (mode 0600): ``id``, ``token``, the launch under ``load``, and ``waits``
-``instance.json``  written by Warden for itself, before the launch: what the instance is, so that a later Warden can list it
-``process.json``   written by the worker first of all: ``pid``, ``pgid``, ``start_time`` (clock ticks after boot), ``protocol``
+``spec.json``      written by Warden before the start (mode 0600): ``id``, ``token``, ``load`` (the launch), ``waits``
+``instance.json``  written by Warden for itself before the launch, so that a later Warden can list the instance
+``process.json``   written by the worker first: ``pid``, ``pgid``, ``start_time`` (clock ticks after boot), ``protocol``
 ``failure.json``   written by the worker before it ends after a failed load: ``code``, ``detail``
-``exit.json``      written by the keeper of a forked worker once that has ended: ``exit``, its code or the name of its signal
+``exit.json``      written by a forked worker's keeper after the worker's end: ``exit``, exit code or signal name
 ``s``              the socket
 ``log``            standard output and error
 
-A worker that ``waits`` holds no model and has imported nothing until ``POST /load`` tells it to go on, and with what: it is started
-before memory is made for it, and the plan may change until then.
-The environment of a worker, and so of all that it starts, carries ``WARDEN_INSTANCE`` (the name that its folder began with) and
-``WARDEN_WORKER_ROOT`` (``STATE_DIR/workers``): what is left of it is found even when its folder is gone.
+A worker that ``waits`` holds no model and imports nothing until ``POST /load`` tells it what to load: it is started
+before memory is freed for it, and the plan may change until then.
 
-A worker is forked from the launcher (``webapp.worker.launcher``), a process that has imported the libraries and touched no device, or
-started by a command of its own. The launcher takes ``ForkRequest`` and answers ``ForkReply``, a message each, over a pair of sockets that
-has no name: nobody but the Warden that started it can ask, and it ends when that Warden does. Between the two stands a keeper, a process
-that waits for the worker's end and writes it down; so a worker depends neither on Warden's life nor on the launcher's.
+The environment of a worker, and so of every process that it starts, contains ``WARDEN_INSTANCE`` (the first name of its
+folder) and ``WARDEN_WORKER_ROOT`` (``STATE_DIR/workers``), so that they are found even if the folder is gone.
 
-Every request carries ``Authorization: Bearer TOKEN``. The routes are ``GET /state``, ``POST /load``, ``POST /clean``, ``POST /stop``
-and OpenAI's ``GET /v1/models``, ``POST /v1/chat/completions`` and ``POST /v1/completions``.
+A worker is forked from the launcher (``webapp.worker.launcher``), a process that has imported the libraries and touched
+no device, or it is started by its own command. The launcher receives one ``ForkRequest`` and sends one ``ForkReply`` at
+a time over an unnamed socket pair, so only the Warden that started it can send requests, and it ends when that Warden
+does. The parent of a forked worker is a keeper, a process that waits for the worker's end and records it. A worker
+therefore survives the end of Warden and of the launcher.
 
-This module is shared by both sides and imports nothing but the standard library.
+Every request carries ``Authorization: Bearer TOKEN``. The routes are ``GET /state``, ``POST /load``, ``POST /clean``,
+``POST /stop`` and OpenAI's ``GET /v1/models``, ``POST /v1/chat/completions`` and ``POST /v1/completions``.
+
+Both sides share this module. It imports only the standard library.
 """
 
 from __future__ import annotations
@@ -53,18 +55,18 @@ INSTANCE_VARIABLE = "WARDEN_INSTANCE"
 ROOT_VARIABLE = "WARDEN_WORKER_ROOT"
 ROOM_VARIABLE = "WARDEN_ROOM"
 ROOM_LENGTH = 5120
-"""Room that is kept in the environment which a launcher begins with; a worker writes its marks over it. The longest path has 4096 bytes."""
+"""Bytes reserved in the launcher's environment for a worker's marks; the longest path has 4096."""
 EXIT_LOAD_FAILED = 3
 """Exit code of a worker whose load failed."""
 
 
 class WorkerState(StrEnum):
-    """What a worker says of itself."""
+    """The state that a worker reports."""
 
     IMPORTING = "importing"
     """The libraries are being imported."""
     IDLE = "idle"
-    """It waits to be told what to load."""
+    """It waits for a load request."""
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"
@@ -81,10 +83,10 @@ class FailureCode(StrEnum):
 
 @dataclass(frozen=True)
 class LoadSpec:
-    """What a worker is to load.
+    """What a worker should load.
 
-    ``device`` is ``cuda`` or ``cpu``; ``visible_devices`` the value for CUDA_VISIBLE_DEVICES. ``dtype`` and ``quantization`` are values
-    of ``Dtype`` and ``Quantization``.
+    ``device`` is ``cuda`` or ``cpu``; ``visible_devices`` is the value for CUDA_VISIBLE_DEVICES. ``dtype`` and
+    ``quantization`` are values of ``Dtype`` and ``Quantization``.
     """
 
     model_id: str
@@ -102,7 +104,7 @@ class LoadSpec:
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """``spec.json``, and the body of ``POST /load``, where ``token`` is empty and ``load`` is not."""
+    """``spec.json``, and the body of ``POST /load``, in which ``token`` is empty and ``load`` is given."""
 
     id: str
     token: str
@@ -112,7 +114,7 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class ProcessRecord:
-    """``process.json``: which process a worker is, and where it was forked which waits for its end, and which launcher both come from."""
+    """``process.json``: the worker's process and, if it was forked, those of its keeper and of their launcher."""
 
     pid: int
     pgid: int
@@ -133,7 +135,7 @@ class ExitRecord:
 
 @dataclass(frozen=True)
 class LauncherReady:
-    """The launcher's first message: everything is imported, and from now on it forks."""
+    """The launcher's first message: everything is imported, and it can fork."""
 
     pid: int
     start_time: int
@@ -142,7 +144,7 @@ class LauncherReady:
 
 @dataclass(frozen=True)
 class LauncherRecord:
-    """``process.json`` in the launcher's folder: which process it is, and which Warden's."""
+    """``process.json`` in the launcher's folder: its process, and that of its Warden."""
 
     pid: int
     start_time: int
@@ -152,14 +154,14 @@ class LauncherRecord:
 
 @dataclass(frozen=True)
 class ForkRequest:
-    """A worker to be forked: its folder, in which ``spec.json`` and ``instance.json`` stand."""
+    """A worker to fork, by its folder, which contains ``spec.json`` and ``instance.json``."""
 
     folder: str
 
 
 @dataclass(frozen=True)
 class ForkReply:
-    """The worker's process, or why there is none: the system's error number where it has one, and a text."""
+    """The worker's process, or the error: the system's error number, if any, and a text."""
 
     pid: int | None = None
     start_time: int | None = None
@@ -169,14 +171,14 @@ class ForkReply:
 
 @dataclass(frozen=True)
 class StopRequest:
-    """The body of ``POST /stop``: for how long requests under way may go on, in seconds."""
+    """The body of ``POST /stop``: how long requests in progress may continue, in seconds."""
 
     wait_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a load failed; ``detail`` is the exception's own short text."""
+    """Why a load failed; ``detail`` is the exception's short text."""
 
     code: str
     detail: str
@@ -206,7 +208,7 @@ class StateReport:
 
 @dataclass(frozen=True)
 class CleanReport:
-    """A worker's answer to ``POST /clean``: the process's and the device's bytes before and after."""
+    """A worker's answer to ``POST /clean``: bytes of the process and of the device before and after."""
 
     process_before_bytes: int | None
     process_after_bytes: int | None
@@ -215,7 +217,7 @@ class CleanReport:
 
 
 class ProtocolError(ValueError):
-    """A file or an answer that is not of this protocol."""
+    """A file or an answer that does not follow this protocol."""
 
 
 def encode(value: Any) -> bytes:
@@ -267,12 +269,12 @@ def _build(cls: type[T], raw: Mapping[str, Any]) -> T:
 
 @cache
 def _hints(cls: Any) -> Mapping[str, Any]:
-    """The types of a class's fields, worked out once: a launch asks twenty times a second."""
+    """Return the types of a class's fields; cached, since a launch asks twenty times a second."""
     return get_type_hints(cls)
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600 so that a reader sees all of it or nothing. Raises OSError; nothing new is there then."""
+    """Write a file with mode 0600 atomically. Raises OSError; the old file, if any, is unchanged then."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -295,10 +297,11 @@ def exit_text(code: int) -> str:
 
 
 def process_start_time(pid: int) -> int | None:
-    """Return when a process started, in clock ticks after boot (field 22 of ``/proc/PID/stat``), or ``None`` when it is gone.
+    """Return when a process started, in clock ticks after boot (field 22 of ``/proc/PID/stat``), or ``None`` if it is
+    gone.
 
-    Pid and start time together name a process for as long as the machine runs. A zombie counts as gone, but not while one of its
-    threads still ends: until then it holds its memory, and a thread that the kernel does not let go holds it for ever.
+    Pid and start time together identify a process for as long as the machine runs. A zombie counts as gone only once
+    all its threads have ended: until then it holds its memory, forever if the kernel never releases a thread.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

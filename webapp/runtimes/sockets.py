@@ -1,4 +1,4 @@
-"""HTTP to a unix socket, however long the path of its folder is."""
+"""HTTP over a unix socket whose path may be longer than the kernel allows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import httpx
 
-# httpx logs every request with its address, at a level that is meant for people.
+# httpx logs every request with its URL at level INFO.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 MAX_ANSWER_BYTES = 1 << 20
@@ -23,22 +23,23 @@ _CONNECT_S = 5.0
 
 
 class Unreachable(Exception):
-    """Nobody takes the connection, or it was hung up."""
+    """The connection was refused or closed."""
 
 
 class Silent(Exception):
-    """The connection was taken and no answer came in time."""
+    """The connection was accepted, but no answer came in time."""
 
 
 class Garbled(Exception):
-    """The answer is not HTTP, too long, or of a status that was not expected; the text says which."""
+    """The answer is not HTTP, is too long, or has an unexpected status; the text says which."""
 
 
 @contextmanager
 def short_path(path: str) -> Iterator[str]:
-    """Give a socket's path a short name for as long as the block lasts.
+    """Yield a short path of the socket that is valid for the block.
 
-    The kernel takes at most 107 bytes; a descriptor of the socket's folder makes any path short enough. Raises OSError.
+    The kernel accepts at most 107 bytes; a descriptor of the socket's folder makes any path short enough. Raises
+    OSError.
     """
     folder, _, name = path.rpartition("/")
     descriptor = os.open(folder or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -63,18 +64,18 @@ def connect(path: str, timeout_s: float) -> socket.socket:
 
 @contextmanager
 def unix_client(path: str, *, timeout: httpx.Timeout, headers: Mapping[str, str]) -> Iterator[httpx.Client]:
-    """Give an httpx client of the socket at ``path``, for answers that come in pieces.
+    """Yield an httpx client of the socket at ``path``, for streamed answers.
 
     Raises:
-        OSError: nobody takes connections there. It is tried first, because httpcore forgets to close a socket that was refused.
+        OSError: connections are refused. That is tried first, because httpcore does not close a refused socket.
     """
-    import httpx  # noqa: PLC0415  0.1 s of every start that only an answer in pieces needs
+    import httpx  # noqa: PLC0415  takes 0.1 s, and only streamed answers need it
 
     connect(path, timeout.connect or _CONNECT_S).close()
     with (
         short_path(path) as uds,
         httpx.HTTPTransport(uds=uds, verify=False) as transport,
-        # No environment: a proxy set there would be asked for "worker".
+        # The environment is ignored: a proxy set there would be asked for the host "worker".
         httpx.Client(
             transport=transport, base_url=_BASE_URL, timeout=timeout, headers=dict(headers), trust_env=False
         ) as client,
@@ -83,10 +84,10 @@ def unix_client(path: str, *, timeout: httpx.Timeout, headers: Mapping[str, str]
 
 
 def ask(path: str, token: str, method: str, route: str, *, body: bytes | None = None, timeout_s: float) -> bytes:
-    """Make one request and return the body of its answer; takes at most about ``timeout_s`` in all.
+    """Send one request and return the body of the answer; takes at most about ``timeout_s`` in total.
 
     Raises:
-        Unreachable, Silent, Garbled: see there.
+        Unreachable, Silent, Garbled
     """
     deadline = time.monotonic() + timeout_s
     try:
@@ -106,7 +107,7 @@ def ask(path: str, token: str, method: str, route: str, *, body: bytes | None = 
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to a unix socket; one question, one answer."""
+    """A connection to a unix socket, for one request."""
 
     def __init__(self, path: str, timeout_s: float) -> None:
         super().__init__("worker")
@@ -119,7 +120,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 def _read(response: http.client.HTTPResponse, connection: _Connection, deadline: float) -> bytes:
-    """Read an answer whose pieces may each come in time and all together not."""
+    """Read an answer by ``deadline``, even if each of its pieces arrives within the socket's timeout."""
     data = bytearray()
     while piece := response.read1(65536):
         data += piece

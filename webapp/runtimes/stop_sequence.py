@@ -1,4 +1,4 @@
-"""The sequence of a stop: one step after the other, each harder, until nothing is left. Workers and containers share it."""
+"""The escalation of a stop, shared by workers and containers: each step is harsher than the one before."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from webapp.runtimes.base import StageCallback, StopStage
 
 @dataclass(frozen=True)
 class StopStep:
-    """One way to end something: ``act`` does it and waits as long as this step may take."""
+    """One way to end something: ``act`` does it and waits for as long as the step may take."""
 
     stage: StopStage
     act: Callable[[], object]
 
 
 def escalate(steps: Sequence[StopStep], is_over: Callable[[], bool], on_stage: StageCallback) -> StopStage:
-    """Take steps until ``is_over``; return the stage of the last one needed, of the first if none was."""
+    """Take steps until ``is_over``; return the stage of the last step needed, or of the first if none was."""
     stage = steps[0].stage
     for step in steps:
         if is_over():
@@ -30,4 +30,4 @@ def escalate(steps: Sequence[StopStep], is_over: Callable[[], bool], on_stage: S
 
 
 def ignore_stages(stage: StopStage) -> None:
-    """A ``StageCallback`` for a stop whose progress is not reported."""
+    """Do nothing: a ``StageCallback`` for stops whose progress is not reported."""

@@ -1,4 +1,4 @@
-"""A worker's folder: what is written in it, and which process it belongs to."""
+"""A worker's folder: its files, and the process that it belongs to."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from webapp.runtimes.protocol import (
 T = TypeVar("T")
 
 LOG_LIMIT_BYTES = 8 * 2**20
-"""A log that is longer is cut to its end; see ``WorkerFolder.trim_log``."""
+"""A longer log is cut to its end; see ``WorkerFolder.trim_log``."""
 LOG_KEPT_BYTES = 2**20
 LOG_READ_BYTES = 2**20
-"""At most this much of a log's end is read."""
+"""How much of a log's end is read at most."""
 LINE_LENGTH = 2000
 REMOVE_S = 0.3
-"""How long a folder's removal is tried again."""
+"""For how long the removal of a folder is retried."""
 REMOVE_POLL_S = 0.01
 
 
 @dataclass(frozen=True)
 class InstanceRecord:
-    """All that a later Warden needs to list the instance: a worker's ``instance.json``, a container's label."""
+    """What a later Warden needs to list the instance: a worker's ``instance.json``, a container's label."""
 
     id: str
     operation_id: str
@@ -102,7 +102,7 @@ _RECORD = TypeAdapter(InstanceRecord)
 
 @dataclass(frozen=True)
 class WorkerFolder:
-    """One worker's folder. Reading a file that is missing or broken gives ``None``."""
+    """One worker's folder. Reading a missing or broken file returns ``None``."""
 
     path: Path
 
@@ -122,11 +122,11 @@ class WorkerFolder:
         return self.path / LOG_FILE
 
     def exists(self) -> bool:
-        """Whether the folder is there."""
+        """Whether the folder exists."""
         return self.path.is_dir()
 
     def spec(self) -> WorkerSpec | None:
-        """Return what the worker was told."""
+        """Return the worker's ``spec.json``."""
         data = self._read(SPEC_FILE)
         try:
             return None if data is None else decode_spec(data)
@@ -134,11 +134,11 @@ class WorkerFolder:
             return None
 
     def write_spec(self, spec: WorkerSpec) -> None:
-        """Write what the worker is told."""
+        """Write the worker's ``spec.json``."""
         write_file(self.path / SPEC_FILE, encode(spec))
 
     def record(self) -> InstanceRecord | None:
-        """Return what the instance is."""
+        """Return the instance's record."""
         data = self._read(INSTANCE_FILE)
         try:
             return None if data is None else _RECORD.validate_json(data)
@@ -146,15 +146,15 @@ class WorkerFolder:
             return None
 
     def write_record(self, record: InstanceRecord) -> None:
-        """Write what the instance is."""
+        """Write the instance's record."""
         write_file(self.path / INSTANCE_FILE, _RECORD.dump_json(record))
 
     def process_record(self) -> ProcessRecord | None:
-        """Return what the worker wrote of its process."""
+        """Return the worker's record of its process."""
         return self._decoded(ProcessRecord, PROCESS_FILE)
 
     def process(self) -> ProcessId | None:
-        """Return the worker's process, alive or not; ``None`` until it has said so itself."""
+        """Return the worker's process, alive or not; ``None`` until the worker has recorded it."""
         record = self.process_record()
         return None if record is None else ProcessId(record.pid, record.start_time)
 
@@ -164,7 +164,7 @@ class WorkerFolder:
         return record is not None and record.keeper is not None
 
     def keeper(self) -> ProcessId | None:
-        """Return the process that waits for a forked worker's end; it lives as long as the worker."""
+        """Return the process that waits for a forked worker's end and lives as long as the worker."""
         record = self.process_record()
         return None if record is None else _identity(record.keeper, record.keeper_start_time)
 
@@ -197,8 +197,8 @@ class WorkerFolder:
     def trim_log(self) -> None:
         """Cut a log that has become too long to its end.
 
-        The worker appends to it through a descriptor of its own (O_APPEND), so the file is shortened in place; what it writes in
-        this very moment may be lost. Only a running Warden does this: while none runs a log is bounded by the disk alone.
+        The worker appends through its own descriptor (O_APPEND), so the file is shortened in place; output written at
+        that moment may be lost. Only a running Warden does this: without one, the log grows until the disk is full.
         """
         if self.log_size() <= LOG_LIMIT_BYTES:
             return
@@ -212,9 +212,9 @@ class WorkerFolder:
             return
 
     def remove(self) -> bool:
-        """Remove the folder; False when something of it stays.
+        """Remove the folder; return False if some of it remains.
 
-        What is written into it meanwhile stops its removal: a keeper writes a moment after its worker's end.
+        A file written during the removal makes it fail: a keeper writes just after its worker's end.
         """
         deadline = time.monotonic() + REMOVE_S
         while True:
@@ -226,7 +226,7 @@ class WorkerFolder:
             time.sleep(REMOVE_POLL_S)
 
     def _log_end(self, size: int) -> bytes:
-        """Return at most the last ``size`` bytes, from the beginning of a line where there is one."""
+        """Return at most the last ``size`` bytes, from the beginning of a line if it contains one."""
         start = max(0, self.log_size() - size)
         try:
             with self.log.open("rb") as file:

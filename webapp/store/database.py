@@ -30,7 +30,7 @@ from webapp.store.urls import sqlite_file, usable
 log = logging.getLogger(__name__)
 
 PROMPT_S = 0.9
-"""How long a write may take while a person waits for it: an answer, or the reason for a failure, comes within a second."""
+"""How long a write may take that a person waits for: an answer, or the reason for a failure, comes within a second."""
 
 WRITTEN_BY_A_RUN = (timeline, operations)
 """Tables that only a running Warden writes; accounts are also written from a terminal."""

@@ -1,1 +1,1 @@
-"""Transformers mode, Warden's side: one worker process a model."""
+"""Warden's side of Transformers mode: one worker process per model."""

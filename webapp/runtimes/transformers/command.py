@@ -1,4 +1,4 @@
-"""The command that starts a worker where no launcher forks it, and its environment."""
+"""The command that starts a worker if no launcher forks it, and its environment."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from webapp.runtimes.worker_folder import WorkerFolder
 from webapp.settings import WORKER_COMMAND
 
 COMMAND_LOOK_S = 2.0
-"""How often the program is looked for: every request asks whether the mode can be chosen."""
+"""How long the result of looking for the program is kept: every request asks whether the mode can be chosen."""
 _KEPT_FROM_WORKERS = frozenset({"WARDEN_DATABASE_URL", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
-"""Secrets that a worker, which may run a model's own code, has no use for."""
+"""Secrets that a worker does not need and must not get, as it may run a model's own code."""
 
 
 class WorkerCommand:
-    """The command of the settings. It is looked for at most once in ``COMMAND_LOOK_S``."""
+    """The command from the settings. Its program is looked for at most once in ``COMMAND_LOOK_S``."""
 
     def __init__(self, command: str) -> None:
         self._command = command
@@ -31,7 +31,7 @@ class WorkerCommand:
         self._problem: Message | None = None
 
     def problem(self) -> Message | None:
-        """Return why no worker can be started by it, or ``None``. Never waits."""
+        """Return why it cannot start a worker, or ``None``. Never waits."""
         now = time.monotonic()
         if now - self._looked_at >= COMMAND_LOOK_S:
             self._looked_at, self._problem = now, self._look()
@@ -52,7 +52,7 @@ class WorkerCommand:
             return []
 
     def start(self, folder: WorkerFolder) -> int:
-        """Start a worker in ``folder``, in a session of its own, and return its pid. Raises OSError."""
+        """Start a worker in ``folder``, in a new session, and return its pid. Raises OSError."""
         descriptor = os.open(folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             process = _Detached(
@@ -62,7 +62,7 @@ class WorkerCommand:
                 stderr=descriptor,
                 cwd=folder.path,
                 env={**worker_environment(), INSTANCE_VARIABLE: folder.id, ROOT_VARIABLE: str(folder.path.parent)},
-                close_fds=True,  # the listening socket among them: a worker would keep the port after Warden's end
+                close_fds=True,  # including the listening socket: a worker would keep the port after Warden's end
                 start_new_session=True,
             )
         finally:
@@ -71,15 +71,15 @@ class WorkerCommand:
 
 
 class _Detached(subprocess.Popen[bytes]):
-    """A child that outlives this program on purpose, so its end is not warned of. It is waited for by its pid."""
+    """A child that outlives this program on purpose, so no ResourceWarning is issued. It is waited for by its pid."""
 
     def __del__(self) -> None:
         return
 
 
 def worker_environment() -> dict[str, str]:
-    """Return what every worker and the launcher begin with: Warden's own without its secrets, and where this package
-    is."""
+    """Return the environment of workers and launcher: Warden's own without its secrets, plus the path of this
+    package."""
     kept = {key: value for key, value in os.environ.items() if key not in _KEPT_FROM_WORKERS}
     package = str(Path(__file__).parents[3])
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}

@@ -1,4 +1,4 @@
-"""Workers that an earlier Warden left: the live ones are adopted, the leftovers removed."""
+"""Finds the workers that an earlier Warden left: live ones are adopted, leftovers are removed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DISCOVER_THREADS = 8
 
 
 class WorkerDiscovery:
-    """Looks at the workers' folders and processes; see ``Runtime.discover`` and ``Runtime.reap``."""
+    """Inspects the workers' folders and processes; see ``Runtime.discover`` and ``Runtime.reap``."""
 
     def __init__(self, workers: Workers, prober: WorkerProber, stopper: WorkerStopper) -> None:
         self._workers = workers
@@ -27,7 +27,7 @@ class WorkerDiscovery:
         self._stopper = stopper
 
     def discover(self) -> tuple[Discovered, ...]:
-        """List what an earlier Warden left, live and broken."""
+        """List the workers, live and broken, that an earlier Warden left."""
         folders = [folder for folder in self._workers.folders() if folder.record() is not None]
         if not folders:
             return ()
@@ -48,7 +48,7 @@ class WorkerDiscovery:
             return Discovered(instance, adoptable=False, reason=exc.message)
         if probe.state is not ProbeState.READY or probe.pid is None or folder.process() is None:
             return Discovered(instance, adoptable=False, reason=Message("half_started"))
-        # Known from now on for as long as it lives, whatever becomes of its folder.
+        # Remembered from now on for as long as it lives, whatever happens to its folder.
         self._workers.note(folder.id, StartedWorker(folder.process()))
         ready = replace(
             instance,
@@ -62,9 +62,9 @@ class WorkerDiscovery:
         return Discovered(ready, adoptable=True)
 
     def reap(self, known: Callable[[], frozenset[str]]) -> tuple[Leftover, ...]:
-        """Remove folders and processes of no instance in ``known()``.
+        """Remove folders and processes that belong to no instance in ``known()``.
 
-        A worker that this very runtime has launched and not ended is left alone, listed or not: ``terminate`` ends it.
+        A worker that this runtime launched and has not ended is left alone, listed or not: ``terminate`` ends it.
         """
         names = [folder.id for folder in self._workers.folders() if self._is_leftover(folder.id, known)]
         left = [self._reap_folder(name) for name in names if self._is_leftover(name, known)]
@@ -84,7 +84,7 @@ class WorkerDiscovery:
         return Leftover(Message("leftover_folder", {"instance": name}), ok)
 
     def _reap_marked(self, known: Callable[[], frozenset[str]]) -> Iterator[Leftover]:
-        """End marked processes that no folder tells of."""
+        """End marked processes without a folder."""
         for process, name in self._workers.marked().items():
             if self._is_leftover(name, known):
                 is_gone = self._stopper.kill(process)

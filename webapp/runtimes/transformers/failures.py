@@ -1,4 +1,4 @@
-"""Why a worker has ended or does not answer as a worker does, by what it wrote."""
+"""Finds out from its files why a worker has ended or gives wrong answers."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def end_of(folder: WorkerFolder, workers: Workers) -> WardenError:
     lines = folder.log_tail(ERROR_LINES)
     model, text, how = _model(folder), "\n".join(lines), workers.exit_of(folder)
     if how == "SIGABRT" and any(words in text.lower() for words in _OUT_OF_MEMORY_TEXTS):
-        # Native code has no exceptions to raise: it prints a line and aborts.
+        # Native code cannot raise an exception: it prints a line and aborts.
         return OutOfMemory(model=model, detail=lines[-1], log=text)
     return WorkerDied(model=model, exit=int(how) if how is not None and how.isdecimal() else how, log=text)
 
 
 def load_failed(folder: WorkerFolder, code: str | None, detail: str | None) -> LaunchFailed:
-    """Return the error of a load that the worker says has failed."""
+    """Return the error of a load that the worker reports as failed."""
     error = OutOfMemory if code == FailureCode.OUT_OF_MEMORY.value else LaunchFailed
     return error(model=_model(folder), detail=detail, log="\n".join(folder.log_tail(ERROR_LINES)))
 
 
 def garbled(folder: WorkerFolder, detail: str) -> WorkerGarbled:
-    """Return the error of an answer that is not a worker's."""
+    """Return the error of an answer that does not come from a worker."""
     return WorkerGarbled(model=_model(folder), detail=detail, log="\n".join(folder.log_tail(ERROR_LINES)))
 
 

@@ -1,4 +1,4 @@
-"""Starting workers: forked by the launcher, or by the command; first prepared, then told what to load."""
+"""Starts workers by the launcher or by the command: first prepared, then told what to load."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class WorkerLauncher:
         self._stopper = stopper
 
     def prepare(self, spec: LaunchSpec) -> bool:
-        """Start a worker that holds no model and has imported nothing that it does not share; see ``Runtime``."""
+        """Start a worker that holds no model and has imported only what it shares; see ``Runtime.prepare``."""
         was_ready = self._launcher is not None and self._launcher.is_ready
         self._spawn(InstanceRecord.of(spec), self._load_spec(spec))
         return self._launcher is not None and not (was_ready and self._workers.folder(spec.instance_id).is_forked())
 
     def launch(self, spec: LaunchSpec) -> None:
-        """Start a worker and tell it its model; a prepared one is only told, which takes a socket and nothing else."""
+        """Start a worker, unless one is prepared, and tell it what to load, which needs nothing but a socket."""
         record, load = InstanceRecord.of(spec), self._load_spec(spec)
         folder = self._workers.folder(record.id)
         if self._workers.started(record.id) is None:
@@ -63,13 +63,13 @@ class WorkerLauncher:
             self._rewrite(folder, record)
         self._workers.change(record.id, lambda started: replace(started, untold=load))
         if Path(folder.socket).exists():
-            with suppress(WardenError):  # ``probe`` tries again, and says what is wrong
+            with suppress(WardenError):  # ``probe`` tries again and reports the error
                 self._prober.tell(folder, load)
 
     def _rewrite(self, folder: WorkerFolder, record: InstanceRecord) -> None:
-        """Write down what a prepared worker becomes: the plan was made anew at the gate.
+        """Update the record of a prepared worker: the plan was recalculated at the gate.
 
-        Raises LaunchBlocked; nothing is left then.
+        Raises LaunchBlocked; nothing is left behind then.
         """
         prepared = folder.record()
         try:
@@ -99,7 +99,8 @@ class WorkerLauncher:
         )
 
     def _spawn(self, record: InstanceRecord, load: LoadSpec) -> None:
-        """Start a worker that waits to be told; all its files exist before its process does. Raises LaunchBlocked."""
+        """Start a worker that waits for its model; all its files exist before its process does. Raises
+        LaunchBlocked."""
         folder = self._workers.folder(record.id)
         self._workers.note(record.id, StartedWorker(None))
         try:
@@ -125,7 +126,7 @@ class WorkerLauncher:
 
 
 def _fill(folder: WorkerFolder, record: InstanceRecord, load: LoadSpec) -> None:
-    """Make a worker's folder. Raises OSError."""
+    """Create a worker's folder. Raises OSError."""
     make_private(folder.path.parent)
     folder.path.mkdir(mode=0o700)
     folder.write_record(record)
@@ -133,5 +134,5 @@ def _fill(folder: WorkerFolder, record: InstanceRecord, load: LoadSpec) -> None:
 
 
 def _essentials(record: InstanceRecord) -> tuple[object, ...]:
-    """Return what a later Warden must not read wrong."""
+    """Return the fields that a later Warden must not read from an outdated record."""
     return record.model_id, record.revision, record.options, record.devices

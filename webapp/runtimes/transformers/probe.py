@@ -1,4 +1,4 @@
-"""Asking workers over their sockets: their state, what they can give back, and telling them what to load."""
+"""Talks to workers over their sockets: asks for their state, cleans them, tells them what to load."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ _STATES = {
     WorkerState.IDLE: ProbeState.STARTING,
     WorkerState.LOADING: ProbeState.LOADING,
     WorkerState.READY: ProbeState.READY,
-    WorkerState.STOPPING: ProbeState.STARTING,  # whatever it was, it is not ready
+    WorkerState.STOPPING: ProbeState.STARTING,  # whatever it was before, it is not ready
 }
 
 
 class WorkerProber:
-    """Asks workers; see ``Runtime.probe`` and ``Runtime.clean``."""
+    """Talks to workers; see ``Runtime.probe`` and ``Runtime.clean``."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
 
     def probe(self, instance_id: str) -> Probe:
-        """Ask an instance how it is; one that does not know yet what to load is told."""
+        """Ask an instance for its state, and tell it what to load if it does not know yet."""
         folder, process = self._alive(instance_id)
         folder.trim_log()
         if not Path(folder.socket).exists():  # started a moment ago
@@ -63,13 +63,13 @@ class WorkerProber:
         return _probe(report, folder.log_size())
 
     def tell(self, folder: WorkerFolder, load: LoadSpec) -> None:
-        """Tell a worker what to load; hearing it twice does no harm. Raises as ``probe`` does."""
+        """Tell a worker what to load; idempotent. Raises as ``probe`` does."""
         body = encode(WorkerSpec(folder.id, "", load))
         self._ask(folder, self._workers.process(folder), "POST", "/load", LOAD_S, body)
         self._workers.change(folder.id, lambda started: replace(started, untold=None))
 
     def clean(self, instance_id: str) -> CleanResult:
-        """Let an instance give back what it does not need."""
+        """Make an instance release the memory that it does not need."""
         folder, process = self._alive(instance_id)
         data = self._ask(folder, process, "POST", "/clean", CLEAN_S, body=b"{}")
         try:
@@ -84,7 +84,7 @@ class WorkerProber:
     def _alive(self, instance_id: str) -> tuple[WorkerFolder, ProcessId | None]:
         """Return the folder and the process of an instance.
 
-        Raises UnknownInstance, WorkerCutOff, or why it has ended.
+        Raises UnknownInstance, WorkerCutOff, or the error that ended it.
         """
         folder = self._workers.existing_folder(instance_id)
         process = self._workers.process(folder)
@@ -114,7 +114,7 @@ class WorkerProber:
         timeout_s: float,
         body: bytes | None = None,
     ) -> bytes:
-        """Make a request; every failure becomes one of the errors of ``probe``."""
+        """Send a request; every failure becomes one of the errors of ``Runtime.probe``."""
         spec = folder.spec()
         if spec is None:
             raise garbled(folder, "its spec.json is missing or broken")

@@ -1,4 +1,4 @@
-"""The runtime of Transformers mode: the parts that start, ask, end and find workers, put together."""
+"""The runtime of Transformers mode, composed of the parts that start, ask, end and find workers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LIBRARIES = ("transformers", "torch", "bitsandbytes")
 
 
 class TransformersRuntime:
-    """See ``Runtime``."""
+    """A ``Runtime`` that runs each model in a worker process."""
 
     mode = Mode.TRANSFORMERS
 
@@ -48,45 +48,38 @@ class TransformersRuntime:
         self._discovery = WorkerDiscovery(self._workers, self._prober, self._stopper)
 
     def engine_version(self, instance_id: str | None = None) -> str:
-        """See ``Runtime``. The worker has the libraries that are installed here, of its own or shared."""
+        """Return the versions of the installed libraries, and whether the worker shares them."""
         shares = self.shares_libraries() if instance_id is None else self._workers.folder(instance_id).is_forked()
         return f"{_libraries()} shared" if shares else _libraries()
 
     def shares_libraries(self) -> bool:
-        """See ``Runtime``."""
         return self._launcher is not None and self._launcher.is_to_be_had
 
     def unavailable(self) -> Message | None:
-        """See ``Runtime``."""
         return self._command.problem()
 
     def start(self) -> None:
-        """See ``Runtime``."""
+        """Do nothing: the owner of the launcher starts it."""
 
     def stop(self) -> None:
-        """See ``Runtime``."""
+        """Do nothing: the owner of the launcher stops it."""
 
     def reach(self) -> None:
-        """See ``Runtime``. The system itself ends and starts a worker."""
+        """Do nothing: the system itself ends and starts workers."""
 
     def prepare(self, spec: LaunchSpec) -> bool:
-        """See ``Runtime``."""
         return self._starter.prepare(spec)
 
     def launch(self, spec: LaunchSpec) -> None:
-        """See ``Runtime``."""
         self._starter.launch(spec)
 
     def probe(self, instance_id: str) -> Probe:
-        """See ``Runtime``."""
         return self._prober.probe(instance_id)
 
     def clean(self, instance_id: str) -> CleanResult:
-        """See ``Runtime``."""
         return self._prober.clean(instance_id)
 
     def endpoint(self, instance_id: str) -> Endpoint:
-        """See ``Runtime``."""
         folder = self._workers.existing_folder(instance_id)
         spec, record = folder.spec(), folder.record()
         if spec is None or record is None:
@@ -99,27 +92,22 @@ class TransformersRuntime:
         )
 
     def log_tail(self, instance_id: str, lines: int) -> tuple[str, ...]:
-        """See ``Runtime``."""
         return self._workers.folder(instance_id).log_tail(lines)
 
     def terminate(self, instance_id: str, *, on_stage: StageCallback | None = None, ask: bool = True) -> StopResult:
-        """See ``Runtime``."""
         return self._stopper.end(instance_id, ask=ask, on_stage=on_stage or ignore_stages)
 
     def discover(self) -> tuple[Discovered, ...]:
-        """See ``Runtime``."""
         return self._discovery.discover()
 
     def reap(self, known: Callable[[], frozenset[str]]) -> tuple[Leftover, ...]:
-        """See ``Runtime``."""
         return self._discovery.reap(known)
 
     def processes(self) -> Mapping[int, str]:
-        """See ``Runtime``."""
         return self._workers.living()
 
     def heirs(self) -> frozenset[int]:
-        """Return a keeper for each launcher that has ended before its workers, which share its libraries.
+        """Return one keeper for each launcher that ended before its workers, which still share its libraries.
 
         Never waits.
         """
@@ -128,7 +116,7 @@ class TransformersRuntime:
 
 @cache
 def _libraries() -> str:
-    """Return the libraries that the memory depends on, with their versions, without importing them."""
+    """Return the libraries that memory use depends on, with their versions, without importing them."""
     return " ".join(f"{name} {version}" for name in _LIBRARIES if (version := _version(name)) is not None)
 
 

@@ -1,4 +1,4 @@
-"""Ending workers with all their processes."""
+"""Ends workers with all their processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from webapp.settings import Settings
 log = logging.getLogger(__name__)
 
 ASK_S = 2.0
-"""How long a worker may take to say that it was told to stop; one that does not answer is not waited for any longer."""
+"""How long a worker may take to acknowledge a stop request."""
 
 
 class WorkerStopper:
@@ -28,7 +28,7 @@ class WorkerStopper:
         self._workers = workers
 
     def end(self, name: str, *, ask: bool, on_stage: StageCallback = ignore_stages) -> StopResult:
-        """End a worker and remove its folder; ``ask=False`` begins with SIGKILL."""
+        """End a worker and remove its folder; ``ask=False`` starts with SIGKILL."""
         began = time.monotonic()
         folder = self._workers.folder(name)
         leader = self._workers.process(folder)
@@ -50,8 +50,8 @@ class WorkerStopper:
         return StopResult(stage, seconds, survivors)
 
     def clear(self, folder: WorkerFolder) -> None:
-        """End a worker that was forked without an answer, and remove its folder: two in one would pass for each
-        other."""
+        """End a worker whose fork was not confirmed and remove its folder: two workers in one folder would be
+        confused."""
         processes.end_processes(
             lambda: self._workers.processes_of(folder, None),
             StopTimes(0, 0, self._settings.worker_kill_s),
@@ -62,7 +62,7 @@ class WorkerStopper:
         folder.remove()
 
     def kill(self, process: ProcessId) -> bool:
-        """End one process that no folder tells of; return whether it is gone."""
+        """End one process without a folder; return whether it is gone."""
         _, survivors = processes.end_processes(
             lambda: frozenset({process}) if process.is_alive else frozenset(),
             StopTimes(0, 0, self._settings.worker_kill_s),
@@ -76,7 +76,7 @@ class WorkerStopper:
         spec = folder.spec()
         if spec is None:
             return False
-        # Half of the time for the requests under way; the rest is for ending.
+        # Half of the time is for the requests in progress, the rest for ending.
         body = encode(StopRequest(self._settings.worker_ask_s / 2))
         timeout_s = min(ASK_S, self._settings.worker_ask_s)
         try:

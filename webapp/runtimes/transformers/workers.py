@@ -1,4 +1,4 @@
-"""The workers that there are: their folders, their processes, and what this runtime has started."""
+"""The existing workers: their folders, their processes, and those that this runtime has started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from webapp.runtimes.worker_folder import WorkerFolder
 
 FOLDER = "workers"
 DEATH_S = 0.3
-"""A worker that hung up gets this long to be seen dead before its answer is called garbled."""
+"""How long to wait for the end of a worker that closed the connection before its answer is called garbled."""
 KEEPER_POLL_S = 0.01
 
 
@@ -27,36 +27,36 @@ class StartedWorker:
 
     process: ProcessId | None
     untold: LoadSpec | None = None
-    """What it is to load and has not been told yet."""
+    """The model that it has not been told to load yet."""
     exit: str | None = None
-    """How it ended, once that is known."""
+    """Its exit code or signal name, once that is known."""
 
 
 class Workers:
     """The workers of a state folder.
 
-    All that matters is in their folders; what is kept here can be lost without harm.
+    The folders hold everything that matters; the state of this object can be lost without harm.
     """
 
     def __init__(self, state_dir: Path) -> None:
         self.root = state_dir / FOLDER
         self._lock = threading.Lock()
         self._started: Mapping[str, StartedWorker] = {}
-        """By id, what this runtime has launched and not yet ended."""
+        """Workers that this runtime launched and has not ended, by id."""
 
     # What this runtime has started
 
     def started(self, name: str) -> StartedWorker | None:
-        """Return a worker that was launched and not yet ended, or ``None``."""
+        """Return a worker that was launched and has not been ended, or ``None``."""
         return self._started.get(name)
 
     def note(self, name: str, started: StartedWorker) -> None:
-        """Keep what is known of a worker, replacing what was."""
+        """Add or replace a worker."""
         with self._lock:
             self._started = {**self._started, name: started}
 
     def change(self, name: str, change: Callable[[StartedWorker], StartedWorker]) -> None:
-        """Replace what is known of a worker by ``change`` of it, unless it has been ended meanwhile."""
+        """Replace a worker by ``change`` of it, unless it has been ended in the meantime."""
         with self._lock:
             if (started := self._started.get(name)) is not None:
                 self._started = {**self._started, name: change(started)}
@@ -92,7 +92,7 @@ class Workers:
     # Processes
 
     def process(self, folder: WorkerFolder) -> ProcessId | None:
-        """Return a worker's process by its own record, or as it was started; a child that has ended is reaped."""
+        """Return a worker's process from its record, or else as it was started; a child that has ended is reaped."""
         started = self.started(folder.id)
         process = folder.process() or (None if started is None else started.process)
         if process is not None and started is not None and started.exit is None and not process.is_alive:
@@ -101,7 +101,7 @@ class Workers:
         return process
 
     def exit_of(self, folder: WorkerFolder) -> str | None:
-        """Return how a worker has ended, as far as ``process`` has seen it."""
+        """Return how a worker ended, if ``process`` has noticed that."""
         started = self.started(folder.id)
         return _exit_of(folder) if started is None else started.exit
 
@@ -109,20 +109,20 @@ class Workers:
         """Return the worker, its process group, and every other process with its mark."""
         found = {process for process, name in self.marked().items() if name == folder.id}
         if leader is not None and (leader.is_alive or any(_session_of(process) == leader.pid for process in found)):
-            found |= processes.group_members(leader.pid)  # the group's number is not reused while one of it lives
+            found |= processes.group_members(leader.pid)  # the group's number is not reused while a member lives
         if leader is not None and leader.is_alive:
             found.add(leader)
         return frozenset(found)
 
     def marked(self) -> Mapping[ProcessId, str]:
-        """Return every marked process with the folder that it belongs to: the mark may be another's, the session is
+        """Return every marked process with its folder: the mark may be inherited from another worker, the session is
         not."""
         owners = {process.pid: folder.id for folder in self.folders() if (process := folder.process()) is not None}
         marked = processes.find_marked(str(self.root))
         return {process: owners.get(_session_of(process) or 0, name) for process, name in marked.items()}
 
     def living(self) -> Mapping[int, str]:
-        """Return the pids of all workers and their keepers that live, with the instance of each. Never waits."""
+        """Return the pids of all live workers and keepers, each with its instance. Never waits."""
         found = {p.pid: name for name, s in self._started.items() if (p := s.process) is not None and p.is_alive}
         for folder in self.folders():
             process = folder.process()
@@ -133,7 +133,7 @@ class Workers:
         return found
 
     def heirs(self) -> frozenset[int]:
-        """Return a keeper for each launcher that has ended before its workers, which share its libraries.
+        """Return one keeper for each launcher that ended before its workers, which still share its libraries.
 
         Never waits.
         """
@@ -146,7 +146,7 @@ class Workers:
 
 
 def _exit_of(folder: WorkerFolder) -> str | None:
-    """Return how a forked worker ended; its keeper writes that a moment after the end, unless it was killed itself."""
+    """Return how a forked worker ended; its keeper, unless it was killed too, writes that just after the end."""
     deadline, keeper = time.monotonic() + DEATH_S, folder.keeper()
     while keeper is not None and keeper.is_alive and folder.exit() is None and time.monotonic() < deadline:
         time.sleep(KEEPER_POLL_S)

@@ -1,1 +1,1 @@
-"""vLLM mode: one container a model."""
+"""vLLM mode: one container per model."""

@@ -1,4 +1,4 @@
-"""Taking over containers that an earlier Warden started."""
+"""Adopts containers that an earlier Warden started."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PORT_LABEL = LABEL + "port"
 
 
 class Adopter:
-    """Finds the container of an instance, and what is needed to talk to it, by Docker's list if it is not known."""
+    """Finds the container of an instance, in Docker's list if it is not known yet."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Adopter:
         raise UnknownInstance(instance=instance_id)
 
     def adopt(self, inspected: Inspected, record: InstanceRecord) -> OwnContainer | None:
-        """Take a container that an earlier Warden started; ``None`` if it has never run, or cannot be talked to."""
+        """Adopt a container that an earlier Warden started; ``None`` if it has never run or cannot be reached."""
         known = self._containers.get(record.id)
         if known is not None and known.id == inspected.id:
             return known

@@ -1,4 +1,4 @@
-"""Why a vLLM container has ended, by what it wrote. Pure.
+"""Finds in its log why a vLLM container has ended. Pure.
 
 The patterns follow the format strings of vLLM 0.32.
 """
@@ -30,7 +30,7 @@ DETAIL_LENGTH = 300
 
 @dataclass(frozen=True)
 class _Ended:
-    """All that a cause is told from."""
+    """The facts from which a cause is derived."""
 
     model: str
     max_tokens: int | None
@@ -46,7 +46,7 @@ def cause_of(
     exit_signal: str | None = None,
     oom_killed: bool = False,
 ) -> LaunchFailed:
-    """Return why a container ended; the first known error of the log is the cause of those that follow."""
+    """Return why a container ended: the first known error in the log, as it causes those that follow."""
     ended = _Ended(model, max_tokens, "\n".join(lines[-LOG_LINES:]))
     for line in lines:
         if _TOLD.search(line) or _said(line).startswith("raise "):
@@ -63,11 +63,11 @@ def cause_of(
 
 
 _TOLD = re.compile(r"^(?:\([^)]*pid=\d+\) )?(?:INFO|WARNING|DEBUG)\b")
-"""Lines that tell no error; a request's text may stand in them."""
+"""Lines that report no error; they may contain the text of a request."""
 
 
 def _gib(text: str | None) -> int | None:
-    """Bytes of a figure with two decimals; 0.00 is less than vLLM prints, and so unknown."""
+    """Return the bytes of a figure in GiB with two decimals; ``None`` for 0.00, which is rounded."""
     return None if text is None else round(float(text) * GIB) or None
 
 
@@ -147,7 +147,7 @@ def _files(match: re.Match[str], line: str, ended: _Ended) -> LaunchFailed:
 
 
 def _said(line: str) -> str:
-    """A line without vLLM's prefixes (process, level, time, place)."""
+    """Return a line without vLLM's prefixes (process, level, time, source)."""
     return re.sub(r"^(?:\([^)]*pid=\d+\) )?(?:[A-Z]+ \d\d-\d\d [\d:.]+ \[[^\]]*\] )?\s*", "", line)[:DETAIL_LENGTH]
 
 

@@ -1,4 +1,4 @@
-"""What a vLLM container is created with: command line, environment, mounts, devices, labels. Pure."""
+"""Builds the plan of a vLLM container: command line, environment, mounts, devices, labels. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTAINER_PORT = 8000
 CACHE_TARGET = "/hf-cache"
 COMPILED_TARGET = "/root/.cache/vllm"
 CPU_BLOCK_TOKENS = 128
-"""Tokens of one block of the KV cache on the CPU (vLLM 0.32, platforms/cpu.py); the pool is made of whole blocks."""
+"""Tokens of one block of the KV cache on the CPU (vLLM 0.32, platforms/cpu.py); the pool consists of whole blocks."""
 GUARD = "warden_guard"
 """The name of the module ``guard`` in the container."""
 MODEL_PLACE = "{model}"
@@ -43,14 +43,14 @@ _BATCH_FLAGS = {
     "--no-enable-chunked-prefill",
     "--performance-mode",
 }
-"""Where the settings name one of them vLLM chooses its batch by it: a value that the plan counted may then be one that it refuses."""
+"""Flags from which vLLM derives its batch: if the settings give one, vLLM may refuse the value of the plan."""
 _SHORT_FLAGS = {"-tp": "--tensor-parallel-size"}
 _RECORD = TypeAdapter(InstanceRecord)
 
 
 @dataclass(frozen=True)
 class Mount:
-    """A folder of the host, or a volume of Docker's, in the container."""
+    """A folder of the host, or a Docker volume, in the container."""
 
     source: str
     target: str
@@ -60,27 +60,27 @@ class Mount:
 
 @dataclass(frozen=True)
 class ContainerPlan:
-    """A container that is to be created, in plain values."""
+    """A container to create, in plain values."""
 
     image: str
     name: str
     entrypoint: tuple[str, ...] | None
-    """``None`` is the image's own."""
+    """``None`` means that of the image."""
     command: tuple[str, ...]
     environment: Mapping[str, str]
     mounts: tuple[Mount, ...]
     gpu_ids: tuple[str, ...]
-    """The GPUs' uuids, or their numbers; empty on the host."""
+    """The GPUs' uuids or indices; empty on the CPU."""
     ipc_host: bool
     shm_bytes: int | None
     network: str
     port: int
-    """On 127.0.0.1 of this machine."""
+    """The port on 127.0.0.1 of this machine."""
     published: bool
-    """False on the host's own network, where vLLM listens there by itself."""
+    """False on the host's network, where vLLM itself listens on the port."""
     labels: Mapping[str, str]
     modules: Mapping[str, bytes] = field(default_factory=dict)
-    """Python modules that the program finds, by their names."""
+    """Source of extra Python modules, by name."""
 
 
 def container_plan(spec: LaunchSpec, settings: Settings, *, port: int, api_key: str) -> ContainerPlan:
@@ -88,7 +88,7 @@ def container_plan(spec: LaunchSpec, settings: Settings, *, port: int, api_key: 
 
     Raises:
         StartMemoryShort: vLLM would refuse to start on these devices.
-        LaunchFailed: the model's files do not lie in the cache that is mounted, or a setting cannot be meant.
+        LaunchFailed: the model's files are not in the mounted cache, or a setting is invalid.
     """
     on_host_network = settings.vllm_network == HOST_NETWORK
     program, begin = _program(spec, settings)
@@ -111,10 +111,11 @@ def container_plan(spec: LaunchSpec, settings: Settings, *, port: int, api_key: 
 
 
 def gpu_memory_utilization(spec: LaunchSpec) -> float:
-    """Return the share of each GPU that vLLM is to take: the smallest that holds the plan, rounded up.
+    """Return the share of each GPU that vLLM should take: the smallest that holds the plan, rounded up.
 
-    vLLM's own rule (``request_memory``, 0.32) is ``free at start >= ceil(total * utilization)``, in CUDA's figures: the total without
-    what the driver reserves, and the free memory when vLLM's context exists already. One value holds for all GPUs.
+    vLLM's rule (``request_memory``, 0.32) is ``free at start >= ceil(total * utilization)``, in CUDA's figures: the
+    total excludes the driver's reserve, and the free memory is measured after vLLM's context exists. One value holds
+    for all GPUs.
 
     Raises:
         StartMemoryShort: no value satisfies the rule on every GPU.
@@ -129,15 +130,17 @@ def gpu_memory_utilization(spec: LaunchSpec) -> float:
 
 
 def free_at_start(spec: LaunchSpec, device: LaunchDevice) -> int:
-    """Return the free memory of a GPU that vLLM will find, in bytes: the reading's less the plan's context."""
+    """Return the free bytes that vLLM will find on a GPU: those of the reading minus the plan's context."""
     context = sum(f.part(PartName.CONTEXT) for f in spec.footprints if f.device_id == device.id)
     return (device.free_bytes or 0) - context
 
 
 def kv_cache_argument_bytes(spec: LaunchSpec) -> int:
-    """Return the KV cache for the CPU: the plan's, in whole blocks for each request and the empty one, in whole MiB.
+    """Return the bytes of the KV cache on the CPU: the plan's, in whole blocks per request plus one empty block, in
+    MiB.
 
-    ``--kv-cache-memory-bytes`` takes bytes; ``VLLM_CPU_KVCACHE_SPACE``, the older way, whole GiB only, which no plan could keep to.
+    ``--kv-cache-memory-bytes`` takes bytes. The older ``VLLM_CPU_KVCACHE_SPACE`` takes only whole GiB, too coarse for a
+    plan.
     """
     planned = sum(footprint.part(PartName.KV_CACHE) for footprint in spec.footprints)
     tokens, requests = spec.options.max_tokens, spec.options.batch_size
@@ -147,7 +150,7 @@ def kv_cache_argument_bytes(spec: LaunchSpec) -> int:
 
 
 def record_of(labels: Mapping[str, str]) -> InstanceRecord | None:
-    """Return what a container's labels say of its instance; ``None`` when they are missing or broken."""
+    """Return the instance record in a container's labels; ``None`` if they are missing or broken."""
     try:
         return _RECORD.validate_json(labels[LABEL + "record"])
     except (KeyError, ValidationError):
@@ -155,7 +158,7 @@ def record_of(labels: Mapping[str, str]) -> InstanceRecord | None:
 
 
 def port_range(settings: Settings) -> range:
-    """Return the ports that containers may take."""
+    """Return the ports that containers may use."""
     first, _, last = settings.vllm_ports.partition("-")
     return range(int(first), int(last or first) + 1)
 
@@ -171,7 +174,7 @@ def image_family(image: str) -> str:
 
 
 def _program(spec: LaunchSpec, settings: Settings) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
-    """The entry point, where it is not the image's own, and the arguments that name the model."""
+    """Return the entry point, unless it is the image's, and the arguments that name the model."""
     model = _model_path(spec, settings)
     words = shlex.split(settings.vllm_entrypoint)
     if not words:
@@ -182,7 +185,7 @@ def _program(spec: LaunchSpec, settings: Settings) -> tuple[tuple[str, ...] | No
 
 
 def _model_path(spec: LaunchSpec, settings: Settings) -> str:
-    """The snapshot as the container sees it. Raises LaunchFailed."""
+    """Return the snapshot's path in the container. Raises LaunchFailed."""
     for cache, snapshot in ((settings.hf_cache, spec.snapshot), (settings.hf_cache.resolve(), spec.snapshot.resolve())):
         if snapshot.is_relative_to(cache) and ".." not in snapshot.parts:
             return str(Path(CACHE_TARGET) / snapshot.relative_to(cache))
@@ -190,35 +193,39 @@ def _model_path(spec: LaunchSpec, settings: Settings) -> str:
 
 
 def _arguments(spec: LaunchSpec, settings: Settings, own_port: int | None) -> list[str]:
-    """The flags; those that the settings name themselves take the place of ours."""
+    """Return the flags; those in the settings replace Warden's."""
     extra = shlex.split(settings.vllm_args)
     theirs = {_long(word.partition("=")[0]) for word in extra if word.startswith("-")}
     if theirs & _BATCH_FLAGS:
         theirs.add(BATCHED_TOKENS)
     ours = [(flag, value()) for flag, value in _flags(spec, settings, own_port) if flag not in theirs]
-    guard = ["--middleware", f"{GUARD}.Guard"]  # beside theirs: vLLM takes several
+    guard = ["--middleware", f"{GUARD}.Guard"]  # in addition to those of the settings: vLLM accepts several
     return [*(word for flag, value in ours for word in _words(flag, value)), *guard, *extra]
 
 
 def _words(flag: str, value: str | None) -> tuple[str, ...]:
-    """A flag and its value as two words, or as one where the value would be read as a flag: a model may be named ``-h``."""
+    """Return a flag and its value as two words, or as one if the value looks like a flag: a model may be named
+    ``-h``."""
     if value is None:
         return (flag,)
     return (f"{flag}={value}",) if value.startswith("-") else (flag, value)
 
 
 def _long(flag: str) -> str:
-    """A flag as we write it."""
+    """Return the long form of a flag."""
     return _SHORT_FLAGS.get(flag, flag.replace("_", "-"))
 
 
 def _flags(
     spec: LaunchSpec, settings: Settings, own_port: int | None
 ) -> Iterator[tuple[str, Callable[[], str | None]]]:
-    """Each flag with what works out its value (``None``: it has none): one that the settings replace must not refuse the start."""
+    """Yield each flag with a function that returns its value, or ``None`` if it has none.
+
+    The function is called only for flags that the settings do not replace, as it may refuse the start.
+    """
     options, gpus = spec.options, [d for d in spec.devices if d.kind is DeviceKind.GPU]
     yield "--served-model-name", lambda: spec.model_id
-    yield "--host", lambda: "0.0.0.0" if own_port is None else "127.0.0.1"  # noqa: S104  in the container; published on 127.0.0.1  # nosec B104
+    yield "--host", lambda: "0.0.0.0" if own_port is None else "127.0.0.1"  # noqa: S104  inside the container; published on 127.0.0.1  # nosec B104
     yield "--port", lambda: str(CONTAINER_PORT if own_port is None else own_port)
     yield "--dtype", lambda: options.dtype.value
     yield "--max-model-len", lambda: str(options.max_tokens)

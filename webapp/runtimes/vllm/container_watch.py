@@ -1,4 +1,4 @@
-"""Looks at the Docker engine again and again, so that nobody who draws a page has to wait for it."""
+"""Polls the Docker engine, so that no page has to wait for it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from webapp.settings import Settings
 log = logging.getLogger(__name__)
 
 FIRST_LOOK_S = 2.0
-"""How long ``start`` waits for the first look."""
+"""How long ``start`` waits for the first poll."""
 ALIVE = ("running", "paused", "restarting")
-"""Docker's words for containers with processes."""
+"""Docker's states of containers that have processes."""
 
 
 @dataclass(frozen=True)
@@ -30,21 +30,22 @@ class ContainerView:
     """The engine as last seen."""
 
     problem: Message | None
-    """Why no container can be started now."""
+    """Why no container can be started now; ``None`` if one can."""
     own: Mapping[str, str]
-    """Ids of this Warden's containers, with the instance of each."""
+    """Ids of this Warden's containers, each with its instance."""
     foreign: tuple[ForeignContainer, ...]
     image_id: str | None = None
-    """Of vLLM's image, where that is on this server: its name may mean another one tomorrow."""
+    """Id of vLLM's image, if it is on this server: the image's name may refer to another one tomorrow."""
 
 
 class ContainerWatch:
-    """A thread that keeps ``view`` up to date; whoever reads it takes a reference and never waits."""
+    """A thread that keeps ``view`` current; readers take a reference and never wait."""
 
     def __init__(
         self, engine: DockerEngine, settings: Settings, each_look: Callable[[Mapping[str, str]], None]
     ) -> None:
-        """``each_look`` gets the own containers of each look that Docker answered, and must not wait."""
+        """``each_look`` is called with this Warden's containers after each poll that Docker answered, and must not
+        wait."""
         self._engine = engine
         self._each_look = each_look
         self._image = settings.vllm_image
@@ -52,32 +53,32 @@ class ContainerWatch:
         self._poll_s = settings.docker_poll_s
         self.view = ContainerView(EngineUnreachable(socket=engine.socket, detail="not asked yet").message, {}, ())
         self._described: Mapping[tuple[str, str], ForeignContainer] = {}
-        """By id and state, what inspecting told: it changes only with the state."""
+        """Results of inspecting, by id and state: they change only with the state."""
         self._stopping = threading.Event()
         self._now = threading.Event()
         self._looked = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin. The first look is waited for a moment, so that the page does not begin with a wrong word."""
+        """Start; waits briefly for the first poll, so that the first page is not wrong."""
         self._stopping.clear()
         self._thread = threading.Thread(target=self._watch, name="warden-docker", daemon=True)
         self._thread.start()
         self._looked.wait(FIRST_LOOK_S)
 
     def stop(self) -> None:
-        """End; a look that hangs is not waited for longer than the first one would be."""
+        """Stop; waits for a poll in progress at most as long as ``start`` does."""
         self._stopping.set()
         self._now.set()
         if self._thread is not None:
             self._thread.join(FIRST_LOOK_S)
 
     def nudge(self) -> None:
-        """Look at once: something was changed."""
+        """Poll at once, after a change."""
         self._now.set()
 
     def is_own(self, seen: ContainerSummary) -> bool:
-        """Whether this Warden started it."""
+        """Whether this Warden started the container."""
         return seen.labels.get(LABEL + "home") == self._home and LABEL + "instance" in seen.labels
 
     def _watch(self) -> None:
@@ -88,11 +89,10 @@ class ContainerWatch:
                 log.exception("looking at Docker failed")
             self._looked.set()
             self._now.wait(self._poll_s)
-            self._now.clear()  # before the question whether to stop, so that a stop in between is not missed
+            self._now.clear()  # before the check whether to stop, so that a stop in between is not missed
 
     def _look(self) -> None:
-        """Ask once what there is; of an engine that cannot be asked the own containers stay as they were, and why is
-        said."""
+        """Poll once; if the engine does not answer, the own containers stay as they were and ``problem`` says why."""
         try:
             image_id = self._engine.image_id(self._image)
             seen = self._engine.containers()
@@ -118,11 +118,11 @@ class ContainerWatch:
         return tuple(sorted(shown, key=lambda f: f.name))
 
     def _describe(self, seen: ContainerSummary) -> ForeignContainer | None:
-        """What is known of a container; the list may call its image by a number."""
+        """Return what is known of a container; Docker's list may give only the id of its image."""
         try:
             inspected = self._engine.inspect(seen.id)
         except (ContainerGone, EngineFailed):
-            return None  # one that Docker cannot tell of hides no other
+            return None  # a container that Docker cannot describe must not hide the others
         labels = inspected.labels
         return ForeignContainer(
             id=seen.id,
@@ -139,14 +139,13 @@ class ContainerWatch:
 
 
 def _owner(pid: int | None) -> str | None:
-    """The user of a process, where that says something: most containers run as root."""
+    """Return the user of a process, ``None`` if it is root, as in most containers."""
     user = None if pid is None else processes.user_of(pid)
     return None if user == "root" else user
 
 
 def model_of(arguments: Sequence[str]) -> str | None:
-    """Return the model that a vLLM command line names: ``--served-model-name``, ``--model``, or what follows
-    ``serve``."""
+    """Return the model in a vLLM command line: ``--served-model-name``, ``--model``, or the word after ``serve``."""
     for flag in ("--served-model-name", "--model"):
         for number, argument in enumerate(arguments):
             name, _, value = argument.partition("=")

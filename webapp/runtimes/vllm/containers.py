@@ -1,5 +1,4 @@
-"""The containers of this Warden, by instance: what has to be known to talk to one, shared by all parts of the
-runtime."""
+"""This Warden's containers by instance, with what is needed to talk to them; shared by all parts of the runtime."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from webapp.runtimes.worker_folder import InstanceRecord
 class OwnContainer:
     """A container that this Warden started.
 
-    It can be lost without harm: the labels contain everything needed to adopt it.
+    This object can be lost without harm: the labels contain everything needed to adopt the container.
     """
 
     id: str
@@ -30,14 +29,14 @@ class OwnContainer:
     asked_at: float = 0.0
     """When it was last asked whether it answers, by the monotonic clock."""
     is_garbled: bool = False
-    """Whether its last answer during the start was not vLLM's, or was another model's."""
+    """Whether its last answer during the start came from something else than vLLM, or from another model."""
     in_flight: int | None = 0
     served: float | None = None
     last_used_at: float | None = None
     shared: frozenset[SharedFile] = frozenset()
     """Its files in the host's /dev/shm."""
     resident_mib: int = 0
-    """What its processes held when it was last asked: a start that writes nothing but takes memory is alive."""
+    """Memory of its processes at the last probe: a start that logs nothing but takes memory is alive."""
 
     @property
     def pid(self) -> int | None:
@@ -56,7 +55,7 @@ class OwnContainers:
 
     @property
     def by_instance(self) -> Mapping[str, OwnContainer]:
-        """All that are known now."""
+        """All containers that are known now."""
         return self._by_instance
 
     def get(self, instance_id: str) -> OwnContainer | None:
@@ -69,7 +68,7 @@ class OwnContainers:
             self._put(own)
 
     def put_first(self, own: OwnContainer) -> OwnContainer:
-        """Add a container unless another thread has done so; return the one that is kept.
+        """Add a container unless another thread has added one; return the one that is kept.
 
         Its log is followed from then on.
         """
@@ -100,7 +99,7 @@ class OwnContainers:
             own.log.stop()
 
     def forget_all(self) -> None:
-        """Remove all and stop following their logs; the containers go on."""
+        """Forget all containers and stop following their logs; the containers keep running."""
         with self._lock:
             ended, self._by_instance = self._by_instance, {}
         for own in ended.values():
@@ -111,7 +110,7 @@ class OwnContainers:
 
     @contextmanager
     def starting(self, instance_id: str) -> Iterator[None]:
-        """Let no container of ``instance_id`` be taken for a leftover in the block."""
+        """Keep the containers of ``instance_id`` from being taken for leftovers during the block."""
         with self._lock:
             self._starting |= {instance_id}
         try:
@@ -121,12 +120,11 @@ class OwnContainers:
                 self._starting -= {instance_id}
 
     def is_starting(self, instance_id: str) -> bool:
-        """Return whether the instance is in a block of ``starting``."""
+        """Return whether a ``starting`` block of the instance is active."""
         return instance_id in self._starting
 
     def add_unborn(self, instance_id: str) -> None:
-        """Remember an instance whose container Docker has not confirmed to have created: nothing of it was ever
-        started."""
+        """Remember an instance whose container's creation Docker has not confirmed: none was ever started."""
         with self._lock:
             self._unborn |= {instance_id}
 

@@ -1,4 +1,4 @@
-"""Containers that an earlier Warden left: the live ones are adopted, the leftovers removed."""
+"""Finds the containers that an earlier Warden left: live ones are adopted, leftovers are removed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from webapp.settings import Settings
 log = logging.getLogger(__name__)
 
 ADOPT_HTTP_S = 5.0
-"""How long the model of an earlier Warden may take to answer: a busy one is slow, and must not be ended for it."""
+"""How long the model of an earlier Warden may take to answer: a busy one is slow and must not be ended for that."""
 LOOK_THREADS = 8
 
 
 class ContainerDiscovery:
-    """Looks at the containers with this Warden's labels; see ``Runtime.discover`` and ``Runtime.reap``."""
+    """Inspects the containers with this Warden's labels; see ``Runtime.discover`` and ``Runtime.reap``."""
 
     def __init__(
         self,
@@ -55,15 +55,14 @@ class ContainerDiscovery:
         self._prober = prober
         self._stopper = stopper
         self._has_looked = False
-        """Whether ``discover`` has told once what an earlier Warden left; before, no running container is a
-        leftover."""
+        """Whether ``discover`` has succeeded once; before that, no running container counts as a leftover."""
 
     def summaries(self) -> tuple[ContainerSummary, ...]:
         """Return the containers with this Warden's label. Raises EngineUnavailable."""
         return self._engine.containers(f"{LABEL}home={self._settings.state_dir}")
 
     def discover(self) -> tuple[Discovered, ...]:
-        """List what an earlier Warden left, live and broken."""
+        """List the containers, live and broken, that an earlier Warden left."""
         own = [s for s in self.summaries() if self._watch.is_own(s) and not self._pending.includes(s)]
         with ThreadPoolExecutor(LOOK_THREADS, "warden-discover") as pool:
             found = tuple(one for one in pool.map(self._look_at, own) if one is not None)
@@ -86,16 +85,16 @@ class ContainerDiscovery:
             return None
         except EngineFailed as exc:
             log.warning("nothing can be told of container %s: %s", seen.name, exc)
-            return None  # one that Docker cannot describe hides no other
+            return None  # a container that Docker cannot describe must not hide the others
         except EngineUnavailable:
-            raise  # nothing is known against the container: it is looked at again when Docker is back
+            raise  # this says nothing about the container: it is inspected again when Docker is back
         except WardenError as exc:
             return Discovered(instance, adoptable=False, reason=exc.message)
 
     def _discovered(self, own: OwnContainer, instance: Instance, *, runs: bool) -> Discovered:
-        """Return what has become of a container meanwhile. Raises WardenError if it cannot be kept.
+        """Return a container's present state. Raises WardenError if it cannot be kept.
 
-        One that has served is kept: as silent while it is too busy, or paused, to answer, and as dead if it has ended.
+        One that has served is kept: as silent if it is paused or too busy to answer, and as dead if it has ended.
         """
         answers = runs and self._prober.answers(own, ADOPT_HTTP_S)
         stage = Stage.SERVING if answers else stage_of(self._engine.tail(own.id, self._settings.log_lines))
@@ -114,15 +113,15 @@ class ContainerDiscovery:
         return Discovered(ready.to(InstanceState.SILENT, problem=silent), adoptable=True)
 
     def reap(self, known: Callable[[], frozenset[str]]) -> tuple[Leftover, ...]:
-        """Remove containers of no instance in ``known()``.
+        """Remove containers that belong to no instance in ``known()``.
 
-        A server without Docker has no containers, so no leftovers.
+        A server without Docker has no leftovers.
         """
         try:
             seen = [s for s in self.summaries() if self._is_leftover(s, known)]
         except EngineMissing:
             if self._watch.view.own or self._containers.by_instance:
-                raise  # they may live on without the socket
+                raise  # containers may live on without the socket
             return ()
         return tuple(self._reap(s) for s in seen if self._is_leftover(s, known))
 

@@ -1,4 +1,4 @@
-"""Why a container has ended or does not answer as vLLM does, by what its log says."""
+"""Finds out from its log why a container has ended or gives wrong answers."""
 
 from __future__ import annotations
 
@@ -30,21 +30,20 @@ def end_of(own: OwnContainer, settings: Settings) -> LaunchFailed:
     )
     if not isinstance(cause, PortLost):
         return cause
-    if settings.vllm_network != HOST_NETWORK:  # a port of the container's own, which no other program can take
+    if settings.vllm_network != HOST_NETWORK:  # the port is the container's own, so no other program can take it
         exit_code = _signal_of(code) or code
         return ContainerExited(model=own.record.model_id, exit=exit_code, log=cause.params["log"])
     return PortLost(**{**cause.params, "port": cause.params["port"] or own.server.port})
 
 
 def garbled(own: OwnContainer, containers: OwnContainers, detail: str) -> ServerGarbled:
-    """Return the error of an answer that is not vLLM's, or is another model's; the next probe asks at once to confirm
-    it."""
+    """Return the error of an answer that is not from vLLM or from another model; the next probe asks at once again."""
     containers.change(own.record.id, lambda o: replace(o, is_garbled=True))
     return ServerGarbled(model=own.record.model_id, detail=detail, log="\n".join(own.log.lines[-ERROR_LINES:]))
 
 
 def _signal_of(code: int | None) -> str | None:
-    """Return the signal that an exit code over 128 stands for, as shells and Docker count."""
+    """Return the signal that an exit code over 128 stands for in shells and Docker."""
     if code is None or code <= 128:
         return None
     try:

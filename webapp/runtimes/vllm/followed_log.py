@@ -1,4 +1,4 @@
-"""Reads a container's log while it grows: the last lines, the stage of the start, and how the container ended."""
+"""Follows a container's log: its last lines, the stage of the start, and how the container ended."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ log = logging.getLogger(__name__)
 
 KILLED = 128 + signal.SIGKILL
 AGAIN_S = 0.5
-"""Pause before an engine that hung up, or cannot be reached, is asked for the log again."""
+"""Pause before asking for the log again after the engine hung up or was unreachable."""
 
 
 class FollowedLog:
-    """Follows one container in a thread of its own until the container has ended or ``stop`` is called."""
+    """Follows one container in its own thread until the container has ended or ``stop`` is called."""
 
     def __init__(self, engine: DockerEngine, container_id: str, instance_id: str, lines: int) -> None:
         self._engine = engine
@@ -43,7 +43,7 @@ class FollowedLog:
         self._thread = threading.Thread(target=self._follow, name=f"warden-log-{instance_id}", daemon=True)
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -63,12 +63,12 @@ class FollowedLog:
 
     @property
     def count(self) -> int:
-        """How many lines there were in all; it rises while something is written."""
+        """How many lines there were in total; rises with every new line."""
         return self._count
 
     @property
     def stage(self) -> Stage:
-        """How far the start is."""
+        """How far the start has come."""
         with self._lock:
             return self._reader.stage
 
@@ -80,28 +80,28 @@ class FollowedLog:
 
     @property
     def memory(self) -> MemoryReport | None:
-        """The memory in vLLM's own words; ``None`` where it said nothing of it."""
+        """The memory that vLLM reported; ``None`` if it has not."""
         with self._lock:
             return self._reader.memory
 
     @property
     def progress(self) -> float | None:
-        """The share that is done within the stage, 0 to 1, where it is known."""
+        """The finished share of the stage, 0 to 1; ``None`` if unknown."""
         with self._lock:
             return self._reader.progress
 
     @property
     def has_ended(self) -> bool:
-        """Whether the container runs no longer and its log was read to the end."""
+        """Whether the container has ended and its log was read to the end."""
         return self._ended.is_set()
 
     def wait_ended(self, timeout_s: float) -> bool:
-        """Wait for that; return whether it has come."""
+        """Wait until ``has_ended``; return False on timeout."""
         return self._ended.wait(timeout_s)
 
     @property
     def exit(self) -> Inspected | None:
-        """How it ended; ``None`` while it runs, and when the container was removed."""
+        """How the container ended; ``None`` while it runs, or if it was removed."""
         return self._exit
 
     def _follow(self) -> None:
@@ -121,7 +121,7 @@ class FollowedLog:
             self._stopped.wait(AGAIN_S)
 
     def _is_being_removed(self, seen: Inspected) -> bool:
-        """Whether what ended by SIGKILL was ended by its removal: Docker kills first, and forgets a moment later."""
+        """Whether a container that ended by SIGKILL is being removed: Docker kills first and forgets a moment later."""
         if seen.status == "removing":
             return True
         if seen.exit_code != KILLED or seen.oom_killed:
@@ -133,7 +133,7 @@ class FollowedLog:
             return False
 
     def _end(self, how: Inspected | None) -> None:
-        self._keep([self._rest.decode(errors="replace")])  # a last line without its end
+        self._keep([self._rest.decode(errors="replace")])  # a last line without a newline
         self._exit = how
         self._ended.set()
 
@@ -152,7 +152,7 @@ class FollowedLog:
             stream.close()
 
     def _take(self, piece: bytes, seen: float | None) -> None:
-        """Take a piece with its time in front; what was read before a pause comes again and is left out."""
+        """Process a piece, which begins with its time; pieces repeated after a pause are skipped."""
         stamp, blank, text = piece.partition(b" ")
         at = moment(stamp)
         if at is None or not blank:

@@ -1,8 +1,9 @@
-"""Goes into vLLM's container, as a middleware of its server: asks for the key on every route.
+"""Middleware for the server in vLLM's container: requires the API key on every route.
 
-vLLM asks for it under ``/v1``, ``/v2``, ``/inference`` and ``/cohere`` alone (0.32, entrypoints/serve/middleware/authenticate.py), and its
-``/invocations`` answers as ``/v1`` does. The port is on 127.0.0.1, which every local user can reach. Nothing but the standard library
-is imported: it runs with the image's own Python.
+vLLM requires it only under ``/v1``, ``/v2``, ``/inference`` and ``/cohere`` (0.32,
+entrypoints/serve/middleware/authenticate.py), although ``/invocations`` answers as ``/v1`` does. The port is on
+127.0.0.1, which every local user can reach. This module runs with the image's Python and imports only the standard
+library.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 OPEN = frozenset({"/health", "/ping", "/version", "/metrics"})
-"""What tells of no prompt and takes none; probes and collectors ask it without a key."""
+"""Routes that neither take nor reveal prompts; probes and collectors use them without a key."""
 
 
 class Guard:
-    """An ASGI application before vLLM's own."""
+    """An ASGI application in front of vLLM's."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self._app = app
         self._expected = f"Bearer {os.environ['VLLM_API_KEY']}".encode()
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Pass on what may be passed on."""
+        """Pass on requests with the key or to an open route, and refuse all others."""
         if scope["type"] == "lifespan" or self._may(scope):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":

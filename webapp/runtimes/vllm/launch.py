@@ -1,4 +1,4 @@
-"""Starting containers: a trial before anything is unloaded, and the one that runs."""
+"""Starts containers: a trial one before anything is unloaded, then the one that runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from webapp.settings import Settings
 log = logging.getLogger(__name__)
 
 _PORTS_TRIED = 20
-"""How many ports are tried if another program is quicker each time."""
+"""How many ports are tried if other programs keep taking them first."""
 
 
 class ContainerLauncher:
@@ -48,9 +48,9 @@ class ContainerLauncher:
         self._ports = Ports(settings, containers)
 
     def prepare(self, spec: LaunchSpec) -> None:
-        """Create a container and remove it again: the image, the mounts, the name and Docker's disk are good then.
+        """Create a container and remove it again, which checks the image, the mounts, the name and Docker's disk.
 
-        What vLLM is told depends on the memory that will be free, so the container that runs is created at the launch.
+        vLLM's arguments depend on the memory that will be free, so the real container is created at the launch.
         """
         with self._containers.starting(spec.instance_id):
             try:
@@ -60,7 +60,7 @@ class ContainerLauncher:
             except OSError as exc:
                 raise launch_error(exc, self._settings.state_dir, spec.model_id) from exc
             except EngineUnavailable:
-                self._pending.add(spec.instance_id)  # it may come into being all the same
+                self._pending.add(spec.instance_id)  # it may be created all the same
                 raise
             self._remove_or_refuse(trial, plan, spec.model_id)
 
@@ -81,18 +81,18 @@ class ContainerLauncher:
                     if len(tried) < _PORTS_TRIED:
                         continue
                     raise PortTaken(model=spec.model_id, ports=self._settings.vllm_ports, log="") from None
-                own.log.start()  # first: an emergency may end it, and its log, as soon as it is kept
-                self._containers.put(own)  # before the port is given back: it is this container's from now on
+                own.log.start()  # first: once the container is listed, an emergency stop may end it and its log
+                self._containers.put(own)  # before the port is released: from now on the container owns it
                 return own
 
     def _on_port(self, spec: LaunchSpec, port: int) -> OwnContainer:
-        """Create and start the container; if that fails nothing of it is left. Raises PortInUse."""
+        """Create and start the container; if that fails, nothing is left behind. Raises PortInUse."""
         key = secrets.token_urlsafe(32)
         plan = container_plan(spec, self._settings, port=port, api_key=key)
         try:
             container = self._engine.create(plan)
         except EngineUnavailable:
-            self._pending.add(spec.instance_id)  # it may come into being all the same
+            self._pending.add(spec.instance_id)  # it may be created all the same
             self._containers.add_unborn(spec.instance_id)
             raise
         try:
@@ -114,9 +114,9 @@ class ContainerLauncher:
         )
 
     def _start(self, container: str, model: str) -> int | None:
-        """Start it and return its first process.
+        """Start a container and return its first process; ``None`` if Docker does not confirm the start in time.
 
-        If Docker does not confirm the start in time, it may run all the same.
+        The container may be running all the same.
         """
         try:
             self._engine.start(container, model)
@@ -130,13 +130,13 @@ class ContainerLauncher:
     def _remove_or_refuse(self, container: str, plan: ContainerPlan, model: str) -> None:
         """Remove a container whose name is needed again.
 
-        Raises LaunchBlocked: Docker keeps it, and with it the name.
+        Raises LaunchBlocked: Docker does not remove it, so the name stays taken.
         """
         if not self._remove_quietly(container):
             raise LaunchBlocked(model=model, detail=f"Docker keeps {plan.name}", log="") from None
 
     def _remove_quietly(self, container: str) -> bool:
-        """Remove what could not be started, later if the engine does not do it now. Return whether it is gone."""
+        """Remove a container that did not start, or have it removed later; return whether it is gone."""
         try:
             self._engine.remove(container)
         except EngineUnavailable as exc:
@@ -147,8 +147,7 @@ class ContainerLauncher:
 
 
 def _on_empty_devices(spec: LaunchSpec) -> LaunchSpec:
-    """Return the launch with its devices at their emptiest: the gate decides by the plan how much is free in the
-    end."""
+    """Return the launch with empty devices: how much will be free is decided later, at the gate."""
     emptied = (
         device
         if device.total_bytes is None

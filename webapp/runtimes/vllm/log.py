@@ -1,6 +1,6 @@
-"""Understands the log of a vLLM container: how far a start is and what vLLM measured. Pure.
+"""Parses the log of a vLLM container: how far a start has come and what vLLM measured. Pure.
 
-The patterns follow the format strings of vLLM 0.32; a line that matches none counts as activity only.
+The patterns follow the format strings of vLLM 0.32; a line that matches none only counts as activity.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ LINE_LENGTH = 2000
 
 
 class Stage(StrEnum):
-    """How far a start is, in this order."""
+    """How far a start has come; the stages follow in this order."""
 
     STARTING = "starting"
     """The container runs; vLLM imports its libraries."""
     WEIGHTS = "weights"
     PROFILING = "profiling"
-    """It compiles, warms up and measures what the model takes."""
+    """vLLM compiles, warms up and measures the model's memory."""
     KV_CACHE = "kv_cache"
     GRAPHS = "graphs"
     """CUDA graphs are captured."""
@@ -90,7 +90,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class LogReader:
-    """Follows a log line by line."""
+    """Parses a log line by line."""
 
     def __init__(self) -> None:
         self._stage = Stage.STARTING
@@ -104,33 +104,33 @@ class LogReader:
 
     @property
     def progress(self) -> float | None:
-        """The share of the stage that is done, 0 to 1; ``None`` where vLLM does not say."""
+        """The finished share of the stage, 0 to 1; ``None`` if vLLM does not report it."""
         return self._progress
 
     @property
     def figures(self) -> Mapping[str, float | int]:
-        """What vLLM measured and wrote: bytes, tokens, seconds."""
+        """The figures that vLLM logged: bytes, tokens, seconds."""
         return self._figures
 
     @property
     def memory(self) -> MemoryReport | None:
-        """What of that is memory for an instance's report; ``None`` where there is none."""
+        """The memory figures for an instance's report; ``None`` if there are none."""
         told = {name: int(self._figures[name]) for name in _REPORTED if name in self._figures}
         return MemoryReport(**told) if told else None
 
     @property
     def message(self) -> Message:
-        """The stage with its figures: ``vllm_weights``, ``vllm_kv_cache``…"""
+        """The message of the stage, with its figures: ``vllm_weights``, ``vllm_kv_cache``…"""
         params: dict[str, Param] = {}
         if self._stage in (Stage.WEIGHTS, Stage.GRAPHS):
             params["percent"] = None if self._progress is None else round(100 * self._progress)
         if self._stage is Stage.KV_CACHE:
             params["tokens"] = self._figures.get("kv_cache_tokens")
-            params["kv_cache_bytes"] = self._figures.get("kv_cache_bytes") or None  # it rounds to two decimals
+            params["kv_cache_bytes"] = self._figures.get("kv_cache_bytes") or None  # vLLM rounds to two decimals
         return Message(f"vllm_{self._stage}", params)
 
     def feed(self, line: str) -> None:
-        """Take the next line."""
+        """Process the next line."""
         stage = next((stage for stage, pattern in reversed(_STAGES) if pattern.search(line)), None)
         if stage is not None and _ORDER.index(stage) > _ORDER.index(self._stage):
             self._stage, self._progress = stage, None
@@ -144,12 +144,12 @@ class LogReader:
                     continue
 
     def _largest(self, name: str, figure: float) -> float | int:
-        """Of what each of several GPUs tells of its own memory the largest counts; of everything else the last word."""
+        """Return the largest figure of several GPUs for memory per GPU, and the latest figure for everything else."""
         return max(figure, self._figures.get(name, 0)) if name in _REPORTED else figure
 
 
 def stage_of(tail: bytes) -> Stage:
-    """Return how far a start came by the end of its log, which may have lost its first lines to answered requests."""
+    """Return how far a start came, from the end of its log: answered requests may have pushed out the first lines."""
     reader, (lines, rest) = LogReader(), split_chunks(tail)
     for line in (*lines, rest.decode(errors="replace")):
         reader.feed(clean_line(line))
@@ -159,7 +159,7 @@ def stage_of(tail: bytes) -> Stage:
 def split_chunks(buffer: bytes) -> tuple[list[str], bytes]:
     """Split raw output into finished lines and the rest.
 
-    A progress bar ends its states by a carriage return: each is a line.
+    A progress bar ends each state with a carriage return, so each counts as a line.
     """
     *lines, rest = re.split(rb"\r\n|\n|\r", buffer)
     if len(rest) > LINE_LENGTH * 4:
@@ -169,11 +169,11 @@ def split_chunks(buffer: bytes) -> tuple[list[str], bytes]:
 
 
 def is_own_question(line: str) -> bool:
-    """Return whether a line of the access log is of Warden's own probes, which would crowd out all others."""
+    """Return whether a line of the access log is from Warden's own probes, which would crowd out all others."""
     return _OWN_QUESTION.search(line) is not None
 
 
 def clean_line(raw: str) -> str:
-    """Return a line without colours, control characters and blanks at its end, in at most 2000 characters."""
+    """Return at most 2000 characters of a line, without colours, control characters and trailing blanks."""
     text = "".join(c if c.isprintable() or c == "\t" else " " for c in _ANSI.sub("", raw))
     return text.rstrip()[:LINE_LENGTH]

@@ -1,5 +1,4 @@
-"""Containers that have ended and that Docker still keeps: remembered across restarts, and removed once Docker lets them
-go."""
+"""Ended containers that Docker still keeps: remembered across restarts and removed as soon as Docker allows it."""
 
 from __future__ import annotations
 
@@ -18,16 +17,16 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
-"""Docker that fails to remove a container is asked again after a pause that doubles."""
+"""The pause between attempts to remove a container doubles up to this."""
 STOP_S = 2.0
 
 
 class PendingRemovals:
-    """Names are a container's id, or its instance's where Docker never told the id: a creation that was not confirmed
-    in time."""
+    """The containers to remove. A name is a container's id, or its instance's if Docker did not confirm the
+    creation."""
 
     def __init__(self, file: Path, remove: Callable[[str], bool]) -> None:
-        """``remove`` ends and removes a container by its id and returns whether it is gone; it may take long."""
+        """``remove`` ends and removes a container by its id and returns whether it is gone; it may take a long time."""
         self._file = file
         self._remove = remove
         self._lock = threading.Lock()
@@ -41,11 +40,11 @@ class PendingRemovals:
         return name in self._names
 
     def includes(self, container: ContainerSummary) -> bool:
-        """Return whether a container should be gone already; it is removed as soon as Docker lets it go."""
+        """Return whether a container is waiting to be removed."""
         return container.id in self or container.labels.get(LABEL + "instance") in self
 
     def start(self) -> None:
-        """Read what an earlier Warden left."""
+        """Read the names that an earlier Warden left."""
         self._stopped.clear()
         try:
             kept = json.loads(self._file.read_bytes())
@@ -55,19 +54,19 @@ class PendingRemovals:
             self._names |= {name for name in kept if isinstance(name, str)} if isinstance(kept, list) else set()
 
     def stop(self) -> None:
-        """Begin nothing more; a removal under way is waited for a moment."""
+        """Start no further removals and wait briefly for one in progress."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(STOP_S)
 
     def add(self, name: str) -> None:
-        """Remember a container, or an instance whose container may come into being."""
+        """Remember a container, or an instance whose container may yet be created."""
         self._change(self._names | {name})
 
     def look(self, own: Mapping[str, str]) -> None:
-        """Begin to remove what is still there, in a thread of its own. Never waits.
+        """Start removing the containers that still exist, in a separate thread. Never waits.
 
-        ``own`` are the containers of this look at Docker, with the instance of each.
+        ``own`` are the containers that Docker listed just now, each with its instance.
         """
         waiting = {container: name for container, name in own.items() if container in self or name in self}
         is_busy = self._thread is not None and self._thread.is_alive()

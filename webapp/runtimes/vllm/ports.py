@@ -1,4 +1,4 @@
-"""Ports for containers, out of those that the settings name."""
+"""Ports for containers, from the range in the settings."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from webapp.settings import Settings
 
 
 class Ports:
-    """Chooses ports so that two starts at once never get the same one."""
+    """Chooses ports so that two concurrent starts never get the same one."""
 
     def __init__(self, settings: Settings, containers: OwnContainers) -> None:
         self._settings = settings
         self._containers = containers
         self._lock = threading.Lock()
         self._held: frozenset[int] = frozenset()
-        """Chosen for containers that are being created."""
+        """Ports chosen for containers that are being created."""
 
     def any(self, model: str) -> int:
-        """Return a port that is free or belongs to a container of this Warden's, which may be unloaded.
+        """Return a port that is free or belongs to one of this Warden's containers, which may be unloaded.
 
         Raises PortTaken.
         """
@@ -34,7 +34,7 @@ class Ports:
 
     @contextmanager
     def hold(self, model: str, tried: set[int]) -> Iterator[int]:
-        """Hold a free port, none of ``tried``, for the block. Raises PortTaken."""
+        """Hold a free port that is not in ``tried`` for the block. Raises PortTaken."""
         with self._lock:
             taken = self._used() | self._held | tried
             port = self._first(model, (p for p in port_range(self._settings) if p not in taken and _is_free(p)))
@@ -57,7 +57,7 @@ class Ports:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ended connections keep it for a minute otherwise
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else ended connections keep it for a minute
         try:
             probe.bind((LOOPBACK, port))
         except OSError:

@@ -1,4 +1,4 @@
-"""Asking containers: whether the model is served, how busy it is, and what its start is at."""
+"""Asks containers whether the model is served, how busy it is, and how far its start has come."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 HTTP_S = 2.0
 LOADING_HTTP_S = 0.5
 READY_POLL_S = 0.1
-"""How often a container is asked whether it answers once its log says that its server is up…"""
+"""Pause between requests to a container once its log reports that the server is up…"""
 EARLY_POLL_S = 1.0
-"""…and before, in case another version says it in other words: the start needs the processor more."""
+"""…and before that, in case another version logs it differently: the start needs the processor more."""
 EXIT_SEEN_S = 1.0
-"""How long an answer that failed waits for the news that the container has ended, which explains it."""
+"""How long to wait, after a failed answer, for the container's end, which would explain the failure."""
 EXIT_POLL_S = 0.05
 
 
@@ -42,12 +42,13 @@ class ContainerProber:
         self._adopter = adopter
 
     def probe(self, instance_id: str) -> Probe:
-        """Ask an instance how it is."""
+        """Ask an instance for its state."""
         own = self.find_alive(instance_id)
         return self._ask_ready(own) if own.is_ready else self._ask_starting(own)
 
     def find_alive(self, instance_id: str) -> OwnContainer:
-        """Return the container of an instance. Raises UnknownInstance, EngineUnavailable, or why it has ended."""
+        """Return the container of an instance. Raises UnknownInstance, EngineUnavailable, or the error that ended
+        it."""
         own = self._adopter.find(instance_id)
         if own.log.has_ended:
             raise end_of(own, self._settings)
@@ -66,7 +67,7 @@ class ContainerProber:
         return True
 
     def ready(self, own: OwnContainer) -> Probe:
-        """Note that a container answers, and what it shares between its processes, all of which exists by now."""
+        """Note that a container answers, and its shared memory, all of which exists by now."""
         shared = processes.shared_memory(processes.in_container(own.id))
         self._containers.change(own.record.id, lambda o: replace(o, is_ready=True, shared=shared))
         return self._ready_probe(own)
@@ -124,7 +125,7 @@ class ContainerProber:
 
 
 def _has_ended_soon(own: OwnContainer) -> bool:
-    """Return whether the container has ended: its first process tells at once, the log a moment later."""
+    """Return whether the container has ended; its first process shows that at once, the log a moment later."""
     if own.process is not None and own.process.is_alive:
         return False
     deadline = time.monotonic() + EXIT_SEEN_S

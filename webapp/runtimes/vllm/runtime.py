@@ -1,4 +1,4 @@
-"""The runtime of vLLM mode: the parts that start, ask, end and find containers, put together."""
+"""The runtime of vLLM mode, composed of the parts that start, ask, end and find containers."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from webapp.runtimes.vllm.stop import ContainerStopper
 from webapp.settings import Settings
 
 SHORT_ID = 12
-"""Digits of an image's id that name it, as Docker shows it."""
+"""How many digits of an image's id Docker shows."""
 PENDING_FILE = "kept_containers.json"
-"""Where pending removals are kept, in the state folder."""
+"""The file of pending removals in the state folder."""
 
 
 class VllmRuntime:
-    """See ``Runtime`` and ``ContainerHost``. Docker's own state counts; what is kept here only saves asking."""
+    """A ``Runtime`` and ``ContainerHost`` whose state is Docker's; what is kept here is only a cache."""
 
     mode = Mode.VLLM
 
     def __init__(self, settings: Settings, engine: DockerEngine | None = None) -> None:
-        """``engine`` is the one that the settings name if it is not given."""
+        """``engine`` is by default the one in the settings."""
         self._settings = settings
         self._engine = engine or DockerEngine(
             settings.docker_socket, settings.docker_timeout_s, settings.docker_start_timeout_s
@@ -59,29 +59,22 @@ class VllmRuntime:
         self._discovery = ContainerDiscovery(*docker, adopter, self._prober, self._stopper)
 
     def engine_version(self, instance_id: str | None = None) -> str:
-        """See ``Runtime``.
-
-        The version in an image is known only once it runs, so the id of its content stands for it.
-        """
+        """Return the image and its content id: vLLM's version in an image is known only once the image runs."""
         image_id = self._watch.view.image_id
         name = self._settings.vllm_image
         return name if image_id is None else f"{name} ({image_id.partition(':')[2][:SHORT_ID]})"
 
     def shares_libraries(self) -> bool:
-        """See ``Runtime``."""
         return False
 
     def unavailable(self) -> Message | None:
-        """See ``Runtime``."""
         return self._watch.view.problem
 
     def start(self) -> None:
-        """See ``Runtime``."""
         self._pending.start()
         self._watch.start()
 
     def stop(self) -> None:
-        """See ``Runtime``."""
         self._watch.stop()
         self._pending.stop()
         self._containers.forget_all()
@@ -90,53 +83,44 @@ class VllmRuntime:
         return self._stopper.remove_pending(container)
 
     def reach(self) -> None:
-        """See ``Runtime``."""
         self._discovery.summaries()
 
     def prepare(self, spec: LaunchSpec) -> bool:
-        """See ``Runtime``."""
         self._launcher.prepare(spec)
         return False
 
     def launch(self, spec: LaunchSpec) -> None:
-        """See ``Runtime``."""
         self._launcher.launch(spec)
 
     def probe(self, instance_id: str) -> Probe:
-        """See ``Runtime``."""
         return self._prober.probe(instance_id)
 
     def clean(self, instance_id: str) -> CleanResult:
-        """See ``Runtime``. vLLM holds what it was given for as long as it runs: there is nothing to give back."""
+        """Release nothing: vLLM holds its memory for as long as it runs."""
         self._prober.find_alive(instance_id)
         return CleanResult(freed_bytes=0)
 
     def endpoint(self, instance_id: str) -> Endpoint:
-        """See ``Runtime``."""
         own = self._containers.get(instance_id)
         if own is None:
             raise UnknownInstance(instance=instance_id)
         return Endpoint(base_url=own.server.base_url, headers=own.server.headers, model=own.record.model_id)
 
     def log_tail(self, instance_id: str, lines: int) -> tuple[str, ...]:
-        """See ``Runtime``."""
         own = self._containers.get(instance_id)
         return () if own is None else own.log.lines[-lines:]
 
     def terminate(self, instance_id: str, *, on_stage: StageCallback | None = None, ask: bool = True) -> StopResult:
-        """See ``Runtime``."""
         return self._stopper.terminate(instance_id, on_stage=on_stage or ignore_stages, ask=ask)
 
     def discover(self) -> tuple[Discovered, ...]:
-        """See ``Runtime``."""
         return self._discovery.discover()
 
     def reap(self, known: Callable[[], frozenset[str]]) -> tuple[Leftover, ...]:
-        """See ``Runtime``."""
         return self._discovery.reap(known)
 
     def processes(self) -> Mapping[int, str]:
-        """See ``Runtime``. A container's first process stands for it."""
+        """Return the pid of each container's first process, with its instance. Never waits."""
         own = self._containers.by_instance.items()
         alive = {o.process.pid: name for name, o in own if o.process is not None and o.process.is_alive}
         listed = set(alive.values())
@@ -146,15 +130,13 @@ class VllmRuntime:
         return alive
 
     def containers(self) -> Mapping[str, str]:
-        """Return the ids (64 hex digits) of this Warden's containers, with the instance of each. Never waits."""
+        """Return the ids (64 hex digits) of this Warden's containers, each with its instance. Never waits."""
         return {**self._watch.view.own, **{own.id: name for name, own in self._containers.by_instance.items()}}
 
     def foreign(self) -> tuple[ForeignContainer, ...]:
-        """See ``ContainerHost``."""
         return self._watch.view.foreign
 
     def terminate_foreign(self, container_id: str, *, on_stage: StageCallback | None = None) -> StopResult:
-        """See ``ContainerHost``."""
         if container_id not in {f.id for f in self.foreign()}:
             raise UnknownContainer(container=container_id)
         result = self._stopper.end(container_id, ask=True, keep=True, on_stage=on_stage or ignore_stages)

@@ -1,4 +1,4 @@
-"""What a vLLM server says of itself over HTTP: the models that it serves and how busy it is."""
+"""Asks a vLLM server over HTTP which models it serves and how busy it is."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 _WAITING = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 _NOT_HTTP = "illegal"
-"""In what httpx says of bytes that are no HTTP (illegal status line…); a connection that is closed without a word is nobody's answer:
-Docker's proxy does that until the server listens."""
+"""Occurs in httpx's message for bytes that are not HTTP (illegal status line…). A connection closed without an answer
+is different: Docker's proxy does that until the server listens."""
 _SHOWN = 200
 _SERVED = "vllm:request_success_total"
 
 
 class NotServing(Exception):
-    """Nobody answers there, or not yet."""
+    """Nothing answers at the address, or not yet."""
 
 
 class Rubbish(Exception):
-    """The answer is not vLLM's; the text says what it is."""
+    """The answer does not come from vLLM; the text describes it."""
 
 
 @dataclass(frozen=True)
@@ -32,30 +32,30 @@ class Load:
     """How busy a server is."""
 
     in_flight: int | None = None
-    """Requests that run or wait; ``None`` where it does not say."""
+    """Requests that run or wait; ``None`` if it is not reported."""
     served: float | None = None
-    """Requests that were answered since its start."""
+    """Requests answered since the start."""
 
 
 @dataclass(frozen=True)
 class VllmServer:
-    """One server on this machine's own address."""
+    """One server on 127.0.0.1."""
 
     port: int
     api_key: str
 
     @property
     def base_url(self) -> str:
-        """Where it answers."""
+        """The URL of the server."""
         return f"http://{LOOPBACK}:{self.port}"
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What a request has to carry."""
+        """The headers that a request needs."""
         return {"Authorization": f"Bearer {self.api_key}"}
 
     def models(self, timeout_s: float) -> tuple[str, ...]:
-        """Return the names under which models are served. Raises NotServing, Rubbish."""
+        """Return the names of the served models. Raises NotServing, Rubbish."""
         response = self._get("/v1/models", timeout_s)
         try:
             return tuple(str(model["id"]) for model in response.json()["data"])
@@ -63,7 +63,7 @@ class VllmServer:
             raise Rubbish(f"status {response.status_code}, not a list of models") from exc
 
     def load(self, timeout_s: float) -> Load:
-        """Return how busy it is. Raises NotServing, Rubbish."""
+        """Return how busy the server is. Raises NotServing, Rubbish."""
         response = self._get("/metrics", timeout_s)
         not_metrics = Rubbish(f"status {response.status_code}, not a page of metrics")
         if not response.is_success:
@@ -76,7 +76,7 @@ class VllmServer:
         return Load(round(sum(told)) if told else None, figures.get(_SERVED))
 
     def _get(self, route: str, timeout_s: float) -> httpx.Response:
-        import httpx  # noqa: PLC0415  0.1 s of every start that only a container needs
+        import httpx  # noqa: PLC0415  takes 0.1 s, and only containers need it
 
         try:
             response = httpx.get(
@@ -84,7 +84,7 @@ class VllmServer:
                 headers=dict(self.headers),
                 timeout=timeout_s,
                 trust_env=False,
-                verify=False,  # noqa: S501  plain HTTP: without this each call reads the machine's certificates  # nosec B501
+                verify=False,  # noqa: S501  plain HTTP: otherwise each call would read the machine's certificates  # nosec B501
             )
         except httpx.HTTPError as exc:
             if isinstance(exc, httpx.RemoteProtocolError) and _NOT_HTTP in str(exc):
@@ -96,7 +96,7 @@ class VllmServer:
 
 
 def sums(text: str) -> Mapping[str, float]:
-    """Return the sums of the samples of a page in Prometheus' text format by name, whatever their labels. Raises ValueError."""
+    """Return the sum of the samples of each name in Prometheus' text format, over all labels. Raises ValueError."""
     found: dict[str, float] = {}
     for line in text.splitlines():
         if line and not line.startswith("#"):

@@ -1,4 +1,4 @@
-"""Ending containers: by Docker, or without it by their processes; and removing what Docker keeps."""
+"""Ends containers through Docker, or by their processes if Docker does not answer, and removes them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 GONE_POLL_S = 0.05
 REMOVE_AGAIN_S = 0.5
-"""Pause before an engine that failed to remove a container is asked again."""
+"""Pause before the engine is asked again to remove a container."""
 SHARED_S = 2.0
-"""How long the removal of files in /dev/shm is waited for."""
+"""How long to wait for the removal of files in /dev/shm."""
 
 
 class ContainerStopper:
@@ -48,7 +48,8 @@ class ContainerStopper:
         self._pending = pending
 
     def terminate(self, instance_id: str, *, on_stage: StageCallback, ask: bool) -> StopResult:
-        """End all containers of an instance. ``ask`` is SIGTERM to vLLM, which then answers what it has begun."""
+        """End all containers of an instance. ``ask`` sends SIGTERM to vLLM, which then finishes the requests in
+        progress."""
         own, began = self._containers.get(instance_id), time.monotonic()
         try:
             found = [s.id for s in self._engine.containers(f"{LABEL}instance={instance_id}") if self._watch.is_own(s)]
@@ -69,7 +70,7 @@ class ContainerStopper:
         return result
 
     def end(self, container: str, *, ask: bool, keep: bool, on_stage: StageCallback = ignore_stages) -> StopResult:
-        """End one container and look for what was in it; ``keep`` leaves its log and files."""
+        """End one container and report surviving processes; ``keep`` leaves its log and files."""
         began, settings = time.monotonic(), self._settings
         inside = processes.in_container(container)
         kill = StopStep(StopStage.KILL, lambda: self._signal(container, signal.SIGKILL, settings.vllm_kill_s))
@@ -96,11 +97,11 @@ class ContainerStopper:
         return True
 
     def _signal(self, container: str, number: signal.Signals, timeout_s: float) -> None:
-        """Send a signal and wait until the container no longer runs, or the time is over."""
+        """Send a signal and wait until the container has ended, at most ``timeout_s``."""
         leader = self._leader(container)
         self._engine.signal(container, number.name)
         if number is signal.SIGKILL:
-            # Docker kills the first process; others outlive it if they share the host's list of processes.
+            # Docker kills the first process; the others outlive it if they share the host's PID namespace.
             for process in processes.in_container(container):
                 processes.send(process, number)
         deadline = time.monotonic() + timeout_s
@@ -117,7 +118,7 @@ class ContainerStopper:
         return None if pid is None else processes.identify(pid)
 
     def _runs(self, container: str) -> bool:
-        """Return whether a process of it lives. The engine is not asked while the kernel says that one does."""
+        """Return whether a process of the container lives; the engine is asked only if the kernel shows none."""
         if processes.in_container(container):
             return True
         try:
@@ -126,7 +127,7 @@ class ContainerStopper:
             return False
 
     def _remove(self, container: str, deadline: float) -> bool:
-        """Remove it and wait until its name is free again; return False if it is still there at the deadline."""
+        """Remove a container and wait until its name is free; return False if it still exists at the deadline."""
         while True:
             pause, problem = GONE_POLL_S, ""
             try:
@@ -142,9 +143,9 @@ class ContainerStopper:
             time.sleep(pause)
 
     def _give_back_shared(self, container: str) -> None:
-        """Unlink what killed processes have left in the host's /dev/shm, which is memory.
+        """Unlink the files that killed processes left in the host's /dev/shm, as they occupy memory.
 
-        A process that the kernel holds can keep its maps from being read, so this is waited for a moment only.
+        A process that the kernel holds can block the reading of its maps, so this is waited for only briefly.
         """
         own = self._containers.by_instance.values()
         files = frozenset(file for one in own if one.id == container for file in one.shared)
@@ -152,17 +153,17 @@ class ContainerStopper:
             thread = threading.Thread(target=processes.unlink_unused, args=(files,), name="warden-shm", daemon=True)
             try:
                 thread.start()
-            except RuntimeError:  # the machine gives no thread
+            except RuntimeError:  # the system has no thread left
                 processes.unlink_unused(files)
             else:
                 thread.join(SHARED_S)
 
     def _end_without_engine(self, own: OwnContainer, began: float, on_stage: StageCallback) -> StopResult:
-        """Docker does not answer: end the container's processes themselves, as far as this user may.
+        """End the container's processes directly, as far as this user may, because Docker does not answer.
 
-        What is left of the container holds no memory; it is removed once Docker is back.
+        The remains of the container hold no memory; they are removed once Docker is back.
 
-        Raises EngineUnreachable if the processes cannot be told from others'.
+        Raises EngineUnreachable if the container's processes cannot be identified.
         """
         inside = processes.in_container(own.id)
         if not inside and own.process is not None and own.process.is_alive:
