@@ -1,4 +1,4 @@
-"""Compiles the catalogues of the page's texts when a wheel is built, an editable one included."""
+"""Compiles the translation catalogues when a wheel is built, even an editable one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The WSGI application under its usual name, ``wsgi:app``, for servers that start in the repository."""
+"""The WSGI application under its usual name, ``wsgi:app``, for servers started in the repository."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Measurements; ``python -m bench NAME`` runs one and prints what goes into RESULTS.md."""
+"""Measurements; ``python -m bench NAME`` runs one and prints the table for RESULTS.md."""

@@ -1,4 +1,4 @@
-"""``python -m bench`` runs all measurements, ``python -m bench NAME`` one; what follows from the first option on is its own."""
+"""``python -m bench`` runs all measurements, ``python -m bench NAME`` one; options are passed on to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Run the measurement that was named, or all of them."""
+    """Run the named measurement, or all of them."""
     known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
     names = list(takewhile(lambda word: not word.startswith("-"), sys.argv[1:])) or known
     options = list(dropwhile(lambda word: not word.startswith("-"), sys.argv[1:]))

@@ -1,6 +1,7 @@
-"""How long a look at the model cache takes, cold and when nothing has changed, beside huggingface_hub's own scan of the same folder.
+"""Time of a scan of the model cache, cold and unchanged, compared with huggingface_hub's scan of the same folder.
 
-"Nothing changed" is the look of every two seconds, which asks for weights in turns; "every file asked" is what a rescan does.
+"Nothing changed" is the scan of every two seconds, which checks the weight files in turns; "every file asked" is a full
+rescan.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ COUNTS = (10, 200, 500)
 ROUNDS = 7
 SHARDS = 4
 SETTLED_S = 0.3
-"""Files that changed a moment ago are read again; a cache at rest is what is measured."""
+"""Files that changed just before are read again, so the measurement waits until the cache is at rest."""
 
 
 def main() -> None:
-    """Print medians in milliseconds, and how many times longer the hub's scan takes."""
+    """Print medians in milliseconds, and how many times longer huggingface_hub takes."""
     _say("| Models | Cold | Nothing changed | and every file asked | huggingface_hub | times cold | times unchanged |")
     _say("| --- | --- | --- | --- | --- | --- | --- |")
     for count in COUNTS:
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 def _fill(cache: Path, count: int) -> None:
-    """One real model in four shards, and copies of it under other names: what is read is real."""
+    """Create one real model in four shards, and copies of it under other names."""
     make_model(cache, "lab/model-000", shards=SHARDS)
     first = cache / "models--lab--model-000"
     for number in range(1, count):

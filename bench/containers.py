@@ -1,6 +1,6 @@
-"""What vLLM mode adds to Docker's own time, and whether anything stays: Warden against a plain ``docker run`` of the same command.
+"""Time that vLLM mode adds to a plain ``docker run`` of the same command, and whether it leaves anything behind.
 
-Ends with exit code 1 where Warden adds more than ``MORE_S``, or something stays.
+Exit code 1 if Warden adds more than ``MORE_S`` or leaves something behind.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OPTIONS = {"max_tokens": 256, "batch_size": 1}
 POLL_S = 0.1
 DEADLINE_S = 180.0
 MORE_S = {"start": 1.0, "stop": 0.5}
-"""What Warden may add at most, in seconds."""
+"""How much Warden may add, in seconds."""
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _overhead(server: WardenServer, engine: PrivateEngine, what: str, rounds: int) -> bool:
-    """Take turns: Warden, then Docker alone with the command that Warden used. Return whether Warden kept to its limits."""
+    """Alternate between Warden and Docker alone with the same command; return whether Warden is within its limits."""
     server.models(1)
     _cycle(server, engine)  # the first start of each image reads it from the disk
     before = _left(server, engine)
@@ -78,7 +78,8 @@ def _overhead(server: WardenServer, engine: PrivateEngine, what: str, rounds: in
 
 
 def _cycle(server: WardenServer, engine: PrivateEngine) -> tuple[list[str], float, float]:
-    """Load and unload once; return what ``docker run`` takes for the same container, and both times in seconds."""
+    """Load and unload once; return the arguments of ``docker run`` for the same container, and both times in
+    seconds."""
     loaded = _ended(server, server.switch(MODEL, mode="vllm", options=OPTIONS)["id"])
     assert loaded["state"] == "succeeded", loaded
     (container,) = engine.containers()
@@ -90,7 +91,7 @@ def _cycle(server: WardenServer, engine: PrivateEngine) -> tuple[list[str], floa
 
 
 def _ended(server: WardenServer, operation_id: str) -> Any:
-    """Wait for an operation as sparingly as for the plain container: who asks takes the processor from what starts."""
+    """Wait for an operation, polling as rarely as for the plain container: polling slows down the start."""
     deadline = time.monotonic() + DEADLINE_S
     with httpx.Client(base_url=server.url, verify=False) as client:
         while (operation := client.get(f"/api/v1/operations/{operation_id}").json())["state"] == "running":
@@ -100,7 +101,7 @@ def _ended(server: WardenServer, operation_id: str) -> Any:
 
 
 def _as_run(engine: PrivateEngine, container: str) -> list[str]:
-    """The arguments that make ``docker run`` start the same container."""
+    """Return the arguments with which ``docker run`` starts the same container."""
     form = "{{range .Config.Env}}--env={{.}}\n{{end}}"
     form += "{{range .HostConfig.Mounts}}--mount=type={{.Type}},source={{.Source}},target={{.Target}}"
     form += "{{if .ReadOnly}},readonly{{end}}\n{{end}}"
@@ -111,7 +112,7 @@ def _as_run(engine: PrivateEngine, container: str) -> list[str]:
 
 
 def _plain(engine: PrivateEngine, command: list[str]) -> tuple[float, float]:
-    """Run it by Docker alone; return the seconds until it answers, looked at every 100 ms, and until it is stopped and removed."""
+    """Run it with Docker alone; return the seconds until it answers (polled every 100 ms), and until it is removed."""
     key, *arguments = command
     began = time.monotonic()
     container = engine.cli("run", "--detach", *arguments)
@@ -133,7 +134,7 @@ def _answers(client: httpx.Client) -> bool:
 
 
 def _left(server: WardenServer, engine: PrivateEngine) -> dict[str, int]:
-    """Count what a cycle could leave."""
+    """Count what a cycle could leave behind."""
     (web,) = server.web_processes()
     counts: dict[str, Callable[[], int]] = {
         "containers": lambda: len(engine.containers()),

@@ -1,7 +1,7 @@
-"""How far the estimate is off published measurements, by mode and quantization, beside three simpler rules.
+"""Error of the estimate against published measurements, by mode and quantization, compared with three simpler rules.
 
-No model is needed: the facts of each follow from its published sizes. The rules beside: accelerate 1.2 W, hf-mem W + KV,
-GPUStack 1.2 W + 2 GiB, with the same weights W and KV cache as here.
+No model is needed: the facts of each follow from its published sizes. The other rules are accelerate 1.2 W, hf-mem
+W + KV and GPUStack 1.2 W + 2 GiB, with the same weights W and KV cache as here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from webapp.domain.units import GIB, gib
 DATA = Path(__file__).with_name("data")
 OUTPUT_TOKENS = 2048
 PUBLISHED_REQUESTS = 1024
-"""``max_num_seqs`` of the published runs: vLLM's own on an H100."""
+"""``max_num_seqs`` of the published runs: vLLM's default on an H100."""
 GROUP = {"group_size": 128}
 QUANTIZATIONS: Mapping[str, Mapping[str, object] | None] = {
     "BF16": None,
@@ -36,14 +36,14 @@ QUANTIZATIONS: Mapping[str, Mapping[str, object] | None] = {
     "AWQ": {"quant_method": "awq", "bits": 4, **GROUP},
 }
 QUANTIZED_WIDTH = {"Qwen2.5-72B-Instruct": 29696}
-"""The quantized 72B was widened before, so that its groups can be divided over GPUs."""
+"""The quantized 72B was widened first, so that its groups can be divided among GPUs."""
 
 Row = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One published figure and what each rule says to it, in bytes."""
+    """One published figure with the result of each rule, in bytes."""
 
     group: str
     name: str
@@ -53,7 +53,7 @@ class Compared:
 
     @property
     def error(self) -> float:
-        """What ours says too much, as a share of what was measured."""
+        """The excess of Warden's estimate, as a share of the measured value."""
         return self.ours / self.measured - 1
 
 
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def transformers_rows(models: Mapping[str, Callable[[str | None], CachedModel]]) -> Iterator[Compared]:
-    """Give the published rows of transformers; those of several GPUs are a group of their own."""
+    """Yield the published rows of transformers; those of several GPUs form separate groups."""
     for row in _table("transformers_memory.csv"):
         model, count, prompt = models[row["model"]](row["quant"]), int(row["gpus"]), int(row["input_len"])
         options = LaunchOptions(Dtype.AUTO, max_tokens=prompt + OUTPUT_TOKENS)
@@ -93,7 +93,7 @@ def transformers_rows(models: Mapping[str, Callable[[str | None], CachedModel]])
 
 
 def vllm_rows(models: Mapping[str, Callable[[str | None], CachedModel]]) -> Iterator[Compared]:
-    """Give the published rows of vLLM without pipeline parallel, which Warden does not use: weights and KV pool."""
+    """Yield the published rows of vLLM (weights, KV pool) without pipeline parallel, which Warden does not use."""
     for row in _vllm_table():
         footprint, model = _in_vllm(row, models), models[row["model"]](None)
         measured = float(row["weights_GiB"]) * GIB
@@ -102,7 +102,7 @@ def vllm_rows(models: Mapping[str, Callable[[str | None], CachedModel]]) -> Iter
             continue
         taken = (PartName.WEIGHTS, PartName.ACTIVATION, PartName.NON_TORCH)
         budget = float(row["gmu"]) * float(row["gpu_total_GiB"]) * GIB
-        pool = budget - sum(footprint.part(name) for name in taken)  # graphs are outside of the budget before 0.21
+        pool = budget - sum(footprint.part(name) for name in taken)  # before 0.21, graphs are not part of the budget
         yield Compared("vLLM, KV pool", row["model"], float(row["kv_GiB"]) * GIB, pool, _pools(model, budget))
         if row["kv_tokens"]:
             rule = cache_rule(model, 0, _kv_value(row))
@@ -110,7 +110,7 @@ def vllm_rows(models: Mapping[str, Callable[[str | None], CachedModel]]) -> Iter
 
 
 def activation_rows(models: Mapping[str, Callable[[str | None], CachedModel]]) -> Iterator[Compared]:
-    """Give the published activations of vLLM."""
+    """Yield the published activations of vLLM."""
     for row in _vllm_table():
         if row["activation_GiB"]:
             name = f"{row['model']}, {row['tp']} GPU ({row['note']})"
@@ -150,7 +150,7 @@ def _rivals(model: CachedModel, tokens: int) -> tuple[float, ...]:
 
 
 def _pools(model: CachedModel, budget: float) -> tuple[float, ...]:
-    """What each rule would leave for the KV pool."""
+    """Return the KV pool that each rule would leave."""
     weights = model.weights.bytes if model.weights else 0
     return budget - 1.2 * weights, budget - weights, budget - 1.2 * weights - 2 * GIB
 
@@ -166,7 +166,7 @@ def _summary(group: str, rows: Sequence[Compared]) -> str:
 
 
 def known_models() -> dict[str, Callable[[str | None], CachedModel]]:
-    """Return by name what makes the model's facts in a quantization of the table."""
+    """Return, by model name, a function that builds the model in a quantization of the table."""
     known = json.loads((DATA / "models.json").read_text(encoding="utf-8"))
     return {name: _maker(name, each["config"]) for name, each in known.items()}
 
@@ -193,7 +193,7 @@ def _described(name: str, config: Mapping[str, Any], quantization: Mapping[str, 
 
 
 def stated_parameters(name: str) -> int:
-    """Return the number of parameters that the model's own pages state."""
+    """Return the number of parameters that the model's page states."""
     return int(json.loads((DATA / "models.json").read_text(encoding="utf-8"))[name]["parameters"])
 
 

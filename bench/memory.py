@@ -1,6 +1,7 @@
-"""Does memory come back? A ~1 GB model is loaded and unloaded 20 times on the real server; each receipt is held against the weights.
+"""Whether memory is freed: a model of about 1 GB is loaded and unloaded 20 times on the real server.
 
-Prints, for each cycle, what the receipt says and where the free memory stands compared with the beginning; then the extremes.
+Prints, for each cycle, the receipt compared with the weights and the free memory compared with the beginning; then the
+extremes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tests.engine.server import WardenServer, running
 
 CYCLES = 20
 WARM_UP = 1
-"""The first cycle fills the page cache and the allocator's arenas of the web process; it is printed and not counted."""
+"""The first cycle fills the page cache and the web process's arenas; it is printed but not counted."""
 REST_S = 1.0
 
 

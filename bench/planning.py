@@ -1,8 +1,8 @@
-"""How long a plan takes: what every keystroke in the form waits for. Fails above ``LIMIT_MS``.
+"""Time of a plan, for which every keystroke in the form waits. Fails above ``LIMIT_MS``.
 
-The model has the shape of Llama-3.1-405B, in a hundred shards whose headers were read once, as the catalogue does. What costs most is a
-refusal on many GPUs that are full, one by one and together: each way out is a search over the same arithmetic. A plan waits
-for nothing, so the time of the processor is what counts: on a machine that is busy otherwise the time on the clock says little.
+The model has the shape of Llama-3.1-405B, in a hundred shards whose headers are read once, as in the catalogue. The
+most expensive case is a refusal on many full GPUs: each alternative is a search over the same arithmetic. The limit
+applies to processor time, since a plan waits for nothing and wall time depends on the load of the machine.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ CONFIG = {
 LOADED = 4
 """Models on each full device."""
 HELD_BYTES, PROMISED_BYTES = gib(10), gib(2)
-"""What each of them holds, and may still take."""
+"""What each of them holds, and what it may still take."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One world and what is asked in it."""
+    """A state, a request, and the expected verdict."""
 
     name: str
     planning_state: PlanningState
@@ -67,7 +67,7 @@ class Case:
 
 
 def main() -> None:
-    """Print the median of each world in milliseconds, of the processor and on the clock; fail where the first is above the limit."""
+    """Print each case's median processor and wall time in milliseconds; fail if processor time exceeds the limit."""
     _say("| World | Verdict | Ways out | Median | On the clock |")
     _say("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +86,7 @@ def _measure(case: Case) -> float:
 
 
 def _median_ms(case: Case, now: Callable[[], float]) -> float:
-    """Each plan is made of a world of its own: what a world works out once counts."""
+    """Return the median of plans from fresh copies of the state, so that what the state caches is measured too."""
     times = []
     for _ in range(ROUNDS):
         planning_state = replace(case.planning_state)
@@ -97,7 +97,7 @@ def _median_ms(case: Case, now: Callable[[], float]) -> float:
 
 
 def _cases(model: CachedModel) -> Iterator[Case]:
-    """Devices that are large enough, that are just so, and that are full of other models, which all have to be thought about."""
+    """Yield cases with devices that are large enough, that barely suffice, and that are full of other models."""
     words = {Mode.TRANSFORMERS: "Transformers", Mode.VLLM: "vLLM"}
     for name, sizes in (
         ("host", {"host": gib(1600)}),
@@ -120,7 +120,7 @@ def _cases(model: CachedModel) -> Iterator[Case]:
 
 
 def _crowded(model: CachedModel, full: PlanningState, request: SwitchRequest) -> PlanningState:
-    """Devices that would do together if one of the models on each went: what each lacks is half of it."""
+    """Return devices that would suffice if one model on each were unloaded: each is short of half of that model."""
     needed = max(needed_bytes(request, model, headrooms(full)))
     held = (HELD_BYTES + PROMISED_BYTES) * LOADED
     total = round((needed + held - HELD_BYTES // 2) / (1 - full.policy.reserve_percent / 100))
@@ -189,7 +189,7 @@ def _calibration(model: CachedModel) -> Calibration:
 
 
 def _model(folder: Path) -> CachedModel:
-    """Headers alone, as a folder without its weights has them: all that a plan rests on."""
+    """Create a folder with headers but without weights, which is all that a plan needs."""
     (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
     tensors = list(_tensors())
     for number in range(SHARDS):
@@ -226,7 +226,7 @@ def _write(path: Path, tensors: Mapping[str, tuple[int, ...]]) -> None:
     text = json.dumps(header).encode()
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + begun)  # a hole: no disk is taken
+        file.truncate(8 + len(text) + begun)  # a hole, which takes no disk space
 
 
 def _say(line: str) -> None:

@@ -1,11 +1,13 @@
-"""Is the plan right? Real workers and their models: predicted against what the process held.
+"""Accuracy of the plan: predicted memory against the memory that real workers held.
 
-On the CPU four models of 0.1 to 2 GB in five precisions; with ``--gpu`` four of 1 to 14 GB in BF16, INT8 and NF4 on the first GPU. Each
-is planned and loaded by the real server and answers a prompt that fills its context. The worker's own memory (on the CPU its anonymous
-pages, on a GPU what NVML says of its pid) is looked at every 10 ms: the most while it loads, at rest once it is ready, the most while it
-answers. ``first`` is held against the plan that knew nothing of the model, ``again`` against the plan after one load. Fails where the gate
-is further off than 5 % (3 % on a GPU), or what is held at rest, which is what is learned, further than that the first time and 2 % after
-one load, or a GPU's receipt further than 1 %.
+On the CPU, four models of 0.1 to 2 GB in five precisions; with ``--gpu``, four of 1 to 14 GB in BF16, INT8 and NF4 on
+the first GPU. The real server plans and loads each, and it answers a prompt that fills its context. The worker's own
+memory (anonymous pages on the CPU, NVML's figure for its pid on a GPU) is read every 10 ms: its peak during the load,
+its value at rest once ready, and its peak during the answer. ``first`` compares with the plan before the model was ever
+loaded, ``again`` with the plan after one load.
+
+Fails if the gate is off by more than 5 % (3 % on a GPU), if the memory at rest, which is what calibration learns, is
+off by more than that on the first load or 2 % on the second, or if a GPU's receipt is off by more than 1 %.
 """
 
 from __future__ import annotations
@@ -87,24 +89,24 @@ GPU_MODELS: Mapping[str, Shape] = {
     "lab/7gb": Shape(layers=28, hidden=3072, intermediate=8192, heads=24, kv_heads=8, vocabulary=128256),
     "lab/14gb": Shape(layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32, vocabulary=32000),
 }
-"""The sizes of known models of 0.6 to 6.7 billion weights."""
+"""Sizes of known models with 0.6 to 6.7 billion weights."""
 _shared = SharedPages()
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass
 class Held:
-    """What a worker held, in bytes."""
+    """Memory of a worker, in bytes."""
 
     loading: int = 0
     resting: int = 0
     answering: int = 0
     freed: int | None = None
-    """As the receipt of its unload says."""
+    """From the receipt of its unload."""
 
 
 def _own_bytes(pid: int) -> int:
-    """What the host's reading counts as an instance's: the own memory of its worker and of the keeper that it was forked by."""
+    """Return what the host's reading attributes to an instance: private memory of its worker and its keeper."""
     return _process_bytes(pid) + (_process_bytes(keeper) if (keeper := _keeper_of(pid)) else 0)
 
 
@@ -117,7 +119,7 @@ def _keeper_of(pid: int) -> int | None:
 
 
 def _process_bytes(pid: int) -> int:
-    """Anonymous memory less what is shared with the launcher; 0 when it has gone."""
+    """Return the anonymous memory without the pages shared with the launcher; 0 if the process is gone."""
     try:
         fields = Path(f"/proc/{pid}/statm").read_text().split()
     except OSError:
@@ -126,7 +128,7 @@ def _process_bytes(pid: int) -> int:
 
 
 def _gpu_bytes(_pid: int) -> int:
-    """What NVML says that all processes hold on the first GPU, which is ours alone."""
+    """Return what NVML reports for all processes on the first GPU, which nobody else uses."""
     handle = pynvml.nvmlDeviceGetHandleByIndex(0)
     return sum(process.usedGpuMemory or 0 for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
 
@@ -141,16 +143,16 @@ def _gpu_model(cache: Path, name: str, context: int) -> Path:
 
 @dataclass(frozen=True)
 class Place:
-    """Where it is measured."""
+    """The kind of device to measure on."""
 
     device: str
     models: Sequence[str]
     make: Callable[[Path, str, int], Path]
     precisions: Sequence[str]
     context: int
-    """Tokens of prompt and answer together."""
+    """Tokens of prompt plus answer."""
     around: int
-    """Tokens that the model's template may put around a prompt."""
+    """Tokens that the model's template may add to a prompt."""
     percent: float
     bytes_of: Callable[[int], int]
 
@@ -161,7 +163,7 @@ GPU = Place("gpu-0", tuple(GPU_MODELS), _gpu_model, ("bfloat16", "INT8", "NF4"),
 
 @dataclass
 class _Watch:
-    """The most that a process holds, while somebody looks."""
+    """The peak memory of a process while it is watched."""
 
     bytes_of: Callable[[int], int]
     most: int = 0
@@ -179,7 +181,7 @@ class _Watch:
 
 
 def main(options: list[str] | None = None) -> None:
-    """Measure all, or the models and precisions that ``options`` name (``--lab/half --INT8``), and print the table."""
+    """Measure all models and precisions, or those in ``options`` (``--lab/half --INT8``), and print the table."""
     asked = {option.removeprefix("--") for option in options or ()}
     place = GPU if "gpu" in asked else HOST
     if place is GPU:
@@ -271,9 +273,9 @@ def _watching(server: WardenServer, place: Place) -> Iterator[_Watch]:
 
 
 def _prompt(snapshot: Path, tokens: int) -> str:
-    """Text of as many tokens."""
+    """Return a text of ``tokens`` tokens."""
     tokenizer = Tokenizer.from_file(str(snapshot / "tokenizer.json"))
-    word = " a"  # short: a question has 20 000 characters at most
+    word = " a"  # short: a question may have at most 20 000 characters
     words = word * (tokens // len(tokenizer.encode(word).ids))
     while len(tokenizer.encode(words).ids) > tokens:
         words = words.removesuffix(word)

@@ -1,6 +1,7 @@
-"""Makes the pictures of README and docs again: ``python -m bench screenshots``. All are in English, as the documents are.
+"""Takes the screenshots of README and docs: ``python -m bench screenshots``. All are in English, as the documents are.
 
-They come from a real server with real models in a real browser; a machine that is not at hand is a state that the browser tests serve.
+They show a real server with real models in a real browser. Machines that are not available here are served from states
+of the browser tests.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ SMALL: Final = {
     "memory_limit_gib": 0.5,
     "reserve_mib": 0,
     "reserve_percent": 0,
-}  # one of the two models fits, not both
+}  # room for one of the two models, not for both
 SLOW: Final = {"launcher": "off"}  # a load takes some seconds, so that its steps can be seen
 WIDE: Final = {"width": 1440, "height": 900}
 PHONE: Final = {"width": 390, "height": 844}
 FILM: Final = {"width": 1280, "height": 1060}
 LOAD_MS: Final = 60_000
 HELD_MS: Final = 1800
-"""How long a frame of the film is shown, unless it says otherwise."""
+"""The default time for which a frame of the film is shown."""
 
 
 def main(options: Sequence[str] = ()) -> None:
-    """Take all pictures, or those of the parts that ``options`` name: ``--film --alone --shared --machines``."""
+    """Take all pictures, or only the parts in ``options``: ``--film --alone --shared --machines``."""
     wanted = {option.removeprefix("--") for option in options} or set(PARTS)
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
@@ -64,20 +65,20 @@ def _server(folder: Path, **settings: object) -> WardenServer:
 
 @dataclass
 class Film:
-    """Frames of one page, joined to one moving picture."""
+    """Frames of one page, joined to an animation."""
 
     page: Page
     frames: list[Image.Image] = field(default_factory=list)
     holds: list[int] = field(default_factory=list)
 
     def take(self, hold_ms: int = HELD_MS) -> None:
-        """Add what the page shows now, for ``hold_ms``."""
+        """Add the current page as a frame, shown for ``hold_ms``."""
         self.page.evaluate("scrollTo(0, 0)")
         self.frames.append(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB"))
         self.holds.append(hold_ms)
 
     def save(self, path: Path) -> None:
-        """Write the film, which repeats."""
+        """Write the film, which loops."""
         first, *rest = self.frames
         first.save(path, save_all=True, append_images=rest, duration=self.holds, loop=0, quality=70, method=6)
 
@@ -142,7 +143,7 @@ def _use(browser: Browser, server: WardenServer) -> None:
 
 
 def _shared(browser: Browser, folder: Path) -> None:
-    """One person has leased a model; another asks for it, and waits."""
+    """Take the pages of two people: one has leased a model, the other requests its release and queues."""
     with running(_server(folder, **SLOW, **SMALL, **PROXY)) as server:
         _share(browser, server.url)
 
@@ -156,7 +157,7 @@ def _share(browser: Browser, url: str) -> None:
     _ready(ivan)
     ivan.locator("#switch-form select[name=model]").select_option("lab/coder-small")
     ivan.locator("[data-action=wait-start]").click()
-    ivan.wait_for_timeout(4000)  # the plan is drawn once more with the place in the queue
+    ivan.wait_for_timeout(4000)  # the plan is drawn again with the place in the queue
     ivan.locator("#plan [data-action=ask-release]").click()
     ivan.locator("[name=why]").fill("a paper, until tonight")
     ivan.locator("[data-action=send-ask]").click()
@@ -166,7 +167,7 @@ def _share(browser: Browser, url: str) -> None:
 
 
 def _machines(browser: Browser, folder: Path) -> None:
-    """Take a page of a machine that is not at hand: a GPU on which a load ran out of memory."""
+    """Take the page of a machine that is not available here: a GPU on which a load ran out of memory."""
     with served(STATES["out-of-memory"](), folder) as url:
         _take(_open(browser, url), "failed-light-en")
 
@@ -193,7 +194,7 @@ def _open(
 
 
 def _ask(page: Page, *looks: Callable[[], None]) -> None:
-    """Ask the model on the page; each of ``looks`` is called once there is some of the answer."""
+    """Ask the model on the page; call each of ``looks`` once a part of the answer is there."""
     page.locator("[data-action=ask]").first.click()
     dialog = page.locator("#dialog")
     dialog.locator("textarea[name=prompt]").fill("What holds the memory of a GPU?")
@@ -201,7 +202,7 @@ def _ask(page: Page, *looks: Callable[[], None]) -> None:
     expect(dialog.locator("[data-ask-answer]")).to_contain_text(re.compile(r"\w{3}"), timeout=LOAD_MS)
     for look in looks:
         look()
-    if dialog.locator("[data-ask-stop]").is_visible():  # random weights know no end of their answer
+    if dialog.locator("[data-ask-stop]").is_visible():  # with random weights the answer never ends
         dialog.locator("[data-ask-stop]").click()
     expect(dialog.locator("[data-ask-stop]")).to_be_hidden(timeout=LOAD_MS)
 

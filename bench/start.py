@@ -1,7 +1,8 @@
-"""How soon after the start of the process the page is there, and how soon its memory figures are complete.
+"""Time from the start of the process to the first page, and to the first page with complete memory figures.
 
-The real server on a port of its own, asked without a pause from the moment of the exec. A first start makes the state folder and the
-database; a later one finds both. The kinds take turns, so that what the machine does besides meets all of them.
+The real server runs on its own port and is polled without a pause from the exec on. A first start creates the state
+folder and the database; a later one finds both. The kinds alternate, so that other load on the machine affects all of
+them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FIGURES = 4
 
 
 def main() -> None:
-    """Start the server seven times of each kind and print the medians."""
+    """Start the server seven times in each kind and print the medians."""
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"
         make_model(cache, "lab/one")

@@ -1,9 +1,10 @@
-"""How long a switch takes, and what of that is Warden's.
+"""Time of a switch, and Warden's share of it.
 
-First the steps of a switch from one tiny model to another, with the launcher and without it. Then, for a tiny model and one of about
-1 GB, in turns: Apply on an empty device with and without the launcher, the worker alone (started directly, without Warden), and
-``transformers serve`` of the same version (installed under ``build/`` when it is not there). Steps are the operations' own times; the
-rest is a client's clock. At last ten small models one after the other, with what each holds beside its weights.
+First, the steps of a switch from one tiny model to another, with and without the launcher. Then, for a tiny model and
+one of about 1 GB, in turns: a load on an empty device with and without the launcher, the worker alone (started
+directly, without Warden), and ``transformers serve`` of the same version (installed under ``build/`` if missing). Steps
+are timed by the operations, everything else by the client. Finally, ten small models are loaded one after another, and
+the memory that each holds in addition to its weights is printed.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ MIB = 2**20
 
 
 def main() -> None:
-    """Print the steps' medians, then Warden beside the worker alone and beside transformers serve."""
+    """Print the steps' medians, then Warden compared with the worker alone and with transformers serve."""
     for launcher in ("start", "off"):
         with tempfile.TemporaryDirectory() as folder:
             cache = Path(folder) / "cache"
@@ -137,10 +138,11 @@ def _alone(folder: Path, model: str, snapshot: Path) -> float:
 
 
 def _apply(server: WardenServer, model: str) -> tuple[float, float]:
-    """Load the model, ask it for one token, unload it; return the seconds from Apply to ready and to the token."""
+    """Load the model, ask it for one token, unload it; return the seconds from the request to ready and to the
+    token."""
     body = {"mode": "transformers", "model": model, "options": {"max_tokens": TOKENS, "batch_size": 1}}
     with httpx.Client(base_url=server.url, timeout=DEADLINE_S) as client:
-        client.get("/healthz")  # the connection is there before the clock starts
+        client.get("/healthz")  # open the connection before the clock starts
         began = time.monotonic()
         operation = client.post("/api/v1/switch", json=body).raise_for_status().json()
         operation = _ended(client, operation["id"])
@@ -166,7 +168,7 @@ def _ended(client: httpx.Client, operation_id: str) -> Any:
 
 
 def _load_many() -> None:
-    """Load ten small models beside each other; print what each worker holds of its own, less its weights."""
+    """Load ten small models together; print the private memory of each worker without its weights."""
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"
         sizes = {}
@@ -196,7 +198,7 @@ def _held(status: Any, model: str) -> int:
 
 
 def _install_serve() -> str | None:
-    """Make an environment with the server's own packages over this one's; return why there is none, or ``None``."""
+    """Create an environment with the server's packages on top of this one; return why that failed, or ``None``."""
     if (SERVE / "bin" / "python").exists():
         return None
     wanted = f"transformers[serving]=={version('transformers')}"

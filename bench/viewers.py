@@ -1,8 +1,8 @@
-"""What many open pages cost: viewers that poll as the page does while a model loads and unloads in a loop, on the real server.
+"""Cost of many open pages: viewers poll the real server as the page does, while a model loads and unloads in a loop.
 
-``python -m bench viewers [--viewers 100] [--minutes 2] [--idle]``. Each viewer keeps its connection and cookies, sends back what its
-page holds (``version``, ``seen``), and asks for the plan after each answer that brought something new, as the form does. Times are
-the viewer's own, from the first byte sent to the last byte read; the processor time is that of the web process alone.
+``python -m bench viewers [--viewers 100] [--minutes 2] [--idle]``. Each viewer keeps its connection and cookies, sends
+back the state of its page (``version``, ``seen``), and requests the plan after each answer with news, as the form does.
+Times are the viewer's, from the first byte sent to the last byte read; processor time is that of the web process only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.engine.server import WardenServer, running
 POLL_S = 2.0
 SAMPLE_S = 15.0
 SETTLE_S = 10.0
-"""Pages open and the first load passes before anything is counted."""
+"""Warm-up: the pages open and the first load finishes before anything is counted."""
 FORM = {
     "mode": "transformers",
     "model": "lab/two",
@@ -44,17 +44,17 @@ COOKIE = re.compile(rb"set-cookie: ([^;]+)", re.I)
 
 @dataclass
 class Tally:
-    """What all viewers saw together."""
+    """The sum of what all viewers saw."""
 
     live_s: list[float] = field(default_factory=list)
     plan_s: list[float] = field(default_factory=list)
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     contents: set[str] = field(default_factory=set)
-    """Names of the contents of the polled region that anybody got; each language has its own."""
+    """Tags of the polled region's contents that any viewer received; they differ by language."""
     cycles: int = 0
 
     def clear(self) -> None:
-        """Forget what the warm-up brought."""
+        """Discard the counts of the warm-up."""
         self.live_s.clear()
         self.plan_s.clear()
         self.answers.clear()
@@ -125,7 +125,7 @@ class Viewer:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the viewers and print what they saw and what they cost."""
+    """Run the viewers and print what they saw and the cost."""
     parser = argparse.ArgumentParser(prog="python -m bench viewers")
     parser.add_argument("--viewers", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=2.0)

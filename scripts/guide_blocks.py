@@ -1,6 +1,7 @@
-"""Prints the code blocks of the numbered sections of a guide as one shell script: ``python scripts/guide_blocks.py docs/admin-guide.md``.
+"""Prints the code blocks of a guide's numbered sections as one shell script.
 
-A block in the language ``sh`` is taken as it is. A block whose first line is a comment with an absolute path becomes that file.
+``python scripts/guide_blocks.py docs/admin-guide.md``. A block in the language ``sh`` is copied as it is. A block whose
+first line is a comment with an absolute path becomes that file.
 """
 
 from __future__ import annotations

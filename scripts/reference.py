@@ -1,6 +1,6 @@
-"""Writes ``docs/reference`` from the declarations in the code: ``make reference``. A test fails when a page is stale.
+"""Writes ``docs/reference`` from the declarations in the code: ``make reference``. A test fails if a page is stale.
 
-A page is one function in ``PAGES``. To document a new kind of thing, add a function that returns Markdown.
+Each page is a function in ``PAGES`` that returns Markdown.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from webapp.web.statuses import status_of
 FOLDER: Final = Path(__file__).parents[1] / "docs" / "reference"
 MADE: Final = "<!-- Written by `make reference` from the code. Do not edit: a test compares. -->"
 WIDTH: Final = 100
-"""Columns of the help texts, whatever terminal the script runs in."""
+"""Columns of the help texts, independent of the terminal."""
 API: Final = "/api/v1"
 
 BODIES: Final[Mapping[str, type[BaseModel]]] = {
     f"{blueprint.name}.{each.name}": each.body for each in CALLS if each.body is not None
 }
-"""The JSON body that each endpoint reads."""
+"""The model of each endpoint's JSON body."""
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
 
 @contextmanager
 def application() -> Iterator[Flask]:
-    """Give an application that is never started, for its addresses alone."""
+    """Yield an application that is never started, for its routes only."""
     with tempfile.TemporaryDirectory() as folder:
         yield create_app(Settings(state_dir=Path(folder)))
 
@@ -185,7 +185,7 @@ def _body(body: type[BaseModel]) -> str:
 
 
 def _fields(document: Mapping[str, Any], prefix: str = "", root: Mapping[str, Any] | None = None) -> Iterator[Any]:
-    """Yield each field of a body with its schema; the fields of a nested object follow it with its name before theirs."""
+    """Yield each field of a body with its schema; the fields of a nested object follow it, prefixed with its name."""
     root = root or document
     for name, each in document["properties"].items():
         nested = _resolved(each, root)

@@ -1,7 +1,7 @@
-"""Brings the Russian catalogue up to date with the program's texts, which are English: ``make words``.
+"""Updates the Russian catalogue from the English texts in the program: ``make words``.
 
-New texts are added and left open, which a test reports; texts that are gone are dropped; the order is settled, so that a change of one
-text is a change of one entry.
+New texts are added without a translation, which a test reports, and unused ones are removed. The order is fixed, so
+that a change of one text changes one entry.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ KEYWORDS = {**DEFAULT_KEYWORDS, "N_": None, "NN_": (1, 2), "NP_": ((1, "c"), 2)}
 
 Text = str | tuple[str, ...]
 Key = tuple[str, Text]
-"""A context, empty for most, and a text."""
+"""A context, which is usually empty, and a text."""
 
 
 def main() -> None:
-    """Write the catalogue and say what is still open in it."""
+    """Write the catalogue and print its untranslated texts."""
     with PATH.open("rb") as file:
         known = read_po(file)
     found = _extract()
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _extract() -> dict[Key, set[str]]:
-    """Every text of the program with the files that hold it."""
+    """Return every text of the program with the files that contain it."""
     with (ROOT / "babel.cfg").open(encoding="utf-8") as file:
         methods, options = parse_mapping_cfg(file)
     found: dict[Key, set[str]] = {}

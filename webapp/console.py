@@ -1,4 +1,4 @@
-"""What Warden says in a terminal: where it is, and why it cannot start."""
+"""Warden's output in a terminal: its address, and why it cannot start."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from webapp.errors import WardenError
 
 
 def say(line: str) -> None:
-    """Write a line to the terminal at once, also when it is a pipe."""
+    """Write a line to standard output and flush it, in case that is a pipe."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 def page_url(host: str, port: int) -> str:
-    """Return the page's address, on this machine where it listens everywhere; an IPv6 address stands in brackets."""
+    """Return the URL of the page: localhost if it listens on all addresses; IPv6 addresses are put in brackets."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  compared, not bound  # nosec B104
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -26,6 +26,6 @@ def explain(error: WardenError) -> str:
 
 
 def sentence(error: WardenError) -> str:
-    """Return what an error is in words, with what to do."""
+    """Return an error as a sentence, with what to do."""
     detail = str(error.params.get("detail", "")).removeprefix("Value error, ")
     return english(error.code, {**error.params, "detail": detail})

@@ -1,7 +1,7 @@
-"""Every error in words: a few for a title, and the sentence that says what happened and what to do.
+"""The text of every error: a short title, and a sentence that says what happened and what to do.
 
-The page, the JSON interface and the terminal say the same. English is the source; the page translates it. A sentence
-that needs values of its error names them, as ``%(model)s``.
+The page, the JSON interface and the terminal use the same texts. English is the source, which the page translates. A
+sentence contains placeholders for the error's parameters, such as ``%(model)s``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UNKNOWN: Final = "n/a"
 
 @dataclass(frozen=True)
 class ErrorText:
-    """One error in words. ``title`` stands after a colon as well; it begins with a small letter."""
+    """The text of one error. ``title`` starts with a lower-case letter, as it is also used after a colon."""
 
     title: str
     sentence: str
@@ -611,7 +611,7 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
         N_("This type of data is not accepted here. Send application/json."),
     ),
 }
-"""By code: all of ``webapp/errors.py``, then those of HTTP."""
+"""The texts by code: all of ``webapp/errors.py``, then those of HTTP."""
 
 
 def english(code: str, params: Mapping[str, Param]) -> str:
@@ -620,7 +620,7 @@ def english(code: str, params: Mapping[str, Param]) -> str:
 
 
 class _Plain(dict[str, str]):
-    """Values as text; one that the error does not carry is unknown."""
+    """Parameters as text; a missing one is shown as unknown."""
 
     def __missing__(self, name: str) -> str:
         return UNKNOWN

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 CONTEXT_MARK: Final = "\4"
-"""Separates a text from its context, as in gettext's own catalogues: one English text may have several translations."""
+"""Separates a context from its text, as in gettext's catalogues: one English text may have several translations."""
 
 
 def N_(text: str) -> str:  # noqa: N802  gettext's name for a text that is translated later
@@ -14,7 +14,7 @@ def N_(text: str) -> str:  # noqa: N802  gettext's name for a text that is trans
 
 
 def NP_(context: str, text: str) -> str:  # noqa: N802
-    """Mark ``text`` for the catalogue as it is meant in ``context``."""
+    """Mark ``text`` with its ``context`` for the catalogue."""
     return f"{context}{CONTEXT_MARK}{text}"
 
 

@@ -1,4 +1,4 @@
-"""The WSGI application that gunicorn serves; gunicorn's configuration starts and stops the services."""
+"""The WSGI application that gunicorn serves; gunicorn's configuration starts and stops its services."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""axe-core, fetched once from the npm registry into ``build/``: finds what keeps people with assistive technology out."""
+"""axe-core, downloaded once from the npm registry to ``build/``: finds problems for people with assistive
+technology."""
 
 from __future__ import annotations
 
@@ -18,14 +19,14 @@ from tests.engine.dockerd import BUILD
 
 VERSION = "4.14.1"
 SHA512 = "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
-"""Of the package, as the registry's own index has it."""
+"""Hash of the package in the registry's index."""
 SCRIPT = BUILD / f"axe-core-{VERSION}.js"
 SERIOUS = frozenset({"serious", "critical"})
 FETCH_S = 120
 
 
 def why_missing() -> str | None:
-    """Say why axe cannot be had; ``None`` when it is there, fetched now if need be."""
+    """Return why axe is unavailable; ``None`` if it is available, after a download if needed."""
     if SCRIPT.exists():
         return None
     npm = shutil.which("npm")
@@ -52,7 +53,7 @@ def _unpack(package: bytes) -> None:
 
 
 def complaints(page: Page) -> list[str]:
-    """Return what axe finds serious or critical on the page as it is now, a line for each element."""
+    """Return axe's serious and critical findings on the current page, one line per element."""
     page.evaluate(SCRIPT.read_text())
     result: dict[str, Any] = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [

@@ -1,4 +1,4 @@
-"""File systems that are really full, or really read-only: root passes over modes, and nobody passes over these."""
+"""File systems that are really full or really read-only: root ignores modes, but cannot ignore these."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SmallDisk:
         self._filler = folder / "filler"
 
     def fill(self) -> None:
-        """Write until nothing more goes on it."""
+        """Write until the disk is full."""
         try:
             with self._filler.open("ab", buffering=0) as file:
                 while True:
@@ -29,21 +29,21 @@ class SmallDisk:
                 raise
 
     def free(self) -> None:
-        """Give back what was filled."""
+        """Remove what ``fill`` wrote."""
         self._filler.unlink()
 
     def make_read_only(self) -> None:
-        """Let nobody write any more; no file may be open for writing."""
+        """Remount read-only; no file may be open for writing."""
         _call("mount", "-o", "remount,ro", str(self.folder))
 
     def make_writable(self) -> None:
-        """Let everybody write again."""
+        """Remount writable."""
         _call("mount", "-o", "remount,rw", str(self.folder))
 
 
 @contextmanager
 def small_disk(folder: Path, mib: int = 6) -> Iterator[SmallDisk]:
-    """Mount a small disk at ``folder`` for as long as the block runs."""
+    """Mount a small disk at ``folder`` for the block."""
     folder.mkdir()
     _call("mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder))
     try:
@@ -54,7 +54,7 @@ def small_disk(folder: Path, mib: int = 6) -> Iterator[SmallDisk]:
 
 @contextmanager
 def covered(folder: Path) -> Iterator[None]:
-    """Put an empty read-only disk over ``folder``: files that are open stay, by their names nothing is found or made."""
+    """Mount an empty read-only disk over ``folder``: open files stay usable, but no file can be opened or created."""
     _call("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder))
     try:
         yield

@@ -1,7 +1,7 @@
-"""A Docker engine of the tests' own, beside whatever engine the machine has.
+"""A Docker engine for the tests, independent of the machine's own.
 
-It has its own data root (kept, so that images are imported once), socket, containerd and bridge. What a killed run
-has left (processes, mounts, the bridge) is removed by the next start on the same data root.
+It has its own data root (kept, so that images are imported only once), socket, containerd and bridge. The remains of a
+killed run (processes, mounts, the bridge) are removed by the next start on the same data root.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
 LOCK_DEADLINE_S = 300.0
 RUN_MARK = "WARDEN_TEST_RUN"
-"""Kept from the engine: it lives as long as the test session, and a test may start it anew."""
+"""Removed from the environment of the engine, which outlives the test that starts it."""
 
 
 class EngineFailed(RuntimeError):
-    """The private engine did not do what it was told; the message ends with its log."""
+    """A call to the private engine failed; the message ends with the engine's log."""
 
 
 def why_unavailable() -> str | None:
-    """Say why no engine can be started on this machine; ``None`` when one can."""
+    """Return why no engine can be started on this machine; ``None`` if one can."""
     if os.geteuid() != 0:
         return "a Docker engine of the tests' own needs root"
     missing = [name for name in PROGRAMS if _program(name) is None]
@@ -46,7 +46,8 @@ def why_unavailable() -> str | None:
 
 
 class PrivateEngine:
-    """One dockerd. ``name`` chooses the data root under ``build/``; ``gpu_hook`` lets it accept requests for NVIDIA GPUs."""
+    """One dockerd. ``name`` chooses the data root under ``build/``; With ``gpu_hook`` it accepts requests for NVIDIA
+    GPUs."""
 
     def __init__(self, name: str = "docker", *, gpu_hook: bool = False) -> None:
         self.data_root = BUILD / name
@@ -60,7 +61,7 @@ class PrivateEngine:
 
     @property
     def folder(self) -> Path:
-        """The short temporary folder of the socket and of what runs; fails before ``start``."""
+        """The temporary folder of the socket and the running state, with a short path; fails before ``start``."""
         if self._folder is None:
             raise EngineFailed("the engine was not started")
         return self._folder
@@ -72,18 +73,18 @@ class PrivateEngine:
 
     @property
     def url(self) -> str:
-        """The socket as ``DOCKER_HOST`` wants it."""
+        """The socket as a value for ``DOCKER_HOST``."""
         return f"unix://{self.socket}"
 
     @property
     def log(self) -> str:
-        """What dockerd has said so far."""
+        """The log of dockerd so far."""
         with suppress(OSError):
             return (self.folder / "dockerd.log").read_text(errors="replace")
         return ""
 
     def start(self) -> PrivateEngine:
-        """Start it, after removing what a killed run has left, and wait until it answers."""
+        """Remove the remains of a killed run, start the engine, and wait until it answers."""
         self.data_root.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         try:
@@ -102,7 +103,7 @@ class PrivateEngine:
         return self
 
     def stop(self) -> None:
-        """Remove its containers and volumes, end it, and remove all that it has made but the images."""
+        """Remove its containers and volumes, end it, and remove everything that it created except the images."""
         if self._folder is None:
             return
         try:
@@ -117,30 +118,31 @@ class PrivateEngine:
             self._release_lock()
 
     def kill(self) -> None:
-        """SIGKILL, to its containerd as well: its socket refuses; containers run on until it is started again."""
+        """Kill dockerd and containerd by SIGKILL: the socket refuses connections, containers run until the next
+        start."""
         self._end(signal.SIGKILL)
         _kill_containerd(self.folder / "exec")
 
     def restart(self) -> None:
-        """Start it again on the same socket, after ending it where it still runs."""
+        """End the engine if it is running, and start it again on the same socket."""
         if self.is_running():
             self._end(signal.SIGTERM)
         self._launch()
 
     def pause(self) -> None:
-        """SIGSTOP: its socket takes connections and never answers."""
+        """Send SIGSTOP: the socket accepts connections but never answers."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         self._signal(signal.SIGCONT)
 
     def is_running(self) -> bool:
-        """Whether the dockerd process lives, paused or not."""
+        """Whether dockerd is running, paused or not."""
         return self._process is not None and self._process.poll() is None
 
     def cli(self, *arguments: str, timeout_s: float = 60, check: bool = True) -> str:
-        """Run ``docker`` against it and return its output, stripped; raise `EngineFailed` on another exit code than 0."""
+        """Run ``docker`` against it and return the stripped output; with ``check``, another exit code than 0 raises."""
         result = subprocess.run(
             ["docker", *arguments],
             env={**os.environ, "DOCKER_HOST": self.url},
@@ -155,15 +157,15 @@ class PrivateEngine:
         return result.stdout.strip()
 
     def containers(self, *, running: bool = False) -> list[str]:
-        """Full ids of the containers, of all or of the running ones."""
+        """Return the full ids of all containers, or only of the running ones."""
         return self.cli("ps", "--quiet", "--no-trunc", *([] if running else ["--all"])).split()
 
     def volumes(self) -> list[str]:
-        """Names of the volumes."""
+        """Return the names of the volumes."""
         return self.cli("volume", "ls", "--quiet").split()
 
     def image_label(self, image: str, label: str) -> str | None:
-        """The label of an image; ``None`` where there is no such image or label."""
+        """Return a label of an image; ``None`` if there is no such image or label."""
         template = f'{{{{index .Config.Labels "{label}"}}}}'
         return self.cli("image", "inspect", "--format", template, image, check=False) or None
 
@@ -206,7 +208,7 @@ class PrivateEngine:
         self._wait(self._answers, START_DEADLINE_S, "did not start")
 
     def _config_file(self) -> Path:
-        """An empty configuration of its own: the machine's is for the machine's engine."""
+        """Return an empty configuration: the machine's is for the machine's engine."""
         path = self.folder / "daemon.json"
         path.write_text("{}")
         return path
@@ -217,7 +219,7 @@ class PrivateEngine:
         return {**kept, "PATH": f"{self.folder / 'hook'}:{path}" if self._gpu_hook else path}
 
     def _write_hook(self) -> None:
-        """moby offers its NVIDIA driver when it finds a program of this name; runc calls it before a container starts."""
+        """Write the program that makes moby offer its NVIDIA driver; runc calls it before a container starts."""
         if not self._gpu_hook:
             return
         hook = self.folder / "hook" / HOOK
@@ -250,7 +252,7 @@ class PrivateEngine:
             time.sleep(0.05)
 
     def _take_lock(self) -> None:
-        """Wait for another run on the same data root to end; the lock ends with the process that holds it."""
+        """Wait for the end of any other run on the same data root; the lock ends with its process."""
         self._lock = self._lock_path.open("w")
         deadline = time.monotonic() + LOCK_DEADLINE_S
         while True:
@@ -267,7 +269,7 @@ class PrivateEngine:
             self._lock = None
 
     def _remove_what_is_left(self) -> None:
-        """Remove processes, mounts, the folder and the bridge that the note of the last start names."""
+        """Remove the processes, mounts, folder and bridge that the record of the last start names."""
         try:
             note = json.loads(self._note.read_text())
         except (OSError, ValueError):
@@ -297,7 +299,7 @@ def _program(name: str) -> str | None:
 
 
 def _make_bridge(name: str) -> None:
-    """Make a bridge with the first 172.31.x.1/24 that no interface has."""
+    """Create a bridge with the first unused 172.31.x.1/24."""
     taken = subprocess.run(["ip", "-4", "-o", "address"], capture_output=True, text=True, check=True).stdout
     free = [number for number in range(100, 250) if f" 172.31.{number}." not in taken]
     for command in (
@@ -311,7 +313,7 @@ def _make_bridge(name: str) -> None:
 
 
 def _kill_processes(folder: Path) -> None:
-    """Kill whatever names the folder on its command line, dockerd first, and the containers of its shims."""
+    """Kill every process with the folder in its command line, dockerd first, and the containers of its shims."""
     mark = f"{folder}/"
     named = [process for process in psutil.process_iter() if any(mark in word for word in _words(process))]
     named.sort(key=lambda process: "dockerd" not in " ".join(_words(process)[:1]))
@@ -349,7 +351,7 @@ def _descendants(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _unmount(*folders: Path) -> None:
-    """Unmount what lies under the folders, the innermost first."""
+    """Unmount everything below the folders, innermost first."""
     points = [line.split()[4].replace("\\040", " ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     inside = [point for point in points if any(Path(point).is_relative_to(folder) for folder in folders)]
     for point in sorted(inside, key=len, reverse=True):

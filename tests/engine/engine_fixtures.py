@@ -1,4 +1,4 @@
-"""Fixtures of the Docker tests: a real engine of their own with the images in it."""
+"""Fixtures of the Docker tests: a real engine with the images."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.engine import images
 from tests.engine.dockerd import PrivateEngine, private_engine, why_unavailable
 
 REQUIRE_ALL = "WARDEN_TEST_REQUIRE_ALL"
-"""Set where everything that the tests need has to be there: what is missing fails instead of being skipped."""
+"""If set, tests whose requirements are missing fail instead of being skipped."""
 
 
 def need(*reasons: str | None) -> None:
-    """Skip with the first reason that is not ``None``; fail where all has to be there."""
+    """Skip with the first reason that is not ``None``; fail instead under ``REQUIRE_ALL``."""
     for reason in reasons:
         if reason is not None:
             if os.environ.get(REQUIRE_ALL):
@@ -25,7 +25,7 @@ def need(*reasons: str | None) -> None:
 
 @pytest.fixture(scope="session")
 def docker_engine() -> Iterator[PrivateEngine]:
-    """An engine that gives containers GPUs (in name), with the stand-in's image."""
+    """Yield an engine that accepts GPU requests (without GPUs), with the stand-in's image."""
     need(why_unavailable(), images.why_not_made())
     with private_engine("docker", gpu_hook=True) as engine:
         images.load_standin(engine)
@@ -34,7 +34,7 @@ def docker_engine() -> Iterator[PrivateEngine]:
 
 @pytest.fixture(scope="session")
 def bare_engine() -> Iterator[PrivateEngine]:
-    """An engine that knows of no GPUs, with the stand-in's image."""
+    """Yield an engine without GPU support, with the stand-in's image."""
     need(why_unavailable(), images.why_not_made())
     with private_engine("docker-bare") as engine:
         images.load_standin(engine)
@@ -43,7 +43,7 @@ def bare_engine() -> Iterator[PrivateEngine]:
 
 @pytest.fixture(scope="session")
 def real_vllm(docker_engine: PrivateEngine) -> dict[str, object]:
-    """Settings that make Warden run the real vLLM on the CPU."""
+    """Return settings with which Warden runs the real vLLM on the CPU."""
     need(images.why_not_real())
     return {
         **engine_settings(docker_engine),
@@ -55,7 +55,7 @@ def real_vllm(docker_engine: PrivateEngine) -> dict[str, object]:
 
 @pytest.fixture
 def engine(docker_engine: PrivateEngine) -> Iterator[PrivateEngine]:
-    """The engine for one test, empty before and after."""
+    """Yield the engine for one test, empty before and after."""
     yield docker_engine
     docker_engine.resume()
     if not docker_engine.is_running():
@@ -64,7 +64,7 @@ def engine(docker_engine: PrivateEngine) -> Iterator[PrivateEngine]:
 
 
 def engine_settings(engine: PrivateEngine, **settings: object) -> dict[str, object]:
-    """Settings that make Warden use this engine and the stand-in."""
+    """Return settings with which Warden uses this engine and the stand-in."""
     return {
         "docker_socket": engine.socket,
         "docker_poll_s": 0.5,
@@ -75,6 +75,6 @@ def engine_settings(engine: PrivateEngine, **settings: object) -> dict[str, obje
 
 
 def variables(**values: object) -> str:
-    """The containers' environment as the setting wants it (``STANDIN_*``)."""
+    """Return a value for the setting of the containers' environment (``STANDIN_*``)."""
     pairs = ", ".join(f'"{name.upper()}={value}"' for name, value in values.items())
     return f"[{pairs}]"

@@ -1,7 +1,7 @@
-"""The product's application with a journal that holds an operation at the beginning of a step for as long as a file says so.
+"""The product's application with a journal that can hold an operation at the beginning of a step.
 
-A test writes the step's name into ``STATE_DIR/hold``; the operation's thread then waits at that step until the file is gone, so
-that the server can be killed exactly there. ``STATE_DIR/held`` appears when it waits.
+A test writes the step's name to ``STATE_DIR/hold``. The operation's thread then creates ``STATE_DIR/held`` and waits at
+that step until the first file is removed, so that the server can be killed exactly there.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ settings = load_settings()
 
 
 class HoldingJournal(Journal):
-    """Writes down, and then waits while it is told to."""
+    """Records an operation, then waits while the file exists."""
 
     def record(self, operation: Operation) -> None:
-        """Have ``operation`` written, then hold it when its running step is the one that the file names."""
+        """Record ``operation``, then hold it if its running step is the one named in the file."""
         super().record(operation)
         step = operation.current_step
         hold, held = settings.state_dir / "hold", settings.state_dir / "held"

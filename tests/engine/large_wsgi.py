@@ -1,4 +1,4 @@
-"""The product with two more addresses, whose answers are larger than what the kernel keeps for a client, and a worker in a hurry."""
+"""The product with further routes, whose answers exceed the kernel's buffers, and a worker with short timeouts."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from webapp import create_app
 from webapp.server.worker import WebWorker
 
 WHOLE: Final = b"0123456789abcdef" * 512 * 1024
-"""8 MiB in one piece, as a long table is."""
+"""8 MiB in one piece, like a long table."""
 PAGE: Final = 256 * 1024
 PIECES: Final = 128
 SEND_S: Final = 2.0
 
 
 class HastyWorker(WebWorker):
-    """Waits for a client for a short time only."""
+    """Waits for clients only for a short time."""
 
     send_s = SEND_S
 
 
 class LargeAnswers:
-    """``/large`` is ``WHOLE``, ``/large/page`` its beginning, ``/large/pieces`` all of it as it is made, of no length known before."""
+    """``/large`` returns ``WHOLE``, ``/large/page`` its beginning, ``/large/pieces`` streams it without a length."""
 
     def __init__(self, product: Any) -> None:
         self._product = product
         self.extensions = product.extensions
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answer."""
+        """Answer a request."""
         if environ["PATH_INFO"] == "/large":
             start_response("200 OK", [("Content-Length", str(len(WHOLE)))])
             return [WHOLE]
@@ -45,5 +45,5 @@ class LargeAnswers:
 
 
 def make_app() -> LargeAnswers:
-    """The application, for gunicorn alone: whoever imports this module may want no more than its sizes."""
+    """Return the application for gunicorn; other modules import only the sizes."""
     return LargeAnswers(create_app())

@@ -1,4 +1,4 @@
-"""A control group with a memory limit: what does not fit there is really killed, so an admission that is wrong is seen."""
+"""A control group with a memory limit: the kernel kills what does not fit, which reveals a wrong admission."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HOG = (
 
 
 class MemoryGroup:
-    """One group of this machine, of control groups' version 1 or 2; it needs root, as Docker does."""
+    """A control group, of version 1 or 2; it needs root, as Docker does."""
 
     def __init__(self, limit_bytes: int) -> None:
         v1 = _ROOT / "memory"
@@ -30,17 +30,17 @@ class MemoryGroup:
         self.limit(limit_bytes)
 
     def limit(self, limit_bytes: int) -> None:
-        """Set the most that all processes of the group may hold."""
+        """Set how much memory all processes of the group may hold together."""
         name = "memory.limit_in_bytes" if self._is_v1 else "memory.max"
         (self._folder / name).write_text(str(limit_bytes))
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """Return a command that runs ``command`` in the group, and so all that it starts."""
+        """Return a command that runs ``command``, and so all its descendants, in the group."""
         return ["/bin/sh", "-c", f'echo $$ > {self._folder / "cgroup.procs"} && exec "$@"', "sh", *command]
 
     @contextmanager
     def hog(self, size: int) -> Iterator[int]:
-        """A foreign process of the group that holds ``size`` bytes; yields its pid."""
+        """Run a foreign process in the group that holds ``size`` bytes; yields its pid."""
         command = self.command([sys.executable, "-c", _HOG, str(size)])
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
@@ -51,13 +51,13 @@ class MemoryGroup:
                 process.kill()
 
     def kills(self) -> int:
-        """How many processes the kernel ended here for want of memory."""
+        """Return how many processes of the group the kernel killed because memory ran out."""
         name = "memory.oom_control" if self._is_v1 else "memory.events"
         lines = (line.split() for line in (self._folder / name).read_text().splitlines())
         return next(int(count) for key, count in lines if key == "oom_kill")
 
     def remove(self) -> None:
-        """Remove the group; its processes have ended, and the kernel may need a moment to see it."""
+        """Remove the group; the kernel may need a moment to notice that its processes have ended."""
         deadline = time.monotonic() + 10
         while True:
             try:
@@ -72,7 +72,7 @@ class MemoryGroup:
 
 @contextmanager
 def memory_group(limit_bytes: int) -> Iterator[MemoryGroup]:
-    """Make a group and remove it at the end."""
+    """Create a group for the block."""
     group = MemoryGroup(limit_bytes)
     try:
         yield group

@@ -1,4 +1,4 @@
-"""Builders of cached models: tiny ones of several families, a big one for memory checks, and every way to break one.
+"""Builders of cached models: tiny ones of several families, a big one for memory checks, and broken ones of all kinds.
 
 They are real: transformers loads them, the tokenizer encodes any text, and the folder is a Hugging Face cache.
 """
@@ -57,7 +57,7 @@ def make_model(
     context_length: int = 512,
     seed: int = 0,
 ) -> Path:
-    """Make a model with random weights in the cache and return its snapshot. ``vocab`` is at least 300."""
+    """Create a model with random weights in the cache and return its snapshot. ``vocab`` is at least 300."""
     shape = Shape(layers, hidden, intermediate, heads, kv_heads, vocab)
     shapes = _tensor_shapes(architecture, shape, tie)
     weights = random_weights(shapes, seed)
@@ -73,7 +73,7 @@ def make_model(
 def make_big_model(
     cache_dir: Path, repo_id: str = BIG_MODEL, shape: Shape = BIG_SHAPE, context_length: int = 2048
 ) -> Path:
-    """Make a model of bfloat16 noise, of about 1 GB where no shape is given, and return its snapshot; it loads and answers."""
+    """Create a working model of bfloat16 noise, of about 1 GB by default, and return its snapshot."""
     config = llama_config(shape, "bfloat16", context_length)
     tensors = [TensorData(name, "bfloat16", size, _noise(name, size)) for name, size in llama_shapes(shape).items()]
     snapshot = _without_weights(cache_dir, repo_id, config, min(shape.vocabulary, _MOST_TOKENS), context_length)
@@ -83,9 +83,9 @@ def make_big_model(
 
 
 def make_hollow_model(cache_dir: Path, repo_id: str, shape: Shape, *, number: int = 0) -> Path:
-    """Make a model whose weights are a hole in the file, and return its snapshot: made in a moment, it takes no room on the disk.
+    """Create a model whose weights are a hole in the file, which takes no time and no disk space; return its snapshot.
 
-    It loads into as much memory as any other, and answers what zeros answer. ``number`` makes configurations differ.
+    It takes as much memory as any other and answers as zero weights do. ``number`` makes configurations differ.
     """
     config = llama_config(shape, "bfloat16", 4096) | {"_number": number}
     snapshot = _without_weights(cache_dir, repo_id, config, _MOST_TOKENS, 4096)
@@ -104,16 +104,16 @@ def _without_weights(
 
 
 def _weights_blob(snapshot: Path, repo_id: str) -> Path:
-    """The place of a snapshot's weights, linked to; named without reading them, since that takes long."""
+    """Return the blob of a snapshot's weights, linked to it; its name is no hash, as reading the weights takes long."""
     blob = snapshot.parents[1] / "blobs" / hashlib.sha256(repo_id.encode()).hexdigest()
     (snapshot / WEIGHTS).symlink_to(Path("..", "..", "blobs", blob.name))
     return blob
 
 
 def make_listed_models(cache_dir: Path, count: int, shape: Shape | None = None) -> list[str]:
-    """Make ``count`` hollow models and return their ids.
+    """Create ``count`` hollow models and return their ids.
 
-    ``shape`` gives all of them the headers of one architecture; else there are some of each usual size.
+    With ``shape`` all have the headers of one architecture; without it the usual sizes are mixed.
     """
     usual = [shape] if shape is not None else [Shape(*sizes) for sizes in _USUAL_SIZES]
     ids = [f"lab-{number % 7}/model-{number:03}" for number in range(count)]
@@ -130,22 +130,22 @@ _USUAL_SIZES = (
     (40, 5120, 13824, 40, 8, 32000),
     (80, 8192, 28672, 64, 8, 128256),
 )
-"""Layers, hidden, intermediate, heads, KV heads and vocabulary of models of 0.5 to 70 billion weights."""
+"""Layers, hidden, intermediate, heads, KV heads and vocabulary of models with 0.5 to 70 billion weights."""
 
 
 def _header(shapes: Mapping[str, tuple[int, ...]]) -> tuple[bytes, int]:
-    """The first bytes of a bfloat16 safetensors file, and the length of the data that follows."""
+    """Return the header of a bfloat16 safetensors file, and the length of the data after it."""
     file = safetensors_file(TensorData(name, "bfloat16", size, ()) for name, size in shapes.items())
     return next(file), sum(2 * int(np.prod(size, dtype=np.int64)) for size in shapes.values())
 
 
 def break_model(snapshot: Path, how: ModelProblem) -> None:
-    """Change a made model so that it has the problem ``how``."""
+    """Change a model so that it has the problem ``how``."""
     _BREAKS[how](snapshot)
 
 
 def put_file(snapshot: Path, name: str, content: bytes) -> None:
-    """Put a file into a snapshot as a download does: a new blob, then a link that takes the old one's place."""
+    """Put a file into a snapshot as a download does: a new blob, then a link that replaces the old one."""
     blob = snapshot.parents[1] / "blobs" / hashlib.sha256(content).hexdigest()
     blob.write_bytes(content)
     link = snapshot / f".{name}.new"
@@ -154,7 +154,7 @@ def put_file(snapshot: Path, name: str, content: bytes) -> None:
 
 
 def change_config(snapshot: Path, **changes: object) -> None:
-    """Change values of a snapshot's config.json; ``None`` takes a key out."""
+    """Change values in a snapshot's config.json; ``None`` removes a key."""
     config = json.loads((snapshot / "config.json").read_text()) | changes
     put_file(snapshot, "config.json", as_json({key: value for key, value in config.items() if value is not None}))
 
@@ -169,7 +169,7 @@ def remove_model(cache_dir: Path, repo_id: str) -> None:
 
 @dataclass(frozen=True)
 class TensorData:
-    """A tensor to be written; ``dtype`` is one of float32, float16 and bfloat16, or a name of the safetensors format."""
+    """A tensor to write; ``dtype`` is float32, float16, bfloat16, or a name of the safetensors format."""
 
     name: str
     dtype: str
@@ -178,7 +178,7 @@ class TensorData:
 
 
 def safetensors_file(tensors: Iterable[TensorData]) -> Iterator[bytes]:
-    """Yield the bytes of a safetensors file (numpy has no bfloat16, so the library's own writer does not take it)."""
+    """Yield the bytes of a safetensors file (numpy has no bfloat16, so the library's writer does not accept it)."""
     tensors = list(tensors)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -219,7 +219,7 @@ def _encoded(value: np.ndarray, dtype: str) -> bytes:
 
 
 def _noise(name: str, size: tuple[int, ...]) -> Iterator[bytes]:
-    """Yield random bfloat16 values of a tensor: one block of a megabyte over and over, since drawing a gigabyte takes long."""
+    """Yield random bfloat16 values of a tensor: one repeated block of 1 MB, since drawing a gigabyte takes long."""
     left = int(np.prod(size, dtype=np.int64)) * 2
     if len(size) == 1:
         yield _encoded(np.ones(size, np.float32), "bfloat16")
@@ -248,7 +248,7 @@ def _config(architecture: str, shape: Shape, dtype: str, context_length: int, ti
     config = llama_config(shape, dtype, context_length, tied=tie)
     config |= {"architectures": [_CLASSES[architecture]], "model_type": architecture}
     if architecture == "qwen2":
-        # Qwen2 always has these biases and knows no setting for them, nor for the size of a head.
+        # Qwen2 always has these biases and has no setting for them or for the head size.
         del config["attention_bias"], config["mlp_bias"], config["head_dim"]
     return config
 
@@ -311,7 +311,7 @@ def _remove_tokenizer(snapshot: Path) -> None:
 
 
 def _make_unreadable(snapshot: Path) -> None:
-    # Modes do not stop root; a link that leads to itself stops everybody.
+    # Root ignores modes; a link to itself stops everybody.
     config = snapshot / "config.json"
     config.unlink()
     config.symlink_to("config.json")
@@ -333,4 +333,4 @@ _BREAKS = {
 }
 
 BREAKABLE = tuple(_BREAKS)
-"""Every problem that files can have; a defect of Warden's own is none of them."""
+"""Every problem that files can have, which excludes a defect of Warden itself."""

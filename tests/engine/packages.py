@@ -1,4 +1,4 @@
-"""Warden as a package: a source distribution of this checkout, the wheel that is built from it, and environments with that wheel."""
+"""Warden as a package: the source distribution of this checkout, a wheel built from it, and environments with it."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def _hatchling(source: Path, target: str, folder: Path) -> None:
 
 
 class Installation:
-    """A virtual environment with the wheel and with what it declares to need, and nothing else of what the tests run in."""
+    """A virtual environment with the wheel and its declared dependencies, but without the tests' other packages."""
 
     def __init__(self, folder: Path, wheel: Path, extras: tuple[str, ...] = ()) -> None:
-        """The libraries are links to those that are installed here, so nothing is fetched."""
+        """Create it; the libraries are links to the installed ones, so nothing is downloaded."""
         venv.create(folder, symlinks=True)
         self.bin = folder / "bin"
         (self.packages,) = folder.glob("lib/python*/site-packages")
@@ -61,7 +61,7 @@ class Installation:
 
 
 def needed(wheel: Path, extras: tuple[str, ...]) -> Iterator[metadata.Distribution]:
-    """Everything that the wheel with ``extras`` needs, and what that needs, as it is installed here."""
+    """Yield the installed distributions that the wheel with ``extras`` needs, directly or indirectly."""
     (own,) = metadata.distributions(path=[str(wheel)])
     pending = list(_requirements(own, extras))
     seen: set[str] = set()

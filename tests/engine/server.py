@@ -1,4 +1,4 @@
-"""The real server as the tests start it: gunicorn with the product's own configuration, on a free port, in folders of its own."""
+"""The real server for tests: gunicorn with the product's configuration, on a free port, in its own folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 START_DEADLINE_S = 30.0
 FEW_S = 0.1
-"""Between two looks for what takes seconds and then stays: each look costs the test and the server some milliseconds."""
+"""Poll interval for lasting states that take seconds to reach: each poll costs some milliseconds."""
 
 T = TypeVar("T")
 
@@ -28,9 +28,8 @@ T = TypeVar("T")
 class WardenServer:
     """One Warden: its folders, its process, its JSON interface.
 
-    ``state`` and ``cache`` are folders; further settings go in as ``WARDEN_*`` through ``settings``. ``app`` is the WSGI
-    application, the product's own unless a test gives another. The machine's own Docker is never asked: without a
-    ``docker_socket`` there is none.
+    ``state`` and ``cache`` are folders; ``settings`` are passed as ``WARDEN_*``. ``app`` is the WSGI application, by
+    default the product's. The machine's own Docker is never used: without a ``docker_socket`` there is none.
     """
 
     def __init__(self, state: Path, cache: Path, app: str = "wsgi:app", /, **settings: object) -> None:
@@ -40,18 +39,18 @@ class WardenServer:
         self._settings = {"WARDEN_" + key.upper(): str(value) for key, value in settings.items()}
         self.environment: dict[str, str] = {}
         self.headers: dict[str, str] = {}
-        """What JSON calls carry, where Warden asks who sends them."""
+        """Headers of the JSON calls, for a Warden that requires a sign-in."""
         self.folder = ROOT
-        """Where it is started."""
+        """The current directory of the server."""
         self.started_by: Callable[[list[str]], list[str]] = list
-        """Makes the command that starts the server, where it is to run in a place of its own."""
+        """Wraps the command that starts the server, for example to run it in a control group."""
         self.process: subprocess.Popen[str] | None = None
         self.url = ""
         self.output: list[str] = []
         self._reader: threading.Thread | None = None
 
     def start(self) -> WardenServer:
-        """Start it and wait until it says its address."""
+        """Start the server and wait until it prints its address."""
         self.begin()
         self.url = wait_for(
             self._address, START_DEADLINE_S, lambda: "the server did not start:\n" + "\n".join(self.output)
@@ -59,7 +58,7 @@ class WardenServer:
         return self
 
     def begin(self) -> None:
-        """Start it and wait for nothing."""
+        """Start the server without waiting."""
         self.output = []
         self.process = subprocess.Popen(
             self.started_by([sys.executable, "-m", "gunicorn", "-c", "webapp/server/gunicorn_conf.py", self._app]),
@@ -75,26 +74,26 @@ class WardenServer:
         self._reader.start()
 
     def stop(self) -> list[str]:
-        """Stop it as Ctrl+C does; return what it said."""
+        """Stop the server as Ctrl+C does; return its output."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         self._wait_for_the_end(40)
         return self.output
 
     def kill(self) -> None:
-        """``kill -9`` of the web process and of gunicorn's master."""
+        """Kill the web process and gunicorn's master by SIGKILL."""
         assert self.process is not None
         for process in (psutil.Process(self.process.pid), *self.web_processes()):
             process.kill()
         self._wait_for_the_end(10)
 
     def kill_web_process(self) -> None:
-        """``kill -9`` of the web process alone; gunicorn's master starts another."""
+        """Kill only the web process by SIGKILL; gunicorn's master starts another."""
         for process in self.web_processes():
             process.kill()
 
     def web_processes(self) -> list[psutil.Process]:
-        """gunicorn's worker processes (not the model workers, which live in sessions of their own)."""
+        """Return gunicorn's worker processes (not the model workers, which have their own sessions)."""
         assert self.process is not None
         children = psutil.Process(self.process.pid).children()
         return [child for child in children if os.getsid(child.pid) == self.process.pid]
@@ -104,7 +103,7 @@ class WardenServer:
         wait_for(self.has_launcher, 90, lambda: "no launcher")
 
     def has_launcher(self) -> bool:
-        """Whether this very start's launcher has said that it is ready; the folder may hold the files of earlier ones."""
+        """Return whether the launcher of this start is ready; the folder may contain files of earlier ones."""
         folder = self.state / "launcher"
         try:
             record, said = json.loads((folder / "process.json").read_text()), (folder / "log").read_text()
@@ -114,28 +113,28 @@ class WardenServer:
         return is_ours and f", pid {record['pid']}\n" in said
 
     def worker_pids(self) -> list[int]:
-        """Every live process that this Warden's folder marks as a model worker, whoever started it."""
+        """Return the pids of all live processes marked as model workers of this state folder."""
         mark = f"WARDEN_WORKER_ROOT={self.state / 'workers'}".encode()
         return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and _has_mark(p, mark)]
 
     def get(self, path: str) -> Any:
-        """GET a JSON path; fails the test on anything but 200."""
+        """GET a JSON path; raises on every status but 200."""
         response = httpx.get(
             self.url + path, headers=self.headers, timeout=10, verify=False
-        )  # plain HTTP: no certificates to read, which takes 20 ms
+        )  # plain HTTP: reading certificates would take 20 ms
         response.raise_for_status()
         return response.json()
 
     def post(self, path: str, body: Mapping[str, object] | None = None) -> httpx.Response:
-        """POST JSON and return the answer whatever it is."""
+        """POST JSON and return the answer, whatever its status."""
         return httpx.post(self.url + path, json=body or {}, headers=self.headers, timeout=10, verify=False)
 
     def status(self) -> Any:
-        """The status document."""
+        """Return the status document."""
         return self.get("/api/v1/status")
 
     def switch(self, model: str, **fields: object) -> Any:
-        """Begin to load a model; return the accepted operation."""
+        """Start loading a model; return the accepted operation."""
         response = self.post("/api/v1/switch", {"mode": "transformers", "model": model, **fields})
         assert response.status_code == 202, response.text
         return response.json()
@@ -154,12 +153,12 @@ class WardenServer:
         return wait_for(ended, timeout_s, lambda: f"operation {operation_id} did not end: {self.status()}", FEW_S)
 
     def instance_of(self, model: str) -> Any:
-        """The loaded instance of a model; fails when there is none or more than one."""
+        """Return the loaded instance of a model; fails unless there is exactly one."""
         (instance,) = [i for i in self.status()["instances"] if i["model"] == model]
         return instance
 
     def becomes(self, instance_id: str, state: str, timeout_s: float = 15) -> Any:
-        """Wait until an instance has a state; return it."""
+        """Wait until an instance has a state; return the instance."""
 
         def look() -> Any:
             found = [i for i in self.status()["instances"] if i["id"] == instance_id]
@@ -177,7 +176,7 @@ class WardenServer:
         return wait_for(listed, 15, lambda: "the models did not appear")
 
     def end_models(self) -> None:
-        """End every model worker of this state folder, at the end of a test."""
+        """End every model worker of this state folder after a test."""
         for pid in self.worker_pids():
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -223,13 +222,14 @@ def _has_mark(folder: Path, mark: bytes) -> bool:
 
 
 def held_by_workers(server: WardenServer) -> int:
-    """What Warden's own processes hold on the first device, by the device's own list: not disturbed by what else the machine does."""
+    """Return what Warden's processes hold on the first device, from its list of holders, unaffected by other
+    processes."""
     device = server.status()["devices"][0]
     return sum(holder["bytes"] for holder in device["holders"] if holder["kind"] == "worker")
 
 
 def wait_for(look: Callable[[], T | None], timeout_s: float, complaint: Callable[[], str], pause_s: float = 0.02) -> T:
-    """Return the first answer of ``look`` that is true; fail with ``complaint`` when there is none in time."""
+    """Return the first truthy result of ``look``; fail with ``complaint`` after the timeout."""
     deadline = time.monotonic() + timeout_s
     while True:
         found = look()
@@ -241,7 +241,7 @@ def wait_for(look: Callable[[], T | None], timeout_s: float, complaint: Callable
 
 @contextmanager
 def running(server: WardenServer) -> Iterator[WardenServer]:
-    """Start a server and leave nothing of it behind."""
+    """Start a server for the block and leave nothing of it behind."""
     try:
         yield server.start()
     finally:

@@ -1,4 +1,4 @@
-"""A control group with a limit of tasks: beyond it the kernel gives no thread and no process, to root neither."""
+"""A control group with a task limit: beyond it the kernel refuses threads and processes, even to root."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ROOT = Path("/sys/fs/cgroup")
 
 
 class TaskGroup:
-    """One group of this machine, of control groups' version 1 or 2; it needs root, as Docker does."""
+    """A control group, of version 1 or 2; it needs root, as Docker does."""
 
     def __init__(self) -> None:
         v1 = _ROOT / "pids"
@@ -22,20 +22,20 @@ class TaskGroup:
         self._folder.mkdir()
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """Return a command that runs ``command`` in the group, and so all that it starts."""
+        """Return a command that runs ``command``, and so all its descendants, in the group."""
         return ["/bin/sh", "-c", f'echo $$ > {self._folder / "cgroup.procs"} && exec "$@"', "sh", *command]
 
     def give_no_more(self) -> None:
-        """Let the group have no task more than it has now."""
+        """Limit the group to its present number of tasks."""
         (self._folder / "pids.max").write_text((self._folder / "pids.current").read_text().strip())
 
     def refused(self) -> int:
-        """How often the kernel refused a task here."""
+        """Return how often the kernel refused the group a task."""
         lines = (line.split() for line in (self._folder / "pids.events").read_text().splitlines())
         return next(int(count) for key, count in lines if key == "max")
 
     def remove(self) -> None:
-        """Remove the group; its processes have ended, and the kernel may need a moment to see it."""
+        """Remove the group; the kernel may need a moment to notice that its processes have ended."""
         deadline = time.monotonic() + 10
         while True:
             try:
@@ -50,7 +50,7 @@ class TaskGroup:
 
 @contextmanager
 def task_group() -> Iterator[TaskGroup]:
-    """Make a group and remove it at the end."""
+    """Create a group for the block."""
     group = TaskGroup()
     try:
         yield group

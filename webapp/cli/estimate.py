@@ -1,4 +1,4 @@
-"""``warden estimate``: what was asked, the model that it is about, and the answer in words and bytes."""
+"""``warden estimate``: reads the request, finds the model, and formats the answer as text and JSON."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ NOTES: Mapping[Note, str] = {
 
 
 class CannotEstimate(Exception):
-    """Why no estimate can be made, and what to do; ``str()`` is a sentence."""
+    """No estimate is possible; ``str()`` is a sentence with the reason and what to do."""
 
 
 @dataclass(frozen=True)
 class EstimateRequest:
-    """The command's arguments, as they were given."""
+    """The command's arguments as given."""
 
     model_or_folder: str
     mode: str = Mode.TRANSFORMERS.value
@@ -89,7 +89,7 @@ class EstimateRequest:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The answer: a footprint for each device, and the same as JSON."""
+    """The answer: one footprint per device, and the same as JSON."""
 
     title: str
     footprints: tuple[Footprint, ...]
@@ -97,7 +97,7 @@ class Estimate:
 
 
 def make(question: EstimateRequest) -> Estimate:
-    """Return the estimate that ``question`` asks for. Raises CannotEstimate, and WardenError for settings that cannot be meant."""
+    """Return the estimate for ``question``. Raises CannotEstimate, or WardenError for invalid settings."""
     options, conditions, mode = _options(question), _conditions(question), Mode(question.mode.lower())
     if mode is Mode.VLLM and not question.cpu:
         seqs = max(question.batch, default_limits(conditions).requests)
@@ -111,7 +111,7 @@ def make(question: EstimateRequest) -> Estimate:
 
 
 def find_model(name: str) -> CachedModel:
-    """Return the facts of a folder, or of a model in the cache. Raises CannotEstimate."""
+    """Return the model in a folder or in the cache. Raises CannotEstimate."""
     path = Path(name)
     if path.name == "config.json" and path.is_file():
         path = path.parent
@@ -190,7 +190,7 @@ def _version(text: str | None) -> Version | None:
 
 
 def _document(footprints: tuple[Footprint, ...], notes: list[str]) -> dict[str, Any]:
-    """The JSON contract of ``warden estimate --json``."""
+    """Return the JSON of ``warden estimate --json``, which is a contract."""
     return {
         "per_device": [
             {
@@ -211,7 +211,7 @@ def _notes(footprint: Footprint) -> Iterator[str]:
 
 
 def _remarks(question: EstimateRequest, model: CachedModel, mode: Mode, conditions: Conditions) -> Iterator[str]:
-    """What follows from the options rather than from the model."""
+    """Yield remarks that follow from the options rather than from the model."""
     if model.context_length is not None and question.max_tokens > model.context_length:
         yield f"The model was made for {model.context_length} tokens; {question.max_tokens} were asked for."
     quantization = question.quantization.lower()

@@ -1,4 +1,5 @@
-"""The ``warden`` command: run it, ask a running one, test it, end what stayed loaded, and list the settings."""
+"""The ``warden`` command: runs Warden, queries and tests a running one, unloads remaining models, lists the
+settings."""
 
 from __future__ import annotations
 
@@ -32,18 +33,18 @@ SELFTEST_POLL_S = 0.3
 UNAUTHORIZED = 401
 UNKNOWN = "n/a"
 SECRET_SETTINGS = frozenset({"database_url"})
-"""Settings whose value may hold a password and is not printed."""
+"""Settings that may contain a password; their values are not printed."""
 
 
 class Refusal(click.ClickException):
-    """A reason why a command cannot be carried out; the exit code is 1."""
+    """The reason why a command cannot run; the exit code is 1."""
 
 
 class CommandGroup(click.Group):
-    """The group of commands: an error of Warden's is one sentence, not a traceback."""
+    """A group of commands that reports Warden's errors as a sentence, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was named."""
+        """Run the chosen command."""
         try:
             return super().invoke(ctx)
         except WardenError as exc:
@@ -61,13 +62,13 @@ def run() -> None:
     """Start Warden and serve its page until it is stopped (Ctrl+C)."""
     settings = load_settings()
     configuration = Path(__file__).parents[1] / "server" / "gunicorn_conf.py"
-    # The server changes to the folder of the program: relative paths are settled before.
+    # The server changes to the program's folder, so relative paths are resolved before.
     os.environ |= {"WARDEN_STATE_DIR": str(settings.state_dir), "WARDEN_HF_CACHE": str(settings.hf_cache)}
     if file := os.environ.get(CONFIG_VARIABLE):
         os.environ[CONFIG_VARIABLE] = str(Path(file).absolute())
-    # -P: a folder named gunicorn or webapp where the command is typed must not be taken for the program.
+    # -P: a folder named gunicorn or webapp in the current directory must not be imported instead.
     command = [sys.executable, "-P", "-m", "gunicorn", "-c", str(configuration)]
-    os.execv(sys.executable, command)  # noqa: S606  nothing of it comes from outside  # nosec B606
+    os.execv(sys.executable, command)  # noqa: S606  no part of it comes from outside  # nosec B606
 
 
 @main.command()
@@ -84,7 +85,7 @@ def end(yes: bool) -> None:
     settings = load_settings()
     if not yes:
         click.confirm(f"End every model that Warden started from {settings.state_dir}?", abort=True)
-    from webapp.services import build_services  # noqa: PLC0415  its parts take half a second that no other command needs
+    from webapp.services import build_services  # noqa: PLC0415  takes half a second, and other commands do not need it
 
     try:
         lines = build_services(settings).end_everything()
@@ -101,8 +102,8 @@ def end(yes: bool) -> None:
 def selftest(ctx: click.Context, as_json: bool) -> None:
     """Check with a tiny model that everything works; loaded models stay as they are.
 
-    Uses the running Warden, or runs alone if there is none. Exit code 0: nothing failed; 1: something failed; 2: it could
-    not be run.
+    Uses the running Warden, or runs alone if there is none. Exit code 0: nothing failed; 1: something failed; 2: it
+    could not be run.
     """
     try:
         settings = load_settings()
@@ -147,10 +148,10 @@ def selftest(ctx: click.Context, as_json: bool) -> None:
 def estimate(**asked: Any) -> None:
     """Estimate the memory that a model will take, part by part and device by device.
 
-    MODEL_OR_FOLDER is a cached model (owner/name) or a folder with a config.json and safetensors files, of which the headers are enough.
-    Exit code 2: no estimate could be made.
+    MODEL_OR_FOLDER is a cached model (owner/name) or a folder with a config.json and safetensors files; their headers
+    are enough. Exit code 2: no estimate is possible.
     """
-    from webapp.cli import estimate  # noqa: PLC0415  the catalogue is of use to this command only
+    from webapp.cli import estimate  # noqa: PLC0415  only this command needs the catalogue
 
     try:
         made = estimate.make(estimate.EstimateRequest(**asked))
@@ -183,7 +184,7 @@ SIGNS: Mapping[str, str] = {"ok": "✅", "warning": "⚠️", "failed": "❌", "
 
 
 class NotRun(Refusal):
-    """A reason why a self-test could not be run at all."""
+    """The reason why a self-test or an estimate could not run at all."""
 
     exit_code = 2
 
@@ -197,8 +198,8 @@ def _exit_code(operation: Mapping[str, Any]) -> int:
 
 @contextmanager
 def _warden_to_test(settings: Settings, *, quiet: bool) -> Iterator[httpx.Client]:
-    """Give a client of the Warden that runs here; where none does, of one in this process that serves nobody else."""
-    import httpx  # noqa: PLC0415  0.2 s that no other command needs
+    """Yield a client of the running Warden or, if there is none, of one in this process that serves nobody else."""
+    import httpx  # noqa: PLC0415  takes 0.2 s, and other commands do not need it
 
     url = page_url(settings.bind, settings.port)
     say = (lambda line: None) if quiet else click.echo
@@ -222,18 +223,18 @@ def _warden_to_test(settings: Settings, *, quiet: bool) -> Iterator[httpx.Client
 
 
 TOKEN_VARIABLE = "WARDEN_TOKEN"  # noqa: S105  a name
-"""Holds an API token, for the commands that ask a Warden whose people sign in."""
+"""The variable with an API token, for commands that talk to a Warden with accounts."""
 WITH_TOKEN = f"people sign in here: make a token by `warden tokens add NAME terminal` and put it into {TOKEN_VARIABLE}"
 
 
 def _identified() -> Mapping[str, str]:
-    """The header that says who asks, where there is a token."""
+    """Return the header with the API token, if there is one."""
     token = os.environ.get(TOKEN_VARIABLE)
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _begin_selftest(client: httpx.Client) -> str:
-    """Begin a self-test, or join the one that runs; return the operation's id."""
+    """Start a self-test or join a running one; return the operation's id."""
     document = _document(client, "POST", "/api/v1/selftest", 202, 409)
     params = document.get("params") or {}
     if document.get("code") == "busy" and params.get("kind") == "selftest":
@@ -262,7 +263,7 @@ def _document(client: httpx.Client, method: str, path: str, *expected: int) -> M
 
 
 def _follow(client: httpx.Client, operation_id: str, *, quiet: bool) -> Mapping[str, Any]:
-    """Wait for the self-test to end, and show its checks as they come; Ctrl+C cancels it."""
+    """Wait for the end of the self-test and show its checks as they finish; Ctrl+C cancels it."""
     from rich.console import Console  # noqa: PLC0415
     from rich.live import Live  # noqa: PLC0415
 
@@ -336,7 +337,7 @@ MACHINE_DEFAULTS: Mapping[str, str] = {
     "hf_cache": "where huggingface_hub looks (`~/.cache/huggingface/hub`)",
     "worker_command": "`python -m webapp.worker`",
 }
-"""Defaults that differ from machine to machine, in words."""
+"""Descriptions of the defaults that differ between machines."""
 
 
 def _default_of(name: str, field: FieldInfo) -> str:
@@ -348,7 +349,7 @@ def _default_of(name: str, field: FieldInfo) -> str:
 
 
 def _type_of(field: FieldInfo) -> str:
-    """Return a setting's type in words: ``whole number``, ``ru, en``."""
+    """Return a setting's type for people: ``whole number``, ``ru, en``."""
     members = [each for each in get_args(field.annotation) or (field.annotation,) if each is not type(None)]
     if all(isinstance(each, str) for each in members):
         return ", ".join(members)
@@ -381,8 +382,8 @@ def _print_settings(settings: Settings) -> None:
 
 
 def _fetch_status(url: str) -> Mapping[str, Any]:
-    """Return ``/api/v1/status`` of the Warden at ``url``; refuse with a sentence when there is none."""
-    import httpx  # noqa: PLC0415  0.2 s that only this command needs
+    """Return ``/api/v1/status`` of the Warden at ``url``; exit with a sentence if there is none."""
+    import httpx  # noqa: PLC0415  takes 0.2 s, and other commands do not need it
 
     try:
         answer = httpx.get(f"{url}/api/v1/status", headers=_identified(), timeout=STATUS_TIMEOUT_S, trust_env=False)
@@ -433,7 +434,7 @@ def _gib(size: int | None) -> str:
 
 def _table(*columns: str) -> tuple[Any, Any]:
     """Return rich's console and an empty table."""
-    from rich.console import Console  # noqa: PLC0415  0.1 s that only the tables need
+    from rich.console import Console  # noqa: PLC0415  takes 0.1 s, and only tables need it
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(*columns)

@@ -1,7 +1,8 @@
-"""``warden users`` and ``warden tokens``: accounts from the terminal of the machine, also while Warden runs.
+"""``warden users`` and ``warden tokens``: accounts from the machine's terminal, even while Warden is running.
 
-Whoever may write the state folder may do everything here; the commands ask for no sign-in. Each command says which database
-it uses and refuses one that no Warden has ever run with: run by another user than the service's, it would find an empty folder.
+The commands require no sign-in: everybody who may write the state folder may use them. Each command prints which
+database it uses and refuses one that Warden has never run with, since a user other than the service's has an empty
+state folder.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ ELSEWHERE_TIMEOUT_S: Final = 1.0
 
 @contextmanager
 def _accounts(*, new: bool) -> Iterator[Accounts]:
-    """Give the accounts to look at, and say where they are."""
-    from webapp.services import open_accounts  # noqa: PLC0415  its parts take half a second that no other command needs
+    """Yield the accounts for reading, and print which database they are in."""
+    from webapp.services import open_accounts  # noqa: PLC0415  takes half a second, and other commands do not need it
 
     try:
         settings = load_settings()
@@ -74,7 +75,7 @@ def _accounts(*, new: bool) -> Iterator[Accounts]:
 def _act(
     action: Action, target: Callable[[Accounts], Target], *further: tuple[Detail, str], new: bool
 ) -> Iterator[Accounts]:
-    """Give the accounts for one act, and put it down: who is at the terminal, what, to whom, with what result."""
+    """Yield the accounts for one action and record it in the audit trail: actor, action, target and result."""
     from webapp.services import open_people  # noqa: PLC0415  as above
 
     try:
@@ -94,12 +95,12 @@ def _act(
 
 
 def _say_where(settings: Settings, *, new: bool) -> None:
-    """Say which database is used and whether a Warden runs with it, before anything is written.
+    """Print which database is used and whether a Warden is running with it, before anything is written.
 
     Raises:
         StoreUnavailable, ConfigurationError
-        ClickException: no Warden has ever run with it, and it is not to be ``new``. A database elsewhere than the service's would
-            leave the running page as open as before.
+        ClickException: Warden has never run with the database, and it is not ``new``. An account in the wrong database
+            would leave the running page as open as before.
     """
     from webapp.services import place_of  # noqa: PLC0415  as above
 
@@ -128,8 +129,8 @@ def _nowhere(place: AccountsLocation, settings: Settings) -> str:
 
 
 def _answers(url: str) -> bool:
-    """Whether a Warden serves its page at ``url``."""
-    import httpx  # noqa: PLC0415  0.2 s that only a refusal needs
+    """Return whether a Warden answers at ``url``."""
+    import httpx  # noqa: PLC0415  takes 0.2 s, and only a refusal needs it
 
     try:
         return "monitor_age_s" in httpx.get(f"{url}/healthz", timeout=ELSEWHERE_TIMEOUT_S, trust_env=False).json()
@@ -138,7 +139,7 @@ def _answers(url: str) -> bool:
 
 
 def _before(action: Action, accounts: Accounts, target: Callable[[Accounts], Target]) -> Details:
-    """Return the role that a person had, where it changes or goes."""
+    """Return the person's previous role if the action changes or removes it."""
     if action not in (Action.ROLE, Action.REMOVED):
         return ()
     wanted = target(accounts).id
@@ -156,7 +157,7 @@ def _entry(
 
 
 def _person(name: str) -> Callable[[Accounts], Target]:
-    """Return how an account is named; one that is not there by what was typed."""
+    """Return a function that names an account, by ``name`` if it does not exist."""
 
     def find(accounts: Accounts) -> Target:
         found = next((each for each in accounts.people() if each.name.lower() == name.lower()), None)
@@ -368,7 +369,7 @@ def _shown(epoch_s: float | None) -> str:
 
 
 def _print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich.console import Console  # noqa: PLC0415  0.1 s that only the tables need
+    from rich.console import Console  # noqa: PLC0415  takes 0.1 s, and only tables need it
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(*columns)

@@ -1,8 +1,8 @@
-"""The images of the Docker tests, made from nothing but Debian's and Python's packages, and kept under ``build/``.
+"""The images of the Docker tests, built only from Debian's and Python's packages and kept under ``build/``.
 
-One root file system (Debian, Python 3.11, what vLLM's libraries link against) serves both: in one image ``vllm`` is the stand-in, in
-the other the real vLLM for the CPU, whose packages lie in a folder of this machine that is mounted at ``/opt/vllm``: an image of
-them would be 3.6 GB to write again each time.
+Both use one root file system (Debian, Python 3.11, the libraries that vLLM links to). In one image ``vllm`` is the
+stand-in; in the other it is the real vLLM for the CPU, whose packages are in a folder of this machine, mounted at
+``/opt/vllm``: an image with them would have 3.6 GB.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PACKAGES = ("python3", "libnuma1", "libgomp1")
 SUITE = "bookworm"
 RECIPE_LABEL = "recipe"
 PYTHON = (3, 11)
-"""The image's; packages with compiled parts are installed by a Python of the same version."""
+"""Python's version in the image; compiled packages are installed by a Python of the same version."""
 REAL_PROGRAM = """#!/usr/bin/python3
 import runpy
 import sys
@@ -44,26 +44,26 @@ if __name__ == "__main__":
 
 
 def why_not_real() -> str | None:
-    """Say why the real vLLM cannot be installed here; ``None`` when it can."""
+    """Return why the real vLLM cannot be installed here; ``None`` if it can."""
     if sys.version_info[:2] != PYTHON:
         return "the packages of the real vLLM are installed by Python 3.11, which the image has"
     return None
 
 
 def why_not_made() -> str | None:
-    """Say why no root file system can be made here; ``None`` when it can."""
+    """Return why no root file system can be built here; ``None`` if one can."""
     return None if shutil.which("mmdebstrap") else "not installed: mmdebstrap"
 
 
 def build() -> None:
-    """Make what the images need, each part once; a second caller waits for the first."""
+    """Build the parts of the images, each once; a second caller waits for the first."""
     _timed("root file system", root_file_system)
     if why_not_real() is None:
         _timed("vLLM's packages", site)
 
 
 def root_file_system() -> Path:
-    """Return the archive of the root file system, made where it is missing."""
+    """Return the archive of the root file system; it is built if missing."""
     recipe = " ".join((SUITE, *PACKAGES))
     path = BUILD / f"rootfs-{_digest(recipe)}.tar"
     with _locked("rootfs"):
@@ -85,7 +85,7 @@ def root_file_system() -> Path:
 
 
 def site() -> Path:
-    """Return the folder with vLLM's packages, installed where it is missing or of other versions."""
+    """Return the folder with vLLM's packages; they are installed if missing or outdated."""
     recipe = _digest(REQUIREMENTS.read_text())
     stamp = SITE / ".recipe"
     with _locked("vllm-site"):
@@ -98,18 +98,18 @@ def site() -> Path:
 
 
 def load_standin(engine: PrivateEngine) -> str:
-    """Bring the stand-in's image into an engine and return its name."""
+    """Load the stand-in's image into an engine and return its name."""
     return _load(engine, STANDIN, STANDIN_PROGRAM.read_text())
 
 
 def load_real(engine: PrivateEngine) -> str:
-    """Bring the image of the real vLLM into an engine and return its name; ``SITE_MOUNT`` has to be mounted into its containers."""
+    """Load the image of the real vLLM into an engine and return its name; its containers need ``SITE_MOUNT``."""
     site()
     return _load(engine, REAL, REAL_PROGRAM, "ENV PYTHONPATH=/opt/vllm")
 
 
 def _load(engine: PrivateEngine, image: str, program: str, *changes: str) -> str:
-    """Import the root file system with ``program`` as ``vllm``, unless the engine has just that."""
+    """Import the root file system with ``program`` as ``vllm``, unless the engine already has it."""
     archive = root_file_system()
     recipe = _digest(archive.name, program, *changes)
     if engine.image_label(image, RECIPE_LABEL) == recipe:

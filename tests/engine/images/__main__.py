@@ -1,4 +1,4 @@
-"""``python -m tests.engine.images``: make what the images of the Docker tests need."""
+"""``python -m tests.engine.images``: build the parts of the Docker tests' images."""
 
 from tests.engine.images import build
 

@@ -1,29 +1,29 @@
-"""A machine with GPUs, made of files: a C library in the place of NVIDIA's, and the folder that it reads at every call.
+"""A simulated machine with GPUs: a C library in place of NVIDIA's, and the folder that it reads on every call.
 
-The library has the soname ``libnvidia-ml.so.1``. A program that is started with ``NvmlStub.env()`` finds it instead of the
-driver's own, and pynvml works against it unchanged. What it answers stands in the folder ``$NVML_STUB_DIR``::
+The library has the soname ``libnvidia-ml.so.1``. A program started with ``NvmlStub.env()`` finds it instead of the
+driver's, and pynvml works with it unchanged. Its answers are in the folder ``$NVML_STUB_DIR``::
 
-    gpu-0/                  one folder a GPU, numbered without a gap
+    gpu-0/                  one folder per GPU, numbered without a gap
       total                 bytes; a folder without this file is no GPU
-      reserved              bytes that the driver keeps (0)
+      reserved              bytes reserved by the driver (0)
       used                  bytes in use that belong to no process below (0)
-      name  uuid            text; not supported when missing
-      utilization           percent; not supported when missing
-      temperature           degrees Celsius; not supported when missing
-      power                 milliwatts; not supported when missing
-      processes/PID         bytes that a computing process holds, or ``none`` when the driver does not know
-      graphics/PID          the same for one that draws; a pid in both lists counts once
-      errors/CALL           an NVML error number that CALL answers: handle, name, uuid, memory, memory_v1, memory_v2,
+      name  uuid            text; not supported if missing
+      utilization           percent; not supported if missing
+      temperature           degrees Celsius; not supported if missing
+      power                 milliwatts; not supported if missing
+      processes/PID         bytes that a compute process holds, or ``none`` if the driver does not know
+      graphics/PID          the same for a graphics process; a pid in both lists counts once
+      errors/CALL           an NVML error number that CALL returns: handle, name, uuid, memory, memory_v1, memory_v2,
                             utilization, temperature, temperature_v1, temperature_v2, power, processes, processes_v2,
                             processes_v3, graphics, graphics_v2, graphics_v3, or all
     errors/init             an error number of nvmlInit
     errors/count            an error number of nvmlDeviceGetCount
     errors/driver           an error number of every call
-    block                   seconds that every call waits at most; a waiting call goes on as soon as the file is removed
+    block                   seconds that every call waits at most; a waiting call continues once the file is removed
 
-The device's used memory is ``used`` and the bytes of all live processes. A process entry lasts as long as its process: the entry
-of one that has ended, a zombie too, is removed by the next call. So a program that stands for a worker says what it holds with
-``echo 1073741824 > $NVML_STUB_DIR/gpu-0/processes/$$`` and gives it back by ending.
+The device's used memory is ``used`` plus the bytes of all live processes. A process entry lasts as long as its process:
+the next call removes the entry of a process that has ended, even of a zombie. A program that simulates a worker
+therefore takes memory with ``echo 1073741824 > $NVML_STUB_DIR/gpu-0/processes/$$`` and frees it by ending.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class NvmlCode(IntEnum):
 
 
 def build() -> Path:
-    """Compile the library, once for each state of its source, and return the folder that it lies in."""
+    """Compile the library if its source has changed, and return its folder."""
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"warden-nvml-stub-{os.getuid()}-{digest}"
     library = folder / SONAME
@@ -71,14 +71,15 @@ def build() -> Path:
 
 
 class NvmlStub:
-    """Writes the folder of one stubbed machine. Each change is whole for the library: it reads the old file or the new."""
+    """Writes the folder of one simulated machine. Each change is atomic: the library reads the old file or the new
+    one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def env(self) -> dict[str, str]:
-        """Return what to add to a program's environment so that it finds this machine."""
+        """Return the environment variables with which a program sees this machine."""
         search = [str(build()), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
         return {"LD_LIBRARY_PATH": ":".join(search), FOLDER_VARIABLE: str(self.folder)}
 
@@ -95,7 +96,8 @@ class NvmlStub:
         temperature: int | None = None,
         power: int | None = None,
     ) -> None:
-        """Add a GPU or change what is named; ``power`` is in milliwatts. A figure that was never set is not supported."""
+        """Add a GPU or change the given figures; ``power`` is in milliwatts. A figure that was never set is not
+        supported."""
         figures = {
             "reserved": reserved,
             "used": used,
@@ -111,7 +113,7 @@ class NvmlStub:
                 self._write(f"gpu-{index}/{key}", str(value))
 
     def add_gpu(self, index: int, total: int = 24 * 2**30) -> None:
-        """Add a complete GPU of ``total`` bytes of which the driver keeps 512 MiB."""
+        """Add a complete GPU with ``total`` bytes, of which the driver reserves 512 MiB."""
         self.set_gpu(
             index,
             total=total,
@@ -125,37 +127,37 @@ class NvmlStub:
         )
 
     def remove_gpu(self, index: int) -> None:
-        """Take a GPU off the list; those with a higher number have to move down by themselves."""
+        """Remove a GPU; the caller renumbers those with a higher number."""
         shutil.rmtree(self.folder / f"gpu-{index}")
 
     def unset(self, index: int, figure: str) -> None:
-        """Make a figure not supported."""
+        """Make a figure unsupported."""
         (self.folder / f"gpu-{index}" / figure).unlink(missing_ok=True)
 
     def set_process(self, gpu: int, pid: int, used_bytes: int | None, *, graphics: bool = False) -> None:
-        """List a process that holds ``used_bytes``; ``None`` is not known to the driver."""
+        """List a process that holds ``used_bytes``; ``None`` means unknown to the driver."""
         kind = "graphics" if graphics else "processes"
         self._write(f"gpu-{gpu}/{kind}/{pid}", "none" if used_bytes is None else str(used_bytes))
 
     def remove_process(self, gpu: int, pid: int) -> None:
-        """Take a process off both lists."""
+        """Remove a process from both lists."""
         for kind in ("processes", "graphics"):
             (self.folder / f"gpu-{gpu}" / kind / str(pid)).unlink(missing_ok=True)
 
     def inject(self, gpu: int | None, what: str, error: int) -> None:
-        """Let a call fail: one of a GPU's, or with ``None`` one of the library's (``init``, ``count``, ``driver``)."""
+        """Make a call fail: one for a GPU or, with ``None``, one of the library's (``init``, ``count``, ``driver``)."""
         self._write(self._error(gpu, what), str(int(error)))
 
     def heal(self, gpu: int | None, what: str) -> None:
-        """Let the call succeed again."""
+        """Make the call succeed again."""
         (self.folder / self._error(gpu, what)).unlink(missing_ok=True)
 
     def block(self, seconds: float) -> None:
-        """Let every call wait, until ``unblock`` or for ``seconds``."""
+        """Make every call wait until ``unblock``, at most ``seconds``."""
         self._write("block", str(seconds))
 
     def unblock(self) -> None:
-        """Let the waiting calls go on."""
+        """Let the waiting calls continue."""
         (self.folder / "block").unlink(missing_ok=True)
 
     @staticmethod

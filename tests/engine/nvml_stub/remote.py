@@ -1,6 +1,6 @@
-"""The real ``NvmlProbe`` in a process that has the stub for a driver, called from a test as if it were here.
+"""The real ``NvmlProbe`` in a process with the stub as driver; a test calls it as if it were local.
 
-A process can load only one ``libnvidia-ml.so.1`` in its life, and on a machine with a GPU the tests' own may hold the real one.
+A process can load only one ``libnvidia-ml.so.1``, and on a machine with a GPU the tests' process may hold the real one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class RemoteProbe:
-    """A probe whose calls run in a child process; what they raise there is raised here."""
+    """A probe whose calls run in a child process; their exceptions are raised here."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._child = subprocess.Popen(
@@ -34,20 +34,20 @@ class RemoteProbe:
     def use(
         self, folder: Path, workers: Mapping[int, str] | None = None, containers: Mapping[str, str] | None = None
     ) -> None:
-        """Begin anew with a probe that has seen nothing, on the machine in ``folder``."""
+        """Use a fresh probe on the machine in ``folder``."""
         self._call("use", str(folder), dict(workers or {}), dict(containers or {}))
 
     def open(self) -> None:
-        """As ``NvmlProbe.open``."""
+        """Call ``NvmlProbe.open``."""
         self._call("open")
 
     def read(self, *, anew: bool = False) -> tuple[Reading, ...]:
-        """As ``NvmlProbe.read``."""
+        """Call ``NvmlProbe.read``."""
         readings: tuple[Reading, ...] = self._call("read")
         return readings
 
     def close(self) -> None:
-        """As ``NvmlProbe.close``."""
+        """Call ``NvmlProbe.close``."""
         self._call("close")
 
     def end(self) -> None:
@@ -70,7 +70,7 @@ class RemoteProbe:
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Carry out requests until there are no more."""
+    """Process requests until the stream ends."""
     from webapp.errors import WardenError
     from webapp.hardware.holders import Holders
     from webapp.hardware.nvml import NvmlProbe

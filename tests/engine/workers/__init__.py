@@ -1,1 +1,1 @@
-"""Programs for WARDEN_WORKER_COMMAND: the real worker with something about it changed."""
+"""Programs for WARDEN_WORKER_COMMAND: variants of the real worker."""

@@ -1,4 +1,4 @@
-"""A worker program without Warden: started, asked and ended by the test itself."""
+"""A worker program without Warden: a test starts, queries and ends it directly."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def load_spec(model_id: str, snapshot: Path, **changes: Any) -> LoadSpec:
 
 
 class DirectWorker:
-    """One process of ``command`` in ``folder``; a context manager that kills it in the end."""
+    """One process of ``command`` in ``folder``; a context manager that kills it at the end."""
 
     def __init__(
         self, folder: Path, load: LoadSpec | None, *, command: tuple[str, ...] = ("-m", "webapp.worker")
@@ -78,14 +78,14 @@ class DirectWorker:
         self.ask("POST", "/load", asdict(WorkerSpec("late", "", spec)))
 
     def post(self, route: str, value: Mapping[str, Any] | bytes, token: str = TOKEN) -> httpx.Response:
-        """Ask without judging the status."""
+        """Send a request and return the answer, whatever its status."""
         content = value if isinstance(value, bytes) else json.dumps(value).encode()
         headers = {"Authorization": f"Bearer {token}"}
         with unix_client(str(self.folder / "s"), timeout=httpx.Timeout(60.0), headers=headers) as client:
             return client.post(route, content=content)
 
     def wait_for(self, *states: str) -> StateReport:
-        """Wait until the worker says that it is in one of ``states``."""
+        """Wait until the worker reports one of ``states``."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             if (self.folder / "s").exists() and (report := self.state()).state in states:
@@ -95,7 +95,7 @@ class DirectWorker:
         raise AssertionError(f"not {states} in time:\n{self.log}")
 
     def wait_for_socket(self) -> float:
-        """Wait for the first answer; return how long after the start it came."""
+        """Wait for the first answer; return its time after the start."""
         while True:
             try:
                 self.state()

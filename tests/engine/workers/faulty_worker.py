@@ -1,16 +1,16 @@
 """The real worker on the CPU with one fault.
 
-``python faulty_worker.py --fault FAULT [--model TEXT] [--gate FILE] --dir FOLDER``. With ``--model`` only a launch of a model whose id
-contains TEXT is faulty, and every other one is the real worker's. Several faults are joined by commas. The faults:
+``python faulty_worker.py --fault FAULT [--model TEXT] [--gate FILE] --dir FOLDER``. With ``--model``, only a launch of
+a model whose id contains TEXT is faulty. Several faults are separated by commas. The faults:
 
 dies_at_start    ends with code 7 before it has a socket
 dies_in_load     kills itself with SIGKILL in the middle of the load
-hangs_in_load    answers, and the load never goes on
+hangs_in_load    answers, but the load never finishes
 slow_load        loads once the file ``--gate`` exists
-silent           takes connections and never answers
-answers_rubbish  answers what is not JSON
-ignores_sigterm  loads and serves; is deaf to SIGTERM and to being asked to stop
-out_of_memory    has no room for the weights: a real allocation fails in a real load
+silent           accepts connections and never answers
+answers_rubbish  answers with something that is not JSON
+ignores_sigterm  loads and serves, but ignores SIGTERM and stop requests
+out_of_memory    has no memory for the weights: a real allocation fails in a real load
 leaves_child     starts a program in its process group that outlives it
 """
 
@@ -34,10 +34,10 @@ from webapp.worker.libraries import TorchEngine
 from webapp.worker.program import Program, enter, main
 
 ROOM_BYTES = 96 * 2**20
-"""What is left to a process that is to run out of memory: enough for threads (8 MiB each), not for 250 MB of weights."""
+"""Memory left to a process that should run out of it: enough for threads (8 MiB each), not for 250 MB of weights."""
 POLL_S = 0.02
 NEVER_LOADED = ("dies_in_load", "hangs_in_load")
-"""Faults that need no libraries: nothing is ever loaded, and importing takes seconds."""
+"""Faults that never load anything and so skip the imports, which take seconds."""
 
 
 class FaultyEngine(TorchEngine):
@@ -84,7 +84,7 @@ class FaultyEngine(TorchEngine):
 
 
 def _nothing() -> None:
-    """This fault is not in the load."""
+    """Do nothing: this fault does not concern the load."""
 
 
 def dies_at_start() -> None:
@@ -101,7 +101,7 @@ def answers_rubbish() -> None:
 
 
 def _serve(answer: bytes) -> None:
-    """Take connections and answer each request with ``answer``, or never when it is empty."""
+    """Accept connections and answer each request with ``answer``, or never if it is empty."""
     server = socket.socket(socket.AF_UNIX)
     server.bind("s")
     server.listen(64)

@@ -2,8 +2,8 @@
 
 ``python gpu_faults.py --fault FAULT --model TEXT [--gate FILE] [--extra-mib N] --dir FOLDER``. The faults:
 
-slow    loads once the file ``--gate`` exists; what it holds until then stands in the stub's files
-greedy  takes ``--extra-mib`` more than anybody expects, on a GPU that gives no more than it has: a real allocation fails
+slow    loads once the file ``--gate`` exists; until then the stub's files show what it holds
+greedy  takes ``--extra-mib`` more than predicted, on a GPU without that much memory: a real allocation fails
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from webapp.worker.program import main
 
 POLL_S = 0.02
 SEEN_S = 0.6
-"""How long it holds what it took before it asks for more: some readings of the server."""
+"""How long it holds its memory before it takes more: some readings of the server."""
 
 
 class FaultyGpuEngine(StubGpuEngine):
@@ -51,7 +51,7 @@ class FaultyGpuEngine(StubGpuEngine):
             threading.Event().wait(POLL_S)
 
     def _greedy(self, gpus: list[Path]) -> None:
-        """Take more than was expected; from then on the process gets what the GPU has left."""
+        """Take more than was predicted; from then on the process is limited to what the GPU has left."""
         base, (gpu, *_) = memory.own_bytes() or 0, gpus
         has = free_bytes(gpu) - CONTEXT_BYTES
         limit = data_bytes() + max(0, has)
@@ -63,7 +63,7 @@ class FaultyGpuEngine(StubGpuEngine):
 
 
 def free_bytes(gpu: Path) -> int:
-    """What the GPU has left, as the stub counts it."""
+    """Return the free bytes of a stub GPU."""
 
     def figure(name: str) -> int:
         return int((gpu / name).read_text()) if (gpu / name).exists() else 0
@@ -73,7 +73,7 @@ def free_bytes(gpu: Path) -> int:
 
 
 def data_bytes() -> int:
-    """What RLIMIT_DATA counts of this process."""
+    """Return what RLIMIT_DATA counts for this process."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
 

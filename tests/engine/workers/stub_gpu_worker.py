@@ -1,7 +1,7 @@
-"""The real worker on the CPU, on a machine whose GPUs are the NVML stub: it files its own bytes as a GPU's.
+"""The real worker on the CPU, on a machine with stub GPUs: it reports its memory as GPU memory.
 
-``python stub_gpu_worker.py --dir FOLDER``. What its load took (its own anonymous memory since then) stands in
-``$NVML_STUB_DIR/gpu-N/processes/PID``, divided evenly over the GPUs that the launch chose.
+``python stub_gpu_worker.py --dir FOLDER``. The growth of its anonymous memory since the load began is written to
+``$NVML_STUB_DIR/gpu-N/processes/PID``, divided evenly among the GPUs of the launch.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from webapp.worker.program import main
 
 INTERVAL_S = 0.05
 CONTEXT_BYTES = 64 * 2**20
-"""What a CUDA context would take."""
+"""Memory of a simulated CUDA context."""
 
 
 class StubGpuEngine(TorchEngine):
-    """Loads on the CPU and files the bytes from the moment the load begins until the process ends."""
+    """Loads on the CPU and reports the bytes from the beginning of the load until the process ends."""
 
     def __init__(self, stub: Path) -> None:
         super().__init__("cpu")
@@ -45,7 +45,7 @@ class StubGpuEngine(TorchEngine):
 
 
 def chosen_gpus(stub: Path, visible: str | None) -> list[Path]:
-    """The stub's folders of the GPUs that CUDA_VISIBLE_DEVICES would name, by uuid or by number."""
+    """Return the stub's folders of the GPUs in CUDA_VISIBLE_DEVICES, by uuid or by index."""
     return [gpu for name in (visible or "").split(",") for gpu in stub.glob("gpu-*") if names(gpu, name)]
 
 

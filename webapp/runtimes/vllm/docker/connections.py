@@ -1,4 +1,4 @@
-"""docker's client over connections that hang up when they cannot be made, and logs that are followed."""
+"""docker's client with connections that are closed if they cannot be established, and logs that are followed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from docker.transport.unixconn import UnixHTTPConnection, UnixHTTPConnectionPool
 
 
 class Client(docker.APIClient):
-    """docker's client on connections that hang up when they cannot be made; its own leave the descriptor open."""
+    """docker's client with connections that are closed if they cannot be established; docker's own leak the
+    descriptor."""
 
     def mount(self, prefix: Any, adapter: Any) -> None:
-        """Take the place of docker's adapter for unix sockets, which it mounts by itself."""
+        """Mount ``adapter``, or Warden's in place of docker's adapter for unix sockets."""
         if isinstance(adapter, UnixHTTPAdapter):
             adapter = _Adapter(adapter.socket_path, adapter.timeout)
         super().mount(prefix, adapter)
@@ -34,7 +35,7 @@ class _Adapter(UnixHTTPAdapter):
 
 class _Pool(UnixHTTPConnectionPool):
     def _new_conn(self) -> Any:
-        timeout: Any = self.timeout  # whole seconds, whatever the library's types say
+        timeout: Any = self.timeout  # whole seconds, despite the library's types
         return _Connection(self.base_url, self.socket_path, timeout)
 
 
@@ -51,14 +52,14 @@ class _Connection(UnixHTTPConnection):
 
 
 class LogStream(Iterator[bytes]):
-    """A container's log while it grows. ``close`` may be called from another thread and ends it."""
+    """A growing log of a container. ``close`` may be called from another thread and ends the iteration."""
 
     def __init__(self, client: docker.APIClient, stream: Any) -> None:
         self._client = client
         self._stream = stream
 
     def __next__(self) -> bytes:
-        """Return what was written next; ends with the container, the engine or ``close``."""
+        """Return the next output; ends with the container, the engine or ``close``."""
         try:
             piece = next(self._stream)
         except (DockerException, requests.RequestException, OSError, ValueError, AttributeError):

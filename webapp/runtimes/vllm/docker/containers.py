@@ -11,13 +11,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ContainerSummary:
-    """A container as the list tells it."""
+    """A container in Docker's list."""
 
     id: str
     name: str
     image: str
     state: str
-    """Docker's word: created, running, paused, restarting, exited, dead."""
+    """As Docker calls it: created, running, paused, restarting, exited, dead."""
     created_at: float
     labels: Mapping[str, str]
     ports: tuple[str, ...] = ()
@@ -26,7 +26,7 @@ class ContainerSummary:
 
 @dataclass(frozen=True)
 class Inspected:
-    """A container as looked at by itself."""
+    """A container as ``docker inspect`` describes it."""
 
     id: str
     name: str
@@ -34,7 +34,7 @@ class Inspected:
     status: str
     running: bool
     pid: int | None
-    """Its first process on the host; ``None`` when it does not run."""
+    """Pid of its first process on the host; ``None`` if it is not running."""
     exit_code: int | None
     oom_killed: bool
     error: str
@@ -42,11 +42,11 @@ class Inspected:
     labels: Mapping[str, str]
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Holds the key of the interface: never shown, never logged."""
+    """Contains the API key: never shown, never logged."""
 
 
 def summary_of(entry: Mapping[str, Any]) -> ContainerSummary:
-    """Return an entry of Docker's list."""
+    """Return the summary of an entry in Docker's list."""
     names = entry.get("Names") or [""]
     ports = [f"{p['IP']}:{p['PublicPort']}" for p in entry.get("Ports") or () if p.get("PublicPort") and p.get("IP")]
     return ContainerSummary(
@@ -61,7 +61,7 @@ def summary_of(entry: Mapping[str, Any]) -> ContainerSummary:
 
 
 def inspected_of(data: Mapping[str, Any]) -> Inspected:
-    """Return Docker's description of one container."""
+    """Return one container from Docker's description."""
     state, config = data["State"], data["Config"]
     variables = dict(pair.partition("=")[::2] for pair in config.get("Env") or ())
     return Inspected(
@@ -81,7 +81,7 @@ def inspected_of(data: Mapping[str, Any]) -> Inspected:
 
 
 def moment(stamp: bytes) -> float | None:
-    """Return seconds since the epoch of a log line's time (RFC 3339 with nanoseconds), or ``None``."""
+    """Return a log line's time (RFC 3339 with nanoseconds) in seconds since the epoch, or ``None``."""
     text = stamp.decode("ascii", errors="replace")
     match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?Z", text)
     if match is None:

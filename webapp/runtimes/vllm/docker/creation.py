@@ -1,4 +1,4 @@
-"""What a container is created with: a plan in the words of the library ``docker``."""
+"""Translates a container's plan into the arguments of the library ``docker``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from webapp.runtimes.vllm.command import CONTAINER_PORT, ContainerPlan
 from webapp.runtimes.vllm.server import LOOPBACK
 
 LOG_FILES = {"max-size": "16m", "max-file": "2"}
-"""A container's log on disk; a model that is asked all day writes a line a request."""
+"""Limits of a container's log on the disk: a busy model writes one line per request."""
 MODULES = "/opt/warden"
-"""Where a plan's Python modules are in its container."""
+"""The folder of a plan's Python modules in its container."""
 
 
 def archive_of(modules: Mapping[str, bytes]) -> bytes:
@@ -32,7 +32,7 @@ def archive_of(modules: Mapping[str, bytes]) -> bytes:
 
 
 def environment_of(client: docker.APIClient, plan: ContainerPlan) -> dict[str, str]:
-    """Return the plan's environment, with the modules' folder first in the PYTHONPATH of the plan or else the image.
+    """Return the plan's environment with the modules' folder first in PYTHONPATH, which the image may set too.
 
     Raises APIError.
     """

@@ -1,7 +1,7 @@
 """The calls to the Docker engine that Warden makes, each with a deadline.
 
-A client is made for each call: an engine that was restarted leaves dead connections in a shared one, and a client is
-not meant for several threads at once. The version of the engine's interface is asked for once.
+Each call creates a client: a shared one would hold dead connections after a restart of the engine, and a client is not
+safe to use from several threads. The engine's API version is requested once.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from webapp.runtimes.vllm.docker.failures import (
 class DockerEngine:
     """The engine behind a socket.
 
-    Every call raises EngineUnavailable (see ``errors``) if the engine cannot be asked or does not answer.
+    Every call raises EngineUnavailable (see ``errors``) if the engine cannot be reached or does not answer.
     """
 
     def __init__(self, path: Path, timeout_s: float, start_timeout_s: float | None = None) -> None:
-        """``timeout_s`` is how long the engine may take for one answer, in whole seconds, at least one.
+        """``timeout_s`` bounds one answer of the engine; it is rounded to whole seconds, at least one.
 
-        ``start_timeout_s`` is that for creating and starting a container, which may copy a volume or wake a GPU.
+        ``start_timeout_s`` bounds creating and starting a container, which may copy a volume or wake a GPU.
         """
         self._socket = path
         self._timeout_s = max(1, round(timeout_s))
@@ -52,7 +52,7 @@ class DockerEngine:
         return str(self._socket)
 
     def image_id(self, image: str) -> str | None:
-        """Return the id of the image's content (``sha256:…``); ``None`` where it is not on this server."""
+        """Return the id of the image's content (``sha256:…``); ``None`` if the image is not on this server."""
         with self._client() as client:
             try:
                 found = client.inspect_image(image)  # type: ignore[no-untyped-call]
@@ -61,13 +61,13 @@ class DockerEngine:
             return str(found["Id"])
 
     def containers(self, label: str | None = None) -> tuple[ContainerSummary, ...]:
-        """All containers, running or not; with ``label`` (``name=value``) those that carry it."""
+        """Return all containers, running or not; with ``label`` (``name=value``), only those that have it."""
         filters = {} if label is None else {"label": [label]}
         with self._client() as client:
             return tuple(summary_of(entry) for entry in client.containers(all=True, filters=filters))
 
     def inspect(self, container: str) -> Inspected:
-        """Look at one container. Raises ContainerGone."""
+        """Return the description of one container. Raises ContainerGone."""
         with self._client() as client, self._gone():
             return inspected_of(client.inspect_container(container))
 
@@ -91,7 +91,7 @@ class DockerEngine:
             return created
 
     def start(self, container: str, model: str | None) -> None:
-        """Start a container that was created; one that could not be started is still there.
+        """Start a created container, which remains if it cannot be started.
 
         Raises:
             PortInUse, GpuRuntimeMissing, LaunchBlocked, ContainerGone
@@ -107,7 +107,7 @@ class DockerEngine:
     def signal(self, container: str, name: str) -> None:
         """Send a signal to the container's first process, after resuming it if it is paused.
 
-        Nothing happens if it does not run or is gone.
+        Does nothing if the container is not running or is gone.
         """
         with self._client() as client, suppress(NotFound):
             with suppress(APIError):
@@ -120,7 +120,7 @@ class DockerEngine:
                     raise
 
     def remove(self, container: str) -> None:
-        """Remove a container with its nameless volumes, killing it if it still runs; idempotent."""
+        """Remove a container with its anonymous volumes, killing it if it is still running; idempotent."""
         with self._client() as client:
             try:
                 client.remove_container(container, v=True, force=True)
@@ -131,7 +131,7 @@ class DockerEngine:
                     raise
 
     def exists(self, container: str) -> bool:
-        """Whether the container is still known."""
+        """Return whether Docker still knows the container."""
         with self._client() as client:
             try:
                 client.inspect_container(container)
@@ -140,7 +140,7 @@ class DockerEngine:
             return True
 
     def follow(self, container: str, *, since: float | None, tail: int) -> LogStream:
-        """Return the log from ``since`` (seconds since the epoch), or its last lines, and what follows.
+        """Return the log from ``since`` (seconds since the epoch), or from its last ``tail`` lines, and follow it.
 
         Each piece begins with its time.
 
@@ -158,7 +158,7 @@ class DockerEngine:
         return LogStream(client, stream)
 
     def tail(self, container: str, lines: int) -> bytes:
-        """The last lines of the log as they are. Raises ContainerGone."""
+        """Return the last lines of the log, unchanged. Raises ContainerGone."""
         with self._client() as client, self._gone():
             return bytes(client.logs(container, tail=lines))
 
@@ -194,14 +194,14 @@ class DockerEngine:
 
     @contextmanager
     def _translating(self, timeout_s: int | None = None) -> Iterator[None]:
-        """Turn whatever keeps the engine from answering into one of Warden's errors."""
+        """Translate every failure to get an answer into one of Warden's errors."""
         try:
             yield
         except NotFound:
             raise
         except APIError as exc:
             if exc.status_code == 400 and "version" in str(exc).lower():
-                self._version = None  # the engine was replaced by one of another version
+                self._version = None  # the engine may have been replaced by another version
             raise EngineFailed(socket=self.socket, detail=detail_of(exc)) from exc
         except (DockerException, requests.RequestException, OSError) as exc:
             raise unreachable(exc, self.socket, timeout_s or self._timeout_s) from exc

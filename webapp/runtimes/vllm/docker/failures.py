@@ -33,7 +33,7 @@ _NO_GPU_RUNTIME = re.compile(
 _PORT_IN_USE = re.compile(r"port is already allocated|address already in use|ports are not available", re.I)
 _NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.I)
 _NO_CONTAINER = re.compile(r"no such container", re.I)
-"""A start answers 404 for other reasons as well, such as a missing network."""
+"""Needed because a start also answers 404 for other reasons, such as a missing network."""
 
 
 class ContainerGone(Exception):
@@ -41,11 +41,11 @@ class ContainerGone(Exception):
 
 
 class PortInUse(Exception):
-    """Another program took the port between the choice and the start."""
+    """Another program took the port after it was chosen."""
 
 
 def pull_command(image: str) -> str:
-    """Return the command that fetches an image, as a line for a shell."""
+    """Return the shell command that pulls an image."""
     return f"docker pull {image}"
 
 
@@ -72,7 +72,7 @@ def start_error(client: docker.APIClient, model: str | None, exc: APIError) -> E
 
 
 def blocked(client: docker.APIClient, model: str | None, detail: str) -> LaunchBlocked:
-    """Return why Docker did not start a container, and of a full disk which one it is. Raises APIError."""
+    """Return why Docker did not start a container, naming the disk if one is full. Raises APIError."""
     if not _NO_SPACE.search(detail):
         return LaunchBlocked(model=model, detail=detail, log="")
     root = Path(client.info()["DockerRootDir"])
@@ -80,7 +80,7 @@ def blocked(client: docker.APIClient, model: str | None, detail: str) -> LaunchB
 
 
 def unreachable(exc: Exception, socket: str, timeout_s: float) -> EngineUnavailable:
-    """Return why the engine behind ``socket`` cannot be asked."""
+    """Return why the engine behind ``socket`` cannot be reached."""
     number = _errno(exc)
     if number in (errno.ENOENT, errno.ENOTDIR):
         return EngineMissing(socket=socket)
@@ -90,12 +90,12 @@ def unreachable(exc: Exception, socket: str, timeout_s: float) -> EngineUnavaila
 
 
 def detail_of(exc: APIError) -> str:
-    """Return the engine's own words."""
+    """Return the engine's message."""
     return str(exc.explanation or exc)[:DETAIL_LENGTH]
 
 
 def _errno(exc: BaseException | None) -> int | None:
-    """Return the number of the system's error at the bottom; libraries wrap it in arguments as well as in causes."""
+    """Return the number of the underlying system error; libraries wrap it in arguments as well as in causes."""
     seen: list[object] = [exc]
     for item in seen:
         if isinstance(item, OSError) and item.errno is not None and not isinstance(item, requests.RequestException):
