@@ -1,1 +1,1 @@
-"""Planning a switch: what it needs, where it could go, whether it fits, and what would make it fit."""
+"""Plans a switch: the memory it needs, its possible devices, whether it fits, and alternatives if it does not."""

@@ -1,4 +1,4 @@
-"""Whether a launch fits a device as it is: free memory, the memory limit, the safety reserve."""
+"""Decides whether a launch fits on a device: free memory, memory limit, safety reserve."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from webapp.domain.units import MIB
 
 @dataclass(frozen=True)
 class AdmissionPolicy:
-    """The figures that decide; see the settings of the same names."""
+    """The thresholds; see the settings of the same names."""
 
     fits_percent: float = 80.0
     reserve_bytes: int = 512 * MIB
@@ -27,7 +27,8 @@ class AdmissionPolicy:
 def judge(needed_bytes: int, available_bytes: int, reserve_bytes: int, fits_percent: float) -> Verdict:
     """Return the verdict for ``needed_bytes`` on ``available_bytes``.
 
-    Refused when less than the reserve would be left; ``fits`` up to ``fits_percent`` of what is available; else tight.
+    Refused if less than the reserve would be left; ``fits`` up to ``fits_percent`` of what is available; otherwise
+    tight.
     """
     if needed_bytes > available_bytes - reserve_bytes:
         return Verdict.REFUSED
@@ -35,7 +36,7 @@ def judge(needed_bytes: int, available_bytes: int, reserve_bytes: int, fits_perc
 
 
 def within_limit(free_bytes: int, own_bytes: int, limit_bytes: int | None) -> int:
-    """Return what may be taken: the free memory, or what the limit leaves in addition to ``own_bytes``, whichever is less."""
+    """Return the available bytes: the free memory, or what the limit leaves after ``own_bytes`` if that is less."""
     return free_bytes if limit_bytes is None else min(free_bytes, max(0, limit_bytes - own_bytes))
 
 

@@ -1,4 +1,4 @@
-"""The advice for a chosen model: the largest configuration that fits, no larger than the founding table's row. Pure."""
+"""Advice for a chosen model: the largest configuration that fits, up to the row of the founding table. Pure."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ from webapp.errors import UnknownModel
 from webapp.message import Message
 
 USUAL_TOKENS = 512
-"""The founding table's shortest context: for it fewer bits are taken before less of it."""
+"""The founding table's shortest context; the precision is lowered before the context becomes shorter than this."""
 _LIGHTER = (Precision.FP16, Precision.INT8, Precision.INT4)
 
 
 def advise(request: SwitchRequest, planning_state: PlanningState) -> Advice | None:
-    """Return the largest configuration of ``request``'s model that fits where ``request`` would go; ``None`` on unknown memory.
+    """Return the largest configuration of the model that fits on the devices of ``request``; ``None`` on unknown
+    memory.
 
-    Where nothing fits that way, it is what would fit once other people's idle models have gone too.
+    If nothing fits, return what would fit after other people's idle models are unloaded too.
 
-    The mode, the precision and the figures of ``request`` do not matter. The advice is at most the founding table's row for the memory that
-    the launch would find, and the model's own context; of what is left the mode comes first, then the precision, the context, the batch.
+    The mode, precision and figures of ``request`` are ignored. The advice is limited by the founding table's row for
+    the memory that the launch would find, and by the model's context. Within that, the mode has priority, then the
+    precision, the context and the batch.
 
     Raises:
         UnknownModel, UnknownDevice, UnknownInstance, InvalidRequest: as for a plan.
@@ -53,7 +55,7 @@ def _within(reach: Reach, request: SwitchRequest, model: CachedModel, planning_s
 
 
 class FitChecker:
-    """Whether forms of one request would fit anywhere they may go within one reach, by the plan's own arithmetic."""
+    """Checks whether variants of one request fit on any of their devices within one reach, by the plan's arithmetic."""
 
     def __init__(self, request: SwitchRequest, model: CachedModel, planning_state: PlanningState, reach: Reach) -> None:
         """Raise UnknownDevice, UnknownInstance, InvalidRequest."""
@@ -62,7 +64,8 @@ class FitChecker:
         self._model, self._planning_state, self._reach = model, planning_state, reach
         self._readable = [g for g in tier_of(request, reach, planning_state).choices if g.is_readable]
         self.request = request
-        """The request that is evaluated. If every candidate holds a protected model, evictions are assumed: memory is reported anyway."""
+        """The request that is evaluated. If every candidate holds a protected model, evictions are assumed: memory is
+        reported anyway."""
         if not self._openings(request):
             self.request = replace(request, interrupt_busy=True, override_reason="")
 
@@ -75,12 +78,13 @@ class FitChecker:
 
     @property
     def free_bytes(self) -> int | None:
-        """The most that the launch would find on one device, or on each of those that are named; ``None`` is unknown."""
+        """The most available memory of a single device, or the least of the named ones; ``None`` if unknown."""
         least = [min(device.available_bytes or 0 for device in group.devices) for group in self._readable]
         return max(least, default=None)
 
     def fits(self, request: SwitchRequest) -> bool:
-        """Return whether ``request``, another form of the one in question, would not be refused for its memory or its options."""
+        """Return whether ``request``, a variant of the original one, would be refused neither for memory nor
+        options."""
         if not may_ask(request, self._model):
             return False
         requirement = self._requirement(request)
@@ -147,7 +151,8 @@ class _AdviceSearch:
         )
 
     def _first(self, modes: tuple[Mode, ...]) -> _FittingRow | None:
-        """The best mode and precision that hold a usual context for one request, else the shortest one."""
+        """Return the best mode and precision with room for a usual context for one request, or else for the
+        shortest."""
         for least in dict.fromkeys(min(tokens, self._most) for tokens in (USUAL_TOKENS, SMALLEST_TOKENS)):
             for mode in modes:
                 for precision in self._precisions(mode):
@@ -178,7 +183,7 @@ class _AdviceSearch:
         return self._fit_checker.fits(found.on(self._fit_checker.request))
 
     def _held_back(self, found: _FittingRow, wanted: Mode) -> Iterator[Message]:
-        """What the row would give and the memory does not."""
+        """Yield what the row allows but the memory does not."""
         if wanted is not self._row.mode:
             yield Message("advice_mode_short", {"mode": self._row.mode.value})
         if found.precision not in (Precision.AUTO, self._row.precision):
@@ -189,7 +194,7 @@ class _AdviceSearch:
             yield Message("advice_batch_short", {"batch_size": self._row.batch_size})
 
     def _limits(self, wanted: Mode, usable: Mode) -> Iterator[Message]:
-        """What the model's files and the server allow, whatever the memory."""
+        """Yield the limits of the model's files and of the server, regardless of the memory."""
         if self._model.quantization is not None:
             yield Message("advice_quantized", {"method": self._model.quantization})
         if self._most < self._row.max_tokens:
@@ -203,7 +208,7 @@ class _AdviceSearch:
         return Message("advice_free", {"free_bytes": free, "from_bytes": row.from_bytes})
 
     def _nothing(self) -> Advice:
-        """The smallest configuration that could be requested, and how much memory even that is short of."""
+        """Return the smallest possible configuration, and how much memory is missing even for that."""
         precision = self._precisions(Mode.TRANSFORMERS)[-1]
         least = _FittingRow(Mode.TRANSFORMERS, precision, min(SMALLEST_TOKENS, self._most), 1)
         needed, reserve, missing = self._fit_checker.shortfall(least.on(self._fit_checker.request))

@@ -1,4 +1,7 @@
-"""The last step of planning: changes that make a refused launch fit, cheapest for people first. Pure: each is placed as a plan is."""
+"""The last step of planning: changes that make a refused launch fit, the least disruptive first. Pure.
+
+Each alternative is placed as a plan is.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +24,18 @@ from webapp.domain.planning.verdict import is_ruled_out
 from webapp.message import Message, Param
 
 SMALLEST_TOKENS = 256
-"""The shortest context that is offered."""
+"""The shortest context to offer."""
 TOKENS_STEP = 64
-"""A context that is offered is a multiple of it."""
+"""Offered contexts are multiples of this."""
 UNLOADS_SHOWN = 3
-"""Models that are offered to be unloaded, each by itself."""
+"""How many models are offered to be unloaded individually."""
 PAIRS_TRIED = 6
-"""Pairs of models that may give enough, before the search ends: each costs a plan."""
+"""How many pairs of models with enough memory are tried: each takes a plan."""
 
 
 @dataclass(frozen=True)
 class Resting:
-    """A loaded model that may be asked to go."""
+    """A loaded model that could be unloaded."""
 
     instance_id: str
     model_id: str
@@ -40,49 +43,49 @@ class Resting:
     idle_s: float
     in_flight: int | None
     gives_bytes: Mapping[str, int]
-    """By device, at the most."""
+    """An upper bound, by device."""
 
 
 @dataclass(frozen=True)
 class Missing:
-    """A launch that wants ``count`` of some devices, with the bytes that each is short of; negative if it has the room."""
+    """A launch on ``count`` of some devices, with the shortfall of each in bytes; negative if it has room."""
 
     count: int
     shortfall_bytes: Mapping[str, int]
 
     @cached_property
     def short(self) -> int:
-        """How many devices still have to get room."""
+        """How many more devices need room."""
         return self.count - sum(shortfall <= 0 for shortfall in self.shortfall_bytes.values())
 
     def is_met(self, gives_bytes: Mapping[str, int]) -> bool:
-        """Return whether it would do if as much came free on these devices."""
+        """Return whether freeing these bytes, by device, would be enough."""
         shortfall = self.shortfall_bytes
         return self.short <= sum(0 < shortfall.get(device, 0) <= size for device, size in gives_bytes.items())
 
 
 class Cost(IntEnum):
-    """What a way costs, from nothing to what others feel."""
+    """The cost of an alternative, from nothing to an effect on others."""
 
     NOTHING = 0
     """Another device, without evictions."""
     SEVERAL_DEVICES = 1
-    """The same on more of them than were asked for."""
+    """The same launch on more devices than requested."""
     OWN_OPTIONS = 2
     """A shorter context, fewer requests at once."""
     OWN_MODEL = 3
-    """An idle model of the person's own is unloaded."""
+    """An idle model of the same person is unloaded."""
     OTHERS_MODEL = 4
     """An idle model of another person is unloaded."""
     ALL_MODELS = 5
-    """All models there are unloaded."""
+    """All models on the devices are unloaded."""
     HALF_PRECISION = 6
     INT8 = 7
     OTHER_MODE = 8
     INT4 = 9
     SMALLEST = 10
     BUSY_MODEL = 11
-    """Somebody's answer is cut off."""
+    """An answer in progress is cut off."""
 
 
 _OF_PRECISION = {Precision.FP16: Cost.HALF_PRECISION, Precision.INT8: Cost.INT8, Precision.INT4: Cost.INT4}
@@ -90,26 +93,27 @@ _OF_PRECISION = {Precision.FP16: Cost.HALF_PRECISION, Precision.INT8: Cost.INT8,
 
 @dataclass(frozen=True)
 class Alternative:
-    """A change that makes the launch fit, with what its price follows from."""
+    """A change that makes the launch fit, with the data for its price."""
 
     message: Message
     request: SwitchRequest
     cost: Cost
-    """Of the change alone, whatever is unloaded for it."""
+    """The cost of the change alone, without that of the evictions."""
     lost: float = 0.0
-    """Of equal costs the smaller is offered first: the share of the options that is given up, or how recently a model was used."""
+    """Orders alternatives of equal cost, smallest first: share of the options given up, or how recently a model was
+    used."""
     victims: tuple[Eviction, ...] = ()
     """Evictions that this alternative adds to those of the refused request."""
 
 
 def price(alternative: Alternative, actor: str | None) -> tuple[Cost, float]:
-    """Return what a way costs the people of the server, to sort by: the cheapest is the least.
+    """Return the price of an alternative for the people of the server, as a sort key: the lowest is best.
 
-    1. Nothing is lost: another device, then several. If models are unloaded for it, it costs what that costs.
+    1. Nothing is lost: another device, then several. If models are unloaded for that, their cost counts.
     2. The person's own options: a shorter context or a smaller batch, whichever gives up the smaller share.
-    3. Models: an own one that is idle, then other people's, the longest idle first; then all of them.
-    4. The quality of the answers and how they come: 16 bits, INT8, the other mode, 4 bits, the smallest of all.
-    5. Last of all what cuts off an answer that somebody is waiting for.
+    3. Models: an idle one of their own, then other people's, the longest idle first; then all of them.
+    4. The quality and speed of the answers: 16 bits, INT8, the other mode, 4 bits, the smallest of all.
+    5. Last, an unload that cuts off an answer in progress.
     """
     if any(victim.in_flight != 0 for victim in alternative.victims):
         return Cost.BUSY_MODEL, alternative.lost
@@ -122,14 +126,15 @@ def price(alternative: Alternative, actor: str | None) -> tuple[Cost, float]:
 def find_alternatives(
     request: SwitchRequest, refused: Placement, model: CachedModel, planning_state: PlanningState, actor: str | None
 ) -> tuple[WayOut, ...]:
-    """Return the changes to ``request`` that make it fit, the cheapest first; each may still have to be confirmed by name."""
+    """Return the changes to ``request`` that make it fit, cheapest first; evictions may still need confirmation."""
     search = _AlternativeSearch(request, refused, model, planning_state, actor)
     found = sorted(search.alternatives(), key=lambda alternative: price(alternative, actor))
     return tuple(WayOut(alternative.message, alternative.request) for alternative in found)
 
 
 def largest(fits: Callable[[int], bool], least: int, most: int) -> int | None:
-    """Return the largest of ``least`` to ``most`` that fits, by bisection; ``None`` if not even the least does."""
+    """Return the largest number from ``least`` to ``most`` that fits, by bisection; ``None`` if ``least`` does not
+    fit."""
     if least > most or not fits(least):
         return None
     if fits(most):
@@ -166,7 +171,8 @@ class _AlternativeSearch:
         return any(requirement.fits(group) for group in groups)
 
     def _chosen(self, request: SwitchRequest) -> DeviceGroup | None:
-        """Return where ``request`` would be placed; ``None`` if it would be refused, except for models to be confirmed."""
+        """Return where ``request`` would be placed; ``None`` if it would be refused for more than missing
+        confirmations."""
         if not self._fits(request, self._openings(request, Reach.IDLE)):
             return None
         candidates = find_candidates(request, self._planning_state)
@@ -187,20 +193,20 @@ class _AlternativeSearch:
     def _try(
         self, message: Message, request: SwitchRequest, cost: Cost, lost: float = 0.0, *, devices: int | None = None
     ) -> Iterator[Alternative]:
-        """Yield ``request`` if it would be carried out, on ``devices`` devices at most."""
+        """Yield ``request`` if it would be accepted, on at most ``devices`` devices."""
         group = self._chosen(request)
         if group is not None and (devices is None or len(group.devices) <= devices):
             victims = tuple(eviction for eviction in group.unload if eviction.instance_id not in self._evicted)
             yield Alternative(message, request, cost, lost, victims)
 
     def _other_device(self) -> Iterator[Alternative]:
-        """As many devices as were asked for, or fewer, and others."""
+        """Yield other devices, as many as requested or fewer."""
         if self._request.devices is not None:
             changed, asked = replace(self._request, devices=None), len(self._request.devices)
             yield from self._try(Message("way_out_other_device"), changed, Cost.NOTHING, devices=asked)
 
     def _several_devices(self) -> Iterator[Alternative]:
-        """More GPUs than were asked for; if nobody named devices, several have been tried already."""
+        """Yield more GPUs than requested; if no devices were named, several have been tried already."""
         if self._request.devices is None:
             return
         candidates = find_candidates(self._request, self._planning_state)
@@ -212,7 +218,7 @@ class _AlternativeSearch:
             yield from self._try(Message("way_out_devices", params), changed, Cost.SEVERAL_DEVICES)
 
     def _smaller(self) -> Iterator[Alternative]:
-        """A shorter context or a smaller batch; both only where neither does alone."""
+        """Yield a shorter context or a smaller batch; both together only if neither is enough alone."""
         found = [*self._shorter(self._request), *self._fewer()]
         if not found and self._request.options.batch_size > 1:
             found += self._shorter(_with(self._request, batch_size=1))
@@ -238,7 +244,7 @@ class _AlternativeSearch:
             yield from self._try(message, _with(self._request, batch_size=batch), Cost.OWN_OPTIONS, 1 - batch / asked)
 
     def _longest(self, request: SwitchRequest) -> int | None:
-        """The longest context that is shorter than the one of ``request`` and fits."""
+        """Return the longest context that fits and is shorter than that of ``request``."""
         steps = (request.options.max_tokens - 1) // TOKENS_STEP
         found = self._most(request, lambda n: {"max_tokens": n * TOKENS_STEP}, SMALLEST_TOKENS // TOKENS_STEP, steps)
         return None if found is None else found * TOKENS_STEP
@@ -266,7 +272,7 @@ class _AlternativeSearch:
             yield from found
 
     def _smallest(self, request: SwitchRequest) -> Iterator[Alternative]:
-        """The fewest bits for one request at a time, and the longest context that this leaves."""
+        """Yield the fewest bits with one request at a time, and the longest context that then fits."""
         asked = request.options.max_tokens
         tokens: int | None = asked
         if not self._fits(request, self._openings(request, Reach.IDLE)):
@@ -282,7 +288,8 @@ class _AlternativeSearch:
         yield from self._try(Message("way_out_mode", {"mode": mode.value}), changed, Cost.OTHER_MODE)
 
     def _unload(self) -> Iterator[Alternative]:
-        """If others are kept: one model to unload, else two idle ones, else all; a used one only if the person allows that."""
+        """If other models are kept, yield one to unload, or else two idle ones, or else all; a used one only if
+        allowed."""
         if not self._request.keep_others:
             return
         found = [*self._unload_one()] or [*self._unload_two()]
@@ -314,7 +321,7 @@ class _AlternativeSearch:
 
     @cached_property
     def _willing(self) -> list[Resting]:
-        """The models that may be unloaded, in the order in which a person would ask: idle ones, then own ones, the longest idle first."""
+        """Return the models that may be unloaded: idle ones first, then the person's own, then the longest idle."""
         resting = _resting(self._request, self._planning_state)
         candidates = [each for each in resting if self._request.interrupt_busy or each.in_flight == 0]
         return sorted(candidates, key=lambda r: (r.in_flight != 0, r.owner != self._actor, -r.idle_s))
@@ -325,7 +332,7 @@ class _AlternativeSearch:
         return tuple(_missing(self._requirement(self._request), tier, self._request, self._planning_state))
 
     def _may_do(self, gives_bytes: Mapping[str, int]) -> bool:
-        """Whether as much could be enough on one of the choices: a plan is tried only then."""
+        """Return whether these bytes could be enough on one of the choices; a plan is tried only then."""
         return any(missing.is_met(gives_bytes) for missing in self._missing)
 
     def _without(self, evicted: Sequence[Resting], message: Message) -> Iterator[Alternative]:
@@ -337,7 +344,7 @@ class _AlternativeSearch:
 
 
 def _resting(request: SwitchRequest, planning_state: PlanningState) -> Iterator[Resting]:
-    """Yield the models that answer on the devices that ``request`` may take and that it does not unload yet."""
+    """Yield the ready models on the devices of ``request`` that it does not unload yet."""
     asked = planning_state.device_ids if request.devices is None else request.devices
     for instance in planning_state.instances:
         if instance.state in ANSWERING and instance.id not in request.unload and set(instance.devices) & set(asked):
@@ -358,7 +365,7 @@ def _resting(request: SwitchRequest, planning_state: PlanningState) -> Iterator[
 def _missing(
     requirement: Requirement, tier: Tier, request: SwitchRequest, planning_state: PlanningState
 ) -> Iterator[Missing]:
-    """Yield what each number of devices is short of; of a mixture of GPUs the smallest need counts for each."""
+    """Yield the shortfalls for each number of devices; in a mixture of GPUs the smallest need counts for each."""
     choices = [group for group in tier.choices if group.is_readable]
     if request.devices is not None:
         yield from (Missing(len(group.devices), _shortfalls(requirement, group)) for group in choices)
@@ -400,7 +407,7 @@ def _message_of_two(one: Resting, other: Resting) -> Message:
 
 
 def _lighter(request: SwitchRequest, model: CachedModel) -> tuple[Precision, ...]:
-    """Fewer bits than asked for: only transformers quantizes while loading, and files that are quantized stay as they are."""
+    """Return lower precisions: only transformers quantizes while loading, and quantized files stay as they are."""
     if request.mode is not Mode.TRANSFORMERS or model.quantization is not None:
         return ()
     choices = (Precision.FP16, Precision.INT8, Precision.INT4)

@@ -13,26 +13,26 @@ from webapp.errors import InvalidRequest, UnknownDevice, UnknownInstance
 
 @dataclass(frozen=True)
 class Tier:
-    """The devices after everything is unloaded that a request may unload within one reach."""
+    """The devices as they are after every model that a request may unload within one reach is unloaded."""
 
     reach: Reach
     choices: tuple[DeviceGroup, ...]
-    """The named devices as one group, or each device among which Warden chooses."""
+    """The named devices as one group, or each of the devices that Warden may choose from."""
     gpus: tuple[DeviceGroup, ...]
-    """Each readable GPU, whatever devices were named: what a launch on several GPUs is put together from."""
+    """Each readable GPU, even if others were named: the candidates for a launch on several GPUs."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a request may take, the nearest reach first."""
+    """The devices that a request may take, nearest reach first."""
 
     request: SwitchRequest
     tiers: tuple[Tier, ...]
-    """Only reaches that unload more than the one before."""
+    """Contains only reaches that unload more than the one before."""
 
     @property
     def confirmed(self) -> Tier:
-        """The farthest reach for which nobody has to confirm anything."""
+        """The farthest reach that needs no confirmation."""
         return [tier for tier in self.tiers if tier.reach <= Reach.CONFIRMED][-1]
 
 
@@ -69,7 +69,8 @@ def _automatic(planning_state: PlanningState) -> Sequence[Reading]:
 def _reaches(request: SwitchRequest, planning_state: PlanningState) -> Iterator[Reach]:
     """Yield the reaches that ``request`` may use, each that unloads more than the one before.
 
-    A launch against the estimate takes the risk instead of another person's model: only named models are unloaded for it.
+    A launch against the estimate takes the risk instead of another person's model: only named models are unloaded for
+    it.
     """
     before = None
     for reach in (Reach.OWN, Reach.CONFIRMED) if request.load_anyway else Reach:

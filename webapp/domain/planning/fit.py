@@ -1,4 +1,4 @@
-"""Whether a cached model fits, for a whole list of them: the planner's arithmetic without its plans. Pure."""
+"""Decides for a whole list of cached models whether each fits, by the planner's arithmetic without a plan. Pure."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Fit(StrEnum):
     """How a model fits on the chosen devices, with given launch options."""
 
     NOW = "now"
-    """Beside everything that is loaded."""
+    """It fits next to all loaded models."""
     AFTER_UNLOADING = "after_unloading"
-    """Once what Warden has loaded there is unloaded."""
+    """It fits after Warden's models on the devices are unloaded."""
     TOO_LARGE = "too_large"
     UNKNOWN = "unknown"
     """No device's memory is known, or the model cannot be loaded at all."""
@@ -29,7 +29,7 @@ class Fit(StrEnum):
 
 @dataclass(frozen=True)
 class Share:
-    """What each of ``count`` GPUs, of some that are alike, would take; ``headrooms`` are their places in the list of rooms."""
+    """The bytes for each of ``count`` out of several equal GPUs; ``headrooms`` are their indices in the headrooms."""
 
     headrooms: tuple[int, ...]
     count: int
@@ -38,18 +38,19 @@ class Share:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a launch would take on each device alone, and on several GPUs, where a plan may choose them."""
+    """The bytes of a launch on each single device, and on several GPUs if a plan may choose them."""
 
     alone: tuple[int, ...]
-    """In the order of the rooms; none where devices were named, which are taken together."""
+    """In the order of the headrooms; empty if devices were named, since those are used together."""
     together: tuple[tuple[Share, ...], ...] = ()
-    """For each mixture of like and unlike GPUs the share on each."""
+    """For each mixture of GPU classes, the share on each."""
 
 
 def needs_of(request: SwitchRequest, model: CachedModel, headrooms: Sequence[Headroom]) -> Needs:
-    """Return what ``request`` would take of ``model``, in bytes.
+    """Return the bytes that ``request`` needs for ``model``.
 
-    It depends on the devices' kinds and sizes only, and on what was learned, so it can be kept while the memory changes.
+    They depend only on the devices' kinds and sizes and on the calibration, so they stay valid while the memory
+    changes.
     """
     if request.devices is not None:
         return Needs((), tuple(_named(request, model, headrooms)))
@@ -68,7 +69,7 @@ def needs_of(request: SwitchRequest, model: CachedModel, headrooms: Sequence[Hea
 
 
 def _named(request: SwitchRequest, model: CachedModel, headrooms: Sequence[Headroom]) -> Iterator[tuple[Share, ...]]:
-    """The share on each of the devices that were named, all of them together."""
+    """Yield the share on each of the named devices, which are used together."""
     if headrooms:
         needed = _needed(request, model, headrooms, range(len(headrooms)))
         yield tuple(Share((place,), 1, size) for place, size in enumerate(needed))
@@ -92,7 +93,7 @@ def _needed(
 
 
 def fit_of(needs: Needs, headrooms: Sequence[Headroom]) -> Fit:
-    """Return how a model that needs ``needs`` fits into one of ``headrooms``, or into several of them."""
+    """Return how a model with ``needs`` fits into one or several of ``headrooms``."""
     if all(headroom.free_after_unload_bytes is None for headroom in headrooms):
         return Fit.UNKNOWN
     if _fits(needs, [headroom.free_now_bytes for headroom in headrooms]):

@@ -1,4 +1,4 @@
-"""The third step of planning: the group of devices that has the room and costs people least. Pure."""
+"""The third step of planning: choosing the group of devices that has room and disturbs people least. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from webapp.domain.planning.requirement import Requirement
 from webapp.domain.planning.state import DeviceGroup, PlanningState, group_of, is_claimed, joined, reading_of
 
 _OTHERS_TRIED = 10
-"""Other people's models in one group of devices of which every combination is tried; of more the largest are unloaded first."""
+"""Up to this many models of other people in a group, every combination is tried; of more, the largest go first."""
 
 
 @dataclass(frozen=True)
@@ -26,28 +26,27 @@ class Placement:
     """One group of devices with its arithmetic."""
 
     request: SwitchRequest
-    """With the chosen devices."""
+    """The request with the chosen devices."""
     devices: tuple[DevicePlan, ...]
     unload: tuple[Eviction, ...]
     anywhere: bool
-    """The person left the choice of the device to Warden."""
+    """Whether the person left the choice of the device to Warden."""
     instead_of: Placement | None = None
-    """The best single device, if several were chosen without being named."""
+    """The best single device, if several were chosen although none was named."""
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of the devices."""
+        """The worst verdict of the devices."""
         verdicts = {device.verdict for device in self.devices}
         return next((v for v in (Verdict.REFUSED, Verdict.TIGHT) if v in verdicts), Verdict.FITS)
 
     @property
     def device_ids(self) -> tuple[str, ...]:
-        """In their order."""
         return tuple(device.device_id for device in self.devices)
 
 
 def place(requirement: Requirement, candidates: Candidates, planning_state: PlanningState) -> Placement:
-    """Place a launch on the chosen group, or on the best single choice if no group has the room."""
+    """Place a launch on the chosen group, or on the best single choice if no group has room."""
     search, anywhere = _Search(requirement, candidates.request, planning_state), candidates.request.devices is None
     group = search.chosen(candidates) or search.alone(candidates)
     if group is None:
@@ -59,11 +58,12 @@ def place(requirement: Requirement, candidates: Candidates, planning_state: Plan
 
 
 def chosen(requirement: Requirement, candidates: Candidates, planning_state: PlanningState) -> DeviceGroup | None:
-    """Return the group that has the room and costs people least; ``None`` if none has the room.
+    """Return the group that has room and disturbs people least; ``None`` if none has room.
 
-    The nearest reach that has the room is chosen, so another person's model is unloaded only if there is no room without it. Within it:
-    a device without a running operation, no model that must stay, the fewest models of other people, the better verdict, the fewest
-    evictions, the most memory left. Several devices are taken if no single one can be used at once.
+    The nearest reach with room is chosen, so another person's model is unloaded only if there is no room without that.
+    Within the reach, these criteria apply in order: no running operation, no model that must stay, the fewest models of
+    other people, the better verdict, the fewest evictions, the most memory left. Several devices are chosen if no
+    single one can be used at once.
     """
     return _Search(requirement, candidates.request, planning_state).chosen(candidates)
 
@@ -71,7 +71,7 @@ def chosen(requirement: Requirement, candidates: Candidates, planning_state: Pla
 def together(
     requirement: Requirement, candidates: Candidates, more_than: int, planning_state: PlanningState
 ) -> DeviceGroup | None:
-    """Return the group of more than ``more_than`` GPUs that has the room and costs people least; ``None`` if none has the room."""
+    """Return the group of more than ``more_than`` GPUs that has room and disturbs people least, or ``None``."""
     search = _Search(requirement, candidates.request, planning_state)
     found = (search.together(tier, more_than) for tier in candidates.tiers)
     return next((group for group in found if group is not None), None)
@@ -82,7 +82,7 @@ def openings(
 ) -> list[DeviceGroup]:
     """Return the readable groups of a tier without a model that must stay: each single choice, and several GPUs.
 
-    Of several GPUs the roomiest are enough: if those do not have the room, no others like them do.
+    Of equal GPUs only the roomiest are returned: if those do not have room, the others do not either.
     """
     choices = [group for group in tier.choices if group.is_readable and not group.is_kept_from(request)]
     if request.devices is not None:
@@ -93,7 +93,7 @@ def openings(
 
 
 def roomiest(gpus: Sequence[DeviceGroup], count: int, planning_state: PlanningState) -> Iterator[DeviceGroup]:
-    """Yield of each mixture of ``count`` like and unlike GPUs the one with the most room."""
+    """Yield the group with the most room for each mixture of ``count`` GPUs of different classes."""
     seen = set()
     for some in _by_room(gpus, count):
         mixture = frozenset(Counter(gpu.places for gpu in some).items())
@@ -103,7 +103,7 @@ def roomiest(gpus: Sequence[DeviceGroup], count: int, planning_state: PlanningSt
 
 
 def _by_room(gpus: Sequence[DeviceGroup], count: int) -> Iterator[list[DeviceGroup]]:
-    """Yield every ``count`` of the GPUs, those with the most room first."""
+    """Yield every group of ``count`` GPUs, those with the most room first."""
     by_room = sorted(range(len(gpus)), key=lambda index: -gpus[index].narrowest)
     return ([gpus[index] for index in sorted(some)] for some in combinations(by_room, count))
 
@@ -130,7 +130,7 @@ class _Search:
         return several if self._spares(several, alone) else alone
 
     def alone(self, candidates: Candidates) -> DeviceGroup | None:
-        """Return the best of the named or single devices; first those that have the room."""
+        """Return the best of the named or single devices, preferring those with room."""
         for tier in candidates.tiers:
             if roomy := self._roomy(tier):
                 return self._best(roomy)
@@ -143,9 +143,9 @@ class _Search:
         return min(groups, key=self._rank, default=None)
 
     def together(self, tier: Tier, more_than: int) -> DeviceGroup | None:
-        """Return the group of more than ``more_than`` GPUs that has the room in this tier and costs people least.
+        """Return the group of more than ``more_than`` GPUs that has room in this tier and disturbs people least.
 
-        The least that a group can cost is known before its evictions are chosen: groups that cannot be the best are left out.
+        A lower bound of a group's cost is known before its evictions are chosen, so groups that cannot win are skipped.
         """
         counts = [count for count in self.requirement.counts(len(tier.gpus)) if count > more_than]
         groups = [gpus for count in counts for gpus in _by_room(tier.gpus, count) if self._fits(gpus)]
@@ -163,7 +163,7 @@ class _Search:
         return best
 
     def _bound(self, gpus: Sequence[DeviceGroup], with_others: Mapping[str, int]) -> tuple[Any, ...]:
-        """What GPUs that have the room cost people at the least, as ``_reluctance`` begins."""
+        """Return a lower bound of the cost of GPUs with room, in the form in which ``_reluctance`` begins."""
         others = {e.instance_id: e for gpu in gpus for e in gpu.unload if e.is_others}
         fewest = 0
         if others:
@@ -179,9 +179,10 @@ class _Search:
         return all(need <= gpu.headrooms[0] for need, gpu in zip(needs, gpus, strict=True))
 
     def _leanest(self, group: DeviceGroup) -> DeviceGroup:
-        """Return the group with as few of other people's models unloaded as leave the room; of as many, those idle longest.
+        """Return the group with the fewest of other people's models unloaded that leaves room; on a tie, the longest
+        idle.
 
-        Confirmed models are unloaded before others, idle ones before leased or used ones.
+        Confirmed models are unloaded before others, and idle ones before leased or used ones.
         """
         others = [eviction for eviction in group.unload if eviction.is_others]
         if not others:
@@ -197,7 +198,7 @@ class _Search:
         return group
 
     def _after(self, unload: Sequence[Eviction], group: DeviceGroup) -> DeviceGroup:
-        """Return the same devices with only ``unload`` unloaded."""
+        """Return the group after unloading only ``unload``."""
         return joined(
             [
                 group_of(
@@ -211,23 +212,23 @@ class _Search:
         )
 
     def _obstacles(self, group: DeviceGroup) -> tuple[bool, bool]:
-        """Whether the launch would have to wait for an operation, and whether a model must stay."""
+        """Return whether an operation blocks the launch, and whether a model must stay."""
         return is_claimed(group, self.planning_state), group.is_kept_from(self.request)
 
     def _spares(self, several: DeviceGroup, alone: DeviceGroup) -> bool:
-        """Whether the several GPUs avoid an obstacle of the single device and have no other."""
+        """Return whether several GPUs avoid an obstacle of the single device without adding another."""
         those, that = self._obstacles(several), self._obstacles(alone)
         return those != that and all(one <= other for one, other in zip(those, that, strict=True))
 
     def _rank(self, group: DeviceGroup) -> tuple[object, ...]:
-        """What the named devices or a single one cost people, then how well they suit: the least is best."""
+        """Return a sort key of named or single devices: cost for people, then suitability; the lowest is best."""
         tight = self.requirement.fits(group) and self._is_tight(group)
         after = [d.available_bytes - f.total_bytes for f, d in self._launched(group) if d.available_bytes is not None]
         cost = (*self._obstacles(group), *_cost_to_others(group), tight, len(group.unload))
         return *cost, -min(after, default=-(2**62))
 
     def _reluctance(self, group: DeviceGroup) -> tuple[object, ...]:
-        """What several GPUs that have the room cost people, then how well they suit: the least is best."""
+        """Return a sort key of several GPUs with room: cost for people, then suitability; the lowest is best."""
         mixed = self.request.mode is Mode.VLLM and len({*group.places}) > 1
         cost = (*self._obstacles(group), *_cost_to_others(group), len(group.unload), len(group.devices))
         return *cost, self._is_tight(group), mixed, max(self.requirement.shortfalls(group))
@@ -240,7 +241,7 @@ class _Search:
         return zip(self.requirement.footprints(group.places), group.devices, strict=True)
 
     def placed(self, group: DeviceGroup) -> Placement:
-        """Return the arithmetic with the launch on these devices."""
+        """Return the placement of the launch on these devices."""
         percent = self.planning_state.policy.fits_percent
         plans = tuple(_with_launch(device, footprint, percent) for footprint, device in self._launched(group))
         placed = replace(self.request, devices=group.device_ids)
@@ -248,7 +249,7 @@ class _Search:
 
 
 def _cost_to_others(group: DeviceGroup) -> tuple[int, float]:
-    """How many models of other people are unloaded, and how recently the last of them was used."""
+    """Return how many models of other people are unloaded, and how recently any of them was used."""
     idle = [eviction.idle_s for eviction in group.unload if eviction.is_others]
     return len(idle), -min(idle, default=0.0)
 
@@ -260,7 +261,7 @@ def _own(group: DeviceGroup) -> tuple[Eviction, ...]:
 def _fewest_first(
     others: Sequence[Eviction], shortfalls: Mapping[str, int], planning_state: PlanningState
 ) -> Iterator[tuple[Eviction, ...]]:
-    """Yield combinations of ``others`` that may free what the devices are short of: the fewest first, then in the order of ``others``.
+    """Yield combinations of ``others`` that may cover the shortfalls, smallest first, then in the order of ``others``.
 
     Combinations with leased or used models come last.
     """
@@ -275,7 +276,8 @@ def _fewest_first(
 
 
 def _combinations(others: Sequence[Eviction], least: int) -> Iterator[Sequence[Eviction]]:
-    """Yield every combination of ``least`` or more: by how many are leased or used, then by how many they are, then in order."""
+    """Yield every combination of at least ``least``, by the number of leased or used models, then by size, then in
+    order."""
     idle = [index for index, eviction in enumerate(others) if not eviction.is_taken]
     taken = [index for index, eviction in enumerate(others) if eviction.is_taken]
     for of_taken in range(len(taken) + 1):
@@ -286,7 +288,7 @@ def _combinations(others: Sequence[Eviction], least: int) -> Iterator[Sequence[E
 
 
 def _fewest(others: Sequence[Eviction], shortfalls: Mapping[str, int], planning_state: PlanningState) -> int:
-    """Return how many of ``others`` have to be unloaded at the least to free what the devices are short of."""
+    """Return a lower bound of how many of ``others`` must be unloaded to cover the shortfalls."""
     fewest = []
     for device_id, shortfall in shortfalls.items():
         gives = sorted((_gives(each, device_id, planning_state) for each in others), reverse=True)
@@ -297,13 +299,13 @@ def _fewest(others: Sequence[Eviction], shortfalls: Mapping[str, int], planning_
 
 
 def _gives(eviction: Eviction, device_id: str, planning_state: PlanningState) -> int:
-    """The most that an eviction frees on a device."""
+    """Return the most that an eviction frees on a device."""
     held = eviction.freed_bytes.get(device_id, 0)
     return held + planning_state.promised_bytes.get(device_id, {}).get(eviction.instance_id, 0)
 
 
 def _with_launch(device: DevicePlan, footprint: Footprint, fits_percent: float) -> DevicePlan:
-    """Return the device with ``footprint`` on it, which then names the device."""
+    """Return the device with ``footprint`` on it; the footprint then has the device's id."""
     available, named = device.available_bytes, footprint.on(device.device_id)
     if available is None:
         return replace(device, footprint=named)

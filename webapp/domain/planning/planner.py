@@ -18,15 +18,15 @@ from webapp.errors import UnknownModel, WardenError
 def plan_switch(
     request: SwitchRequest, planning_state: PlanningState, actor: str | None = None, *, with_ways_out: bool = True
 ) -> Plan:
-    """Return what ``request`` of ``actor`` would do in ``planning_state``; the alternatives take most of the time.
+    """Return the plan of ``request`` by ``actor`` in ``planning_state``; the alternatives take most of the time.
 
-    ``Plan.refusal`` states what forbids it; the rest of the plan is filled in even then, so that a person sees the arithmetic.
+    ``Plan.refusal`` is the reason of a refusal; the rest of the plan is filled in even then, to show the arithmetic.
 
     Raises:
         UnknownModel: the model is not in the cache.
         UnknownDevice: a named device does not exist.
         UnknownInstance: a model to unload is not running.
-        InvalidRequest: an empty list of devices, or a device or a model to unload that is named twice.
+        InvalidRequest: the list of devices is empty, or a device or a model to unload is named twice.
     """
     model = planning_state.models.get(request.model_id)
     if model is None:
@@ -58,7 +58,7 @@ def plan_switch(
 
 
 def refusal_of(plan: Plan, planning_state: PlanningState) -> WardenError | None:
-    """Return the error that ``plan.refusal`` states, to be raised by the caller that was about to carry the plan out."""
+    """Return ``plan.refusal`` as an error, for a caller that was about to carry out the plan; ``None`` without one."""
     if plan.refusal is None:
         return None
     placed = Placement(plan.request, plan.devices, plan.unload, plan.anywhere)

@@ -1,4 +1,4 @@
-"""What freeing memory would change for a launch that is short of it: a clean-up, an emergency. Pure."""
+"""Decides whether a clean-up or an emergency stop would free enough memory for a refused launch. Pure."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from webapp.domain.memory import HolderKind, Reading, Sample, instances_bytes
 from webapp.domain.plan import DevicePlan, Plan
 
 KEPT = (InstanceState.STUCK, InstanceState.DEAD)
-"""No emergency gets their memory: one has survived every signal, the other holds none."""
+"""States whose memory an emergency stop does not free: a stuck instance survived every signal, a dead one holds
+none."""
 
 Gain = Callable[[DevicePlan, Reading], int]
 
 
 @dataclass(frozen=True)
 class Relief:
-    """Whether a clean-up, and whether an emergency, would make a refused launch fit."""
+    """Whether a clean-up, and whether an emergency stop, would make a refused launch fit."""
 
     by_clean: bool
     by_emergency: bool
 
 
 def relief_of(plan: Plan, instances: Sequence[Instance], sample: Sample | None) -> Relief:
-    """Return what would free the memory that ``plan`` is short of; unknown memory does not count."""
+    """Return what would free the missing memory of ``plan``; unknown memory does not count."""
     if sample is None:
         return Relief(False, False)
     going = {eviction.instance_id for eviction in plan.unload}
@@ -62,7 +63,7 @@ def _is_met(device: DevicePlan, reading: Reading | None, gain: Gain) -> bool:
 
 
 def _idle_bytes(instance: Instance) -> int:
-    """What the allocator of a model has taken and does not use, on one of its devices."""
+    """Return the bytes that a model's allocator holds but does not use, on one of its devices."""
     memory = instance.memory
     if instance.state is not InstanceState.READY or memory is None:
         return 0
@@ -72,7 +73,7 @@ def _idle_bytes(instance: Instance) -> int:
 
 
 def _leftover_bytes(device: DevicePlan, reading: Reading, known: set[str]) -> int:
-    """What processes of Warden's hold that belong to no model; beyond the memory limit they are not in the way."""
+    """Return the bytes held by Warden's processes without a model; those outside the memory limit do not matter."""
     if device.free_before_bytes != reading.free_bytes:
         return 0
     left = (each for each in reading.holders if each.kind is not HolderKind.FOREIGN and each.instance_id not in known)

@@ -1,4 +1,4 @@
-"""The first step of planning: the memory that a launch needs on each device of a group. Pure."""
+"""The first step of planning: how much memory a launch needs on each device of a group. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from webapp.message import Message
 
 @dataclass(frozen=True)
 class Requirement:
-    """What a model takes in one mode with one set of options, as earlier launches correct the estimate."""
+    """The memory of a model in one mode with one set of options, estimated and corrected by earlier launches."""
 
     mode: Mode
     options: LaunchOptions
@@ -27,18 +27,18 @@ class Requirement:
     _footprints: dict[tuple[DeviceClass, ...], tuple[Footprint, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    """Computed once for groups whose devices are alike."""
+    """Cached, by the classes of the devices."""
     _launches: dict[tuple[object, ...], Launch] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What launches on different numbers of devices have in common."""
+    """Cached intermediate results, which do not depend on the number of devices."""
 
     def footprints(self, places: tuple[DeviceClass, ...]) -> tuple[Footprint, ...]:
-        """Return the footprint on each of the devices together; equal devices have equal footprints, which name no device."""
+        """Return the footprint on each device when they are used together; the footprints have no device id."""
         if places not in self._footprints:
             self._footprints[places] = self._estimated(places)
         return self._footprints[places]
 
     def _estimated(self, places: tuple[DeviceClass, ...]) -> tuple[Footprint, ...]:
-        if self.mode is not Mode.VLLM:  # only vLLM takes a share of the whole device
+        if self.mode is not Mode.VLLM:  # only vLLM's need depends on the size of the device
             places = tuple(place._replace(usable_bytes=0) for place in places)
         unlike = tuple(dict.fromkeys(places))
         launch = self._launch(unlike)
@@ -66,20 +66,20 @@ class Requirement:
         return tuple(footprint.required_bytes for footprint in self.footprints(places))
 
     def shortfalls(self, group: DeviceGroup) -> tuple[int, ...]:
-        """Return the bytes that each device is short of; 0 or less if it has the room."""
+        """Return the shortfall of each device in bytes; 0 or less if it has room."""
         return tuple(need - headroom for need, headroom in zip(self.needs(group.places), group.headrooms, strict=True))
 
     def fits(self, group: DeviceGroup) -> bool:
-        """Return whether every device of the group has the room."""
+        """Return whether every device of the group has room."""
         return max(self.shortfalls(group)) <= 0
 
     def counts(self, gpus: int) -> tuple[int, ...]:
-        """Return the numbers of GPUs, two or more of ``gpus``, over which the model can be divided."""
+        """Return the numbers of GPUs, from two to ``gpus``, among which the model can be divided."""
         return counts(self.mode, self.model, gpus)
 
 
 def requirement_of(request: SwitchRequest, model: CachedModel, calibration: Calibration) -> Requirement:
-    """Return what ``request`` takes of ``model``."""
+    """Return the requirement of ``request`` for ``model``."""
     return Requirement(request.mode, request.options, model, calibration)
 
 
@@ -93,7 +93,8 @@ def cap_context(request: SwitchRequest, model: CachedModel) -> tuple[SwitchReque
 
 
 def needed_bytes(request: SwitchRequest, model: CachedModel, headrooms: Sequence[Headroom]) -> tuple[int, ...]:
-    """Return what ``request`` would take of ``model`` on each of the devices of ``headrooms`` together, as a plan counts it."""
+    """Return the bytes that a plan of ``request`` counts for ``model`` on each device of ``headrooms``, used
+    together."""
     capped, _ = cap_context(request, model)
     places = tuple(DeviceClass(headroom.kind, headroom.device_name, headroom.usable_bytes) for headroom in headrooms)
     return requirement_of(capped, model, headrooms[0].calibration).needs(places)
@@ -102,7 +103,7 @@ def needed_bytes(request: SwitchRequest, model: CachedModel, headrooms: Sequence
 def footprints_on(
     devices: Sequence[str], request: SwitchRequest, model: CachedModel, sample: Sample | None, calibration: Calibration
 ) -> tuple[Footprint, ...]:
-    """Return what ``request`` takes on ``devices``, as a plan counts it; only the kind of a device without a reading is known."""
+    """Return the footprints that a plan of ``request`` counts on ``devices``, even on those without a reading."""
     places = tuple(_place(device_id, sample) for device_id in devices)
     footprints = requirement_of(request, model, calibration).footprints(places)
     return tuple(footprint.on(device_id) for footprint, device_id in zip(footprints, devices, strict=True))

@@ -1,4 +1,4 @@
-"""Over how many GPUs a model can be divided, in each mode. Pure."""
+"""Decides among how many GPUs a model can be divided, in each mode. Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from webapp.domain.modes import Mode
 
 
 def can_share(model: CachedModel, count: int) -> bool:
-    """Return whether vLLM can divide ``model`` over ``count`` GPUs; what the configuration does not state is taken to divide.
+    """Return whether vLLM can divide ``model`` among ``count`` GPUs; unknown figures are assumed to be divisible.
 
-    The attention heads are divided evenly; so are the KV heads, and where there are fewer than GPUs each is on equally many
-    (``LlamaAttention`` of vLLM 0.32). A latent cache (MLA) has no heads.
+    The attention heads are divided evenly, and so are the KV heads; if there are fewer of these than GPUs, each is
+    replicated evenly (``LlamaAttention`` of vLLM 0.32). A latent cache (MLA) has no heads.
     """
     shape = model.shape
     if count <= 1 or shape is None or not shape.heads:
@@ -21,9 +21,9 @@ def can_share(model: CachedModel, count: int) -> bool:
 
 
 def counts(mode: Mode, model: CachedModel, gpus: int) -> tuple[int, ...]:
-    """Return the numbers of GPUs, two or more of ``gpus``, over which a model is divided when nobody says how many.
+    """Return the numbers of GPUs, from two to ``gpus``, among which Warden may divide a model on its own.
 
-    vLLM: 2, 4, 8… as far as it divides; transformers: any number that leaves each a layer.
+    vLLM: 2, 4, 8… if the model can be divided so; transformers: any number that leaves each GPU a layer.
     """
     if mode is Mode.VLLM:
         return tuple(

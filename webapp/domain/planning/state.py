@@ -1,4 +1,4 @@
-"""What there is at one moment, and what a launch would find on each device once somebody has gone. Pure."""
+"""The state that plans are computed from, and the headroom on each device after given evictions. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from webapp.message import Message
 
 @dataclass(frozen=True)
 class Cooldown:
-    """After a failed load: how often it failed in a row, and until when (monotonic seconds) it is not tried again."""
+    """The pause after a failed load: how many loads failed in a row, and until when (monotonic seconds) it lasts."""
 
     failures: int
     until: float
@@ -30,7 +30,7 @@ class Cooldown:
 
 @dataclass(frozen=True)
 class PlanningState:
-    """All that a plan depends on, at one moment."""
+    """Everything that a plan depends on, at one moment."""
 
     now: float
     """Seconds since the epoch."""
@@ -44,22 +44,23 @@ class PlanningState:
     claims: Mapping[str, str] = field(default_factory=dict)
     calibration: Calibration = UNCALIBRATED
     monotonic: float = 0.0
-    """Now by the clock that never jumps: pauses are counted on it."""
+    """The time of the monotonic clock, by which pauses are counted."""
     actor: str | None = None
-    """Who asks: what is another person's is kept from them. ``None`` is nobody in particular."""
+    """The person who plans; other people's models are protected from them. ``None`` stands for nobody in particular."""
 
     def seen_by(self, actor: str) -> PlanningState:
-        """Return it as ``actor`` finds it."""
+        """Return the state for plans of ``actor``."""
         return self if actor == self.actor else replace(self, actor=actor)
 
     @property
     def device_ids(self) -> tuple[str, ...]:
-        """The devices that exist, read or not."""
+        """All existing devices, even unreadable ones."""
         return () if self.sample is None else tuple(r.device_id for r in self.sample.readings)
 
     @cached_property
     def held_bytes(self) -> Mapping[tuple[str, str], int]:
-        """What an instance holds on a device of its own now, by both ids: as the device says, else as measured or predicted."""
+        """Bytes that an instance holds on a device, by both ids: as read from the device, or else measured or
+        predicted."""
         readings = () if self.sample is None else self.sample.readings
         said = {reading.device_id: instances_bytes(reading) for reading in readings}
         return {
@@ -71,7 +72,7 @@ class PlanningState:
 
     @cached_property
     def own_bytes(self) -> Mapping[str, int]:
-        """What all instances hold on a device now."""
+        """Bytes that all instances hold on a device now."""
         own: dict[str, int] = dict.fromkeys(self.device_ids, 0)
         for (_, device_id), held in self.held_bytes.items():
             own[device_id] += held
@@ -79,9 +80,9 @@ class PlanningState:
 
     @cached_property
     def promised_bytes(self) -> Mapping[str, Mapping[str, int]]:
-        """What instances may still take if they stay, by device and instance; only where that is anything.
+        """Bytes that instances may still take if they stay, by device and instance, without zeros.
 
-        One was admitted for its prediction and begins with an empty KV cache.
+        An instance was admitted for its prediction and starts with an empty KV cache.
         """
         promised: dict[str, dict[str, int]] = {device_id: {} for device_id in self.device_ids}
         for (instance_id, device_id), held in self.held_bytes.items():
@@ -92,15 +93,15 @@ class PlanningState:
 
     @cached_property
     def evictions(self) -> tuple[Eviction, ...]:
-        """Everything that can go: a dead instance has nothing to give back and is cleared away.
+        """Everything that can be unloaded. A dead instance frees nothing and is only removed.
 
-        A stuck one stays: it survived every signal, and other models must not be unloaded again and again because of it.
+        A stuck one is left out: it survived every signal, so other models would be unloaded for nothing.
         """
         return tuple(_eviction(i, self) for i in self.instances if i.state is not InstanceState.STUCK)
 
     @cached_property
     def evictions_from(self) -> Mapping[str, tuple[Eviction, ...]]:
-        """What may go from each device, where nothing is to stay: everything of Warden's that touches it."""
+        """The possible evictions of each device: all instances that hold memory on it."""
         return {d: tuple(each for each in self.evictions if d in each.freed_bytes) for d in self.device_ids}
 
     @cached_property
@@ -111,24 +112,25 @@ class PlanningState:
 
 @dataclass(frozen=True)
 class Headroom:
-    """The most that a launch may take on one device, in bytes; ``None`` where the device's memory is unknown."""
+    """The most that a launch may take on one device, in bytes; ``None`` if the device's memory is unknown."""
 
     device_id: str
     kind: DeviceKind
     usable_bytes: int
-    """Total less the driver's reserve, as CUDA counts."""
+    """Total minus the driver's reserve, as CUDA counts it."""
     free_now_bytes: int | None
-    """Beside everything that is loaded; a device where the request is refused for a model in use has none."""
+    """With all loaded models kept; ``None`` also if the request would be refused for a model in use."""
     free_after_unload_bytes: int | None
-    """Once all that Warden has loaded there is unloaded."""
+    """After all of Warden's models on the device are unloaded."""
     device_name: str | None = None
     calibration: Calibration = UNCALIBRATED
 
 
 def headrooms(planning_state: PlanningState, request: SwitchRequest | None = None) -> tuple[Headroom, ...]:
-    """Return the room on every device, or on those that ``request`` names, in that order; none where one of them does not exist.
+    """Return the headroom of every device, or of those named in ``request``; empty if one of these does not exist.
 
-    Where ``request`` would unload what it must not, an own model that answers somebody or cannot be ended, nothing can be loaded now.
+    Nothing can be loaded now on a device where ``request`` would unload a model of the person's own that is in use or
+    cannot be ended.
     """
     named = None if request is None else request.devices
     if not set(named or ()) <= set(planning_state.device_ids):
@@ -151,7 +153,7 @@ def _room(reading: Reading, planning_state: PlanningState, request: SwitchReques
 
 
 class DeviceClass(NamedTuple):
-    """What a footprint depends on of a device."""
+    """The properties of a device that a footprint depends on."""
 
     kind: DeviceKind
     name: str | None
@@ -163,7 +165,7 @@ class DeviceGroup:
     """One or several devices as a launch finds them after given evictions."""
 
     devices: tuple[DevicePlan, ...]
-    """Their arithmetic before anything is launched."""
+    """Their arithmetic before the launch."""
     headrooms: tuple[int, ...]
     """The most that a launch may take on each; 0 if the memory is unknown."""
     places: tuple[DeviceClass, ...]
@@ -171,28 +173,28 @@ class DeviceGroup:
 
     @property
     def device_ids(self) -> tuple[str, ...]:
-        """In their order."""
         return tuple(device.device_id for device in self.devices)
 
     @property
     def narrowest(self) -> int:
-        """The headroom on the fullest of the devices."""
+        """The smallest headroom of the devices."""
         return min(self.headrooms)
 
     @property
     def is_readable(self) -> bool:
-        """Whether the memory of each is known."""
+        """Whether the memory of every device is known."""
         return all(device.available_bytes is not None for device in self.devices)
 
     def is_kept_from(self, request: SwitchRequest) -> bool:
-        """Whether a model is there that ``request`` must not unload."""
+        """Whether the group holds a model that ``request`` must not unload."""
         return any(eviction.is_kept_from(request) for eviction in self.unload)
 
 
 def joined(groups: Sequence[DeviceGroup], planning_state: PlanningState) -> DeviceGroup:
     """Return single devices as one group.
 
-    The figures of a device do not depend on the other devices: an eviction for one of them frees its memory on all of them.
+    The figures of a device do not depend on the other devices: an eviction for one of them frees its memory on all of
+    them.
     """
     if len(groups) == 1:
         return groups[0]
@@ -206,27 +208,27 @@ def joined(groups: Sequence[DeviceGroup], planning_state: PlanningState) -> Devi
 
 
 def is_claimed(group: DeviceGroup, planning_state: PlanningState) -> bool:
-    """Return whether an operation runs on one of the devices."""
+    """Return whether an operation is running on one of the devices."""
     return any(device_id in planning_state.claims for device_id in group.device_ids)
 
 
 def place_of(reading: Reading) -> DeviceClass:
-    """Return the place that a device is."""
+    """Return the class of a device."""
     return DeviceClass(reading.kind, reading.name, usable_of(reading))
 
 
 def usable_of(reading: Reading) -> int:
-    """Return a device's total less the driver's reserve, as CUDA counts; 0 is unknown."""
+    """Return a device's total minus the driver's reserve, as CUDA counts it; 0 if unknown."""
     return (reading.total_bytes or 0) - (reading.reserved_bytes or 0)
 
 
 def most_bytes(device: DevicePlan) -> int | None:
-    """Return the most that a launch may take there: what ``judge`` does not refuse; ``None`` is unknown."""
+    """Return the most that a launch may take without being refused by ``judge``; ``None`` if unknown."""
     return None if device.available_bytes is None else device.available_bytes - device.reserve_bytes
 
 
 def reading_of(planning_state: PlanningState, device_id: str) -> Reading:
-    """Return the reading of a device; raise UnknownDevice where there is none."""
+    """Return the reading of a device. Raises UnknownDevice if there is none."""
     reading = None if planning_state.sample is None else planning_state.sample.reading(device_id)
     if reading is None:
         raise UnknownDevice(device=device_id, known=", ".join(planning_state.device_ids))
@@ -234,13 +236,13 @@ def reading_of(planning_state: PlanningState, device_id: str) -> Reading:
 
 
 def held_on(instance: Instance, device_id: str, planning_state: PlanningState) -> int:
-    """Return what an instance holds now; of a device that is not there only what is known of the instance."""
+    """Return the bytes that an instance holds on a device, from the instance's own figures if the device is missing."""
     held = planning_state.held_bytes.get((instance.id, device_id))
     return instance.held_bytes(device_id) if held is None else held
 
 
 def promised_on(instance: Instance, device_id: str, planning_state: PlanningState) -> int:
-    """Return what an instance may still take there if it stays."""
+    """Return the bytes that an instance may still take on a device if it stays."""
     return planning_state.promised_bytes.get(device_id, {}).get(instance.id, 0)
 
 

@@ -32,18 +32,18 @@ from webapp.message import Message, Param
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict on a placement and what it rests on."""
+    """The verdict on a placement with its reasons."""
 
     verdict: Verdict
     refusal: WardenError | None
     reasons: tuple[Message, ...]
-    """Most important first, without the refusal."""
+    """The most important first, without the refusal."""
     overruled: Message | None
     """The memory shortfall that ``load_anyway`` overrides."""
 
     @property
     def is_short_of_memory(self) -> bool:
-        """Whether memory is what the launch is refused for."""
+        """Whether the launch is refused for memory."""
         return isinstance(self.refusal, NotEnoughMemory)
 
 
@@ -63,7 +63,7 @@ def decide(placed: Placement, model: CachedModel, planning_state: PlanningState)
 
 
 def is_ruled_out(request: SwitchRequest, model: CachedModel, planning_state: PlanningState, *, anywhere: bool) -> bool:
-    """Return whether ``request`` with its devices is refused whatever the memory and the models there."""
+    """Return whether ``request`` would be refused regardless of the memory and of the models on its devices."""
     return (
         _unsuitable(request, model, planning_state) is not None
         or _already_loaded(request, model, planning_state, anywhere=anywhere) is not None
@@ -71,7 +71,7 @@ def is_ruled_out(request: SwitchRequest, model: CachedModel, planning_state: Pla
 
 
 def refusal_for(placed: Placement, model: CachedModel, planning_state: PlanningState) -> WardenError | None:
-    """Return the first thing that forbids the plan, in the order in which a person would want to hear it."""
+    """Return the first reason to refuse the plan, in the order of importance to a person."""
     return (
         _unsuitable(placed.request, model, planning_state)
         or _already_loaded(placed.request, model, planning_state, anywhere=placed.anywhere)
@@ -85,7 +85,7 @@ def refusal_for(placed: Placement, model: CachedModel, planning_state: PlanningS
 
 
 def _overruled(placed: Placement, model: CachedModel) -> tuple[Message, ...]:
-    """What ``load_anyway`` passes over, said as a reason of its own: nothing where the memory does."""
+    """Return the shortfall that ``load_anyway`` overrides as a reason; empty if the memory is enough."""
     too_large = _too_large(placed, model) if placed.request.load_anyway else None
     return () if too_large is None else (Message("plan_load_anyway", too_large.message.params),)
 
@@ -106,12 +106,12 @@ def _unsuitable(request: SwitchRequest, model: CachedModel, planning_state: Plan
 
 
 def may_ask(request: SwitchRequest, model: CachedModel) -> bool:
-    """Return whether the options and devices of ``request`` can be meant for ``model``, whatever the memory."""
+    """Return whether the options and devices of ``request`` are valid for ``model``, regardless of the memory."""
     return _unquantizable(request, model) is None and _unshareable(request, model) is None
 
 
 def _unquantizable(request: SwitchRequest, model: CachedModel) -> WardenError | None:
-    """Files that are quantized stay as they are; vLLM takes such files, and quantizes none by bitsandbytes while loading."""
+    """Refuse to quantize quantized files, and bitsandbytes with vLLM, which only loads files that are quantized."""
     asked = request.options.quantization
     if asked is Quantization.NONE or (model.quantization is None and request.mode is not Mode.VLLM):
         return None
@@ -120,7 +120,7 @@ def _unquantizable(request: SwitchRequest, model: CachedModel) -> WardenError | 
 
 
 def _unshareable(request: SwitchRequest, model: CachedModel) -> WardenError | None:
-    """vLLM divides the attention heads evenly over the GPUs."""
+    """Refuse a number of GPUs among which vLLM cannot divide the attention heads evenly."""
     count = len(request.devices or ())
     if request.mode is not Mode.VLLM or can_share(model, count):
         return None
@@ -173,7 +173,7 @@ def _too_large(placed: Placement, model: CachedModel) -> WardenError | None:
 
 
 def _leased(placed: Placement) -> WardenError | None:
-    """Another person's lease that runs; what it says of a busy model is more than that it is busy."""
+    """Refuse for another person's running lease; checked before use, as it says more than that the model is busy."""
     for eviction in placed.unload:
         if eviction.lease_until is not None and eviction.is_foreign and eviction.is_kept_from(placed.request):
             return InstanceLeased(
@@ -199,7 +199,7 @@ def _in_use(placed: Placement) -> WardenError | None:
 
 
 def _unendable(placed: Placement) -> WardenError | None:
-    """A model whose mode cannot be asked: it could be neither ended in order nor brought back if the launch fails."""
+    """Refuse for a model whose engine does not answer: it could not be ended properly, nor restored after a failure."""
     for eviction in placed.unload:
         if eviction.is_unendable_for(placed.request) and eviction.no_return is not None:
             return CannotEnd(
@@ -212,14 +212,14 @@ def _unendable(placed: Placement) -> WardenError | None:
 
 
 def _no_returns(placed: Placement) -> Iterator[Message]:
-    """Evicted models that could not be loaded again; a refusal for that reason names them itself."""
+    """Yield a warning for each evicted model that could not be loaded again, unless the refusal already names it."""
     for eviction in placed.unload:
         if eviction.no_return is not None and not eviction.is_unendable_for(placed.request):
             yield Message("plan_no_return", {"model": eviction.model_id, "reason": eviction.no_return.code})
 
 
 def _unconfirmed(placed: Placement) -> WardenError | None:
-    """Other people's models that would be unloaded and were not named."""
+    """Refuse for other people's models that would be unloaded but were not named."""
     evicted = [eviction for eviction in placed.unload if not eviction.is_confirmed_by(placed.request)]
     if not evicted:
         return None
@@ -231,7 +231,8 @@ def _unconfirmed(placed: Placement) -> WardenError | None:
 
 
 def _spread(placed: Placement) -> Iterator[Message]:
-    """Why several devices were chosen: the best single one is too small, or a model or an operation is in the way there."""
+    """Yield why several devices were chosen: the best single one is too small, or blocked by a model or an
+    operation."""
     if (instead_of := placed.instead_of) is None:
         return
     (device,) = instead_of.devices
@@ -271,7 +272,7 @@ def _reasons(placed: Placement) -> Iterator[Message]:
 
 
 def _seen(device_id: str, seen: MeasuredSpread) -> Message:
-    """How often the like was measured here; how far the figures lie apart is known from two on."""
+    """Return how many comparable launches were measured; the spread needs at least two."""
     params: dict[str, Param] = {"device": device_id, "count": seen.count, "spread_percent": seen.spread_percent}
     if seen.same_options:
         return Message("plan_measured_once" if seen.count == 1 else "plan_measured", params)
@@ -287,7 +288,7 @@ def _stuck(placed: Placement, planning_state: PlanningState) -> Iterator[Message
 
 
 def _claimed(placed: Placement, planning_state: PlanningState) -> Iterator[Message]:
-    """An operation that runs there does not change the arithmetic, and it has to end first."""
+    """Yield the operations that have to end first; they do not change the arithmetic."""
     for device_id in placed.device_ids:
         if (operation := planning_state.claims.get(device_id)) is not None:
             yield Message("plan_device_claimed", {"device": device_id, "operation": operation})
