@@ -142,7 +142,7 @@ def test_an_operation_on_a_device_of_what_would_go_is_waited_for_too(
     [
         ({}, "Модель загрузится автоматически."),
         ({"starts_by_itself": False}, "Когда модель поместится, появится уведомление."),
-        ({"paused_by": "maria"}, "Модель приостановлена и не запустится, пока её не продолжат."),
+        ({"paused_by": "maria"}, "Модель приостановлена и не запустится, пока её не возобновят."),
     ],
     ids=["starts automatically", "notify only", "paused"],
 )
