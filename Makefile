@@ -1,13 +1,13 @@
 # make run     start Warden on http://127.0.0.1:8000     (settings: WARDEN_*, see docs/reference/settings.md)
-# make test    ruff, mypy, and the tests of some minutes   (PYTEST_ARGS="-k name" for some of them, JOBS=0 for one after the other)
+# make test    ruff, mypy, and the quick tests, some minutes   (PYTEST_ARGS="-k name" selects, JOBS=0 runs one after the other)
 # make test-all  all other tests: Docker, the real vLLM, every page in the browser   (PYTEST_ARGS and JOBS as above)
-# make coverage  both, with the branches that each of the two runs through
-# make images  what the Docker tests' images need          (some minutes and 3 GB, once)
-# make check   ruff and mypy alone
+# make coverage  both, with the branch coverage of each
+# make images  the parts of the Docker tests' images       (some minutes and 3 GB, once)
+# make check   ruff and mypy only
 # make reference  write docs/reference from the code
-# make words   bring the Russian catalogue up to date with the texts of the program
-# make bench   the measurements that bench/RESULTS.md records
-# make clean   remove the environment and what the tools left
+# make words   update the Russian catalogue from the texts of the program
+# make bench   the measurements of bench/RESULTS.md
+# make clean   remove the environment and the tools' files
 #
 # Everything is installed into .venv, from constraints.txt; stamp files in it make a second run quick.
 
@@ -21,7 +21,7 @@ COMPILED    := $(CATALOGUES:.po=.mo)
 
 PYTEST = CHROMIUM=$$(BIN=$(BIN) scripts/ensure_chromium.sh) && export CHROMIUM && $(BIN)/python -m pytest --numprocesses $(JOBS)
 
-# -qq: pip says only what goes wrong; the constraints hold for what the build itself needs, too.
+# -qq: pip prints only errors; the constraints apply to the build's own requirements, too.
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-build-isolation -c constraints.txt
 
 .DELETE_ON_ERROR:
@@ -37,7 +37,7 @@ test: check $(COMPILED)
 test-all: $(VENV)/.installed-test $(COMPILED)
 	@$(PYTEST) --part rest $(PYTEST_ARGS)
 
-# A part's files lie in a folder of its own, so that each can be reported alone and both together.
+# Each part has its own folder, so that each can be reported alone and both together.
 coverage: $(VENV)/.installed-test $(COMPILED)
 	@rm -rf build/coverage && mkdir -p build/coverage/quick build/coverage/rest
 	@for part in quick rest; do \
@@ -69,14 +69,14 @@ clean:
 $(VENV)/bin/python:
 	@python=$$(scripts/find_python.sh) && echo "Making $(VENV) with $$python" >&2 && "$$python" -m venv $(VENV)
 
-# What builds the package first: pip takes it from here instead of fetching copies of its own.
+# The build requirements first: pip takes them from here instead of downloading its own copies.
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt hatch_build.py
 	@echo "Installing what Warden needs (some minutes the first time)" >&2
 	@$(PIP_INSTALL) hatchling babel
 	@$(PIP_INSTALL) -e '.[all]'
 	@touch $@
 
-# One installation of both: resolving twice costs half a minute.
+# One installation for both: resolving twice takes half a minute.
 $(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt hatch_build.py
 	@echo "Installing what Warden and its tests need (some minutes the first time)" >&2
 	@$(PIP_INSTALL) hatchling babel

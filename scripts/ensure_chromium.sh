@@ -1,5 +1,5 @@
 #!/bin/sh
-# Print the path of a Chromium for the browser tests; install one where there is none. BIN is the environment's bin folder.
+# Print the path of a Chromium for the browser tests; install one if there is none. BIN is the environment's bin folder.
 set -eu
 
 find_on_path() {

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Print a Python that can make Warden's environment: 3.11 or newer, with venv, SSL and SQLite.
-# 3.11 comes first: the constraints were resolved with it. A name on the PATH may be a shim without a Python behind it, so each
-# one is tried.
+# Print a Python that can create Warden's environment: 3.11 or newer, with venv, SSL and SQLite.
+# 3.11 is preferred, because the constraints were resolved with it. A name on the PATH may be a shim without a Python, so
+# each one is tried.
 set -eu
 
 for name in ${PYTHON:-} python3.11 python3.12 python3.13 python3; do

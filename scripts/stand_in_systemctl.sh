@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What scripts/try_admin_guide.sh has instead of systemctl: starts the ExecStart of warden.service with its User, and nginx by its own command.
+# Replaces systemctl in scripts/try_admin_guide.sh: starts the ExecStart of warden.service as its User, and nginx by its own command.
 set -euo pipefail
 PID_FILE=/run/warden.pid
 

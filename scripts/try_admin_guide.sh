@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Run the numbered sections of docs/admin-guide.md, word for word, in a fresh Debian root: scripts/try_admin_guide.sh [FOLDER…]
 #
-# Needs root and mmdebstrap; packages come from where this machine's apt and pip have them, and each FOLDER (of wheels) is mounted
-# at its own path. Shell blocks are run, blocks whose first line is a comment with a path become that file. systemd is not
-# PID 1 in the root: scripts/stand_in_systemctl.sh starts the ExecStart of the unit with its User. Passwords come from the standard input. What
-# is mounted and started ends with this script, since both have a namespace of their own; ports 80, 443 and 8000 must be free.
+# Needs root and mmdebstrap. Packages come from the sources of this machine's apt and pip; each FOLDER (of wheels) is
+# mounted at its own path. Shell blocks are run; a block whose first line is a comment with a path becomes that file.
+# systemd is not PID 1 in the root: scripts/stand_in_systemctl.sh starts the ExecStart of the unit as its User. Passwords
+# come from the standard input. All mounts and processes end with this script, which has its own namespaces. The ports
+# 80, 443 and 8000 must be free.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "${1:-}" != --inside ]; then
@@ -34,7 +35,7 @@ install -m 0755 scripts/stand_in_systemctl.sh "$root/usr/bin/systemctl"
 mkdir -p "$root/opt/warden/source"
 git ls-files -z | tar --create --null --files-from=- | tar --extract --directory="$root/opt/warden/source"
 python3 scripts/guide_blocks.py docs/admin-guide.md >"$root/root/guide.sh"
-# Lines of 16 bytes: each command reads a block of the input, and the next one begins at a line again.
+# Lines of 16 bytes: each command reads a block of the input, so that the next one starts at the beginning of a line.
 env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin HOME=/root LANG=C.UTF-8 \
     DEBIAN_FRONTEND=noninteractive PIP_CONFIG_FILE=/root/pip.conf PIP_CERT=/root/ca.crt \
     setsid --wait chroot "$root" /bin/bash -eux /root/guide.sh < <(yes a-long-password)
