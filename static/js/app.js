@@ -1,5 +1,5 @@
-// Page-wide events that attributes cannot express, one module a subject. Everything on the page works without them, a
-// little slower.
+// Page-wide events that attributes cannot express, one module per subject. Without them everything on the page still
+// works, a little slower.
 
 import "./clock.js";
 import "./poll.js";

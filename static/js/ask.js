@@ -1,4 +1,4 @@
-// Asking a model: the answer is shown as it comes.
+// Asking a model: the answer is shown as it arrives.
 
 const PROBLEM_MARK = "\u001e";
 
@@ -43,7 +43,7 @@ async function stream(form, box, signal) {
   }
 }
 
-// Sends the question by fetch, so that the pieces can be shown as they come; the button beside it stops the answer.
+// Sends the question by fetch, so that the pieces can be shown as they arrive; the next button stops the answer.
 document.addEventListener("submit", async (event) => {
   const form = event.target.closest("[data-ask-form]");
   if (!form) return;

@@ -1,4 +1,4 @@
-// The banner of messages to the person: the tab's title says how many there are.
+// The banner of messages to the person: the tab's title shows their number.
 
 const notices = document.getElementById("notices");
 const title = document.title;

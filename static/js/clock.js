@@ -1,4 +1,4 @@
-// The server's clock and the age of the reading, which go on between two answers.
+// The server's clock and the age of the reading, which continue between two answers.
 
 const root = document.documentElement;
 const units = (root.dataset.units || "s,min,h,d").split(",");
@@ -12,13 +12,13 @@ function takeReadingAge(ageS) {
   reading = Number.isFinite(ageS) ? serverNow() - ageS : null;
 }
 
-// Takes the clock and the age of the figures that an answer of the server brings.
+// Takes the clock and the age of the figures from an answer of the server.
 export function takeClock(server, readingAgeS) {
   clock = {server, at: performance.now()};
   takeReadingAge(readingAgeS);
 }
 
-// The same forms as whole_duration and short_age in webapp/web/formats.py.
+// The same formats as whole_duration and short_age in webapp/web/formats.py.
 function elapsed(seconds) {
   const s = Math.max(0, Math.floor(seconds));
   const [sec, min, hour, day] = units;

@@ -1,9 +1,9 @@
-// Copying: the page is often read over plain http, where browsers keep the clipboard to themselves.
+// Copying: the page is often read over plain http, where browsers do not offer the clipboard.
 
 const COPIED_STAYS_MS = 2000;
 const copied = new WeakSet();
 
-// Copies by a selection, which every page may, and puts back what was selected and focused.
+// Copies by a selection, which every page may do, and restores the previous selection and focus.
 function copyBySelection(text) {
   const selection = getSelection();
   const ranges = Array.from({length: selection.rangeCount}, (_, index) => selection.getRangeAt(index));
@@ -31,7 +31,7 @@ async function copy(text) {
   }
 }
 
-// Copies the text that the button names, and says so in the button for a moment.
+// Copies the text that the button names, and confirms it in the button for a moment.
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copied]");
   if (!button || copied.has(button)) return;

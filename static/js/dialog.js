@@ -1,24 +1,24 @@
-// Dialogs: their content comes by htmx, the server asks for them to be opened and closed.
+// Dialogs: htmx loads their content, and the server has them opened and closed.
 
 const dialog = document.getElementById("dialog");
 const dialogBody = document.getElementById("dialog-body");
 
-// Opens the dialog that has just been filled; the focus goes where its content says, else to the first button.
+// Opens the dialog that has just been filled; the focus moves where its content says, or else to the first button.
 document.body.addEventListener("warden:dialog", () => {
   if (dialog && !dialog.open) dialog.showModal();
   dialogBody.querySelector("[autofocus]")?.focus();
 });
 
-// Closes it when what it asked for has begun.
+// Closes it when the confirmed action has begun.
 document.body.addEventListener("warden:close-dialog", () => dialog?.open && dialog.close());
 
-// An empty dialog polls nothing, and an answer under way is stopped with it.
+// An empty dialog polls nothing, and an answer in progress is stopped with it.
 dialog?.addEventListener("close", () => {
   dialogBody.querySelector("[data-ask-stop]:not([hidden])")?.click();
   dialogBody.replaceChildren();
 });
 
-// A click beside the dialog closes it; one that began inside (a selection of text) does not.
+// A click outside the dialog closes it, but not one that began inside (a selection of text).
 let pressedOutside = false;
 dialog?.addEventListener("pointerdown", (event) => { pressedOutside = event.target === dialog; });
 dialog?.addEventListener("click", (event) => {

@@ -1,4 +1,4 @@
-// Filling the form: advice, ways out and "choose" are links that say the form's values.
+// Filling in the form: advice, alternatives and "choose" are links that contain the form's values.
 
 function fill(form, values) {
   const whole = values.has("mode");
@@ -14,7 +14,7 @@ function fill(form, values) {
   form.dispatchEvent(new Event("change", {bubbles: true}));
 }
 
-// Fills the form in place instead of loading the page anew.
+// Fills in the form in place instead of reloading the page.
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a[data-fill]");
   const form = document.getElementById("switch-form");
@@ -25,13 +25,13 @@ document.addEventListener("click", (event) => {
   document.getElementById("switch").scrollIntoView({block: "nearest", behavior: isCalm ? "auto" : "smooth"});
 });
 
-// A plan that is under way for what the form said a moment ago comes no more: it would put that back.
+// Cancels a pending plan for the previous values: its answer would restore them.
 const plan = document.getElementById("plan");
 for (const type of ["input", "change"]) {
   document.getElementById("switch-form")?.addEventListener(type, () => plan.dispatchEvent(new Event("htmx:abort")));
 }
 
-// Shows all models again without loading the page anew, so that the form keeps what was chosen.
+// Shows all models again without reloading the page, so that the form keeps its values.
 document.addEventListener("click", (event) => {
   const search = document.getElementById("models-q");
   if (!event.target.closest("[data-clear-search]") || !search) return;

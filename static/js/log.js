@@ -1,4 +1,4 @@
-// The log: follows its end while the reader is there, and stands still while something above is read.
+// The log: follows its end while the reader is there, and stops while the reader has scrolled up.
 
 const NEAR_PX = 24;
 const KEPT_WHILE_READING = 5;
@@ -39,7 +39,7 @@ function followLog(card, lines) {
     show();
   }
 
-  // New lines came: go along, unless the reader is elsewhere or has text selected.
+  // New lines: scroll along, unless the reader is elsewhere or has text selected.
   new MutationObserver((changes) => {
     const added = changes.reduce((sum, change) => sum + change.addedNodes.length, 0);
     if (!added) return;
@@ -50,23 +50,23 @@ function followLog(card, lines) {
     show();
   }).observe(lines, {childList: true});
 
-  // The reader scrolls: at the end the page follows again.
+  // When the reader scrolls to the end, the page follows again.
   lines.addEventListener("scroll", () => {
     follows = isAtEnd() && !isSelecting();
     if (follows) unseen = 0;
     show();
   }, {passive: true});
 
-  // A window of another size has another end.
+  // A resized window has another end.
   addEventListener("resize", () => follows && goToEnd());
 
-  // The button leads to the end, and the page follows again.
+  // The button scrolls to the end, and the page follows again.
   toEnd.addEventListener("click", () => {
     getSelection().removeAllRanges();
     goToEnd();
   });
 
-  // Stops asking for new lines, and catches up when it is let go.
+  // Pauses the requests for new lines; when resumed, it catches up.
   pause?.addEventListener("click", () => {
     const paused = pause.getAttribute("aria-pressed") !== "true";
     pause.setAttribute("aria-pressed", String(paused));
@@ -76,17 +76,17 @@ function followLog(card, lines) {
 
   const isLogPoll = (event) => event.detail?.ctx?.sourceElement?.id === "log-poll";
 
-  // A hidden tab and one that is paused ask for nothing.
+  // A hidden or paused tab requests nothing.
   document.addEventListener("htmx:config:request", (event) => {
     if (isLogPoll(event) && (document.hidden || pause.getAttribute("aria-pressed") === "true")) event.preventDefault();
   });
 
-  // Nothing is left to follow once the model has gone.
+  // There is nothing to follow once the model is gone.
   document.addEventListener("htmx:after:swap", () => {
     if (pause && !document.getElementById("log-poll")) pause.hidden = true;
   });
 
-  // The server does not answer, or does so again.
+  // The server does not answer, or answers again.
   document.addEventListener("htmx:error", (event) => {
     if (isLogPoll(event)) lost.hidden = false;
   });

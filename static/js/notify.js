@@ -1,4 +1,4 @@
-// News of one's own waiting requests: told by the browser where the person has allowed it.
+// News of one's own queued launches, as browser notifications if the person has allowed them.
 
 import {announce} from "./say.js";
 
@@ -10,24 +10,24 @@ const isMine = (ticket) => ticket.dataset.actor === live.dataset.actor;
 const myTickets = (which) => live ? [...live.querySelectorAll(which)].filter(isMine) : [];
 const told = new Set(myTickets("[data-news-key]").map((ticket) => ticket.dataset.newsKey));
 
-// Whether the person waits for news that the browser may tell.
+// Whether the person waits for news and allows notifications.
 export function isAwaited() {
   return mayNotify() && myTickets("[data-ticket][data-state=waiting]").length > 0;
 }
 
-// Says to the style sheet whether the browser can still be asked: the button that asks is hidden elsewhere.
+// Tells the style sheet whether permission can still be requested: otherwise the button for that is hidden.
 function showNotify() {
   root.dataset.notify = "Notification" in window && isSecureContext ? Notification.permission : "unavailable";
 }
 
-// Asks for the right to notify, only when the person wants it.
+// Requests permission to notify, only when the person wants it.
 document.addEventListener("click", async (event) => {
   if (!event.target.closest("[data-notify-ask]")) return;
   await Notification.requestPermission();
   showNotify();
 });
 
-// Tells each piece of news once; one that is taken back (it fits no more) is told again when it comes again.
+// Shows each piece of news once; news that was withdrawn (it no longer fits) is shown again if it returns.
 function tellNews() {
   const news = myTickets("[data-news-key]");
   for (const ticket of news) {
@@ -36,13 +36,13 @@ function tellNews() {
     if (!mayNotify()) continue;
     const options = {body: ticket.dataset.news, tag: ticket.dataset.ticket, lang: root.lang};
     const shown = new Notification(document.title, options);
-    // Leads back to the page.
+    // Returns to the page.
     shown.addEventListener("click", () => { window.focus(); shown.close(); });
   }
   told.clear();
   for (const ticket of news) told.add(ticket.dataset.newsKey);
 }
 
-// Every swap can bring news.
+// Every swap can contain news.
 document.addEventListener("htmx:after:swap", tellNews);
 showNotify();

@@ -1,4 +1,4 @@
-// The poll: which parts of the page ask for news when, and what the page says when no answer comes.
+// The poll: when the parts of the page request news, and what the page shows if there is no answer.
 
 import {takeClock, tick} from "./clock.js";
 import {isAwaited} from "./notify.js";
@@ -14,8 +14,8 @@ const isPoll = (event) => {
 
 const isWatched = (source) => source === notices && Boolean(notices.querySelector("[data-watched]"));
 
-// A hidden tab asks for nothing, unless it promised to tell somebody, or somebody may unload a model of theirs; it
-// catches up by visibilitychange when it is seen again.
+// A hidden tab requests nothing, unless its person waits for a notification or a model of theirs may be unloaded. It
+// catches up by visibilitychange when it becomes visible.
 document.addEventListener("htmx:config:request", (event) => {
   if (!isPoll(event) || !document.hidden) return;
   const {sourceElement, request} = event.detail.ctx;
@@ -23,7 +23,7 @@ document.addEventListener("htmx:config:request", (event) => {
   request.headers["Warden-Hidden"] = "true";
 });
 
-// Every answer proves that the server is there; one to the poll, 204 too, brings the server's clock and the age of the
+// Every answer proves that the server is up; one to the poll, even 204, contains the server's clock and the age of the
 // figures.
 document.addEventListener("htmx:after:request", (event) => {
   const response = event.detail?.ctx?.response;
@@ -35,7 +35,7 @@ document.addEventListener("htmx:after:request", (event) => {
   tick();
 });
 
-// The poll failed: the figures stay, and the page says how old they are until an answer comes again.
+// The poll failed: the figures stay, and the page shows their age until there is an answer again.
 const lost = (event) => {
   if (!isPoll(event)) return;
   const status = event.detail.ctx.response?.status;
@@ -46,7 +46,7 @@ const lost = (event) => {
 document.addEventListener("htmx:error", lost);
 document.addEventListener("htmx:response:error", lost);
 
-// Another request that got no answer at all says so where results are announced.
+// If another request gets no answer at all, that is announced with the results.
 document.addEventListener("htmx:error", (event) => {
   if (event.detail?.ctx && !isPoll(event) && !event.detail.ctx.response && offline) offline.hidden = false;
 });

@@ -1,4 +1,4 @@
-// Results: a good one goes by itself, any can be sent away.
+// Results: a good one disappears automatically, any can be closed.
 
 const SAY_STAYS_MS = 9000;
 const say = document.getElementById("say");
@@ -12,12 +12,12 @@ if (say) {
   }).observe(say, {childList: true});
 }
 
-// Closes a result by its button.
+// The button closes a result.
 document.addEventListener("click", (event) => {
   event.target.closest("[data-dismiss]")?.closest(".say")?.remove();
 });
 
-// Says it where results are announced, for whoever looks on or listens.
+// Announces a text with the results, for people who see or hear the page.
 export function announce(text) {
   const note = document.createElement("p");
   const words = document.createElement("span");
