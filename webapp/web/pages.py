@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flask import Blueprint, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
@@ -89,7 +91,8 @@ def confirm_load_anyway() -> ResponseReturnValue:
     """Say what the estimate lacks and whom it may hit, and ask."""
     snapshot = controller().snapshot()
     form = LaunchForm.read(sent(request.args), snapshot)
-    view = load_anyway_view(form, snapshot, controller(), current_actor())
+    plan = controller().plan(replace(form.to_request(), load_anyway=True), current_actor())
+    view = load_anyway_view(form, snapshot, plan)
     return dialog("fragments/confirm_load_anyway.html", "pages/confirm.html", view=view)
 
 

@@ -15,6 +15,7 @@ from webapp.control.contract import Snapshot
 from webapp.domain.people import Permission
 from webapp.web.actor import audience, current_actor
 from webapp.web.forms import LaunchForm, sent
+from webapp.web.launch_facts import launch_facts
 from webapp.web.ports import services
 from webapp.web.presenters.form import FormView, ModelChoices, form_view
 from webapp.web.presenters.leases import RowContext, Viewer
@@ -84,7 +85,9 @@ class ViewCache:
         warden, spoken = services(), moment[0]
         window_s = warden.settings.history_minutes * 60
         looked = RowContext(moment[-1], now, warden.settings.idle_unload_minutes, snapshot.idle_unload_at)
-        view = live_view(snapshot, warden.controller, self._ended, spoken, window_s, looked)
+        readings = () if snapshot.sample is None else snapshot.sample.readings
+        histories = {r.device_id: warden.controller.history(r.device_id) for r in readings}
+        view = live_view(snapshot, histories, self._ended, spoken, window_s, looked)
         return CachedView(snapshot, view, view.token(spoken), moment)
 
     def live_body(self, shown: CachedView) -> RenderedFragment:
@@ -101,14 +104,13 @@ class ViewCache:
         return self._forms.of(key, lambda: self._show_form(form, shown.snapshot, actor, may_override))
 
     def _show_form(self, form: LaunchForm, snapshot: Snapshot, actor: str, may_override: bool) -> CachedForm:
-        warden, now = services(), self._clock()
+        warden = services()
         view = form_view(
             form,
             snapshot,
-            warden.controller,
+            launch_facts(form, snapshot, actor, self._clock()),
             self._choices,
             actor,
-            now=now,
             idle_minutes=warden.settings.idle_unload_minutes,
             may_override=may_override,
             undo_s=warden.settings.undo_s,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from webapp.control.contract import ControllerApi, Snapshot
+from webapp.control.contract import Snapshot
 from webapp.domain.memory import (
     DeviceKind,
+    HistoryPoint,
     Ledger,
     LedgerKind,
     LedgerPart,
@@ -23,6 +24,8 @@ from webapp.web.translate import ngettext
 
 HOLDERS_SHOWN = 30
 SHAPES = {"good": "●", "low": "▲", "critical": "■"}
+Histories = Mapping[str, Sequence[HistoryPoint]]
+"""What each device held in the last minutes, by its id, oldest first."""
 
 
 @dataclass(frozen=True)
@@ -78,24 +81,24 @@ class DeviceCard:
     claimed_by: str | None
 
 
-def device_cards(snapshot: Snapshot, controller: ControllerApi, window_s: float) -> tuple[DeviceCard, ...]:
-    """Return a card for each device of the latest reading."""
+def device_cards(snapshot: Snapshot, histories: Histories, window_s: float) -> tuple[DeviceCard, ...]:
+    """Return a card for each device of the latest reading; the lines show the last ``window_s`` seconds."""
     if snapshot.sample is None:
         return ()
     labels = {i.id: f"{short_name(i.model_id)} ({words.word(words.MODES, i.mode)})" for i in snapshot.instances}
     labels |= {o.instance_id: words.word(words.KINDS, o.kind) for o in snapshot.running if o.checks and o.instance_id}
-    return tuple(_card(r, snapshot, labels, controller, window_s) for r in snapshot.sample.readings)
+    return tuple(_card(r, snapshot, labels, histories, window_s) for r in snapshot.sample.readings)
 
 
 def _card(
-    reading: Reading, snapshot: Snapshot, labels: Mapping[str, str], controller: ControllerApi, window_s: float
+    reading: Reading, snapshot: Snapshot, labels: Mapping[str, str], histories: Histories, window_s: float
 ) -> DeviceCard:
     level = None if reading.free_bytes is None else level_of(reading.free_bytes)
     ledger = build_ledger(reading, labels)
     parts = () if ledger is None else ledger.parts
     legend = tuple(_legend_entry(part) for part in parts)
     moments = [o.started_at for o in (*snapshot.running, *snapshot.recent) if reading.device_id in o.devices]
-    history = [(point.taken_at, point.used_bytes) for point in controller.history(reading.device_id)]
+    history = [(point.taken_at, point.used_bytes) for point in histories.get(reading.device_id, ())]
     minutes = round(window_s / 60)
     return DeviceCard(
         id=reading.device_id,

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from webapp.control.contract import ControllerApi, Snapshot
+from webapp.control.contract import Snapshot
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import BATCH_SIZE_LIMIT, MAX_TOKENS_LIMIT, Mode, Precision, Quantization
 from webapp.domain.recommend import Advice, Mark
-from webapp.errors import InvalidRequest, NotFound
 from webapp.web import formats, words
 from webapp.web.forms import AUTO, JOINT, LaunchForm
 from webapp.web.i18n import LANGUAGES
-from webapp.web.presenters.common import Reason, misread, quantizing_note, reason_of, tokens
+from webapp.web.presenters.common import Reason, quantizing_note, reason_of, tokens
 from webapp.web.presenters.leases import TermChoice, idle_choices, lease_choices
 from webapp.web.presenters.main_button import MainButton, nothing_chosen
-from webapp.web.presenters.plan import PlanView, plan_view
+from webapp.web.presenters.plan import LaunchFacts, PlanView, plan_view
 from webapp.web.rendered import SingleFlightCache
 from webapp.web.translate import gettext as _
 from webapp.web.translate import language
@@ -105,18 +104,17 @@ def _model_choices(models: tuple[CachedModel, ...]) -> tuple[Choice, ...]:
 def form_view(
     form: LaunchForm,
     snapshot: Snapshot,
-    controller: ControllerApi,
+    facts: LaunchFacts,
     choices: ModelChoices,
     actor: str,
     *,
-    now: float,
     idle_minutes: float,
     may_override: bool,
     undo_s: float,
 ) -> FormView:
     """Return the whole form for its present values, as ``actor`` sees it."""
     in_container = form.mode == Mode.VLLM
-    plan = plan_view(form, snapshot, controller, actor, may_override=may_override, undo_s=undo_s)
+    plan = plan_view(form, snapshot, facts, may_override=may_override, undo_s=undo_s)
     return FormView(
         values=form,
         modes=_modes(form, snapshot),
@@ -128,10 +126,10 @@ def form_view(
         tokens_limit=MAX_TOKENS_LIMIT,
         batch_limit=BATCH_SIZE_LIMIT,
         plan=plan,
-        advice=advice_view(form, controller, actor),
+        advice=None if facts.advice is None else _advice(facts.advice, form),
         button=nothing_chosen(snapshot) if plan is None else plan.button,
         own_unload=JOINT.join(i.id for i in snapshot.instances if i.id in form.named and not i.is_foreign_to(actor)),
-        leases=lease_choices(form.lease, now),
+        leases=lease_choices(form.lease, facts.now),
         idles=idle_choices(form.idle, idle_minutes),
     )
 
@@ -178,18 +176,6 @@ def _devices(form: LaunchForm, snapshot: Snapshot, plan: PlanView | None) -> tup
     if not any(choice.chosen for choice in choices):
         choices.append(Choice(form.device, form.device, chosen=True, problem=_("no such device")))
     return tuple(choices)
-
-
-def advice_view(form: LaunchForm, controller: ControllerApi, actor: str) -> AdviceView | None:
-    """Return the advice for the chosen model and devices, or ``None`` when the free memory there is unknown."""
-    try:
-        advice = controller.advise(form.placed(), actor) if form.model else controller.recommend(form.first_device)
-    except (InvalidRequest, NotFound):
-        return None
-    except Exception as exc:  # noqa: BLE001  around the model in the form: the page shows all the others
-        misread(form.model, exc)
-        return None
-    return None if advice is None else _advice(advice, form)
 
 
 def _advice(advice: Advice, form: LaunchForm) -> AdviceView:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from webapp.control.contract import ControllerApi, Snapshot
+from webapp.control.contract import Snapshot
 from webapp.domain.memory import DeviceKind
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Operation
 from webapp.web import words
 from webapp.web.presenters.common import Reason, reason_of
 from webapp.web.presenters.containers import ContainerRow, container_rows
-from webapp.web.presenters.devices import DeviceCard, device_cards
+from webapp.web.presenters.devices import DeviceCard, Histories, device_cards
 from webapp.web.presenters.instances import InstanceRow, instance_row
 from webapp.web.presenters.leases import RowContext
 from webapp.web.presenters.operations import EndedViews, OperationView, operation_view
@@ -57,7 +57,7 @@ class LiveView:
 
 def live_view(
     snapshot: Snapshot,
-    controller: ControllerApi,
+    histories: Histories,
     ended: EndedViews,
     language: str,
     window_s: float,
@@ -72,7 +72,7 @@ def live_view(
     return LiveView(
         running=tuple(operation_view(operation, listed) for operation in snapshot.running),
         finished=ended.of(newest, language) if newest and _is_fresh(newest, snapshot, now) else None,
-        devices=device_cards(snapshot, controller, window_s),
+        devices=device_cards(snapshot, histories, window_s),
         has_sample=sample is not None,
         is_stale=snapshot.sample_is_stale,
         problem=None if sample is None or sample.problem is None else words.say(sample.problem),

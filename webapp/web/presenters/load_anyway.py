@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from webapp.control.contract import ControllerApi, Snapshot
+from webapp.control.contract import Snapshot
 from webapp.domain.memory import HolderKind
 from webapp.domain.modes import Mode
 from webapp.domain.plan import Plan
@@ -47,13 +47,8 @@ class LoadAnywayView:
     """The same as a query: the way back to the form."""
 
 
-def load_anyway_view(form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, actor: str) -> LoadAnywayView:
-    """Return the question for the form's values.
-
-    Raises:
-        WardenError: there is no plan of them.
-    """
-    plan = controller.plan(replace(form.to_request(), load_anyway=True), actor)
+def load_anyway_view(form: LaunchForm, snapshot: Snapshot, plan: Plan) -> LoadAnywayView:
+    """Return the question for the values of ``form``, which ``plan`` would load against the estimate."""
     device_ids = [device.device_id for device in plan.devices]
     return LoadAnywayView(
         model=form.model,

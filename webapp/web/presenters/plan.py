@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from webapp.control.contract import ControllerApi, Snapshot
-from webapp.control.leases import check_terms
+from webapp.control.contract import Snapshot
 from webapp.domain.footprint import Footprint, PartName, Source
-from webapp.domain.modes import LaunchOptions, Mode, Quantization
-from webapp.domain.operation import Operation, OperationKind, StepName
-from webapp.domain.plan import DevicePlan, Eviction, Plan, SwitchRequest, Verdict
-from webapp.domain.planning.fit import Fit, Needs, fit_of
+from webapp.domain.modes import Mode, Quantization
+from webapp.domain.operation import Operation, StepName
+from webapp.domain.plan import DevicePlan, Eviction, Plan, Verdict
 from webapp.domain.planning.relief import relief_of
+from webapp.domain.recommend import Advice
 from webapp.errors import (
     AlreadyLoaded,
     ConfirmationNeeded,
@@ -23,11 +21,11 @@ from webapp.errors import (
     NotEnoughMemory,
     WardenError,
 )
+from webapp.message import Message
 from webapp.web import charts, formats, words
 from webapp.web.forms import LaunchForm
 from webapp.web.presenters.common import ended, misread, quantizing_note, short_name, where
 from webapp.web.presenters.main_button import MainButton, main_button, not_possible, obstacle, under_way
-from webapp.web.presenters.models import needs_or_why
 from webapp.web.presenters.troubles import TroubleView, plan_trouble
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
@@ -41,7 +39,6 @@ WITHOUT_FIGURES = frozenset({AlreadyLoaded.code, InvalidRequest.code, ModeUnavai
 """Refusals that no amount of memory would change: figures, and models that would go, would only mislead."""
 LOADED, LOADING = "loaded", "loading"
 """Verdicts of what is there already, and of what the person's own operation is about."""
-LIGHTER_TRIED = 5
 SAID_BY_THE_FIGURES = frozenset({"plan_fits", "plan_tight"})
 SAID_BY_THE_BUTTON = frozenset({"plan_device_claimed"})
 SAID_OF_THE_FIGURES = frozenset(
@@ -139,6 +136,26 @@ class UnderWay:
 
 
 @dataclass(frozen=True)
+class LaunchFacts:
+    """What the controller says about the values of the form at one moment."""
+
+    now: float
+    """Seconds since the epoch."""
+    plan: Plan | None = None
+    """``None`` if no model is chosen, if there is a ``problem``, or if the launch is under way."""
+    problem: Message | None = None
+    """Why there is no plan."""
+    under_way: Operation | None = None
+    """The person's own operation that already loads what the form describes."""
+    no_place: WardenError | None = None
+    """Why the launch may not be queued, if it cannot start now."""
+    has_lighter: bool = False
+    """Whether a smaller model would fit if this one does not."""
+    advice: Advice | None = None
+    """``None`` if the free memory is unknown."""
+
+
+@dataclass(frozen=True)
 class PlanView:
     """What the main button would do."""
 
@@ -177,43 +194,19 @@ class PlanView:
 
 
 def plan_view(
-    form: LaunchForm, snapshot: Snapshot, controller: ControllerApi, actor: str, *, may_override: bool, undo_s: float
+    form: LaunchForm, snapshot: Snapshot, facts: LaunchFacts, *, may_override: bool, undo_s: float
 ) -> PlanView | None:
-    """Return the plan of the form as ``actor`` sees it, or ``None`` while the cache has no model to plan with."""
-    if not form.model:
+    """Return the plan of the form, or ``None`` if no model is chosen."""
+    if facts.under_way is not None:
+        return _of_operation(facts.under_way)
+    if facts.problem is not None:
+        return _impossible(words.say(facts.problem))
+    if facts.plan is None:
         return None
-    now = time.time()
     try:
-        request = form.to_request(now)
-        check_terms(request.lease_until, request.reason, request.idle_minutes, now)
-        own = next((one for one in snapshot.running if _loads(one, request, snapshot, actor)), None)
-        if own is not None:
-            return _of_operation(own)
-        plan = controller.plan(request, actor)
-        return _of_plan(plan, form, snapshot, controller, actor, may_override=may_override, undo_s=undo_s)
-    except WardenError as exc:
-        return _impossible(words.say(exc.message))
+        return _of_plan(facts.plan, form, snapshot, facts, may_override=may_override, undo_s=undo_s)
     except Exception as exc:  # noqa: BLE001  around the model in the form: the page shows all the others
         return _impossible(words.say(misread(form.model, exc)))
-
-
-def _loads(operation: Operation, request: SwitchRequest, snapshot: Snapshot, actor: str) -> bool:
-    """Whether it is ``actor``'s own and loads what ``request`` says, with the same options, where that may go."""
-    if operation.kind is not OperationKind.SWITCH or operation.actor != actor or operation.request is None:
-        return False
-    if operation.cancel_requested_by is not None or operation.is_undoing:
-        return False
-    here = request.devices is None or set(request.devices) == set(operation.devices)
-    return here and _launch(operation.request, snapshot) == _launch(request, snapshot)
-
-
-def _launch(request: SwitchRequest, snapshot: Snapshot) -> tuple[Mode, str, LaunchOptions]:
-    """Return what is loaded, and how: a context beyond the model's own is cut to it."""
-    model = snapshot.model(request.model_id)
-    limit = None if model is None else model.context_length
-    asked = request.options.max_tokens
-    options = replace(request.options, max_tokens=asked if limit is None else min(asked, limit))
-    return request.mode, request.model_id, options
 
 
 def _of_operation(operation: Operation) -> PlanView:
@@ -263,40 +256,31 @@ def _impossible(refusal: str) -> PlanView:
 
 
 def _of_plan(
-    plan: Plan,
-    form: LaunchForm,
-    snapshot: Snapshot,
-    controller: ControllerApi,
-    actor: str,
-    *,
-    may_override: bool,
-    undo_s: float,
+    plan: Plan, form: LaunchForm, snapshot: Snapshot, facts: LaunchFacts, *, may_override: bool, undo_s: float
 ) -> PlanView:
-    now = time.time()
     code = None if plan.refusal is None else plan.refusal.code
     pointless = code in WITHOUT_FIGURES
     loaded, unconfirmed = code == AlreadyLoaded.code, code == ConfirmationNeeded.code
     stopped = obstacle(plan, snapshot) is not None
-    no_place = _no_place(form, controller, actor) if stopped else None
     confirms = () if pointless else tuple(_confirms(plan))
     return PlanView(
         verdict=LOADED if loaded else CONFIRM if unconfirmed else plan.verdict.value,
-        button=main_button(plan, snapshot, no_place),
+        button=main_button(plan, snapshot, facts.no_place),
         verdict_word=_verdict_word(plan, code),
         sign=SIGNS[Verdict.FITS] if loaded else SIGNS[Verdict.TIGHT if unconfirmed else plan.verdict],
         tone="plain" if loaded else TONES[Verdict.TIGHT if unconfirmed else plan.verdict],
         where=where(device.device_id for device in plan.devices),
         devices=() if pointless else tuple(_arithmetic(device) for device in plan.devices),
-        unload=() if pointless else tuple(_eviction(eviction, now) for eviction in plan.unload),
+        unload=() if pointless else tuple(_eviction(eviction, facts.now) for eviction in plan.unload),
         refusal=None if loaded else _refusal(plan, snapshot),
         notes=(*_notes(plan), *_who_waits(plan, snapshot)),
         ways_out=tuple(_ways_out(plan, form)),
-        trouble=_trouble(plan, code, snapshot, controller, actor),
+        trouble=_trouble(plan, code, snapshot, has_lighter=facts.has_lighter),
         offers_interrupt=not pointless and any(e.in_flight and not _is_held(e, plan) for e in plan.unload),
         interrupt=form.interrupt_busy,
         keep_all=replace(form, unload="").query if plan.request.unload and plan.request.keep_others else None,
         load_anyway=form.query if code == NotEnoughMemory.code and not _is_hopeless(plan) else None,
-        can_wait=stopped and no_place is None and snapshot.store_problem is None,
+        can_wait=stopped and facts.no_place is None and snapshot.store_problem is None,
         asks=() if pointless else tuple(_ask(e) for e in plan.unload if _is_held(e, plan)),
         override=form.override_reason,
         offers_override=not pointless and may_override and any(e.is_taken for e in plan.unload),
@@ -332,16 +316,14 @@ def _verdict_word(plan: Plan, code: str | None) -> str:
     return words.word(words.VERDICTS, plan.verdict)
 
 
-def _trouble(
-    plan: Plan, code: str | None, snapshot: Snapshot, controller: ControllerApi, actor: str
-) -> TroubleView | None:
+def _trouble(plan: Plan, code: str | None, snapshot: Snapshot, *, has_lighter: bool) -> TroubleView | None:
     """Return what else would make it fit: only what would, by what is known."""
     if code != NotEnoughMemory.code:
         return None
     relief = relief_of(plan, snapshot.instances, snapshot.sample)
     if plan.ways_out or relief.by_clean:  # an emergency is the last resort
         relief = replace(relief, by_emergency=False)
-    return plan_trouble(relief, lighter=_has_lighter(plan, snapshot, controller, actor))
+    return plan_trouble(relief, lighter=has_lighter)
 
 
 def _is_hopeless(plan: Plan) -> bool:
@@ -350,28 +332,6 @@ def _is_hopeless(plan: Plan) -> bool:
         device.total_bytes is not None and device.footprint.part(PartName.WEIGHTS) > device.total_bytes
         for device in plan.devices
     )
-
-
-def _has_lighter(plan: Plan, snapshot: Snapshot, controller: ControllerApi, actor: str) -> bool:
-    """Whether a smaller model fits where this one does not, with the same options; of many only the smallest are tried."""
-    asked = snapshot.model(plan.request.model_id)
-    most = 0 if asked is None else asked.size_bytes
-    smaller = sorted(
-        (m for m in snapshot.models if m.problem is None and m.size_bytes < most), key=lambda m: m.size_bytes
-    )
-    request = replace(plan.request, devices=None) if plan.anywhere else plan.request
-    headrooms = controller.headrooms(request, actor)
-    needs = (needs_or_why(request, model, headrooms) for model in smaller[:LIGHTER_TRIED])
-    return any(isinstance(need, Needs) and fit_of(need, headrooms) is Fit.NOW for need in needs)
-
-
-def _no_place(form: LaunchForm, controller: ControllerApi, actor: str) -> WardenError | None:
-    """Why what the form asks for may not wait in the queue: what is taken against its owner's will never waits."""
-    try:
-        controller.check_queueing(replace(form, override_reason="").to_request(), actor)
-    except WardenError as exc:
-        return exc
-    return None
 
 
 def _is_held(eviction: Eviction, plan: Plan) -> bool:
