@@ -18,8 +18,7 @@ from webapp.domain.modes import Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.units import gib
 from webapp.message import Message
-from webapp.web.rendered import SingleFlightCache
-from webapp.web.view_cache import EXTENSION, ViewCache
+from webapp.web.view_cache import EXTENSION, Same, ViewCache
 
 RUNNING = Operation(
     "op2", OperationKind.SWITCH, "me", OperationState.RUNNING, 1.0, model_id="lab/one", mode=Mode.TRANSFORMERS
@@ -167,8 +166,8 @@ def test_the_plan_of_equal_forms_is_drawn_once_and_that_of_others_apart(app: Fla
     assert drawn[PLAN] == 2
 
 
-def test_who_asks_for_a_value_while_it_is_made_waits_for_it() -> None:
-    kept: SingleFlightCache[str, int] = SingleFlightCache(4)
+def test_a_caller_waits_for_a_value_that_another_thread_makes() -> None:
+    kept = ViewCache(4)
     begun, go_on = threading.Event(), threading.Event()
     made: list[int] = []
 
@@ -191,8 +190,31 @@ def test_who_asks_for_a_value_while_it_is_made_waits_for_it() -> None:
 
 
 def test_only_so_many_values_are_kept_and_those_longest_unused_go() -> None:
-    kept: SingleFlightCache[str, str] = SingleFlightCache(2)
+    kept = ViewCache(2)
     for key in ("a", "b", "a", "c"):
         kept.of(key, lambda key=key: key)  # type: ignore[misc]
 
     assert [kept.of(key, lambda: "made again") for key in ("a", "c", "b")] == ["a", "c", "made again"]
+
+
+def test_one_value_may_be_made_of_others_and_keys_do_not_wait_for_each_other() -> None:
+    kept = ViewCache()
+
+    assert kept.of("sum", lambda: kept.of("a", lambda: 1) + kept.of("b", lambda: 2)) == 3
+
+
+def test_a_value_that_could_not_be_made_is_tried_again() -> None:
+    kept = ViewCache()
+
+    with pytest.raises(ZeroDivisionError):
+        kept.of("a", lambda: 1 // 0)
+
+    assert kept.of("a", lambda: None) is None
+    assert kept.of("a", lambda: 5) is None
+
+
+def test_a_large_part_of_a_key_is_compared_by_what_it_is_and_not_by_what_is_in_it() -> None:
+    one, other = [1], [1]
+
+    assert {Same(one): 1} == {Same(one): 1}
+    assert Same(one) != Same(other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,20 @@ from jinja2.bccache import Bucket
 
 from webapp.folders import make_private
 from webapp.settings import Settings
-from webapp.web import account, actions, audit, formats, fragments, health, history, pages, people, queue, selftest
+from webapp.web import (
+    account,
+    actions,
+    audit,
+    formats,
+    fragments,
+    health,
+    history,
+    pages,
+    people,
+    queue,
+    selftest,
+    timeline,
+)
 from webapp.web.actor import current_actor
 from webapp.web.api import views
 from webapp.web.api.openapi import reference
@@ -25,12 +39,12 @@ from webapp.web.navigation import sections
 from webapp.web.ports import EXTENSION, WebServices
 from webapp.web.problems import init_problems
 from webapp.web.recording import init_recording, refuse_unrecorded
+from webapp.web.responses import reading_age_s
 from webapp.web.rights import init_rights, refuse_undeclared
 from webapp.web.security import init_form_tokens, init_security
 from webapp.web.sign_in import init_signing
-from webapp.web.timeline import init_timeline
 from webapp.web.translate import language
-from webapp.web.view_cache import init_board, reading_age_s
+from webapp.web.view_cache import init_view_cache
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +81,13 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
     init_languages(app)
     init_problems(app)
     init_assets(app)
-    init_board(app)
+    init_view_cache(app)
     _init_templates(app, settings)
     for blueprint in (pages.blueprint, fragments.blueprint, actions.blueprint, health.blueprint):
         app.register_blueprint(blueprint)
     app.register_blueprint(views.blueprint)
     app.register_blueprint(reference)
-    init_timeline(app)
+    app.register_blueprint(timeline.blueprint)
     app.register_blueprint(history.blueprint)
     app.register_blueprint(selftest.blueprint)
     app.register_blueprint(queue.blueprint)
@@ -124,6 +138,7 @@ def _init_templates(app: Flask, settings: Settings) -> None:
         actor=current_actor,
         sections=sections,
         reading_age_s=reading_age_s,
+        host_name=platform.node(),
         clock=time.time,
     )
     app.jinja_env.filters.update(

@@ -8,11 +8,14 @@ from flask import Blueprint, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.people import Permission
+from webapp.web import shown
 from webapp.web.ports import controller
 from webapp.web.presenters.emergency import emergency_view
+from webapp.web.presenters.form import FormView
 from webapp.web.presenters.live import LiveView
+from webapp.web.responses import with_clock
 from webapp.web.rights import needs
-from webapp.web.view_cache import CachedForm, CachedView, asked_form, asked_models, board, with_clock
+from webapp.web.shown import Shown
 
 blueprint = Blueprint("fragments", __name__, url_prefix="/fragments")
 
@@ -21,11 +24,11 @@ blueprint = Blueprint("fragments", __name__, url_prefix="/fragments")
 @needs(Permission.SEE)
 def live() -> ResponseReturnValue:
     """Return the polled region, and the outcome of an operation that has ended since the page last asked."""
-    shown = board().live()
-    if request.args.get("version") == shown.token:
+    now = shown.live()
+    if request.args.get("version") == now.view.version:
         return with_clock(make_response("", 204))
-    body = board().live_body(shown).for_session()
-    return with_clock(make_response(body + _announcement(shown.view, request.args)))
+    body = shown.live_body(now).for_session()
+    return with_clock(make_response(body + _announcement(now.view, request.args)))
 
 
 def _announcement(view: LiveView, asked: Mapping[str, str]) -> str:
@@ -41,21 +44,21 @@ def _announcement(view: LiveView, asked: Mapping[str, str]) -> str:
 @needs(Permission.PLAN)
 def plan() -> ResponseReturnValue:
     """Return the plan for the form's values, and the parts of the form that follow from the state of the server."""
-    shown = board().live()
-    form = asked_form(shown)
-    news = _models_news(form, shown)
-    if request.args.get("plan_version") == form.token and not news:
+    now = shown.live()
+    form = shown.asked_form(now)
+    news = _models_news(form, now)
+    if request.args.get("plan_version") == form.version and not news:
         return "", 204
-    return board().form_body(form).for_session() + news
+    return shown.form_body(form).for_session() + news
 
 
-def _models_news(form: CachedForm, shown: CachedView) -> str:
+def _models_news(form: FormView, now: Shown) -> str:
     """The list of cached models, for a page that shows another one: how they fit follows from the form and the memory."""
     version = request.args.get("models_version")
-    models = asked_models(form.view.values, shown)
-    if version in (None, models.digest):
+    models = shown.asked_models(form.values, now)
+    if version in (None, models.version):
         return ""
-    return _in_place("#model-list", board().models_body(models).for_session())
+    return _in_place("#model-list", shown.models_body(models).for_session())
 
 
 def _in_place(target: str, body: str) -> str:
@@ -66,19 +69,19 @@ def _in_place(target: str, body: str) -> str:
 @needs(Permission.SEE)
 def models() -> ResponseReturnValue:
     """Return the cached models that are looked for."""
-    shown = board().live()
-    found = asked_models(asked_form(shown).view.values, shown)
-    if request.args.get("models_version") == found.digest:
+    now = shown.live()
+    found = shown.asked_models(shown.asked_form(now).values, now)
+    if request.args.get("models_version") == found.version:
         return "", 204
-    return board().models_body(found).for_session()
+    return shown.models_body(found).for_session()
 
 
 @blueprint.get("/advice")
 @needs(Permission.PLAN)
 def advice() -> ResponseReturnValue:
     """Return the advice for the form's values."""
-    form = asked_form(board().live())
-    return render_template("fragments/advice.html", form=form.view)
+    form = shown.asked_form(shown.live())
+    return render_template("fragments/advice.html", form=form)
 
 
 @blueprint.get("/emergency")

@@ -20,7 +20,6 @@ from webapp.web.presenters.operation_page import operation_page
 from webapp.web.responses import wants_fragment
 from webapp.web.rights import needs
 from webapp.web.statuses import status_of
-from webapp.web.translate import language
 
 PAGE: Final = 30
 """Ended operations on one page of the history."""
@@ -54,12 +53,11 @@ def operation(operation_id: str) -> ResponseReturnValue:
             raise
         return render_template("pages/operation_unknown.html", status=404, sentence=words.say(error.message)), 404
     view = operation_page(found, frozenset(instance.id for instance in controller().snapshot().instances))
-    version = view.token(language())
     if not wants_fragment():
-        return render_template("pages/operation.html", view=view, version=version)
-    if request.args.get("version") == version:
+        return render_template("pages/operation.html", view=view)
+    if request.args.get("version") == view.version:
         return "", 204
-    return render_template("fragments/operation_answer.html", view=view, version=version)
+    return render_template("fragments/operation_answer.html", view=view)
 
 
 def _asked(query: OperationsQuery) -> HistoryView:

@@ -20,10 +20,9 @@ from webapp.web.pages import find_instance
 from webapp.web.ports import controller, services
 from webapp.web.presenters.leases import Banner, RowContext, Viewer, banner, lease_dialog, release_dialog
 from webapp.web.recording import changes_nothing
-from webapp.web.responses import dialog, done, wants_fragment
+from webapp.web.responses import dialog, done, wants_fragment, with_clock
 from webapp.web.rights import has, needs
 from webapp.web.translate import gettext as _
-from webapp.web.view_cache import with_clock
 
 HIDDEN: Final = "Warden-Hidden"
 """The header of what a page asks for while its tab is hidden."""
@@ -50,7 +49,7 @@ def own_banner() -> Banner:
 def notices() -> ResponseReturnValue:
     """Return the banner, or 204 while it stays as it is."""
     shown = own_banner()
-    if request.args.get("notices_version") == shown.token:
+    if request.args.get("notices_version") == shown.version:
         return with_clock(make_response("", 204))
     return with_clock(make_response(_drawn(shown)))
 

@@ -12,7 +12,7 @@ from webapp.control.contract import ForeignContainer
 from webapp.domain.instance import Instance
 from webapp.domain.people import Permission
 from webapp.errors import UnknownContainer, UnknownInstance, WardenError
-from webapp.web import formats, words
+from webapp.web import formats, shown, words
 from webapp.web.actor import current_actor
 from webapp.web.forms import LaunchForm, sent
 from webapp.web.ports import controller, services
@@ -23,10 +23,9 @@ from webapp.web.presenters.load_anyway import load_anyway_view
 from webapp.web.presenters.logs import log_view
 from webapp.web.presenters.operations import kept_log
 from webapp.web.recording import note_error
-from webapp.web.responses import dialog, wants_fragment
+from webapp.web.responses import dialog, wants_fragment, with_clock
 from webapp.web.rights import needs
 from webapp.web.statuses import status_of
-from webapp.web.view_cache import asked_form, asked_models, board, with_clock
 
 blueprint = Blueprint("pages", __name__)
 
@@ -42,17 +41,15 @@ def dashboard_page(error: WardenError | None = None) -> ResponseReturnValue:
     """Return the whole dashboard, with the reason of a refused form where there is one."""
     if error is not None:
         note_error(error)
-    shown = board().live()
-    form = asked_form(shown)
-    models = asked_models(form.view.values, shown)
+    now = shown.live()
+    form = shown.asked_form(now)
+    models = shown.asked_models(form.values, now)
     page = render_template(
         "pages/dashboard.html",
-        live=shown.view,
+        live=now.view,
         models=models,
-        model_list=Markup(board().models_body(models).for_session()),  # noqa: S704  an escaped template's own text  # nosec B704
-        version=shown.token,
-        form=form.view,
-        form_version=form.token,
+        model_list=Markup(shown.models_body(models).for_session()),  # noqa: S704  an escaped template's own text  # nosec B704
+        form=form,
         refusal=None if error is None else words.say(error.message),
     )
     return with_clock(make_response(page, 200 if error is None else status_of(error)))

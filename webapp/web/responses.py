@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from flask import flash, make_response, redirect, render_template, request
+import time
+
+from flask import Response, flash, make_response, redirect, render_template, request
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.operation import Operation
@@ -72,3 +74,16 @@ def dialog(template: str, page: str, **context: object) -> ResponseReturnValue:
     if not wants_fragment():
         return render_template(page, body=template, **context)
     return make_response(render_template(template, in_dialog=True, **context), {"HX-Trigger": OPEN_DIALOG})
+
+
+def reading_age_s() -> float | None:
+    """Return how old the latest reading is at this moment; a kept view may be a second older than it says."""
+    return controller().snapshot().sample_age_s
+
+
+def with_clock(response: Response) -> Response:
+    """Tell the page what time it is here and how old the reading is, so that it can count on its own."""
+    response.headers["Warden-Clock"] = f"{time.time():.3f}"
+    if (age_s := reading_age_s()) is not None:
+        response.headers["Warden-Reading-Age"] = f"{age_s:.3f}"
+    return response

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Final, cast
+from typing import Final
 
-from flask import Blueprint, Flask, Response, current_app, make_response, render_template, request
+from flask import Blueprint, Response, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.people import Permission
@@ -18,16 +18,13 @@ from webapp.web.filters import asked_track
 from webapp.web.ports import controller, timeline
 from webapp.web.presenters.form import Choice
 from webapp.web.presenters.timeline import TimelineView, empty_view, table_view, timeline_view
-from webapp.web.rendered import SingleFlightCache
 from webapp.web.responses import wants_fragment
 from webapp.web.rights import needs
 from webapp.web.spreadsheet import MEDIA_TYPE, Cell, to_csv
 from webapp.web.statuses import status_of
 from webapp.web.translate import language
+from webapp.web.view_cache import view_cache
 
-EXTENSION: Final = "warden_timeline"
-VIEWS_KEPT: Final = 16
-"""Eight devices in two languages or spans; one takes some 50 KB."""
 HEAD: Final = (
     "time",
     "device",
@@ -42,15 +39,7 @@ HEAD: Final = (
     "total_bytes",
 )
 
-Key = tuple[str, str, Span, int, str | None]
-
 blueprint = Blueprint("timeline", __name__)
-
-
-def init_timeline(app: Flask) -> None:
-    """Give ``app`` a place for the views that were made last: what a hundred open pages show is made once."""
-    app.extensions[EXTENSION] = SingleFlightCache[Key, TimelineView](VIEWS_KEPT)
-    app.register_blueprint(blueprint)
 
 
 @blueprint.get("/timeline")
@@ -99,9 +88,8 @@ def _view(device_id: str | None, span: Span) -> TimelineView:
     if device_id is None:
         return empty_view(None, span)
     newest = next((operation.id for operation in controller().snapshot().recent), None)
-    kept = cast("SingleFlightCache[Key, TimelineView]", current_app.extensions[EXTENSION])
-    key = (language(), device_id, span, int(time.time() // POINT_S), newest)
-    return kept.of(key, lambda: timeline_view(timeline().track(device_id, span, drawn=True)))
+    key = ("timeline", language(), device_id, span, int(time.time() // POINT_S), newest)
+    return view_cache().of(key, lambda: timeline_view(timeline().track(device_id, span, drawn=True)))
 
 
 def _choices(device_id: str | None, span: Span) -> dict[str, object]:

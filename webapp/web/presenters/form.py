@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from webapp.control.contract import Snapshot
-from webapp.domain.model import CachedModel
 from webapp.domain.modes import BATCH_SIZE_LIMIT, MAX_TOKENS_LIMIT, Mode, Precision, Quantization
 from webapp.domain.recommend import Advice, Mark
 from webapp.web import formats, words
 from webapp.web.forms import AUTO, JOINT, LaunchForm
-from webapp.web.i18n import LANGUAGES
 from webapp.web.presenters.common import Reason, quantizing_note, reason_of, tokens
 from webapp.web.presenters.leases import TermChoice, idle_choices, lease_choices
 from webapp.web.presenters.main_button import MainButton, nothing_chosen
+from webapp.web.presenters.models import ModelText
 from webapp.web.presenters.plan import LaunchFacts, PlanView, plan_view
-from webapp.web.rendered import SingleFlightCache
 from webapp.web.translate import gettext as _
-from webapp.web.translate import language
+from webapp.web.versions import Versioned
 
 REASONS_SHOWN = 2
 """Why a mode cannot be chosen stands under the modes already."""
@@ -48,7 +47,7 @@ class AdviceView:
 
 
 @dataclass(frozen=True)
-class FormView:
+class FormView(Versioned):
     """The form with its values, its plan and its advice."""
 
     values: LaunchForm
@@ -70,42 +69,20 @@ class FormView:
     idles: tuple[TermChoice, ...]
 
 
-class ModelChoices:
-    """Keeps the models as choices while the cache stays as it is: hundreds of sizes in words are most of a form's time."""
-
-    def __init__(self) -> None:
-        self._kept: SingleFlightCache[tuple[str, int], tuple[tuple[CachedModel, ...], tuple[Choice, ...]]] = (
-            SingleFlightCache(len(LANGUAGES))
-        )
-
-    def of(self, models: tuple[CachedModel, ...], chosen: str) -> tuple[Choice, ...]:
-        """Return the choices of ``models``, of which ``chosen`` stands in the form."""
-        # the kept tuple holds the models, so the id stays theirs
-        choices = self._kept.of((language(), id(models)), lambda: (models, _model_choices(models)))[1]
-        place = next((n for n, choice in enumerate(choices) if choice.value == chosen), None)
-        if place is not None:
-            return (*choices[:place], replace(choices[place], chosen=True), *choices[place + 1 :])
-        return (Choice(chosen, chosen, chosen=True, problem=_("not in the cache")), *choices) if chosen else choices
-
-
-def _model_choices(models: tuple[CachedModel, ...]) -> tuple[Choice, ...]:
-    """Models that can be loaded first; the others stand below with their reason."""
-    return tuple(
-        Choice(
-            value=model.id,
-            label=f"{model.id} · {formats.size(model.size_bytes)}",
-            chosen=False,
-            problem=None if model.problem is None else words.clause(model.problem),
-        )
-        for model in sorted(models, key=lambda m: (m.problem is not None, m.id.lower()))
-    )
+def _model_choices(texts: Sequence[ModelText], chosen: str) -> Iterator[Choice]:
+    """Models that can be loaded come first, the others with their reason below; one that is gone stays chosen."""
+    if chosen and not any(text.model.id == chosen for text in texts):
+        yield Choice(chosen, chosen, chosen=True, problem=_("not in the cache"))
+    for text in sorted(texts, key=lambda t: (t.model.problem is not None, t.model.id.lower())):
+        model_id = text.model.id
+        yield Choice(model_id, f"{model_id} · {text.size}", model_id == chosen, text.problem)
 
 
 def form_view(
     form: LaunchForm,
     snapshot: Snapshot,
     facts: LaunchFacts,
-    choices: ModelChoices,
+    texts: Sequence[ModelText],
     actor: str,
     *,
     idle_minutes: float,
@@ -119,7 +96,7 @@ def form_view(
         values=form,
         modes=_modes(form, snapshot),
         mode_problems=_mode_problems(snapshot),
-        models=choices.of(snapshot.models, form.model),
+        models=tuple(_model_choices(texts, form.model)),
         precisions=tuple(_precision(p, form, in_container=in_container) for p in Precision),
         precision_note=quantizing_note() if in_container else None,
         devices=_devices(form, snapshot, plan),

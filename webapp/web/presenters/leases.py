@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 from webapp.control.contract import Snapshot
 from webapp.domain.idle import LAST_MINUTE_S, idle_minutes
@@ -13,12 +12,11 @@ from webapp.message import Message
 from webapp.web import formats, lease_form, words
 from webapp.web.presenters.common import short_name
 from webapp.web.translate import gettext as _
-from webapp.web.translate import language
+from webapp.web.versions import Versioned
 
 MINUTE_S = 60
 SHOWN_LIMIT = 5
 """Notices that stand on the page at once, the newest."""
-TOKEN_BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -264,7 +262,7 @@ class GoingRow:
 
 
 @dataclass(frozen=True)
-class Banner:
+class Banner(Versioned):
     """What one person is asked and told, on every page."""
 
     going: tuple[GoingRow, ...]
@@ -274,11 +272,6 @@ class Banner:
     """Why Warden cannot keep what it is told, and what to do, a sentence each."""
     is_watched: bool = False
     """Something of the person's is loaded or on its way, so that news may come at any moment."""
-
-    @property
-    def token(self) -> str:
-        """A short name for this content in the language in force."""
-        return blake2b(f"{language()}{self!r}".encode(), digest_size=TOKEN_BYTES).hexdigest()
 
 
 def banner(snapshot: Snapshot, actor: str) -> Banner:

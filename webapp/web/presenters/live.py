@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import blake2b
 
 from webapp.control.contract import Snapshot
 from webapp.domain.memory import DeviceKind
@@ -15,17 +14,17 @@ from webapp.web.presenters.containers import ContainerRow, container_rows
 from webapp.web.presenters.devices import DeviceCard, Histories, device_cards
 from webapp.web.presenters.instances import InstanceRow, instance_row
 from webapp.web.presenters.leases import RowContext
-from webapp.web.presenters.operations import EndedViews, OperationView, operation_view
+from webapp.web.presenters.operations import OperationView, operation_view
 from webapp.web.presenters.queue import QueueSection, waiting_view
+from webapp.web.versions import Versioned
 
 FRESH_S = 90.0
 """For this long an ended operation keeps its card, so that everybody sees how it ended."""
 RECENT_SHOWN = 8
-TOKEN_BYTES = 12
 
 
 @dataclass(frozen=True)
-class LiveView:
+class LiveView(Versioned):
     """All cards and lists of the polled region."""
 
     running: tuple[OperationView, ...]
@@ -50,20 +49,16 @@ class LiveView:
     newest_ended: str
     """Id of the operation that ended last; empty when none has."""
 
-    def token(self, language: str) -> str:
-        """Return a short name for this content in ``language``: equal names mean nothing to draw."""
-        return blake2b(f"{language}{self!r}".encode(), digest_size=TOKEN_BYTES).hexdigest()
-
 
 def live_view(
     snapshot: Snapshot,
+    *,
     histories: Histories,
-    ended: EndedViews,
-    language: str,
+    recent: tuple[OperationView, ...],
     window_s: float,
     looked: RowContext,
 ) -> LiveView:
-    """Return the view of ``snapshot`` as ``looked`` at."""
+    """Return the view of ``snapshot`` as ``looked`` at; ``recent`` are its last ``RECENT_SHOWN`` operations."""
     now = looked.now
     sample = snapshot.sample
     kinds = set() if sample is None else {reading.kind for reading in sample.readings}
@@ -71,7 +66,7 @@ def live_view(
     listed = frozenset(instance.id for instance in snapshot.instances)
     return LiveView(
         running=tuple(operation_view(operation, listed) for operation in snapshot.running),
-        finished=ended.of(newest, language) if newest and _is_fresh(newest, snapshot, now) else None,
+        finished=recent[0] if newest and _is_fresh(newest, snapshot, now) else None,
         devices=device_cards(snapshot, histories, window_s),
         has_sample=sample is not None,
         is_stale=snapshot.sample_is_stale,
@@ -83,7 +78,7 @@ def live_view(
         vllm_problem=_mode_problem(snapshot, Mode.VLLM),
         vllm_is_last_seen=_is_last_seen(snapshot),
         foreign=container_rows(snapshot),
-        recent=tuple(ended.of(operation, language) for operation in snapshot.recent[:RECENT_SHOWN]),
+        recent=recent,
         waiting=waiting_view(snapshot, now),
         newest_ended="" if newest is None else newest.id,
     )

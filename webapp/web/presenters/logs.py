@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Final
+
+from webapp.web.versions import content_tag
 
 WITNESSES: Final = 32
 """Lines that a place in the log is recognised by. As many equal lines in a row look like one place."""
@@ -38,8 +39,7 @@ def log_view(lines: Sequence[str], after: str = "") -> LogView:
 
 def _cursor(lines: Sequence[str], end: int) -> str:
     witnesses = lines[max(0, end - WITNESSES) : end]
-    digest = blake2b("\n".join(witnesses).encode("utf-8", "replace"), digest_size=9).hexdigest()
-    return f"{len(witnesses)}-{digest}"
+    return f"{len(witnesses)}-{content_tag(*witnesses)}"
 
 
 def _find(lines: Sequence[str], cursor: str) -> int | None:

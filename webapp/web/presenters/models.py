@@ -1,11 +1,10 @@
-"""The list of cached models: searched, sorted, and each with how it fits. What changes rarely is made once for a state of the cache."""
+"""The list of cached models: searched, sorted, and each with how it fits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from hashlib import blake2b
 from typing import Final
 
 from webapp.control.contract import Snapshot
@@ -21,8 +20,8 @@ from webapp.message import Message
 from webapp.web import formats, words
 from webapp.web.forms import ON, LaunchForm
 from webapp.web.presenters.common import misread, tokens
-from webapp.web.rendered import SingleFlightCache
 from webapp.web.translate import gettext as _
+from webapp.web.versions import Versioned
 
 ANSWERING = frozenset({InstanceState.READY, InstanceState.SILENT})
 DTYPES: Mapping[str, str] = {"float16": "FP16", "bfloat16": "BF16", "float32": "FP32"}
@@ -35,8 +34,6 @@ FIT_LOOKS: Final[Mapping[Fit, tuple[str, str]]] = {
 LONGEST_SEARCH: Final = 200
 SHOWN_AT_FIRST: Final = 50
 """More are shown when they are asked for: hundreds of rows are a long page, and each change would draw them all."""
-LAUNCHES_KEPT: Final = 8
-"""Different launch options that pages ask about at the same time."""
 
 
 class Sort(StrEnum):
@@ -86,10 +83,10 @@ class ModelRow:
 
 
 @dataclass(frozen=True)
-class ModelList:
-    """The models that were looked for; ``digest`` names the content, so that two lists can be compared."""
+class ModelList(Versioned):
+    """The models that were looked for."""
 
-    rows: tuple[ModelRow, ...] = field(repr=False)
+    rows: tuple[ModelRow, ...]
     """The first of those that were found, or all of them."""
     found: int
     total: int
@@ -99,7 +96,6 @@ class ModelList:
     problem: str | None
     is_known: bool
     """False before the cache was first read."""
-    digest: str
 
     @property
     def is_empty(self) -> bool:
@@ -130,7 +126,7 @@ class ModelList:
 
 
 @dataclass(frozen=True)
-class _ModelText:
+class ModelText:
     """What is said of a model whatever the memory, and the lowered words that it is found by."""
 
     model: CachedModel
@@ -140,65 +136,44 @@ class _ModelText:
     found_by: str
 
 
-class ModelLists:
-    """Makes lists; keeps what is known of the models, and what each needs, while the cache stays as it is."""
+ModelNeeds = Sequence[Needs | Message | None]
+"""What a launch would need of each model: ``None`` if it cannot be asked of it, a message if that cannot be told."""
 
-    def __init__(self) -> None:
-        self._known: SingleFlightCache[tuple[str, int], tuple[tuple[CachedModel, ...], tuple[_ModelText, ...]]] = (
-            SingleFlightCache(2)
-        )
-        self._needs: SingleFlightCache[
-            tuple[object, ...], tuple[tuple[CachedModel, ...], tuple[Needs | Message | None, ...]]
-        ] = SingleFlightCache(LAUNCHES_KEPT)
 
-    def of(
-        self, snapshot: Snapshot, form: LaunchForm, search: ModelSearch, headrooms: Sequence[Headroom], language: str
-    ) -> ModelList:
-        """Return the list for a page whose form has these values."""
-        known = self._facts(snapshot.models, language)
-        request = asked_for(form)
-        away = snapshot.mode_problems.get(request.mode) is not None
-        needs = (None,) * len(known) if away else self._needs_of(snapshot.models, request, headrooms)
-        judged = (_judged(one, need, headrooms) for one, need in zip(known, needs, strict=True))
-        found = [(one, fit) for one, fit in judged if _is_found(one, search)]
-        found.sort(key=_ORDERS[search.sort])
-        loaded = frozenset(i.model_id for i in snapshot.instances if i.state in ANSWERING)
-        looks = {fit: _look(fit) for fit in Fit}
-        shown = found if search.shows_all else found[:SHOWN_AT_FIRST]
-        rows = tuple(_row(one, looks[fit], loaded, form.model) for one, fit in shown)
-        problem = None if snapshot.models_problem is None else words.say(snapshot.models_problem)
-        sorts = tuple((sort.value, words.word(words.SORTS, sort), sort is search.sort) for sort in Sort)
-        is_known = snapshot.models_scanned_at is not None
-        content = (language, rows, len(found), len(known), search, problem, is_known)
-        digest = blake2b(repr(content).encode("utf-8", "replace"), digest_size=12).hexdigest()
-        return ModelList(rows, len(found), len(known), search, sorts, problem, is_known, digest)
+def model_list(
+    snapshot: Snapshot,
+    chosen: str,
+    search: ModelSearch,
+    texts: Sequence[ModelText],
+    needs: ModelNeeds | None,
+    headrooms: Sequence[Headroom],
+) -> ModelList:
+    """Return the list of the models that ``search`` finds; without ``needs``, how they fit is unknown."""
+    judged = (_judged(one, need, headrooms) for one, need in zip(texts, needs or [None] * len(texts), strict=True))
+    found = [(one, fit) for one, fit in judged if _is_found(one, search)]
+    found.sort(key=_ORDERS[search.sort])
+    loaded = frozenset(i.model_id for i in snapshot.instances if i.state in ANSWERING)
+    looks = {fit: _look(fit) for fit in Fit}
+    shown = found if search.shows_all else found[:SHOWN_AT_FIRST]
+    return ModelList(
+        rows=tuple(_row(one, looks[fit], loaded, chosen) for one, fit in shown),
+        found=len(found),
+        total=len(texts),
+        search=search,
+        sorts=tuple((sort.value, words.word(words.SORTS, sort), sort is search.sort) for sort in Sort),
+        problem=None if snapshot.models_problem is None else words.say(snapshot.models_problem),
+        is_known=snapshot.models_scanned_at is not None,
+    )
 
-    def _facts(self, models: tuple[CachedModel, ...], language: str) -> tuple[_ModelText, ...]:
-        def make() -> tuple[tuple[CachedModel, ...], tuple[_ModelText, ...]]:
-            return models, tuple(_known_or_why(model) for model in models)
 
-        return self._known.of((language, id(models)), make)[
-            1
-        ]  # the kept tuple holds the models, so the id stays theirs
+def model_texts(models: Iterable[CachedModel]) -> tuple[ModelText, ...]:
+    """Return what is said of each model whatever the memory."""
+    return tuple(_text_or_why(model) for model in models)
 
-    def _needs_of(
-        self, models: tuple[CachedModel, ...], request: SwitchRequest, headrooms: Sequence[Headroom]
-    ) -> tuple[Needs | Message | None, ...]:
-        places = tuple(
-            (
-                headroom.device_id,
-                headroom.kind,
-                headroom.usable_bytes,
-                headroom.device_name,
-                headroom.calibration.version,
-            )
-            for headroom in headrooms
-        )
 
-        def make() -> tuple[tuple[CachedModel, ...], tuple[Needs | Message | None, ...]]:
-            return models, tuple(needs_or_why(request, model, headrooms) for model in models)
-
-        return self._needs.of((id(models), request.mode, request.options, request.devices, places), make)[1]
+def model_needs(request: SwitchRequest, models: Iterable[CachedModel], headrooms: Sequence[Headroom]) -> ModelNeeds:
+    """Return what ``request`` would take of each model."""
+    return tuple(needs_or_why(request, model, headrooms) for model in models)
 
 
 def asked_for(form: LaunchForm) -> SwitchRequest:
@@ -209,11 +184,11 @@ def asked_for(form: LaunchForm) -> SwitchRequest:
         return SwitchRequest(Mode.TRANSFORMERS, form.model, LaunchOptions())
 
 
-def _known_or_why(model: CachedModel) -> _ModelText:
+def _text_or_why(model: CachedModel) -> ModelText:
     try:
-        return _known(model)
+        return _text(model)
     except Exception as exc:  # noqa: BLE001  around one row: the list shows all the others
-        return _ModelText(
+        return ModelText(
             model, size="", facts="", problem=words.clause(misread(model.id, exc)), found_by=model.id.lower()
         )
 
@@ -226,7 +201,7 @@ def needs_or_why(request: SwitchRequest, model: CachedModel, headrooms: Sequence
         return misread(model.id, exc)
 
 
-def _judged(known: _ModelText, needs: Needs | Message | None, headrooms: Sequence[Headroom]) -> tuple[_ModelText, Fit]:
+def _judged(known: ModelText, needs: Needs | Message | None, headrooms: Sequence[Headroom]) -> tuple[ModelText, Fit]:
     """Return how a model fits; of one that cannot be judged the row says so."""
     if known.model.problem is not None or needs is None:
         return known, Fit.UNKNOWN
@@ -235,9 +210,9 @@ def _judged(known: _ModelText, needs: Needs | Message | None, headrooms: Sequenc
     return known, fit_of(needs, headrooms)
 
 
-def _known(model: CachedModel) -> _ModelText:
+def _text(model: CachedModel) -> ModelText:
     facts = " · ".join(_facts(model))
-    return _ModelText(
+    return ModelText(
         model=model,
         size=formats.size(model.size_bytes),
         facts=facts,
@@ -258,13 +233,13 @@ def _facts(model: CachedModel) -> list[str]:
     return facts
 
 
-def _is_found(known: _ModelText, search: ModelSearch) -> bool:
+def _is_found(known: ModelText, search: ModelSearch) -> bool:
     """Whether every word that was typed stands somewhere in the name or the facts."""
     return all(word in known.found_by for word in search.text.lower().split())
 
 
 _FIT_ORDER: Final = {fit: place for place, fit in enumerate(Fit)}
-_ORDERS: Final[Mapping[Sort, Callable[[tuple[_ModelText, Fit]], tuple[object, ...]]]] = {
+_ORDERS: Final[Mapping[Sort, Callable[[tuple[ModelText, Fit]], tuple[object, ...]]]] = {
     Sort.NAME: lambda found: (found[0].model.id.lower(),),
     Sort.SIZE: lambda found: (-found[0].model.size_bytes, found[0].model.id.lower()),
     Sort.FIT: lambda found: (_FIT_ORDER[found[1]], -found[0].model.size_bytes, found[0].model.id.lower()),
@@ -279,7 +254,7 @@ def _look(fit: Fit) -> FitView | None:
     return FitView(words.word(words.FITS, fit), tone, sign)
 
 
-def _row(known: _ModelText, fit: FitView | None, loaded: frozenset[str], chosen: str) -> ModelRow:
+def _row(known: ModelText, fit: FitView | None, loaded: frozenset[str], chosen: str) -> ModelRow:
     return ModelRow(
         id=known.model.id,
         size=known.size,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from hashlib import blake2b
 
 from webapp.domain.operation import HeldBy, Operation, Receipt, Step, StepState
 from webapp.web import formats, words
@@ -12,8 +11,7 @@ from webapp.web.presenters.common import where
 from webapp.web.presenters.operations import OperationView, kept_log, operation_view
 from webapp.web.presenters.postmortem import PostMortemView, post_mortem_view
 from webapp.web.translate import gettext as _
-
-TOKEN_BYTES = 12
+from webapp.web.versions import Versioned
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class ReceiptCard:
 
 
 @dataclass(frozen=True)
-class OperationPage:
+class OperationPage(Versioned):
     """The whole page."""
 
     operation: OperationView
@@ -67,10 +65,6 @@ class OperationPage:
     steps: tuple[StepRow, ...]
     receipts: tuple[ReceiptCard, ...]
     post_mortem: PostMortemView | None
-
-    def token(self, language: str) -> str:
-        """Return a short name for this content in ``language``: equal names mean nothing to draw."""
-        return blake2b(f"{language}{self!r}".encode(), digest_size=TOKEN_BYTES).hexdigest()
 
 
 def operation_page(operation: Operation, listed: Collection[str] = ()) -> OperationPage:

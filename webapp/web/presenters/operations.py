@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -52,7 +51,6 @@ TONES = {
 FOREIGN_SHOWN = 6
 WORTH_SAYING_BYTES = 64 * MIB
 """What neighbours took below this is noise."""
-ENDED_KEPT = 64
 AGAINST_THE_ESTIMATE = "loaded_anyway"
 
 
@@ -163,25 +161,6 @@ def _again(operation: Operation) -> str | None:
     ):
         return None
     return None if operation.request is None else LaunchForm.of(operation.request).query
-
-
-class EndedViews:
-    """Keeps the views of ended operations, which change no more. Two threads may make the same one; no lock is needed."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, str], tuple[Operation, OperationView]] = OrderedDict()
-
-    def of(self, operation: Operation, language: str) -> OperationView:
-        """Return the view of an ended operation."""
-        key = (operation.id, language)
-        kept = self._kept.get(key)
-        if kept is not None and kept[0] is operation:
-            return kept[1]
-        view = operation_view(operation)
-        self._kept[key] = (operation, view)
-        while len(self._kept) > ENDED_KEPT:
-            self._kept.popitem(last=False)
-        return view
 
 
 def _is_emergency(operation: Operation) -> bool:

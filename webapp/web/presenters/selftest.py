@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 from webapp.domain.operation import Operation, StepState
 from webapp.domain.selftest import Check, CheckMark, CheckName
 from webapp.web import formats, words
 from webapp.web.presenters.common import FAILURE, SUCCESS, WARNING, Reason, reason_of
 from webapp.web.presenters.operations import OperationView, operation_view
-from webapp.web.translate import language
+from webapp.web.versions import Versioned
 
 SIGNS = {CheckMark.OK: SUCCESS, CheckMark.WARNING: WARNING, CheckMark.FAILED: FAILURE, CheckMark.SKIPPED: "➖"}
 RUNNING, WAITING = StepState.RUNNING, StepState.WAITING
@@ -41,7 +40,7 @@ class SelftestRun:
 
 
 @dataclass(frozen=True)
-class SelftestView:
+class SelftestView(Versioned):
     """The page: the one that runs or ended last, and those before it."""
 
     latest: SelftestRun | None
@@ -53,11 +52,6 @@ class SelftestView:
     def is_running(self) -> bool:
         """Whether one runs now."""
         return self.latest is not None and self.latest.operation.is_running
-
-    @property
-    def version(self) -> str:
-        """A short name for what is shown: equal names mean nothing to draw."""
-        return blake2b(f"{language()}{self!r}".encode(), digest_size=9).hexdigest()
 
 
 def selftest_view(operations: Sequence[Operation], problem: str | None = None) -> SelftestView:

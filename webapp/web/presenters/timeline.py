@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -16,7 +15,8 @@ from webapp.message import Message
 from webapp.web import formats, stacked_area, words
 from webapp.web.presenters.common import short_name
 from webapp.web.translate import gettext as _
-from webapp.web.translate import language, ngettext
+from webapp.web.translate import ngettext
+from webapp.web.versions import Versioned
 
 PATTERNS: Final = ("slash", "backslash", "bars", "lines", "dots", "cross", "waves", "checks", "plain")
 """The patterns that holders get; a page never shows two with the same one."""
@@ -34,7 +34,6 @@ WIDE_PX: Final = 820
 LETTER_PX: Final = 7.2
 LABEL_EDGE_PX: Final = 12
 HOUR_TICK_S: Final = 600
-TOKEN_BYTES: Final = 8
 SEVERITY: Final = tuple(EventMark)
 """A mark that stands for several shows the first of these."""
 
@@ -152,7 +151,7 @@ class TableView:
 
 
 @dataclass(frozen=True)
-class TimelineView:
+class TimelineView(Versioned):
     """A page of the timeline. ``chart`` is ``None`` while there is nothing to draw."""
 
     device_id: str | None
@@ -165,11 +164,6 @@ class TimelineView:
     events_left: int
     """Operations of the span that are not listed."""
     problem: str | None = None
-
-    @property
-    def version(self) -> str:
-        """A short name for what is shown: equal names mean nothing to draw."""
-        return blake2b(f"{language()}{self!r}".encode(errors="replace"), digest_size=TOKEN_BYTES).hexdigest()
 
     @property
     def marks(self) -> tuple[tuple[str, str], ...]:
