@@ -13,7 +13,7 @@ from webapp.control.contract import Question
 from webapp.errors import GenerationFailed, NotReady, OutOfMemory
 from webapp.schema.requests import LONGEST_PROMPT
 from webapp.settings import Settings
-from webapp.web.asking import PROBLEM_MARK
+from webapp.web.chat.views import PROBLEM_MARK
 
 
 @pytest.fixture(autouse=True)

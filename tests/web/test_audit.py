@@ -20,7 +20,7 @@ from tests.web.test_rights import LEASED, RULES, address, running, waiting, with
 from webapp.domain.audit import Action, AuditChannel, AuditEntry, Detail, Kind, Result, Target
 from webapp.domain.people import AuthMethod, Permission, Role
 from webapp.errors import Busy, NotEnoughMemory
-from webapp.web.recording import NOTHING, SAFE_METHODS, act_of, refuse_unrecorded
+from webapp.web.audit.recording import NOTHING, SAFE_METHODS, act_of, refuse_unrecorded
 from webapp.web.rights import Rule, needs
 
 UNSAFE = [rule for rule in RULES if set(rule.methods.split()) - SAFE_METHODS]

@@ -14,35 +14,30 @@ from jinja2.bccache import Bucket
 
 from webapp.folders import make_private
 from webapp.settings import Settings
-from webapp.web import (
-    account,
-    actions,
-    audit,
-    formats,
-    fragments,
-    health,
-    history,
-    pages,
-    people,
-    queue,
-    selftest,
-    timeline,
-)
+from webapp.web import formats, health
 from webapp.web.actor import current_actor
 from webapp.web.api import views
 from webapp.web.api.openapi import reference
-from webapp.web.asking import init_asking
 from webapp.web.assets import init_assets
+from webapp.web.audit import views as audit
+from webapp.web.audit.recording import init_recording, refuse_unrecorded
+from webapp.web.chat.views import init_asking
+from webapp.web.dashboard import actions, fragments, pages
 from webapp.web.i18n import init_languages
-from webapp.web.leases import init_leases
+from webapp.web.leases.views import init_leases
 from webapp.web.navigation import sections
+from webapp.web.operations import views as history
+from webapp.web.people import account
+from webapp.web.people import views as people
+from webapp.web.people.sign_in import init_signing
 from webapp.web.ports import EXTENSION, WebServices
 from webapp.web.problems import init_problems
-from webapp.web.recording import init_recording, refuse_unrecorded
+from webapp.web.queue import views as queue
 from webapp.web.responses import reading_age_s
 from webapp.web.rights import init_rights, refuse_undeclared
 from webapp.web.security import init_form_tokens, init_security
-from webapp.web.sign_in import init_signing
+from webapp.web.selftest import views as selftest
+from webapp.web.timeline import views as timeline
 from webapp.web.translate import language
 from webapp.web.view_cache import init_view_cache
 

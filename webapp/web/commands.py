@@ -13,8 +13,8 @@ from webapp import errors
 from webapp.domain.audit import Action
 from webapp.domain.people import Permission
 from webapp.errors import WardenError
-from webapp.web import recording
-from webapp.web.recording import Act
+from webapp.web.audit import recording
+from webapp.web.audit.recording import Act
 from webapp.web.rights import needs
 
 V = TypeVar("V", bound=Callable[..., Any])

@@ -19,7 +19,7 @@ from webapp.error_texts import ERROR_TEXTS
 from webapp.errors import NotSignedIn, WardenError
 from webapp.message import Message, Param
 from webapp.web import words
-from webapp.web.recording import note_error, note_problem
+from webapp.web.audit.recording import note_error, note_problem
 from webapp.web.responses import refused, wants_fragment
 from webapp.web.security import CrossSite, FormForJson, UntrustedHost, Upload, is_api, same_site_path
 from webapp.web.statuses import status_of

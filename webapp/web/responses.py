@@ -9,10 +9,10 @@ from flask.typing import ResponseReturnValue
 
 from webapp.domain.operation import Operation
 from webapp.web import formats
+from webapp.web.audit.recording import note_operation, note_question
+from webapp.web.operations.presenters.operations import operation_view
+from webapp.web.phrases import FAILURE, SUCCESS
 from webapp.web.ports import controller, services
-from webapp.web.presenters.common import FAILURE, SUCCESS
-from webapp.web.presenters.operations import operation_view
-from webapp.web.recording import note_operation, note_question
 from webapp.web.security import same_site_path
 from webapp.web.translate import gettext as _
 

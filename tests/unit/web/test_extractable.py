@@ -130,13 +130,13 @@ def test_babel_finds_every_text_of_the_program() -> None:
     ],
 )
 def test_each_fault_is_seen(source: str, fault: str) -> None:
-    found = faults("webapp/web/pages.py", ast.parse(source), {"Ready"})
+    found = faults("webapp/web/dashboard/pages.py", ast.parse(source), {"Ready"})
 
     assert any(fault in each for each in found)
 
 
 def test_what_is_marked_is_no_fault() -> None:
-    assert faults("webapp/web/pages.py", ast.parse('"""О чём."""\nx = _("Ready")'), {"Ready"}) == []
+    assert faults("webapp/web/dashboard/pages.py", ast.parse('"""О чём."""\nx = _("Ready")'), {"Ready"}) == []
 
 
 def templates() -> Iterator[tuple[str, nodes.Template]]:

@@ -27,8 +27,8 @@ from webapp.domain.selftest import Check
 from webapp.domain.timeline import Event, Held, Point, Track
 from webapp.message import Message
 from webapp.web import words
-from webapp.web.presenters.common import misread
-from webapp.web.presenters.postmortem import cause_message
+from webapp.web.operations.presenters.postmortem import cause_message
+from webapp.web.phrases import misread
 
 
 @overload

@@ -1,0 +1,138 @@
+"""The actions of the page. Each is a form first; each answers at once with the accepted operation."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from flask import Blueprint, make_response, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+
+from webapp.domain.instance import Instance
+from webapp.errors import NotConfirmed, WardenError
+from webapp.web import commands, words
+from webapp.web.actor import current_actor
+from webapp.web.audit.recording import ask_first, note_error
+from webapp.web.commands import does
+from webapp.web.dashboard.pages import container_dialog, dashboard_page, find_container, find_instance, unload_dialog
+from webapp.web.launch.form import ON, LaunchForm, sent
+from webapp.web.leases.views import ask_dialog
+from webapp.web.ports import controller
+from webapp.web.responses import accepted, stopping, wants_fragment
+from webapp.web.rights import require_cancel, require_override
+from webapp.web.statuses import status_of
+
+blueprint = Blueprint("actions", __name__)
+
+
+@blueprint.post("/switch")
+@does(commands.SWITCH)
+def switch() -> ResponseReturnValue:
+    """Apply the form, against the estimate only when that was confirmed; a refusal keeps what was typed."""
+    form = LaunchForm.read(sent(request.form), controller().snapshot())
+    load_anyway = request.form.get("load_anyway") == ON
+    if load_anyway and request.form.get("confirmed") != ON:
+        return ask_first(f"{url_for('pages.confirm_load_anyway')}?{form.query}")
+    try:
+        asked = replace(form.to_request(time.time()), load_anyway=load_anyway)
+        require_override(asked.override_reason)
+        operation = controller().switch(asked, current_actor())
+    except WardenError as error:
+        if wants_fragment():
+            raise
+        return dashboard_page(error)
+    return accepted(operation)
+
+
+@blueprint.post("/preview")
+@does(commands.PLAN)
+def preview() -> ResponseReturnValue:
+    """Show the plan for the form where scripts are off: by a redirect, so that the form's token stays out of the address."""
+    form = LaunchForm.read(sent(request.form), controller().snapshot())
+    return redirect(f"{url_for('pages.dashboard')}?{form.query}#switch", 303)
+
+
+@blueprint.post("/instances/<instance_id>/unload")
+@does(commands.UNLOAD)
+def unload(instance_id: str) -> ResponseReturnValue:
+    """Unload a model: one's own that answers somebody right now, and another person's that is free, only when that was confirmed.
+
+    The owner of one that is not free is asked, unless an administrator says why not.
+    """
+    instance, actor = find_instance(instance_id), current_actor()
+    reason = request.form.get("override_reason", "").strip() or None
+    if reason is None and _must_ask(instance, actor):
+        return ask_dialog(instance_id) if wants_fragment() else ask_first(_release_page(instance_id))
+    others = instance.is_live and instance.owner != actor
+    if (instance.in_flight or others) and request.form.get("confirmed") != ON:
+        if wants_fragment():
+            return unload_dialog(instance)
+        return ask_first(url_for("pages.confirm_unload", instance_id=instance_id))
+    require_override(reason)
+    operation = controller().unload(instance_id, actor, reason)
+    return accepted(operation, "" if instance.owner == actor else instance.owner)
+
+
+def _must_ask(instance: Instance, actor: str) -> bool:
+    held = instance.lease.runs(time.time()) or instance.may_be_busy
+    return held and instance.is_live and instance.is_foreign_to(actor)
+
+
+def _release_page(instance_id: str) -> str:
+    return url_for("leases.release", instance_id=instance_id)
+
+
+@blueprint.post("/containers/<container_id>/stop")
+@does(commands.STOP_CONTAINER)
+def stop_container(container_id: str) -> ResponseReturnValue:
+    """End a container of somebody else's, once its very name was typed; a wrong one is told where it was typed."""
+    typed = request.form.get("name", "").strip()
+    if not typed and not wants_fragment():
+        return ask_first(url_for("pages.confirm_container", container_id=container_id))
+    try:
+        operation = controller().stop_container(container_id, typed, current_actor())
+    except NotConfirmed as error:
+        note_error(error)
+        question = container_dialog(find_container(container_id), typed, words.say(error.message))
+        return make_response(question, 200 if wants_fragment() else status_of(error))  # htmx puts 4xx elsewhere
+    return accepted(operation)
+
+
+@blueprint.post("/clean")
+@does(commands.CLEAN)
+def clean() -> ResponseReturnValue:
+    """Give back what nobody needs."""
+    return accepted(controller().clean(current_actor()))
+
+
+@blueprint.post("/emergency")
+@does(commands.EMERGENCY)
+def emergency() -> ResponseReturnValue:
+    """End everything of Warden's; only the confirmation leads here."""
+    if request.form.get("confirmed") != ON:
+        return ask_first(url_for("pages.confirm_emergency"))
+    return accepted(controller().emergency(current_actor()))
+
+
+@blueprint.post("/demo")
+@does(commands.MAKE_DEMO)
+def demo() -> ResponseReturnValue:
+    """Make the demo model in the cache."""
+    return accepted(controller().make_demo(current_actor()))
+
+
+@blueprint.post("/operations/<operation_id>/cancel")
+@does(commands.CANCEL)
+def cancel(operation_id: str) -> ResponseReturnValue:
+    """Ask an operation to stop, or to give up the putting back that is under way."""
+    as_owner = require_cancel(controller().operation(operation_id))
+    rollback = request.form.get("rollback") == ON
+    operation = controller().cancel(operation_id, current_actor(), rollback=rollback, as_owner=as_owner)
+    return stopping(operation, rollback=rollback)
+
+
+@blueprint.post("/operations/<operation_id>/restore")
+@does(commands.RESTORE)
+def restore(operation_id: str) -> ResponseReturnValue:
+    """Load again what an operation had unloaded and did not bring back."""
+    return accepted(controller().restore(operation_id, current_actor()))

@@ -1,0 +1,1 @@
+"""The dashboard's regions as frozen views."""

@@ -1,0 +1,1 @@
+"""The form and its plan as frozen views."""

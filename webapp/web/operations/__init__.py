@@ -1,0 +1,1 @@
+"""The history of operations and each operation's own page."""

@@ -1,0 +1,1 @@
+"""Accounts and people as frozen views."""

@@ -1,0 +1,100 @@
+"""Waiting for room, from the page: take a ticket with the values of the form, take it back, let it go on, start it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from flask import Blueprint, request
+from flask.typing import ResponseReturnValue
+
+from webapp.domain.people import Permission
+from webapp.domain.plan import SwitchRequest
+from webapp.domain.queue import QueuedLaunch
+from webapp.errors import AlreadyWaiting, WardenError
+from webapp.web import commands, words
+from webapp.web.actor import current_actor
+from webapp.web.audit.recording import note_error
+from webapp.web.commands import does
+from webapp.web.dashboard.pages import dashboard_page
+from webapp.web.launch.form import LaunchForm, sent
+from webapp.web.phrases import short_name
+from webapp.web.ports import controller
+from webapp.web.responses import accepted, done, wants_fragment
+from webapp.web.rights import has
+from webapp.web.translate import gettext as _
+
+TELL: str = "tell"
+"""The value of ``then`` that only wants to be told; anything else starts by itself."""
+
+blueprint = Blueprint("waiting", __name__)
+
+
+@blueprint.post("/tickets")
+@does(commands.ENQUEUE)
+def take() -> ResponseReturnValue:
+    """Let what the form asks for wait; a second click finds the first one's ticket, a refusal keeps what was typed."""
+    form = LaunchForm.read(sent(request.form), controller().snapshot())
+    by_itself = request.form.get("then") != TELL
+    try:
+        queued = controller().enqueue(_asked(form), current_actor(), starts_by_itself=by_itself)
+    except AlreadyWaiting as error:
+        note_error(error)
+        return done(words.say(error.message))
+    except WardenError as error:
+        if wants_fragment():
+            raise
+        return dashboard_page(error)
+    model = short_name(form.model)
+    if by_itself:
+        return done(
+            _(
+                "%(model)s is queued (position %(place)s) and will start automatically.",
+                model=model,
+                place=queued.place,
+            )
+        )
+    return done(
+        _(
+            "%(model)s is queued (position %(place)s). You will be notified when it fits.",
+            model=model,
+            place=queued.place,
+        )
+    )
+
+
+def _asked(form: LaunchForm) -> SwitchRequest:
+    """What may wait: what is another person's is taken by somebody who looks on, or by nobody."""
+    return replace(form, override_reason="").to_request(time.time())
+
+
+@blueprint.post("/tickets/<ticket_id>/cancel")
+@does(commands.LEAVE_QUEUE)
+def cancel(ticket_id: str) -> ResponseReturnValue:
+    """Take a ticket back."""
+    ticket = controller().leave_queue(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
+    return _changed(_("%(model)s left the queue.", model=short_name(ticket.request.model_id)), ticket)
+
+
+@blueprint.post("/tickets/<ticket_id>/resume")
+@does(commands.RESUME_QUEUED)
+def resume(ticket_id: str) -> ResponseReturnValue:
+    """Let a ticket go on that an emergency has paused."""
+    queued = controller().resume_queued(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
+    return _changed(
+        _("%(model)s is back in the queue.", model=short_name(queued.launch.request.model_id)), queued.launch
+    )
+
+
+def _changed(said: str, ticket: QueuedLaunch) -> ResponseReturnValue:
+    """Answer what became of ``ticket``, and whether the store has that."""
+    if controller().is_queued_stored(ticket.id):
+        return done(said)
+    return done(said + " " + _("The database is not responding: the change will be saved later."))
+
+
+@blueprint.post("/tickets/<ticket_id>/start")
+@does(commands.START_QUEUED)
+def start(ticket_id: str) -> ResponseReturnValue:
+    """Start what fits now; a refusal says why, and it waits on."""
+    return accepted(controller().start_queued(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY)))

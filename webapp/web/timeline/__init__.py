@@ -1,0 +1,1 @@
+"""Who held how much memory in the last hour and week."""
