@@ -11,6 +11,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -178,7 +179,7 @@ def test_only_the_services_name_concrete_parts(module: str) -> None:
 
 
 ASKED_BY_VIEWS = ("webapp.web.ports", "webapp.control.controller", "webapp.services", "webapp.store", "flask")
-PRESENTERS = [name for name in MODULES if {"presenter", "presenters"} & set(name.split("."))]
+PRESENTERS = [name for name in MODULES if {"presenter", "presenters", "phrases"} & set(name.split("."))]
 
 
 @pytest.mark.parametrize("module", PRESENTERS)
@@ -189,6 +190,12 @@ def test_a_presenter_is_a_function_of_values_and_asks_nobody(module: str) -> Non
 
     assert sorted(name for name in imports(module, MODULES[module]) if within(name, ASKED_BY_VIEWS)) == []
     assert not named & {"ControllerApi", "TimelineApi"}
+
+
+def test_no_modules_of_the_web_import_each_other_in_a_circle() -> None:
+    web = {name: path for name, path in MODULES.items() if within(name, ("webapp.web",))}
+
+    TopologicalSorter({name: web.keys() & set(imports(name, path)) for name, path in web.items()}).prepare()
 
 
 def test_presenters_are_found_by_their_names() -> None:

@@ -1,4 +1,4 @@
-"""What several presenters share."""
+"""What presenters of several subjects share: choices, reasons, signs, and short texts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ from webapp.web.translate import ngettext
 log = logging.getLogger(__name__)
 
 SUCCESS, WARNING, FAILURE = "✅", "⚠️", "❌"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One option of a field. ``problem`` says why it cannot be chosen."""
+
+    value: str
+    label: str
+    chosen: bool
+    problem: str | None = None
 
 
 @dataclass(frozen=True)

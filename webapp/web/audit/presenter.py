@@ -11,8 +11,7 @@ from webapp.message import Message
 from webapp.web import formats, words
 from webapp.web.audit.recording import FLAGS
 from webapp.web.filters import NOT_SIGNED_IN, AuditQuery
-from webapp.web.launch.presenters.form import Choice
-from webapp.web.phrases import FAILURE, SUCCESS, WARNING
+from webapp.web.phrases import FAILURE, SUCCESS, WARNING, Choice
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
 

@@ -11,7 +11,7 @@ from webapp.domain.instance import Instance, InstanceState
 from webapp.message import Message
 from webapp.web import formats, words
 from webapp.web.leases import form as lease_form
-from webapp.web.phrases import short_name
+from webapp.web.phrases import Choice, short_name
 from webapp.web.translate import gettext as _
 from webapp.web.versions import Versioned
 
@@ -101,16 +101,7 @@ def _idle_words(instance: Instance, view: RowContext) -> str:
     return _("unloads after %(time)s idle", time=formats.whole_duration(minutes * MINUTE_S))
 
 
-@dataclass(frozen=True)
-class TermChoice:
-    """One option of a field of the terms."""
-
-    value: str
-    label: str
-    chosen: bool
-
-
-def lease_choices(chosen: str, now: float, *, as_it_is: bool = False) -> tuple[TermChoice, ...]:
+def lease_choices(chosen: str, now: float, *, as_it_is: bool = False) -> tuple[Choice, ...]:
     """Return until when a model may be leased; what lies behind today is left out, unless it stands in the form."""
     labels = {
         lease_form.NONE: _("no lease"),
@@ -124,13 +115,13 @@ def lease_choices(chosen: str, now: float, *, as_it_is: bool = False) -> tuple[T
         labels = {lease_form.AS_IT_IS: _("keep as is"), **labels}
     passed = set() if lease_form.evening_is_ahead(now) else {lease_form.TO_EVENING}
     return tuple(
-        TermChoice(value, label, value == chosen)
+        Choice(value, label, value == chosen)
         for value, label in labels.items()
         if value not in passed or value == chosen
     )
 
 
-def idle_choices(chosen: str, server_minutes: float) -> tuple[TermChoice, ...]:
+def idle_choices(chosen: str, server_minutes: float) -> tuple[Choice, ...]:
     """Return after how long without use a model may go."""
     server = formats.whole_duration(server_minutes * MINUTE_S) if server_minutes else _("never")
     labels = {
@@ -141,7 +132,7 @@ def idle_choices(chosen: str, server_minutes: float) -> tuple[TermChoice, ...]:
     }
     if chosen not in labels and lease_form.is_number(chosen):
         labels[chosen] = formats.whole_duration(float(chosen) * MINUTE_S)
-    return tuple(TermChoice(value, label, value == chosen) for value, label in labels.items())
+    return tuple(Choice(value, label, value == chosen) for value, label in labels.items())
 
 
 @dataclass(frozen=True)
@@ -151,8 +142,8 @@ class LeaseDialog:
     id: str
     model: str
     view: LeaseView
-    leases: tuple[TermChoice, ...]
-    idles: tuple[TermChoice, ...]
+    leases: tuple[Choice, ...]
+    idles: tuple[Choice, ...]
 
 
 def lease_dialog(instance: Instance, view: RowContext) -> LeaseDialog:

@@ -15,7 +15,7 @@ from webapp.errors import StoreUnavailable
 from webapp.web import words
 from webapp.web.api.documents import when
 from webapp.web.filters import asked_track
-from webapp.web.launch.presenters.form import Choice
+from webapp.web.phrases import Choice
 from webapp.web.ports import controller, timeline
 from webapp.web.responses import wants_fragment
 from webapp.web.rights import needs

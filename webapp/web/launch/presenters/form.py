@@ -12,25 +12,15 @@ from webapp.web import formats, words
 from webapp.web.launch.form import AUTO, JOINT, LaunchForm
 from webapp.web.launch.presenters.main_button import MainButton, nothing_chosen
 from webapp.web.launch.presenters.plan import LaunchFacts, PlanView, plan_view
-from webapp.web.leases.presenter import TermChoice, idle_choices, lease_choices
+from webapp.web.leases.presenter import idle_choices, lease_choices
 from webapp.web.models.presenter import ModelText
-from webapp.web.phrases import Reason, quantizing_note, reason_of, tokens
+from webapp.web.phrases import Choice, Reason, quantizing_note, reason_of, tokens
 from webapp.web.translate import gettext as _
 from webapp.web.versions import Versioned
 
 REASONS_SHOWN = 2
 """Why a mode cannot be chosen stands under the modes already."""
 TONES = {Mark.OK: "✅", Mark.LIMITED: "⚠️", Mark.NONE: "⛔"}
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One option of a field. ``problem`` says why it cannot be chosen."""
-
-    value: str
-    label: str
-    chosen: bool
-    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,8 +55,8 @@ class FormView(Versioned):
     button: MainButton
     own_unload: str
     """Named models that go without a question, own ones and those given up: each other one is a checkbox of the plan."""
-    leases: tuple[TermChoice, ...]
-    idles: tuple[TermChoice, ...]
+    leases: tuple[Choice, ...]
+    idles: tuple[Choice, ...]
 
 
 def _model_choices(texts: Sequence[ModelText], chosen: str) -> Iterator[Choice]:

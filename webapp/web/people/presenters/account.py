@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from webapp.domain.people import ApiToken, Person, Role, Session
 from webapp.web import formats, words
-from webapp.web.launch.presenters.form import Choice
 from webapp.web.people.presenters.people import role_choices, until
+from webapp.web.phrases import Choice
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from webapp.domain.people import Identity, Invitation, Person, Role
 from webapp.web import formats, words
-from webapp.web.launch.presenters.form import Choice
+from webapp.web.phrases import Choice
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
 
