@@ -12,6 +12,7 @@ from webapp.message import Message
 from webapp.web import formats, words
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
+from webapp.web.words import names
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def tokens(count: int) -> str:
 
 def options_line(options: LaunchOptions) -> str:
     """Return launch options in one line: ``FP16 · 2048 токенов · батч 4``."""
-    precision = words.word(words.PRECISIONS, options.precision)
+    precision = words.word(names.PRECISIONS, options.precision)
     return " · ".join(
         (precision, tokens(options.max_tokens), _("batch %(size)s", size=formats.number(options.batch_size)))
     )

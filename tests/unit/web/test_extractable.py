@@ -22,10 +22,10 @@ CALLS = {"_": 1, "gettext": 1, "N_": 1, "ngettext": 2, "plural": 2, "NN_": 2, "p
 """What translates a text or marks it for later, and how many of the first arguments are texts (or a context and a text)."""
 IN_CONTEXT = ("pgettext", "NP_")
 BY_TABLE = {
-    ("webapp/web/words.py", "say"),
-    ("webapp/web/words.py", "word"),
-    ("webapp/web/words.py", "_reason"),
-    ("webapp/web/words.py", "error_title"),
+    ("webapp/web/words/__init__.py", "_said"),
+    ("webapp/web/words/__init__.py", "word"),
+    ("webapp/web/words/__init__.py", "_reason"),
+    ("webapp/web/words/__init__.py", "error_title"),
     ("webapp/web/navigation.py", "sections"),
     ("webapp/web/api/openapi.py", "_row"),
 }

@@ -29,6 +29,7 @@ from webapp.message import Message
 from webapp.web import words
 from webapp.web.operations.presenters.postmortem import cause_message
 from webapp.web.phrases import misread
+from webapp.web.words import names
 
 
 @overload
@@ -341,7 +342,7 @@ def footprint(taken: Footprint) -> schema.Footprint:
         load_peak_bytes=taken.load_peak_bytes,
         warm_bytes=taken.warm_bytes,
         confidence=_value(taken.confidence),
-        notes=tuple(schema.Note(code=_value(note), text=words.word(words.NOTES, note)) for note in taken.notes),
+        notes=tuple(schema.Note(code=_value(note), text=words.word(names.NOTES, note)) for note in taken.notes),
         seen=_measured(taken.seen),
     )
 
@@ -487,7 +488,7 @@ def _held_line(line: HolderLine) -> schema.HeldLine:
 def _check(check: Check) -> schema.Check:
     return schema.Check(
         name=_value(check.name),
-        title=words.word(words.CHECKS, check.name),
+        title=words.word(names.CHECKS, check.name),
         mark=_value(check.mark),
         seen=message(check.seen),
         seconds=check.seconds,

@@ -33,6 +33,7 @@ from webapp.web.rights import needs
 from webapp.web.security import CrossSite, FormForJson, UntrustedHost, Upload
 from webapp.web.statuses import status_of
 from webapp.web.translate import gettext
+from webapp.web.words import names
 
 REFERENCE: Final = "#/components/schemas/{model}"
 TAG: Final = {"ETag": {"schema": {"type": "string"}, "description": "Names what the answer shows."}}
@@ -289,7 +290,7 @@ def _row(each: Call) -> CallRow:
 def _who(lowest: Role | None) -> str:
     if lowest is None:
         return gettext("everybody")
-    role = words.word(words.ROLES, lowest)
+    role = words.word(names.ROLES, lowest)
     return role if lowest is Role.ADMINISTRATOR else gettext("%(role)s and above", role=role)
 
 

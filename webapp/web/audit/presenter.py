@@ -14,6 +14,7 @@ from webapp.web.filters import NOT_SIGNED_IN, AuditQuery
 from webapp.web.phrases import FAILURE, SUCCESS, WARNING, Choice
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
+from webapp.web.words import names
 
 SIGNS = {Result.DONE: (SUCCESS, "good"), Result.REFUSED: (WARNING, "warn"), Result.FAILED: (FAILURE, "bad")}
 
@@ -83,14 +84,14 @@ def audit_view(
 
 def audit_choices(query: AuditQuery, people: Sequence[str]) -> AuditChoices:
     """Return what can be chosen: whoever did something, and who was asked for even where nobody of that name did."""
-    names = [name or NOT_SIGNED_IN for name in people]
-    if query.person and query.person not in names:
-        names.append(query.person)
-    listed = [(name, _("not signed in") if name == NOT_SIGNED_IN else name) for name in names]
+    shown_names = [name or NOT_SIGNED_IN for name in people]
+    if query.person and query.person not in shown_names:
+        shown_names.append(query.person)
+    listed = [(name, _("not signed in") if name == NOT_SIGNED_IN else name) for name in shown_names]
     return AuditChoices(
         people=_choices(query.person, listed),
-        groups=_choices(query.group, [(group.value, words.word(words.GROUPS, group)) for group in ActionGroup]),
-        results=_choices(query.result, [(r.value, f"{SIGNS[r][0]} {words.word(words.RESULTS, r)}") for r in Result]),
+        groups=_choices(query.group, [(group.value, words.word(names.GROUPS, group)) for group in ActionGroup]),
+        results=_choices(query.result, [(r.value, f"{SIGNS[r][0]} {words.word(names.RESULTS, r)}") for r in Result]),
     )
 
 
@@ -104,14 +105,14 @@ def _row(entry: AuditEntry, now: float) -> AuditRow:
     return AuditRow(
         id=entry.id,
         action=entry.action.value,
-        title=words.word(words.ACTIONS, entry.action),
+        title=words.word(names.ACTIONS, entry.action),
         target=target_words(entry),
         details=tuple(_detail(detail, value) for detail, value in entry.details),
         who=entry.doer.name or _("unknown person"),
         came=_came(entry),
         address=entry.address,
         result=entry.result.value,
-        result_word=words.word(words.RESULTS, entry.result),
+        result_word=words.word(names.RESULTS, entry.result),
         sign=sign,
         tone=tone,
         problem="" if entry.problem is None else words.error_title(entry.problem),
@@ -130,30 +131,30 @@ def target_words(entry: AuditEntry) -> str:
         return _("unknown name")
     name = target.name or target.id
     if target.kind is Kind.INVITATION:
-        return words.word(words.ROLES, name)
+        return words.word(names.ROLES, name)
     if target.kind is Kind.OPERATION:
-        return words.word(words.KINDS, name)
+        return words.word(names.KINDS, name)
     return _("from %(address)s", address=name) if target.kind is Kind.SESSION else name
 
 
 def _came(entry: AuditEntry) -> str:
     if entry.doer.came is AuditChannel.TOKEN and entry.doer.token:
         return _("by the token “%(label)s”", label=entry.doer.token)
-    return words.word(words.CAME, entry.doer.came)
+    return words.word(names.CAME, entry.doer.came)
 
 
 def _detail(detail: Detail, value: str) -> str:
-    label = words.word(words.DETAILS, detail)
+    label = words.word(names.DETAILS, detail)
     return label if detail in FLAGS else f"{label}: {_value(detail, value)}"
 
 
 def _value(detail: Detail, value: str) -> str:
     if detail in (Detail.ROLE, Detail.ROLE_BEFORE, Detail.SCOPE):
-        return words.word(words.ROLES, value)
+        return words.word(names.ROLES, value)
     if detail is Detail.MODE:
-        return words.word(words.MODES, value)
+        return words.word(names.MODES, value)
     if detail is Detail.ANSWER:
-        return words.word(words.RELEASE_ANSWERS, value)
+        return words.word(names.RELEASE_ANSWERS, value)
     if detail is Detail.DAYS and value == "0":
         return _("never expires")
     if detail is Detail.IDLE and value == "0":

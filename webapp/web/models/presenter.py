@@ -22,6 +22,7 @@ from webapp.web.launch.form import ON, LaunchForm
 from webapp.web.phrases import misread, tokens
 from webapp.web.translate import gettext as _
 from webapp.web.versions import Versioned
+from webapp.web.words import names
 
 ANSWERING = frozenset({InstanceState.READY, InstanceState.SILENT})
 DTYPES: Mapping[str, str] = {"float16": "FP16", "bfloat16": "BF16", "float32": "FP32"}
@@ -160,7 +161,7 @@ def model_list(
         found=len(found),
         total=len(texts),
         search=search,
-        sorts=tuple((sort.value, words.word(words.SORTS, sort), sort is search.sort) for sort in Sort),
+        sorts=tuple((sort.value, words.word(names.SORTS, sort), sort is search.sort) for sort in Sort),
         problem=None if snapshot.models_problem is None else words.say(snapshot.models_problem),
         is_known=snapshot.models_scanned_at is not None,
     )
@@ -251,7 +252,7 @@ def _look(fit: Fit) -> FitView | None:
     if fit not in FIT_LOOKS:
         return None
     tone, sign = FIT_LOOKS[fit]
-    return FitView(words.word(words.FITS, fit), tone, sign)
+    return FitView(words.word(names.FITS, fit), tone, sign)
 
 
 def _row(known: ModelText, fit: FitView | None, loaded: frozenset[str], chosen: str) -> ModelRow:

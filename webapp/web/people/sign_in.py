@@ -21,6 +21,7 @@ from webapp.web.rights import needs
 from webapp.web.security import same_site_path
 from webapp.web.statuses import status_of
 from webapp.web.translate import gettext as _
+from webapp.web.words import names
 
 blueprint = Blueprint("signing", __name__)
 
@@ -116,7 +117,7 @@ def accept() -> ResponseReturnValue:
 def _invitation_page(problem: str | None = None, name: str = "") -> str:
     """Raises UnknownInvitation."""
     key = request.values.get("key", "")
-    role = words.word(words.ROLES, accounts().invitation(key).role)
+    role = words.word(names.ROLES, accounts().invitation(key).role)
     return render_template(
         "pages/invitation.html", problem=problem, name=name, key=key, role=role, shortest=SHORTEST_PASSWORD
     )

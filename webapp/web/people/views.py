@@ -20,6 +20,7 @@ from webapp.web.phrases import SUCCESS
 from webapp.web.ports import accounts
 from webapp.web.rights import needs, require
 from webapp.web.translate import gettext as _
+from webapp.web.words import names
 
 HOUR_S: Final = 3600.0
 INVITATION_HOURS: Final = (24, 72, 168)
@@ -62,7 +63,7 @@ def set_role(name: str) -> ResponseReturnValue:
     """Change somebody's role; nobody changes one's own."""
     role = chosen(Role, "role", request.form.get("role", ""))
     accounts().set_role(_other(name).name, role)
-    return _done(_("%(person)s: the role is now “%(role)s”.", person=name, role=words.word(words.ROLES, role)))
+    return _done(_("%(person)s: the role is now “%(role)s”.", person=name, role=words.word(names.ROLES, role)))
 
 
 @blueprint.post("/<name>/disable")

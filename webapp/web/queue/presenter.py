@@ -9,6 +9,7 @@ from webapp.domain.queue import SATISFIED, QueuedLaunch, QueueEntry, QueueState
 from webapp.web import words
 from webapp.web.phrases import SUCCESS, WARNING, options_line, short_name
 from webapp.web.translate import gettext as _
+from webapp.web.words import names
 
 ENDED_STAYS_S = 600.0
 """For this long the page says of a ticket that waits no more how it ended."""
@@ -83,11 +84,11 @@ def ticket_row(queued: QueueEntry) -> QueueRow:
         id=launch.id,
         place=queued.place,
         model=request.model_id,
-        options=" · ".join((words.word(words.MODES, request.mode), options_line(request.options))),
+        options=" · ".join((words.word(names.MODES, request.mode), options_line(request.options))),
         actor=launch.actor,
         since=launch.created_at,
         state=launch.state.value,
-        state_word=words.word(words.TICKET_STATES, launch.state),
+        state_word=words.word(names.TICKET_STATES, launch.state),
         tone="warn" if launch.paused_by else TONES.get(launch.state, "plain"),
         why=_why(queued),
         behind=_behind(queued),
@@ -149,7 +150,7 @@ def _is_satisfied(launch: QueuedLaunch) -> bool:
 
 def _ended(launch: QueuedLaunch) -> EndedQueueRow:
     why = "" if launch.outcome is None else words.say(launch.outcome)
-    word = words.word(words.TICKET_STATES, launch.state)
+    word = words.word(names.TICKET_STATES, launch.state)
     satisfied, model = _is_satisfied(launch), short_name(launch.request.model_id)
     news = (
         why if satisfied else _("%(model)s could not be loaded from the queue: %(why)s", model=model, why=why or word)

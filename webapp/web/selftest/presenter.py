@@ -11,6 +11,7 @@ from webapp.web import formats, words
 from webapp.web.operations.presenters.operations import OperationView, operation_view
 from webapp.web.phrases import FAILURE, SUCCESS, WARNING, Reason, reason_of
 from webapp.web.versions import Versioned
+from webapp.web.words import names
 
 SIGNS = {CheckMark.OK: SUCCESS, CheckMark.WARNING: WARNING, CheckMark.FAILED: FAILURE, CheckMark.SKIPPED: "➖"}
 RUNNING, WAITING = StepState.RUNNING, StepState.WAITING
@@ -76,9 +77,9 @@ def _rows(operation: Operation) -> list[CheckRow]:
 def _row(check: Check) -> CheckRow:
     return CheckRow(
         name=check.name.value,
-        title=words.word(words.CHECKS, check.name),
+        title=words.word(names.CHECKS, check.name),
         state=check.mark.value,
-        state_word=words.word(words.CHECK_MARKS, check.mark),
+        state_word=words.word(names.CHECK_MARKS, check.mark),
         sign=SIGNS[check.mark],
         seen=words.say(check.seen),
         took="" if check.mark is CheckMark.SKIPPED else formats.duration(check.seconds),
@@ -88,6 +89,6 @@ def _row(check: Check) -> CheckRow:
 
 def _coming(name: CheckName, since: float | None) -> CheckRow:
     state = WAITING if since is None else RUNNING
-    word = words.word(words.STEP_STATES, state)
+    word = words.word(names.STEP_STATES, state)
     sign = "○" if since is None else "⏳"
-    return CheckRow(name.value, words.word(words.CHECKS, name), state.value, word, sign, since=since)
+    return CheckRow(name.value, words.word(names.CHECKS, name), state.value, word, sign, since=since)

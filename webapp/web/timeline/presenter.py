@@ -18,6 +18,7 @@ from webapp.web.timeline import stacked_area
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
 from webapp.web.versions import Versioned
+from webapp.web.words import names
 
 PATTERNS: Final = ("slash", "backslash", "bars", "lines", "dots", "cross", "waves", "checks", "plain")
 """The patterns that holders get; a page never shows two with the same one."""
@@ -171,7 +172,7 @@ class TimelineView(Versioned):
         """The signs of the operations that are shown, for the legend."""
         shown = {mark.mark for mark in self.chart.marks} if self.chart else set()
         shown |= {event.mark for event in self.events}
-        return tuple((mark, words.word(words.EVENT_MARKS, mark)) for mark in words.EVENT_MARKS if mark in shown)
+        return tuple((mark, words.word(names.EVENT_MARKS, mark)) for mark in names.EVENT_MARKS if mark in shown)
 
 
 def timeline_view(track: Track) -> TimelineView:
@@ -202,7 +203,7 @@ def table_view(track: Track) -> TableView:
     """Return the drawing in figures, in GiB."""
     columns = track.columns()
     holdings = _holdings(columns)
-    heads = (*(_name(layer) for layer in holdings.layers), words.word(words.LEDGER, LedgerKind.FREE), _("total"))
+    heads = (*(_name(layer) for layer in holdings.layers), words.word(names.LEDGER, LedgerKind.FREE), _("total"))
     pairs = zip(reversed(columns), reversed(holdings.sizes), strict=True)
     return TableView(heads, tuple(TableRow(_row_time(c.taken_at, track), _row(c, sizes)) for c, sizes in pairs))
 
@@ -342,10 +343,10 @@ def _name(layer: Layer) -> str:
     if layer.name is None and layer.kind is LedgerKind.WORKER:
         return _("Warden’s own processes")  # a self-test's
     if layer.name is None:
-        return words.word(words.LEDGER, layer.kind)
+        return words.word(names.LEDGER, layer.kind)
     if layer.kind is LedgerKind.FOREIGN:
         return layer.name
-    return f"{short_name(layer.name)} · {words.word(words.MODES, layer.mode)}"
+    return f"{short_name(layer.name)} · {words.word(names.MODES, layer.mode)}"
 
 
 def _kind_word(layer: Layer) -> str:
@@ -437,7 +438,7 @@ def _event_view(event: Event, now: float) -> EventView:
         id=event.id,
         mark=event.mark.value,
         title=_what(event),
-        state_word="" if usual else words.word(words.OPERATION_STATES, event.state),
+        state_word="" if usual else words.word(names.OPERATION_STATES, event.state),
         actor=event.actor,
         when=formats.moment(event.ended_at, now),
         moment=formats.full_moment(event.ended_at),
@@ -446,7 +447,7 @@ def _event_view(event: Event, now: float) -> EventView:
 
 def _what(event: Event) -> str:
     is_load = event.mark in (EventMark.LOAD, EventMark.SWITCH)
-    kind = words.word(words.EVENT_MARKS, event.mark) if is_load else words.word(words.KINDS, event.kind)
+    kind = words.word(names.EVENT_MARKS, event.mark) if is_load else words.word(names.KINDS, event.kind)
     if event.model_id is None:
         return kind
     model = short_name(event.model_id)

@@ -24,6 +24,7 @@ from webapp.web.statuses import status_of
 from webapp.web.timeline.presenter import TimelineView, empty_view, table_view, timeline_view
 from webapp.web.translate import language
 from webapp.web.view_cache import view_cache
+from webapp.web.words import names
 
 HEAD: Final = (
     "time",
@@ -96,7 +97,7 @@ def _choices(device_id: str | None, span: Span) -> dict[str, object]:
     devices = timeline().devices()
     return {
         "devices": [Choice(d, words.capital(words.device_label(d)), d == device_id) for d in devices],
-        "spans": [Choice(s.value, words.word(words.SPANS, s), s is span) for s in Span],
+        "spans": [Choice(s.value, words.word(names.SPANS, s), s is span) for s in Span],
     }
 
 

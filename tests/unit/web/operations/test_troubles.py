@@ -15,7 +15,6 @@ from webapp.domain.operation import Finding, Operation, OperationKind, Operation
 from webapp.domain.planning.relief import Relief
 from webapp.errors import WardenError
 from webapp.message import Message
-from webapp.web import words
 from webapp.web.launch.form import LaunchForm
 from webapp.web.operations.presenters.troubles import (
     OUTCOME_TROUBLES,
@@ -26,6 +25,8 @@ from webapp.web.operations.presenters.troubles import (
     operation_trouble,
     plan_trouble,
 )
+from webapp.web.words.errors import ERRORS
+from webapp.web.words.operations import OUTCOMES
 
 REPOSITORY = Path(__file__).parents[4]
 
@@ -221,7 +222,7 @@ def _warned_in(function: ast.FunctionDef) -> set[str]:
         node for node in ast.walk(function) if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "code"
     ]
     constants = [each for node in [*ends, *stated] for each in ast.walk(node) if isinstance(each, ast.Constant)]
-    return {each.value for each in constants if isinstance(each.value, str) and each.value in words.OUTCOMES}
+    return {each.value for each in constants if isinstance(each.value, str) and each.value in OUTCOMES}
 
 
 def _is_warning(node: ast.Return) -> bool:
@@ -238,13 +239,13 @@ def test_every_error_is_a_trouble_or_deliberately_none() -> None:
 
 
 def test_a_trouble_is_a_code_that_has_words() -> None:
-    assert set(TROUBLES) <= set(words.ERRORS)
+    assert set(TROUBLES) <= set(ERRORS)
 
 
 def test_every_outcome_is_a_trouble_or_deliberately_none() -> None:
     judged = [*OUTCOME_TROUBLES, *WENT_WELL, *SAY_THEMSELVES, *LINES]
 
-    assert sorted(judged) == sorted(words.OUTCOMES)
+    assert sorted(judged) == sorted(OUTCOMES)
 
 
 def test_every_outcome_that_is_a_warning_in_every_case_is_judged() -> None:

@@ -21,6 +21,7 @@ from webapp.web import charts, formats, words
 from webapp.web.phrases import short_name
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
+from webapp.web.words import names
 
 HOLDERS_SHOWN = 30
 SHAPES = {"good": "●", "low": "▲", "critical": "■"}
@@ -85,8 +86,8 @@ def device_cards(snapshot: Snapshot, histories: Histories, window_s: float) -> t
     """Return a card for each device of the latest reading; the lines show the last ``window_s`` seconds."""
     if snapshot.sample is None:
         return ()
-    labels = {i.id: f"{short_name(i.model_id)} ({words.word(words.MODES, i.mode)})" for i in snapshot.instances}
-    labels |= {o.instance_id: words.word(words.KINDS, o.kind) for o in snapshot.running if o.checks and o.instance_id}
+    labels = {i.id: f"{short_name(i.model_id)} ({words.word(names.MODES, i.mode)})" for i in snapshot.instances}
+    labels |= {o.instance_id: words.word(names.KINDS, o.kind) for o in snapshot.running if o.checks and o.instance_id}
     return tuple(_card(r, snapshot, labels, histories, window_s) for r in snapshot.sample.readings)
 
 
@@ -104,7 +105,7 @@ def _card(
         id=reading.device_id,
         title=_title(reading),
         level=level,
-        level_word=words.word(words.LEVELS, level) if level else _("No data"),
+        level_word=words.word(names.LEVELS, level) if level else _("No data"),
         level_shape=SHAPES.get(level or "", "○"),
         facts=" · ".join(_facts(reading)),
         metrics=_metrics(reading),
@@ -159,10 +160,10 @@ def _slices(ledger: Ledger | None) -> tuple[charts.Slice, ...]:
 
 
 def _legend_entry(part: LedgerPart) -> LegendEntry:
-    label = part.label or words.word(words.LEDGER, part.kind)
+    label = part.label or words.word(names.LEDGER, part.kind)
     if part.kind is LedgerKind.FOREIGN and part.processes > 1:
         label = ngettext("%(user)s · %(num)s process", "%(user)s · %(num)s processes", part.processes, user=label)
-    return LegendEntry(part.kind.value, label, formats.size(part.used_bytes), words.word(words.LEDGER, part.kind))
+    return LegendEntry(part.kind.value, label, formats.size(part.used_bytes), words.word(names.LEDGER, part.kind))
 
 
 def _holders(reading: Reading) -> tuple[HolderRow, ...]:

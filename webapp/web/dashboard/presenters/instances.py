@@ -13,6 +13,7 @@ from webapp.web.leases.presenter import LeaseView, RowContext, lease_view
 from webapp.web.phrases import options_line, where
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
+from webapp.web.words import names
 
 TONES = {
     InstanceState.STARTING: "wait",
@@ -80,7 +81,7 @@ def instance_row(instance: Instance, view: RowContext = NOBODY) -> InstanceRow:
         started_at=instance.started_at,
         last_used_at=instance.last_used_at,
         state=instance.state.value,
-        state_word=words.word(words.INSTANCE_STATES, instance.state),
+        state_word=words.word(names.INSTANCE_STATES, instance.state),
         tone="busy" if busy else TONES[instance.state],
         in_flight=instance.in_flight,
         in_flight_words=_in_flight(instance.in_flight),

@@ -17,6 +17,7 @@ from webapp.web.models.presenter import ModelText
 from webapp.web.phrases import Choice, Reason, quantizing_note, reason_of, tokens
 from webapp.web.translate import gettext as _
 from webapp.web.versions import Versioned
+from webapp.web.words import names
 
 REASONS_SHOWN = 2
 """Why a mode cannot be chosen stands under the modes already."""
@@ -106,13 +107,13 @@ def _modes(form: LaunchForm, snapshot: Snapshot) -> tuple[Choice, ...]:
     for mode in Mode:
         problem = snapshot.mode_problems.get(mode)
         said = None if problem is None else words.clause(problem)
-        choices.append(Choice(mode.value, words.word(words.MODES, mode), mode.value == form.mode, said))
+        choices.append(Choice(mode.value, words.word(names.MODES, mode), mode.value == form.mode, said))
     return tuple(choices)
 
 
 def _mode_problems(snapshot: Snapshot) -> tuple[Reason, ...]:
     problems = ((mode, snapshot.mode_problems.get(mode)) for mode in Mode)
-    return tuple(reason_of(problem, words.word(words.MODES, mode)) for mode, problem in problems if problem)
+    return tuple(reason_of(problem, words.word(names.MODES, mode)) for mode, problem in problems if problem)
 
 
 def _precision(precision: Precision, form: LaunchForm, *, in_container: bool) -> Choice:
@@ -120,7 +121,7 @@ def _precision(precision: Precision, form: LaunchForm, *, in_container: bool) ->
     impossible = in_container and precision.quantization is not Quantization.NONE
     return Choice(
         value=precision.value,
-        label=words.word(words.PRECISIONS, precision),
+        label=words.word(names.PRECISIONS, precision),
         chosen=precision.value == form.precision,
         problem=_("Transformers only") if impossible else None,
     )
@@ -154,8 +155,8 @@ def _advice(advice: Advice, form: LaunchForm) -> AdviceView:
         batch_size=str(advice.batch_size),
     )
     parts = (
-        words.word(words.MODES, advice.usable_mode),
-        words.word(words.PRECISIONS, advice.precision),
+        words.word(names.MODES, advice.usable_mode),
+        words.word(names.PRECISIONS, advice.precision),
         tokens(advice.max_tokens),
         _("batch %(size)s", size=formats.number(advice.batch_size)),
     )

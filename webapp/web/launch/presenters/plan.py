@@ -29,6 +29,7 @@ from webapp.web.operations.presenters.troubles import TroubleView, plan_trouble
 from webapp.web.phrases import ended, misread, quantizing_note, short_name, where
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
+from webapp.web.words import names
 
 TONES = {Verdict.FITS: "good", Verdict.TIGHT: "warn", Verdict.REFUSED: "bad"}
 SIGNS = {Verdict.FITS: "✓", Verdict.TIGHT: "▲", Verdict.REFUSED: "✕"}
@@ -229,7 +230,7 @@ def _of_operation(operation: Operation) -> PlanView:
         interrupt=False,
         under_way=UnderWay(
             operation_id=operation.id,
-            step=words.word(words.STEP_NAMES, StepName.PLAN if step is None else step.name),
+            step=words.word(names.STEP_NAMES, StepName.PLAN if step is None else step.name),
             percent=round(100 * (step.progress or 0)) if step is not None and known else None,
             since=None if step is None else step.started_at,
         ),
@@ -240,7 +241,7 @@ def _impossible(refusal: str) -> PlanView:
     return PlanView(
         verdict=Verdict.REFUSED.value,
         button=not_possible(),
-        verdict_word=words.word(words.VERDICTS, Verdict.REFUSED),
+        verdict_word=words.word(names.VERDICTS, Verdict.REFUSED),
         sign=SIGNS[Verdict.REFUSED],
         tone=TONES[Verdict.REFUSED],
         where="",
@@ -311,9 +312,9 @@ def _confirm_note(undo_s: float) -> str:
 
 def _verdict_word(plan: Plan, code: str | None) -> str:
     """Return the verdict in a word: what does not fit is told from what is in use."""
-    if code in words.REFUSALS:
-        return words.word(words.REFUSALS, code)
-    return words.word(words.VERDICTS, plan.verdict)
+    if code in names.REFUSALS:
+        return words.word(names.REFUSALS, code)
+    return words.word(names.VERDICTS, plan.verdict)
 
 
 def _trouble(plan: Plan, code: str | None, snapshot: Snapshot, *, has_lighter: bool) -> TroubleView | None:
@@ -394,7 +395,7 @@ def _arithmetic(device: DevicePlan) -> DeviceArithmetic:
         id=device.device_id,
         label=words.capital(words.device_label(device.device_id)),
         needed=needed if footprint.exact else _("about %(size)s", size=needed),
-        parts_words=" · ".join((*(words.word(words.PARTS, name) for name in VISIBLE_PARTS), _("other"))),
+        parts_words=" · ".join((*(words.word(names.PARTS, name) for name in VISIBLE_PARTS), _("other"))),
         parts=formats.together((*shown, rest), " · "),
         before_after=_before_after(device),
         slices=_slices(device),
@@ -410,16 +411,16 @@ def _breakdown(footprint: Footprint) -> Breakdown:
     return Breakdown(
         parts=tuple(
             PartRow(
-                name=words.word(words.PARTS, part.name),
+                name=words.word(names.PARTS, part.name),
                 size=formats.size(part.bytes),
-                source=words.word(words.SOURCES, part.source),
-                confidence=words.word(words.CONFIDENCES, part.confidence),
+                source=words.word(names.SOURCES, part.source),
+                confidence=words.word(names.CONFIDENCES, part.confidence),
             )
             for part in parts
         ),
         total=formats.size(footprint.total_bytes),
-        confidence=words.word(words.CONFIDENCES, footprint.confidence),
-        notes=tuple(words.word(words.NOTES, note) for note in footprint.notes),
+        confidence=words.word(names.CONFIDENCES, footprint.confidence),
+        notes=tuple(words.word(names.NOTES, note) for note in footprint.notes),
     )
 
 

@@ -19,6 +19,7 @@ from webapp.web.operations.presenters.operations import (
 from webapp.web.phrases import Choice
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
+from webapp.web.words import names
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def history_view(
 def filter_view(query: OperationsQuery, values: OperationValues) -> FilterView:
     """Return what can be chosen: what the store holds, and what was asked for even where it holds none."""
     return FilterView(
-        kinds=_choices(query.kind, values.kinds, lambda kind: words.word(words.KINDS, kind)),
+        kinds=_choices(query.kind, values.kinds, lambda kind: words.word(names.KINDS, kind)),
         actors=_choices(query.actor, values.actors, str),
         models=_choices(query.model, values.models, str),
         states=_choices(query.state, values.states, _state_label),
@@ -107,7 +108,7 @@ def _choices(chosen: str, values: Sequence[str], label: Callable[[str], str]) ->
 
 def _state_label(state: str) -> str:
     sign = next((sign for member, sign in STATE_SIGNS.items() if member == state), "")
-    return f"{sign} {words.word(words.OPERATION_STATES, state)}".strip()
+    return f"{sign} {words.word(names.OPERATION_STATES, state)}".strip()
 
 
 def _row(operation: Operation, now: float) -> HistoryRow:

@@ -12,6 +12,7 @@ from webapp.web.operations.presenters.postmortem import PostMortemView, post_mor
 from webapp.web.phrases import where
 from webapp.web.translate import gettext as _
 from webapp.web.versions import Versioned
+from webapp.web.words import names
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _facts(operation: Operation) -> tuple[Fact, ...]:
         (_("Started"), formats.full_moment(operation.started_at)),
         (_("Ended"), ended),
         (_("Model"), operation.model_id),
-        (_("Mode"), None if operation.mode is None else words.word(words.MODES, operation.mode)),
+        (_("Mode"), None if operation.mode is None else words.word(names.MODES, operation.mode)),
         (_("Device"), words.capital(where(operation.devices)) if operation.devices else None),
         (_("Unloaded to make room"), ", ".join(operation.evicted)),
         (_("Cancelled by"), operation.cancel_requested_by),
@@ -98,9 +99,9 @@ def _step(step: Step) -> StepRow:
     running = step.state is StepState.RUNNING
     return StepRow(
         name=step.name.value,
-        word=words.word(words.STEP_NAMES, step.name),
+        word=words.word(names.STEP_NAMES, step.name),
         state=step.state.value,
-        state_word=words.word(words.STEP_STATES, step.state),
+        state_word=words.word(names.STEP_STATES, step.state),
         at="" if step.started_at is None else formats.time_of_day(step.started_at),
         took="" if step.started_at is None or step.ended_at is None else _length(step.started_at, step.ended_at),
         since=step.started_at if running else None,

@@ -21,6 +21,7 @@ from webapp.web.launch.form import LaunchForm
 from webapp.web.operations.presenters.troubles import TroubleView, operation_trouble
 from webapp.web.phrases import FAILURE, SUCCESS, WARNING, short_name
 from webapp.web.translate import gettext as _
+from webapp.web.words import names
 
 KIND_SIGNS = {
     OperationKind.SWITCH: "🔄",
@@ -129,7 +130,7 @@ def operation_view(operation: Operation, listed: Collection[str] = ()) -> Operat
         title=_title(operation),
         actor=operation.actor,
         state=operation.state.value,
-        state_word=words.word(words.OPERATION_STATES, operation.state),
+        state_word=words.word(names.OPERATION_STATES, operation.state),
         state_sign=STATE_SIGNS[operation.state],
         tone=TONES[operation.state],
         started_at=operation.started_at,
@@ -168,12 +169,12 @@ def _is_emergency(operation: Operation) -> bool:
 
 
 def _title(operation: Operation) -> str:
-    kind = words.word(words.KINDS, operation.kind)
+    kind = words.word(names.KINDS, operation.kind)
     if operation.model_id is None:
         return kind
     target = short_name(operation.model_id)
     if operation.kind is OperationKind.SWITCH:
-        return f"{kind} → {target} · {words.word(words.MODES, operation.mode)}"
+        return f"{kind} → {target} · {words.word(names.MODES, operation.mode)}"
     return f"{kind}: {target}"
 
 
@@ -185,9 +186,9 @@ def _shown_steps(operation: Operation) -> tuple[Step, ...]:
 def _step_view(step: Step) -> StepView:
     return StepView(
         name=step.name.value,
-        word=words.word(words.STEP_NAMES, step.name),
+        word=words.word(names.STEP_NAMES, step.name),
         state=step.state.value,
-        state_word=words.word(words.STEP_STATES, step.state),
+        state_word=words.word(names.STEP_STATES, step.state),
         detail=_step_detail(step),
         since=step.started_at if step.state is StepState.RUNNING else None,
     )
@@ -195,10 +196,10 @@ def _step_view(step: Step) -> StepView:
 
 def _step_detail(step: Step) -> str:
     if step.state is StepState.SKIPPED:
-        return words.word(words.STEP_STATES, step.state)
+        return words.word(names.STEP_STATES, step.state)
     said = []
     if step.state is StepState.FAILED:
-        said.append(words.word(words.STEP_STATES, step.state))  # the sentence itself stands below the steps
+        said.append(words.word(names.STEP_STATES, step.state))  # the sentence itself stands below the steps
     elif step.message is not None:
         said.append(words.clause(step.message).removesuffix("."))
     if step.progress is not None and step.state is StepState.RUNNING and not _says_percent(step):
@@ -229,7 +230,7 @@ def _sentence(operation: Operation) -> str:
     if operation.is_running:
         return _running_sentence(operation)
     said = [words.say(message) for message in (operation.error, operation.outcome) if message is not None]
-    return " ".join(said) or words.capital(words.word(words.OPERATION_STATES, operation.state))
+    return " ".join(said) or words.capital(words.word(names.OPERATION_STATES, operation.state))
 
 
 def _running_sentence(operation: Operation) -> str:

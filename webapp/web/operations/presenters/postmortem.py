@@ -15,6 +15,7 @@ from webapp.web import formats, words
 from webapp.web.launch.form import LaunchForm
 from webapp.web.phrases import options_line, where
 from webapp.web.translate import gettext as _
+from webapp.web.words import names
 
 LEAST_BYTES: Final = 5 * MIB
 """A change that the table's two decimals would show as nothing."""
@@ -72,9 +73,9 @@ def post_mortem_view(report: PostMortem | None, *, log_is_shown: bool = False) -
         return None
     return PostMortemView(
         cause=report.cause.value,
-        cause_word=words.word(words.CAUSES, report.cause),
+        cause_word=words.word(names.CAUSES, report.cause),
         sentence=words.say(cause_message(report)),
-        phase=words.word(words.PHASES, report.phase),
+        phase=words.word(names.PHASES, report.phase),
         at=formats.full_moment(report.taken_at),
         before_head=formats.time_of_day(report.since),
         after_head=formats.time_of_day(report.taken_at),
@@ -128,7 +129,7 @@ def fit_link(report: PostMortem) -> FitLink | None:
 
 def request_line(request: SwitchRequest) -> str:
     """Return a request in one line: mode, options, devices."""
-    said = [words.word(words.MODES, request.mode), options_line(request.options)]
+    said = [words.word(names.MODES, request.mode), options_line(request.options)]
     if request.devices:
         said.append(where(request.devices))
     return " · ".join(said)

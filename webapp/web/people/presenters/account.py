@@ -12,6 +12,7 @@ from webapp.web.people.presenters.people import role_choices, until
 from webapp.web.phrases import Choice
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
+from webapp.web.words import names
 
 AGENT_SHOWN = 90
 
@@ -59,7 +60,7 @@ def account_view(
     """Return the view of ``person``, who came by the session ``this``."""
     return AccountView(
         name=person.name,
-        role_word=words.word(words.ROLES, person.role),
+        role_word=words.word(names.ROLES, person.role),
         has_password=person.has_password,
         sessions=tuple(_session(session, this) for session in sessions),
         tokens=tuple(_token(token) for token in tokens),
@@ -85,7 +86,7 @@ def _token(token: ApiToken) -> TokenRow:
     return TokenRow(
         id=token.id,
         name=token.name,
-        scope_word=words.word(words.ROLES, token.scope),
+        scope_word=words.word(names.ROLES, token.scope),
         used=_("not used yet")
         if token.used_at is None
         else _("last %(moment)s", moment=formats.moment(token.used_at, now)),

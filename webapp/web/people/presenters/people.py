@@ -11,6 +11,7 @@ from webapp.web import formats, words
 from webapp.web.phrases import Choice
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext
+from webapp.web.words import names
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def people_view(
 def role_choices(chosen: Role, most: Role = Role.ADMINISTRATOR) -> tuple[Choice, ...]:
     """Return the roles up to ``most`` to choose from."""
     roles = tuple(Role)[: tuple(Role).index(most) + 1]
-    return tuple(Choice(role.value, words.word(words.ROLES, role), role is chosen) for role in roles)
+    return tuple(Choice(role.value, words.word(names.ROLES, role), role is chosen) for role in roles)
 
 
 def _row(person: Person, me: Identity) -> PersonRow:
@@ -74,7 +75,7 @@ def _row(person: Person, me: Identity) -> PersonRow:
     return PersonRow(
         name=person.name,
         role=person.role.value,
-        role_word=words.word(words.ROLES, person.role),
+        role_word=words.word(names.ROLES, person.role),
         roles=role_choices(person.role),
         seen=_("not seen here yet")
         if person.seen_at is None
@@ -87,7 +88,7 @@ def _row(person: Person, me: Identity) -> PersonRow:
 
 
 def _invitation(invitation: Invitation) -> InvitationRow:
-    role = words.word(words.ROLES, invitation.role)
+    role = words.word(names.ROLES, invitation.role)
     return InvitationRow(invitation.id, role, invitation.created_by, until(invitation.expires_at, time.time()))
 
 

@@ -1,0 +1,24 @@
+"""A text of the page that names values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A text of the source language, with its plural where ``count`` names the value that counts."""
+
+    one: str
+    many: str | None = None
+    count: str = ""
+
+
+def one(text: str) -> Sentence:
+    """Return a text without a plural."""
+    return Sentence(text)
+
+
+def many(one: str, many: str, count: str = "count") -> Sentence:
+    """Return a text whose form follows the value ``count``."""
+    return Sentence(one, many, count)
