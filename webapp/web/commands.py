@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from webapp import errors
-from webapp.domain.audit import Action
+from webapp.domain.audit import Action, Detail
 from webapp.domain.people import Permission
 from webapp.errors import WardenError
-from webapp.web.audit import recording
+from webapp.web.audit import recording, targets
 from webapp.web.audit.recording import Act
 from webapp.web.rights import needs
 
@@ -43,6 +43,23 @@ def does(command: Command) -> Callable[[V], V]:
     return declare
 
 
+_SWITCH_FIELDS: Final = {
+    "mode": Detail.MODE,
+    "load_anyway": Detail.LOAD_ANYWAY,
+    "override_reason": Detail.OVERRIDE_REASON,
+}
+_OVERRIDE_FIELDS: Final = {"override_reason": Detail.OVERRIDE_REASON}
+_CANCEL_FIELDS: Final = {"rollback": Detail.ROLLBACK}
+_LEASE_FIELDS: Final = {
+    "extend": Detail.EXTENDED,
+    "extend_s": Detail.EXTENDED,
+    "reason": Detail.REASON,
+    "idle": Detail.IDLE,
+    "idle_unload_minutes": Detail.IDLE,
+}
+_ASK_FIELDS: Final = {"why": Detail.WHY}
+_ANSWER_FIELDS: Final = {"answer": Detail.ANSWER, "word": Detail.WORD}
+_TICKET_FIELDS: Final = {"mode": Detail.MODE}
 _NO_RECORD: Final[Errors] = (errors.NotStored, errors.Stopping)
 _NO_ROOM: Final[Errors] = (
     errors.UnknownModel,
@@ -81,17 +98,17 @@ ASK: Final = Command(
 )
 SWITCH: Final = Command(
     Permission.SWITCH,
-    Act(Action.SWITCH, recording.model_asked_for, recording.SWITCH_FIELDS),
+    Act(Action.SWITCH, targets.model_asked_for, _SWITCH_FIELDS),
     (*_NO_ROOM, errors.RequestIdReused, *_NO_RECORD),
 )
 RESTORE: Final = Command(
     Permission.SWITCH,
-    Act(Action.SWITCH, recording.operation),
+    Act(Action.SWITCH, targets.operation),
     (errors.UnknownOperation, errors.NothingToRestore, errors.Busy, errors.Stopping),
 )
 UNLOAD: Final = Command(
     Permission.UNLOAD,
-    Act(Action.UNLOAD, recording.running_model, recording.OVERRIDE_FIELDS, recording.owner_of_model),
+    Act(Action.UNLOAD, targets.running_model, _OVERRIDE_FIELDS, targets.owner_of_model),
     (
         errors.UnknownInstance,
         errors.InstanceLeased,
@@ -105,25 +122,23 @@ UNLOAD: Final = Command(
 )
 SET_LEASE: Final = Command(
     Permission.LEASE,
-    Act(Action.LEASE, recording.running_model, recording.LEASE_FIELDS, after=recording.lease_now),
+    Act(Action.LEASE, targets.running_model, _LEASE_FIELDS, after=targets.lease_now),
     (*_LEASE, errors.NotOwner),
 )
 ASK_RELEASE: Final = Command(
     Permission.LEASE,
-    Act(Action.RELEASE_ASKED, recording.running_model, recording.ASK_FIELDS, recording.owner_of_model),
+    Act(Action.RELEASE_ASKED, targets.running_model, _ASK_FIELDS, targets.owner_of_model),
     (*_LEASE, errors.ReleasePending),
 )
 ANSWER_RELEASE: Final = Command(
     Permission.LEASE,
-    Act(Action.RELEASE_ANSWERED, recording.running_model, recording.ANSWER_FIELDS),
+    Act(Action.RELEASE_ANSWERED, targets.running_model, _ANSWER_FIELDS),
     (*_LEASE, errors.NotOwner, errors.NothingAsked),
 )
-KEEP: Final = Command(
-    Permission.LEASE, Act(Action.KEEP, recording.running_model, before=recording.owner_of_model), _LEASE
-)
+KEEP: Final = Command(Permission.LEASE, Act(Action.KEEP, targets.running_model, before=targets.owner_of_model), _LEASE)
 STOP_CONTAINER: Final = Command(
     Permission.CONTAINERS,
-    Act(Action.CONTAINER_STOPPED, recording.container),
+    Act(Action.CONTAINER_STOPPED, targets.container),
     (errors.UnknownContainer, errors.NotConfirmed, errors.Busy, errors.EngineUnavailable, errors.Stopping),
 )
 CLEAN: Final = Command(Permission.CLEAN, Act(Action.CLEAN), (errors.Busy, errors.Stopping))
@@ -132,24 +147,24 @@ MAKE_DEMO: Final = Command(Permission.SWITCH, Act(Action.DEMO), (errors.Busy, er
 SELFTEST: Final = Command(Permission.SELFTEST, Act(Action.SELFTEST), (errors.Busy, errors.Stopping))
 CANCEL: Final = Command(
     Permission.CANCEL,
-    Act(Action.CANCEL, recording.operation, recording.CANCEL_FIELDS, recording.owner_of_operation),
+    Act(Action.CANCEL, targets.operation, _CANCEL_FIELDS, targets.owner_of_operation),
     (errors.UnknownOperation, errors.NotCancellable, errors.NotYours),
 )
 ENQUEUE: Final = Command(
     Permission.SWITCH,
-    Act(Action.TICKET_MADE, recording.new_ticket, recording.TICKET_FIELDS),
+    Act(Action.TICKET_MADE, targets.new_ticket, _TICKET_FIELDS),
     (*_NO_ROOM, errors.QueueFull, errors.AlreadyWaiting, errors.CannotWait, errors.RequestIdReused, *_NO_RECORD),
 )
 LEAVE_QUEUE: Final = Command(
     Permission.CANCEL,
-    Act(Action.TICKET_CANCELLED, recording.ticket, before=recording.owner_of_ticket),
+    Act(Action.TICKET_CANCELLED, targets.ticket, before=targets.owner_of_ticket),
     (*_QUEUED, errors.NotCancellable),
 )
 RESUME_QUEUED: Final = Command(
-    Permission.SWITCH, Act(Action.TICKET_RESUMED, recording.ticket, before=recording.owner_of_ticket), _QUEUED
+    Permission.SWITCH, Act(Action.TICKET_RESUMED, targets.ticket, before=targets.owner_of_ticket), _QUEUED
 )
 START_QUEUED: Final = Command(
     Permission.SWITCH,
-    Act(Action.TICKET_STARTED, recording.ticket, before=recording.owner_of_ticket),
+    Act(Action.TICKET_STARTED, targets.ticket, before=targets.owner_of_ticket),
     (*_QUEUED, *_NO_ROOM, *_NO_RECORD),
 )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final, TypeVar, cast
 
@@ -35,11 +34,10 @@ from webapp.domain.audit import (
     short,
 )
 from webapp.domain.operation import Operation
-from webapp.domain.people import Person, is_name
 from webapp.errors import WardenError
 from webapp.web.actor import shown_identity
 from webapp.web.client_address import client_address
-from webapp.web.ports import accounts, audit, controller
+from webapp.web.ports import audit
 from webapp.web.statuses import status_of
 
 V = TypeVar("V", bound=Callable[..., Any])
@@ -49,23 +47,6 @@ NOTHING: Final = "nothing"
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 FLAGS: Final = frozenset({Detail.LOAD_ANYWAY, Detail.EXTENDED, Detail.ROLLBACK})
 """Details that are there or not; their value says no more."""
-SWITCH_FIELDS: Final = {
-    "mode": Detail.MODE,
-    "load_anyway": Detail.LOAD_ANYWAY,
-    "override_reason": Detail.OVERRIDE_REASON,
-}
-OVERRIDE_FIELDS: Final = {"override_reason": Detail.OVERRIDE_REASON}
-CANCEL_FIELDS: Final = {"rollback": Detail.ROLLBACK}
-LEASE_FIELDS: Final = {
-    "extend": Detail.EXTENDED,
-    "extend_s": Detail.EXTENDED,
-    "reason": Detail.REASON,
-    "idle": Detail.IDLE,
-    "idle_unload_minutes": Detail.IDLE,
-}
-ASK_FIELDS: Final = {"why": Detail.WHY}
-ANSWER_FIELDS: Final = {"answer": Detail.ANSWER, "word": Detail.WORD}
-TICKET_FIELDS: Final = {"mode": Detail.MODE}
 YES: Final = "yes"
 OFF: Final = ("0", "False")
 """A flag that was sent and is not set."""
@@ -273,157 +254,3 @@ def _body() -> Mapping[str, object]:
     except (HTTPException, RecursionError):  # too large, cut off, or nested too deep
         return {}
     return found if isinstance(found, Mapping) else {}
-
-
-# What it is done to
-
-
-def _named(name: str) -> str:
-    return short(str((request.view_args or {}).get(name, "")))
-
-
-def model_asked_for() -> Target:
-    """Return the model that a form or body names."""
-    return Target(Kind.MODEL, name=sent("model"))
-
-
-def running_model() -> Target:
-    """Return the running model that the address names."""
-    found = controller().snapshot().instance(_named("instance_id"))
-    return Target(Kind.MODEL, _named("instance_id"), "" if found is None else found.model_id)
-
-
-def container() -> Target:
-    """Return the container that the address names."""
-    wanted = _named("container_id")
-    found = next((each for each in controller().snapshot().containers if each.id == wanted), None)
-    return Target(Kind.CONTAINER, wanted, "" if found is None else found.name)
-
-
-def operation() -> Target:
-    """Return the operation that the address names, by its model or its kind."""
-    wanted = _named("operation_id")
-    try:
-        found = controller().operation(wanted)
-    except WardenError:
-        return Target(Kind.OPERATION, wanted)
-    return Target(Kind.OPERATION, wanted, found.model_id or found.kind.value)
-
-
-def ticket() -> Target:
-    """Return the request that waits, or waited, that the address names."""
-    snapshot, wanted = controller().snapshot(), _named("ticket_id")
-    known = [*(queued.launch for queued in snapshot.waiting), *snapshot.waited]
-    found = next((each for each in known if each.id == wanted), None)
-    return Target(Kind.TICKET, wanted, "" if found is None else found.request.model_id)
-
-
-def new_ticket() -> Target:
-    """Return the request that shall wait, by its model."""
-    return Target(Kind.TICKET, name=sent("model"))
-
-
-def person() -> Target:
-    """Return the account that the address names."""
-    found = _account(_named("name"))
-    return Target(Kind.PERSON, name=_named("name")) if found is None else _person(found)
-
-
-def typed_person() -> Target:
-    """Return the account that a form names. Without one what was typed is not kept: it may be a password."""
-    found = _account(sent("name"))
-    return Target(Kind.PERSON) if found is None else _person(found)
-
-
-def oneself() -> Target:
-    """Return the sender's own account."""
-    identity = shown_identity()
-    return Target(Kind.PERSON) if identity is None else Target(Kind.PERSON, identity.person_id or "", identity.name)
-
-
-def own_session() -> Target:
-    """Return the sender's sign-in that the address names, by where it came from."""
-    wanted = _named("session_id")
-    found = next((each for each in accounts().sessions(_person_id()) if each.id == wanted), None)
-    return Target(Kind.SESSION, wanted, "" if found is None else found.address)
-
-
-def new_token() -> Target:
-    """Return the API token that is made, by its label."""
-    return Target(Kind.TOKEN, name=sent("label"))
-
-
-def own_token() -> Target:
-    """Return the sender's API token that the address names, by its label."""
-    wanted = _named("token_id")
-    found = next((each for each in accounts().tokens(_person_id()) if each.id == wanted), None)
-    return Target(Kind.TOKEN, wanted, "" if found is None else found.name)
-
-
-def new_invitation() -> Target:
-    """Return the invitation that is made, by its role."""
-    return Target(Kind.INVITATION, name=sent("role"))
-
-
-def invitation() -> Target:
-    """Return the invitation that the address names, by its role."""
-    wanted = _named("invitation_id")
-    found = next((each for each in accounts().invitations() if each.id == wanted), None)
-    return Target(Kind.INVITATION, wanted, "" if found is None else found.role.value)
-
-
-def _person(found: Person) -> Target:
-    return Target(Kind.PERSON, found.id, found.name)
-
-
-def _account(name: str) -> Person | None:
-    if not is_name(name):
-        return None
-    try:
-        return accounts().person(name)
-    except WardenError:
-        return None
-
-
-def _person_id() -> str:
-    identity = shown_identity()
-    return "" if identity is None else identity.person_id or ""
-
-
-# What is looked up beside it
-
-
-def role_before() -> Details:
-    """Return the role that the person has whom the address names."""
-    found = _account(_named("name"))
-    return () if found is None else ((Detail.ROLE_BEFORE, found.role.value),)
-
-
-def owner_of_model() -> Details:
-    """Return whose model it is, where it is another person's."""
-    found = controller().snapshot().instance(_named("instance_id"))
-    return () if found is None else _owner(found.owner)
-
-
-def owner_of_operation() -> Details:
-    """Return whose operation it is, where it is another person's."""
-    return _owner(controller().operation(_named("operation_id")).actor)
-
-
-def owner_of_ticket() -> Details:
-    """Return whose request it is, where it is another person's."""
-    wanted = _named("ticket_id")
-    return next((_owner(one.launch.actor) for one in controller().snapshot().waiting if one.launch.id == wanted), ())
-
-
-def _owner(name: str) -> Details:
-    identity = shown_identity()
-    return () if identity is not None and identity.name == name else ((Detail.OWNER, short(name)),)
-
-
-def lease_now() -> Details:
-    """Return until when the model is held that the address names."""
-    found = controller().snapshot().instance(_named("instance_id"))
-    if found is None or found.lease.until is None:
-        return ()
-    return ((Detail.LEASE, datetime.fromtimestamp(found.lease.until, UTC).isoformat(timespec="seconds")),)

@@ -12,7 +12,8 @@ from webapp.domain.people import Identity, Permission, Person, Role
 from webapp.errors import InvalidRequest, SignInFailed, UnknownPerson, WardenError
 from webapp.web import words
 from webapp.web.actor import current_actor
-from webapp.web.audit.recording import new_token, note_error, oneself, own_session, own_token, records
+from webapp.web.audit.recording import note_error, records
+from webapp.web.audit.targets import new_token, oneself, own_session, own_token
 from webapp.web.client_address import visit
 from webapp.web.filters import chosen
 from webapp.web.people.login_throttle import FAILED, slow_by

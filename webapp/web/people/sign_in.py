@@ -12,7 +12,8 @@ from webapp.domain.people import SHORTEST_PASSWORD, AuthMethod, Permission
 from webapp.errors import SignInFailed, UnknownInvitation, WardenError
 from webapp.web import words
 from webapp.web.actor import SESSION_KEY, current_identity, sign_in_is_needed
-from webapp.web.audit.recording import note_error, oneself, records, typed_person
+from webapp.web.audit.recording import note_error, records
+from webapp.web.audit.targets import oneself, typed_person
 from webapp.web.client_address import client_address, visit
 from webapp.web.people.login_throttle import FAILED, init_guesses, slow_by
 from webapp.web.phrases import SUCCESS

@@ -12,7 +12,7 @@ from webapp.domain.people import Permission, Person, Role
 from webapp.errors import InvalidRequest, OwnAccount
 from webapp.web import words
 from webapp.web.actor import current_identity, sign_in_is_needed
-from webapp.web.audit import recording
+from webapp.web.audit import targets
 from webapp.web.audit.recording import records
 from webapp.web.filters import chosen
 from webapp.web.people.presenters.people import people_view
@@ -37,7 +37,7 @@ def page() -> ResponseReturnValue:
 
 @blueprint.post("/invitations")
 @needs(Permission.PEOPLE)
-@records(Action.INVITATION_MADE, recording.new_invitation, {"hours": Detail.HOURS})
+@records(Action.INVITATION_MADE, targets.new_invitation, {"hours": Detail.HOURS})
 def invite() -> ResponseReturnValue:
     """Make an invitation and show its link, this once: a redirect would have to carry it."""
     role, hours = chosen(Role, "role", request.form.get("role", "")), request.form.get("hours", "")
@@ -49,7 +49,7 @@ def invite() -> ResponseReturnValue:
 
 @blueprint.post("/invitations/<invitation_id>/drop")
 @needs(Permission.PEOPLE)
-@records(Action.INVITATION_DROPPED, recording.invitation)
+@records(Action.INVITATION_DROPPED, targets.invitation)
 def drop_invitation(invitation_id: str) -> ResponseReturnValue:
     """Take an invitation back."""
     accounts().drop_invitation(invitation_id)
@@ -58,7 +58,7 @@ def drop_invitation(invitation_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/<name>/role")
 @needs(Permission.PEOPLE)
-@records(Action.ROLE, recording.person, {"role": Detail.ROLE}, before=recording.role_before)
+@records(Action.ROLE, targets.person, {"role": Detail.ROLE}, before=targets.role_before)
 def set_role(name: str) -> ResponseReturnValue:
     """Change somebody's role; nobody changes one's own."""
     role = chosen(Role, "role", request.form.get("role", ""))
@@ -68,7 +68,7 @@ def set_role(name: str) -> ResponseReturnValue:
 
 @blueprint.post("/<name>/disable")
 @needs(Permission.PEOPLE)
-@records(Action.DISABLED, recording.person)
+@records(Action.DISABLED, targets.person)
 def disable(name: str) -> ResponseReturnValue:
     """Disable an account; its sessions end, its tokens open nothing."""
     accounts().set_disabled(_other(name).name, True)
@@ -77,7 +77,7 @@ def disable(name: str) -> ResponseReturnValue:
 
 @blueprint.post("/<name>/enable")
 @needs(Permission.PEOPLE)
-@records(Action.ENABLED, recording.person)
+@records(Action.ENABLED, targets.person)
 def enable(name: str) -> ResponseReturnValue:
     """Enable an account again."""
     accounts().set_disabled(_other(name).name, False)
@@ -86,7 +86,7 @@ def enable(name: str) -> ResponseReturnValue:
 
 @blueprint.post("/<name>/end-sessions")
 @needs(Permission.PEOPLE)
-@records(Action.SESSIONS_ENDED, recording.person)
+@records(Action.SESSIONS_ENDED, targets.person)
 def end_sessions(name: str) -> ResponseReturnValue:
     """End all sessions of somebody."""
     accounts().end_sessions(accounts().person(name).id)
@@ -95,7 +95,7 @@ def end_sessions(name: str) -> ResponseReturnValue:
 
 @blueprint.post("/<name>/remove")
 @needs(Permission.PEOPLE)
-@records(Action.REMOVED, recording.person, before=recording.role_before)
+@records(Action.REMOVED, targets.person, before=targets.role_before)
 def remove(name: str) -> ResponseReturnValue:
     """Remove an account, its sessions and tokens; what it did stays in the history. One that a proxy would make anew is disabled."""
     if accounts().remove(_other(name).name):
