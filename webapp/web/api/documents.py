@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Any, overload
+from typing import Any, TypeVar, overload
+
+from pydantic import BaseModel
 
 from webapp import __version__, schema
 from webapp.control.contract import ForeignContainer, Snapshot
@@ -17,19 +18,20 @@ from webapp.domain.lease import ReleaseRequest
 from webapp.domain.memory import Holder, LedgerKind, Reading, build_ledger, level_of, used_percent
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import LaunchOptions
-from webapp.domain.operation import Evicted, Grace, HeldBy, Operation, Receipt, Step
+from webapp.domain.operation import Evicted, HeldBy, Operation, Receipt
 from webapp.domain.plan import Eviction, Plan, SwitchRequest, WayOut
 from webapp.domain.planning.planner import footprint_parts
 from webapp.domain.postmortem import Account, HolderLine, PostMortem
 from webapp.domain.queue import QueuedLaunch, QueueEntry
 from webapp.domain.recommend import Advice
-from webapp.domain.selftest import Check
-from webapp.domain.timeline import Event, Held, Point, Track
+from webapp.domain.timeline import Held, Point, Track
 from webapp.message import Message
 from webapp.web import words
 from webapp.web.operations.presenters.postmortem import cause_message
 from webapp.web.phrases import misread
 from webapp.web.words import names
+
+D = TypeVar("D", bound=BaseModel)
 
 
 @overload
@@ -45,9 +47,17 @@ def _moment(epoch_s: float) -> datetime:
     return datetime.fromtimestamp(epoch_s, UTC)
 
 
-def _value(member: StrEnum | str | None) -> Any:
-    """The plain text of a member; the model checks that it is one that the contract knows."""
-    return member.value if isinstance(member, StrEnum) else member
+def _like(document: type[D], source: object, **own: Any) -> D:
+    """Return a document: ``own`` fields, and for the others those of ``source`` with the same name.
+
+    Moments become texts, messages get their sentences. The document checks that a member of a closed set is one that the
+    contract knows.
+    """
+    for name in document.model_fields.keys() - own.keys():
+        value = getattr(source, name)
+        is_moment = name.endswith("_at") and value is not None
+        own[name] = when(value) if is_moment else message(value) if isinstance(value, Message) else value
+    return document(**own)
 
 
 @overload
@@ -68,9 +78,10 @@ def _messages(said: Iterable[Message]) -> tuple[schema.Message, ...]:
 def status(snapshot: Snapshot) -> schema.Status:
     """Return the whole state."""
     sample = snapshot.sample
-    return schema.Status(
+    return _like(
+        schema.Status,
+        snapshot,
         version=__version__,
-        mode=_value(snapshot.mode),
         devices=() if sample is None else tuple(device(each, snapshot) for each in sample.readings),
         instances=tuple(instance(each, snapshot) for each in snapshot.instances),
         operations=tuple(operation(each) for each in snapshot.running),
@@ -79,10 +90,7 @@ def status(snapshot: Snapshot) -> schema.Status:
         age_s=snapshot.sample_age_s,
         stale=snapshot.sample_is_stale,
         problem=None if sample is None else message(sample.problem),
-        models_problem=message(snapshot.models_problem),
-        models_scanned_at=when(snapshot.models_scanned_at),
-        mode_problems={_value(mode): message(why) for mode, why in snapshot.mode_problems.items()},
-        store_problem=message(snapshot.store_problem),
+        mode_problems={mode.value: message(why) for mode, why in snapshot.mode_problems.items()},
     )
 
 
@@ -90,75 +98,41 @@ def device(reading: Reading, snapshot: Snapshot) -> schema.Device:
     """Return one device."""
     ledger = build_ledger(reading, {i.id: i.model_id for i in snapshot.instances})
     share = used_percent(reading)
-    return schema.Device(
+    return _like(
+        schema.Device,
+        reading,
         id=reading.device_id,
-        kind=_value(reading.kind),
-        name=reading.name,
-        uuid=reading.uuid,
-        total_bytes=reading.total_bytes,
-        reserved_bytes=reading.reserved_bytes,
-        used_bytes=reading.used_bytes,
-        free_bytes=reading.free_bytes,
         used_percent=None if share is None else round(share, 2),
-        level=None if reading.free_bytes is None else _value(level_of(reading.free_bytes)),
-        utilization_percent=reading.utilization_percent,
-        temperature_c=reading.temperature_c,
-        power_w=reading.power_w,
+        level=None if reading.free_bytes is None else level_of(reading.free_bytes),
         holders=tuple(map(holder, reading.holders)) if reading.holders_known else None,
         unattributed_bytes=None if ledger is None else ledger.unattributed_bytes,
         claimed_by=snapshot.claims.get(reading.device_id),
-        problem=message(reading.problem),
     )
 
 
 def holder(held: Holder) -> schema.Holder:
     """Return a process that holds memory."""
-    return schema.Holder(
-        pid=held.pid,
-        user=held.user,
-        command=held.command,
-        bytes=held.used_bytes,
-        kind=_value(held.kind),
-        instance_id=held.instance_id,
-        container_id=held.container_id,
-    )
+    return _like(schema.Holder, held, bytes=held.used_bytes)
 
 
 def options(chosen: LaunchOptions) -> schema.Options:
     """Return launch options."""
-    return schema.Options(
-        dtype=_value(chosen.dtype),
-        quantization=_value(chosen.quantization),
-        max_tokens=chosen.max_tokens,
-        batch_size=chosen.batch_size,
-    )
+    return _like(schema.Options, chosen, dtype=chosen.dtype.value, quantization=chosen.quantization.value)
 
 
 def instance(loaded: Instance, snapshot: Snapshot) -> schema.Instance:
     """Return a loaded model."""
     lease = loaded.lease
-    return schema.Instance(
-        id=loaded.id,
-        mode=_value(loaded.mode),
+    return _like(
+        schema.Instance,
+        loaded,
         model=loaded.model_id,
-        revision=loaded.revision,
-        state=_value(loaded.state),
         options=options(loaded.options),
-        devices=loaded.devices,
-        owner=loaded.owner,
-        started_at=when(loaded.started_at),
-        last_used_at=when(loaded.last_used_at),
-        in_flight=loaded.in_flight,
         predicted_bytes=_total(loaded.predicted_bytes),
         measured_bytes=_total(loaded.measured_bytes),
         predicted_bytes_by_device=dict(loaded.predicted_bytes) or None,
         resting_bytes_by_device=dict(loaded.resting_bytes) or None,
         measured_bytes_by_device=dict(loaded.measured_bytes) or None,
-        progress=loaded.progress,
-        adopted=loaded.adopted,
-        pid=loaded.pid,
-        problem=message(loaded.problem),
-        explained_by=loaded.explained_by,
         lease=schema.Lease(until=when(lease.until), reason=lease.reason or None),
         idle_unload_minutes=lease.idle_minutes,
         idle_unload_at=when(snapshot.idle_unload_at.get(loaded.id)),
@@ -171,51 +145,26 @@ def _total(by_device: Mapping[str, int]) -> int | None:
 
 
 def _release(asked: ReleaseRequest | None) -> schema.Release | None:
-    if asked is None:
-        return None
-    return schema.Release(
-        asker=asked.asker,
-        asked_at=when(asked.asked_at),
-        why=asked.why or None,
-        answer=_value(asked.answer),
-        answered_at=when(asked.answered_at),
-        answered_by=asked.answered_by,
-        word=asked.word or None,
-    )
+    return None if asked is None else _like(schema.Release, asked, why=asked.why or None, word=asked.word or None)
 
 
 def entry(noted: AuditEntry) -> schema.AuditEntry:
     """Return an entry of the audit log."""
     doer, target = noted.doer, noted.target
-    return schema.AuditEntry(
-        id=noted.id,
+    return _like(
+        schema.AuditEntry,
+        noted,
         at=when(noted.at),
-        who=schema.Doer(name=doer.name or None, came=_value(doer.came), person_id=doer.person_id, token=doer.token),
-        action=_value(noted.action),
-        group=_value(noted.group),
-        target=schema.AuditTarget(kind=_value(target.kind), id=target.id or None, name=target.name or None),
+        who=_like(schema.Doer, doer, name=doer.name or None),
+        target=_like(schema.AuditTarget, target, id=target.id or None, name=target.name or None),
         address=noted.address or None,
-        result=_value(noted.result),
-        problem=noted.problem,
-        details={_value(detail): value for detail, value in noted.details},
-        operation_id=noted.operation_id,
+        details={detail.value: value for detail, value in noted.details},
     )
 
 
 def container(found: ForeignContainer) -> schema.Container:
     """Return a container of vLLM's image that this Warden did not start."""
-    return schema.Container(
-        id=found.id,
-        name=found.name,
-        image=found.image,
-        state=found.state,
-        created_at=when(found.created_at),
-        owner=found.owner,
-        model=found.model,
-        ports=found.ports,
-        pids=found.pids,
-        of_warden=found.of_warden,
-    )
+    return _like(schema.Container, found)
 
 
 def models(cached: Iterable[CachedModel]) -> list[schema.Model]:
@@ -233,19 +182,12 @@ def _described(cached: CachedModel) -> schema.Model:
 
 def model(cached: CachedModel) -> schema.Model:
     """Return a cached model."""
-    return schema.Model(
-        id=cached.id,
-        revision=cached.revision,
-        size_bytes=cached.size_bytes,
-        parameters=cached.parameters,
-        dtype=cached.dtype,
-        architecture=cached.architecture,
-        quantization=cached.quantization,
-        context_length=cached.context_length,
-        problem=None if cached.problem is None else words.say(cached.problem),
-        problem_code=None if cached.problem is None else cached.problem.code,
-        has_chat_template=cached.has_chat_template,
-        is_demo=cached.is_demo,
+    problem = cached.problem
+    return _like(
+        schema.Model,
+        cached,
+        problem=None if problem is None else words.say(problem),
+        problem_code=None if problem is None else problem.code,
     )
 
 
@@ -253,27 +195,19 @@ def advice(given: Advice) -> schema.Advice:
     """Return an advice."""
     precision = given.precision
     chosen = LaunchOptions(precision.dtype, precision.quantization, given.max_tokens, given.batch_size)
-    return schema.Advice(
-        mode=_value(given.mode),
-        usable_mode=_value(given.usable_mode),
-        precision=_value(precision),
-        max_tokens=given.max_tokens,
-        batch_size=given.batch_size,
-        mark=_value(given.mark),
-        reasons=_messages(given.reasons),
-        options=options(chosen),
-    )
+    return _like(schema.Advice, given, reasons=_messages(given.reasons), options=options(chosen))
 
 
 def plan(made: Plan) -> schema.Plan:
     """Return what a switch would do."""
     devices = made.devices
-    return schema.Plan(
-        verdict=_value(made.verdict),
+    return _like(
+        schema.Plan,
+        made,
         devices=tuple(each.device_id for each in devices),
         unload=tuple(_eviction(eviction, made.request) for eviction in made.unload),
         needed_bytes={
-            device_id: {_value(part): size for part, size in parts.items()}
+            device_id: {part.value: size for part, size in parts.items()}
             for device_id, parts in footprint_parts(made).items()
         },
         total_needed_bytes={each.device_id: each.footprint.total_bytes for each in devices},
@@ -284,8 +218,6 @@ def plan(made: Plan) -> schema.Plan:
         measured=_measured(next((each.footprint.seen for each in devices if each.footprint.seen), None)),
         reasons=_messages(made.reasons),
         ways_out=tuple(map(_way_out, made.ways_out)),
-        refusal=message(made.refusal),
-        overruled=message(made.overruled),
     )
 
 
@@ -295,175 +227,126 @@ def _way_out(way: WayOut) -> schema.WayOut:
 
 def queued_launch(ticket: QueuedLaunch, queued: QueueEntry | None = None) -> schema.QueuedLaunch:
     """Return a queued launch, with its place and what it waits for while it is in the queue."""
-    return schema.QueuedLaunch(**_queued_fields(ticket, queued))
+    return _queued(schema.QueuedLaunch, ticket, queued)
 
 
 def changed_queued_launch(
     ticket: QueuedLaunch, queued: QueueEntry | None, *, stored: bool
 ) -> schema.ChangedQueuedLaunch:
     """Return a queued launch that was changed."""
-    return schema.ChangedQueuedLaunch(**_queued_fields(ticket, queued), stored=stored)
+    return _queued(schema.ChangedQueuedLaunch, ticket, queued, stored=stored)
 
 
-def _queued_fields(ticket: QueuedLaunch, queued: QueueEntry | None) -> dict[str, Any]:
+def _queued(document: type[D], ticket: QueuedLaunch, queued: QueueEntry | None, **own: Any) -> D:
     behind = None if queued is None else queued.behind
-    return {
-        "id": ticket.id,
-        "state": _value(ticket.state),
-        "place": None if queued is None else queued.place,
-        "actor": ticket.actor,
-        "starts_by_itself": ticket.starts_by_itself,
-        "request": launch(ticket.request),
-        "created_at": when(ticket.created_at),
-        "why": None if queued is None else message(queued.why),
-        "behind": None if behind is None else behind.id,
-        "told_at": when(ticket.told_at),
-        "operation_id": ticket.operation_id,
-        "paused_by": ticket.paused_by,
-        "tries": ticket.tries,
-        "ended_at": when(ticket.ended_at),
-        "outcome": message(ticket.outcome),
-    }
+    return _like(
+        document,
+        ticket,
+        place=None if queued is None else queued.place,
+        request=launch(ticket.request),
+        why=None if queued is None else message(queued.why),
+        behind=None if behind is None else behind.id,
+        **own,
+    )
 
 
 def footprint(taken: Footprint) -> schema.Footprint:
     """Return what a launch takes on one device."""
-    return schema.Footprint(
-        parts=tuple(
-            schema.Part(
-                name=_value(part.name),
-                bytes=part.bytes,
-                source=_value(part.source),
-                confidence=_value(part.confidence),
-            )
-            for part in taken.parts
-        ),
+    return _like(
+        schema.Footprint,
+        taken,
+        parts=tuple(_like(schema.Part, part) for part in taken.parts),
         run_peak_bytes=taken.total_bytes,
-        load_peak_bytes=taken.load_peak_bytes,
-        warm_bytes=taken.warm_bytes,
-        confidence=_value(taken.confidence),
-        notes=tuple(schema.Note(code=_value(note), text=words.word(names.NOTES, note)) for note in taken.notes),
+        notes=tuple(schema.Note(code=note.value, text=words.word(names.NOTES, note)) for note in taken.notes),
         seen=_measured(taken.seen),
     )
 
 
 def _measured(seen: MeasuredSpread | None) -> schema.Measured | None:
     """What was measured here of such launches; one launch has the same on each of its devices."""
-    if seen is None:
-        return None
-    return schema.Measured(count=seen.count, spread_percent=seen.spread_percent, same_options=seen.same_options)
+    return None if seen is None else _like(schema.Measured, seen)
 
 
 def _eviction(eviction: Eviction, request: SwitchRequest) -> schema.Eviction:
-    return schema.Eviction(
-        instance_id=eviction.instance_id,
+    return _like(
+        schema.Eviction,
+        eviction,
         model=eviction.model_id,
-        mode=_value(eviction.mode),
-        owner=eviction.owner,
-        in_flight=eviction.in_flight,
         lease_until=when(eviction.lease_until),
         freed_bytes=dict(eviction.freed_bytes),
-        no_return=message(eviction.no_return),
         confirmed=eviction.is_confirmed_by(request),
     )
 
 
 def launch(request: SwitchRequest) -> schema.Launch:
     """Return a request as ``plan`` and ``switch`` take it."""
-    return schema.Launch(
-        mode=_value(request.mode),
+    return _like(
+        schema.Launch,
+        request,
+        mode=request.mode.value,
         model=request.model_id,
         options=options(request.options),
-        devices=request.devices,
-        keep_others=request.keep_others,
-        restore_on_failure=request.restore_on_failure,
-        interrupt_busy=request.interrupt_busy,
-        unload=request.unload,
-        load_anyway=request.load_anyway,
         lease_until=None if request.lease_until is None else _moment(request.lease_until),
-        reason=request.reason,
         idle_unload_minutes=request.idle_minutes,
-        override_reason=request.override_reason,
     )
 
 
 def _evicted(evicted: Evicted) -> schema.Evicted:
-    return schema.Evicted(
-        instance_id=evicted.instance_id,
+    return _like(
+        schema.Evicted,
+        evicted,
         model=evicted.model_id,
-        revision=evicted.revision,
-        mode=_value(evicted.mode),
         options=options(evicted.options),
-        devices=evicted.devices,
-        owner=evicted.owner,
         lease_until=when(evicted.lease.until),
     )
 
 
 def operation(begun: Operation) -> schema.Operation:
     """Return an operation, running or ended."""
-    return schema.Operation(**_operation_fields(begun))
+    return _operation(schema.Operation, begun)
 
 
 def accepted_operation(begun: Operation, *, stored: bool) -> schema.AcceptedOperation:
     """Return an operation that was begun or changed."""
-    return schema.AcceptedOperation(**_operation_fields(begun), stored=stored)
+    return _operation(schema.AcceptedOperation, begun, stored=stored)
 
 
-def _operation_fields(begun: Operation) -> dict[str, Any]:
-    return {
-        "id": begun.id,
-        "kind": _value(begun.kind),
-        "actor": begun.actor,
-        "state": _value(begun.state),
-        "mode": begun.mode,
-        "model": begun.model_id,
-        "instance_id": begun.instance_id,
-        "devices": begun.devices,
-        "evicted": begun.evicted,
-        "to_restore": tuple(map(_evicted, begun.to_restore)),
-        "started_at": when(begun.started_at),
-        "ended_at": when(begun.ended_at),
-        "steps": tuple(map(_step, begun.steps)),
-        "receipt": _receipt(begun.receipts),
-        "receipts": tuple(map(_device_receipt, begun.receipts)),
-        "findings": tuple(schema.Finding(ok=each.ok, message=message(each.message)) for each in begun.findings),
-        "error": message(begun.error),
-        "outcome": message(begun.outcome),
-        "cancel_requested_by": begun.cancel_requested_by,
-        "checks": tuple(map(_check, begun.checks)),
-        "request": None if begun.request is None else launch(begun.request),
-        "post_mortem": None if begun.post_mortem is None else _post_mortem(begun.post_mortem),
-        "grace": None if begun.grace is None else _grace(begun.grace),
-    }
-
-
-def _grace(grace: Grace) -> schema.Grace:
-    return schema.Grace(until=when(grace.until), instances=grace.instances, owners=grace.owners)
+def _operation(document: type[D], begun: Operation, **own: Any) -> D:
+    return _like(
+        document,
+        begun,
+        model=begun.model_id,
+        to_restore=tuple(map(_evicted, begun.to_restore)),
+        steps=tuple(_like(schema.Step, step) for step in begun.steps),
+        receipt=_receipt(begun.receipts),
+        receipts=tuple(map(_device_receipt, begun.receipts)),
+        findings=tuple(_like(schema.Finding, finding) for finding in begun.findings),
+        checks=tuple(_like(schema.Check, check, title=words.word(names.CHECKS, check.name)) for check in begun.checks),
+        request=None if begun.request is None else launch(begun.request),
+        post_mortem=None if begun.post_mortem is None else _post_mortem(begun.post_mortem),
+        grace=None if begun.grace is None else _like(schema.Grace, begun.grace, until=when(begun.grace.until)),
+        **own,
+    )
 
 
 def _post_mortem(report: PostMortem) -> schema.PostMortem:
-    return schema.PostMortem(
-        taken_at=when(report.taken_at),
+    return _like(
+        schema.PostMortem,
+        report,
         since=when(report.since),
-        phase=_value(report.phase),
-        cause=_value(report.cause),
         device=report.device_id,
         message=message(cause_message(report)),
         devices=tuple(map(_account, report.accounts)),
-        log=report.log,
         way_out=None if report.way_out is None else _way_out(report.way_out),
     )
 
 
 def _account(account: Account) -> schema.DeviceAccount:
-    return schema.DeviceAccount(
+    return _like(
+        schema.DeviceAccount,
+        account,
         id=account.device_id,
-        total_bytes=account.total_bytes,
         predicted_bytes=account.gate_bytes,
-        held_before_bytes=account.held_before_bytes,
-        held_bytes=account.held_bytes,
-        free_before_bytes=account.free_before_bytes,
         free_bytes=account.free_after_bytes,
         others_grown_bytes=account.grown_bytes,
         holders=tuple(map(_held_line, account.lines)),
@@ -471,40 +354,7 @@ def _account(account: Account) -> schema.DeviceAccount:
 
 
 def _held_line(line: HolderLine) -> schema.HeldLine:
-    return schema.HeldLine(
-        kind=_value(line.kind),
-        own=line.is_own,
-        model=line.model_id,
-        instance_id=line.instance_id,
-        container_id=line.container_id,
-        pid=line.pid,
-        user=line.user,
-        command=line.command,
-        before_bytes=line.before_bytes,
-        bytes=line.after_bytes,
-    )
-
-
-def _check(check: Check) -> schema.Check:
-    return schema.Check(
-        name=_value(check.name),
-        title=words.word(names.CHECKS, check.name),
-        mark=_value(check.mark),
-        seen=message(check.seen),
-        seconds=check.seconds,
-        advice=message(check.advice),
-    )
-
-
-def _step(step: Step) -> schema.Step:
-    return schema.Step(
-        name=_value(step.name),
-        state=_value(step.state),
-        started_at=when(step.started_at),
-        ended_at=when(step.ended_at),
-        progress=step.progress,
-        message=message(step.message),
-    )
+    return _like(schema.HeldLine, line, own=line.is_own, model=line.model_id, bytes=line.after_bytes)
 
 
 def _receipt(receipts: tuple[Receipt, ...]) -> schema.Receipt | None:
@@ -527,69 +377,31 @@ def _sum(sizes: list[int | None]) -> int | None:
 
 
 def _device_receipt(receipt: Receipt) -> schema.DeviceReceipt:
-    return schema.DeviceReceipt(
-        device_id=receipt.device_id,
-        instance_id=receipt.instance_id,
-        model=receipt.model_id,
-        expected_bytes=receipt.expected_bytes,
-        freed_bytes=receipt.freed_bytes,
-        model_freed_bytes=receipt.model_freed_bytes,
-        others_bytes=receipt.others_bytes,
-        seconds=receipt.seconds,
-        settled=receipt.settled,
-        still_held_by=tuple(map(_still_held, receipt.still_held_by)),
-    )
+    held = tuple(map(_still_held, receipt.still_held_by))
+    return _like(schema.DeviceReceipt, receipt, model=receipt.model_id, still_held_by=held)
 
 
 def _still_held(held: HeldBy) -> schema.StillHeld:
-    return schema.StillHeld(pid=held.pid, user=held.user, command=held.command, bytes=held.used_bytes, state=held.state)
+    return _like(schema.StillHeld, held, bytes=held.used_bytes)
 
 
 def track(recorded: Track) -> schema.Timeline:
     """Return a device's memory over a span, with the operations that ended in it."""
-    return schema.Timeline(
+    return _like(
+        schema.Timeline,
+        recorded,
         device=recorded.device_id,
-        span=_value(recorded.span),
         step_seconds=recorded.scale.step_s,
-        begun_at=when(recorded.begun_at),
-        ended_at=when(recorded.ended_at),
         points=tuple(map(_point, recorded.points)),
-        operations=tuple(map(_event, recorded.events)),
+        operations=tuple(_like(schema.EndedOperation, event, model=event.model_id) for event in recorded.events),
     )
 
 
 def _point(point: Point) -> schema.Point:
-    return schema.Point(
-        taken_at=when(point.taken_at),
-        total_bytes=point.total_bytes,
-        free_bytes=point.free_bytes,
-        mean_free_bytes=point.mean_free_bytes,
-        holders=tuple(_holding(held) for held in point.held if held.who.kind is not LedgerKind.FREE),
-    )
+    held = tuple(_holding(held) for held in point.held if held.who.kind is not LedgerKind.FREE)
+    return _like(schema.Point, point, holders=held)
 
 
 def _holding(held: Held) -> schema.Holding:
     who = held.who
-    return schema.Holding(
-        kind=_value(who.kind),
-        instance_id=who.instance_id,
-        model=who.model_id,
-        mode=_value(who.mode),
-        user=who.user,
-        bytes=held.used_bytes,
-        most_bytes=held.most_bytes,
-    )
-
-
-def _event(event: Event) -> schema.EndedOperation:
-    return schema.EndedOperation(
-        id=event.id,
-        kind=_value(event.kind),
-        state=_value(event.state),
-        mark=_value(event.mark),
-        actor=event.actor,
-        model=event.model_id,
-        mode=_value(event.mode),
-        evicted=event.evicted,
-        ended_at=when(event.ended_at),
-    )
+    return _like(schema.Holding, who, model=who.model_id, bytes=held.used_bytes, most_bytes=held.most_bytes)
