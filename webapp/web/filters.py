@@ -1,135 +1,20 @@
-"""What a list of operations and a timeline are asked for by: the values as an address carries them, and what they mean."""
+"""The values of an address or a form as what they mean: members of closed sets, names."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, TypeVar
-from urllib.parse import urlencode
 
-from flask import request
-
-from webapp.domain.audit import ActionGroup, AuditFilter, Result
-from webapp.domain.operation import OperationFilter, OperationKind, OperationState
-from webapp.domain.timeline import Span
 from webapp.errors import InvalidRequest
-from webapp.web.ports import timeline
 
 NAME_LIMIT: Final = 200
 SHOWN_LIMIT: Final = 100
-NOT_SIGNED_IN: Final = "-"
-"""Stands for who was not signed in where a name is chosen; no name begins so."""
-DAYS: Final = {"since": "from", "until": "to"}
-FIRST_YEAR, LAST_YEAR = 2000, 2999
 
 E = TypeVar("E", bound=StrEnum)
 
 
-@dataclass(frozen=True)
-class OperationsQuery:
-    """The values as typed; an empty one is any. ``before`` is the id of the last operation already seen."""
-
-    kind: str = ""
-    actor: str = ""
-    model: str = ""
-    state: str = ""
-    before: str = ""
-
-    @classmethod
-    def read(cls, values: Mapping[str, str]) -> OperationsQuery:
-        """Return what an address asks for."""
-        return cls(**{field.name: values.get(field.name, "") for field in fields(cls)})
-
-    def to_filter(self) -> OperationFilter:
-        """Return the filter that is meant. Raises InvalidRequest."""
-        return OperationFilter(
-            kind=_member("kind", self.kind, OperationKind),
-            actor=_name("actor", self.actor),
-            model_id=_name("model", self.model),
-            state=_member("state", self.state, OperationState),
-        )
-
-    @property
-    def is_filter(self) -> bool:
-        """Whether anything is left out but by its age."""
-        return any((self.kind, self.actor, self.model, self.state))
-
-    def address(self, before: str = "") -> str:
-        """Return the query of an address that asks for the same, after the operation ``before``."""
-        values = {**vars(self), "before": before}
-        return urlencode({name: value for name, value in values.items() if value})
-
-
-@dataclass(frozen=True)
-class AuditQuery:
-    """The values as typed; an empty one is any. ``before`` is the number of the last entry already seen."""
-
-    person: str = ""
-    group: str = ""
-    result: str = ""
-    since: str = ""
-    until: str = ""
-    target: str = ""
-    before: str = ""
-
-    @classmethod
-    def read(cls, values: Mapping[str, str]) -> AuditQuery:
-        """Return what an address asks for; in it the days are called ``from`` and ``to``."""
-        return cls(**{f.name: values.get(DAYS.get(f.name, f.name), "").strip() for f in fields(cls)})
-
-    def to_filter(self) -> AuditFilter:
-        """Return the filter that is meant; the days are the server's own, the last one with it. Raises InvalidRequest."""
-        since, until = _day("from", self.since), _day("to", self.until)
-        return AuditFilter(
-            person="" if self.person == NOT_SIGNED_IN else _name("person", self.person),
-            group=_member("group", self.group, ActionGroup),
-            result=_member("result", self.result, Result),
-            since=None if since is None else since.timestamp(),
-            until=None if until is None else (until + timedelta(days=1)).timestamp(),
-            text=_name("target", self.target),
-        )
-
-    @property
-    def seen(self) -> int | None:
-        """The number of the last entry already seen. Raises InvalidRequest."""
-        if self.before and not re.fullmatch(r"[1-9]\d{0,14}", self.before, re.ASCII):
-            raise InvalidRequest(field="before", value=self.before[:SHOWN_LIMIT], allowed="1, 2, 3, …")
-        return int(self.before) if self.before else None
-
-    @property
-    def is_filter(self) -> bool:
-        """Whether anything is left out but by its age."""
-        return any(value for name, value in vars(self).items() if name != "before")
-
-    def address(self, before: str = "") -> str:
-        """Return the query of an address that asks for the same, after the entry ``before``."""
-        values = {**vars(self), "before": before}
-        return urlencode({DAYS.get(name, name): value for name, value in values.items() if value})
-
-
-def _day(field: str, text: str) -> datetime | None:
-    """Raises InvalidRequest."""
-    if not text:
-        return None
-    try:
-        day = datetime.strptime(text, "%Y-%m-%d")
-    except ValueError:
-        day = None
-    if day is None or not FIRST_YEAR <= day.year <= LAST_YEAR:
-        raise InvalidRequest(field=field, value=text[:SHOWN_LIMIT], allowed="2026-01-31")
-    return day
-
-
-def asked_track() -> tuple[str | None, Span]:
-    """Return the device that ``?device=&span=`` mean, else the first, and the span, else the hour. Raises InvalidRequest."""
-    span = _member("span", request.args.get("span", ""), Span) or Span.HOUR
-    return request.args.get("device") or next(iter(timeline().devices()), None), span
-
-
-def _member(field: str, text: str, of: type[E]) -> E | None:
+def member(field: str, text: str, of: type[E]) -> E | None:
+    """Return the member of a closed set that a field names, ``None`` if the field is empty. Raises InvalidRequest."""
     return chosen(of, field, text) if text else None
 
 
@@ -140,7 +25,8 @@ def chosen(of: type[E], field: str, text: str) -> E:
     return of(text)
 
 
-def _name(field: str, text: str) -> str | None:
+def name_of(field: str, text: str) -> str | None:
+    """Return the name in a field, ``None`` if the field is empty. Raises InvalidRequest."""
     if len(text) > NAME_LIMIT:
         raise InvalidRequest(field=field, value=text[:SHOWN_LIMIT], allowed=f"≤ {NAME_LIMIT}")
     return text or None

@@ -20,12 +20,15 @@ from webapp.web.actor import current_actor
 from webapp.web.api import bodies, documents
 from webapp.web.api.bodies import limit_argument
 from webapp.web.api.calls import Located, Tagged, blueprint, call
+from webapp.web.audit.query import AuditQuery
 from webapp.web.audit.recording import note_operation
 from webapp.web.chat.views import StreamedReply
 from webapp.web.commands import Command
-from webapp.web.filters import SHOWN_LIMIT, AuditQuery, OperationsQuery, asked_track
+from webapp.web.filters import SHOWN_LIMIT
+from webapp.web.operations.query import OperationsQuery
 from webapp.web.ports import audit, controller, timeline
 from webapp.web.rights import has, require_cancel, require_override
+from webapp.web.timeline.query import asked_track
 
 __all__ = ["blueprint"]
 

@@ -9,8 +9,8 @@ from datetime import datetime
 from webapp.domain.audit import ActionGroup, AuditChannel, AuditEntry, Detail, Kind, Result
 from webapp.message import Message
 from webapp.web import formats, words
+from webapp.web.audit.query import NOT_SIGNED_IN, AuditQuery
 from webapp.web.audit.recording import FLAGS
-from webapp.web.filters import NOT_SIGNED_IN, AuditQuery
 from webapp.web.phrases import FAILURE, SUCCESS, WARNING, Choice
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext

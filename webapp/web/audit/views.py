@@ -14,7 +14,7 @@ from webapp.domain.people import Permission
 from webapp.errors import InvalidRequest, StoreUnavailable
 from webapp.web.api.documents import when
 from webapp.web.audit.presenter import AuditView, audit_choices, audit_view
-from webapp.web.filters import AuditQuery
+from webapp.web.audit.query import AuditQuery
 from webapp.web.ports import audit
 from webapp.web.responses import wants_fragment
 from webapp.web.rights import needs

@@ -13,9 +13,9 @@ from webapp.domain.people import Permission
 from webapp.errors import InvalidRequest, StoreUnavailable, UnknownOperation
 from webapp.message import Message
 from webapp.web import words
-from webapp.web.filters import OperationsQuery
 from webapp.web.operations.presenters.history import HistoryView, filter_view, history_view
 from webapp.web.operations.presenters.operation_page import operation_page
+from webapp.web.operations.query import OperationsQuery
 from webapp.web.ports import controller
 from webapp.web.responses import wants_fragment
 from webapp.web.rights import needs

@@ -14,7 +14,6 @@ from webapp.domain.timeline import POINT_S, Held, Point, Span, Track
 from webapp.errors import StoreUnavailable
 from webapp.web import words
 from webapp.web.api.documents import when
-from webapp.web.filters import asked_track
 from webapp.web.phrases import Choice
 from webapp.web.ports import controller, timeline
 from webapp.web.responses import wants_fragment
@@ -22,6 +21,7 @@ from webapp.web.rights import needs
 from webapp.web.spreadsheet import MEDIA_TYPE, Cell, to_csv
 from webapp.web.statuses import status_of
 from webapp.web.timeline.presenter import TimelineView, empty_view, table_view, timeline_view
+from webapp.web.timeline.query import asked_track
 from webapp.web.translate import language
 from webapp.web.view_cache import view_cache
 from webapp.web.words import names

@@ -20,9 +20,9 @@ from webapp.domain.operation import (
 )
 from webapp.domain.units import gib
 from webapp.message import Message
-from webapp.web.filters import OperationsQuery
 from webapp.web.operations.presenters.history import filter_view, history_view, receipt_sum
 from webapp.web.operations.presenters.operation_page import OperationPage, operation_page
+from webapp.web.operations.query import OperationsQuery
 
 ENDED = Operation(
     "op1",

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from webapp.domain.operation import Operation, OperationValues, Receipt
 from webapp.message import Message
 from webapp.web import formats, words
-from webapp.web.filters import OperationsQuery
 from webapp.web.operations.presenters.operations import (
     AGAINST_THE_ESTIMATE,
     STATE_SIGNS,
@@ -16,6 +15,7 @@ from webapp.web.operations.presenters.operations import (
     ResultLine,
     operation_view,
 )
+from webapp.web.operations.query import OperationsQuery
 from webapp.web.phrases import Choice
 from webapp.web.translate import gettext as _
 from webapp.web.translate import ngettext

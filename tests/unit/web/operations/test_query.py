@@ -6,7 +6,8 @@ import pytest
 
 from webapp.domain.operation import ANY_OPERATION, OperationFilter, OperationKind, OperationState
 from webapp.errors import InvalidRequest
-from webapp.web.filters import NAME_LIMIT, OperationsQuery
+from webapp.web.filters import NAME_LIMIT
+from webapp.web.operations.query import OperationsQuery
 
 
 def test_nothing_asked_is_everything() -> None:

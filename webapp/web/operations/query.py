@@ -1,0 +1,45 @@
+"""What the list of operations is asked for by: the values as an address carries them, and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from urllib.parse import urlencode
+
+from webapp.domain.operation import OperationFilter, OperationKind, OperationState
+from webapp.web.filters import member, name_of
+
+
+@dataclass(frozen=True)
+class OperationsQuery:
+    """The values as typed; an empty one is any. ``before`` is the id of the last operation already seen."""
+
+    kind: str = ""
+    actor: str = ""
+    model: str = ""
+    state: str = ""
+    before: str = ""
+
+    @classmethod
+    def read(cls, values: Mapping[str, str]) -> OperationsQuery:
+        """Return what an address asks for."""
+        return cls(**{field.name: values.get(field.name, "") for field in fields(cls)})
+
+    def to_filter(self) -> OperationFilter:
+        """Return the filter that is meant. Raises InvalidRequest."""
+        return OperationFilter(
+            kind=member("kind", self.kind, OperationKind),
+            actor=name_of("actor", self.actor),
+            model_id=name_of("model", self.model),
+            state=member("state", self.state, OperationState),
+        )
+
+    @property
+    def is_filter(self) -> bool:
+        """Whether anything is left out but by its age."""
+        return any((self.kind, self.actor, self.model, self.state))
+
+    def address(self, before: str = "") -> str:
+        """Return the query of an address that asks for the same, after the operation ``before``."""
+        values = {**vars(self), "before": before}
+        return urlencode({name: value for name, value in values.items() if value})

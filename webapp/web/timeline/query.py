@@ -1,0 +1,15 @@
+"""What a timeline is asked for by."""
+
+from __future__ import annotations
+
+from flask import request
+
+from webapp.domain.timeline import Span
+from webapp.web.filters import member
+from webapp.web.ports import timeline
+
+
+def asked_track() -> tuple[str | None, Span]:
+    """Return the device that ``?device=&span=`` mean, else the first, and the span, else the hour. Raises InvalidRequest."""
+    span = member("span", request.args.get("span", ""), Span) or Span.HOUR
+    return request.args.get("device") or next(iter(timeline().devices()), None), span
