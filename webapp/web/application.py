@@ -14,22 +14,23 @@ from jinja2.bccache import Bucket
 
 from webapp.folders import make_private
 from webapp.settings import Settings
-from webapp.web import formats, health
+from webapp.web import formats, health, i18n
 from webapp.web.actor import current_actor
-from webapp.web.api import views
-from webapp.web.api.openapi import reference
+from webapp.web.api import openapi
+from webapp.web.api import views as api
 from webapp.web.assets import init_assets
 from webapp.web.audit import views as audit
 from webapp.web.audit.recording import init_recording, refuse_unrecorded
+from webapp.web.chat import views as chat
 from webapp.web.chat.views import init_asking
 from webapp.web.dashboard import actions, fragments, pages
 from webapp.web.i18n import init_languages
-from webapp.web.leases.views import init_leases
+from webapp.web.leases import views as leases
 from webapp.web.navigation import sections
-from webapp.web.operations import views as history
-from webapp.web.people import account
+from webapp.web.operations import views as operations
+from webapp.web.people import account, sign_in
 from webapp.web.people import views as people
-from webapp.web.people.sign_in import init_signing
+from webapp.web.people.login_throttle import init_guesses
 from webapp.web.ports import EXTENSION, WebServices
 from webapp.web.problems import init_problems
 from webapp.web.queue import views as queue
@@ -44,6 +45,25 @@ from webapp.web.view_cache import init_view_cache
 log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[1]
+BLUEPRINTS = (
+    pages.blueprint,
+    fragments.blueprint,
+    actions.blueprint,
+    chat.blueprint,
+    queue.blueprint,
+    leases.blueprint,
+    operations.blueprint,
+    timeline.blueprint,
+    selftest.blueprint,
+    audit.blueprint,
+    sign_in.blueprint,
+    account.blueprint,
+    people.blueprint,
+    i18n.blueprint,
+    health.blueprint,
+    api.blueprint,
+    openapi.reference,
+)
 
 
 def page_files() -> Path:
@@ -69,6 +89,7 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
     app.extensions[EXTENSION] = services
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    # In this order a request is checked: where it comes from, whether the person may, the form's token; then it is recorded.
     init_security(app, settings)
     init_rights(app)
     init_form_tokens(app)
@@ -77,21 +98,11 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
     init_problems(app)
     init_assets(app)
     init_view_cache(app)
-    _init_templates(app, settings)
-    for blueprint in (pages.blueprint, fragments.blueprint, actions.blueprint, health.blueprint):
-        app.register_blueprint(blueprint)
-    app.register_blueprint(views.blueprint)
-    app.register_blueprint(reference)
-    app.register_blueprint(timeline.blueprint)
-    app.register_blueprint(history.blueprint)
-    app.register_blueprint(selftest.blueprint)
-    app.register_blueprint(queue.blueprint)
-    init_leases(app)
+    init_guesses(app)
     init_asking(app, settings.threads)
-    init_signing(app)
-    app.register_blueprint(account.blueprint)
-    app.register_blueprint(people.blueprint)
-    app.register_blueprint(audit.blueprint)
+    _init_templates(app, settings)
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint)
     refuse_undeclared(app)
     refuse_unrecorded(app)
     return app
@@ -132,6 +143,7 @@ def _init_templates(app: Flask, settings: Settings) -> None:
         language=language,
         actor=current_actor,
         sections=sections,
+        banner=leases.own_banner,
         reading_age_s=reading_age_s,
         host_name=platform.node(),
         clock=time.time,

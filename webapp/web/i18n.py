@@ -29,7 +29,6 @@ def init_languages(app: Flask) -> None:
     """Choose a request's language: its cookie, else what the browser asks for, else the setting. JSON is English."""
     Babel(app, default_locale="ru", default_translation_directories="translations", locale_selector=_choose)
     init_texts(app)
-    app.register_blueprint(blueprint)
 
 
 def _choose() -> str:

@@ -52,7 +52,6 @@ class Questions:
 def init_asking(app: Flask, threads: int) -> None:
     """Let at most half of ``threads`` be busy with answers."""
     app.extensions[EXTENSION] = Questions(max(1, threads // 2))
-    app.register_blueprint(blueprint)
 
 
 def _questions() -> Questions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from flask import Blueprint, Flask, make_response, redirect, render_template, request, url_for
+from flask import Blueprint, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.control.contract import Terms
@@ -29,12 +29,6 @@ HIDDEN: Final = "Warden-Hidden"
 """The header of what a page asks for while its tab is hidden."""
 
 blueprint = Blueprint("leases", __name__)
-
-
-def init_leases(app: Flask) -> None:
-    """Give ``app`` the pages, and every page its banner."""
-    app.register_blueprint(blueprint)
-    app.jinja_env.globals.update(banner=own_banner)
 
 
 def own_banner() -> Banner:

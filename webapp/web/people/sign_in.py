@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from flask import Blueprint, Flask, flash, make_response, redirect, render_template, request, session, url_for
+from flask import Blueprint, flash, make_response, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.domain.audit import Action
@@ -15,7 +15,7 @@ from webapp.web.actor import SESSION_KEY, current_identity, sign_in_is_needed
 from webapp.web.audit.recording import note_error, records
 from webapp.web.audit.targets import oneself, typed_person
 from webapp.web.client_address import client_address, visit
-from webapp.web.people.login_throttle import FAILED, init_guesses, slow_by
+from webapp.web.people.login_throttle import FAILED, slow_by
 from webapp.web.phrases import SUCCESS
 from webapp.web.ports import accounts, services
 from webapp.web.rights import needs
@@ -25,12 +25,6 @@ from webapp.web.translate import gettext as _
 from webapp.web.words import names
 
 blueprint = Blueprint("signing", __name__)
-
-
-def init_signing(app: Flask) -> None:
-    """Let people sign in to ``app``, and slow down who guesses."""
-    init_guesses(app)
-    app.register_blueprint(blueprint)
 
 
 def _of_name() -> str:
