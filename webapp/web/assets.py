@@ -1,7 +1,7 @@
 """Serves the static files: one style sheet, and addresses that change with the content, so that a browser may keep what they name.
 
 The files under ``static/css`` are joined in memory when the web process starts, in the order in which ``app.css`` imports them. One mark
-for all files stands in the path and not in the query, so that the relative imports of the JavaScript modules carry it too.
+for all files is part of the path, not of the query, so that the relative imports of the JavaScript modules carry it too.
 """
 
 from __future__ import annotations

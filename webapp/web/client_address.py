@@ -18,7 +18,7 @@ FORWARDED: Final = ("Forwarded", "X-Forwarded-For")
 
 
 def visit() -> Visit:
-    """Return what a session keeps of a request; what an open page asks by itself is no use of it."""
+    """Return what a session keeps of a request; the polls of an open page do not count as use of it."""
     polls = request.method == "GET" and request.headers.get("HX-Request") == "true"
     return Visit(client_address(), request.user_agent.string, counts=not polls)
 

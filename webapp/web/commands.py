@@ -1,6 +1,6 @@
 """What people and programs can make Warden do: each command's right, record and refusals, declared once.
 
-The page's form and the call of the JSON interface are two ways to one command; ``@does(UNLOAD)`` stands at both.
+The page's form and the call of the JSON interface are two ways to one command; both have ``@does(UNLOAD)``.
 """
 
 from __future__ import annotations

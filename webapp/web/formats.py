@@ -1,4 +1,4 @@
-"""Numbers, sizes and times as the reader's language writes them. Bytes come in, GiB go out; ``None`` is said, never 0."""
+"""Numbers, sizes and times as the reader's language writes them. Bytes come in, GiB go out; ``None`` is shown as unknown, never as 0."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def amount(value_bytes: float | None) -> Amount:
 
 
 def gibs(value_bytes: float | None) -> Amount:
-    """Return a size always in GiB, for figures that stand beside each other; small ones get a second decimal."""
+    """Return a size always in GiB, for figures in one row; small ones get a second decimal."""
     if value_bytes is None or not _is_meant(value_bytes):
         return Amount(unknown(), "")
     return Amount(number(value_bytes / GIB, 2 if 0 < abs(value_bytes) < 0.95 * GIB else 1), "GiB")

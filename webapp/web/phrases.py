@@ -47,7 +47,7 @@ def reason_of(message: Message, begin: str = "") -> Reason:
 def misread(model_id: str, exc: Exception) -> Message:
     """Record that a model could not be judged, and return what its own row says of it."""
     log.error("The model %s cannot be judged", model_id, exc_info=exc)
-    detail = type(exc).__name__  # what a defect says of its inside stands in the log alone
+    detail = type(exc).__name__  # the text of a defect's exception goes to the log only
     return Message(ModelProblem.MISREAD.value, {"model": model_id, "detail": detail})
 
 

@@ -1,7 +1,7 @@
 """The one place where rights are checked: every address declares the right that it needs, and no request gets past it otherwise.
 
-``@needs(Permission.X)`` stands at each view. An application with a view that declares nothing is not made, and a view that is added later
-is refused. What depends on whose a thing is, the view asks by ``require_…``.
+Each view has ``@needs(Permission.X)``. An application with a view that declares nothing is refused at the start, and a view that is added
+later is closed. What depends on the owner of a thing, the view checks by ``require_…``.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def _refuse_body_unread() -> None:
 
 
 def _check_token() -> None:
-    """Ask for the token wherever a browser says by itself who sends the request; an API token it never sends by itself."""
+    """Ask for the token if a browser identifies the person automatically; it never sends an API token automatically."""
     if request.method in SAFE_METHODS:
         return
     identity = current_identity()

@@ -62,7 +62,7 @@ def pgettext(context: str, text: str, **values: object) -> str:
 
 
 def ngettext(one: str, many: str, num: int, **values: object) -> str:
-    """Return the form for ``num`` in the language in force; ``%(num)s`` and ``values`` stand in it."""
+    """Return the form for ``num`` in the language in force; with ``num`` and ``values`` in its ``%(name)s``."""
     return plural(one, many, num) % {"num": num, **values}
 
 

@@ -80,8 +80,8 @@ def _seconds(moment: datetime | None) -> float | None:
 def read(body: type[B]) -> B:
     """Return the request's body.
 
-    Raises: InvalidRequest: a field is missing, unknown or has a value that cannot be meant; names it. Not JSON names
-    ``body``. UnsupportedMediaType: the content type is not JSON.
+    Raises: InvalidRequest: a field is missing, unknown or invalid (the error names it), or the body is not JSON.
+    UnsupportedMediaType: the content type is not JSON.
     """
     if not request.is_json:
         raise UnsupportedMediaType

@@ -1,9 +1,8 @@
 """The one place where the web layer records who did what: every address that changes something declares what it does.
 
-``@does(COMMAND)`` or ``@records(Action.X, target, …)`` stands at each such view, ``@changes_nothing`` at an unsafe one
-that changes nothing; an application with a view that says neither is not made. One entry is made of a request once it
-is answered, refused or not. Of what was sent only the fields are kept that a view names, so no password, key or prompt
-gets in.
+Each such view has ``@does(COMMAND)`` or ``@records(Action.X, target, …)``, an unsafe one that changes nothing has
+``@changes_nothing``; an application with a view that has neither is refused. A request gets one entry once it is
+answered, refused or not. Of its fields only those are kept that the view names, so no password, key or prompt gets in.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ ATTRIBUTE: Final = "warden_act"
 NOTHING: Final = "nothing"
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 FLAGS: Final = frozenset({Detail.LOAD_ANYWAY, Detail.EXTENDED, Detail.ROLLBACK})
-"""Details that are there or not; their value says no more."""
+"""Details that are set or not; their value has no meaning."""
 YES: Final = "yes"
 OFF: Final = ("0", "False")
 """A flag that was sent and is not set."""

@@ -74,7 +74,7 @@ def as_csv() -> ResponseReturnValue:
 
 
 def _asked(query: AuditQuery) -> AuditView:
-    """A value that cannot be meant matches nothing. Raises StoreUnavailable."""
+    """An invalid value matches nothing. Raises StoreUnavailable."""
     try:
         entries = audit().entries(PAGE + 1, query.to_filter(), query.seen)
     except InvalidRequest:

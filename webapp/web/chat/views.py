@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 EXTENSION: Final = "warden_questions"
 PROBLEM_MARK: Final = "\x1e"
-"""Stands in a stream before the sentence that says why the answer broke off (ASCII record separator)."""
+"""Precedes the sentence in a stream that says why the answer broke off (ASCII record separator)."""
 TEXT: Final = "text/plain; charset=utf-8"
 
 blueprint = Blueprint("asking", __name__)
@@ -124,7 +124,7 @@ def stream(instance_id: str) -> ResponseReturnValue:
 
 
 def _pieces(answer: StreamedReply, app: Flask, language: Spoken) -> Iterator[str]:
-    """The pieces, and after the last one why there are no more; the request that asked is over by then."""
+    """Yield the pieces, and after the last one the reason if the answer broke off; the request is over by then."""
     try:
         yield from answer
     except WardenError as error:

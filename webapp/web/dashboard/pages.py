@@ -86,7 +86,7 @@ def unload_dialog(instance: Instance) -> ResponseReturnValue:
 @blueprint.get("/confirm/load-anyway")
 @needs(Permission.SWITCH)
 def confirm_load_anyway() -> ResponseReturnValue:
-    """Say what the estimate lacks and whom it may hit, and ask."""
+    """Say how much memory is short and who may be affected, and ask."""
     snapshot = controller().snapshot()
     form = LaunchForm.read(sent(request.args), snapshot)
     plan = controller().plan(replace(form.to_request(), load_anyway=True), current_actor())

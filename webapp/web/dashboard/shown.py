@@ -136,7 +136,7 @@ def _model_list(values: LaunchForm, search: ModelSearch, snapshot: Snapshot) -> 
 
 
 def _texts(snapshot: Snapshot) -> tuple[ModelText, ...]:
-    """What is said of hundreds of models changes only with the cache."""
+    """Return the texts of all models: of hundreds, they change only with the cache."""
     return view_cache().of(("texts", language(), Same(snapshot.models)), lambda: model_texts(snapshot.models))
 
 

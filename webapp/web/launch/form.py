@@ -26,7 +26,7 @@ DEFAULT_TOKENS: Final = 2048
 
 @dataclass(frozen=True)
 class LaunchForm:
-    """What stands in the fields; text, because a person may type anything."""
+    """The values of the fields; text, because a person may type anything."""
 
     mode: str = Mode.TRANSFORMERS.value
     model: str = ""
@@ -53,8 +53,8 @@ class LaunchForm:
     def read(cls, values: Mapping[str, str], snapshot: Snapshot) -> LaunchForm:
         """Return the form as sent, or as first shown where a field was not sent: no model is chosen for anybody.
 
-        A checkbox that is off is not sent at all: whether the form was sent is told by its other fields. A model to unload that has gone
-        meanwhile is asked for no more.
+        A checkbox that is off is not sent at all: whether the form was sent is told by its other fields. A model to unload that is
+        gone meanwhile is dropped.
         """
         sent = "mode" in values
         is_empty = snapshot.models_scanned_at is not None and not snapshot.models
@@ -105,7 +105,7 @@ class LaunchForm:
         """Return what the form asks for at ``now``; without that, as for a plan, until when the model is leased is left open.
 
         Raises:
-            InvalidRequest: a field has a value that cannot be meant.
+            InvalidRequest: a field has an invalid value.
         """
         precision = Precision(_choice("precision", self.precision, [p.value for p in Precision]))
         return SwitchRequest(
@@ -129,7 +129,7 @@ class LaunchForm:
         )
 
     def placed(self) -> SwitchRequest:
-        """Return what the form says of where the model goes and of those that are there, whatever stands in the fields of the launch."""
+        """Return a request with the form's devices and evictions and the least launch options, whatever was typed in those fields."""
         return replace(
             self, mode=Mode.TRANSFORMERS.value, precision=Precision.AUTO.value, max_tokens="1", batch_size="1"
         ).to_request()

@@ -60,7 +60,7 @@ def is_number(text: str) -> bool:
 
 
 def idle_choice(minutes: float | None) -> str:
-    """Return the choice that means ``minutes``; one that no choice means stands as it is."""
+    """Return the choice that means ``minutes``, or the number itself if no choice does."""
     known = {meant: choice for choice, meant in IDLES.items()}
     return known[minutes] if minutes is None or minutes in known else f"{minutes:g}"
 

@@ -17,7 +17,7 @@ from webapp.web.versions import Versioned
 
 MINUTE_S = 60
 SHOWN_LIMIT = 5
-"""Notices that stand on the page at once, the newest."""
+"""The most notices on the page at once, the newest."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _idle_words(instance: Instance, view: RowContext) -> str:
 
 
 def lease_choices(chosen: str, now: float, *, as_it_is: bool = False) -> tuple[Choice, ...]:
-    """Return until when a model may be leased; what lies behind today is left out, unless it stands in the form."""
+    """Return until when a model may be leased; a time that has passed is left out, unless the form has it."""
     labels = {
         lease_form.NONE: _("no lease"),
         "1h": _("1 hour"),

@@ -1,4 +1,4 @@
-"""Leases and asks to release: forms of rows, dialogs and the banner. Each works as a plain form first."""
+"""Leases and release requests: forms of rows, dialogs and the banner. Each works as a plain form first."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def dismiss(number: int) -> ResponseReturnValue:
 
 
 def _from_banner(text: str) -> ResponseReturnValue:
-    """Answer a form of the banner: with the banner as it stands now, since not every page has another place for it."""
+    """Answer a form of the banner with the banner as it is now, since not every page has another place for the answer."""
     if wants_fragment():
         return with_clock(make_response(_drawn(own_banner()), {"HX-Trigger": "warden:refresh"}))
     return done(text) if text else redirect(url_for("pages.dashboard"), 303)

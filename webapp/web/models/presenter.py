@@ -122,13 +122,13 @@ class ModelList(Versioned):
 
     @property
     def shown(self) -> str:
-        """How many of those that were found stand in the list."""
+        """How many of the models that were found are in the list."""
         return _("Showing %(shown)s of %(found)s", shown=len(self.rows), found=formats.number(self.found))
 
 
 @dataclass(frozen=True)
 class ModelText:
-    """What is said of a model whatever the memory, and the lowered words that it is found by."""
+    """The texts of a model that do not depend on the memory, and the lowered words that it is found by."""
 
     model: CachedModel
     size: str
@@ -168,7 +168,7 @@ def model_list(
 
 
 def model_texts(models: Iterable[CachedModel]) -> tuple[ModelText, ...]:
-    """Return what is said of each model whatever the memory."""
+    """Return the texts of each model that do not depend on the memory."""
     return tuple(_text_or_why(model) for model in models)
 
 
@@ -195,7 +195,7 @@ def _text_or_why(model: CachedModel) -> ModelText:
 
 
 def needs_or_why(request: SwitchRequest, model: CachedModel, headrooms: Sequence[Headroom]) -> Needs | Message | None:
-    """Return what ``request`` would take of ``model``: ``None`` if it cannot be meant for it, or why that cannot be said."""
+    """Return what ``request`` would take of ``model``: ``None`` if the model cannot be asked for so, or why that is unknown."""
     try:
         return needs_of(request, model, headrooms) if may_ask(request, model) else None
     except Exception as exc:  # noqa: BLE001  around one row: the list shows all the others
@@ -235,7 +235,7 @@ def _facts(model: CachedModel) -> list[str]:
 
 
 def _is_found(known: ModelText, search: ModelSearch) -> bool:
-    """Whether every word that was typed stands somewhere in the name or the facts."""
+    """Whether every word that was typed occurs in the name or the facts."""
     return all(word in known.found_by for word in search.text.lower().split())
 
 

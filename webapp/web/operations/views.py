@@ -61,7 +61,7 @@ def operation(operation_id: str) -> ResponseReturnValue:
 
 
 def _asked(query: OperationsQuery) -> HistoryView:
-    """A value that cannot be meant, and a place that is gone, match nothing. Raises StoreUnavailable."""
+    """An invalid value and a place that is gone match nothing. Raises StoreUnavailable."""
     try:
         where = query.to_filter()
         running = _running(query, where)
@@ -74,7 +74,7 @@ def _asked(query: OperationsQuery) -> HistoryView:
 
 
 def _running(query: OperationsQuery, where: OperationFilter) -> tuple[Operation, ...]:
-    """What runs stands on top of the first page, newest first."""
+    """Return what runs, for the top of the first page, newest first."""
     if query.before:
         return ()
     return tuple(operation for operation in reversed(controller().snapshot().running) if where.matches(operation))

@@ -46,7 +46,7 @@ class LoginThrottle:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._failed: OrderedDict[str, deque[float]] = OrderedDict()
-        """When it failed, by key; the key that failed last stands last."""
+        """When it failed, by key; the key that failed last is last."""
         self._checked: Counter[str] = Counter()
         """Checks under way, by key."""
 

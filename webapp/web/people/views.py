@@ -97,7 +97,7 @@ def end_sessions(name: str) -> ResponseReturnValue:
 @needs(Permission.PEOPLE)
 @records(Action.REMOVED, targets.person, before=targets.role_before)
 def remove(name: str) -> ResponseReturnValue:
-    """Remove an account, its sessions and tokens; what it did stays in the history. One that a proxy would make anew is disabled."""
+    """Remove an account, its sessions and tokens; what it did stays in the history. One that a proxy would create again is disabled."""
     if accounts().remove(_other(name).name):
         return _done(_("%(person)s: the account is removed.", person=name))
     return _done(_("%(person)s: the account is disabled, its tokens are revoked.", person=name))

@@ -12,7 +12,7 @@ from webapp.web.translate import gettext as _
 from webapp.web.words import names
 
 ENDED_STAYS_S = 600.0
-"""For this long the page says of a ticket that waits no more how it ended."""
+"""For this long the page says how a launch left the queue."""
 UNLUCKY = frozenset({QueueState.FAILED, QueueState.EXPIRED})
 TONES = {QueueState.READY: "good", QueueState.STARTING: "accent"}
 
@@ -41,7 +41,7 @@ class QueueRow:
 
 @dataclass(frozen=True)
 class EndedQueueRow:
-    """One that waits no more and was not started: in vain, or because its model is there already."""
+    """A launch that left the queue and was not started: it failed, or its model is loaded already."""
 
     id: str
     model: str

@@ -25,7 +25,7 @@ from webapp.web.rights import has
 from webapp.web.translate import gettext as _
 
 TELL: str = "tell"
-"""The value of ``then`` that only wants to be told; anything else starts by itself."""
+"""The value of ``then`` that asks for a notice only; any other starts automatically."""
 
 blueprint = Blueprint("waiting", __name__)
 

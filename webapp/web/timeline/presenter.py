@@ -29,7 +29,7 @@ PEOPLE_SHOWN: Final = 4
 """Holders with a pattern of their own, ours and other people's; the smallest of those beyond are put together."""
 EVENTS_LISTED: Final = 12
 HEADROOM: Final = 1.05
-"""Of the capacity: its line stands below the upper edge."""
+"""Height of the drawing by capacity: the line of the capacity is below the upper edge."""
 NARROW_PX: Final = 320
 WIDE_PX: Final = 820
 """The drawing's width at least, on a phone and on a screen."""
@@ -113,7 +113,7 @@ class GapView:
 
     @property
     def middle(self) -> float:
-        """Where its text stands."""
+        """Where its text is."""
         return round(self.x + self.width / 2, 2)
 
 

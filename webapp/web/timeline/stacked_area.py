@@ -1,6 +1,6 @@
 """The geometry of the timeline: layers stacked over time, moments that do not cover each other, and round figures for the axes.
 
-Heights are in thousandths of the drawing, widths in thousandths or in percent, so that it fits any window without being drawn anew.
+Heights are in thousandths of the drawing, widths in thousandths or in percent, so that it fits any window without being drawn again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class LabelSpot:
 
 @dataclass(frozen=True)
 class LayerOutline:
-    """One layer's outline as an SVG path in thousandths, empty where it is never there, and where its name can stand."""
+    """One layer's outline as an SVG path in thousandths, empty if it never holds memory, and the room for its name."""
 
     path: str
     room: LabelSpot | None
@@ -53,7 +53,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class MarkSpot:
-    """Where a mark stands, and which moments it is for: several where they would cover each other."""
+    """Where a mark is, and which moments it is for: several if they would cover each other."""
 
     x: float
     lane: int
@@ -115,7 +115,7 @@ def midnights(begin: float, end: float) -> tuple[float, ...]:
 
 
 def _edges(column: Sequence[int], top: int) -> list[int]:
-    """The heights between the layers, from the ground up; both neighbours use the same figure, so that no line of ground shows."""
+    """The heights between the layers, from the ground up; adjacent layers share one, so that no gap shows between them."""
     edges, filled = [UNITS], 0
     for size in column:
         filled += size

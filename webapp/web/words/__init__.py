@@ -72,7 +72,7 @@ SENTENCES: Final[Mapping[str, Sentence]] = {
 
 
 def word(table: Mapping[str, str], key: str | None) -> str:
-    """Return the word for a member of a closed set; one that is not in ``table`` stands as it is."""
+    """Return the word for a member of a closed set; one that is not in ``table`` is returned unchanged."""
     if key is None:
         return formats.unknown()
     text = table.get(key)
@@ -80,7 +80,7 @@ def word(table: Mapping[str, str], key: str | None) -> str:
 
 
 def error_title(code: str) -> str:
-    """Return in few words why something was not done; a code of another version stands as it is."""
+    """Return in few words why something was not done; a code of another version is returned unchanged."""
     text = ERROR_TEXTS.get(code)
     return code if text is None else gettext(text.title)
 
@@ -91,7 +91,7 @@ def say(message: Message) -> str:
 
 
 def clause(message: Message) -> str:
-    """Return ``message`` as it stands inside a sentence or under a step's name: no capital made of its first letter."""
+    """Return ``message`` for the inside of a sentence or the line under a step's name: its first letter stays as it is."""
     code, needed = FULLER.get(message.code, (message.code, ()))
     if not all(message.params.get(name) for name in needed):
         code = message.code

@@ -26,7 +26,7 @@ MODELS: Final[Mapping[str, Sentence]] = {
         )
     ),
 }
-"""Why a cached model cannot be loaded: clauses that stand after a colon."""
+"""Why a cached model cannot be loaded: clauses that follow a colon."""
 
 REASONS: Final[Mapping[str, Sentence]] = {
     "worker_command_missing": one(N_("the program in WARDEN_WORKER_COMMAND is not on this server")),

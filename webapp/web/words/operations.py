@@ -51,7 +51,7 @@ STEPS: Final[Mapping[str, Sentence]] = {
     "vllm_graphs_percent": one(N_("capturing CUDA graphs: %(percent)s %%")),
     "vllm_serving": one(N_("the server is up, waiting for the model’s answer")),
 }
-"""What a step has to say, short: it stands under the step's name."""
+"""The message of a step, short: it is shown under the step's name."""
 
 OUTCOMES: Final[Mapping[str, Sentence]] = {
     "switch_done": one(N_("The model %(model)s is ready to answer: %(mode)s, %(seconds)s.")),

@@ -107,9 +107,9 @@ def _total(sizes: Iterable[int]) -> int | None:
 
 
 def _expected(instance: Instance) -> str:
-    """What stands beside the memory that is held: what a model at rest was expected to hold, and the most while it answers.
+    """Return the text next to the memory in use: what a model was expected to hold at rest, and at most while it answers.
 
-    Of a dead model only what it held once is known.
+    Of a dead model, only what it once held is known.
     """
     if instance.state is InstanceState.DEAD:
         held = _total(instance.measured_bytes.values())

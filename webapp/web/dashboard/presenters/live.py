@@ -1,4 +1,4 @@
-"""The polled region: everything that changes by itself, as one value that can be compared with the last one."""
+"""The polled region: everything that changes without a click, as one value that can be compared with the last one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LiveView(Versioned):
     vllm: tuple[InstanceRow, ...]
     vllm_problem: Reason | None
     vllm_is_last_seen: bool
-    """Whether Docker cannot be asked, so that what is listed may be so no more."""
+    """Whether Docker does not respond, so that the list may be out of date."""
     foreign: tuple[ContainerRow, ...]
     """Containers of vLLM's image that somebody else started."""
     recent: tuple[OperationView, ...]

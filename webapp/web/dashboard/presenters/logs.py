@@ -22,7 +22,7 @@ class LogView:
     lines: tuple[str, ...]
     cursor: str
     follows: bool
-    """Whether the lines stand behind those that the page has; otherwise they are all there is."""
+    """Whether the lines follow those that the page has; otherwise they are the whole log."""
 
     @property
     def is_news(self) -> bool:
@@ -31,7 +31,7 @@ class LogView:
 
 
 def log_view(lines: Sequence[str], after: str = "") -> LogView:
-    """Return what stands behind the place ``after``, or the whole log where that place is gone."""
+    """Return the lines after the place ``after``, or the whole log if that place is gone."""
     place = _find(lines, after)
     shown = lines if place is None else lines[place:]
     return LogView(tuple(_SIGNS.sub("", line) for line in shown), _cursor(lines, len(lines)), follows=place is not None)

@@ -1,4 +1,4 @@
-"""The form beside the cards: its choices, and the advice."""
+"""The form next to the cards: its choices, and the advice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from webapp.web.versions import Versioned
 from webapp.web.words import names
 
 REASONS_SHOWN = 2
-"""Why a mode cannot be chosen stands under the modes already."""
+"""Why a mode cannot be chosen is shown under the modes already."""
 TONES = {Mark.OK: "✅", Mark.LIMITED: "⚠️", Mark.NONE: "⛔"}
 
 

@@ -1,4 +1,4 @@
-"""Loading against the estimate: what lacks, whom it may hit, and the fields that are sent once it is confirmed."""
+"""Loading against the estimate: the shortfall, who may be affected, and the fields that are sent once it is confirmed."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ QUEUED: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class MainButton:
-    """What the button says; ``hint`` stands below it."""
+    """What the button says; ``hint`` is the line below it."""
 
     text: str
     hint: str = ""
@@ -70,7 +70,7 @@ def nothing_chosen(snapshot: Snapshot) -> MainButton:
 
 
 def not_possible() -> MainButton:
-    """Return the button of a form that cannot be meant; the plan says why."""
+    """Return the button of an invalid form; the plan says why."""
     return MainButton(_("Load"), _of(REFUSED, OTHER), can_press=False)
 
 
@@ -112,7 +112,7 @@ def _why_not(code: str | None, no_place: WardenError | None, snapshot: Snapshot)
 
 
 def _loading(plan: Plan) -> str:
-    """A model that has ended by itself holds nothing: clearing it away is not worth a word."""
+    """A model that exited holds no memory: removing it is not mentioned."""
     going = [eviction for eviction in plan.unload if sum(eviction.freed_bytes.values())]
     if not going:
         return _("Load")

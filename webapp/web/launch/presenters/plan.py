@@ -60,7 +60,7 @@ class PartRow:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """What the need of one device is made of."""
+    """The parts of what one device needs."""
 
     parts: tuple[PartRow, ...]
     total: str
@@ -119,7 +119,7 @@ class WayOutLink:
 
 @dataclass(frozen=True)
 class AskLink:
-    """A model of another person's that stands in the way."""
+    """Another person's model that holds the memory."""
 
     instance_id: str
     text: str
@@ -172,13 +172,13 @@ class PlanView:
     notes: tuple[str, ...]
     ways_out: tuple[WayOutLink, ...]
     trouble: TroubleView | None
-    """What helps beside the ways out."""
+    """What helps in addition to the ways out."""
     offers_interrupt: bool
     interrupt: bool
     keep_all: str | None = None
     """Where single models would go although the others stay: the query that takes that back."""
     load_anyway: str | None = None
-    """Where the lack of memory alone refuses: the query of the question whether to load against the estimate."""
+    """If only the memory is short: the query of the question whether to load against the estimate."""
     can_wait: bool = False
     """Whether it may wait in the queue."""
     asks: tuple[AskLink, ...] = ()
@@ -191,7 +191,7 @@ class PlanView:
     confirm_note: str = ""
     """What follows for their owners."""
     under_way: UnderWay | None = None
-    """Stands instead of a plan: one for the model that is being loaded would turn against it."""
+    """Shown instead of a plan: a plan for the model that is being loaded would turn against it."""
 
 
 def plan_view(

@@ -51,7 +51,7 @@ TONES = {
 }
 FOREIGN_SHOWN = 6
 WORTH_SAYING_BYTES = 64 * MIB
-"""What neighbours took below this is noise."""
+"""Less than this, taken by other processes, is noise."""
 AGAINST_THE_ESTIMATE = "loaded_anyway"
 
 
@@ -155,7 +155,7 @@ def operation_view(operation: Operation, listed: Collection[str] = ()) -> Operat
 
 
 def _again(operation: Operation) -> str | None:
-    """The form that brings back what was unloaded, beside what is there now."""
+    """Return the query of a form that loads again what was unloaded, in addition to what is loaded now."""
     if operation.kind is not OperationKind.UNLOAD or operation.state not in (
         OperationState.SUCCEEDED,
         OperationState.WARNING,
@@ -199,7 +199,7 @@ def _step_detail(step: Step) -> str:
         return words.word(names.STEP_STATES, step.state)
     said = []
     if step.state is StepState.FAILED:
-        said.append(words.word(names.STEP_STATES, step.state))  # the sentence itself stands below the steps
+        said.append(words.word(names.STEP_STATES, step.state))  # the sentence itself is shown below the steps
     elif step.message is not None:
         said.append(words.clause(step.message).removesuffix("."))
     if step.progress is not None and step.state is StepState.RUNNING and not _says_percent(step):

@@ -109,7 +109,7 @@ def _left(account: Account) -> int | None:
 
 
 def _who(report: PostMortem) -> str | None:
-    """The neighbour that grew most."""
+    """Return the other process that grew most."""
     others = [line for line in report.account.lines if not line.is_own and line.kind is not None]
     line = max(others, key=_change, default=None)
     if line is None:

@@ -134,7 +134,7 @@ def _outcome_trouble(operation: Operation) -> TroubleView | None:
 
 
 def plan_trouble(relief: Relief, *, lighter: bool) -> TroubleView | None:
-    """Return what helps a plan that lacks memory beyond its own ways out, ``None`` if nothing does.
+    """Return what helps a plan that is short of memory in addition to its ways out, ``None`` if nothing does.
 
     Only what would change the verdict: ``relief`` says what Warden itself can give back, ``lighter`` whether another model fits.
     """
@@ -156,7 +156,7 @@ def _ways(trouble: Trouble, form: LaunchForm, *, contained: bool) -> Iterable[Tr
 
 
 def _ways_beside(operation: Operation, form: LaunchForm) -> Iterable[TroubleAction]:
-    """The same again, once the neighbour has let go; what fits beside him; or room made by unloading something."""
+    """Yield the same launch again, once the other process has ended; a launch that fits next to it; or unloading something."""
     again = form if operation.request is None else LaunchForm.of(replace(operation.request, unload=()))
     yield TroubleAction(
         "again", TroubleActionKind.FILL, _("Try again"), again.query, _("when the other process frees the memory")
