@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from flask import Blueprint, flash, make_response, redirect, render_template, request, url_for
@@ -123,7 +124,7 @@ def _view(identity: Identity) -> AccountView | None:
         return None
     person = accounts().person(identity.name)
     sessions, tokens = accounts().sessions(person.id), accounts().tokens(person.id)
-    return account_view(person, sessions, tokens, identity.session_id, TOKEN_DAYS)
+    return account_view(person, sessions, tokens, identity.session_id, TOKEN_DAYS, time.time())
 
 
 def _done(text: str) -> ResponseReturnValue:

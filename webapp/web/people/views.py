@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
@@ -113,7 +114,7 @@ def _other(name: str) -> Person:
 
 def _page(link: str | None = None) -> str:
     identity = require(Permission.PEOPLE)
-    view = people_view(accounts().people(), accounts().invitations(), identity, INVITATION_HOURS)
+    view = people_view(accounts().people(), accounts().invitations(), identity, INVITATION_HOURS, time.time())
     return render_template("pages/people.html", view=view, link=link, needed=sign_in_is_needed())
 
 

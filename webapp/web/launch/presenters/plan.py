@@ -166,15 +166,15 @@ class PlanView:
     sign: str
     tone: str
     where: str
-    devices: tuple[DeviceArithmetic, ...]
-    unload: tuple[EvictionRow, ...]
-    refusal: str | None
-    notes: tuple[str, ...]
-    ways_out: tuple[WayOutLink, ...]
-    trouble: TroubleView | None
+    devices: tuple[DeviceArithmetic, ...] = ()
+    unload: tuple[EvictionRow, ...] = ()
+    refusal: str | None = None
+    notes: tuple[str, ...] = ()
+    ways_out: tuple[WayOutLink, ...] = ()
+    trouble: TroubleView | None = None
     """What helps in addition to the ways out."""
-    offers_interrupt: bool
-    interrupt: bool
+    offers_interrupt: bool = False
+    interrupt: bool = False
     keep_all: str | None = None
     """Where single models would go although the others stay: the query that takes that back."""
     load_anyway: str | None = None
@@ -220,14 +220,6 @@ def _of_operation(operation: Operation) -> PlanView:
         sign="⏳",
         tone="accent",
         where=where(operation.devices),
-        devices=(),
-        unload=(),
-        refusal=None,
-        notes=(),
-        ways_out=(),
-        trouble=None,
-        offers_interrupt=False,
-        interrupt=False,
         under_way=UnderWay(
             operation_id=operation.id,
             step=words.word(names.STEP_NAMES, StepName.PLAN if step is None else step.name),
@@ -245,14 +237,7 @@ def _impossible(refusal: str) -> PlanView:
         sign=SIGNS[Verdict.REFUSED],
         tone=TONES[Verdict.REFUSED],
         where="",
-        devices=(),
-        unload=(),
         refusal=refusal,
-        notes=(),
-        ways_out=(),
-        trouble=None,
-        offers_interrupt=False,
-        interrupt=False,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -55,22 +54,26 @@ class AccountView:
 
 
 def account_view(
-    person: Person, sessions: Iterable[Session], tokens: Iterable[ApiToken], this: str | None, days: Iterable[int]
+    person: Person,
+    sessions: Iterable[Session],
+    tokens: Iterable[ApiToken],
+    this: str | None,
+    days: Iterable[int],
+    now: float,
 ) -> AccountView:
-    """Return the view of ``person``, who came by the session ``this``."""
+    """Return the view of ``person``, who came by the session ``this``, at ``now`` (seconds since the epoch)."""
     return AccountView(
         name=person.name,
         role_word=words.word(names.ROLES, person.role),
         has_password=person.has_password,
-        sessions=tuple(_session(session, this) for session in sessions),
-        tokens=tuple(_token(token) for token in tokens),
+        sessions=tuple(_session(session, this, now) for session in sessions),
+        tokens=tuple(_token(token, now) for token in tokens),
         scopes=role_choices(Role.VIEWER, person.role),
         days=tuple(Choice(str(count), _lasting(count), count == 90) for count in days),
     )
 
 
-def _session(session: Session, this: str | None) -> SessionRow:
-    now = time.time()
+def _session(session: Session, this: str | None, now: float) -> SessionRow:
     return SessionRow(
         id=session.id,
         address=session.address or formats.unknown(),
@@ -81,8 +84,7 @@ def _session(session: Session, this: str | None) -> SessionRow:
     )
 
 
-def _token(token: ApiToken) -> TokenRow:
-    now = time.time()
+def _token(token: ApiToken, now: float) -> TokenRow:
     return TokenRow(
         id=token.id,
         name=token.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -51,13 +50,13 @@ class PeopleView:
 
 
 def people_view(
-    people: Sequence[Person], invitations: Iterable[Invitation], me: Identity, hours: Iterable[int]
+    people: Sequence[Person], invitations: Iterable[Invitation], me: Identity, hours: Iterable[int], now: float
 ) -> PeopleView:
-    """Return the view. Without an administrator the first invitation is for one."""
+    """Return the view at ``now`` (seconds since the epoch). Without an administrator the first invitation is for one."""
     administrated = any(person.role is Role.ADMINISTRATOR and not person.disabled for person in people)
     return PeopleView(
-        people=tuple(_row(person, me) for person in people),
-        invitations=tuple(_invitation(invitation) for invitation in invitations),
+        people=tuple(_row(person, me, now) for person in people),
+        invitations=tuple(_invitation(invitation, now) for invitation in invitations),
         roles=role_choices(Role.OPERATOR if administrated else Role.ADMINISTRATOR),
         hours=tuple(Choice(str(count), _lasting(count), count == 72) for count in hours),
         has_administrator=administrated,
@@ -70,8 +69,7 @@ def role_choices(chosen: Role, most: Role = Role.ADMINISTRATOR) -> tuple[Choice,
     return tuple(Choice(role.value, words.word(names.ROLES, role), role is chosen) for role in roles)
 
 
-def _row(person: Person, me: Identity) -> PersonRow:
-    now = time.time()
+def _row(person: Person, me: Identity, now: float) -> PersonRow:
     return PersonRow(
         name=person.name,
         role=person.role.value,
@@ -87,9 +85,9 @@ def _row(person: Person, me: Identity) -> PersonRow:
     )
 
 
-def _invitation(invitation: Invitation) -> InvitationRow:
+def _invitation(invitation: Invitation, now: float) -> InvitationRow:
     role = words.word(names.ROLES, invitation.role)
-    return InvitationRow(invitation.id, role, invitation.created_by, until(invitation.expires_at, time.time()))
+    return InvitationRow(invitation.id, role, invitation.created_by, until(invitation.expires_at, now))
 
 
 def until(epoch_s: float, now_s: float) -> str:
