@@ -27,9 +27,8 @@ from tests.web.fakes import (
 )
 from tests.web.reports import report
 from webapp import create_app
-from webapp.control.contract import Notice
 from webapp.domain.instance import InstanceState
-from webapp.domain.lease import Lease
+from webapp.domain.lease import Lease, Notice
 from webapp.domain.memory import HistoryPoint
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName, StepState

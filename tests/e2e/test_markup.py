@@ -17,9 +17,8 @@ from tests.web.fakes import FakeController, FakeTimeline, container, foreign, in
 from tests.web.people import PASSWORD, made_lab
 from tests.web.timelines import at, user
 from tests.web.timelines import model as model_in_time
-from webapp.control.contract import Notice
 from webapp.domain.instance import InstanceState
-from webapp.domain.lease import Lease
+from webapp.domain.lease import Lease, Notice
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName, StepState
 from webapp.domain.people import Role

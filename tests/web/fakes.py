@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from webapp.audit.trail import Audit
-from webapp.control.contract import EmergencyPreview, Health, Notice, Question, Snapshot, Terms
-from webapp.control.leases import check_terms, refuse_kept
+from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
+from webapp.control.controller import Controller
+from webapp.control.leases import Leasing, check_terms, refuse_kept
+from webapp.control.queue import LaunchQueue
+from webapp.control.recorder import Timeline
 from webapp.control.repeats import check_same_launch, check_same_switch
 from webapp.domain.audit import EVERYTHING, AuditEntry, AuditFilter
 from webapp.domain.calibration import UNCALIBRATED, Calibration
 from webapp.domain.idle import Quiet, idle_unload_in
 from webapp.domain.instance import Instance, InstanceState
-from webapp.domain.lease import Lease, ReleaseAnswer
+from webapp.domain.lease import Lease, Notice, ReleaseAnswer, Terms
 from webapp.domain.memory import DeviceKind, HistoryPoint, Holder, HolderKind, Reading, Sample
 from webapp.domain.model import CachedModel, ModelShape, WeightFacts
 from webapp.domain.modes import NOT_INSTALLED, LaunchOptions, Mode
@@ -172,7 +175,7 @@ def sample(*readings: Reading, problem: Message | None = None) -> Sample:
 
 
 @dataclass
-class FakeController:
+class FakeController(Controller):
     """Keeps a state and answers from it. ``refusal`` is raised by the next action; ``calls`` records all of them."""
 
     readings: tuple[Reading, ...] = (reading(),)
@@ -217,7 +220,12 @@ class FakeController:
     sent: dict[tuple[str, str], Operation | QueuedLaunch] = field(default_factory=dict)
     """What was begun under each person's request ids."""
     version: int = 0
+    queue: FakeQueue = field(init=False, repr=False, compare=False)
+    leases: FakeLeases = field(init=False, repr=False, compare=False)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self) -> None:
+        self.queue, self.leases = FakeQueue(self), FakeLeases(self)
 
     def changed(self, **changes: object) -> None:
         """Set parts of the state, as the real one does: under a new version."""
@@ -247,10 +255,10 @@ class FakeController:
             present=self.present,
             notices=self.notices,
             store_problem=self.store_problem,
-            idle_unload_at=dict(self._idle_unloads()),
+            idle_unload_at=dict(self._idle_moments()),
         )
 
-    def _idle_unloads(self) -> Iterator[tuple[str, float]]:
+    def _idle_moments(self) -> Iterator[tuple[str, float]]:
         """As a controller counts that has looked all the time."""
         now = time.time()
         for one in self.instances:
@@ -262,7 +270,7 @@ class FakeController:
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
         return self.histories.get(device_id, ())
 
-    def _planning_state(self) -> PlanningState:
+    def planning_state(self) -> PlanningState:
         return PlanningState(
             now=time.time(),
             sample=self.snapshot().sample,
@@ -278,10 +286,10 @@ class FakeController:
     def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
         if self.defect is not None:
             raise self.defect
-        return plan_switch(request, self._planning_state(), actor)
+        return plan_switch(request, self.planning_state(), actor)
 
     def headrooms(self, request: SwitchRequest | None = None, actor: str | None = None) -> tuple[Headroom, ...]:
-        return headrooms(replace(self._planning_state(), actor=actor), request)
+        return headrooms(replace(self.planning_state(), actor=actor), request)
 
     def recommend(
         self, device_id: str | None = None, model_id: str | None = None, actor: str | None = None
@@ -297,7 +305,7 @@ class FakeController:
         return recommend(max(free), vllm_unavailable=self.mode_problems[Mode.VLLM]) if known_free else None
 
     def advise(self, request: SwitchRequest, actor: str | None = None) -> Advice | None:
-        return advise(request, replace(self._planning_state(), actor=actor))
+        return advise(request, replace(self.planning_state(), actor=actor))
 
     def operation(self, operation_id: str) -> Operation:
         found = next((o for o in (*self.running, *self.recent) if o.id == operation_id), None)
@@ -326,7 +334,7 @@ class FakeController:
         )
 
     def log_tail(self, instance_id: str) -> tuple[str, ...]:
-        self._instance(instance_id)
+        self.listed(instance_id)
         return self.log
 
     def health(self) -> Health:
@@ -343,11 +351,11 @@ class FakeController:
         if request_id is not None and (begun := self.sent.get((actor, request_id))) is not None:
             return check_same_switch(begun, request, request_id)
         check_terms(request.lease_until, request.reason, request.idle_minutes, time.time())
-        planning_state = self._planning_state()
+        planning_state = self.planning_state()
         error = refusal_of(plan_switch(request, planning_state, actor), planning_state)
         if error is not None:
             raise error
-        begun = self._begin(OperationKind.SWITCH, actor, request)
+        begun = self._accept(OperationKind.SWITCH, actor, request)
         begun = replace(begun, model_id=request.model_id, mode=request.mode.value)
         if request_id is not None:
             begun = self.sent[actor, request_id] = replace(begun, request=request)
@@ -357,11 +365,7 @@ class FakeController:
         owing = self.operation(operation_id)
         if not owing.to_restore:
             raise NothingToRestore(operation=operation_id)
-        return replace(self._begin(OperationKind.RESTORE, actor), model_id=owing.to_restore[0].model_id)
-
-    def check_queueing(self, request: SwitchRequest, actor: str) -> None:
-        check_admissible(request, replace(self._planning_state(), actor=actor))
-        check_place([one.launch for one in self.waiting], request, actor, self.ticket_limit)
+        return replace(self._accept(OperationKind.RESTORE, actor), model_id=owing.to_restore[0].model_id)
 
     def enqueue(
         self, request: SwitchRequest, actor: str, *, starts_by_itself: bool, request_id: str | None = None
@@ -371,8 +375,8 @@ class FakeController:
         if request_id is not None and (begun := self.sent.get((actor, request_id))) is not None:
             same = check_same_launch(begun, request, request_id, starts_by_itself=starts_by_itself)
             return next((one for one in self.waiting if one.launch.id == same.id), QueueEntry(same, 1))
-        self.check_queueing(request, actor)
-        planning_state = self._planning_state()
+        self.queue.check(request, actor)
+        planning_state = self.planning_state()
         self.calls.append(("take_ticket", actor, request, starts_by_itself))
         number = len(self.waiting) + 1
         made = QueuedLaunch(f"t{number}", number, request, actor, time.time(), starts_by_itself)
@@ -382,54 +386,13 @@ class FakeController:
             self.sent[actor, request_id] = made
         return self.waiting[-1]
 
-    def leave_queue(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:
-        queued = self._queued("cancel_ticket", ticket_id, actor, is_administrator)
-        self.changed(waiting=tuple(one for one in self.waiting if one is not queued))
-        return queued.launch.ended(QueueState.CANCELLED, time.time())
-
-    def resume_queued(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueueEntry:
-        return self._queued("resume_ticket", ticket_id, actor, is_administrator)
-
-    def is_queued_stored(self, ticket_id: str) -> bool:
-        return self.store_problem is None
-
-    def start_queued(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
-        queued = self._queued("start_ticket", ticket_id, actor, is_administrator)
-        return self.switch(queued.launch.request, queued.launch.actor)
-
-    def _queued(self, call: str, ticket_id: str, actor: str, is_administrator: bool) -> QueueEntry:
-        self.calls.append((call, actor, ticket_id))
-        if self.refusal is not None:
-            raise self.refusal
-        found = next((one for one in self.waiting if one.launch.id == ticket_id), None)
-        if found is None:
-            raise UnknownTicket(ticket=ticket_id)
-        if not may_cancel(found.launch, actor, is_administrator):
-            raise ForeignTicket(ticket=ticket_id, actor=found.launch.actor)
-        return found
-
     def unload(self, instance_id: str, actor: str, override_reason: str | None = None) -> Operation:
-        refuse_kept(self._instance(instance_id), actor, time.time(), override=override_reason is not None)
+        refuse_kept(self.listed(instance_id), actor, time.time(), override=override_reason is not None)
         reasons = () if override_reason is None else (override_reason,)
-        return self._begin(OperationKind.UNLOAD, actor, instance_id, *reasons)
+        return self._accept(OperationKind.UNLOAD, actor, instance_id, *reasons)
 
     def is_stored(self, operation_id: str) -> bool:
         return self.store_problem is None
-
-    def set_lease(self, instance_id: str, terms: Terms, actor: str) -> Instance:
-        return self._changed("lease", instance_id, actor, terms, lambda lease: lease)
-
-    def ask_release(self, instance_id: str, why: str, actor: str) -> Instance:
-        return self._changed("ask", instance_id, actor, why, lambda lease: lease.asked_by(actor, why, time.time()))
-
-    def answer_release(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
-        def change(lease: Lease) -> Lease:
-            return lease.answered(answer, time.time(), actor, word)
-
-        return self._changed("answer", instance_id, actor, (answer, word), change)
-
-    def keep(self, instance_id: str, actor: str) -> Instance:
-        return self._changed("keep", instance_id, actor, None, lambda lease: lease.kept(time.time()))
 
     def see(self, actor: str) -> None:
         self.seen.add(actor)
@@ -437,36 +400,25 @@ class FakeController:
     def dismiss(self, notice: int, actor: str) -> None:
         self.changed(notices=tuple(n for n in self.notices if (n.number, n.to) != (notice, actor)))
 
-    def _changed(
-        self, call: str, instance_id: str, actor: str, what: object, change: Callable[[Lease], Lease]
-    ) -> Instance:
-        found = self._instance(instance_id)
-        self.calls.append((call, actor, instance_id, what))
-        if self.refusal is not None:
-            raise self.refusal
-        made = replace(found, lease=change(found.lease))
-        self.changed(instances=tuple(made if i.id == instance_id else i for i in self.instances))
-        return made
-
     def stop_container(self, container_id: str, name: str, actor: str) -> Operation:
         found = next((c for c in self.containers if c.id == container_id), None)
         if found is None:
             raise UnknownContainer(container=container_id)
         if name != found.name:
             raise NotConfirmed(container=container_id, name=found.name, owner=found.owner)
-        return self._begin(OperationKind.STOP_CONTAINER, actor, container_id, name)
+        return self._accept(OperationKind.STOP_CONTAINER, actor, container_id, name)
 
     def clean(self, actor: str) -> Operation:
-        return self._begin(OperationKind.CLEAN, actor)
+        return self._accept(OperationKind.CLEAN, actor)
 
     def emergency(self, actor: str) -> Operation:
-        return self._begin(OperationKind.EMERGENCY, actor)
+        return self._accept(OperationKind.EMERGENCY, actor)
 
     def make_demo(self, actor: str) -> Operation:
-        return self._begin(OperationKind.DEMO, actor)
+        return self._accept(OperationKind.DEMO, actor)
 
     def selftest(self, actor: str) -> Operation:
-        return self._begin(OperationKind.SELFTEST, actor)
+        return self._accept(OperationKind.SELFTEST, actor)
 
     def cancel(self, operation_id: str, actor: str, *, rollback: bool = False, as_owner: bool = False) -> Operation:
         as_whom = ("as owner",) if as_owner else ()
@@ -476,7 +428,7 @@ class FakeController:
         return self.operation(operation_id)
 
     def ask(self, instance_id: str, question: Question) -> Iterator[str]:
-        self._instance(instance_id)
+        self.listed(instance_id)
         self.calls.append(("ask", instance_id, question))
         if self.refusal is not None:
             raise self.refusal
@@ -493,7 +445,7 @@ class FakeController:
         finally:
             self.closed_answers += 1
 
-    def _begin(self, kind: OperationKind, actor: str, *what: object) -> Operation:
+    def _accept(self, kind: OperationKind, actor: str, *what: object) -> Operation:
         self.calls.append((kind.value, actor, *what))
         if self.refusal is not None:
             raise self.refusal
@@ -507,15 +459,85 @@ class FakeController:
             grace=self.grace,
         )
 
-    def _instance(self, instance_id: str) -> Instance:
+    def listed(self, instance_id: str) -> Instance:
         found = self.snapshot().instance(instance_id)
         if found is None:
             raise UnknownInstance(instance=instance_id)
         return found
 
 
+class FakeQueue(LaunchQueue):
+    """The calls of the queue that the page makes, on the state of its controller."""
+
+    def __init__(self, of: FakeController) -> None:
+        self._of = of
+
+    def check(self, request: SwitchRequest, actor: str) -> None:
+        check_admissible(request, replace(self._of.planning_state(), actor=actor))
+        check_place([one.launch for one in self._of.waiting], request, actor, self._of.ticket_limit)
+
+    def cancel(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:
+        queued = self._queued("cancel_ticket", ticket_id, actor, is_administrator)
+        self._of.changed(waiting=tuple(one for one in self._of.waiting if one is not queued))
+        return queued.launch.ended(QueueState.CANCELLED, time.time())
+
+    def resume(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueueEntry:
+        return self._queued("resume_ticket", ticket_id, actor, is_administrator)
+
+    def is_stored(self, ticket_id: str) -> bool:
+        return self._of.store_problem is None
+
+    def start_now(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
+        queued = self._queued("start_ticket", ticket_id, actor, is_administrator)
+        return self._of.switch(queued.launch.request, queued.launch.actor)
+
+    def _queued(self, call: str, ticket_id: str, actor: str, is_administrator: bool) -> QueueEntry:
+        self._of.calls.append((call, actor, ticket_id))
+        if self._of.refusal is not None:
+            raise self._of.refusal
+        found = next((one for one in self._of.waiting if one.launch.id == ticket_id), None)
+        if found is None:
+            raise UnknownTicket(ticket=ticket_id)
+        if not may_cancel(found.launch, actor, is_administrator):
+            raise ForeignTicket(ticket=ticket_id, actor=found.launch.actor)
+        return found
+
+
+class FakeLeases(Leasing):
+    """The calls on leases that the page makes, on the state of its controller."""
+
+    def __init__(self, of: FakeController) -> None:
+        self._of = of
+
+    def set(self, instance_id: str, terms: Terms, actor: str) -> Instance:
+        return self._changed("lease", instance_id, actor, terms, lambda lease: lease)
+
+    def ask(self, instance_id: str, why: str, actor: str) -> Instance:
+        return self._changed("ask", instance_id, actor, why, lambda lease: lease.asked_by(actor, why, time.time()))
+
+    def answer(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
+        def change(lease: Lease) -> Lease:
+            return lease.answered(answer, time.time(), actor, word)
+
+        return self._changed("answer", instance_id, actor, (answer, word), change)
+
+    def keep(self, instance_id: str, actor: str) -> Instance:
+        return self._changed("keep", instance_id, actor, None, lambda lease: lease.kept(time.time()))
+
+    def _changed(
+        self, call: str, instance_id: str, actor: str, what: object, change: Callable[[Lease], Lease]
+    ) -> Instance:
+        found = self._of.listed(instance_id)
+        self._of.calls.append((call, actor, instance_id, what))
+        if self._of.refusal is not None:
+            raise self._of.refusal
+        made = replace(found, lease=change(found.lease))
+        self._of.changed(instances=tuple(made if i.id == instance_id else i for i in self._of.instances))
+        return made
+
+
 @dataclass
-class FakeTimeline:
+class FakeTimeline(Timeline):
     """Points of the hour and of the week by device, as a test sets them; ``now`` is the end of what is shown."""
 
     points: dict[str, tuple[Point, ...]] = field(default_factory=dict)

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from tests.web.conftest import HTMX, Visitor
 from tests.web.fakes import FakeController, instance, model, reading
-from webapp.control.contract import Notice, Terms
-from webapp.domain.lease import NO_LEASE, Lease, ReleaseAnswer
+from webapp.domain.lease import NO_LEASE, Lease, Notice, ReleaseAnswer, Terms
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.units import gib
 from webapp.errors import NotOwner

@@ -8,11 +8,10 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from webapp.catalog.scan import CatalogView
 from webapp.control.calibration import Calibrator
-from webapp.control.contract import ControllerApi
 from webapp.control.idleness import Idleness
 from webapp.control.journal import Journal
 from webapp.control.keeping import Keeper
@@ -37,6 +36,9 @@ from webapp.domain.selftest import Witness
 from webapp.message import Message
 from webapp.runtimes.base import ContainerHost, ForeignContainer, LaunchDevice, LaunchSpec, Runtime
 from webapp.settings import Settings
+
+if TYPE_CHECKING:
+    from webapp.control.controller import Controller
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class Sandbox(Protocol):
     """A separate Warden in a separate folder, running next to the real one: the same code, on the same devices."""
 
     @property
-    def controller(self) -> ControllerApi:
+    def controller(self) -> Controller:
         """Return its controller."""
 
     def processes(self) -> Mapping[int, str]:

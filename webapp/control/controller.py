@@ -26,7 +26,7 @@ from webapp.control.context import Context, new_id, side_by_side, within
 from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
 from webapp.control.events import InstanceChanged, InstanceRemoved, OperationEnded
 from webapp.control.keeping import not_stored
-from webapp.control.leases import IDLE_ACTOR, Leasing, Terms, check_terms, lease_of, refuse_kept
+from webapp.control.leases import IDLE_ACTOR, Leasing, check_terms, lease_of, refuse_kept
 from webapp.control.lock import StateLock
 from webapp.control.pausing import QueuePause
 from webapp.control.queue import LaunchQueue, QueueCalls
@@ -41,7 +41,7 @@ from webapp.control.versions import Versions
 from webapp.control.watcher import Watcher
 from webapp.domain.idle import idle_unload_in
 from webapp.domain.instance import Instance, InstanceState
-from webapp.domain.lease import NO_LEASE, Lease, ReleaseAnswer
+from webapp.domain.lease import NO_LEASE, Lease
 from webapp.domain.memory import HistoryPoint, Holder, HolderKind, Reading
 from webapp.domain.modes import Mode
 from webapp.domain.operation import (
@@ -97,15 +97,21 @@ DAY_S = 86_400.0
 
 
 class Controller:
-    """One a machine. Constructors store; ``start`` takes the lock of the state folder, reconciles and begins to watch."""
+    """The one controller of a machine; ``start`` takes the lock of the state folder, reconciles and begins to watch.
+
+    Its public calls, with those of ``queue`` and ``leases``, are all that the web layer and the command line may use. They
+    do not wait for an operation: those that act return the accepted operation, and ``snapshot`` shows its progress.
+    """
 
     def __init__(self, context: Context, lock: StateLock) -> None:
         self._context = context
         self._lock = lock
         self._state_store = context.state_store
         self._late = LateRuntimes(context)
-        self._queue = LaunchQueue(context, QueueCalls(self.switch, self.cancel, self.operation))
-        self._leasing = Leasing(context)
+        self.queue = LaunchQueue(context, QueueCalls(self.switch, self.cancel, self.operation))
+        """Queued launches; ``enqueue`` adds one."""
+        self.leases = Leasing(context)
+        """The terms on which people hold instances."""
         self._watcher = Watcher(context, self._each_round)
         self._stuck = StuckInstances(context, self._clear_stuck)
         self._cut_off = restoring.CutOff(context, lambda owing, owed: self._restore(owing, owed, IDLE_ACTOR))
@@ -115,8 +121,8 @@ class Controller:
         self._runs: dict[str, Run] = {}
         self._threads: dict[str, threading.Thread] = {}
         events = context.state_store.events
-        events.subscribe(OperationEnded, lambda event: self._queue.nudge())
-        events.subscribe(InstanceRemoved, lambda event: self._queue.nudge())
+        events.subscribe(OperationEnded, lambda event: self.queue.nudge())
+        events.subscribe(InstanceRemoved, lambda event: self.queue.nudge())
         events.subscribe(InstanceChanged, self._note_terms)
 
     # Life
@@ -134,7 +140,7 @@ class Controller:
             runtime.start()
         if (calibrator := self._context.calibrator) is not None:
             calibrator.start(self._context.engines())
-        self._leasing.start()
+        self.leases.start()
         reconciled = reconcile(self._context)
         self._late.expect(reconciled.unanswered)
         left = None if self._context.pause_mark is None else self._context.pause_mark.start()
@@ -142,11 +148,11 @@ class Controller:
         self._watcher.start()
         self._standby.start()
         self._state_store.accept(True)
-        self._queue.start(left)
+        self.queue.start(left)
 
     def stop(self) -> tuple[str, ...]:
         """End operations and threads; return what the person at the console should know of the models that stay loaded."""
-        self._queue.stop()
+        self.queue.stop()
         self.end_operations()
         self._watcher.stop()
         self._standby.stop()
@@ -180,14 +186,14 @@ class Controller:
     # Reading
 
     def snapshot(self) -> Snapshot:
-        """See ``ControllerApi``."""
+        """Return the present state; takes references only."""
         unversioned = self._unversioned()
         version = self._versions.of(unversioned)
         return replace(unversioned, version=version, sample_age_s=self._context.monitor.age_s())
 
     def _unversioned(self) -> Snapshot:
         """Return what the version covers: everything but the age of the reading, which passes without a change."""
-        state, context, line = self._state_store.state, self._context, self._queue.line
+        state, context, line = self._state_store.state, self._context, self.queue.line
         catalog = context.catalog.latest()
         return Snapshot(
             version="",
@@ -220,21 +226,28 @@ class Controller:
                 yield instance.id, float(round(now + left_s))
 
     def history(self, device_id: str) -> tuple[HistoryPoint, ...]:
-        """See ``ControllerApi``."""
+        """Return the short history of a device, oldest first; empty if the device is unknown."""
         return self._context.monitor.history(device_id)
 
     def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
-        """See ``ControllerApi``."""
+        """Return what ``request`` of ``actor`` would do now; refusals are in the plan. Raises NotFound, InvalidRequest."""
         return plan_switch(_with_reason(request), self._context.planning_state(actor=actor), actor)
 
     def headrooms(self, request: SwitchRequest | None = None, actor: str | None = None) -> tuple[Headroom, ...]:
-        """See ``ControllerApi``."""
+        """Return how much a launch may take on each device, or on those that ``request`` of ``actor`` names.
+
+        Empty if one of them does not exist.
+        """
         return headrooms(self._context.planning_state(actor=actor), request)
 
     def recommend(
         self, device_id: str | None = None, model_id: str | None = None, actor: str | None = None
     ) -> Advice | None:
-        """See ``ControllerApi``."""
+        """Return the advice for a device's free memory, for a model what fits there; ``None`` if the memory is unknown.
+
+        Raises:
+            UnknownDevice, UnknownModel
+        """
         if model_id is not None:
             devices = None if device_id is None else (device_id,)
             return self.advise(SwitchRequest(Mode.TRANSFORMERS, model_id, devices=devices), actor)
@@ -253,11 +266,16 @@ class Controller:
         return recommend(max(known), vllm_unavailable=planning_state.mode_problems.get(Mode.VLLM))
 
     def advise(self, request: SwitchRequest, actor: str | None = None) -> Advice | None:
-        """See ``ControllerApi``."""
+        """Return the largest configuration of the requested model that fits on the devices chosen for ``actor``;
+        ``None`` if the memory is unknown.
+
+        Raises:
+            UnknownDevice, UnknownInstance, UnknownModel, InvalidRequest
+        """
         return advise(request, self._context.planning_state(actor=actor))
 
     def operation(self, operation_id: str) -> Operation:
-        """See ``ControllerApi``."""
+        """Return an operation, running or from the store. Raises UnknownOperation, StoreUnavailable."""
         state = self._state_store.state
         known = {o.id: o for o in (*state.recent, *state.shown)}
         found = known.get(operation_id) or self._context.journal.find(operation_id)
@@ -268,7 +286,11 @@ class Controller:
     def operations(
         self, limit: int, where: OperationFilter = ANY_OPERATION, before: str | None = None
     ) -> tuple[Operation, ...]:
-        """See ``ControllerApi``."""
+        """Return running and ended operations that match ``where``, newest first.
+
+        ``before`` is the id of the last operation already seen: those after it follow. Raises UnknownOperation for it,
+        StoreUnavailable.
+        """
         seen = None if before is None else _age(self.operation(before))
         kept = self._context.journal.newest(limit, where, before)
         state = self._state_store.state
@@ -278,16 +300,16 @@ class Controller:
         return tuple(sorted(found, key=_age, reverse=True)[:limit])
 
     def operation_values(self) -> OperationValues:
-        """See ``ControllerApi``."""
+        """Return the values by which the stored operations can be filtered. Raises StoreUnavailable."""
         return self._context.journal.values()
 
     def log_tail(self, instance_id: str) -> tuple[str, ...]:
-        """See ``ControllerApi``."""
+        """Return the last lines of an instance's log, oldest first. Raises UnknownInstance."""
         instance = self._instance(instance_id)
         return self._context.runtime(instance).log_tail(instance_id, self._context.settings.log_lines)
 
     def health(self) -> Health:
-        """See ``ControllerApi``."""
+        """Return whether the monitor is running and the controller responds."""
         monitor, watcher = self._context.monitor.age_s(), self._watcher.age_s()
         ticking = monitor is not None and not self._context.monitor.is_stale()
         answering = watcher is not None and watcher < WATCHER_LATE_S
@@ -296,7 +318,7 @@ class Controller:
         return Health(ok=ok, monitor_age_s=monitor, controller_age_s=watcher, store_problem=problem)
 
     def emergency_preview(self) -> EmergencyPreview:
-        """See ``ControllerApi``."""
+        """Return what ``emergency`` would end."""
         state, sample = self._state_store.state, self._context.monitor.latest()
         holders = [] if sample is None else [h for r in sample.readings for h in r.holders]
         alive = {i for runtime in self._context.runtimes.values() for i in runtime.processes().values()}
@@ -307,13 +329,18 @@ class Controller:
             operations=tuple(state.running.values()),
             foreign=tuple(_largest(h for h in holders if h.kind is HolderKind.FOREIGN)),
             containers=self._context.foreign_containers(),
-            launches=sum(one.launch.starts_by_itself for one in self._queue.line.queued),
+            launches=sum(one.launch.starts_by_itself for one in self.queue.line.queued),
         )
 
     # Acting
 
     def switch(self, request: SwitchRequest, actor: str, request_id: str | None = None) -> Operation:
-        """See ``ControllerApi``."""
+        """Start to load a model, unloading what the plan names; the operation is in the store when this returns.
+
+        A request that ``actor`` has sent under ``request_id`` before is not started again: its operation is returned,
+        running or ended. Raises NotFound, Refused (RequestIdReused: for another request), InvalidRequest, Unavailable
+        (NotStored: nothing was started).
+        """
         request = _with_reason(request)
         if request_id is None:
             return self._switch(request, actor, None)
@@ -327,7 +354,7 @@ class Controller:
         state, sent = self._state_store.state, (actor, request_id)
         known = next((o for o in (*state.shown, *state.recent) if (o.actor, o.request_id) == sent), None)
         try:
-            queued = self._queue.of_request(actor, request_id)
+            queued = self.queue.of_request(actor, request_id)
             return known or queued or self._context.journal.of_request(actor, request_id)
         except StoreUnavailable as exc:
             raise not_stored(exc) from exc
@@ -387,47 +414,37 @@ class Controller:
                 self._context.leases.changed(instance_id)
         return self._state_store.confirm(operation.id)
 
-    def check_queueing(self, request: SwitchRequest, actor: str) -> None:
-        """See ``ControllerApi``."""
-        self._queue.check(request, actor)
-
     def enqueue(
         self, request: SwitchRequest, actor: str, *, starts_by_itself: bool, request_id: str | None = None
     ) -> QueueEntry:
-        """See ``ControllerApi``."""
+        """Queue ``request`` until there is enough memory; it then starts in ``actor``'s name, or ``actor`` is only
+        notified.
+
+        A request that ``actor`` has sent under ``request_id`` before is not queued again: it is returned, open or ended.
+        Raises NotFound, InvalidRequest, Refused (what waiting cannot change; QueueFull, AlreadyWaiting, CannotWait,
+        RequestIdReused), StoreUnavailable.
+        """
         request = _with_reason(request)
         if request_id is None:
             return self._enqueue(request, actor, starts_by_itself, None)
         with self._repeats.alone(actor, request_id):
             if (begun := self._begun_by(actor, request_id)) is not None:
                 same = check_same_launch(begun, request, request_id, starts_by_itself=starts_by_itself)
-                return self._queue.entry(same)
+                return self.queue.entry(same)
             return self._enqueue(request, actor, starts_by_itself, request_id)
 
     def _enqueue(
         self, request: SwitchRequest, actor: str, starts_by_itself: bool, request_id: str | None
     ) -> QueueEntry:
         check_terms(request.lease_until, request.reason, request.idle_minutes, self._context.clock())
-        return self._queue.take(request, actor, starts_by_itself=starts_by_itself, request_id=request_id)
-
-    def leave_queue(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:
-        """See ``ControllerApi``."""
-        return self._queue.cancel(ticket_id, actor, is_administrator=is_administrator)
-
-    def resume_queued(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueueEntry:
-        """See ``ControllerApi``."""
-        return self._queue.resume(ticket_id, actor, is_administrator=is_administrator)
-
-    def is_queued_stored(self, ticket_id: str) -> bool:
-        """See ``ControllerApi``."""
-        return self._queue.is_stored(ticket_id)
-
-    def start_queued(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
-        """See ``ControllerApi``."""
-        return self._queue.start_now(ticket_id, actor, is_administrator=is_administrator)
+        return self.queue.take(request, actor, starts_by_itself=starts_by_itself, request_id=request_id)
 
     def unload(self, instance_id: str, actor: str, override_reason: str | None = None) -> Operation:
-        """See ``ControllerApi``."""
+        """Start to unload an instance; another person's leased or busy one only with an administrator's
+        ``override_reason``.
+
+        Raises UnknownInstance, InstanceLeased, InstanceInUse, Busy.
+        """
         instance = self._instance(instance_id)
         reason = (override_reason or "").strip() or None
         try:
@@ -456,7 +473,10 @@ class Controller:
         return self._begin(operation, instance.devices, body)
 
     def restore(self, operation_id: str, actor: str) -> Operation:
-        """See ``ControllerApi``."""
+        """Start to load again what an ended operation had unloaded and did not restore, in the names of its owners.
+
+        Raises UnknownOperation, NothingToRestore, Busy.
+        """
         owing = self.operation(operation_id)
         if owing.is_running or not owing.to_restore:
             raise NothingToRestore(operation=operation_id)
@@ -481,35 +501,23 @@ class Controller:
         return begun
 
     def is_stored(self, operation_id: str) -> bool:
-        """See ``ControllerApi``."""
+        """Return whether the store has an operation that was accepted: all but a switch act first."""
         return self._context.journal.is_written(operation_id)
 
-    def set_lease(self, instance_id: str, terms: Terms, actor: str) -> Instance:
-        """See ``ControllerApi``."""
-        return self._leasing.set(instance_id, terms, actor)
-
-    def ask_release(self, instance_id: str, why: str, actor: str) -> Instance:
-        """See ``ControllerApi``."""
-        return self._leasing.ask(instance_id, why, actor)
-
-    def answer_release(self, instance_id: str, answer: ReleaseAnswer, word: str, actor: str) -> Instance:
-        """See ``ControllerApi``."""
-        return self._leasing.answer(instance_id, answer, word, actor)
-
-    def keep(self, instance_id: str, actor: str) -> Instance:
-        """See ``ControllerApi``."""
-        return self._leasing.keep(instance_id, actor)
-
     def see(self, actor: str) -> None:
-        """See ``ControllerApi``."""
+        """Note that ``actor`` has a page open; never waits."""
         self._context.presence.see(actor, self._context.monotonic())
 
     def dismiss(self, notice: int, actor: str) -> None:
-        """See ``ControllerApi``."""
+        """Dismiss a notice to ``actor``; idempotent."""
         self._context.leases.dismiss(notice, actor)
 
     def stop_container(self, container_id: str, name: str, actor: str) -> Operation:
-        """See ``ControllerApi``."""
+        """Start to end a container that Warden did not start. ``container_id`` is all 64 digits; ``name`` must be its
+        exact name: the explicit confirmation.
+
+        Raises UnknownContainer, NotConfirmed, Busy.
+        """
         container = next((c for c in self._context.foreign_containers() if c.id == container_id), None)
         if container is None:
             raise UnknownContainer(container=container_id)
@@ -521,23 +529,25 @@ class Controller:
         return self._written(self._begin(operation, claims, lambda run: containers.stop_container(run, container)))
 
     def clean(self, actor: str) -> Operation:
-        """See ``ControllerApi``."""
+        """Start to free memory that nobody needs. Raises Busy."""
         operation = self._new(OperationKind.CLEAN, actor, cleaning.STEPS)
         return self._written(self._begin(operation, self._all_devices(), cleaning.clean))
 
     def make_demo(self, actor: str) -> Operation:
-        """See ``ControllerApi``."""
+        """Start to create the demo model in the cache. Raises Busy."""
         operation = self._new(OperationKind.DEMO, actor, demo.STEPS)
         return self._written(self._begin(operation, (demo.CLAIM,), demo.make_demo))
 
     def selftest(self, actor: str) -> Operation:
-        """See ``ControllerApi``."""
+        """Start to check that everything works, next to the loaded models. Raises Busy while another self-test runs."""
         operation = self._new(OperationKind.SELFTEST, actor, selftest.STEPS)
         body: Callable[[Run], Outcome] = lambda run: selftest.SelfTest(run, self.recommend).carry_out()  # noqa: E731
         return self._written(self._begin(operation, (selftest.CLAIM,), body))
 
     def emergency(self, actor: str) -> Operation:
-        """See ``ControllerApi``."""
+        """Start to end everything that Warden started, whatever else runs. Raises Busy only while another emergency
+        stop runs.
+        """
         operation = self._new(OperationKind.EMERGENCY, actor, emergency.STEPS)
         devices = self._all_devices()
         operation = replace(operation, devices=tuple(sorted(devices)))
@@ -547,7 +557,7 @@ class Controller:
             return other.closed(OperationState.CANCELLED, now, Message("taken_over"), error=error)
 
         self._cut_off.forget()
-        self._queue.pause(actor)
+        self.queue.pause(actor)
         ended = self._state_store.take_over(operation, devices, close)
         for each in (*ended, operation):
             self._context.journal.record(each)  # before the mark, which goes once the store has all that was recorded
@@ -568,12 +578,17 @@ class Controller:
 
         def leave() -> None:
             mark.set(pause)
-            self._queue.nudge()  # the store may have had the pause before the mark was there, and nobody else would remove it
+            self.queue.nudge()  # the store may have had the pause before the mark was there, and nobody else would remove it
 
         within(PAUSE_MARK_S, lambda expired: leave(), "pause-mark")
 
     def cancel(self, operation_id: str, actor: str, *, rollback: bool = False, as_owner: bool = False) -> Operation:
-        """See ``ControllerApi``."""
+        """Request that an operation stops; it then restores what it unloaded. A second cancel changes nothing.
+
+        ``rollback`` is requested separately: abandon the rollback in progress. ``as_owner`` of a model that is to be
+        unloaded, ``actor`` may cancel only before anything is touched. Raises UnknownOperation, NotCancellable,
+        NotYours, TooLate.
+        """
         before = self._state_store.state.running.get(operation_id)
         operation = self._state_store.request_cancel(operation_id, actor, as_owner=as_owner)
         run = self._runs.get(operation_id)
@@ -583,7 +598,10 @@ class Controller:
         return operation
 
     def ask(self, instance_id: str, question: Question) -> Iterator[str]:
-        """See ``ControllerApi``."""
+        """Yield pieces of the model's answer; this returns once the first piece has arrived.
+
+        Raises (also while iterating): UnknownInstance, NotReady, GenerationFailed, OutOfMemory.
+        """
         from webapp.runtimes.chat import stream_chat  # noqa: PLC0415  httpx: 0.1 s and 5 MB that no start needs
 
         instance = self._instance(instance_id)
@@ -608,13 +626,13 @@ class Controller:
         self._late.look()
         self._stuck.look(self._watcher.over)
         self._cut_off.look(self._late.silent)
-        self._queue.nudge()
-        for instance_id in self._leasing.look():
+        self.queue.nudge()
+        for instance_id in self.leases.look():
             self._unload_idle(instance_id)
 
     def _note_terms(self, event: InstanceChanged) -> None:
         if event.instance.lease != event.before.lease:
-            self._queue.nudge()
+            self.queue.nudge()
 
     def _unload_idle(self, instance_id: str) -> None:
         """Unload a model that nobody has used for long; while its devices are claimed it waits for another round."""
@@ -678,7 +696,7 @@ class Controller:
             self._context.journal.record(operation)
         for instance_id in state.instances:
             self._context.leases.changed(instance_id)
-        self._queue.write_again()
+        self.queue.write_again()
 
     def _prune(self) -> bool:
         """Drop operations that have been kept for long enough; return whether there are more. Raises StoreUnavailable."""

@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from webapp.audit.trail import released_in_silence
@@ -16,7 +16,7 @@ from webapp.control.keeping import DEADLINE_S, Keeper
 from webapp.domain.audit import WARDEN
 from webapp.domain.idle import idle_unload_in, silence_releases
 from webapp.domain.instance import Instance, InstanceState
-from webapp.domain.lease import EXTENSION_S, LONGEST_S, NO_LEASE, TEXT_LIMIT, Lease, ReleaseAnswer
+from webapp.domain.lease import LONGEST_S, NO_LEASE, TEXT_LIMIT, Lease, Notice, ReleaseAnswer, Terms
 from webapp.domain.plan import SwitchRequest
 from webapp.errors import (
     InstanceInUse,
@@ -62,40 +62,6 @@ class LeaseStore(Protocol):
 
     def leases(self) -> Mapping[str, Lease]:
         """Return all stored terms by instance."""
-
-
-@dataclass(frozen=True)
-class Notice:
-    """A notice that one person sees on every page until dismissing it."""
-
-    number: int
-    to: str
-    at: float
-    message: Message
-
-
-@dataclass(frozen=True)
-class Terms:
-    """New terms of an instance. ``extend_s`` counts from the end of the lease, or from now if that has passed."""
-
-    until: float | None = None
-    reason: str | None = None
-    """``None`` leaves it unchanged."""
-    extend_s: float | None = None
-    """Replaces ``until``."""
-    idle_minutes: float | None = None
-    sets_until: bool = True
-    sets_idle: bool = False
-
-    @classmethod
-    def longer(cls, by_s: float = EXTENSION_S) -> Terms:
-        """Return the terms of one click."""
-        return cls(extend_s=by_s)
-
-    @property
-    def moves_until(self) -> bool:
-        """Whether they change the end of the lease."""
-        return self.sets_until or self.extend_s is not None
 
 
 def check_terms(until: float | None, reason: str, idle_minutes: float | None, now: float) -> None:

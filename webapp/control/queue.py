@@ -163,7 +163,10 @@ class LaunchQueue:
     # What a person does
 
     def check(self, request: SwitchRequest, actor: str) -> None:
-        """Refuse what ``take`` would refuse. Raises what ``check_admissible`` and ``check_place`` do."""
+        """Refuse what ``take`` would refuse, without queuing anything.
+
+        Raises NotFound, InvalidRequest, Refused (what waiting cannot change; QueueFull, AlreadyWaiting, CannotWait).
+        """
         check_admissible(request, self._context.planning_state(actor=actor))
         check_place(self._launches.values(), request, actor, self._context.settings.ticket_limit)
 
@@ -195,10 +198,11 @@ class LaunchQueue:
         self._wake.set()
         return self._queued(launch.id)
 
-    def cancel(self, ticket_id: str, actor: str, *, is_administrator: bool) -> QueuedLaunch:
-        """Take a ticket back; one that is being started takes its operation along.
+    def cancel(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:
+        """Remove a launch from the queue, another person's only as an administrator; a start in progress is cancelled
+        with it.
 
-        Raises UnknownTicket, TicketEnded, ForeignTicket, and NotCancellable where its model is there already.
+        Raises UnknownTicket, TicketEnded, ForeignTicket, and NotCancellable if its model is loaded already.
         """
         launch = self._find(ticket_id, actor, is_administrator)
         if launch.state is QueueState.STARTING and launch.operation_id is not None:
@@ -208,8 +212,10 @@ class LaunchQueue:
         self._show()
         return self._launches[ticket_id]
 
-    def resume(self, ticket_id: str, actor: str, *, is_administrator: bool) -> QueueEntry:
-        """Let a ticket go on that an emergency has paused; idempotent. Raises UnknownTicket, TicketEnded, ForeignTicket."""
+    def resume(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueueEntry:
+        """Resume a launch that an emergency stop has paused; idempotent. Raises UnknownTicket, TicketEnded,
+        ForeignTicket.
+        """
         self._find(ticket_id, actor, is_administrator)
         with self._lock:
             if (launch := self._launches[ticket_id]).is_open:
@@ -231,13 +237,13 @@ class LaunchQueue:
         return self._queued(launch.id)
 
     def is_stored(self, ticket_id: str) -> bool:
-        """Whether the store has a ticket as it is."""
+        """Return whether the store has the present state of a launch: cancelling and resuming act first."""
         return ticket_id not in self._unsaved
 
-    def start_now(self, ticket_id: str, actor: str, *, is_administrator: bool) -> Operation:
-        """Start a ticket because a person says so, whoever is before it; it may be refused for all that a switch may.
+    def start_now(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
+        """Start a queued launch at a person's request, regardless of its position.
 
-        Raises UnknownTicket, TicketEnded, ForeignTicket, and what ``switch`` raises; the ticket then waits on.
+        Raises UnknownTicket, TicketEnded, ForeignTicket, and what ``switch`` raises: it then stays queued.
         """
         launch = self._find(ticket_id, actor, is_administrator)
         request = self._request_of(launch)

@@ -148,21 +148,10 @@ class Recorder:
         self._store.save_points(coarse_s, {device_id: folded(over, coarse_s)})
 
 
-class TimelineApi(Protocol):
-    """The timeline's methods for the web layer; every call reads the store and waits for nothing else."""
-
-    def devices(self) -> tuple[str, ...]:
-        """Return the devices of now and of the last week, in the order of their numbers."""
-
-    def track(self, device_id: str, span: Span, *, drawn: bool = False) -> Track:
-        """Return a device's memory over a span; if it is only ``drawn``, no finer than a chart needs.
-
-        Raises UnknownDevice, StoreUnavailable.
-        """
-
-
 class Timeline:
-    """Reads the points of the recorder. ``clock`` is seconds since the epoch."""
+    """Reads the points of the recorder; its calls read the store and wait for nothing else. ``clock`` is seconds since
+    the epoch.
+    """
 
     def __init__(
         self, readings: Readings, store: PointStore, operations: EventStore, clock: Callable[[], float] = time.time
@@ -175,7 +164,9 @@ class Timeline:
         """Cached operations; the mapping is replaced, never changed."""
 
     def devices(self) -> tuple[str, ...]:
-        """Return the devices, as ``TimelineApi.devices``; without the store those of the latest reading."""
+        """Return the devices of now and of the last week, in the order of their numbers; without the store those of the
+        latest reading.
+        """
         sample = self._readings.latest()
         present = set() if sample is None else {reading.device_id for reading in sample.readings}
         try:
@@ -185,7 +176,10 @@ class Timeline:
         return tuple(sorted(present, key=_by_number))
 
     def track(self, device_id: str, span: Span, *, drawn: bool = False) -> Track:
-        """Return a device's memory, as ``TimelineApi.track``."""
+        """Return a device's memory over a span; if it is only ``drawn``, no finer than a chart needs.
+
+        Raises UnknownDevice, StoreUnavailable.
+        """
         known = self.devices()
         if device_id not in known:
             raise UnknownDevice(device=device_id, known=", ".join(known))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from webapp.control.context import Context, Sandbox, total_or_none
-from webapp.control.contract import ControllerApi, Question
+from webapp.control.contract import Question
 from webapp.control.run import Outcome, Run
 from webapp.control.unloading import READING_TIMEOUT_S
 from webapp.domain.instance import Instance, InstanceState
@@ -287,7 +287,7 @@ class SelfTest:
 
     def _ask(self, sandbox: Sandbox) -> Judged:
         assert self.loaded is not None
-        answer = _ModelReply(sandbox.controller, self.loaded.id)
+        answer = _ModelReply(sandbox, self.loaded.id)
         answer.start()
         deadline = self.run.context.monotonic() + ANSWER_S
         while answer.is_alive():
@@ -355,9 +355,9 @@ def _judged(look: Callable[[], Judged]) -> Judged:
 class _ModelReply(threading.Thread):
     """Asks in a separate thread, so that a cancel is noticed meanwhile; the end of the model ends it."""
 
-    def __init__(self, controller: ControllerApi, instance_id: str) -> None:
+    def __init__(self, sandbox: Sandbox, instance_id: str) -> None:
         super().__init__(name="warden-selftest-answer", daemon=True)
-        self._controller = controller
+        self._sandbox = sandbox
         self._instance_id = instance_id
         self.pieces: list[str] = []
         self.error: Exception | None = None
@@ -365,7 +365,7 @@ class _ModelReply(threading.Thread):
     def run(self) -> None:
         """Collect the answer."""
         try:
-            self.pieces.extend(self._controller.ask(self._instance_id, QUESTION))
+            self.pieces.extend(self._sandbox.controller.ask(self._instance_id, QUESTION))
         except Exception as exc:  # noqa: BLE001 - the top of a thread; the check raises it
             self.error = exc
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from webapp.message import Message
+
 EXTENSION_S: Final = 3600.0
 """How much one click extends a lease."""
 LONGEST_S: Final = 30 * 86400.0
@@ -120,3 +122,37 @@ class Lease:
 
 
 NO_LEASE: Final = Lease()
+
+
+@dataclass(frozen=True)
+class Terms:
+    """New terms of an instance. ``extend_s`` counts from the end of the lease, or from now if that has passed."""
+
+    until: float | None = None
+    reason: str | None = None
+    """``None`` leaves it unchanged."""
+    extend_s: float | None = None
+    """Replaces ``until``."""
+    idle_minutes: float | None = None
+    sets_until: bool = True
+    sets_idle: bool = False
+
+    @classmethod
+    def longer(cls, by_s: float = EXTENSION_S) -> Terms:
+        """Return the terms of one click."""
+        return cls(extend_s=by_s)
+
+    @property
+    def moves_until(self) -> bool:
+        """Whether they change the end of the lease."""
+        return self.sets_until or self.extend_s is not None
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A notice that one person sees on every page until dismissing it."""
+
+    number: int
+    to: str
+    at: float
+    message: Message

@@ -8,8 +8,8 @@ from flask import current_app
 
 from webapp.audit.trail import Audit
 from webapp.auth.accounts import Accounts
-from webapp.control.contract import ControllerApi
-from webapp.control.recorder import TimelineApi
+from webapp.control.controller import Controller
+from webapp.control.recorder import Timeline
 from webapp.settings import Settings
 
 EXTENSION = "warden"
@@ -24,11 +24,11 @@ class WebServices(Protocol):
         """The settings in force."""
 
     @property
-    def controller(self) -> ControllerApi:
+    def controller(self) -> Controller:
         """The one controller of this machine."""
 
     @property
-    def timeline(self) -> TimelineApi:
+    def timeline(self) -> Timeline:
         """What was recorded of the devices' memory."""
 
     @property
@@ -45,7 +45,7 @@ def services() -> WebServices:
     return cast(WebServices, current_app.extensions[EXTENSION])
 
 
-def controller() -> ControllerApi:
+def controller() -> Controller:
     """Return the controller of the current application."""
     return services().controller
 
@@ -60,6 +60,6 @@ def audit() -> Audit:
     return services().audit
 
 
-def timeline() -> TimelineApi:
+def timeline() -> Timeline:
     """Return the timeline of the current application."""
     return services().timeline

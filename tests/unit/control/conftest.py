@@ -88,11 +88,11 @@ class Bench:
 
     def at(self, seconds: float) -> None:
         """Let it be so many seconds after the start of the test, by both clocks; Warden looks every few of the last two minutes."""
-        self.controller._leasing.look()
+        self.controller.leases.look()
         while self.ahead_s < seconds:
             self.ahead_s = max(seconds - 120.0, min(self.ahead_s + 5.0, seconds))
             self.later_s = self.ahead_s
-            self.controller._leasing.look()
+            self.controller.leases.look()
 
     def request(self, model_id: str = "lab/one", **changes: object) -> SwitchRequest:
         return SwitchRequest(Mode.TRANSFORMERS, model_id, LaunchOptions(), **changes)  # type: ignore[arg-type]

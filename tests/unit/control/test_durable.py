@@ -16,11 +16,10 @@ from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import Gate
 from tests.unit.control.test_leases import HOUR, instance_of, load_of_maria, runs_already, told
 from tests.unit.control.test_restoring import rounds
-from webapp.control.contract import Terms
 from webapp.control.keeping import PLACES
 from webapp.control.pausing import NAME, PauseMark, QueuePause
 from webapp.domain.instance import Instance
-from webapp.domain.lease import Lease, ReleaseAnswer
+from webapp.domain.lease import Lease, ReleaseAnswer, Terms
 from webapp.domain.operation import OperationState
 from webapp.errors import InstanceLeased, InstanceStopping, LeasePending, NotStored, StoreUnavailable, Superseded
 
@@ -44,12 +43,12 @@ def held(bench: Bench) -> Iterator[Gate]:
 @pytest.mark.parametrize("what", ["lease", "ask", "answer", "keep"])
 def test_what_is_agreed_on_is_in_the_store_before_the_answer(bench: Bench, what: str) -> None:
     instance = load_of_maria(bench, lease_until=None)
-    bench.controller.ask_release(instance.id, "paper", "ivan")
+    bench.controller.leases.ask(instance.id, "paper", "ivan")
     acts: dict[str, Callable[[], Instance]] = {
-        "lease": lambda: bench.controller.set_lease(instance.id, Terms.longer(), "maria"),
+        "lease": lambda: bench.controller.leases.set(instance.id, Terms.longer(), "maria"),
         "ask": lambda: instance_of(bench),
-        "answer": lambda: bench.controller.answer_release(instance.id, ReleaseAnswer.KEEP, "", "maria"),
-        "keep": lambda: bench.controller.keep(instance.id, "maria"),
+        "answer": lambda: bench.controller.leases.answer(instance.id, ReleaseAnswer.KEEP, "", "maria"),
+        "keep": lambda: bench.controller.leases.keep(instance.id, "maria"),
     }
     agreed = acts[what]().lease
     assert bench.store.terms[instance.id] == agreed
@@ -59,14 +58,14 @@ def test_what_is_agreed_on_is_in_the_store_before_the_answer(bench: Bench, what:
 def test_what_the_store_refuses_changes_nothing(bench: Bench, what: str) -> None:
     instance = load_of_maria(bench, lease_until=None)
     if what == "answer":
-        bench.controller.ask_release(instance.id, "paper", "ivan")
+        bench.controller.leases.ask(instance.id, "paper", "ivan")
     before, kept = instance_of(bench), dict(bench.store.terms)
     bench.store.raises = FULL
     acts: dict[str, Callable[[], Instance]] = {
-        "lease": lambda: bench.controller.set_lease(instance.id, Terms.longer(), "maria"),
-        "ask": lambda: bench.controller.ask_release(instance.id, "paper", "ivan"),
-        "answer": lambda: bench.controller.answer_release(instance.id, ReleaseAnswer.RELEASE, "", "maria"),
-        "keep": lambda: bench.controller.keep(instance.id, "maria"),
+        "lease": lambda: bench.controller.leases.set(instance.id, Terms.longer(), "maria"),
+        "ask": lambda: bench.controller.leases.ask(instance.id, "paper", "ivan"),
+        "answer": lambda: bench.controller.leases.answer(instance.id, ReleaseAnswer.RELEASE, "", "maria"),
+        "keep": lambda: bench.controller.leases.keep(instance.id, "maria"),
     }
     with pytest.raises(NotStored) as refusal:
         acts[what]()
@@ -82,7 +81,7 @@ def test_a_lease_on_its_way_protects_and_is_shown_to_nobody(bench: Bench) -> Non
     instance = load_of_maria(bench, lease_until=None)
     bench.keeper._deadline_s = 10.0
     with held(bench) as gate, ThreadPoolExecutor(1) as pool:
-        answer: Future[Instance] = pool.submit(bench.controller.set_lease, instance.id, Terms.longer(), "maria")
+        answer: Future[Instance] = pool.submit(bench.controller.leases.set, instance.id, Terms.longer(), "maria")
         gate.wait_reached()
         assert instance_of(bench).lease.until is None
         with pytest.raises(LeasePending):
@@ -97,9 +96,9 @@ def test_terms_that_come_while_others_are_on_their_way_are_made_after_them(bench
     instance = load_of_maria(bench, lease_until=None)
     bench.keeper._deadline_s = 10.0
     with held(bench) as gate, ThreadPoolExecutor(2) as pool:
-        longer: Future[Instance] = pool.submit(bench.controller.set_lease, instance.id, Terms.longer(), "maria")
+        longer: Future[Instance] = pool.submit(bench.controller.leases.set, instance.id, Terms.longer(), "maria")
         gate.wait_reached()
-        asked: Future[Instance] = pool.submit(bench.controller.ask_release, instance.id, "paper", "ivan")
+        asked: Future[Instance] = pool.submit(bench.controller.leases.ask, instance.id, "paper", "ivan")
         gate.open()
         assert (longer.result().lease.until is not None, asked.result().lease.asked is not None) == (True, True)
     now = instance_of(bench).lease
@@ -109,10 +108,10 @@ def test_terms_that_come_while_others_are_on_their_way_are_made_after_them(bench
 
 def test_a_lease_of_a_model_that_its_owner_unloads_meanwhile_is_not_confirmed(bench: Bench) -> None:
     instance = load_of_maria(bench, lease_until=None)
-    bench.until(lambda: instance.id in bench.controller._leasing._listed)
+    bench.until(lambda: instance.id in bench.controller.leases._listed)
     bench.keeper._deadline_s = 10.0
     with held(bench) as gate, ThreadPoolExecutor(2) as pool:
-        answer: Future[Instance] = pool.submit(bench.controller.set_lease, instance.id, Terms.longer(), "maria")
+        answer: Future[Instance] = pool.submit(bench.controller.leases.set, instance.id, Terms.longer(), "maria")
         gate.wait_reached()
         bench.runtime.stop_gate = threading.Event()
         unload = pool.submit(bench.controller.unload, instance.id, "maria")
@@ -127,11 +126,11 @@ def test_a_lease_of_a_model_that_its_owner_unloads_meanwhile_is_not_confirmed(be
 
 def test_a_silence_that_cannot_be_written_counts_once_it_can_and_tells_nobody_before(bench: Bench) -> None:
     instance = load_of_maria(bench, lease_until=None)
-    bench.controller.ask_release(instance.id, "", "ivan")
+    bench.controller.leases.ask(instance.id, "", "ivan")
     bench.store.raises = FULL
     bench.at(61)
     bench.until(lambda: bench.keeper.trouble is not None)
-    bench.controller._leasing.look()
+    bench.controller.leases.look()
     assert (told(bench, "ivan"), instance_of(bench).lease.asked is not None) == ([], True)
     bench.store.raises = None
     bench.until(lambda: told(bench, "ivan") == ["release_given_silently"])
@@ -162,12 +161,12 @@ def test_leases_that_cannot_be_read_at_the_start_are_read_later_and_written_over
     bench.store.raises = FULL
     bench.controller.start()
     with pytest.raises(NotStored):
-        bench.controller.ask_release("old", "paper", "ivan")
+        bench.controller.leases.ask("old", "paper", "ivan")
     bench.store.is_renewed, bench.store.raises = True, None
     bench.until(lambda: instance_of(bench).lease == KEPT)
     assert bench.keeper.flush()
     assert bench.store.terms == {"old": KEPT}
-    bench.controller.ask_release("old", "paper", "ivan")
+    bench.controller.leases.ask("old", "paper", "ivan")
     assert bench.store.terms["old"].until == KEPT.until
 
 

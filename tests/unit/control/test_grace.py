@@ -224,7 +224,7 @@ def test_a_request_that_waits_takes_what_was_confirmed_when_it_came_and_nothing_
     assert waits.why.code == "waits_others"
     confirmed = take(quick.request("lab/three", unload=(marias(quick).id,)), "olga", starts_by_itself=True)
     assert confirmed.behind is not None
-    quick.controller.leave_queue(waits.launch.id, "ivan")
+    quick.controller.queue.cancel(waits.launch.id, "ivan")
     quick.until(lambda: quick.loaded == ["lab/three"])
 
 
@@ -232,6 +232,6 @@ def test_what_was_given_up_for_a_person_who_waits_needs_no_other_word(quick: Ben
     instance = marias(quick)
     waits = quick.controller.enqueue(quick.request("lab/two"), "ivan", starts_by_itself=True)
     assert waits.why is not None
-    quick.controller.ask_release(instance.id, "", "ivan")
-    quick.controller.answer_release(instance.id, ReleaseAnswer.RELEASE, "", "maria")
+    quick.controller.leases.ask(instance.id, "", "ivan")
+    quick.controller.leases.answer(instance.id, ReleaseAnswer.RELEASE, "", "maria")
     quick.until(lambda: quick.loaded == ["lab/two"])

@@ -12,11 +12,10 @@ import pytest
 
 from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import FakeStore, Gate, loaded, model
-from webapp.control.contract import Terms
 from webapp.control.leases import IDLE_ACTOR
 from webapp.domain.audit import WARDEN, Action, Detail
 from webapp.domain.instance import Instance, InstanceState
-from webapp.domain.lease import LONGEST_S, TEXT_LIMIT, Lease, ReleaseAnswer
+from webapp.domain.lease import LONGEST_S, TEXT_LIMIT, Lease, ReleaseAnswer, Terms
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.units import gib
@@ -120,7 +119,7 @@ def test_a_lease_that_begins_between_plan_and_unloading_is_seen_at_the_gate(benc
     def held(operation: Operation) -> None:
         if operation.actor == "ivan" and not begun.is_set():
             begun.set()
-            bench.controller.set_lease(instance.id, Terms.longer(), "maria")
+            bench.controller.leases.set(instance.id, Terms.longer(), "maria")
         record(operation)
 
     journal.record = held  # type: ignore[method-assign]
@@ -149,7 +148,7 @@ def test_a_lease_that_is_confirmed_while_the_memory_is_read_keeps_the_model(benc
     bench.monitor.gate = Gate()
     operation = take(bench, instance)
     bench.monitor.gate.wait_reached()
-    bench.controller.set_lease(instance.id, Terms.longer(), "maria")
+    bench.controller.leases.set(instance.id, Terms.longer(), "maria")
     bench.monitor.gate.open()
     ended = bench.wait(operation)
     assert (ended.state, ended.error and ended.error.code) == (OperationState.FAILED, "instance_leased")
@@ -189,7 +188,7 @@ def test_where_one_of_several_has_to_stay_none_goes(bench: Bench) -> None:
     bench.monitor.gate = Gate()
     operation = bench.controller.switch(bench.request("lab/wide", unload=(instance_of(bench).id,)), "ivan")
     bench.monitor.gate.wait_reached()
-    bench.controller.set_lease(instance_of(bench).id, Terms.longer(), "maria")
+    bench.controller.leases.set(instance_of(bench).id, Terms.longer(), "maria")
     bench.monitor.gate.open()
     assert bench.wait(operation).state is OperationState.FAILED
     assert not bench.runtime.stopping.is_set()
@@ -202,7 +201,7 @@ def test_a_rollback_brings_back_the_lease_of_the_last_moment(bench: Bench) -> No
     bench.monitor.gate = Gate()
     operation = bench.controller.switch(bench.request("lab/two"), "maria")
     bench.monitor.gate.wait_reached()
-    longer = bench.controller.set_lease(instance.id, Terms.longer(), "maria").lease
+    longer = bench.controller.leases.set(instance.id, Terms.longer(), "maria").lease
     bench.monitor.gate.open()
     bench.wait(operation)
     assert instance_of(bench).lease == longer
@@ -210,16 +209,16 @@ def test_a_rollback_brings_back_the_lease_of_the_last_moment(bench: Bench) -> No
 
 def test_terms_of_a_model_that_is_being_ended_are_refused_and_not_confirmed(bench: Bench) -> None:
     instance = load_of_maria(bench, lease_until=None)
-    bench.controller.ask_release(instance.id, "", "ivan")
+    bench.controller.leases.ask(instance.id, "", "ivan")
     before = instance_of(bench).lease
     bench.runtime.stop_gate = threading.Event()
     operation = bench.controller.unload(instance.id, "olga")
     assert bench.runtime.stopping.wait(10)
     acts: tuple[Callable[[], object], ...] = (
-        lambda: bench.controller.set_lease(instance.id, Terms.longer(), "maria"),
-        lambda: bench.controller.keep(instance.id, "maria"),
-        lambda: bench.controller.ask_release(instance.id, "", "ivan"),
-        lambda: bench.controller.answer_release(instance.id, ReleaseAnswer.KEEP, "", "maria"),
+        lambda: bench.controller.leases.set(instance.id, Terms.longer(), "maria"),
+        lambda: bench.controller.leases.keep(instance.id, "maria"),
+        lambda: bench.controller.leases.ask(instance.id, "", "ivan"),
+        lambda: bench.controller.leases.answer(instance.id, ReleaseAnswer.KEEP, "", "maria"),
     )
     for act in acts:
         with pytest.raises(InstanceStopping) as refusal:
@@ -275,12 +274,12 @@ def test_a_lease_is_extended_changed_and_ended_by_its_owner_alone(bench: Bench) 
     instance = load_of_maria(bench)
     before = instance.lease.until
     assert before is not None
-    assert bench.controller.set_lease(instance.id, Terms.longer(), "maria").lease.until == before + HOUR
+    assert bench.controller.leases.set(instance.id, Terms.longer(), "maria").lease.until == before + HOUR
     with pytest.raises(NotOwner):
-        bench.controller.set_lease(instance.id, Terms.longer(), "ivan")
-    changed = bench.controller.set_lease(instance.id, Terms(until=None, reason="done"), "maria")
+        bench.controller.leases.set(instance.id, Terms.longer(), "ivan")
+    changed = bench.controller.leases.set(instance.id, Terms(until=None, reason="done"), "maria")
     assert (changed.lease.until, changed.lease.reason) == (None, "done")
-    only_idle = bench.controller.set_lease(
+    only_idle = bench.controller.leases.set(
         instance.id, Terms(sets_until=False, idle_minutes=60, sets_idle=True), "maria"
     )
     assert (only_idle.lease.reason, only_idle.lease.idle_minutes) == ("done", 60)
@@ -301,7 +300,7 @@ def test_no_lease_is_extended_past_the_longest_one(bench: Bench) -> None:
     instance = load_of_maria(bench)
     before = instance.lease
     with pytest.raises(InvalidRequest) as refusal:
-        bench.controller.set_lease(instance.id, Terms(extend_s=LONGEST_S, sets_until=False), "maria")
+        bench.controller.leases.set(instance.id, Terms(extend_s=LONGEST_S, sets_until=False), "maria")
     assert refusal.value.params["field"] == "lease_until"
     assert instance_of(bench).lease == before
 
@@ -310,7 +309,7 @@ def test_other_terms_change_beside_a_lease_that_is_over(bench: Bench) -> None:
     instance = load_of_maria(bench)
     bench.later_s = 2 * HOUR
     terms = Terms(sets_until=False, reason="paper")
-    assert bench.controller.set_lease(instance.id, terms, "maria").lease.reason == "paper"
+    assert bench.controller.leases.set(instance.id, terms, "maria").lease.reason == "paper"
 
 
 def test_what_a_rollback_brings_back_has_its_lease_again(bench: Bench) -> None:
@@ -325,7 +324,7 @@ def test_terms_changed_while_the_model_loads_are_kept(bench: Bench) -> None:
     bench.runtime.gate = threading.Event()
     operation = bench.controller.switch(bench.request("lab/one"), "maria")
     bench.until(lambda: bench.loaded == ["lab/one"])
-    bench.controller.set_lease(instance_of(bench).id, Terms.longer(), "maria")
+    bench.controller.leases.set(instance_of(bench).id, Terms.longer(), "maria")
     bench.runtime.gate.set()
     bench.wait(operation)
     assert instance_of(bench).lease.until is not None
@@ -334,7 +333,7 @@ def test_terms_changed_while_the_model_loads_are_kept(bench: Bench) -> None:
 def test_what_has_gone_leaves_no_lease_behind(bench: Bench) -> None:
     instance = load_of_maria(bench)
     wait_written(bench, lambda store: instance.id in store.terms)
-    bench.until(lambda: instance.id in bench.controller._leasing._listed)
+    bench.until(lambda: instance.id in bench.controller.leases._listed)
     bench.wait(bench.controller.unload(instance.id, "maria"))
     wait_written(bench, lambda store: instance.id not in store.terms)
 
@@ -355,8 +354,8 @@ def test_a_lease_survives_a_restart(make_bench: Callable[..., Bench]) -> None:
 
 def test_a_kept_model_stays_and_the_asker_reads_the_owners_word(bench: Bench) -> None:
     instance = load_of_maria(bench)
-    bench.controller.ask_release(instance.id, "paper", "ivan")
-    kept = bench.controller.answer_release(instance.id, ReleaseAnswer.KEEP, "until noon", "maria")
+    bench.controller.leases.ask(instance.id, "paper", "ivan")
+    kept = bench.controller.leases.answer(instance.id, ReleaseAnswer.KEEP, "until noon", "maria")
     assert kept.lease.asked is None
     (notice,) = [n for n in bench.controller.snapshot().notices if n.to == "ivan"]
     assert (notice.message.code, notice.message.params["word"]) == ("release_kept", "until noon")
@@ -370,8 +369,8 @@ def test_a_kept_model_stays_and_the_asker_reads_the_owners_word(bench: Bench) ->
 
 def test_a_released_model_stays_until_the_asker_takes_its_place(bench: Bench) -> None:
     instance = load_of_maria(bench)
-    bench.controller.ask_release(instance.id, "paper", "ivan")
-    bench.controller.answer_release(instance.id, ReleaseAnswer.RELEASE, "", "maria")
+    bench.controller.leases.ask(instance.id, "paper", "ivan")
+    bench.controller.leases.answer(instance.id, ReleaseAnswer.RELEASE, "", "maria")
     assert bench.loaded == ["lab/one"]
     assert told(bench, "ivan") == ["release_given"]
     assert bench.load("lab/two").state is OperationState.SUCCEEDED
@@ -380,27 +379,27 @@ def test_a_released_model_stays_until_the_asker_takes_its_place(bench: Bench) ->
 def test_only_the_owner_answers_and_only_what_was_asked(bench: Bench) -> None:
     instance = load_of_maria(bench)
     with pytest.raises(NothingAsked):
-        bench.controller.answer_release(instance.id, ReleaseAnswer.KEEP, "", "maria")
-    bench.controller.ask_release(instance.id, "", "ivan")
+        bench.controller.leases.answer(instance.id, ReleaseAnswer.KEEP, "", "maria")
+    bench.controller.leases.ask(instance.id, "", "ivan")
     with pytest.raises(NotOwner):
-        bench.controller.answer_release(instance.id, ReleaseAnswer.RELEASE, "", "ivan")
+        bench.controller.leases.answer(instance.id, ReleaseAnswer.RELEASE, "", "ivan")
 
 
 def test_one_person_asks_at_a_time(bench: Bench) -> None:
     instance = load_of_maria(bench)
-    first = bench.controller.ask_release(instance.id, "one", "ivan")
-    assert bench.controller.ask_release(instance.id, "two", "ivan").lease == first.lease
+    first = bench.controller.leases.ask(instance.id, "one", "ivan")
+    assert bench.controller.leases.ask(instance.id, "two", "ivan").lease == first.lease
     with pytest.raises(ReleasePending):
-        bench.controller.ask_release(instance.id, "", "olga")
+        bench.controller.leases.ask(instance.id, "", "olga")
     with pytest.raises(InvalidRequest):
-        bench.controller.ask_release(instance.id, "", "maria")
+        bench.controller.leases.ask(instance.id, "", "maria")
     with pytest.raises(UnknownInstance):
-        bench.controller.ask_release("nobody", "", "ivan")
+        bench.controller.leases.ask("nobody", "", "ivan")
 
 
 def test_silence_gives_up_an_idle_model_without_a_lease(bench: Bench) -> None:
     instance = load_of_maria(bench, lease_until=None)
-    bench.controller.ask_release(instance.id, "", "ivan")
+    bench.controller.leases.ask(instance.id, "", "ivan")
     bench.at(61)
     bench.until(lambda: told(bench, "maria") == ["released_in_silence"])
     assert instance_of(bench).lease.asked is None
@@ -417,9 +416,9 @@ def test_silence_gives_up_nothing_that_is_leased_or_busy(bench: Bench, held: str
     if held == "busy":
         bench.runtime.in_flight["lab/one"] = 1
         bench.state_store.change(instance.id, lambda i: replace(i, in_flight=1))
-    bench.controller.ask_release(instance.id, "", "ivan")
+    bench.controller.leases.ask(instance.id, "", "ivan")
     bench.at(600)
-    bench.controller._leasing.look()
+    bench.controller.leases.look()
     assert instance_of(bench).lease.asked is not None
 
 
@@ -449,7 +448,7 @@ def test_an_idle_model_is_unloaded_and_its_operation_says_why(bench: Bench) -> N
 def test_no_model_goes_for_being_idle_unless_that_was_chosen(bench: Bench) -> None:
     load_of_maria(bench, lease_until=None)
     bench.at(30 * 86400)
-    assert bench.controller._leasing.look() == ()
+    assert bench.controller.leases.look() == ()
 
 
 def test_the_servers_idle_time_counts_where_none_was_chosen(make_bench: Callable[..., Bench]) -> None:
@@ -460,16 +459,16 @@ def test_the_servers_idle_time_counts_where_none_was_chosen(make_bench: Callable
     bench.until(lambda: idle_operation(bench) is not None)
     never = load_of_maria(bench, lease_until=None, idle_minutes=0.0)
     bench.at(22 * 60)
-    assert bench.controller._leasing.look() == ()
+    assert bench.controller.leases.look() == ()
     assert never.id != instance.id
 
 
 def test_a_click_keeps_an_idle_model(bench: Bench) -> None:
     instance = load_of_maria(bench, lease_until=None, idle_minutes=15)
     bench.at(14 * 60 + 30)
-    bench.controller.keep(instance.id, "ivan")
+    bench.controller.leases.keep(instance.id, "ivan")
     bench.at(16 * 60)
-    assert bench.controller._leasing.look() == ()
+    assert bench.controller.leases.look() == ()
     assert bench.loaded == ["lab/one"]
 
 
@@ -480,7 +479,7 @@ def test_a_slow_load_is_no_idleness(bench: Bench) -> None:
     bench.at(20 * 60)
     bench.runtime.gate.set()
     bench.wait(operation)
-    assert bench.controller._leasing.look() == ()
+    assert bench.controller.leases.look() == ()
 
 
 @pytest.mark.parametrize("held", ["leased", "busy"])
@@ -491,7 +490,7 @@ def test_an_idle_model_that_is_leased_or_busy_stays(bench: Bench, held: str) -> 
         bench.runtime.in_flight["lab/one"] = 1
         bench.until(lambda: instance_of(bench).in_flight == 1)
     bench.at(20 * 60)
-    assert bench.controller._leasing.look() == ()
+    assert bench.controller.leases.look() == ()
 
 
 def test_an_idle_model_waits_for_the_operation_on_its_device(bench: Bench) -> None:
@@ -533,9 +532,9 @@ def test_an_idle_model_that_is_kept_while_the_memory_is_read_stays(bench: Bench,
     bench.controller._each_round()
     bench.monitor.gate.wait_reached()
     if late == "kept":
-        bench.controller.keep(instance.id, "ivan")
+        bench.controller.leases.keep(instance.id, "ivan")
     elif late == "leased":
-        bench.controller.set_lease(instance.id, Terms.longer(), "maria")
+        bench.controller.leases.set(instance.id, Terms.longer(), "maria")
     else:
         bench.runtime.in_flight["lab/one"] = 1
     bench.monitor.gate.open()
@@ -554,10 +553,10 @@ def test_a_restart_unloads_nothing_at_once(make_bench: Callable[..., Bench]) -> 
     bench = make_bench(idle_unload_minutes=15.0)
     runs_already(bench, started_at=time.time() - 86400)
     bench.controller.start()
-    assert bench.controller._leasing.look() == ()
+    assert bench.controller.leases.look() == ()
     bench.runtime.used_at = time.time() - HOUR
     bench.until(lambda: instance_of(bench).last_used_at is not None)
-    assert bench.controller._leasing.look() == ()
+    assert bench.controller.leases.look() == ()
 
 
 # A time of day that is set
@@ -568,11 +567,11 @@ def test_no_jump_of_the_clock_takes_an_idle_models_last_minute(bench: Bench, jum
     load_of_maria(bench, lease_until=None, idle_minutes=15)
     bench.at(5 * 60)
     bench.later_s += jump_s
-    assert bench.controller._leasing.look() == ()
+    assert bench.controller.leases.look() == ()
     left_s = bench.controller.snapshot().idle_unload_at[instance_of(bench).id] - bench.context.clock()
     assert left_s == pytest.approx(600, abs=10)
     bench.ahead_s += 590
-    assert bench.controller._leasing.look() == ()
+    assert bench.controller.leases.look() == ()
 
 
 def test_an_idle_model_goes_after_its_time_although_the_clock_was_set_back(bench: Bench) -> None:
@@ -587,12 +586,12 @@ def test_warden_that_stood_still_counts_the_last_minute_down_again(bench: Bench)
     """Nobody could see the countdown, nor stop it: the machine was suspended, or the process was."""
     instance = load_of_maria(bench, lease_until=None, idle_minutes=15)
     bench.controller._watcher.stop()
-    bench.controller._leasing.look()
+    bench.controller.leases.look()
     bench.ahead_s = bench.later_s = 8 * HOUR
-    assert bench.controller._leasing.look() == ()
+    assert bench.controller.leases.look() == ()
     assert bench.controller.snapshot().idle_unload_at[instance.id] - bench.context.clock() == pytest.approx(60, abs=2)
     bench.at(8 * HOUR + 61)
-    assert bench.controller._leasing.look() == (instance.id,)
+    assert bench.controller.leases.look() == (instance.id,)
 
 
 def test_a_lease_that_a_jump_has_ended_leaves_the_last_minute(bench: Bench) -> None:
@@ -600,7 +599,7 @@ def test_a_lease_that_a_jump_has_ended_leaves_the_last_minute(bench: Bench) -> N
     instance = load_of_maria(bench, lease_until=bench.context.clock() + 2 * HOUR, idle_minutes=15)
     bench.at(HOUR)
     bench.later_s += 2 * HOUR
-    assert bench.controller._leasing.look() == ()
+    assert bench.controller.leases.look() == ()
     assert not instance_of(bench).lease.runs(bench.context.clock())
     assert bench.controller.snapshot().idle_unload_at[instance.id] - bench.context.clock() == pytest.approx(60, abs=5)
 
@@ -608,10 +607,10 @@ def test_a_lease_that_a_jump_has_ended_leaves_the_last_minute(bench: Bench) -> N
 @pytest.mark.parametrize("jump_s", [3 * HOUR, -3 * HOUR])
 def test_no_jump_of_the_clock_is_an_owners_silence(bench: Bench, jump_s: float) -> None:
     instance = load_of_maria(bench, lease_until=None)
-    bench.controller.ask_release(instance.id, "", "ivan")
-    bench.controller._leasing.look()
+    bench.controller.leases.ask(instance.id, "", "ivan")
+    bench.controller.leases.look()
     bench.later_s += jump_s
-    bench.controller._leasing.look()
+    bench.controller.leases.look()
     assert instance_of(bench).lease.asked is not None
     bench.ahead_s = 61
     bench.until(lambda: instance_of(bench).lease.asked is None)

@@ -56,7 +56,7 @@ def take(
 
 
 def check(bench: Bench, model_id: str = "lab/one", actor: str = "anna") -> None:
-    bench.controller.check_queueing(bench.request(model_id), actor)
+    bench.controller.queue.check(bench.request(model_id), actor)
 
 
 def line(bench: Bench) -> list[tuple[str, str]]:
@@ -109,7 +109,7 @@ def test_one_that_only_tells_starts_nothing_until_its_person_says_so(full: Bench
     full.machine.foreign.clear()
     full.until(lambda: line(full) == [("lab/one", "ready")])
     assert full.loaded == []
-    full.wait(full.controller.start_queued(queued.launch.id, "anna"))
+    full.wait(full.controller.queue.start_now(queued.launch.id, "anna"))
     ends(full, queued, QueueState.STARTED)
     assert full.loaded == ["lab/one"]
 
@@ -125,7 +125,7 @@ def test_told_too_early_is_taken_back(full: Bench) -> None:
 def test_start_that_is_refused_leaves_it_waiting(full: Bench) -> None:
     queued = take(full, by_itself=False)
     with pytest.raises(NotEnoughMemory):
-        full.controller.start_queued(queued.launch.id, "anna")
+        full.controller.queue.start_now(queued.launch.id, "anna")
     assert line(full) == [("lab/one", "waiting")]
 
 
@@ -260,14 +260,14 @@ def test_ticket_that_cannot_be_judged_says_so_and_why(beside_broken: Bench) -> N
 
 def test_ticket_that_cannot_be_judged_is_logged_once(beside_broken: Bench, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
-        beside_broken.controller._queue.look()
+        beside_broken.controller.queue.look()
     assert [r.levelname for r in caplog.records if "broken" in r.getMessage()] in ([], ["ERROR"])
 
 
 def test_others_are_taken_judged_told_started_and_saved_beside_one_that_cannot_be_judged(beside_broken: Bench) -> None:
     by_itself = take(beside_broken)
     told = take(beside_broken, "lab/two", "boris", by_itself=False)
-    beside_broken.controller.leave_queue(take(beside_broken, "lab/three", "olga").launch.id, "olga")
+    beside_broken.controller.queue.cancel(take(beside_broken, "lab/three", "olga").launch.id, "olga")
     beside_broken.machine.foreign.clear()
     ends(beside_broken, by_itself, QueueState.STARTED)
     beside_broken.until(lambda: ("lab/two", "ready") in line(beside_broken))
@@ -288,7 +288,7 @@ def test_others_expire_beside_one_that_cannot_be_judged(make_bench: Callable[...
 
 
 def test_one_that_cannot_be_judged_is_taken_back(beside_broken: Bench) -> None:
-    assert beside_broken.controller.leave_queue("broken", "eve").state is QueueState.CANCELLED
+    assert beside_broken.controller.queue.cancel("broken", "eve").state is QueueState.CANCELLED
     assert line(beside_broken) == []
 
 
@@ -305,14 +305,14 @@ def test_ticket_is_not_started_before_it_is_in_the_store(bench: Bench) -> None:
     with ThreadPoolExecutor(1) as pool:
         taking = pool.submit(take, bench)
         bench.store.gate.wait_reached()
-        bench.controller._queue._look()
+        bench.controller.queue._look()
         written.append((bench.runtime.launched, line(bench)))
         bench.store.raises = StoreUnavailable(reason="disk full")
         bench.store.gate.open()
         with pytest.raises(NotStored):
             taking.result()
     bench.store.raises = None
-    bench.controller._queue.look()
+    bench.controller.queue.look()
     assert written == [([], [])]
     assert (bench.store.waiting, bench.loaded, bench.runtime.launched) == ({}, [], [])
 
@@ -423,9 +423,9 @@ def test_it_waits_until_another_persons_model_is_released(bench: Bench) -> None:
     queued = take(bench, "lab/two")
     assert queued.why is not None
     assert (queued.why.code, queued.why.params["owner"]) == ("waits_leased", "maria")
-    bench.controller.ask_release(instance.id, "", "anna")
+    bench.controller.leases.ask(instance.id, "", "anna")
     assert line(bench) == [("lab/two", "waiting")]
-    bench.controller.answer_release(instance.id, ReleaseAnswer.RELEASE, "", "maria")
+    bench.controller.leases.answer(instance.id, ReleaseAnswer.RELEASE, "", "maria")
     ends(bench, queued, QueueState.STARTED)
 
 
@@ -542,22 +542,22 @@ def test_accounts_that_cannot_be_read_keep_the_line_as_it_is(make_bench: Callabl
     bench.machine.foreign["gpu-0"] = TRAINING
     take(bench)
     seen = len(looks)
-    bench.controller._queue.look()
+    bench.controller.queue.look()
     assert len(looks) > seen
     assert line(bench) == [("lab/one", "waiting")]
 
 
 def test_one_that_was_taken_back_never_starts(full: Bench) -> None:
     queued = take(full)
-    full.controller.leave_queue(queued.launch.id, "anna")
+    full.controller.queue.cancel(queued.launch.id, "anna")
     full.machine.foreign.clear()
     take(full, "lab/two")
     full.until(lambda: full.loaded == ["lab/two"])
     assert ends(full, queued, QueueState.CANCELLED).operation_id is None
     with pytest.raises(TicketEnded):
-        full.controller.leave_queue(queued.launch.id, "anna")
+        full.controller.queue.cancel(queued.launch.id, "anna")
     with pytest.raises(UnknownTicket):
-        full.controller.leave_queue("gone", "anna")
+        full.controller.queue.cancel("gone", "anna")
 
 
 def test_taken_back_while_it_starts_its_operation_is_cancelled_and_things_are_put_back(bench: Bench) -> None:
@@ -566,7 +566,7 @@ def test_taken_back_while_it_starts_its_operation_is_cancelled_and_things_are_pu
     queued = take(bench, "lab/two")
     bench.runtime.gates["launch"].wait_reached()
     bench.until(lambda: line(bench) == [("lab/two", "starting")])
-    bench.controller.leave_queue(queued.launch.id, "anna")
+    bench.controller.queue.cancel(queued.launch.id, "anna")
     bench.runtime.gates["launch"].open()
     ended = ends(bench, queued, QueueState.CANCELLED)
     assert ended.operation_id is not None
@@ -594,19 +594,19 @@ def test_emergency_pauses_what_waits_until_a_person_lets_it_go_on(full: Bench) -
     paused, other = full.controller.snapshot().waiting
     assert (paused.launch.paused_by, paused.launch.state) == ("ivan", QueueState.WAITING)
     assert (other.launch.id, other.launch.paused_by) == (told.launch.id, None)
-    full.controller.leave_queue(told.launch.id, "anna")
-    full.controller.resume_queued(queued.launch.id, "anna")
+    full.controller.queue.cancel(told.launch.id, "anna")
+    full.controller.queue.resume(queued.launch.id, "anna")
     ends(full, queued, QueueState.STARTED)
 
 
 def test_what_is_taken_back_while_the_store_takes_nothing_is_not_stored_before_it_does(full: Bench) -> None:
     queued = take(full)
-    assert full.controller.is_queued_stored(queued.launch.id)
+    assert full.controller.queue.is_stored(queued.launch.id)
     full.store.raises = StoreUnavailable(reason="locked", trouble="locked")
-    full.controller.leave_queue(queued.launch.id, "anna")
-    assert not full.controller.is_queued_stored(queued.launch.id)
+    full.controller.queue.cancel(queued.launch.id, "anna")
+    assert not full.controller.queue.is_stored(queued.launch.id)
     full.store.raises = None
-    full.until(lambda: full.controller.is_queued_stored(queued.launch.id))
+    full.until(lambda: full.controller.queue.is_stored(queued.launch.id))
     assert full.store.waiting[queued.launch.id].state is QueueState.CANCELLED
 
 
@@ -701,7 +701,7 @@ def test_one_that_cannot_be_kept_is_not_taken(full: Bench) -> None:
 def test_what_could_not_be_written_is_written_later(full: Bench) -> None:
     queued = take(full)
     full.store.raises = StoreUnavailable(reason="disk full")
-    full.controller.leave_queue(queued.launch.id, "anna")
+    full.controller.queue.cancel(queued.launch.id, "anna")
     full.store.raises = None
     full.until(lambda: full.store.waiting[queued.launch.id].state is QueueState.CANCELLED)
 
@@ -730,7 +730,7 @@ def test_place_of_one_who_was_told_is_not_kept_for_ever(make_bench: Callable[...
 
 def test_only_its_person_or_an_administrator_takes_it_back(full: Bench) -> None:
     queued = take(full)
-    waiting = full.controller._queue
+    waiting = full.controller.queue
     with pytest.raises(ForeignTicket):
         waiting.cancel(queued.launch.id, "boris", is_administrator=False)
     assert waiting.cancel(queued.launch.id, "anna", is_administrator=False).state is QueueState.CANCELLED
@@ -742,7 +742,7 @@ def test_pages_are_told_of_a_change(full: Bench) -> None:
     queued = take(full)
     after = full.controller.snapshot().version
     assert before != after
-    full.controller.leave_queue(queued.launch.id, "anna")
+    full.controller.queue.cancel(queued.launch.id, "anna")
     assert full.controller.snapshot().version != after
     full.monitor.miss(0)
 
@@ -751,7 +751,7 @@ def test_nothing_is_started_while_warden_stops(full: Bench) -> None:
     take(full)
     full.controller.stop()
     full.machine.foreign.clear()
-    full.controller._queue.look()
+    full.controller.queue.look()
     assert [o.kind for o in full.controller.snapshot().recent if o.kind is OperationKind.SWITCH] == []
 
 
@@ -764,9 +764,9 @@ def test_no_jump_of_the_clock_ends_or_prolongs_a_wait(make_bench: Callable[..., 
     bench.machine.foreign["gpu-0"] = TRAINING
     waits = take(bench, "lab/two")
     bench.machine.foreign.clear()
-    bench.controller._queue.look()
+    bench.controller.queue.look()
     bench.later_s = jump_s
-    bench.controller._queue.look()
+    bench.controller.queue.look()
     assert sorted(one.launch.id for one in bench.controller.snapshot().waiting) == sorted(
         [told.launch.id, waits.launch.id]
     )
@@ -798,6 +798,6 @@ def test_pause_of_before_a_restart_begins_anew_and_is_no_longer_than_pauses_are(
     bench.controller.start()
     bench.until(lambda: [o.why and o.why.code for o in bench.controller.snapshot().waiting] == ["waits_pause"])
     bench.ahead_s = 6.0
-    bench.controller._queue.nudge()
+    bench.controller.queue.nudge()
     bench.until(lambda: waited(bench, "t1") is not None)
     assert bench.loaded == ["lab/one"]

@@ -258,7 +258,7 @@ def test_a_launch_that_is_sent_again_has_its_place_once(bench: Bench) -> None:
     first = queue(bench)
     assert queue(bench).id == first.id
     assert len(bench.controller.snapshot().waiting) == 1
-    bench.controller.leave_queue(first.id, "ivan")
+    bench.controller.queue.cancel(first.id, "ivan")
     again = queue(bench)
     assert (again.id, again.state) == (first.id, QueueState.CANCELLED)
 

@@ -47,7 +47,7 @@ def test_reading_calls_take_references_only(bench: Bench) -> None:
             bench.machine.foreign["gpu-0"] = 23 * 2**30
             controller.switch(bench.request("lab/two"), "ivan")
         queued = controller.enqueue(bench.request("lab/two"), "ivan", starts_by_itself=True)
-        assert controller.leave_queue(queued.launch.id, "ivan").ended_at is not None
+        assert controller.queue.cancel(queued.launch.id, "ivan").ended_at is not None
     finally:
         bench.runtime.__class__, bench.monitor.__class__, bench.catalog.__class__ = (
             FakeRuntime,

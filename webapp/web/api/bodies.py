@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from werkzeug.exceptions import UnsupportedMediaType
 
 from webapp import schema
-from webapp.control.contract import Question, Terms
-from webapp.domain.lease import ReleaseAnswer
+from webapp.control.contract import Question
+from webapp.domain.lease import ReleaseAnswer, Terms
 from webapp.domain.modes import Dtype, LaunchOptions, Mode, Quantization
 from webapp.domain.plan import SwitchRequest
 from webapp.errors import InvalidRequest

@@ -166,7 +166,7 @@ def lease(instance_id: str, body: schema.LeaseTerms) -> schema.Instance:
     follow. A lease can end at most 30 days from now (422). 409 ``instance_stopping`` once the instance is being
     unloaded, here and in the three calls on release requests and idle use.
     """
-    return _instance(controller().set_lease(instance_id, bodies.lease_terms(body), current_actor()))
+    return _instance(controller().leases.set(instance_id, bodies.lease_terms(body), current_actor()))
 
 
 @call(
@@ -183,7 +183,7 @@ def ask_release(instance_id: str, body: schema.ReleaseWish) -> schema.Instance:
     Its ``release`` is ``{"asker", "asked_at", "why", "answer", "answered_at", "answered_by", "word"}``. 409
     ``release_pending`` while another person's request is open.
     """
-    return _instance(controller().ask_release(instance_id, body.why, current_actor()))
+    return _instance(controller().leases.ask(instance_id, body.why, current_actor()))
 
 
 @call(
@@ -198,7 +198,7 @@ def answer_release(instance_id: str, body: schema.ReleaseDecision) -> schema.Ins
 
     An answer without ``answered_by`` was given by silence: the owner did not react in time.
     """
-    return _instance(controller().answer_release(instance_id, bodies.release_answer(body), body.word, current_actor()))
+    return _instance(controller().leases.answer(instance_id, bodies.release_answer(body), body.word, current_actor()))
 
 
 @call(
@@ -209,7 +209,7 @@ def answer_release(instance_id: str, body: schema.ReleaseDecision) -> schema.Ins
 )
 def keep(instance_id: str) -> schema.Instance:
     """Count this call as use of an idle instance, which restarts its idle time. Returns the instance."""
-    return _instance(controller().keep(instance_id, current_actor()))
+    return _instance(controller().leases.keep(instance_id, current_actor()))
 
 
 @call(
@@ -489,7 +489,7 @@ def enqueue(body: schema.LaunchToQueue) -> Located:
 )
 def leave_queue(ticket_id: str) -> schema.ChangedQueuedLaunch:
     """Remove a launch from the queue, and cancel it if it is being started. The answer has ``stored``."""
-    ticket = controller().leave_queue(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
+    ticket = controller().queue.cancel(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(ticket)
 
 
@@ -502,7 +502,7 @@ def leave_queue(ticket_id: str) -> schema.ChangedQueuedLaunch:
 )
 def resume_queued(ticket_id: str) -> schema.ChangedQueuedLaunch:
     """Resume a queued launch that an emergency stop paused. The answer has ``stored``."""
-    queued = controller().resume_queued(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
+    queued = controller().queue.resume(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(queued.launch, queued)
 
 
@@ -516,11 +516,13 @@ def resume_queued(ticket_id: str) -> schema.ChangedQueuedLaunch:
 )
 def start_queued(ticket_id: str) -> Located:
     """Start a queued launch now. Returns 202 with the operation."""
-    return _accepted(controller().start_queued(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY)))
+    return _accepted(
+        controller().queue.start_now(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
+    )
 
 
 def _changed(ticket: QueuedLaunch, queued: QueueEntry | None = None) -> schema.ChangedQueuedLaunch:
-    stored = controller().is_queued_stored(ticket.id)
+    stored = controller().queue.is_stored(ticket.id)
     return documents.changed_queued_launch(ticket, queued, stored=stored)
 
 

@@ -74,7 +74,7 @@ def _launch(request: SwitchRequest, snapshot: Snapshot) -> tuple[Mode, str, Laun
 def _no_place(form: LaunchForm, actor: str) -> WardenError | None:
     """Return why the launch may not be queued; an override of another person's hold is never queued."""
     try:
-        controller().check_queueing(replace(form, override_reason="").to_request(), actor)
+        controller().queue.check(replace(form, override_reason="").to_request(), actor)
     except WardenError as exc:
         return exc
     return None

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, time, timedelta
 from typing import Final
 
-from webapp.control.contract import Terms
-from webapp.domain.lease import EXTENSION_S
+from webapp.domain.lease import EXTENSION_S, Terms
 from webapp.errors import InvalidRequest
 
 NONE: Final = ""

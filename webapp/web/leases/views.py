@@ -8,8 +8,7 @@ from typing import Final
 from flask import Blueprint, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp.control.contract import Terms
-from webapp.domain.lease import ReleaseAnswer
+from webapp.domain.lease import ReleaseAnswer, Terms
 from webapp.domain.people import Permission
 from webapp.errors import InvalidRequest
 from webapp.web import commands
@@ -67,7 +66,7 @@ def set_lease(instance_id: str) -> ResponseReturnValue:
     """Change the terms of a model, or make its lease an hour longer."""
     extend = request.form.get("extend") == ON
     asked = Terms.longer() if extend else lease_form.terms_of(request.form.to_dict(), time.time())
-    instance = controller().set_lease(instance_id, asked, current_actor())
+    instance = controller().leases.set(instance_id, asked, current_actor())
     if extend:
         return done(_("Lease on %(model)s extended by 1 hour.", model=instance.model_id))
     return done(_("The terms of model %(model)s are saved.", model=instance.model_id))
@@ -94,7 +93,7 @@ def ask_dialog(instance_id: str) -> ResponseReturnValue:
 @does(commands.ASK_RELEASE)
 def ask_release(instance_id: str) -> ResponseReturnValue:
     """Ask the owner of a model to release it."""
-    instance = controller().ask_release(instance_id, request.form.get("why", "").strip(), current_actor())
+    instance = controller().leases.ask(instance_id, request.form.get("why", "").strip(), current_actor())
     return done(_("Request sent. The answer from %(owner)s will appear here.", owner=instance.owner))
 
 
@@ -103,7 +102,7 @@ def ask_release(instance_id: str) -> ResponseReturnValue:
 def answer_release(instance_id: str) -> ResponseReturnValue:
     """Keep or release a model that somebody asks for."""
     answer = _answer(request.form.get("answer", ""))
-    instance = controller().answer_release(instance_id, answer, request.form.get("word", "").strip(), current_actor())
+    instance = controller().leases.answer(instance_id, answer, request.form.get("word", "").strip(), current_actor())
     if answer is ReleaseAnswer.KEEP:
         return _from_banner(_("Model %(model)s stays yours.", model=instance.model_id))
     return _from_banner(_("Model %(model)s is released.", model=instance.model_id))
@@ -120,7 +119,7 @@ def _answer(text: str) -> ReleaseAnswer:
 @does(commands.KEEP)
 def keep(instance_id: str) -> ResponseReturnValue:
     """Keep an idle model for another while."""
-    instance = controller().keep(instance_id, current_actor())
+    instance = controller().leases.keep(instance_id, current_actor())
     return done(_("Model %(model)s stays.", model=instance.model_id))
 
 

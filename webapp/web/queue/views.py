@@ -72,7 +72,7 @@ def _asked(form: LaunchForm) -> SwitchRequest:
 @does(commands.LEAVE_QUEUE)
 def cancel(ticket_id: str) -> ResponseReturnValue:
     """Take a ticket back."""
-    ticket = controller().leave_queue(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
+    ticket = controller().queue.cancel(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(_("%(model)s left the queue.", model=short_name(ticket.request.model_id)), ticket)
 
 
@@ -80,7 +80,7 @@ def cancel(ticket_id: str) -> ResponseReturnValue:
 @does(commands.RESUME_QUEUED)
 def resume(ticket_id: str) -> ResponseReturnValue:
     """Let a ticket go on that an emergency has paused."""
-    queued = controller().resume_queued(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
+    queued = controller().queue.resume(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(
         _("%(model)s is back in the queue.", model=short_name(queued.launch.request.model_id)), queued.launch
     )
@@ -88,7 +88,7 @@ def resume(ticket_id: str) -> ResponseReturnValue:
 
 def _changed(said: str, ticket: QueuedLaunch) -> ResponseReturnValue:
     """Answer what became of ``ticket``, and whether the store has that."""
-    if controller().is_queued_stored(ticket.id):
+    if controller().queue.is_stored(ticket.id):
         return done(said)
     return done(said + " " + _("The database is not responding: the change will be saved later."))
 
@@ -97,4 +97,6 @@ def _changed(said: str, ticket: QueuedLaunch) -> ResponseReturnValue:
 @does(commands.START_QUEUED)
 def start(ticket_id: str) -> ResponseReturnValue:
     """Start what fits now; a refusal says why, and it waits on."""
-    return accepted(controller().start_queued(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY)))
+    return accepted(
+        controller().queue.start_now(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
+    )

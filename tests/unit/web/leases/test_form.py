@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webapp.control.contract import Terms
+from webapp.domain.lease import Terms
 from webapp.errors import InvalidRequest
 from webapp.web.leases.form import AS_IT_IS, LEASES, evening_is_ahead, idle_choice, idle_minutes, lease_until, terms_of
 
