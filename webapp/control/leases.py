@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from webapp.audit.trail import released_in_silence
+from webapp.control.events import InstanceChanged, InstanceRemoved
 from webapp.control.keeping import DEADLINE_S, Keeper
 from webapp.domain.audit import WARDEN
 from webapp.domain.idle import idle_unload_in, silence_releases
@@ -242,13 +243,15 @@ class Leasing:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._listed: frozenset[str] = frozenset()
         self._settled = threading.Condition()
         """Notified when terms are no longer pending."""
 
     def start(self) -> None:
-        """Read the stored terms; called before anything is adopted."""
-        self._context.leases.start(self._terms, self._give, self._context.clock)
+        """Subscribe to changes of instances and read the stored terms; called before anything is adopted."""
+        events, leases = self._context.state_store.events, self._context.leases
+        events.subscribe(InstanceChanged, self._announce_answer)
+        events.subscribe(InstanceRemoved, lambda event: leases.changed(event.instance.id))
+        leases.start(self._terms, self._give, self._context.clock)
 
     def set(self, instance_id: str, terms: Terms, actor: str) -> Instance:
         """Set new terms of an instance. Raises UnknownInstance, NotOwner, InstanceStopping, InvalidRequest,
@@ -296,9 +299,7 @@ class Leasing:
                 raise NothingAsked(model=instance.model_id, instance=instance.id)
             return replace(instance, lease=instance.lease.answered(answer, now, actor, word))
 
-        instance = self._agree(instance_id, change)
-        self._tell_asker(instance)
-        return instance
+        return self._agree(instance_id, change)
 
     def keep(self, instance_id: str, actor: str) -> Instance:
         """Count a click as use, so that an idle instance is kept. Raises UnknownInstance, InstanceStopping,
@@ -310,14 +311,9 @@ class Leasing:
         return instance
 
     def look(self) -> tuple[str, ...]:
-        """Apply release timeouts, drop leases of vanished instances, return the instances due for idle unloading. Never
-        waits.
-        """
+        """Apply release timeouts and return the instances due for idle unloading. Never waits."""
         now, settings = self._context.clock(), self._context.settings
         instances = self._context.state_store.state.instances
-        for gone in self._listed - set(instances):
-            self._context.leases.changed(gone)
-        self._listed = frozenset(instances)
         self._context.idleness.look(instances.values(), now)
         for instance in instances.values():
             if self._is_silent(instance, now):
@@ -346,32 +342,22 @@ class Leasing:
                 return instance  # answered, or in use, a moment ago
             return replace(instance, lease=instance.lease.answered(ReleaseAnswer.RELEASE, now, None))
 
-        try:
-            instance = self._change(instance_id, change, self._context.leases.write)
-        except (_Pending, UnknownInstance, InstanceStopping):
-            return  # the next round tries again
-        release = instance.lease.release
-        if release is not None and release.answered_at == now:
-            self._tell_asker(instance)
-            self._context.leases.tell(
-                instance.owner,
-                Message("released_in_silence", {"model": instance.model_id, "asker": release.asker}),
-            )
-            self._context.record(released_in_silence(instance, now))
+        with suppress(_Pending, UnknownInstance, InstanceStopping):  # the next round tries again
+            self._change(instance_id, change, self._context.leases.write)
 
-    def _tell_asker(self, instance: Instance) -> None:
-        release = instance.lease.release
-        assert release is not None
-        params: dict[str, Param] = {
-            "model": instance.model_id,
-            "owner": instance.owner,
-            "word": release.word or None,
-        }
-        if release.answer is ReleaseAnswer.KEEP:
-            message = Message("release_kept", params)
-        else:
-            message = Message("release_given" if release.answered_by else "release_given_silently", params)
-        self._context.leases.tell(release.asker, message)
+    def _announce_answer(self, event: InstanceChanged) -> None:
+        """Tell the asker how a release request ended; if by the owner's silence, tell the owner and record it."""
+        instance, release = event.instance, event.instance.lease.release
+        if event.before.lease.asked is None or release is None or release.is_open:
+            return
+        params: dict[str, Param] = {"model": instance.model_id, "owner": instance.owner, "word": release.word or None}
+        given = "release_given" if release.answered_by else "release_given_silently"
+        code = "release_kept" if release.answer is ReleaseAnswer.KEEP else given
+        self._context.leases.tell(release.asker, Message(code, params))
+        if release.answered_by is None:
+            silence = Message("released_in_silence", {"model": instance.model_id, "asker": release.asker})
+            self._context.leases.tell(instance.owner, silence)
+            self._context.record(released_in_silence(instance, release.answered_at or self._context.clock()))
 
     def _agree(self, instance_id: str, change: Callable[[Instance], Instance]) -> Instance:
         """Change the terms; waits while other terms are pending.

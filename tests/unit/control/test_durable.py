@@ -108,7 +108,6 @@ def test_terms_that_come_while_others_are_on_their_way_are_made_after_them(bench
 
 def test_a_lease_of_a_model_that_its_owner_unloads_meanwhile_is_not_confirmed(bench: Bench) -> None:
     instance = load_of_maria(bench, lease_until=None)
-    bench.until(lambda: instance.id in bench.controller.leases._listed)
     bench.keeper._deadline_s = 10.0
     with held(bench) as gate, ThreadPoolExecutor(2) as pool:
         answer: Future[Instance] = pool.submit(bench.controller.leases.set, instance.id, Terms.longer(), "maria")

@@ -333,7 +333,6 @@ def test_terms_changed_while_the_model_loads_are_kept(bench: Bench) -> None:
 def test_what_has_gone_leaves_no_lease_behind(bench: Bench) -> None:
     instance = load_of_maria(bench)
     wait_written(bench, lambda store: instance.id in store.terms)
-    bench.until(lambda: instance.id in bench.controller.leases._listed)
     bench.wait(bench.controller.unload(instance.id, "maria"))
     wait_written(bench, lambda store: instance.id not in store.terms)
 
@@ -395,6 +394,16 @@ def test_one_person_asks_at_a_time(bench: Bench) -> None:
         bench.controller.leases.ask(instance.id, "", "maria")
     with pytest.raises(UnknownInstance):
         bench.controller.leases.ask("nobody", "", "ivan")
+
+
+def test_answer_is_announced_once_and_later_terms_announce_nothing(bench: Bench) -> None:
+    instance = load_of_maria(bench)
+    bench.controller.leases.ask(instance.id, "", "ivan")
+    bench.controller.leases.answer(instance.id, ReleaseAnswer.KEEP, "", "maria")
+    bench.controller.leases.keep(instance.id, "maria")
+    bench.controller.leases.set(instance.id, Terms.longer(), "maria")
+    bench.wait(bench.controller.unload(instance.id, "maria"))
+    assert (told(bench, "ivan"), told(bench, "maria"), bench.recorded) == (["release_kept"], [], [])
 
 
 def test_silence_gives_up_an_idle_model_without_a_lease(bench: Bench) -> None:
