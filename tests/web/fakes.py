@@ -589,6 +589,9 @@ class FakeRecord:
     def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[AuditEntry, ...]:
         return tuple(reversed(self.kept))[:limit]
 
+    def has(self, entry: AuditEntry) -> bool:
+        return any(entry.repeats(kept) for kept in self.kept)
+
     def people(self) -> tuple[str, ...]:
         return tuple(sorted({entry.doer.name for entry in self.kept}))
 

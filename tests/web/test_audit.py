@@ -14,11 +14,12 @@ import pytest
 from flask import Flask
 
 from tests.web.conftest import FORM, HTMX, MODEL, Visitor
-from tests.web.fakes import FakeServices, container, instance
+from tests.web.fakes import FakeServices, container, foreign, instance, reading
 from tests.web.people import NAMES, PASSWORD, Lab, made_lab
 from tests.web.test_rights import LEASED, RULES, address, running, waiting, without_people
 from webapp.domain.audit import Action, AuditChannel, AuditEntry, Detail, Kind, Result, Target
 from webapp.domain.people import AuthMethod, Permission, Role
+from webapp.domain.units import gib
 from webapp.errors import Busy, NotEnoughMemory
 from webapp.web.audit.recording import NOTHING, SAFE_METHODS, act_of, refuse_unrecorded
 from webapp.web.rights import Rule, needs
@@ -156,6 +157,32 @@ def test_a_refusal_is_recorded_with_its_code_however_it_is_told(lab: Lab, fragme
 
     assert (newest(lab).result, newest(lab).problem) == (Result.REFUSED, "not_enough_memory")
     assert newest(lab).operation_id is None
+
+
+@pytest.mark.parametrize("path", ["/api/v1/switch", "/api/v1/queue"])
+def test_request_that_is_sent_again_under_its_id_has_one_entry(lab: Lab, path: str) -> None:
+    if path.endswith("queue"):
+        lab.controller.changed(readings=(reading(held=(foreign("maria", "train.py", gib(21)),)),))
+    token = lab.token(Role.OPERATOR)
+    client, body = lab.app.test_client(), {"mode": "transformers", "model": MODEL.id, "request_id": "r1"}
+
+    answers = [client.post(path, json=body, headers=token) for _ in range(2)]
+    other = client.post(path, json={**body, "keep_others": True}, headers=token)
+
+    assert {answer.status_code for answer in answers} <= {201, 202}
+    first, refused = entries(lab)
+    assert (first.result, refused.problem) == (Result.DONE, other.json and other.json["code"])
+    assert answers[0].json is not None
+    assert answers[0].json["id"] in (first.operation_id, first.target.id)
+
+
+def test_form_that_is_sent_twice_has_an_entry_for_each_operation(lab: Lab) -> None:
+    browser = lab.signed_in(Role.OPERATOR)
+    for _ in range(2):
+        assert browser.post("/switch", FORM).status_code == 303
+
+    operations = [entry.operation_id for entry in entries(lab) if entry.action is Action.SWITCH]
+    assert len(set(operations)) == 2
 
 
 def test_an_override_names_the_owner_and_the_reason(lab: Lab) -> None:

@@ -58,6 +58,9 @@ class AuditStore(Protocol):
     def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[AuditEntry, ...]:
         """Return entries that match ``where``, newest first; with ``before`` those that were added before it."""
 
+    def has(self, entry: AuditEntry) -> bool:
+        """Return whether there is an entry that ``entry`` repeats."""
+
     def people(self) -> tuple[str, ...]:
         """Return the names of all people who have entries."""
 
@@ -83,6 +86,8 @@ class Audit:
         self._clock = clock
         self._lock = threading.Lock()
         self._writing = threading.Lock()
+        self._once = threading.Lock()
+        """Held from the look for an earlier entry until the new one is queued."""
         self._pending: list[AuditEntry] = []
         self._counted: OrderedDict[Key, _Counted] = OrderedDict()
         self._lost = 0
@@ -112,6 +117,20 @@ class Audit:
             if not self._is_repeated(entry):
                 self._append(entry)
         self._wake.set()
+
+    def record_once(self, entry: AuditEntry) -> None:
+        """Queue ``entry`` unless it repeats one that is pending or stored: the client sent one request twice.
+
+        Waits for the database; if that does not answer, the entry is queued.
+        """
+        with self._once:
+            try:
+                self.flush()
+                if self._store.has(entry):
+                    return
+            except StoreUnavailable as exc:
+                log.info("whether %s was recorded before is not known: %s", entry.action.value, exc)
+            self.record(entry)
 
     def flush(self) -> None:
         """Write the pending entries. Raises StoreUnavailable; no entry is lost then."""

@@ -299,6 +299,14 @@ class AuditEntry:
         """The group that the action belongs to."""
         return GROUPS[self.action]
 
+    def repeats(self, other: AuditEntry) -> bool:
+        """Return whether both are about one act: of one person, on one target, with one result and one operation."""
+
+        def act(entry: AuditEntry) -> tuple[object, ...]:
+            return entry.doer.name, entry.action, entry.target.id, entry.operation_id, entry.result
+
+        return act(self) == act(other)
+
 
 @dataclass(frozen=True)
 class AuditFilter:

@@ -53,6 +53,13 @@ class AuditRepository:
             rows = connection.execute(query).all()
         return tuple(_readable(rows))
 
+    def has(self, entry: AuditEntry) -> bool:
+        """Return whether there is an entry that ``entry`` repeats."""
+        row = _row(entry)
+        same = (audit.c[name] == row[name] for name in ("doer", "action", "target_id", "operation_id", "result"))
+        with self._database.begin() as connection:
+            return connection.execute(select(audit.c.id).where(*same).limit(1)).first() is not None
+
     def people(self) -> tuple[str, ...]:
         """Return the sorted names of everybody with an entry; the empty name covers requests without a sign-in."""
         with self._database.begin() as connection:

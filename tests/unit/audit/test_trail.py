@@ -57,6 +57,9 @@ class Record:
     def entries(self, limit: int, where: AuditFilter = EVERYTHING, before: int | None = None) -> tuple[AuditEntry, ...]:
         return tuple(reversed(self.kept))[:limit]
 
+    def has(self, entry: AuditEntry) -> bool:
+        return any(entry.repeats(kept) for kept in self.kept)
+
     def people(self) -> tuple[str, ...]:
         return ()
 
@@ -159,6 +162,22 @@ def test_what_somebody_does_is_always_written(audit: Audit) -> None:
         audit.record(CLEAN)
 
     assert len(audit.entries(10)) == 3
+
+
+def test_entry_of_a_request_that_is_sent_again_is_queued_once(audit: Audit, record: Record) -> None:
+    begun = replace(CLEAN, operation_id="o1")
+    for entry in (begun, replace(begun, at=9.0), replace(begun, operation_id="o2")):
+        audit.record_once(entry)
+    audit.flush()
+    assert [entry.operation_id for entry in record.kept] == ["o1", "o2"]
+
+
+def test_entry_is_not_lost_if_the_database_cannot_say_whether_it_has_it(audit: Audit, record: Record) -> None:
+    record.fails = True
+    audit.record_once(CLEAN)
+    record.fails = False
+    audit.flush()
+    assert record.kept == [CLEAN]
 
 
 @pytest.mark.parametrize("entry", [BUSY, WRONG])

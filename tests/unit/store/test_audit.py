@@ -83,6 +83,12 @@ def test_a_target_is_found_by_a_part_of_its_name_or_id(record: AuditRepository, 
     assert ids(record, text=text) == found
 
 
+def test_entry_that_repeats_a_stored_one_is_found(record: AuditRepository) -> None:
+    assert record.has(replace(CLEAN, at=999.0, address="192.0.2.1"))
+    assert not record.has(replace(CLEAN, operation_id="o9"))
+    assert not record.has(replace(CLEAN, result=Result.REFUSED))
+
+
 def test_people_are_all_who_did_something(record: AuditRepository) -> None:
     assert record.people() == ("", "anna", "olga")
 
@@ -101,7 +107,8 @@ def test_no_entry_can_be_changed_whoever_asks(record: AuditRepository, file: Pat
 
 
 def test_the_store_offers_nothing_that_changes_an_entry() -> None:
-    assert {name for name in vars(AuditRepository) if not name.startswith("_")} == {"add", "entries", "people", "prune"}
+    calls = {name for name in vars(AuditRepository) if not name.startswith("_")}
+    assert calls == {"add", "entries", "has", "people", "prune"}
 
 
 def test_text_that_a_column_cannot_hold_does_not_keep_an_entry_out(database: Database) -> None:

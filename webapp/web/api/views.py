@@ -21,7 +21,7 @@ from webapp.web.api import bodies, documents
 from webapp.web.api.bodies import limit_argument
 from webapp.web.api.calls import Located, Tagged, blueprint, call
 from webapp.web.audit.query import AuditQuery
-from webapp.web.audit.recording import note_operation
+from webapp.web.audit.recording import note_launch, note_operation
 from webapp.web.chat.views import StreamedReply
 from webapp.web.commands import Command
 from webapp.web.filters import SHOWN_LIMIT
@@ -473,6 +473,7 @@ def enqueue(body: schema.LaunchToQueue) -> Located:
     queued = controller().enqueue(
         asked, current_actor(), starts_by_itself=body.starts_by_itself, request_id=body.request_id
     )
+    note_launch(queued.launch)
     where = f"{request.script_root}{request.path}/{queued.launch.id}"
     entry = queued if queued.launch.is_open else None
     return Located(documents.queued_launch(queued.launch, entry), where)

@@ -33,6 +33,7 @@ from webapp.domain.audit import (
     short,
 )
 from webapp.domain.operation import Operation
+from webapp.domain.queue import QueuedLaunch
 from webapp.errors import WardenError
 from webapp.web.actor import shown_identity
 from webapp.web.client_address import client_address
@@ -135,6 +136,11 @@ def note_operation(operation: Operation) -> None:
     g.audit_operation = operation.id
 
 
+def note_launch(launch: QueuedLaunch) -> None:
+    """Note the launch that the request queued."""
+    g.audit_made = launch.id
+
+
 def note_question() -> None:
     """Note that the request was answered by a question: nothing is done yet."""
     g.audit_asks = True
@@ -168,7 +174,8 @@ def _record(response: Response) -> Response:
     act, problem = _act(), _problem(response)
     if act is not None:
         if problem is not None or "audit_asks" not in g:
-            audit().record(_entry(act, problem))
+            can_repeat = problem is None and bool(sent("request_id"))
+            (audit().record_once if can_repeat else audit().record)(_entry(act, problem))
     elif problem is not None and problem[1] == HTTPStatus.FORBIDDEN and request.url_rule is not None:
         target = Target(Kind.ADDRESS, name=f"{request.method} {request.url_rule.rule}")
         audit().record(_answered(AuditEntry(time.time(), _doer(), Action.ADDRESS, target), problem))

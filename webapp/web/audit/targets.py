@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, Final
 
-from flask import request
+from flask import g, request
 
 from webapp.domain.audit import Detail, Details, Kind, Target, short
 from webapp.domain.operation import Operation
@@ -45,8 +45,8 @@ def _addressed(kind: Kind, argument: str, known: Known, name: Callable[[Any], st
 
 
 def _sent_as(kind: Kind, name: str) -> Callable[[], Target]:
-    """Return a look-up of what a field of the form or of the JSON body names."""
-    return lambda: Target(kind, name=sent(name))
+    """Return a look-up of what a field of the form or of the JSON body names, with the id of what it has made."""
+    return lambda: Target(kind, g.get("audit_made", ""), sent(name))
 
 
 def _owner_of(argument: str, known: Known, owner: Callable[[Any], str]) -> Callable[[], Details]:

@@ -14,7 +14,7 @@ from webapp.domain.queue import QueuedLaunch
 from webapp.errors import AlreadyWaiting, WardenError
 from webapp.web import commands, words
 from webapp.web.actor import current_actor
-from webapp.web.audit.recording import note_error
+from webapp.web.audit.recording import note_error, note_launch
 from webapp.web.commands import does
 from webapp.web.dashboard.pages import dashboard_page
 from webapp.web.launch.form import LaunchForm, sent
@@ -45,6 +45,7 @@ def take() -> ResponseReturnValue:
         if wants_fragment():
             raise
         return dashboard_page(error)
+    note_launch(queued.launch)
     model = short_name(form.model)
     if by_itself:
         return done(
