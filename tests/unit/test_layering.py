@@ -64,8 +64,9 @@ ALLOWED = {
     "webapp.cli.estimate": DOMAIN | {"webapp.settings", "webapp.catalog"},
     "webapp.cli": frozenset[str](),
     "webapp.cli.__main__": frozenset({"webapp.cli.main"}),
+    "webapp.cli.client": frozenset({"webapp.cli", "webapp.schema"}),
     "webapp.cli.main": DOMAIN
-    | {"webapp", "webapp.settings", "webapp.console", "webapp.services", "webapp.cli.estimate", "webapp.cli.people"},
+    | {"webapp", "webapp.settings", "webapp.console", "webapp.schema", "webapp.services", "webapp.cli"},
     "webapp.cli.people": DOMAIN | {"webapp.settings", "webapp.console", "webapp.services", "webapp.auth.accounts"},
     "webapp": DOMAIN | {"webapp.settings", "webapp.services", "webapp.web"},
     "webapp.wsgi": frozenset({"webapp"}),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from webapp import __version__
+from webapp.cli import NotRun, Refusal
 from webapp.cli.people import tokens, users
 from webapp.console import explain, page_url
 from webapp.domain.modes import Mode
@@ -23,21 +24,16 @@ from webapp.errors import AlreadyRunning, WardenError
 from webapp.settings import CONFIG_VARIABLE, DEFAULT_CONFIG, Settings, load_settings
 
 if TYPE_CHECKING:
-    import httpx
     from pydantic.fields import FieldInfo
 
+    from webapp.cli.client import Client
     from webapp.cli.estimate import Estimate
+    from webapp.schema import Check, Instance, Operation, Status
 
-STATUS_TIMEOUT_S = 5.0
 SELFTEST_POLL_S = 0.3
-UNAUTHORIZED = 401
 UNKNOWN = "n/a"
 SECRET_SETTINGS = frozenset({"database_url"})
 """Settings that may contain a password; their values are not printed."""
-
-
-class Refusal(click.ClickException):
-    """The reason why a command cannot run; the exit code is 1."""
 
 
 class CommandGroup(click.Group):
@@ -74,8 +70,11 @@ def run() -> None:
 @main.command()
 def status() -> None:
     """Show the memory and the models of the running Warden."""
+    from webapp.cli.client import connected  # noqa: PLC0415  0.4 s that no other command needs
+
     settings = load_settings()
-    _print_status(_fetch_status(page_url(settings.bind, settings.port)))
+    with connected(page_url(settings.bind, settings.port)) as client:
+        _print_status(client.status())
 
 
 @main.command()
@@ -108,16 +107,17 @@ def selftest(ctx: click.Context, as_json: bool) -> None:
     try:
         settings = load_settings()
         with _warden_to_test(settings, quiet=as_json) as client:
-            operation = _follow(client, _begin_selftest(client), quiet=as_json)
+            operation = _follow(client, client.begin_selftest(), quiet=as_json)
     except WardenError as exc:
         raise NotRun(explain(exc)) from exc
+    except Refusal as exc:
+        raise NotRun(exc.message) from exc
     if as_json:
-        click.echo(json.dumps(operation, ensure_ascii=False, indent=2))
-    elif operation["state"] in ENDED_EARLY or operation["findings"]:
-        click.echo((operation.get("outcome") or {}).get("text") or operation["state"])
-        _print_list("Also", (finding["message"]["text"] for finding in operation["findings"]))
+        click.echo(operation.model_dump_json(indent=2))
     else:
-        click.echo(operation["outcome"]["text"])
+        click.echo(operation.state if operation.outcome is None else operation.outcome.text)
+        if operation.findings:
+            _print_list("Also", (finding.message.text for finding in operation.findings))
     ctx.exit(_exit_code(operation))
 
 
@@ -183,129 +183,78 @@ ENDED_EARLY = frozenset({"cancelled", "abandoned"})
 SIGNS: Mapping[str, str] = {"ok": "✅", "warning": "⚠️", "failed": "❌", "skipped": "➖"}
 
 
-class NotRun(Refusal):
-    """The reason why a self-test or an estimate could not run at all."""
-
-    exit_code = 2
-
-
-def _exit_code(operation: Mapping[str, Any]) -> int:
-    if operation["state"] in ENDED_EARLY or not operation["checks"]:
+def _exit_code(operation: Operation) -> int:
+    if operation.state in ENDED_EARLY or not operation.checks:
         return NotRun.exit_code
-    bad = any(check["mark"] == "failed" for check in operation["checks"]) or operation["state"] == "failed"
-    return 1 if bad else 0
+    return int(operation.state == "failed" or any(check.mark == "failed" for check in operation.checks))
 
 
 @contextmanager
-def _warden_to_test(settings: Settings, *, quiet: bool) -> Iterator[httpx.Client]:
+def _warden_to_test(settings: Settings, *, quiet: bool) -> Iterator[Client]:
     """Yield a client of the running Warden or, if there is none, of one in this process that serves nobody else."""
-    import httpx  # noqa: PLC0415  takes 0.2 s, and other commands do not need it
+    from webapp.cli.client import connected, in_process, is_served  # noqa: PLC0415
 
     url = page_url(settings.bind, settings.port)
     say = (lambda line: None) if quiet else click.echo
-    try:
-        httpx.get(f"{url}/healthz", timeout=STATUS_TIMEOUT_S, trust_env=False)
-    except httpx.TransportError:
-        from webapp import create_app  # noqa: PLC0415
-        from webapp.services import services_beside  # noqa: PLC0415
-
-        say(f"No Warden answers at {url}: the self-test runs by itself.")
-        with services_beside(settings) as (services, loaded):
-            if loaded:
-                say(f"Models that stayed loaded, and stay: {', '.join(loaded)}.")
-            app = create_app(services.settings, services)
-            with httpx.Client(transport=httpx.WSGITransport(app=app), base_url="http://localhost") as alone:
-                yield alone
+    if is_served(url):
+        say(f"Asking the Warden at {url}.")
+        with connected(url) as client:
+            yield client
         return
-    say(f"Asking the Warden at {url}.")
-    with httpx.Client(base_url=url, headers=_identified(), timeout=STATUS_TIMEOUT_S, trust_env=False) as client:
-        yield client
+    from webapp import create_app  # noqa: PLC0415
+    from webapp.services import services_beside  # noqa: PLC0415
+
+    say(f"No Warden answers at {url}: the self-test runs by itself.")
+    with services_beside(settings) as (services, loaded):
+        if loaded:
+            say(f"Models that stayed loaded, and stay: {', '.join(loaded)}.")
+        with in_process(create_app(services.settings, services)) as client:
+            yield client
 
 
-TOKEN_VARIABLE = "WARDEN_TOKEN"  # noqa: S105  a name
-"""The variable with an API token, for commands that talk to a Warden with accounts."""
-WITH_TOKEN = f"people sign in here: make a token by `warden tokens add NAME terminal` and put it into {TOKEN_VARIABLE}"
-
-
-def _identified() -> Mapping[str, str]:
-    """Return the header with the API token, if there is one."""
-    token = os.environ.get(TOKEN_VARIABLE)
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _begin_selftest(client: httpx.Client) -> str:
-    """Start a self-test or join a running one; return the operation's id."""
-    document = _document(client, "POST", "/api/v1/selftest", 202, 409)
-    params = document.get("params") or {}
-    if document.get("code") == "busy" and params.get("kind") == "selftest":
-        return str(params["operation"])
-    if "id" not in document:
-        raise NotRun(document.get("detail") or "the self-test was refused")
-    return str(document["id"])
-
-
-def _document(client: httpx.Client, method: str, path: str, *expected: int) -> Mapping[str, Any]:
-    import httpx  # noqa: PLC0415
-
-    try:
-        answer = client.request(method, path, json={} if method == "POST" else None)
-        document = answer.json()
-    except httpx.TransportError as exc:
-        raise NotRun(f"Warden does not answer any more ({exc})") from exc
-    except ValueError as exc:
-        raise NotRun(f"what answers at {client.base_url} is not Warden") from exc
-    if answer.status_code not in expected or not isinstance(document, dict):
-        detail = document.get("detail") if isinstance(document, dict) else None
-        if answer.status_code == UNAUTHORIZED:
-            detail = WITH_TOKEN
-        raise NotRun(detail or f"Warden at {client.base_url} answers {answer.status_code}")
-    return document
-
-
-def _follow(client: httpx.Client, operation_id: str, *, quiet: bool) -> Mapping[str, Any]:
+def _follow(client: Client, operation_id: str, *, quiet: bool) -> Operation:
     """Wait for the end of the self-test and show its checks as they finish; Ctrl+C cancels it."""
     from rich.console import Console  # noqa: PLC0415
     from rich.live import Live  # noqa: PLC0415
 
     console = Console(markup=False, quiet=quiet)
     pause, shown = threading.Event(), 0
-    path = f"/api/v1/operations/{operation_id}"
     try:
         with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
             while True:
-                operation = _document(client, "GET", path, 200)
+                operation = client.operation(operation_id)
                 if live is not None:
                     live.update(_checks_table(operation), refresh=True)
                 elif not quiet:
-                    for check in operation["checks"][shown:]:
+                    for check in operation.checks[shown:]:
                         click.echo(_check_line(check))
-                shown = len(operation["checks"])
-                if operation["state"] != "running":
+                shown = len(operation.checks)
+                if operation.state != "running":
                     return operation
                 pause.wait(SELFTEST_POLL_S)
     except KeyboardInterrupt:
-        _document(client, "POST", f"{path}/cancel", 202, 409)
+        client.cancel(operation_id)
         raise NotRun("cancelled") from None
 
 
-def _checks_table(operation: Mapping[str, Any]) -> Any:
+def _checks_table(operation: Operation) -> Any:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table("", "Check", "What was seen", "Time")
-    for check in operation["checks"]:
-        table.add_row(SIGNS[check["mark"]], check["title"], _seen(check, "\n"), f"{check['seconds']:.2f} s")
-    if operation["state"] == "running":
+    for check in operation.checks:
+        table.add_row(SIGNS[check.mark], check.title, _seen(check, "\n"), f"{check.seconds:.2f} s")
+    if operation.state == "running":
         table.add_row("⏳", "", "…", "")
     return table
 
 
-def _check_line(check: Mapping[str, Any]) -> str:
-    return f"{check['mark']:<8} {check['title']} ({check['seconds']:.2f} s): {_seen(check, ' ')}"
+def _check_line(check: Check) -> str:
+    return f"{check.mark:<8} {check.title} ({check.seconds:.2f} s): {_seen(check, ' ')}"
 
 
-def _seen(check: Mapping[str, Any], joint: str) -> str:
-    advice = check.get("advice")
-    return str(check["seen"]["text"]) + (f"{joint}→ {advice['text']}" if advice else "")
+def _seen(check: Check, joint: str) -> str:
+    seen = "" if check.seen is None else check.seen.text
+    return seen + (f"{joint}→ {check.advice.text}" if check.advice else "")
 
 
 @main.command("settings")
@@ -381,44 +330,19 @@ def _print_settings(settings: Settings) -> None:
     )
 
 
-def _fetch_status(url: str) -> Mapping[str, Any]:
-    """Return ``/api/v1/status`` of the Warden at ``url``; exit with a sentence if there is none."""
-    import httpx  # noqa: PLC0415  takes 0.2 s, and other commands do not need it
-
-    try:
-        answer = httpx.get(f"{url}/api/v1/status", headers=_identified(), timeout=STATUS_TIMEOUT_S, trust_env=False)
-        answer.raise_for_status()
-        status = answer.json()
-    except httpx.HTTPStatusError as exc:
-        if exc.response.status_code == UNAUTHORIZED:
-            raise Refusal(WITH_TOKEN) from exc
-        raise Refusal(f"Warden at {url} answers {exc.response.status_code}") from exc
-    except httpx.TransportError as exc:
-        raise Refusal(f"no Warden answers at {url} ({exc}); `warden run` starts one") from exc
-    except ValueError as exc:
-        raise Refusal(f"what answers at {url} is not Warden") from exc
-    if not isinstance(status, dict) or not {"devices", "instances", "operations"} <= status.keys():
-        raise Refusal(f"what answers at {url} is not Warden")
-    return status
-
-
-def _print_status(status: Mapping[str, Any]) -> None:
+def _print_status(status: Status) -> None:
     console, table = _table("Device", "Total", "Used", "Free", "Level")
-    for device in status["devices"]:
-        sizes = (_gib(device.get(f"{part}_bytes")) for part in ("total", "used", "free"))
-        table.add_row(f"{device['id']} {device.get('name') or ''}".strip(), *sizes, device.get("level") or UNKNOWN)
+    for device in status.devices:
+        sizes = map(_gib, (device.total_bytes, device.used_bytes, device.free_bytes))
+        table.add_row(f"{device.id} {device.name or ''}".strip(), *sizes, device.level or UNKNOWN)
     console.print(table)
-    _print_list("Loaded models", (_instance_line(each) for each in status["instances"]))
-    _print_list(
-        "Operations",
-        (f"{each['kind']} by {each['actor']} since {each.get('started_at')}" for each in status["operations"]),
-    )
+    _print_list("Loaded models", map(_instance_line, status.instances))
+    _print_list("Operations", (f"{each.kind} by {each.actor} since {each.started_at}" for each in status.operations))
 
 
-def _instance_line(instance: Mapping[str, Any]) -> str:
-    held = instance.get("measured_bytes") or instance.get("predicted_bytes")
-    where = ", ".join(instance.get("devices") or ())
-    return f"{instance['model']} ({instance['mode']}, {instance['state']}): {_gib(held)} on {where}, owner: {instance.get('owner')}"
+def _instance_line(instance: Instance) -> str:
+    held, where = instance.measured_bytes or instance.predicted_bytes, ", ".join(instance.devices)
+    return f"{instance.model} ({instance.mode}, {instance.state}): {_gib(held)} on {where}, owner: {instance.owner}"
 
 
 def _print_list(title: str, lines: Iterable[str]) -> None:

@@ -13,36 +13,22 @@ import pytest
 from click.testing import CliRunner, Result
 
 import webapp
+from tests.web.fakes import FakeController, instance, reading, worker
 from webapp.cli.main import main
+from webapp.domain.modes import Mode
+from webapp.domain.operation import Operation, OperationKind, OperationState
+from webapp.domain.units import GIB
+from webapp.web.api import documents
 
-GIB = 2**30
-STATUS = {
-    "devices": [
-        {
-            "id": "gpu-0",
-            "name": "L40S",
-            "total_bytes": 48 * GIB,
-            "used_bytes": 12 * GIB,
-            "free_bytes": 36 * GIB,
-            "level": "good",
-        },
-        {"id": "gpu-1", "name": None, "total_bytes": None, "used_bytes": None, "free_bytes": None, "level": None},
-    ],
-    "instances": [
-        {
-            "id": "i1",
-            "mode": "transformers",
-            "model": "org/small",
-            "state": "ready",
-            "devices": ["gpu-0"],
-            "owner": "anna",
-            "predicted_bytes": GIB,
-            "measured_bytes": 2 * GIB,
-        }
-    ],
-    "operations": [{"kind": "switch", "actor": "boris", "started_at": "2026-01-01T00:00:00Z"}],
-    "mode": "transformers",
-}
+BUSY = FakeController(
+    readings=(
+        reading(name="L40S", total=48 * GIB, held=(worker("i1", 2 * GIB),)),
+        reading("gpu-1", name=None, total_bytes=None, used_bytes=None, free_bytes=None),
+    ),
+    instances=(instance("i1", "org/small", owner="anna", measured_bytes={"gpu-0": 2 * GIB}),),
+    mode_problems=dict.fromkeys(Mode),
+    running=(Operation("o1", OperationKind.SWITCH, "boris", OperationState.RUNNING, 1767225600.0, ()),),
+)
 
 
 class Answering:
@@ -85,21 +71,29 @@ def warden(*arguments: str, env: Mapping[str, str] | None = None) -> Result:
 
 
 def test_status_shows_memory_models_and_what_runs(folder: Path) -> None:
-    with Answering(200, json.dumps(STATUS).encode()) as env:
+    """A later version may add fields; they are ignored."""
+    status = {**documents.status(BUSY.snapshot()).model_dump(), "colour": "blue"}
+    with Answering(200, json.dumps(status).encode()) as env:
         result = warden("status", env=env)
 
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.output
     rows = [line.replace("│", " ").split() for line in result.output.splitlines()]
-    assert ["gpu-0", "L40S", "48.00", "GiB", "12.00", "GiB", "36.00", "GiB", "good"] in rows
+    assert ["gpu-0", "L40S", "48.00", "GiB", "2.00", "GiB", "45.60", "GiB", "good"] in rows
     assert ["gpu-1", "n/a", "n/a", "n/a", "n/a"] in rows
     assert "org/small (transformers, ready): 2.00 GiB on gpu-0, owner: anna" in result.output
-    assert "switch by boris since 2026-01-01T00:00:00Z" in result.output
+    assert "switch by boris since 2026-01-01T00:00:00.000Z" in result.output
 
 
 @pytest.mark.parametrize(
     ("status", "body", "sentence"),
     [
         (503, b"{}", "answers 503"),
+        (401, b"{}", "put it into WARDEN_TOKEN"),
+        (
+            409,
+            b'{"title": "t", "status": 409, "code": "stopping", "detail": "Warden is stopping.", "params": {}}',
+            "Error: Warden is stopping.",
+        ),
         (200, b"<html>", "is not Warden"),
         (200, b"[]", "is not Warden"),
         (200, b'{"devices": []}', "is not Warden"),
