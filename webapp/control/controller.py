@@ -1,4 +1,4 @@
-"""The controller: the one place that decides what is done to models and memory. Its design: docs/design/controller.md."""
+"""The controller: the only place that decides what happens to models and memory; see docs/design/controller.md."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WATCHER_LATE_S = 15.0
-"""A watcher that has made no round for this long counts as hanging."""
+"""A watcher that has completed no round for this long counts as hanging."""
 STOP_DEADLINE_S = 8.0
-"""How long a stop of Warden waits for operations to put things back."""
+"""How long a stop of Warden waits for operations to undo their changes."""
 PAUSE_MARK_S = 1.0
 """How long an emergency waits for the disk before it acts."""
 DAY_S = 86_400.0
@@ -128,7 +128,7 @@ class Controller:
     # Life
 
     def start(self) -> None:
-        """Take the state folder, adopt what lives, and accept operations.
+        """Lock the state folder, adopt running models, and accept operations.
 
         Raises:
             AlreadyRunning: another Warden holds the state folder.
@@ -151,7 +151,7 @@ class Controller:
         self.queue.start(left)
 
     def stop(self) -> tuple[str, ...]:
-        """End operations and threads; return what the person at the console should know of the models that stay loaded."""
+        """End operations and threads; return lines for the console about the models that stay loaded."""
         self.queue.stop()
         self.end_operations()
         self._watcher.stop()
@@ -163,19 +163,18 @@ class Controller:
         if self._context.calibrator is not None:
             self._context.calibrator.stop()
         self._context.keeper.stop()
-        if (
-            not self._threads
-        ):  # else the kernel gives it back with the process: nobody may begin beside a thread that still acts
+        # While a thread still acts, no other Warden may start: the kernel then releases the lock with the process.
+        if not self._threads:
             self._lock.release()
         return lines
 
     def end_operations(self) -> None:
-        """Accept no more operations and end those that run."""
+        """Accept no more operations and end the running ones."""
         self._state_store.accept(False)
         self._end_operations()
 
     def end_everything(self) -> tuple[str, ...]:
-        """End all models while no Warden runs; return a line for each. Raises AlreadyRunning."""
+        """Unload all models while no Warden runs; return a line for each. Raises AlreadyRunning."""
         self._lock.take()
         try:
             lines = [line for runtime in self._context.runtimes.values() for line in _end_all(runtime)]
@@ -192,7 +191,7 @@ class Controller:
         return replace(unversioned, version=version, sample_age_s=self._context.monitor.age_s())
 
     def _unversioned(self) -> Snapshot:
-        """Return what the version covers: everything but the age of the reading, which passes without a change."""
+        """Return the part that the version covers: everything except the age of the reading, which always grows."""
         state, context, line = self._state_store.state, self._context, self.queue.line
         catalog = context.catalog.latest()
         return Snapshot(
@@ -218,7 +217,7 @@ class Controller:
         )
 
     def _idle_unloads(self, state: ControllerState) -> Iterator[tuple[str, float]]:
-        """Yield moments in whole seconds: the two clocks that they come from differ by less, which would be a change."""
+        """Yield ids and moments, rounded to seconds: jitter between the two clocks must not count as a change."""
         now, minutes = self._context.clock(), self._context.settings.idle_unload_minutes
         for instance in state.instances.values():
             left_s = idle_unload_in(instance, minutes, self._context.idleness.quiet(instance, now), now)
@@ -243,10 +242,9 @@ class Controller:
     def recommend(
         self, device_id: str | None = None, model_id: str | None = None, actor: str | None = None
     ) -> Advice | None:
-        """Return the advice for a device's free memory, for a model what fits there; ``None`` if the memory is unknown.
+        """Return settings that suit a device's free memory, or that fit ``model_id`` there; ``None`` if it is unknown.
 
-        Raises:
-            UnknownDevice, UnknownModel
+        Raises UnknownDevice, UnknownModel.
         """
         if model_id is not None:
             devices = None if device_id is None else (device_id,)
@@ -269,8 +267,7 @@ class Controller:
         """Return the largest configuration of the requested model that fits on the devices chosen for ``actor``;
         ``None`` if the memory is unknown.
 
-        Raises:
-            UnknownDevice, UnknownInstance, UnknownModel, InvalidRequest
+        Raises UnknownDevice, UnknownInstance, UnknownModel, InvalidRequest.
         """
         return advise(request, self._context.planning_state(actor=actor))
 
@@ -294,7 +291,7 @@ class Controller:
         seen = None if before is None else _age(self.operation(before))
         kept = self._context.journal.newest(limit, where, before)
         state = self._state_store.state
-        present = {o.id: o for o in (*state.recent, *state.shown)}  # what is stored may be a moment old
+        present = {o.id: o for o in (*state.recent, *state.shown)}  # stored values may be a moment old
         found = [o for o in kept if o.id not in present]
         found += [o for o in present.values() if where.matches(o) and (seen is None or _age(o) < seen)]
         return tuple(sorted(found, key=_age, reverse=True)[:limit])
@@ -350,7 +347,7 @@ class Controller:
             return self._switch(request, actor, request_id)
 
     def _begun_by(self, actor: str, request_id: str) -> Operation | QueuedLaunch | None:
-        """Return what ``actor`` began or queued under ``request_id``. Raises NotStored where the store cannot be asked."""
+        """Return what ``actor`` began or queued under ``request_id``. Raises NotStored if the store does not respond."""
         state, sent = self._state_store.state, (actor, request_id)
         known = next((o for o in (*state.shown, *state.recent) if (o.actor, o.request_id) == sent), None)
         try:
@@ -395,11 +392,11 @@ class Controller:
                 return self._go(accepted, run, Switch(run, plan, operation.instance_id).carry_out)
 
     def _keep(self, operation: Operation, instance_id: str, lease: Lease) -> Operation:
-        """Write a switch down, with the terms that its model is to have, before anybody is told that it is accepted.
+        """Store a switch and the terms of its model before it is shown as accepted.
 
         Raises:
-            NotStored: nothing of it is left.
-            Superseded: an emergency has ended it meanwhile.
+            NotStored: the switch is discarded.
+            Superseded: an emergency stop has ended it in the meantime.
         """
         kept = False
         try:
@@ -430,7 +427,7 @@ class Controller:
         with self._repeats.alone(actor, request_id):
             if (begun := self._begun_by(actor, request_id)) is not None:
                 same = check_same_launch(begun, request, request_id, starts_by_itself=starts_by_itself)
-                return self.queue.entry(same)
+                return self.queue.entry(same.id)
             return self._enqueue(request, actor, starts_by_itself, request_id)
 
     def _enqueue(
@@ -483,7 +480,7 @@ class Controller:
         return self._written(self._restore(owing, owing.to_restore, actor))
 
     def _restore(self, owing: Operation, owed: tuple[Evicted, ...], actor: str) -> Operation:
-        """Begin to load ``owed`` again; from then on it is the new operation that owes it."""
+        """Start to load ``owed`` again; the new operation then owes these models instead of ``owing``."""
         devices = tuple(dict.fromkeys(device for evicted in owed for device in evicted.devices))
         operation = replace(
             self._new(OperationKind.RESTORE, actor, restoring.STEPS),
@@ -560,7 +557,7 @@ class Controller:
         self.queue.pause(actor)
         ended = self._state_store.take_over(operation, devices, close)
         for each in (*ended, operation):
-            self._context.journal.record(each)  # before the mark, which goes once the store has all that was recorded
+            self._context.journal.record(each)  # before the mark, which is removed once the store has everything
         self._mark_pause(QueuePause(actor, now))
         run = Run(operation.id, self._context)
         run.commit()
@@ -571,14 +568,14 @@ class Controller:
         return self._written(operation, ended)
 
     def _mark_pause(self, pause: QueuePause) -> None:
-        """Have the emergency outlive this Warden before anything is ended; a disk that hangs holds it up no longer than a moment."""
+        """Mark the pause on the disk before anything is ended, so that it survives this Warden; waits only briefly."""
         mark = self._context.pause_mark
         if mark is None:
             return
 
         def leave() -> None:
             mark.set(pause)
-            self.queue.nudge()  # the store may have had the pause before the mark was there, and nobody else would remove it
+            self.queue.nudge()  # removes the mark if the store has the pause already; nothing else would
 
         within(PAUSE_MARK_S, lambda expired: leave(), "pause-mark")
 
@@ -602,7 +599,7 @@ class Controller:
 
         Raises (also while iterating): UnknownInstance, NotReady, GenerationFailed, OutOfMemory.
         """
-        from webapp.runtimes.chat import stream_chat  # noqa: PLC0415  httpx: 0.1 s and 5 MB that no start needs
+        from webapp.runtimes.chat import stream_chat  # noqa: PLC0415  0.1 s and 5 MB that no start needs
 
         instance = self._instance(instance_id)
         if instance.state is not InstanceState.READY:
@@ -622,7 +619,7 @@ class Controller:
     # Inside
 
     def _each_round(self) -> None:
-        """What is looked at once a second, and sooner when something has happened."""
+        """Do the checks of each round of the watcher: once a second, and sooner after an event."""
         self._late.look()
         self._stuck.look(self._watcher.over)
         self._cut_off.look(self._late.silent)
@@ -635,7 +632,7 @@ class Controller:
             self.queue.nudge()
 
     def _unload_idle(self, instance_id: str) -> None:
-        """Unload a model that nobody has used for long; while its devices are claimed it waits for another round."""
+        """Unload an idle model; while its devices are claimed, it waits for another round."""
         state = self._state_store.state
         instance = state.instances.get(instance_id)
         if instance is None or not state.accepting or set(instance.devices) & set(state.claims):
@@ -652,7 +649,7 @@ class Controller:
 
     @contextmanager
     def _explained(self, instance: Instance) -> Iterator[None]:
-        """Keep how it came about where a model runs out of memory inside the block."""
+        """If a model runs out of memory inside the block, store an account of the causes."""
         try:
             yield
         except OutOfMemory as exc:
@@ -685,12 +682,12 @@ class Controller:
         return self._go(operation, Run(operation.id, self._context), body)
 
     def _written(self, operation: Operation, ended: Iterable[Operation] = ()) -> Operation:
-        """Wait for a moment until the store has what acts already, and what it has ended; ``is_stored`` says whether it has."""
+        """Wait briefly until the store has an operation that acts already, and those it has ended; see ``is_stored``."""
         self._context.journal.settle(*(other.id for other in ended), operation.id)
         return operation
 
     def _write_again(self) -> None:
-        """Have all written that is in memory: the database was made anew, or another one was put in its place."""
+        """Have everything in memory written, since the database was recreated or replaced."""
         state = self._state_store.state
         for operation in (*state.recent, *state.running.values()):
             self._context.journal.record(operation)
@@ -699,15 +696,15 @@ class Controller:
         self.queue.write_again()
 
     def _prune(self) -> bool:
-        """Drop operations that have been kept for long enough; return whether there are more. Raises StoreUnavailable."""
+        """Delete expired operations; return whether more remain. Raises StoreUnavailable."""
         return self._context.journal.prune(self._context.clock() - self._context.settings.operation_days * DAY_S)
 
     def _go(self, operation: Operation, run: Run, body: Callable[[Run], Outcome]) -> Operation:
-        """Start the thread of an operation that is entered already."""
+        """Start the thread of an entered operation. Raises Unavailable; the operation has then failed."""
         self._runs[operation.id] = run
         try:
             self._begin_thread(operation, lambda: self._work(run, body))
-        except RuntimeError as exc:  # no more threads: the claims must not stay taken
+        except RuntimeError as exc:  # no thread is available: the claims must be released
             self._runs.pop(operation.id, None)
             ended = self._state_store.end(
                 operation.id,
@@ -716,11 +713,11 @@ class Controller:
             self._context.journal.record(ended)
             raise Unavailable(reason=str(exc)) from exc
         if (entered := self._state_store.state.running.get(operation.id)) and entered.cancel_requested_by is not None:
-            run.cancel()  # somebody was quicker than this line
+            run.cancel()  # the cancel arrived before the run was listed
         return operation
 
     def _begin_thread(self, operation: Operation, work: Callable[[], None]) -> None:
-        """Have ``work`` done by a new thread; an emergency's, where there is none to be had, by the one that waits. Raises RuntimeError."""
+        """Run ``work`` in a new thread; if none is available, an emergency stop uses the spare one. Raises RuntimeError."""
         name = f"warden-{operation.kind}-{operation.id}"
         try:
             threading.Thread(target=work, name=name, daemon=True).start()
@@ -732,14 +729,14 @@ class Controller:
         self._threads[run.id] = threading.current_thread()
         try:
             if not self._state_store.state.accepting:
-                run.cancel()  # Warden began to stop before this thread was listed
+                run.cancel()  # Warden started to stop before this thread was listed
             carry_out(run, body)
         finally:
             self._runs.pop(run.id, None)
             self._threads.pop(run.id, None)
 
     def _end_operations(self) -> None:
-        """Cancel what runs, so that it puts things back; what takes too long is cut off and found at the next start."""
+        """Cancel running operations, which undo their changes; the next start settles those that take too long."""
         for operation in self._state_store.state.running.values():
             undoing = any(s.name is StepName.ROLLBACK for s in operation.steps)
             if (run := self._runs.get(operation.id)) and operation.kind is not OperationKind.EMERGENCY and not undoing:
@@ -768,7 +765,7 @@ class Controller:
 
 
 class _WatchedReply:
-    """An answer under way; ``done`` is called when it ends, so that the list soon says that the model is free again."""
+    """An answer in progress; ``done`` is called at its end, so that the model is soon listed as free."""
 
     def __init__(
         self, answer: ChatReply, done: Callable[[], None], explained: Callable[[], AbstractContextManager[None]]
@@ -798,12 +795,12 @@ class _WatchedReply:
 
 
 def _age(operation: Operation) -> tuple[float, str]:
-    """What operations are listed by, as the store does."""
+    """Return the sort key of operations, as in the store."""
     return operation.started_at, operation.id
 
 
 def _end_all(runtime: Runtime) -> list[str]:
-    """End all of a runtime's instances, a line each; one that cannot be asked is a line too, and keeps no other from its turn."""
+    """End all instances of a runtime; return a line for each, or one line if the runtime does not respond."""
     try:
         ids = {f.instance.id: f.instance.model_id for f in runtime.discover()}
         all_ids = sorted({*ids, *runtime.processes().values()})
@@ -828,12 +825,12 @@ def _how_it_ended(result: StopResult | Exception) -> str:
 
 
 def _with_reason(request: SwitchRequest) -> SwitchRequest:
-    """The request, without an override where only blanks were typed for its reason."""
+    """Return the request without an override whose reason is blank."""
     return replace(request, override_reason=(request.override_reason or "").strip() or None)
 
 
 def _refuse_while_claimed(state: ControllerState, devices: Iterable[str], *, all_of_them: bool) -> None:
-    """While an operation runs, its memory is in flight: say that it runs rather than that nothing fits."""
+    """Refuse while an operation has claimed the devices, since its memory is in motion. Raises Busy."""
     owners = [state.claims.get(device) for device in devices]
     busy = [owner for owner in owners if owner is not None]
     if not busy or (all_of_them and len(busy) < len(owners)):

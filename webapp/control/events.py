@@ -1,7 +1,8 @@
-"""What has happened to operations and loaded models: one event for each change of the state, told in the order of the changes.
+"""Events of operations and instances: one for each change of the state, delivered in the order of the changes.
 
-A change is noted under the lock of the state and told after it, so a subscriber may read and change the state itself. What has to
-be done before somebody is answered is called by name: an event may be told a moment later, by the thread of another change.
+An event is noted under the lock of the state and delivered after it is released, so a subscriber may read and change
+the state. It may be delivered a moment later, by the thread of another change: whatever must happen before a person is
+answered is therefore called by name.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Event:
-    """Something that has happened. ``version`` is that of the state which shows it first."""
+    """Something that has happened. ``version`` is that of the first state that shows it."""
 
     version: int
 
@@ -35,21 +36,23 @@ class OperationBegun(Event):
 
 @dataclass(frozen=True)
 class OperationChanged(Event):
-    """A running operation got on, or something became known of one that has ended."""
+    """A running operation has changed, or more is known of an ended one."""
 
     operation: Operation
 
 
 @dataclass(frozen=True)
 class OperationEnded(Event):
-    """An operation has ended and its claims are free. One that an emergency ended before it was accepted has no beginning."""
+    """An operation has ended and its claims are free. If an emergency stop ended it before it was accepted, it has no
+    ``OperationBegun``.
+    """
 
     operation: Operation
 
 
 @dataclass(frozen=True)
 class OperationStored(Event):
-    """The store has an operation as it is here."""
+    """The store has this value of an operation."""
 
     operation: Operation
 
@@ -63,7 +66,7 @@ class InstanceListed(Event):
 
 @dataclass(frozen=True)
 class InstanceChanged(Event):
-    """An instance is not as it was."""
+    """An instance has changed."""
 
     before: Instance
     instance: Instance
@@ -80,24 +83,26 @@ E = TypeVar("E", bound=Event)
 
 
 class Events:
-    """Tells subscribers; any thread may note and tell. Subscribers are named before anything is noted, and must not wait."""
+    """Delivers events to subscribers. Any thread may note and deliver; subscribers are registered before the first
+    event, and must not wait.
+    """
 
     def __init__(self) -> None:
         self._subscribers: dict[type[Event], tuple[Callable[[Any], None], ...]] = {}
         self._noted: deque[Event] = deque()
         self._telling = threading.Lock()
-        """Held by the one thread that tells; what others note meanwhile it takes along."""
+        """Held by the thread that delivers; it also delivers what other threads note meanwhile."""
 
     def subscribe(self, kind: type[E], tell: Callable[[E], None]) -> None:
-        """Have ``tell`` called with each event of ``kind``. An error that it raises is logged and is nobody else's."""
+        """Call ``tell`` with each event of ``kind``; an error that it raises is only logged."""
         self._subscribers[kind] = (*self._subscribers.get(kind, ()), tell)
 
     def note(self, events: Iterable[Event]) -> None:
-        """Put events in their place behind those before; under the lock of the state that they are of."""
+        """Append events; the lock of their state is held."""
         self._noted.extend(events)
 
     def tell(self) -> None:
-        """Tell what is noted, in order; whoever finds another thread telling leaves it to that one."""
+        """Deliver the noted events in order; if another thread is delivering, leave them to it."""
         while self._noted and self._telling.acquire(blocking=False):
             try:
                 while self._noted:

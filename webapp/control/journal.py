@@ -1,4 +1,4 @@
-"""Operations in the store: the newest value of each, written by the keeper; a store that fails holds up none that acts."""
+"""Operations in the store: the keeper writes the newest value of each, and a failing store delays no operation."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ log = logging.getLogger(__name__)
 
 
 class OperationStore(Protocol):
-    """What the controller needs of the store."""
+    """The store's methods that the journal uses."""
 
     def save_operation(self, operation: Operation) -> None:
         """Insert or replace an operation. Raises StoreUnavailable."""
 
     def drop_operation(self, operation_id: str) -> None:
-        """Forget an operation; idempotent. Raises StoreUnavailable."""
+        """Delete an operation; idempotent. Raises StoreUnavailable."""
 
     def prune(self, before: float) -> bool:
-        """Drop some of those that ended before ``before``; return whether there are more. Raises StoreUnavailable."""
+        """Delete some operations that ended before ``before``; return whether more remain. Raises StoreUnavailable."""
 
     def operation(self, operation_id: str) -> Operation | None:
         """Return an operation or ``None``. Raises StoreUnavailable."""
@@ -37,17 +37,17 @@ class OperationStore(Protocol):
     def operations(
         self, limit: int, where: OperationFilter = ANY_OPERATION, before: str | None = None
     ) -> tuple[Operation, ...]:
-        """Return operations that ``where`` matches, newest first, those after ``before`` alone. Raises StoreUnavailable."""
+        """Return operations that match ``where``, newest first, following ``before``. Raises StoreUnavailable."""
 
     def values(self) -> OperationValues:
-        """Return what the kept operations can be filtered by. Raises StoreUnavailable."""
+        """Return the values by which operations can be filtered. Raises StoreUnavailable."""
 
     def running(self) -> tuple[Operation, ...]:
-        """Return those that are stored as running. Raises StoreUnavailable."""
+        """Return the operations that are stored as running. Raises StoreUnavailable."""
 
 
 class Journal:
-    """Has operations written by the keeper: only the newest of several values of one, and never a running one after an ended one."""
+    """Has the keeper write operations: only the newest value of each, and never a running value after an ended one."""
 
     def __init__(self, store: OperationStore, keeper: Keeper, state_store: StateStore) -> None:
         self._store = store
@@ -61,20 +61,20 @@ class Journal:
         self._lost: set[str] = set()
         """Operations whose newest value will not be written."""
         self._dropped: set[str] = set()
-        """Operations that were not begun, and that the store may still have: a write of one came through late."""
+        """Operations that were not accepted, and that a late write may have stored all the same."""
 
     def record(self, operation: Operation) -> None:
-        """Have ``operation`` written; never waits."""
+        """Queue ``operation`` for writing; never waits."""
         if self._take(operation):
             self._write_later(operation.id)
 
     def keep(self, operation: Operation, *, in_request: bool = True) -> None:
-        """Write ``operation`` before this returns. Raises NotStored: what becomes of it then is the caller's to say."""
+        """Store ``operation`` before this returns. Raises NotStored; the caller then drops it or records it later."""
         self._take(operation)
         self._keeper.now(lambda: self._write(operation.id), in_request=in_request)
 
     def settle(self, *operation_ids: str) -> None:
-        """Wait for a moment until operations that were recorded are written; ``is_written`` says of each whether it is."""
+        """Wait briefly until recorded operations are written; ``is_written`` tells whether one is."""
 
         def write() -> None:
             for operation_id in operation_ids:
@@ -84,11 +84,11 @@ class Journal:
             self._keeper.now(write)
 
     def flush(self, timeout_s: float = DRAIN_S) -> bool:
-        """Wait until everything is written; False when that took too long."""
+        """Wait until everything is written; return False if that took too long."""
         return self._keeper.flush(timeout_s)
 
     def drop(self, operation: Operation) -> None:
-        """Forget an operation that was not begun after all; a write of it that came through late is taken back. Never waits."""
+        """Discard an operation that was not accepted, and delete a late write of it; never waits."""
         with self._lock:
             self._unwritten.pop(operation.id, None)
             self._begun.discard(operation.id)
@@ -101,17 +101,17 @@ class Journal:
             self._dropped.discard(operation_id)
 
     def is_written(self, operation_id: str) -> bool:
-        """Whether an operation that was recorded is in the store; its newest step may be on its way there."""
+        """Return whether the store has a recorded operation, possibly without its newest step."""
         waits = operation_id in self._unwritten or operation_id in self._lost
         return operation_id in self._begun or not waits
 
     @property
     def has_all(self) -> bool:
-        """Whether the store has the newest value of all operations that were recorded."""
+        """Whether the store has the newest value of every recorded operation."""
         return not self._unwritten
 
     def prune(self, before: float) -> bool:
-        """Drop some of those that ended before ``before``; return whether there are more. Raises StoreUnavailable."""
+        """Delete some that ended before ``before``; return whether more remain. Raises StoreUnavailable."""
         return self._store.prune(before)
 
     def _take(self, operation: Operation) -> bool:
@@ -130,7 +130,7 @@ class Journal:
                 self._lost.add(operation_id)
 
     def _write(self, operation_id: str) -> None:
-        """Write the newest value, in the keeper's thread. Raises StoreUnavailable; whatever else fails is no better the next time."""
+        """Write the newest value, in the keeper's thread. Raises StoreUnavailable; after another error the value is lost."""
         operation = self._unwritten.get(operation_id)
         if operation is None:
             return
@@ -156,15 +156,15 @@ class Journal:
                 del self._unwritten[written.id]
 
     def cut_off(self) -> tuple[Operation, ...]:
-        """Return the operations that an earlier Warden did not end; empty when the store cannot be read."""
+        """Return the operations that an earlier Warden did not end; empty if the store cannot be read."""
         try:
             return self._store.running()
         except StoreUnavailable as exc:
-            log.warning("operations that were cut off cannot be read: %s", exc)
+            log.warning("interrupted operations cannot be read: %s", exc)
             return ()
 
     def recent(self, limit: int) -> tuple[Operation, ...]:
-        """Return the newest operations; empty when the store cannot be read."""
+        """Return the newest operations; empty if the store cannot be read."""
         try:
             return self._store.operations(limit)
         except StoreUnavailable as exc:
@@ -188,11 +188,11 @@ class Journal:
     def newest(
         self, limit: int, where: OperationFilter = ANY_OPERATION, before: str | None = None
     ) -> tuple[Operation, ...]:
-        """Return operations that ``where`` matches, newest first, those after ``before`` alone. Raises StoreUnavailable."""
+        """Return operations that match ``where``, newest first, following ``before``. Raises StoreUnavailable."""
         return self._store.operations(limit, where, before)
 
     def values(self) -> OperationValues:
-        """Return what the kept operations can be filtered by. Raises StoreUnavailable."""
+        """Return the values by which operations can be filtered. Raises StoreUnavailable."""
         return self._store.values()
 
 

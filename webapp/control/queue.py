@@ -1,7 +1,8 @@
-"""Requests that wait for room: a line that is kept in the store, looked at whenever something has changed, and started by itself.
+"""The launch queue: launches that wait for memory. It is stored, checked whenever something has changed, and started
+automatically.
 
-A ticket has no rights of its own: its start is the controller's own ``switch`` in its person's name, with the plan, the claims
-and the check that every switch has.
+A queued launch has no rights of its own: its start is the controller's ``switch`` in its owner's name, with the plan,
+the claims and the check of every switch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 from webapp.audit.trail import ticket_started
 from webapp.control.context import Context, new_id
@@ -55,24 +57,24 @@ from webapp.message import Message
 log = logging.getLogger(__name__)
 
 ENDED_KEPT = 20
-"""Ended tickets that are kept at hand and in the store, so that a person learns how theirs ended."""
+"""Ended launches that are kept in memory and in the store, so that people learn how theirs ended."""
 STOP_S = 5.0
-"""How long a stop waits for a look under way."""
+"""How long a stop waits for a check in progress."""
 
 
 @dataclass(frozen=True)
 class QueueView:
-    """The tickets at one moment."""
+    """The queue at one moment."""
 
     queued: tuple[QueueEntry, ...] = ()
-    """The open ones, in their places."""
+    """The open launches, by position."""
     ended: tuple[QueuedLaunch, ...] = ()
-    """Those that ended lately, newest first."""
+    """Launches that ended recently, newest first."""
 
 
 @dataclass(frozen=True)
 class QueueCalls:
-    """What the line asks of the controller."""
+    """The controller's calls that the queue uses."""
 
     switch: Callable[[SwitchRequest, str], Operation]
     cancel: Callable[[str, str], Operation]
@@ -80,7 +82,7 @@ class QueueCalls:
 
 
 class LaunchQueue:
-    """Holds the tickets, and the thread that looks at them. Every change is decided and made in one locked block."""
+    """Holds the queued launches and the thread that checks them. Every change is decided and made in one locked block."""
 
     def __init__(self, context: Context, calls: QueueCalls) -> None:
         self._context = context
@@ -88,44 +90,44 @@ class LaunchQueue:
         self._lock = threading.Lock()
         self._launches: dict[str, QueuedLaunch] = {}
         self._pending: frozenset[str] = frozenset()
-        """Tickets that are not in the store yet: they have their place, and nobody sees or starts them."""
+        """Launches that are not stored yet: they have a position, but nobody sees them and nothing starts them."""
         self._are_read = context.queue_store is None
-        """Whether what an earlier Warden left was read; until then there is no next number."""
+        """Whether the launches of an earlier Warden were read; until then the next number is unknown."""
         self._left: QueuePause | None = None
-        """An emergency's pause of what an earlier Warden left, until that is read."""
+        """An emergency's pause of an earlier Warden's launches, until those are read."""
         self._elapsed = Elapsed(context.monotonic)
         self._recorded: frozenset[tuple[str, str]] = frozenset()
-        """Defects that are in the log already, by ticket and kind: a look comes every second."""
+        """Errors that are logged already, by launch and type: the queue is checked every second."""
         self._line = QueueView()
         self._unsaved: dict[str, QueuedLaunch] = {}
         self._writing = threading.Lock()
-        """Held during a write alone, so that an older value of a ticket is never written over a newer one."""
+        """Held only during a write, so that an older value of a launch never overwrites a newer one."""
         self._looking = threading.Lock()
-        """Held while the line is judged, so that an older judgement is never shown after a newer one."""
+        """Held while the queue is judged, so that an older verdict never replaces a newer one."""
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
     def line(self) -> QueueView:
-        """The tickets as last looked at; a reference, so reading it never waits."""
+        """The queue as of the last check; a reference, so reading it never waits."""
         return self._line
 
     # Life
 
     def start(self, left: QueuePause | None = None) -> None:
-        """Take up what was waiting when an earlier Warden ended, and begin to look; ``left`` is a pause that the store may not have."""
+        """Resume the queue of an earlier Warden, and start to check it; ``left`` is a pause that the store may not have."""
         self._left = left
         try:
             self._read()
         except StoreUnavailable as exc:
-            log.warning("requests that were waiting cannot be read yet: %s", exc)
+            log.warning("the queue cannot be read yet: %s", exc)
         self._wake.set()
         self._thread = threading.Thread(target=self._run, name="warden-waiting", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Start nothing more, and write what is left."""
+        """Start nothing more, and write pending changes."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None:
@@ -134,11 +136,11 @@ class LaunchQueue:
         self._save()
 
     def nudge(self) -> None:
-        """Look soon: something may have changed. Never waits."""
+        """Have the queue checked soon, since something may have changed; never waits."""
         self._wake.set()
 
     def _read(self) -> None:
-        """Take up what an earlier Warden left, once. Raises StoreUnavailable."""
+        """Read the launches of an earlier Warden, once. Raises StoreUnavailable."""
         if self._are_read:
             return
         assert self._context.queue_store is not None
@@ -151,7 +153,7 @@ class LaunchQueue:
         self._publish()
 
     def _taken_up(self, launch: QueuedLaunch) -> QueuedLaunch:
-        """Go on with an earlier Warden's ticket; of its clock only the time of day is known, so a pause begins anew."""
+        """Return an earlier Warden's launch as it continues here; its pause starts again, since its monotonic clock is lost."""
         if launch.is_open:
             waited_s = max(0.0, self._context.clock() - launch.created_at)
             self._elapsed.note((launch.id, "waits"), None, waited_s)
@@ -160,7 +162,7 @@ class LaunchQueue:
         cut_off = launch.state is QueueState.STARTING and launch.operation_id is None  # before it had an operation
         return launch.to(QueueState.WAITING) if cut_off else launch
 
-    # What a person does
+    # People's actions
 
     def check(self, request: SwitchRequest, actor: str) -> None:
         """Refuse what ``take`` would refuse, without queuing anything.
@@ -173,12 +175,12 @@ class LaunchQueue:
     def take(
         self, request: SwitchRequest, actor: str, *, starts_by_itself: bool, request_id: str | None = None
     ) -> QueueEntry:
-        """Take a ticket; it is in the store when this returns, and nowhere when this raises.
+        """Queue a launch; it is stored when this returns, and discarded if this raises.
 
         Raises:
             NotFound, InvalidRequest, Refused, CannotWait: see ``check_admissible``.
             QueueFull, AlreadyWaiting: see ``check_place``.
-            NotStored: it could not be kept, so it was not taken.
+            NotStored: it could not be stored, so it was not queued.
         """
         check_admissible(request, self._context.planning_state(actor=actor))
         try:
@@ -196,7 +198,7 @@ class LaunchQueue:
         log.info("ticket %s: %s waits for %s", launch.id, actor, request.model_id)
         self._publish((judged,))
         self._wake.set()
-        return self._queued(launch.id)
+        return self.entry(launch.id)
 
     def cancel(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:
         """Remove a launch from the queue, another person's only as an administrator; a start in progress is cancelled
@@ -221,20 +223,16 @@ class LaunchQueue:
             if (launch := self._launches[ticket_id]).is_open:
                 self._put(replace(launch, paused_by=None))
         self._show()
-        return self._queued(ticket_id)
+        return self.entry(ticket_id)
 
     def of_request(self, actor: str, request_id: str) -> QueuedLaunch | None:
-        """Return what ``actor`` queued under ``request_id``, in the queue or among those that ended lately, or ``None``.
+        """Return the launch that ``actor`` queued under ``request_id``, open or recently ended, or ``None``.
 
-        Raises StoreUnavailable: what an earlier Warden left is not known yet.
+        Raises StoreUnavailable: an earlier Warden's launches are not known yet.
         """
         self._read()
         sent = (actor, request_id)
         return next((launch for launch in self._launches.values() if (launch.actor, launch.request_id) == sent), None)
-
-    def entry(self, launch: QueuedLaunch) -> QueueEntry:
-        """Return a ticket as last judged."""
-        return self._queued(launch.id)
 
     def is_stored(self, ticket_id: str) -> bool:
         """Return whether the store has the present state of a launch: cancelling and resuming act first."""
@@ -260,26 +258,26 @@ class LaunchQueue:
         return operation
 
     def pause(self, actor: str) -> None:
-        """Let nothing start by itself that waits now: an emergency of ``actor`` begins. Never waits."""
+        """Pause the automatic start of all queued launches for ``actor``'s emergency stop; never waits."""
         with self._lock:
             self._pause(actor)
             if not self._are_read:
-                self._left = QueuePause(actor, math.inf)  # all that an earlier Warden left was there before
+                self._left = QueuePause(actor, math.inf)  # an earlier Warden's launches are all older
         self._wake.set()
 
     def write_again(self) -> None:
-        """Have every ticket written again: the database was made anew. Never waits."""
+        """Have every launch written again, since the database was recreated; never waits."""
         with self._lock:
             self._unsaved = {**self._launches}
         self._wake.set()
 
     def _pause(self, actor: str, at: float = math.inf) -> None:
-        """Pause all that waits, or what waited at that moment of an earlier Warden's; under the lock."""
+        """Pause the launches that were queued at or before ``at``; the lock is held."""
         for launch in in_order(self._launches.values()):
             if launch.starts_by_itself and launch.paused_by is None and launch.created_at <= at:
                 self._put(replace(launch, paused_by=actor))
 
-    # Tickets
+    # Launches
 
     def _enter(
         self, request: SwitchRequest, actor: str, starts_by_itself: bool, request_id: str | None
@@ -301,7 +299,7 @@ class LaunchQueue:
         return launch
 
     def _keep(self, ticket_id: str, *, needs_place: bool) -> None:
-        """Write a ticket that its person has not been told of, as it is now. Raises NotStored."""
+        """Store the present value of a launch that is not confirmed yet. Raises NotStored."""
         store = self._context.queue_store
 
         def write() -> None:
@@ -312,13 +310,13 @@ class LaunchQueue:
         self._context.keeper.now(write, in_request=needs_place)
 
     def _confirm(self, ticket_id: str) -> None:
-        """Let a ticket that is in the store be seen and started."""
+        """Make a stored launch visible, and let it start."""
         self._elapsed.note((ticket_id, "waits"), None)
         with self._lock:
             self._pending -= {ticket_id}
 
     def _drop(self, ticket_id: str) -> None:
-        """Forget a ticket that was not taken after all; a write of it that came through late is taken back."""
+        """Discard a launch that was not accepted; a late write of it is deleted."""
         with self._lock:
             self._launches = {key: value for key, value in self._launches.items() if key != ticket_id}
             self._unsaved.pop(ticket_id, None)
@@ -327,7 +325,7 @@ class LaunchQueue:
             self._context.keeper.later(f"ticket {ticket_id}", lambda: store.drop_ticket(ticket_id))
 
     def _open(self) -> tuple[QueuedLaunch, ...]:
-        """The tickets that have their place, and that their people have been told of."""
+        """Return the open launches that are confirmed, in order of arrival."""
         return in_order(launch for launch in self._launches.values() if launch.id not in self._pending)
 
     def _find(self, ticket_id: str, actor: str, is_administrator: bool) -> QueuedLaunch:
@@ -341,13 +339,13 @@ class LaunchQueue:
         return launch
 
     def _put(self, launch: QueuedLaunch) -> None:
-        """Enter a value; under the lock."""
+        """Replace a launch; the lock is held."""
         if self._launches.get(launch.id) == launch:
             return
         self._launches = {**self._launches, launch.id: launch}
         self._unsaved[launch.id] = launch
 
-    # Looking
+    # Checking
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -357,17 +355,17 @@ class LaunchQueue:
                 return
             try:
                 self.look()
-            except Exception:  # the top of the thread: the next look may go well
-                log.exception("a look at the waiting requests failed")
+            except Exception:  # the top of the thread: the next check may succeed
+                log.exception("a check of the queue failed")
 
     def look(self) -> None:
-        """Settle what has ended, start what fits, and tell whom it concerns; costs nothing while nobody waits."""
+        """Settle starts that have ended, start what fits, notify people; costs nothing while the queue is empty."""
         try:
             self._read()
             if self._open() or self._line.queued:
                 self._look()
         except StoreUnavailable as exc:
-            log.warning("requests that were waiting cannot be read yet: %s", exc)
+            log.warning("the queue cannot be read yet: %s", exc)
         finally:
             self._save()
 
@@ -377,11 +375,11 @@ class LaunchQueue:
         self._end_without_right()
         passed: set[str] = set()
         while (one := next_to_start(self._look_at_line(), passed)) is not None and not self._stop.is_set():
-            passed.add(one.launch.id)  # where the world is not as it was judged, it has its next turn in the next look
+            passed.add(one.launch.id)  # one that cannot start after all is tried again at the next check
             self._start(one)
 
     def _each(self, launches: Iterable[QueuedLaunch], act: Callable[[QueuedLaunch], None]) -> None:
-        """Do ``act`` with each ticket; what nobody expected of one keeps no other from its turn."""
+        """Call ``act`` with each launch; an unexpected error of one does not affect the others."""
         for launch in launches:
             try:
                 act(launch)
@@ -389,20 +387,20 @@ class LaunchQueue:
                 self._record(launch, exc)
 
     def _record(self, launch: QueuedLaunch, exc: Exception) -> None:
-        """Log a defect, once for each ticket and kind."""
+        """Log an unexpected error, once for each launch and type."""
         kind = (launch.id, type(exc).__name__)
         if kind not in self._recorded:
             self._recorded = frozenset(known for known in self._recorded if known[0] in self._launches) | {kind}
-            log.error("ticket %s: a look at it failed", launch.id, exc_info=exc)
+            log.error("ticket %s: its check failed", launch.id, exc_info=exc)
 
     def _show(self) -> None:
-        """Show and write what a person has changed; the line is judged in a moment, so no other ticket can fail this call."""
+        """Publish and store a person's change. The queue is judged later, so no other launch can make this call fail."""
         self._publish()
         self._save()
         self._wake.set()
 
     def _look_at_line(self) -> tuple[QueueEntry, ...]:
-        """Judge every open ticket on one reading, tell whom that concerns, and make the line readable."""
+        """Judge all open launches on one reading, apply the verdicts, and publish the queue."""
         with self._looking:
             judged = {one.launch.id: one for one in self._judge_line() if one.launch.id not in self._pending}
             now = self._context.clock()
@@ -410,7 +408,7 @@ class LaunchQueue:
             return self._publish(judged.values())
 
     def _judge_line(self) -> tuple[QueueEntry, ...]:
-        """Judge every open ticket on one reading; one that its person has not been told of yet has its place, too."""
+        """Judge all open launches on one reading, including unconfirmed ones, which have a position too."""
         running, planning_state = self._context.state_store.state.running, self._context.planning_state()
         return line_up(self._launches.values(), lambda launch, held: self._judge(launch, held, planning_state, running))
 
@@ -421,9 +419,9 @@ class LaunchQueue:
         planning_state: PlanningState,
         running: Mapping[str, Operation],
     ) -> QueueVerdict:
-        """Judge one ticket; where that fails it waits and holds nothing, and says why.
+        """Judge one launch; if that fails, it waits, holds nothing, and says why.
 
-        Raises what it fails with for a ticket that its person has not been told of: it is not taken then.
+        For an unconfirmed launch the error is raised, so it is not accepted.
         """
         try:
             return judge(launch, held, planning_state, running)
@@ -434,11 +432,11 @@ class LaunchQueue:
             return QueueVerdict(Message("waits_unjudged", {"detail": type(exc).__name__}))
 
     def _note(self, one: QueueEntry, now: float) -> None:
-        """Mark a ticket ready, revoke that if it no longer fits, and end one that has nothing more to wait for."""
+        """Mark a launch ready, revoke that if it no longer fits, and end one that can never start or is loaded already."""
         launch = one.launch
         if one.is_over:
             there = one.why is not None and one.why.code == SATISFIED
-            self._move(launch, lambda t: t.ended(QueueState.STARTED if there else QueueState.FAILED, now, one.why))
+            self._give_up(launch, QueueState.STARTED if there else QueueState.FAILED, one.why)
         elif launch.state is QueueState.READY and not one.fits:
             self._move(launch, lambda t: t.to(QueueState.WAITING, told_at=None))
         elif launch.state is QueueState.WAITING and one.fits and not launch.starts_by_itself:
@@ -446,7 +444,7 @@ class LaunchQueue:
             log.info("ticket %s of %s: it fits now", launch.id, launch.actor)
 
     def _move(self, seen: QueuedLaunch, change: Callable[[QueuedLaunch], QueuedLaunch]) -> bool:
-        """Replace a ticket that is not being started, unless it is not as it was seen any more."""
+        """Replace a launch, unless it has changed since it was ``seen`` or is being started; return whether it was."""
         with self._lock:
             if self._launches.get(seen.id) != seen or seen.state is QueueState.STARTING:
                 return False
@@ -454,7 +452,7 @@ class LaunchQueue:
             return True
 
     def _publish(self, judged: Iterable[QueueEntry] = ()) -> tuple[QueueEntry, ...]:
-        """Make the line readable: the newest tickets with their newest judgements, without those that have ended."""
+        """Publish the queue: the present open launches with their newest verdicts, and the recently ended ones."""
         with self._lock:
             known = {one.launch.id: one for one in (*self._line.queued, *judged)}
             unjudged = Message("waits_judgement")
@@ -469,8 +467,8 @@ class LaunchQueue:
             self._line = QueueView(line, tuple(ended[:ENDED_KEPT]))
         return line
 
-    def _queued(self, ticket_id: str) -> QueueEntry:
-        """A ticket as last judged; one that has left the line since then stands at its end and fits nowhere."""
+    def entry(self, ticket_id: str) -> QueueEntry:
+        """Return a launch as last judged; one that has left the queue since is placed at its end and fits nowhere."""
         line = self._line.queued
         found = next((one for one in line if one.launch.id == ticket_id), None)
         return found or QueueEntry(self._launches[ticket_id], len(line) + 1, Message("waits_judgement"))
@@ -478,15 +476,15 @@ class LaunchQueue:
     # Starting
 
     def _request_of(self, launch: QueuedLaunch) -> SwitchRequest:
-        """What would be started now: as asked, on the devices that were found for it where that fits."""
-        queued = self._queued(launch.id)
+        """Return what a start would request now: on the devices that were found for it, if it fits."""
+        queued = self.entry(launch.id)
         fitting = queued.request if queued.fits else None
         return fitting or still_asked(launch.request, self._context.planning_state())
 
     def _start(self, one: QueueEntry) -> None:
-        """Start the ticket whose turn it is; what was taken back or paused while it was judged is left alone."""
+        """Start the launch whose turn it is, unless it was cancelled or paused while it was judged."""
         launch = one.launch
-        if not self._may_start(launch) or not self._move(launch, _starting):
+        if self._may_load(launch.actor) is not True or not self._move(launch, _starting):
             return
         try:
             operation = self._calls.switch(one.request or launch.request, launch.actor)
@@ -497,21 +495,21 @@ class LaunchQueue:
             self._end(launch.id, QueueState.FAILED, exc.message)
         except Exception as exc:  # noqa: BLE001 - one item of a loop; recorded
             self._record(launch, exc)
-            self._end(launch.id, QueueState.FAILED, Message("unexpected"))  # else it is started again and again
+            self._end(launch.id, QueueState.FAILED, Message("unexpected"))  # else it would be started again and again
         else:
             self._context.record(ticket_started(launch, self._context.clock(), operation.id))
             self._began(launch.id, operation)
 
-    def _may_start(self, launch: QueuedLaunch) -> bool:
-        """Whether its person may load models at this moment; who may not, the next look ends."""
+    def _may_load(self, actor: str) -> bool | None:
+        """Return whether a person may load models, since people's rights change; ``None`` if that is unknown now."""
         try:
-            return self._context.may_switch(launch.actor)
+            return self._context.may_switch(actor)
         except StoreUnavailable as exc:
-            log.info("ticket %s is not started: %s", launch.id, exc)
-            return False
+            log.info("whether %s may load models is not known: %s", actor, exc)
+            return None
 
     def _began(self, ticket_id: str, operation: Operation) -> None:
-        """Note the operation; where the ticket was taken back or paused meanwhile, the operation is not wanted any more."""
+        """Note the operation of a start, and cancel it if the launch was cancelled or paused in the meantime."""
         with self._lock:
             launch = self._launches[ticket_id]
             wanted = launch.state is QueueState.STARTING and launch.paused_by is None
@@ -528,14 +526,14 @@ class LaunchQueue:
             log.info("operation %s is not cancelled: %s", operation.id, exc)
 
     def _back(self, ticket_id: str, **changes: object) -> None:
-        """Let a ticket that was being started wait on in its place."""
+        """Return a launch that was being started to its position."""
         with self._lock:
             launch = self._launches[ticket_id]
             if launch.state is QueueState.STARTING:
                 self._put(launch.to(QueueState.WAITING, operation_id=None, **changes))
 
     def _end(self, ticket_id: str, state: QueueState, outcome: Message | None = None) -> None:
-        """End a ticket, unless it has ended already."""
+        """End a launch, unless it has ended already."""
         now = self._context.clock()
         with self._lock:
             launch = self._launches[ticket_id]
@@ -543,7 +541,7 @@ class LaunchQueue:
                 self._put(launch.ended(state, now, outcome))
 
     def _settle_start(self, launch: QueuedLaunch) -> None:
-        """See what became of a start; one without an operation was cut off before it had one, unless it is being made just now."""
+        """Apply the result of a start whose operation has ended."""
         operation = self._operation_of(launch) if launch.state is QueueState.STARTING else None
         if operation is None or operation.is_running:
             return
@@ -561,18 +559,18 @@ class LaunchQueue:
         try:
             return self._calls.operation(launch.operation_id)
         except StoreUnavailable:
-            return None  # asked again at the next look
+            return None  # the next check asks again
         except UnknownOperation:
-            self._back(launch.id)  # it was never written down: nothing is known of it
+            self._back(launch.id)  # it was never stored
             return None
 
     def _runs(self, operation: Operation) -> bool:
-        """Whether the model of an operation that was cut off is there all the same: ready models are adopted."""
+        """Return whether the model of an interrupted operation is loaded all the same: ready models are adopted."""
         instance = self._context.state_store.state.instances.get(operation.instance_id or "")
         return instance is not None and instance.state is InstanceState.READY
 
     def _come_back(self, launch: QueuedLaunch, operation: Operation) -> None:
-        """There was no room after all: it waits on, with a pause that doubles, and gives up in the end."""
+        """Return a launch to its position after a start that found no room: with a doubling pause, and only so often."""
         if not counts_as_try(operation):
             self._back(launch.id)
             return
@@ -588,46 +586,40 @@ class LaunchQueue:
         return min(settings.cooldown_s * 2.0 ** (tries - 1), settings.cooldown_max_s)
 
     def _expire(self, launch: QueuedLaunch) -> None:
-        """End a ticket that has waited too long, or whose person was told and did not come."""
+        """End a launch that has waited too long, or whose owner was notified and did not start it."""
         settings, elapsed = self._context.settings, self._elapsed
         wait_s, waits, told = settings.ticket_wait_h * 3600, (launch.id, "waits"), (launch.id, "told")
         elapsed.note(waits, None)
         elapsed.note(told, launch.told_at)
         if launch.told_at is not None and elapsed.seconds(told, launch.told_at) > settings.ticket_hold_s:
-            self._expire_one(launch, Message("ticket_not_fetched", {"seconds": settings.ticket_hold_s}))
-        elif launch.state is not QueueState.STARTING and elapsed.seconds(waits, None) > wait_s:
-            self._expire_one(launch, Message("ticket_waited_long", {"seconds": wait_s}))
+            self._give_up(
+                launch, QueueState.EXPIRED, Message("ticket_not_fetched", {"seconds": settings.ticket_hold_s})
+            )
+        elif elapsed.seconds(waits, None) > wait_s:
+            self._give_up(launch, QueueState.EXPIRED, Message("ticket_waited_long", {"seconds": wait_s}))
 
     def _end_without_right(self) -> None:
-        """End what waits for people who may load models no more: it would hold its place in vain, and a namesake would find it."""
-        asked: dict[str, bool] = {}
-        self._each(self._open(), lambda launch: self._end_one_without_right(launch, asked))
+        """End the launches of people who lost the right to load models: they would block the queue, and a new account
+        of the same name would inherit them.
+        """
+        may_load = cache(self._may_load)  # asks once a person
 
-    def _may_load_no_more(self, actor: str) -> bool:
-        try:
-            return not self._context.may_switch(actor)
-        except StoreUnavailable:
-            return False  # asked again at the next look, and before a start
+        def end(launch: QueuedLaunch) -> None:
+            if may_load(launch.actor) is False:
+                self._give_up(launch, QueueState.FAILED, Message("ticket_without_right", {"actor": launch.actor}))
 
-    def _end_one_without_right(self, launch: QueuedLaunch, asked: dict[str, bool]) -> None:
-        """``asked`` holds who may load no more: the accounts are asked once a person."""
-        if launch.actor not in asked:
-            asked[launch.actor] = self._may_load_no_more(launch.actor)
-        if not asked[launch.actor]:
-            return
-        now, why = self._context.clock(), Message("ticket_without_right", {"actor": launch.actor})
-        if self._move(launch, lambda t: t.ended(QueueState.FAILED, now, why)):
-            log.info("ticket %s has ended: %s may load models no more", launch.id, launch.actor)
+        self._each(self._open(), end)
 
-    def _expire_one(self, launch: QueuedLaunch, outcome: Message) -> None:
+    def _give_up(self, launch: QueuedLaunch, state: QueueState, why: Message | None) -> None:
+        """End a launch that waits, unless it has changed or is being started."""
         now = self._context.clock()
-        if self._move(launch, lambda t: t.ended(QueueState.EXPIRED, now, outcome)):
-            log.info("ticket %s of %s has expired: %s", launch.id, launch.actor, outcome.code)
+        if self._move(launch, lambda t: t.ended(state, now, why)):
+            log.info("ticket %s of %s has ended: %s", launch.id, launch.actor, why.code if why else state.value)
 
     # Writing
 
     def _save(self) -> None:
-        """Write what has changed; what cannot be written now is tried again at the next look."""
+        """Store changed launches; those that cannot be stored now are retried at the next check."""
         with self._writing:
             with self._lock:
                 unsaved = {key: launch for key, launch in self._unsaved.items() if key not in self._pending}
@@ -635,8 +627,8 @@ class LaunchQueue:
             written: set[str] = set()
             try:
                 written.update(launch.id for launch in unsaved.values() if self._is_written(launch))
-            except StoreUnavailable as exc:  # for all of them: each would wait for it
-                log.warning("waiting requests were not written down: %s", exc)
+            except StoreUnavailable as exc:  # no further attempts: each would wait for the store
+                log.warning("queued launches were not stored: %s", exc)
             with self._lock:
                 left = {key: launch for key, launch in unsaved.items() if key not in written}
                 self._unsaved = {**left, **self._unsaved}
@@ -644,11 +636,11 @@ class LaunchQueue:
                 self._context.pause_mark.clear(self._has_stored_all)
 
     def _has_stored_all(self) -> bool:
-        """Whether the store has every ticket as it is, and all that an emergency has ended."""
+        """Return whether the store has the present value of every launch and operation."""
         return self._are_read and not self._unsaved and self._context.journal.has_all
 
     def _is_written(self, launch: QueuedLaunch) -> bool:
-        """Write a ticket; False, and recorded, where that fails for this one alone. Raises StoreUnavailable."""
+        """Store a launch; log an error that concerns only this one and return False. Raises StoreUnavailable."""
         try:
             if self._context.queue_store is not None:
                 self._context.queue_store.save_ticket(launch, ENDED_KEPT)
@@ -665,7 +657,7 @@ def _ended_at(launch: QueuedLaunch) -> float:
 
 
 def _starting(launch: QueuedLaunch) -> QueuedLaunch:
-    """A person who starts it, or its turn, has overruled a pause."""
+    """Return a launch as it is being started, which ends a pause."""
     return launch.to(QueueState.STARTING, operation_id=None, told_at=None, paused_by=None)
 
 
@@ -674,6 +666,6 @@ def _ended(launch: QueuedLaunch) -> TicketEnded:
 
 
 def _without_log(operation: Operation) -> Message | None:
-    """Why an operation failed; the lines of the log stay with it."""
+    """Return why an operation failed, without the lines of its log."""
     error = operation.error
     return None if error is None else Message(error.code, {k: v for k, v in error.params.items() if k != "log"})

@@ -1,7 +1,7 @@
-"""Requests that a client sends again under the same id: one at a time for each person and id, and the same answer for all.
+"""Requests that a client sends again under the same id: one at a time per person and id, and the same answer for all.
 
-The id is stored with what the request began, so a client that was not answered (a cut connection, a killed Warden) repeats
-its request and learns what became of it, without doing it twice.
+The id is stored with what the request began. So a client without an answer (a cut connection, a killed Warden) sends
+the request again and gets its result, and nothing is done twice.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from webapp.domain.queue import QueuedLaunch
 from webapp.errors import RequestIdReused, StoreUnavailable
 
 WAIT_S: Final = 3.0
-"""How long a repeated request waits for the first: it plans, probes a model for half a second, and is stored in two writes."""
+"""How long a repeated request waits for the first one, which plans, probes a model for half a second and is stored in
+two writes.
+"""
 
 
 class Repeats:
-    """Lets one request at a time go on for each person and id. The places that it takes are those of writers that wait."""
+    """Admits one request at a time per person and id. A request takes one of the places of those that wait for a write."""
 
     def __init__(self, keeper: Keeper, wait_s: float = WAIT_S) -> None:
         self._keeper = keeper
@@ -33,9 +35,10 @@ class Repeats:
 
     @contextmanager
     def alone(self, actor: str, request_id: str) -> Iterator[None]:
-        """Hold the id, and a place for the writes of the block. Raises NotStored where either is not free in time.
+        """Hold the id, and a place for the writes of the block. Raises NotStored if either is not free in time.
 
-        The place is taken first: else those who wait for an id could take the places that the one who holds it still needs.
+        The place is taken first: otherwise requests that wait for the id could take the places that its holder still
+        needs.
         """
         key = (actor, request_id)
         with self._keeper.place():
@@ -55,7 +58,7 @@ class Repeats:
 
 
 def check_same_switch(begun: Operation | QueuedLaunch, request: SwitchRequest, request_id: str) -> Operation:
-    """Return what was begun under the id, if it was this switch. Raises RequestIdReused."""
+    """Return the operation that was begun under the id, if it is this switch. Raises RequestIdReused."""
     if not isinstance(begun, Operation) or begun.request != request:
         raise _reused(begun, request_id)
     return begun
@@ -64,7 +67,7 @@ def check_same_switch(begun: Operation | QueuedLaunch, request: SwitchRequest, r
 def check_same_launch(
     begun: Operation | QueuedLaunch, request: SwitchRequest, request_id: str, *, starts_by_itself: bool
 ) -> QueuedLaunch:
-    """Return what was queued under the id, if it was this launch. Raises RequestIdReused."""
+    """Return the launch that was queued under the id, if it is this one. Raises RequestIdReused."""
     if not isinstance(begun, QueuedLaunch) or (begun.request, begun.starts_by_itself) != (request, starts_by_itself):
         raise _reused(begun, request_id)
     return begun

@@ -1,4 +1,4 @@
-"""The controller's one piece of mutable state: a frozen value that is replaced under a lock that guards assignments only."""
+"""The controller's mutable state: one frozen value, replaced under a lock that guards only assignments."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from webapp.domain.planning.state import Cooldown
 from webapp.errors import Busy, NotCancellable, Stopping, Superseded, UnknownInstance, UnknownOperation
 
 RECENT_LIMIT = 20
-"""Ended operations that are kept at hand for the page; the store has all."""
+"""Ended operations that are kept in memory for the page; the store has all."""
 
 
 @dataclass(frozen=True)
 class ControllerState:
-    """What the controller knows. ``version`` rises with every change."""
+    """The state at one moment. ``version`` rises with every change."""
 
     version: int = 0
     accepting: bool = False
@@ -39,10 +39,10 @@ class ControllerState:
     recent: tuple[Operation, ...] = ()
     """Ended operations, newest first."""
     claims: Mapping[str, str] = field(default_factory=dict)
-    """What is claimed (device ids and other names), and by which operation."""
+    """Claimed device ids and other names, and the id of the operation that claimed each."""
     cooldowns: Mapping[str, Cooldown] = field(default_factory=dict)
     pending: frozenset[str] = frozenset()
-    """Operations that are being written down: they claim already, and are shown to nobody before it is known that they are accepted."""
+    """Operations that are being stored: they hold their claims, but are not shown until they are accepted."""
 
     @property
     def shown(self) -> tuple[Operation, ...]:
@@ -51,7 +51,7 @@ class ControllerState:
 
 
 class StateStore:
-    """Holds the state. Readers take ``state``; every change is one method, decided and made in one locked block."""
+    """Holds the state. Readers take ``state``; each change is one method that decides and applies it in one locked block."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -71,9 +71,10 @@ class StateStore:
         unchanged_since: ControllerState | None = None,
         is_pending: bool = False,
     ) -> bool:
-        """Enter ``operation`` and claim ``claims`` for it; one that ``is_pending`` is to be confirmed or withdrawn.
+        """Enter ``operation`` with its claims; if ``is_pending``, the caller must confirm or withdraw it.
 
-        Returns False, and does nothing, when the instances are not those of ``unchanged_since``: the plan has to be made again.
+        Returns False and changes nothing if the instances differ from those of ``unchanged_since``, on which the plan
+        was based.
 
         Raises:
             Busy: one of the claims is taken.
@@ -91,7 +92,7 @@ class StateStore:
             return True
 
     def confirm(self, operation_id: str) -> Operation:
-        """Let everybody see an operation that was pending. Raises Superseded where an emergency has ended it meanwhile."""
+        """Show a pending operation as accepted. Raises Superseded if an emergency stop has ended it in the meantime."""
         with self._locked():
             operation = self._state.running.get(operation_id)
             if operation is None:
@@ -100,7 +101,7 @@ class StateStore:
             return operation
 
     def withdraw(self, operation_id: str) -> bool:
-        """Take back an operation that was pending, with its claims; False where an emergency has ended it meanwhile."""
+        """Remove a pending operation and its claims; return False if an emergency stop has ended it in the meantime."""
         with self._locked():
             state = self._state
             if operation_id not in state.running:
@@ -109,7 +110,7 @@ class StateStore:
             return True
 
     def claim(self, operation_id: str, claims: Iterable[str]) -> None:
-        """Claim more for a running operation, all or nothing. Raises Busy, Superseded."""
+        """Add claims to a running operation, all or none. Raises Busy, Superseded."""
         names = tuple(claims)
         with self._locked():
             state = self._state
@@ -121,12 +122,12 @@ class StateStore:
     def take_over(
         self, operation: Operation, claims: Iterable[str], close: Callable[[Operation], Operation]
     ) -> tuple[Operation, ...]:
-        """Enter an emergency: every running operation ends as ``close`` says, and all claims are its own.
+        """Enter an emergency stop: ``close`` ends every running operation, and all claims pass to the emergency stop.
 
-        Returns the operations as they ended.
+        Returns the ended operations.
 
         Raises:
-            Busy: another emergency runs.
+            Busy: another emergency stop runs.
             Stopping: no operation is accepted now.
         """
         with self._locked():
@@ -144,7 +145,7 @@ class StateStore:
             return ended
 
     def update(self, operation_id: str, change: Callable[[Operation], Operation]) -> Operation:
-        """Replace a running operation by ``change`` of it. Raises Superseded when it runs no longer."""
+        """Apply ``change`` to a running operation. Raises Superseded if it no longer runs."""
         with self._locked():
             operation = self._state.running.get(operation_id)
             if operation is None:
@@ -154,7 +155,7 @@ class StateStore:
             return changed
 
     def end(self, operation_id: str, change: Callable[[Operation], Operation]) -> Operation:
-        """End a running operation with ``change`` and give its claims back. Raises Superseded when it runs no longer."""
+        """End a running operation by ``change`` and release its claims. Raises Superseded if it no longer runs."""
         with self._locked():
             state = self._state
             operation = state.running.get(operation_id)
@@ -166,7 +167,8 @@ class StateStore:
             return changed
 
     def request_cancel(self, operation_id: str, actor: str, *, as_owner: bool = False) -> Operation:
-        """Note who cancels an operation; ``as_owner`` of a model that goes, who may only before it is touched.
+        """Record who cancels an operation. ``as_owner`` of a model that is to be unloaded, ``actor`` may cancel only before
+        anything is touched.
 
         Raises UnknownOperation, NotCancellable, NotYours, TooLate.
         """
@@ -186,14 +188,14 @@ class StateStore:
             return changed
 
     def amend(self, operation: Operation) -> None:
-        """Replace an operation that has ended, where it is still at hand: something became known of it later."""
+        """Replace an ended operation that is still in memory, since more about it became known."""
         with self._locked():
             self._set(recent=tuple(operation if o.id == operation.id else o for o in self._state.recent))
 
     def put(self, instance: Instance, *, operation_id: str | None = None) -> None:
-        """Enter an instance, or replace it; the terms of one that is listed stay: its owner may have changed them meanwhile.
+        """List an instance, or replace a listed one except its terms, which the owner may have changed in the meantime.
 
-        With ``operation_id``: raises Superseded when that runs no longer.
+        Raises Superseded if ``operation_id`` no longer runs.
         """
         with self._locked():
             if operation_id is not None and operation_id not in self._state.running:
@@ -203,7 +205,7 @@ class StateStore:
             self._set(instances={**self._state.instances, instance.id: entered})
 
     def change(self, instance_id: str, change: Callable[[Instance], Instance]) -> Instance:
-        """Replace an instance by ``change`` of it. Raises UnknownInstance."""
+        """Apply ``change`` to an instance. Raises UnknownInstance."""
         with self._locked():
             instance = self._listed(instance_id)
             changed = change(instance)
@@ -214,7 +216,7 @@ class StateStore:
     def stop(
         self, instance_ids: Iterable[str], refuse: Callable[[Instance], None], *, operation_id: str
     ) -> tuple[Instance, ...]:
-        """Mark instances as stopping, all or none, unless ``refuse`` raises for one of them; return them as they were.
+        """Mark instances as stopping, or none if ``refuse`` raises for one of them; return them as they were before.
 
         Raises UnknownInstance, Superseded, and what ``refuse`` raises.
         """
@@ -229,7 +231,7 @@ class StateStore:
             return listed
 
     def change_in_state(self, instance_id: str, state: InstanceState, change: Callable[[Instance], Instance]) -> bool:
-        """Replace an instance by ``change`` of it if it is still in ``state``; else do nothing and return False."""
+        """Apply ``change`` to an instance if it is still in ``state``; else return False."""
         with self._locked():
             instance = self._state.instances.get(instance_id)
             if instance is None or instance.state is not state:
@@ -240,25 +242,25 @@ class StateStore:
             return True
 
     def remove(self, instance_id: str) -> None:
-        """Take an instance off the list; idempotent."""
+        """Remove an instance from the list; idempotent."""
         with self._locked():
             if instance_id in self._state.instances:
                 rest = {key: value for key, value in self._state.instances.items() if key != instance_id}
                 self._set(instances=rest)
 
     def set_cooldown(self, model_id: str, cooldown: Cooldown | None) -> None:
-        """Set or clear a model's cool-down."""
+        """Set a model's cool-down, or clear it with ``None``."""
         with self._locked():
             rest = {key: value for key, value in self._state.cooldowns.items() if key != model_id}
             self._set(cooldowns=rest if cooldown is None else {**rest, model_id: cooldown})
 
     def accept(self, accepting: bool) -> None:
-        """Open or close the door for operations."""
+        """Accept new operations, or refuse them."""
         with self._locked():
             self._set(accepting=accepting)
 
     def set_recent(self, operations: Iterable[Operation]) -> None:
-        """Set the ended operations (from the store, at the start)."""
+        """Set the ended operations, read from the store at the start."""
         with self._locked():
             self._set(recent=_newest(operations))
 
@@ -286,21 +288,21 @@ class StateStore:
         self._commit(replace(self._state, **changes))  # type: ignore[arg-type]
 
     def _commit(self, state: ControllerState, ended: tuple[Operation, ...] = ()) -> None:
-        """Replace the state, and note what has changed: the one place where either is done."""
+        """Replace the state and note the events of the change: the only place that does either."""
         before, version = self._state, self._state.version + 1
         self._state = replace(state, version=version)
         self.events.note(changes(before, self._state, ended))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lock for the block, and tell what it has changed once the lock is free."""
+        """Hold the lock during the block, then tell subscribers what has changed."""
         with self._lock:
             yield
         self.events.tell()
 
 
 def changes(before: ControllerState, after: ControllerState, ended: tuple[Operation, ...]) -> Iterator[Event]:
-    """Yield what has happened between two states that follow each other; ``ended`` are the operations that it has ended."""
+    """Yield the events between two successive states; ``ended`` are the operations that ended with the second."""
     version = after.version
     shown = {operation.id: operation for operation in before.shown}
     for operation in ended:
@@ -333,7 +335,7 @@ def _instance_changes(before: ControllerState, after: ControllerState) -> Iterat
 
 
 def _without(state: ControllerState, operation_id: str) -> dict[str, Any]:
-    """What changes when an operation runs no longer: its claims are free."""
+    """Return the changes that remove an operation: its claims are free."""
     return {
         "running": {key: value for key, value in state.running.items() if key != operation_id},
         "claims": {name: owner for name, owner in state.claims.items() if owner != operation_id},
@@ -348,7 +350,7 @@ def _refuse_claimed(state: ControllerState, names: tuple[str, ...]) -> None:
 
 
 def busy_with(operation: Operation) -> Busy:
-    """Return the refusal that names what runs, whose it is, since when and how far."""
+    """Return the refusal that names the running operation, its actor, its start and its step."""
     step = operation.current_step
     return Busy(
         operation=operation.id,
@@ -361,7 +363,7 @@ def busy_with(operation: Operation) -> Busy:
 
 
 def _same_instances(state: ControllerState, other: ControllerState) -> bool:
-    """Whether the same instances run, busy or not and leased as they were: what a plan's evictions rest on."""
+    """Return whether both have the same instances, equally busy and on the same terms: evictions depend on that."""
 
     def essence(of: ControllerState) -> dict[str, tuple[InstanceState, bool, Lease]]:
         return {i.id: (i.state, i.may_be_busy, i.lease) for i in of.instances.values()}
