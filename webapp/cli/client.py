@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import httpx
 from pydantic import ValidationError
@@ -20,6 +20,9 @@ TOKEN_VARIABLE: Final = "WARDEN_TOKEN"  # noqa: S105  a name
 WITH_TOKEN: Final = (
     f"people sign in here: create a token by `warden tokens add NAME terminal` and put it into {TOKEN_VARIABLE}"
 )
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 A = TypeVar("A", bound=Answer)
 
@@ -94,7 +97,7 @@ def connected(url: str) -> Iterator[Client]:
 
 
 @contextmanager
-def in_process(app: Callable[..., Iterable[bytes]]) -> Iterator[Client]:
+def in_process(app: WSGIApplication) -> Iterator[Client]:
     """Yield a client of a WSGI application in this process."""
     with httpx.Client(transport=httpx.WSGITransport(app=app), base_url="http://localhost") as http:
         yield Client(http)

@@ -29,7 +29,7 @@ from webapp.control.keeping import not_stored
 from webapp.control.leases import IDLE_ACTOR, Leasing, check_terms, lease_of, refuse_kept
 from webapp.control.lock import StateLock
 from webapp.control.pausing import QueuePause
-from webapp.control.queue import LaunchQueue, QueueCalls
+from webapp.control.queue import LaunchQueue
 from webapp.control.reconcile import LateRuntimes, reconcile
 from webapp.control.repeats import Repeats, check_same_launch, check_same_switch
 from webapp.control.run import Outcome, Run, carry_out
@@ -108,7 +108,7 @@ class Controller:
         self._lock = lock
         self._state_store = context.state_store
         self._late = LateRuntimes(context)
-        self.queue = LaunchQueue(context, QueueCalls(self.switch, self.cancel, self.operation))
+        self.queue = LaunchQueue(context, self.switch, self.cancel, self.operation)
         """Queued launches; ``enqueue`` adds one."""
         self.leases = Leasing(context)
         """The terms on which people hold instances."""

@@ -72,21 +72,19 @@ class QueueView:
     """Launches that ended recently, newest first."""
 
 
-@dataclass(frozen=True)
-class QueueCalls:
-    """The controller's calls that the queue uses."""
-
-    switch: Callable[[SwitchRequest, str], Operation]
-    cancel: Callable[[str, str], Operation]
-    operation: Callable[[str], Operation]
-
-
 class LaunchQueue:
     """Holds the queued launches and the thread that checks them. Every change is decided and made in one locked block."""
 
-    def __init__(self, context: Context, calls: QueueCalls) -> None:
+    def __init__(
+        self,
+        context: Context,
+        switch: Callable[[SwitchRequest, str], Operation],
+        cancel: Callable[[str, str], Operation],
+        find: Callable[[str], Operation],
+    ) -> None:
+        """``switch``, ``cancel`` and ``find`` are calls of the controller; ``find`` returns an operation by its id."""
         self._context = context
-        self._calls = calls
+        self._switch, self._cancel, self._find = switch, cancel, find
         self._lock = threading.Lock()
         self._launches: dict[str, QueuedLaunch] = {}
         self._pending: frozenset[str] = frozenset()
@@ -206,9 +204,9 @@ class LaunchQueue:
 
         Raises UnknownTicket, TicketEnded, ForeignTicket, and NotCancellable if its model is loaded already.
         """
-        launch = self._find(ticket_id, actor, is_administrator)
+        launch = self._open_one(ticket_id, actor, is_administrator)
         if launch.state is QueueState.STARTING and launch.operation_id is not None:
-            self._calls.cancel(launch.operation_id, actor)
+            self._cancel(launch.operation_id, actor)
         self._end(ticket_id, QueueState.CANCELLED)
         log.info("ticket %s of %s was taken back by %s", ticket_id, launch.actor, actor)
         self._show()
@@ -218,7 +216,7 @@ class LaunchQueue:
         """Resume a launch that an emergency stop has paused; idempotent. Raises UnknownTicket, TicketEnded,
         ForeignTicket.
         """
-        self._find(ticket_id, actor, is_administrator)
+        self._open_one(ticket_id, actor, is_administrator)
         with self._lock:
             if (launch := self._launches[ticket_id]).is_open:
                 self._put(replace(launch, paused_by=None))
@@ -243,12 +241,12 @@ class LaunchQueue:
 
         Raises UnknownTicket, TicketEnded, ForeignTicket, and what ``switch`` raises: it then stays queued.
         """
-        launch = self._find(ticket_id, actor, is_administrator)
+        launch = self._open_one(ticket_id, actor, is_administrator)
         request = self._request_of(launch)
         if not self._move(launch, _starting):
             raise _ended(self._launches[ticket_id])
         try:
-            operation = self._calls.switch(request, launch.actor)
+            operation = self._switch(request, launch.actor)
         except Exception:
             self._back(ticket_id)
             self._show()
@@ -328,7 +326,7 @@ class LaunchQueue:
         """Return the open launches that are confirmed, in order of arrival."""
         return in_order(launch for launch in self._launches.values() if launch.id not in self._pending)
 
-    def _find(self, ticket_id: str, actor: str, is_administrator: bool) -> QueuedLaunch:
+    def _open_one(self, ticket_id: str, actor: str, is_administrator: bool) -> QueuedLaunch:
         launch = self._launches.get(ticket_id)
         if launch is None or ticket_id in self._pending:
             raise UnknownTicket(ticket=ticket_id)
@@ -487,7 +485,7 @@ class LaunchQueue:
         if self._may_load(launch.actor) is not True or not self._move(launch, _starting):
             return
         try:
-            operation = self._calls.switch(one.request or launch.request, launch.actor)
+            operation = self._switch(one.request or launch.request, launch.actor)
         except (Refused, Unavailable) as exc:
             log.info("ticket %s is not started: %s", launch.id, exc)
             self._back(launch.id)
@@ -521,7 +519,7 @@ class LaunchQueue:
 
     def _cancel_unwanted(self, operation: Operation, actor: str) -> None:
         try:
-            self._calls.cancel(operation.id, actor)
+            self._cancel(operation.id, actor)
         except (NotCancellable, UnknownOperation) as exc:
             log.info("operation %s is not cancelled: %s", operation.id, exc)
 
@@ -557,7 +555,7 @@ class LaunchQueue:
         if launch.operation_id is None:
             return None
         try:
-            return self._calls.operation(launch.operation_id)
+            return self._find(launch.operation_id)
         except StoreUnavailable:
             return None  # the next check asks again
         except UnknownOperation:

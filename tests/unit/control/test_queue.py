@@ -14,7 +14,7 @@ from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import SHAPE, Gate, model
 from webapp.control.controller import Controller
 from webapp.control.lock import StateLock
-from webapp.control.queue import LaunchQueue, QueueCalls
+from webapp.control.queue import LaunchQueue
 from webapp.domain.audit import WARDEN, Action, Detail
 from webapp.domain.lease import ReleaseAnswer
 from webapp.domain.operation import Operation, OperationKind, OperationState
@@ -162,7 +162,7 @@ def test_defect_in_a_start_ends_that_ticket_and_the_next_one_starts(full: Bench)
             raise ValueError("a defect")
         return full.controller.switch(request, actor)
 
-    waiting = LaunchQueue(full.context, QueueCalls(defect, full.controller.cancel, full.controller.operation))
+    waiting = LaunchQueue(full.context, defect, full.controller.cancel, full.controller.operation)
     waiting.take(full.request(), "anna", starts_by_itself=True)
     waiting.take(full.request("lab/two"), "boris", starts_by_itself=True)
     full.machine.foreign.clear()
@@ -184,7 +184,7 @@ def test_start_that_is_refused_keeps_no_other_device_idle(make_bench: Callable[.
 
     bench.keeper.start()
     bench.state_store.accept(True)
-    waiting = LaunchQueue(bench.context, QueueCalls(refuse_anna, bench.controller.cancel, bench.controller.operation))
+    waiting = LaunchQueue(bench.context, refuse_anna, bench.controller.cancel, bench.controller.operation)
     waiting.take(bench.request(devices=("gpu-0",)), "anna", starts_by_itself=True)
     waiting.take(bench.request("lab/two", devices=("gpu-1",)), "boris", starts_by_itself=True)
     waiting.look()
