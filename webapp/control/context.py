@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from webapp.catalog.scan import CatalogView
@@ -286,6 +287,17 @@ class Expired(threading.Event):
     """Set when the caller no longer waits: the call must not change anything from then on."""
 
 
+def in_thread(work: Callable[[], None], what: str) -> threading.Thread | None:
+    """Run ``work`` in a thread and return that; if the machine provides none, run it here and return ``None``."""
+    thread = threading.Thread(target=work, name=f"warden-{what}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        work()
+        return None
+    return thread
+
+
 def within(seconds: float, call: Callable[[Expired], T], what: str) -> T | None:
     """Return the result of ``call``, or ``None`` if it takes longer or fails; it then continues alone, with its
     argument set.
@@ -302,12 +314,7 @@ def within(seconds: float, call: Callable[[Expired], T], what: str) -> T | None:
         except Exception:
             log.exception("%s failed", what)
 
-    thread = threading.Thread(target=work, name=f"warden-{what}", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:
-        work()
-    else:
+    if (thread := in_thread(work, what)) is not None:
         thread.join(seconds)
     if not result:
         expired.set()
@@ -329,15 +336,7 @@ def side_by_side(call: Callable[[T], R], items: Sequence[T], what: str) -> list[
         except Exception as exc:  # noqa: BLE001 - the top of a thread; the caller gets it
             results[index] = exc
 
-    begun = []
-    for i, item in enumerate(items):
-        thread = threading.Thread(target=work, args=(i, item), name=f"warden-{what}-{i}", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:
-            work(i, item)
-        else:
-            begun.append(thread)
-    for thread in begun:
+    threads = [in_thread(partial(work, i, item), f"{what}-{i}") for i, item in enumerate(items)]
+    for thread in filter(None, threads):
         thread.join()
     return [results[i] for i in range(len(items))]

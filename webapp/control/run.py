@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
-from webapp.control.context import Context
+from webapp.control.context import Context, in_thread
 from webapp.domain.operation import Finding, Operation, OperationState, Receipt, StepName, StepState
 from webapp.errors import Cancelled, CancelledByStop, Superseded, WardenError
 from webapp.message import Message
@@ -108,13 +108,9 @@ class Run:
             if is_late and not isinstance(result, Exception):
                 give_up()
 
-        thread = threading.Thread(target=work, name=f"warden-{what}-{self.id}", daemon=True)
+        thread = in_thread(work, f"{what}-{self.id}")
         try:
-            thread.start()
-        except RuntimeError:
-            work()
-        try:
-            while not made:
+            while thread is not None and not made:
                 thread.join(LISTEN_S)
                 self.check()
         except WardenError:

@@ -97,38 +97,18 @@ class QueueState(StrEnum):
     """Waiting cannot bring about the request, or its start failed; ``outcome`` says why."""
 
 
+ENDED: Final = frozenset({QueueState.STARTED, QueueState.CANCELLED, QueueState.EXPIRED, QueueState.FAILED})
+OPEN: Final = frozenset(QueueState) - ENDED
+"""The states of a launch that still has its position."""
 TRANSITIONS: Final[Mapping[QueueState, frozenset[QueueState]]] = {
-    QueueState.WAITING: frozenset(
-        {
-            QueueState.READY,
-            QueueState.STARTING,
-            QueueState.STARTED,
-            QueueState.CANCELLED,
-            QueueState.EXPIRED,
-            QueueState.FAILED,
-        }
-    ),
-    QueueState.READY: frozenset(
-        {
-            QueueState.WAITING,
-            QueueState.STARTING,
-            QueueState.STARTED,
-            QueueState.CANCELLED,
-            QueueState.EXPIRED,
-            QueueState.FAILED,
-        }
-    ),
-    QueueState.STARTING: frozenset({QueueState.WAITING, QueueState.STARTED, QueueState.CANCELLED, QueueState.FAILED}),
-    QueueState.STARTED: frozenset(),
-    QueueState.CANCELLED: frozenset(),
-    QueueState.EXPIRED: frozenset(),
-    QueueState.FAILED: frozenset(),
+    QueueState.WAITING: ENDED | {QueueState.READY, QueueState.STARTING},
+    QueueState.READY: ENDED | {QueueState.WAITING, QueueState.STARTING},
+    QueueState.STARTING: ENDED - {QueueState.EXPIRED} | {QueueState.WAITING},
+    **dict.fromkeys(ENDED, frozenset()),
 }
 """For each state, the states that may follow. A model that another person has loaded satisfies a launch in any of the
 open states.
 """
-OPEN: Final = frozenset(state for state, following in TRANSITIONS.items() if following)
-"""The states of a launch that still has its position."""
 
 
 @dataclass(frozen=True)
