@@ -75,7 +75,6 @@ from webapp.errors import (
     Unavailable,
     UnknownContainer,
     UnknownDevice,
-    UnknownInstance,
     UnknownOperation,
     WardenError,
 )
@@ -302,7 +301,7 @@ class Controller:
 
     def log_tail(self, instance_id: str) -> tuple[str, ...]:
         """Return the last lines of an instance's log, oldest first. Raises UnknownInstance."""
-        instance = self._instance(instance_id)
+        instance = self._state_store.state.instance(instance_id)
         return self._context.runtime(instance).log_tail(instance_id, self._context.settings.log_lines)
 
     def health(self) -> Health:
@@ -442,13 +441,13 @@ class Controller:
 
         Raises UnknownInstance, InstanceLeased, InstanceInUse, Busy.
         """
-        instance = self._instance(instance_id)
+        instance = self._state_store.state.instance(instance_id)
         reason = (override_reason or "").strip() or None
         try:
             refuse_kept(instance, actor, self._context.clock(), override=reason is not None)
         except InstanceInUse:
             self._watcher.look_again([instance_id])
-            refuse_kept(self._instance(instance_id), actor, self._context.clock())
+            refuse_kept(self._state_store.state.instance(instance_id), actor, self._context.clock())
         return self._written(self._unload(instance, actor, lambda run: unloading.unload(run, instance_id, reason)))
 
     def _unload(self, instance: Instance, actor: str, body: Callable[[Run], Outcome]) -> Operation:
@@ -601,7 +600,7 @@ class Controller:
         """
         from webapp.runtimes.chat import stream_chat  # noqa: PLC0415  0.1 s and 5 MB that no start needs
 
-        instance = self._instance(instance_id)
+        instance = self._state_store.state.instance(instance_id)
         if instance.state is not InstanceState.READY:
             raise NotReady(model=instance.model_id, instance=instance_id, state=instance.state.value)
         endpoint = self._context.runtime(instance).endpoint(instance_id)
@@ -655,12 +654,6 @@ class Controller:
         except OutOfMemory as exc:
             postmortem.explain(self._context, instance, exc)
             raise
-
-    def _instance(self, instance_id: str) -> Instance:
-        instance = self._state_store.state.instances.get(instance_id)
-        if instance is None:
-            raise UnknownInstance(instance=instance_id)
-        return instance
 
     def _all_devices(self) -> set[str]:
         state = self._state_store.state

@@ -49,6 +49,13 @@ class ControllerState:
         """The running operations that are accepted."""
         return tuple(operation for operation in self.running.values() if operation.id not in self.pending)
 
+    def instance(self, instance_id: str) -> Instance:
+        """Return a listed instance. Raises UnknownInstance."""
+        instance = self.instances.get(instance_id)
+        if instance is None:
+            raise UnknownInstance(instance=instance_id)
+        return instance
+
 
 class StateStore:
     """Holds the state. Readers take ``state``; each change is one method that decides and applies it in one locked block."""
@@ -94,9 +101,7 @@ class StateStore:
     def confirm(self, operation_id: str) -> Operation:
         """Show a pending operation as accepted. Raises Superseded if an emergency stop has ended it in the meantime."""
         with self._locked():
-            operation = self._state.running.get(operation_id)
-            if operation is None:
-                raise Superseded(operation=operation_id)
+            operation = self._running(operation_id)
             self._set(pending=self._state.pending - {operation_id})
             return operation
 
@@ -113,9 +118,8 @@ class StateStore:
         """Add claims to a running operation, all or none. Raises Busy, Superseded."""
         names = tuple(claims)
         with self._locked():
+            self._running(operation_id)
             state = self._state
-            if operation_id not in state.running:
-                raise Superseded(operation=operation_id)
             _refuse_claimed(state, tuple(name for name in names if state.claims.get(name) != operation_id))
             self._set(claims={**state.claims, **dict.fromkeys(names, operation_id)})
 
@@ -147,21 +151,14 @@ class StateStore:
     def update(self, operation_id: str, change: Callable[[Operation], Operation]) -> Operation:
         """Apply ``change`` to a running operation. Raises Superseded if it no longer runs."""
         with self._locked():
-            operation = self._state.running.get(operation_id)
-            if operation is None:
-                raise Superseded(operation=operation_id)
-            changed = change(operation)
+            changed = change(self._running(operation_id))
             self._set(running={**self._state.running, operation_id: changed})
             return changed
 
     def end(self, operation_id: str, change: Callable[[Operation], Operation]) -> Operation:
         """End a running operation by ``change`` and release its claims. Raises Superseded if it no longer runs."""
         with self._locked():
-            state = self._state
-            operation = state.running.get(operation_id)
-            if operation is None:
-                raise Superseded(operation=operation_id)
-            changed = change(operation)
+            changed, state = change(self._running(operation_id)), self._state
             recent = _newest((changed, *state.recent))
             self._commit(replace(state, **_without(state, operation_id), recent=recent), ended=(changed,))
             return changed
@@ -198,8 +195,8 @@ class StateStore:
         Raises Superseded if ``operation_id`` no longer runs.
         """
         with self._locked():
-            if operation_id is not None and operation_id not in self._state.running:
-                raise Superseded(operation=operation_id)
+            if operation_id is not None:
+                self._running(operation_id)
             listed = self._state.instances.get(instance.id)
             entered = instance if listed is None else replace(instance, lease=listed.lease, pending=listed.pending)
             self._set(instances={**self._state.instances, instance.id: entered})
@@ -207,7 +204,7 @@ class StateStore:
     def change(self, instance_id: str, change: Callable[[Instance], Instance]) -> Instance:
         """Apply ``change`` to an instance. Raises UnknownInstance."""
         with self._locked():
-            instance = self._listed(instance_id)
+            instance = self._state.instance(instance_id)
             changed = change(instance)
             if changed != instance:
                 self._set(instances={**self._state.instances, instance_id: changed})
@@ -221,9 +218,8 @@ class StateStore:
         Raises UnknownInstance, Superseded, and what ``refuse`` raises.
         """
         with self._locked():
-            if operation_id not in self._state.running:
-                raise Superseded(operation=operation_id)
-            listed = tuple(self._listed(instance_id) for instance_id in instance_ids)
+            self._running(operation_id)
+            listed = tuple(self._state.instance(instance_id) for instance_id in instance_ids)
             for instance in listed:
                 refuse(instance)
             stopping = {instance.id: instance.to(InstanceState.STOPPING) for instance in listed}
@@ -264,11 +260,11 @@ class StateStore:
         with self._locked():
             self._set(recent=_newest(operations))
 
-    def _listed(self, instance_id: str) -> Instance:
-        instance = self._state.instances.get(instance_id)
-        if instance is None:
-            raise UnknownInstance(instance=instance_id)
-        return instance
+    def _running(self, operation_id: str) -> Operation:
+        operation = self._state.running.get(operation_id)
+        if operation is None:
+            raise Superseded(operation=operation_id)
+        return operation
 
     def _enter(
         self,

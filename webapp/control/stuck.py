@@ -13,7 +13,7 @@ from webapp.control.run import Outcome, Run
 from webapp.control.unloading import LastLook, end_instances, removed_outcome, unload_outcome
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.operation import OperationState
-from webapp.errors import IdleUsedAgain, UnknownInstance, WardenError
+from webapp.errors import IdleUsedAgain, WardenError
 from webapp.message import Message
 
 log = logging.getLogger(__name__)
@@ -69,9 +69,7 @@ def clear_stuck(run: Run, instance_id: str) -> Outcome:
         StopFailed: one of its processes is still alive.
     """
     context = run.context
-    instance = context.state_store.state.instances.get(instance_id)
-    if instance is None:
-        raise UnknownInstance(instance=instance_id)
+    instance = context.state_store.state.instance(instance_id)
     try:
         receipts = end_instances(run, (instance,), LastLook(_refuse_back, lambda instances: None))
     except IdleUsedAgain as exc:

@@ -72,7 +72,7 @@ def unload(run: Run, instance_id: str, override_reason: str | None = None) -> Ou
         taken=lambda instances: note_others(run, instances, override_reason),
     )
     give_grace(run)
-    return _unload(run, _listed(run, instance_id), look)
+    return _unload(run, run.context.state_store.state.instance(instance_id), look)
 
 
 def unload_idle(run: Run, instance_id: str) -> Outcome:
@@ -82,7 +82,7 @@ def unload_idle(run: Run, instance_id: str) -> Outcome:
         taken=lambda instances: _note_idle(run, instances),
     )
     try:
-        return _unload(run, _listed(run, instance_id), look)
+        return _unload(run, run.context.state_store.state.instance(instance_id), look)
     except IdleUsedAgain as exc:
         return Outcome(OperationState.CANCELLED, exc.message)
 
@@ -147,13 +147,6 @@ def _note_taken(run: Run, instance: Instance, reason: str | None, new_model: str
     else:
         message = Message("unloaded_for", {**params, "new_model": new_model})
     run.context.leases.tell(instance.owner, message)
-
-
-def _listed(run: Run, instance_id: str) -> Instance:
-    instance = run.context.state_store.state.instances.get(instance_id)
-    if instance is None:
-        raise UnknownInstance(instance=instance_id)
-    return instance
 
 
 def _unload(run: Run, instance: Instance, look: LastLook) -> Outcome:
