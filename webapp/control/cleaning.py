@@ -49,7 +49,7 @@ def clean(run: Run) -> Outcome:
 
 
 def _clean_instances(context: Context) -> list[Finding]:
-    ready = [i for i in context.state_store.state.instances.values() if i.state is InstanceState.READY]
+    ready = [i for i in context.state.instances.values() if i.state is InstanceState.READY]
     results = side_by_side(lambda i: context.runtime(i).clean(i.id), ready, "clean")
     return [_cleaned(instance, result) for instance, result in zip(ready, results, strict=True)]
 
@@ -68,7 +68,7 @@ def _cleaned(instance: Instance, result: CleanResult | Exception) -> Finding:
 
 def _remove_dead(context: Context) -> list[Finding]:
     """Remove instances that ended on their own; those whose end is not confirmed stay listed."""
-    dead = [i for i in context.state_store.state.instances.values() if i.state is InstanceState.DEAD]
+    dead = [i for i in context.state.instances.values() if i.state is InstanceState.DEAD]
     results = side_by_side(lambda i: context.runtime(i).terminate(i.id), dead, "remove")
     for instance, result in zip(dead, results, strict=True):
         note_stop(context, instance, result)

@@ -20,7 +20,7 @@ from webapp.control.leases import Leases
 from webapp.control.pausing import PauseMark
 from webapp.control.presence import Presence
 from webapp.control.settle import DeviceMonitor, SettlePolicy
-from webapp.control.state import StateStore
+from webapp.control.state import ControllerState, StateStore
 from webapp.domain.audit import AuditEntry
 from webapp.domain.calibration import UNCALIBRATED, Calibration
 from webapp.domain.instance import Instance
@@ -155,6 +155,11 @@ class Context:
         s = self.settings
         return SettlePolicy(s.settle_poll_s, s.settle_percent / 100, s.settle_warn_s, s.settle_deadline_s)
 
+    @property
+    def state(self) -> ControllerState:
+        """The present state of the controller; a reference, so reading it never waits."""
+        return self.state_store.state
+
     def runtime(self, instance: Instance) -> Runtime:
         """The runtime of an instance."""
         return self.runtimes[instance.mode]
@@ -173,7 +178,7 @@ class Context:
 
     def planning_state(self, sample: Sample | None = None, actor: str | None = None) -> PlanningState:
         """Return the state on which a plan of ``actor`` depends, now; with ``sample`` instead of the latest reading."""
-        state = self.state_store.state
+        state = self.state
         return PlanningState(
             now=self.clock(),
             monotonic=self.monotonic(),
@@ -262,7 +267,7 @@ def spec_again(
 
 def known_instances(context: Context) -> frozenset[str]:
     """Return the ids of all listed instances, now."""
-    return frozenset(context.state_store.state.instances)
+    return frozenset(context.state.instances)
 
 
 def held_by(sample: Sample | None, instance: Instance) -> Mapping[str, int]:

@@ -52,7 +52,7 @@ class _Tally:
 def emergency(run: Run) -> Outcome:
     """End every instance and every process of Warden's runtimes: the body of an ``emergency`` operation."""
     context, tally = run.context, _Tally()
-    instances = tuple(context.state_store.state.instances.values())
+    instances = tuple(context.state.instances.values())
     with run.step(StepName.END) as note:
         before = take_stock(context, instances)
         _end_everything(run, tally, {instance.id: instance for instance in instances})
@@ -82,14 +82,14 @@ def _end_everything(run: Run, tally: _Tally, listed: Mapping[str, Instance]) -> 
     runtimes = sorted(run.context.runtimes.values(), key=lambda runtime: runtime.mode is Mode.VLLM)  # Docker may hang
     side_by_side(lambda runtime: _end_runtime(run, runtime, tally), runtimes, "emergency")
     for instance in listed.values():
-        if instance.id not in tally.findings and instance.id not in run.context.state_store.state.instances:
+        if instance.id not in tally.findings and instance.id not in run.context.state.instances:
             tally.findings[instance.id] = _ended(instance.model_id, instance.mode)
 
 
 def _end_runtime(run: Run, runtime: Runtime, tally: _Tally) -> None:
     """End everything in one runtime; one that hangs (a dead Docker socket) never holds up the others."""
     context, mode = run.context, runtime.mode
-    results = {i.id: _NOT_REACHED for i in context.state_store.state.instances.values() if i.mode is mode}
+    results = {i.id: _NOT_REACHED for i in context.state.instances.values() if i.mode is mode}
     done = within(
         context.settings.emergency_runtime_s,
         lambda expired: _terminate_all(run, runtime, tally, expired, results),
@@ -123,9 +123,7 @@ def _terminate_all(
 
     side_by_side(end, sorted({*results, *runtime.processes().values()}), "kill")
     if not expired.is_set():
-        left = runtime.reap(
-            lambda: frozenset() if run.id in context.state_store.state.running else known_instances(context)
-        )
+        left = runtime.reap(lambda: frozenset() if run.id in context.state.running else known_instances(context))
         if not expired.is_set():
             tally.note(left)
     return True
@@ -140,7 +138,7 @@ def _stay_contained(context: Context) -> tuple[Finding, ...]:
 
 
 def _after(context: Context, mode: Mode, instance_id: str, result: StopResult | Exception) -> Finding:
-    instance = context.state_store.state.instances.get(instance_id)
+    instance = context.state.instances.get(instance_id)
     if instance is not None:
         note_stop(context, instance, result)
     name = instance_id if instance is None else instance.model_id

@@ -93,7 +93,7 @@ def launch_undisturbed(
     try:
         return launch(run, mode, spec, step=step, lease=lease)
     except (ProfileDisturbed, PortLost) as exc:
-        if spec.instance_id in run.context.state_store.state.instances:
+        if spec.instance_id in run.context.state.instances:
             raise  # the remains of the first start still hold its memory
         log.warning("the start of %s was disturbed; once more: %s", spec.model_id, exc)
         message = _disturbance(spec.model_id, exc)
@@ -236,7 +236,7 @@ def _show(run: Run, spec: LaunchSpec, probe: Probe, step: StepName) -> None:
     """Publish the progress if it changed."""
     progress = None if probe.progress is None else round(probe.progress, 2)
     state = InstanceState.LOADING if probe.state is ProbeState.LOADING else InstanceState.STARTING
-    shown = run.context.state_store.state.instances.get(spec.instance_id)
+    shown = run.context.state.instances.get(spec.instance_id)
     if shown is None:
         return
     if shown.state is InstanceState.LOADING:
@@ -269,7 +269,7 @@ def _remember_failure(context: Context, model_id: str, exc: Exception) -> None:
     if not isinstance(exc, LaunchFailed) or isinstance(exc, LaunchBlocked):
         return
     settings = context.settings
-    last = context.state_store.state.cooldowns.get(model_id)
+    last = context.state.cooldowns.get(model_id)
     failures = 1 if last is None else last.failures + 1
     pause = min(settings.cooldown_s * 2 ** (failures - 1), settings.cooldown_max_s)
     context.state_store.set_cooldown(model_id, Cooldown(failures, context.monotonic() + pause))

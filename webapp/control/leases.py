@@ -313,7 +313,7 @@ class Leasing:
     def look(self) -> tuple[str, ...]:
         """Apply release timeouts and return the instances due for idle unloading. Never waits."""
         now, settings = self._context.clock(), self._context.settings
-        instances = self._context.state_store.state.instances
+        instances = self._context.state.instances
         self._context.idleness.look(instances.values(), now)
         for instance in instances.values():
             if self._is_silent(instance, now):
@@ -413,19 +413,19 @@ class Leasing:
         """Return whether the terms are settled before ``deadline``. Raises NotStored: too many requests are waiting."""
 
         def is_settled() -> bool:
-            instance = self._context.state_store.state.instances.get(instance_id)
+            instance = self._context.state.instances.get(instance_id)
             return instance is None or instance.pending is None
 
         with self._context.keeper.place(), self._settled:
             return self._settled.wait_for(is_settled, max(0.0, deadline - self._context.monotonic()))
 
     def _model_of(self, instance_id: str) -> str | None:
-        instance = self._context.state_store.state.instances.get(instance_id)
+        instance = self._context.state.instances.get(instance_id)
         return None if instance is None else instance.model_id
 
     def _give(self, kept: Mapping[str, Lease]) -> None:
         """Apply the terms of an earlier Warden to models that were adopted before the terms could be read."""
-        for instance_id in kept.keys() & self._context.state_store.state.instances.keys():
+        for instance_id in kept.keys() & self._context.state.instances.keys():
             self._give_one(instance_id, kept[instance_id])
 
     def _give_one(self, instance_id: str, lease: Lease) -> None:
@@ -436,7 +436,7 @@ class Leasing:
 
     def _terms(self, instance_id: str) -> Lease | None:
         """Return the terms that belong into the store: pending terms are there already, or are about to be."""
-        instance = self._context.state_store.state.instances.get(instance_id)
+        instance = self._context.state.instances.get(instance_id)
         return None if instance is None else instance.pending or instance.lease
 
 

@@ -53,7 +53,7 @@ class LoadWatch:
         """Return the process that grew: a model of Warden's by its name, a container by its own, any other process by
         its command.
         """
-        instance = self._context.state_store.state.instances.get(holder.instance_id or "")
+        instance = self._context.state.instances.get(holder.instance_id or "")
         known = {container.id: container for container in self._context.foreign_containers()}
         container = known.get(holder.container_id or "")
         name, user = holder.command, holder.user

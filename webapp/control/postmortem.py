@@ -92,7 +92,7 @@ def explain(context: Context, instance: Instance, error: WardenError) -> None:
 def _load_of(context: Context, instance: Instance) -> Operation | None:
     """Return the switch that loaded a model; a model that a rollback restored has none."""
     where = OperationFilter(kind=OperationKind.SWITCH, model_id=instance.model_id)
-    found = [operation for operation in context.state_store.state.recent if where.matches(operation)]
+    found = [operation for operation in context.state.recent if where.matches(operation)]
     try:
         found += context.journal.newest(LOADS_SEARCHED, where)
     except StoreUnavailable as exc:
@@ -112,7 +112,7 @@ def _report(
 ) -> PostMortem | None:
     samples = [sample for sample in context.monitor.lately() if sample.number > since.number]
     moment = moment_of(samples, instance_id, tuple(gates)) or since
-    models = {i.id: i.model_id for i in context.state_store.state.instances.values()} | {instance_id: model_id}
+    models = {i.id: i.model_id for i in context.state.instances.values()} | {instance_id: model_id}
     pairs = [(since.reading(device_id), moment.reading(device_id), gate) for device_id, gate in gates.items()]
     accounts = tuple(
         account_of(before, now, gate, instance_id, models) for before, now, gate in pairs if before and now
@@ -142,7 +142,7 @@ def _way_out(
     """
     planning_state = replace(
         context.planning_state(_with_room(since, report)),
-        instances=tuple(i for i in context.state_store.state.instances.values() if i.id != instance_id),
+        instances=tuple(i for i in context.state.instances.values() if i.id != instance_id),
         cooldowns={},
         claims={},
     )

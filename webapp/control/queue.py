@@ -407,7 +407,7 @@ class LaunchQueue:
 
     def _judge_line(self) -> tuple[QueueEntry, ...]:
         """Judge all open launches on one reading, including unconfirmed ones, which have a position too."""
-        running, planning_state = self._context.state_store.state.running, self._context.planning_state()
+        running, planning_state = self._context.state.running, self._context.planning_state()
         return line_up(self._launches.values(), lambda launch, held: self._judge(launch, held, planning_state, running))
 
     def _judge(
@@ -564,7 +564,7 @@ class LaunchQueue:
 
     def _runs(self, operation: Operation) -> bool:
         """Return whether the model of an interrupted operation is loaded all the same: ready models are adopted."""
-        instance = self._context.state_store.state.instances.get(operation.instance_id or "")
+        instance = self._context.state.instances.get(operation.instance_id or "")
         return instance is not None and instance.state is InstanceState.READY
 
     def _come_back(self, launch: QueuedLaunch, operation: Operation) -> None:

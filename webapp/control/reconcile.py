@@ -194,7 +194,7 @@ def _reap(context: Context, runtime: Runtime, expired: Expired) -> tuple[Leftove
 
 def _without_living(context: Context, operation: Operation) -> Operation:
     """Return the operation as listed: models that were found running are not offered for loading."""
-    living = {i.id for i in context.state_store.state.instances.values() if i.state in ANSWERING}
+    living = {i.id for i in context.state.instances.values() if i.state in ANSWERING}
     return replace(operation, to_restore=tuple(e for e in operation.to_restore if e.instance_id not in living))
 
 
@@ -204,7 +204,7 @@ def _abandoned(context: Context, operation: Operation, findings: tuple[Finding, 
     A switch whose model is running owes nothing: its evictions served their purpose.
     """
     closed = operation.closed(OperationState.ABANDONED, context.clock(), Message("abandoned"))
-    made = context.state_store.state.instances.get(operation.instance_id or "")
+    made = context.state.instances.get(operation.instance_id or "")
     is_made = made is not None and made.state in ANSWERING and operation.kind is OperationKind.SWITCH
     owed = () if is_made else operation.to_restore
     return replace(closed, findings=(*operation.findings, *findings), to_restore=owed)

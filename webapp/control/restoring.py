@@ -149,7 +149,7 @@ def _clear_dead(context: Context, owed: Sequence[Evicted]) -> None:
     """Remove instances that died while stopping from the list: they return under another id. A failed removal does not
     hold up the others.
     """
-    listed = (context.state_store.state.instances.get(evicted.instance_id) for evicted in owed)
+    listed = (context.state.instances.get(evicted.instance_id) for evicted in owed)
     dead = [instance for instance in listed if instance is not None and instance.state is InstanceState.DEAD]
     results = side_by_side(lambda i: context.runtime(i).terminate(i.id, ask=False), dead, "clear")
     for instance, result in zip(dead, results, strict=True):
@@ -195,7 +195,7 @@ class CutOff:
             self._look(silent)
 
     def _look(self, silent: frozenset[Mode]) -> None:
-        if not self._waiting or not self._context.state_store.state.accepting:
+        if not self._waiting or not self._context.state.accepting:
             return
         waited_s = self._context.monotonic() - self._since
         for operation_id, owed in list(self._waiting.items()):
@@ -212,7 +212,7 @@ class CutOff:
         self._waiting = {} if is_over else {name: owed for name, owed in self._waiting.items() if owed}
 
     def _lives(self, evicted: Evicted) -> bool:
-        instance = self._context.state_store.state.instances.get(evicted.instance_id)
+        instance = self._context.state.instances.get(evicted.instance_id)
         return instance is not None and instance.state in ANSWERING
 
     def _is_ready(self, evicted: Evicted, silent: frozenset[Mode]) -> bool:
@@ -222,7 +222,7 @@ class CutOff:
 
     def _try(self, operation_id: str, ready: tuple[Evicted, ...]) -> bool:
         """Return whether nothing more is to be done for it."""
-        owing = next((o for o in self._context.state_store.state.recent if o.id == operation_id), None)
+        owing = next((o for o in self._context.state.recent if o.id == operation_id), None)
         still = () if owing is None else tuple(e for e in ready if self._is_owed(e, owing))
         if owing is None or not still:
             return True  # another caller was quicker
@@ -240,5 +240,5 @@ class CutOff:
         """
         if evicted.instance_id not in self._lived:
             return evicted in owing.to_restore
-        instance = self._context.state_store.state.instances.get(evicted.instance_id)
+        instance = self._context.state.instances.get(evicted.instance_id)
         return instance is not None and instance.state is InstanceState.DEAD

@@ -70,7 +70,7 @@ class Run:
     @property
     def operation(self) -> Operation:
         """The present operation. Raises Superseded."""
-        operation = self.context.state_store.state.running.get(self.id)
+        operation = self.context.state.running.get(self.id)
         if operation is None:
             raise Superseded(operation=self.id)
         return operation

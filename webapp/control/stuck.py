@@ -42,7 +42,7 @@ class StuckInstances:
 
     def look(self, over: Collection[str]) -> None:
         """Start to remove the instances in ``over``; one that an operation has claimed waits for another round."""
-        state, now = self._context.state_store.state, self._context.monotonic()
+        state, now = self._context.state, self._context.monotonic()
         stuck = {i.id: i for i in state.instances.values() if i.state is InstanceState.STUCK}
         self._tries = {name: tried for name, tried in self._tries.items() if name in state.instances}
         for name in sorted(stuck.keys() & set(over)):
@@ -69,7 +69,7 @@ def clear_stuck(run: Run, instance_id: str) -> Outcome:
         StopFailed: one of its processes is still alive.
     """
     context = run.context
-    instance = context.state_store.state.instance(instance_id)
+    instance = context.state.instance(instance_id)
     try:
         receipts = end_instances(run, (instance,), LastLook(_refuse_back, lambda instances: None))
     except IdleUsedAgain as exc:

@@ -133,7 +133,7 @@ class Switch:
         wants it back. Raises EngineUnavailable.
         """
         if self.plan.request.restore_on_failure:
-            listed = self.run.context.state_store.state.instances
+            listed = self.run.context.state.instances
             going = [listed[e.instance_id] for e in self.plan.unload if e.instance_id in listed]
             for mode in {instance.mode for instance in going if instance.state in ANSWERING}:
                 self.run.context.runtimes[mode].reach()
@@ -186,7 +186,7 @@ class Switch:
     def _unload(self) -> None:
         """Unload the instances that the plan names, and no others."""
         context = self.run.context
-        listed = context.state_store.state.instances
+        listed = context.state.instances
         going = tuple(listed[e.instance_id] for e in self._still_needed() if e.instance_id in listed)
         if not going:
             self.run.skip(StepName.UNLOAD, StepName.SETTLE)
@@ -324,7 +324,7 @@ class Switch:
         An instance that was told to stop and is still listed stays owed: it is loaded again on a click, once its end is
         confirmed.
         """
-        gone = tuple(e for e in self.evicted if e.instance_id not in self.run.context.state_store.state.instances)
+        gone = tuple(e for e in self.evicted if e.instance_id not in self.run.context.state.instances)
         self.run.change(to_restore=self.evicted if self.plan.request.restore_on_failure else ())
         if not gone:
             return None if self.evicted else Undone(Message("nothing_changed"))

@@ -72,7 +72,7 @@ def unload(run: Run, instance_id: str, override_reason: str | None = None) -> Ou
         taken=lambda instances: note_others(run, instances, override_reason),
     )
     give_grace(run)
-    return _unload(run, run.context.state_store.state.instance(instance_id), look)
+    return _unload(run, run.context.state.instance(instance_id), look)
 
 
 def unload_idle(run: Run, instance_id: str) -> Outcome:
@@ -82,7 +82,7 @@ def unload_idle(run: Run, instance_id: str) -> Outcome:
         taken=lambda instances: _note_idle(run, instances),
     )
     try:
-        return _unload(run, run.context.state_store.state.instance(instance_id), look)
+        return _unload(run, run.context.state.instance(instance_id), look)
     except IdleUsedAgain as exc:
         return Outcome(OperationState.CANCELLED, exc.message)
 
@@ -162,7 +162,7 @@ def _unload(run: Run, instance: Instance, look: LastLook) -> Outcome:
 
 def _cut_short(context: Context, instance: Instance) -> Undone | None:
     """Return the result if it was cancelled or refused: a process that was told to stop cannot be restored."""
-    listed = context.state_store.state.instances.get(instance.id)
+    listed = context.state.instances.get(instance.id)
     if listed is None:
         return Undone(Message("unloaded_not_waited", {"model": instance.model_id}))
     was_told = listed.state in (InstanceState.STOPPING, InstanceState.STUCK)

@@ -93,7 +93,7 @@ class Watcher:
 
     def look(self) -> None:
         """Probe the instances that are ready, silent or stuck, once."""
-        watched = [i for i in self._context.state_store.state.instances.values() if i.state in WATCHED]
+        watched = [i for i in self._context.state.instances.values() if i.state in WATCHED]
         self._missed = {i.id: self._missed.get(i.id, 0) for i in watched}
         results = side_by_side(lambda i: self._context.runtime(i).probe(i.id), watched, "probe")
         looks = tuple(zip(watched, results, strict=True))
@@ -109,7 +109,7 @@ class Watcher:
 
         def look(expired: Expired) -> bool:
             for _ in range(LOOKS_AGAIN):
-                listed = self._context.state_store.state.instances.values()
+                listed = self._context.state.instances.values()
                 busy = [i for i in listed if i.id in asked and i.may_be_busy and i.state in WATCHED]
                 results = side_by_side(lambda i: self._context.runtime(i).probe(i.id), busy, "look")
                 for instance, result in zip(busy, results, strict=True):
