@@ -168,9 +168,17 @@ class Controller:
         return lines
 
     def end_operations(self) -> None:
-        """Accept no more operations and end the running ones."""
+        """Accept no more operations, and cancel the running ones, which undo their changes; the next start settles those
+        that take too long.
+        """
         self._state_store.accept(False)
-        self._end_operations()
+        for operation in self._state_store.state.running.values():
+            undoing = any(s.name is StepName.ROLLBACK for s in operation.steps)
+            if (run := self._runs.get(operation.id)) and operation.kind is not OperationKind.EMERGENCY and not undoing:
+                run.cancel()
+        deadline, pause = self._context.monotonic() + STOP_DEADLINE_S, threading.Event()
+        while self._is_acting() and self._context.monotonic() < deadline:
+            pause.wait(0.02)
 
     def end_everything(self) -> tuple[str, ...]:
         """Unload all models while no Warden runs; return a line for each. Raises AlreadyRunning."""
@@ -727,16 +735,6 @@ class Controller:
         finally:
             self._runs.pop(run.id, None)
             self._threads.pop(run.id, None)
-
-    def _end_operations(self) -> None:
-        """Cancel running operations, which undo their changes; the next start settles those that take too long."""
-        for operation in self._state_store.state.running.values():
-            undoing = any(s.name is StepName.ROLLBACK for s in operation.steps)
-            if (run := self._runs.get(operation.id)) and operation.kind is not OperationKind.EMERGENCY and not undoing:
-                run.cancel()
-        deadline, pause = self._context.monotonic() + STOP_DEADLINE_S, threading.Event()
-        while self._is_acting() and self._context.monotonic() < deadline:
-            pause.wait(0.02)
 
     def _is_acting(self) -> bool:
         return bool(self._threads or self._state_store.state.running)
