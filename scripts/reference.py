@@ -25,6 +25,7 @@ from webapp.cli.main import main as warden
 from webapp.cli.main import settings_markdown
 from webapp.domain.people import LOWEST, Permission, Role
 from webapp.errors import WardenError
+from webapp.schema import component
 from webapp.settings import Settings
 from webapp.web import problems
 from webapp.web.api.calls import CALLS
@@ -148,7 +149,7 @@ def _call(app: Flask, endpoint: str, routes: list[Route]) -> str:
     title = ", ".join(f"`{name}`" for name in names)
     parts = [f"### {title}", _prose(view), f"Permission: `{right}`, {_lowest(right)}."]
     if body := BODIES.get(endpoint):
-        parts.append(f"Body: [{body.__name__}](#{body.__name__.lower()}).")
+        parts.append(f"Body: [{component(body)}](#{component(body).lower()}).")
     return "\n\n".join(parts)
 
 
@@ -181,7 +182,7 @@ def _body(body: type[BaseModel]) -> str:
         for name, each in _fields(document)
         if name.partition(".")[0] not in known
     )
-    return f"### {body.__name__}\n\n{_prose(body)}\n\n" + _table(("Field", "Type", "Default", "Meaning"), rows)
+    return f"### {component(body)}\n\n{_prose(body)}\n\n" + _table(("Field", "Type", "Default", "Meaning"), rows)
 
 
 def _fields(document: Mapping[str, Any], prefix: str = "", root: Mapping[str, Any] | None = None) -> Iterator[Any]:

@@ -24,7 +24,7 @@ from webapp.domain.operation import Operation, OperationKind, OperationState, St
 from webapp.domain.people import Role
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.queue import QueuedLaunch, QueueEntry
-from webapp.domain.timeline import Event
+from webapp.domain.timeline import TimelineEvent
 from webapp.domain.units import gib
 from webapp.message import Message
 from webapp.web.actor import current_actor
@@ -79,7 +79,7 @@ def hostile() -> FakeController:
 def past() -> FakeTimeline:
     now = time.time()
     held = {model_in_time(EVIL): 4.0, user(EVIL): 2.0}
-    event = Event(
+    event = TimelineEvent(
         "op2", OperationKind.SWITCH, OperationState.FAILED, EVIL, now - 60, "transformers", EVIL, (EVIL,), ("gpu-0",)
     )
     return FakeTimeline(

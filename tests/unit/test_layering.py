@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -222,6 +223,19 @@ def test_the_walk_sees_every_form_of_an_import(text: str, found: list[str], tmp_
     path.write_text(text, encoding="utf-8")
 
     assert list(imports("webapp.domain.module", path)) == found
+
+
+def test_no_class_name_is_used_twice() -> None:
+    """A leading underscore makes no other name: a reader meets both in the same traceback."""
+    places = [
+        (node.name.lstrip("_"), module)
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]
+    names = Counter(name for name, _ in places)
+
+    assert [(name, module) for name, module in sorted(places) if names[name] > 1] == []
 
 
 NEVER_IN_THE_WEB_PROCESS = ("torch", "transformers", "bitsandbytes", "accelerate", "tokenizers", "webapp.worker")

@@ -28,7 +28,11 @@ from webapp.domain import (
 )
 from webapp.schema import base, requests
 
-MODELS = [each for each in vars(schema).values() if isinstance(each, type) and issubclass(each, BaseModel)]
+MODELS = [
+    each
+    for each in vars(schema).values()
+    if isinstance(each, type) and issubclass(each, BaseModel) and each.__module__.startswith("webapp.")
+]
 
 
 def documents() -> Mapping[str, Any]:
@@ -78,42 +82,42 @@ def literal(model: type[BaseModel], name: str) -> set[str]:
 @pytest.mark.parametrize(
     ("model", "field", "members"),
     [
-        (schema.Device, "kind", memory.DeviceKind),
-        (schema.Device, "level", memory.Level),
-        (schema.Holder, "kind", memory.HolderKind),
-        (schema.HeldLine, "kind", memory.HolderKind),
-        (schema.Instance, "state", instance.InstanceState),
-        (schema.Release, "answer", lease.ReleaseAnswer),
-        (schema.ReleaseDecision, "answer", lease.ReleaseAnswer),
-        (schema.Advice, "mark", recommend.Mark),
-        (schema.Advice, "precision", modes.Precision),
-        (schema.Options, "dtype", modes.Dtype),
-        (schema.Options, "quantization", modes.Quantization),
-        (schema.Launch, "mode", modes.Mode),
-        (schema.Plan, "verdict", plan.Verdict),
-        (schema.Part, "name", footprint.PartName),
-        (schema.Part, "source", footprint.Source),
-        (schema.Part, "confidence", footprint.Confidence),
-        (schema.Note, "code", footprint.Note),
-        (schema.Operation, "kind", operation.OperationKind),
-        (schema.Operation, "state", operation.OperationState),
-        (schema.Step, "name", operation.StepName),
-        (schema.Step, "state", operation.StepState),
-        (schema.Check, "name", selftest.CheckName),
-        (schema.Check, "mark", selftest.CheckMark),
-        (schema.PostMortem, "phase", postmortem.Phase),
-        (schema.PostMortem, "cause", postmortem.Cause),
-        (schema.QueuedLaunch, "state", queue.QueueState),
-        (schema.AuditEntry, "action", audit.Action),
-        (schema.AuditEntry, "group", audit.ActionGroup),
-        (schema.AuditEntry, "result", audit.Result),
-        (schema.AuditEntry, "details", audit.Detail),
-        (schema.AuditTarget, "kind", audit.Kind),
-        (schema.Doer, "came", audit.AuditChannel),
-        (schema.Timeline, "span", timeline.Span),
-        (schema.EndedOperation, "mark", timeline.EventMark),
-        (schema.EndedOperation, "kind", operation.OperationKind),
-        (schema.EndedOperation, "state", operation.OperationState),
+        (schema.DeviceDocument, "kind", memory.DeviceKind),
+        (schema.DeviceDocument, "level", memory.Level),
+        (schema.HolderDocument, "kind", memory.HolderKind),
+        (schema.HeldLineDocument, "kind", memory.HolderKind),
+        (schema.InstanceDocument, "state", instance.InstanceState),
+        (schema.ReleaseDocument, "answer", lease.ReleaseAnswer),
+        (schema.ReleaseDecisionDocument, "answer", lease.ReleaseAnswer),
+        (schema.AdviceDocument, "mark", recommend.Mark),
+        (schema.AdviceDocument, "precision", modes.Precision),
+        (schema.OptionsDocument, "dtype", modes.Dtype),
+        (schema.OptionsDocument, "quantization", modes.Quantization),
+        (schema.LaunchDocument, "mode", modes.Mode),
+        (schema.PlanDocument, "verdict", plan.Verdict),
+        (schema.PartDocument, "name", footprint.PartName),
+        (schema.PartDocument, "source", footprint.Source),
+        (schema.PartDocument, "confidence", footprint.Confidence),
+        (schema.NoteDocument, "code", footprint.Note),
+        (schema.OperationDocument, "kind", operation.OperationKind),
+        (schema.OperationDocument, "state", operation.OperationState),
+        (schema.StepDocument, "name", operation.StepName),
+        (schema.StepDocument, "state", operation.StepState),
+        (schema.CheckDocument, "name", selftest.CheckName),
+        (schema.CheckDocument, "mark", selftest.CheckMark),
+        (schema.PostMortemDocument, "phase", postmortem.Phase),
+        (schema.PostMortemDocument, "cause", postmortem.Cause),
+        (schema.QueuedLaunchDocument, "state", queue.QueueState),
+        (schema.AuditEntryDocument, "action", audit.Action),
+        (schema.AuditEntryDocument, "group", audit.ActionGroup),
+        (schema.AuditEntryDocument, "result", audit.Result),
+        (schema.AuditEntryDocument, "details", audit.Detail),
+        (schema.AuditTargetDocument, "kind", audit.Kind),
+        (schema.DoerDocument, "came", audit.AuditChannel),
+        (schema.TimelineDocument, "span", timeline.Span),
+        (schema.EndedOperationDocument, "mark", timeline.EventMark),
+        (schema.EndedOperationDocument, "kind", operation.OperationKind),
+        (schema.EndedOperationDocument, "state", operation.OperationState),
     ],
 )
 def test_a_closed_set_has_the_members_of_the_domain(model: type[BaseModel], field: str, members: type[StrEnum]) -> None:
@@ -121,7 +125,7 @@ def test_a_closed_set_has_the_members_of_the_domain(model: type[BaseModel], fiel
 
 
 def test_the_timeline_has_every_holder_but_the_free_memory() -> None:
-    assert literal(schema.Holding, "kind") == set(memory.LedgerKind) - {memory.LedgerKind.FREE}
+    assert literal(schema.HoldingDocument, "kind") == set(memory.LedgerKind) - {memory.LedgerKind.FREE}
 
 
 def test_the_limits_and_defaults_are_the_domains() -> None:
@@ -131,7 +135,7 @@ def test_the_limits_and_defaults_are_the_domains() -> None:
     assert requests.BATCH_SIZE_LIMIT == modes.BATCH_SIZE_LIMIT
     assert requests.LONGEST_LEASE_S == lease.LONGEST_S
     assert base.TEXT_LIMIT == lease.TEXT_LIMIT
-    assert schema.Options() == schema.Options(
+    assert schema.OptionsDocument() == schema.OptionsDocument(
         dtype=options.dtype.value,
         quantization=options.quantization.value,
         max_tokens=options.max_tokens,
@@ -141,4 +145,4 @@ def test_the_limits_and_defaults_are_the_domains() -> None:
 
 def test_an_answer_with_a_field_that_nobody_declared_is_no_answer() -> None:
     with pytest.raises(ValidationError):
-        schema.Reply.model_validate({"answer": "hello", "more": 1})
+        schema.ReplyDocument.model_validate({"answer": "hello", "more": 1})

@@ -53,7 +53,7 @@ from webapp.domain.queue import (
     may_cancel,
 )
 from webapp.domain.recommend import Advice, recommend
-from webapp.domain.timeline import SCALES, Event, Point, Span, Track
+from webapp.domain.timeline import SCALES, Point, Span, TimelineEvent, Track
 from webapp.domain.units import gib
 from webapp.errors import (
     ForeignTicket,
@@ -542,7 +542,7 @@ class FakeTimeline(Timeline):
 
     points: dict[str, tuple[Point, ...]] = field(default_factory=dict)
     buckets: dict[str, tuple[Point, ...]] = field(default_factory=dict)
-    events: tuple[Event, ...] = ()
+    events: tuple[TimelineEvent, ...] = ()
     now: float = field(default_factory=time.time)
     refusal: WardenError | None = None
 

@@ -43,7 +43,7 @@ def test_every_recorded_answer_is_the_declared_document(app: Flask) -> None:
             continue
         call, _, _ = found
         answer = each["answer"]
-        if call.answer is schema.Status:
+        if call.answer is schema.StatusDocument:
             answer = {"version": "1", **answer}
         kind: Any = list[call.answer] if call.is_list else call.answer  # type: ignore[name-defined]
         assert each["status"] == call.status, each["call"]
@@ -55,7 +55,7 @@ def test_every_recorded_refusal_is_documented(app: Flask) -> None:
         found = met(app, each["call"])
         if found is None or each["status"] < 400:
             continue
-        problem = schema.Problem.model_validate(each["answer"])
+        problem = schema.ProblemDocument.model_validate(each["answer"])
         assert problem.code in problems(*found).get(problem.status, {}), (each["call"], problem)
 
 

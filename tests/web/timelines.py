@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from tests.web.fakes import FakeTimeline
 from webapp.domain.memory import LedgerKind
 from webapp.domain.operation import OperationKind, OperationState
-from webapp.domain.timeline import BUCKET_S, POINT_S, Event, Held, Point, Who
+from webapp.domain.timeline import BUCKET_S, POINT_S, Held, Point, TimelineEvent, Who
 from webapp.domain.units import gib
 
 TOTAL = gib(24)
@@ -92,7 +92,7 @@ def crowded(share: float) -> dict[Who, float]:
     }
 
 
-def event(number: int, ended_at: float, kind: OperationKind, **changes: object) -> Event:
+def event(number: int, ended_at: float, kind: OperationKind, **changes: object) -> TimelineEvent:
     values: dict[str, object] = {
         "id": f"op-{number}",
         "kind": kind,
@@ -103,10 +103,10 @@ def event(number: int, ended_at: float, kind: OperationKind, **changes: object) 
         "model_id": "Qwen/Qwen3-1.7B",
         "devices": ("gpu-0",),
     }
-    return Event(**{**values, **changes})  # type: ignore[arg-type]
+    return TimelineEvent(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def events(now: float) -> tuple[Event, ...]:
+def events(now: float) -> tuple[TimelineEvent, ...]:
     """One of each sign in the hour, and a dense morning in the week."""
     nothing = {"mode": None, "model_id": None, "devices": ()}
     return (

@@ -11,7 +11,7 @@ import httpx
 from pydantic import ValidationError
 
 from webapp.cli import Refusal
-from webapp.schema import Answer, Operation, Problem, Status
+from webapp.schema import Answer, OperationDocument, ProblemDocument, StatusDocument
 
 TIMEOUT_S: Final = 5.0
 UNAUTHORIZED: Final = 401
@@ -30,7 +30,7 @@ A = TypeVar("A", bound=Answer)
 class RefusedByWarden(Refusal):
     """A refusal of the running Warden, in its words."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: ProblemDocument) -> None:
         super().__init__(problem.detail)
         self.problem = problem
 
@@ -41,28 +41,28 @@ class Client:
     def __init__(self, http: httpx.Client) -> None:
         self._http = http
 
-    def status(self) -> Status:
+    def status(self) -> StatusDocument:
         """Return the state of the server."""
-        return self._ask("GET", "/api/v1/status", Status)
+        return self._ask("GET", "/api/v1/status", StatusDocument)
 
     def begin_selftest(self) -> str:
         """Start a self-test, or join the one that runs; return the operation's id."""
         try:
-            return self._ask("POST", "/api/v1/selftest", Operation).id
+            return self._ask("POST", "/api/v1/selftest", OperationDocument).id
         except RefusedByWarden as exc:
             params = exc.problem.params
             if exc.problem.code != "busy" or params.get("kind") != "selftest":
                 raise
             return str(params["operation"])
 
-    def operation(self, operation_id: str) -> Operation:
+    def operation(self, operation_id: str) -> OperationDocument:
         """Return an operation."""
-        return self._ask("GET", f"/api/v1/operations/{operation_id}", Operation)
+        return self._ask("GET", f"/api/v1/operations/{operation_id}", OperationDocument)
 
     def cancel(self, operation_id: str) -> None:
         """Request that an operation stops, unless it has ended."""
         with suppress(RefusedByWarden):
-            self._ask("POST", f"/api/v1/operations/{operation_id}/cancel", Operation)
+            self._ask("POST", f"/api/v1/operations/{operation_id}/cancel", OperationDocument)
 
     def _ask(self, method: str, path: str, model: type[A]) -> A:
         """Return the answer. A later version's further fields are ignored."""
@@ -82,7 +82,7 @@ def _refusal(answer: httpx.Response, url: str) -> Refusal:
     if answer.status_code == UNAUTHORIZED:
         return Refusal(WITH_TOKEN)
     try:
-        return RefusedByWarden(Problem.model_validate_json(answer.content, extra="ignore"))
+        return RefusedByWarden(ProblemDocument.model_validate_json(answer.content, extra="ignore"))
     except ValidationError:
         return Refusal(f"Warden at {url} answers {answer.status_code}")
 

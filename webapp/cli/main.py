@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from webapp.cli.client import Client
     from webapp.cli.estimate import Estimate
-    from webapp.schema import Check, Instance, Operation, Status
+    from webapp.schema import CheckDocument, InstanceDocument, OperationDocument, StatusDocument
 
 SELFTEST_POLL_S = 0.3
 UNKNOWN = "n/a"
@@ -183,7 +183,7 @@ ENDED_EARLY = frozenset({"cancelled", "abandoned"})
 SIGNS: Mapping[str, str] = {"ok": "✅", "warning": "⚠️", "failed": "❌", "skipped": "➖"}
 
 
-def _exit_code(operation: Operation) -> int:
+def _exit_code(operation: OperationDocument) -> int:
     if operation.state in ENDED_EARLY or not operation.checks:
         return NotRun.exit_code
     return int(operation.state == "failed" or any(check.mark == "failed" for check in operation.checks))
@@ -212,7 +212,7 @@ def _warden_to_test(settings: Settings, *, quiet: bool) -> Iterator[Client]:
             yield client
 
 
-def _follow(client: Client, operation_id: str, *, quiet: bool) -> Operation:
+def _follow(client: Client, operation_id: str, *, quiet: bool) -> OperationDocument:
     """Wait for the end of the self-test and show its checks as they finish; Ctrl+C cancels it."""
     from rich.console import Console  # noqa: PLC0415
     from rich.live import Live  # noqa: PLC0415
@@ -237,7 +237,7 @@ def _follow(client: Client, operation_id: str, *, quiet: bool) -> Operation:
         raise NotRun("cancelled") from None
 
 
-def _checks_table(operation: Operation) -> Any:
+def _checks_table(operation: OperationDocument) -> Any:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table("", "Check", "What was seen", "Time")
@@ -248,11 +248,11 @@ def _checks_table(operation: Operation) -> Any:
     return table
 
 
-def _check_line(check: Check) -> str:
+def _check_line(check: CheckDocument) -> str:
     return f"{check.mark:<8} {check.title} ({check.seconds:.2f} s): {_seen(check, ' ')}"
 
 
-def _seen(check: Check, joint: str) -> str:
+def _seen(check: CheckDocument, joint: str) -> str:
     seen = "" if check.seen is None else check.seen.text
     return seen + (f"{joint}→ {check.advice.text}" if check.advice else "")
 
@@ -330,7 +330,7 @@ def _print_settings(settings: Settings) -> None:
     )
 
 
-def _print_status(status: Status) -> None:
+def _print_status(status: StatusDocument) -> None:
     console, table = _table("Device", "Total", "Used", "Free", "Level")
     for device in status.devices:
         sizes = map(_gib, (device.total_bytes, device.used_bytes, device.free_bytes))
@@ -340,7 +340,7 @@ def _print_status(status: Status) -> None:
     _print_list("Operations", (f"{each.kind} by {each.actor} since {each.started_at}" for each in status.operations))
 
 
-def _instance_line(instance: Instance) -> str:
+def _instance_line(instance: InstanceDocument) -> str:
     held, where = instance.measured_bytes or instance.predicted_bytes, ", ".join(instance.devices)
     return f"{instance.model} ({instance.mode}, {instance.state}): {_gib(held)} on {where}, owner: {instance.owner}"
 

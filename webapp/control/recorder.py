@@ -17,7 +17,18 @@ from typing import Final, Protocol
 
 from webapp.domain.instance import Instance
 from webapp.domain.memory import Sample
-from webapp.domain.timeline import BUCKET_S, COLUMN_S, POINT_S, SCALES, Event, Point, Span, Track, folded, point_of
+from webapp.domain.timeline import (
+    BUCKET_S,
+    COLUMN_S,
+    POINT_S,
+    SCALES,
+    Point,
+    Span,
+    TimelineEvent,
+    Track,
+    folded,
+    point_of,
+)
 from webapp.errors import StoreUnavailable, UnknownDevice
 
 log = logging.getLogger(__name__)
@@ -67,7 +78,7 @@ class EventStore(Protocol):
     def ended(self, since: float, limit: int) -> tuple[str, ...]:
         """Return the ids of the newest ``limit`` operations that ended at ``since`` or later, oldest first."""
 
-    def events(self, ids: Collection[str]) -> tuple[Event, ...]:
+    def events(self, ids: Collection[str]) -> tuple[TimelineEvent, ...]:
         """Return those of the operations that can be read, in any order."""
 
 
@@ -160,7 +171,7 @@ class Timeline:
         self._store = store
         self._operations = operations
         self._clock = clock
-        self._events: Mapping[str, Event] = {}
+        self._events: Mapping[str, TimelineEvent] = {}
         """Cached operations; the mapping is replaced, never changed."""
 
     def devices(self) -> tuple[str, ...]:
@@ -198,7 +209,7 @@ class Timeline:
             since = found[-1].taken_at + step_s if found else since
         return folded(found, steps[0]) if len(steps) > 1 else tuple(found)
 
-    def _since(self, moment: float) -> tuple[Event, ...]:
+    def _since(self, moment: float) -> tuple[TimelineEvent, ...]:
         """Return the operations that ended since; an ended operation no longer changes, so each is read once."""
         ids, known = self._operations.ended(moment, EVENTS_LIMIT), self._events
         if missing := [one for one in ids if one not in known]:

@@ -160,7 +160,7 @@ _MARKS: Final[Mapping[OperationKind, EventMark]] = {
 
 
 @dataclass(frozen=True)
-class Event:
+class TimelineEvent:
     """A finished operation, with the values that a mark needs."""
 
     id: str
@@ -200,7 +200,7 @@ class Track:
     begun_at: float
     ended_at: float
     points: tuple[Point, ...]
-    events: tuple[Event, ...] = ()
+    events: tuple[TimelineEvent, ...] = ()
 
     @property
     def scale(self) -> Scale:

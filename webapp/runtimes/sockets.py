@@ -91,7 +91,7 @@ def ask(path: str, token: str, method: str, route: str, *, body: bytes | None = 
     """
     deadline = time.monotonic() + timeout_s
     try:
-        with closing(_Connection(path, timeout_s)) as connection:
+        with closing(_WorkerConnection(path, timeout_s)) as connection:
             connection.request(method, route, body, {"Authorization": f"Bearer {token}"})
             response = connection.getresponse()
             data = _read(response, connection, deadline)

@@ -3,106 +3,12 @@
 Interface, OpenAPI document, command line and clients use the same models. They know nothing of the program behind them.
 """
 
-from webapp.schema.base import Answer, Body, Message, rfc3339
-from webapp.schema.operations import (
-    AcceptedOperation,
-    Check,
-    DeviceAccount,
-    DeviceReceipt,
-    Evicted,
-    Finding,
-    Grace,
-    HeldLine,
-    Operation,
-    PostMortem,
-    Receipt,
-    Step,
-    StillHeld,
-)
-from webapp.schema.plans import Eviction, Footprint, Measured, Note, Part, Plan, WayOut
-from webapp.schema.problems import Problem
-from webapp.schema.queue import ChangedQueuedLaunch, QueuedLaunch
-from webapp.schema.records import AuditEntry, AuditTarget, Doer, EndedOperation, Holding, Point, Timeline
-from webapp.schema.requests import (
-    Cancellation,
-    ContainerName,
-    Launch,
-    LaunchOnce,
-    LaunchToQueue,
-    LeaseTerms,
-    Options,
-    Override,
-    Question,
-    ReleaseDecision,
-    ReleaseWish,
-)
-from webapp.schema.server import (
-    Advice,
-    Container,
-    Device,
-    Holder,
-    Instance,
-    Lease,
-    Model,
-    Release,
-    Reply,
-    Status,
-)
-
-__all__ = [
-    "AcceptedOperation",
-    "Advice",
-    "Answer",
-    "AuditEntry",
-    "AuditTarget",
-    "Body",
-    "Cancellation",
-    "ChangedQueuedLaunch",
-    "Check",
-    "Container",
-    "ContainerName",
-    "Device",
-    "DeviceAccount",
-    "DeviceReceipt",
-    "Doer",
-    "EndedOperation",
-    "Evicted",
-    "Eviction",
-    "Finding",
-    "Footprint",
-    "Grace",
-    "HeldLine",
-    "Holder",
-    "Holding",
-    "Instance",
-    "Launch",
-    "LaunchOnce",
-    "LaunchToQueue",
-    "Lease",
-    "LeaseTerms",
-    "Measured",
-    "Message",
-    "Model",
-    "Note",
-    "Operation",
-    "Options",
-    "Override",
-    "Part",
-    "Plan",
-    "Point",
-    "PostMortem",
-    "Problem",
-    "Question",
-    "QueuedLaunch",
-    "Receipt",
-    "Release",
-    "ReleaseDecision",
-    "ReleaseWish",
-    "Reply",
-    "Status",
-    "Step",
-    "StillHeld",
-    "Timeline",
-    "WayOut",
-    "rfc3339",
-]
+from webapp.schema.base import *
+from webapp.schema.operations import *
+from webapp.schema.plans import *
+from webapp.schema.problems import *
+from webapp.schema.queries import *
+from webapp.schema.queue import *
+from webapp.schema.records import *
+from webapp.schema.requests import *
+from webapp.schema.server import *

@@ -18,6 +18,10 @@ TEXT_LIMIT: Final = 200
 NAME_LIMIT: Final = 200
 """Characters of the name of a model, an instance or a container."""
 
+SUFFIX: Final = "Document"
+"""Ends the name of each class here, since the domain has the plain names; components of the OpenAPI document omit it."""
+
+Name = Annotated[str, Field(max_length=NAME_LIMIT)]
 Mode = Literal["transformers", "vllm"]
 Dtype = Literal["auto", "float16", "bfloat16", "float32"]
 Quantization = Literal["none", "int8", "int4"]
@@ -59,7 +63,12 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Message(Answer):
+def component(model: type[BaseModel]) -> str:
+    """Return the name of a model in the OpenAPI document."""
+    return model.__name__.removesuffix(SUFFIX)
+
+
+class MessageDocument(Answer):
     """One thing that Warden says: a stable code with its values, and the sentence in English."""
 
     code: str

@@ -6,15 +6,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from webapp.schema.base import Answer, Message, Mode, Size, Time
-from webapp.schema.plans import WayOut
-from webapp.schema.requests import Launch, Options
+from webapp.schema.base import Answer, MessageDocument, Mode, Size, Time
+from webapp.schema.plans import WayOutDocument
+from webapp.schema.requests import LaunchDocument, OptionsDocument
 
 OperationKind = Literal["switch", "unload", "clean", "emergency", "demo", "stop_container", "restore", "selftest"]
 OperationState = Literal["running", "succeeded", "warning", "failed", "cancelled", "abandoned"]
 
 
-class Step(Answer):
+class StepDocument(Answer):
     """One step of an operation."""
 
     name: Literal[
@@ -36,10 +36,10 @@ class Step(Answer):
     started_at: Time | None
     ended_at: Time | None
     progress: float | None = Field(description="From 0 to 1.")
-    message: Message | None
+    message: MessageDocument | None
 
 
-class StillHeld(Answer):
+class StillHeldDocument(Answer):
     """A process that still holds memory after an unload."""
 
     pid: int
@@ -49,7 +49,7 @@ class StillHeld(Answer):
     state: str | None = Field(description="The kernel's letter for the state of the process.")
 
 
-class Receipt(Answer):
+class ReceiptDocument(Answer):
     """What an operation gave back on all devices; unknown as soon as one of them is."""
 
     expected_bytes: Size
@@ -57,10 +57,10 @@ class Receipt(Answer):
     model_freed_bytes: Size = Field(description="Without the interpreter and the libraries.")
     seconds: float
     settled: bool = Field(description="The devices came to rest in time with the expected memory back.")
-    still_held_by: tuple[StillHeld, ...]
+    still_held_by: tuple[StillHeldDocument, ...]
 
 
-class DeviceReceipt(Answer):
+class DeviceReceiptDocument(Answer):
     """What an unload gave back on one device."""
 
     device_id: str
@@ -72,17 +72,17 @@ class DeviceReceipt(Answer):
     others_bytes: Size = Field(description="What everybody else took meanwhile; negative if they gave back.")
     seconds: float
     settled: bool
-    still_held_by: tuple[StillHeld, ...]
+    still_held_by: tuple[StillHeldDocument, ...]
 
 
-class Finding(Answer):
+class FindingDocument(Answer):
     """One line of the result of a clean or an emergency."""
 
     ok: bool
-    message: Message
+    message: MessageDocument
 
 
-class Check(Answer):
+class CheckDocument(Answer):
     """One check of a self-test."""
 
     name: Literal[
@@ -100,12 +100,12 @@ class Check(Answer):
     ]
     title: str
     mark: Literal["ok", "warning", "failed", "skipped"]
-    seen: Message | None
+    seen: MessageDocument | None
     seconds: float
-    advice: Message | None
+    advice: MessageDocument | None
 
 
-class Grace(Answer):
+class GraceDocument(Answer):
     """Until when nothing of other people's is touched."""
 
     until: Time
@@ -115,20 +115,20 @@ class Grace(Answer):
     )
 
 
-class Evicted(Answer):
+class EvictedDocument(Answer):
     """A model that was unloaded and has not come back, as it ran."""
 
     instance_id: str
     model: str
     revision: str
     mode: Mode
-    options: Options
+    options: OptionsDocument
     devices: tuple[str, ...]
     owner: str
     lease_until: Time | None
 
 
-class HeldLine(Answer):
+class HeldLineDocument(Answer):
     """A holder of memory when a model ran out of it; all beyond those that are listed are one without a kind."""
 
     kind: Literal["worker", "launcher", "container", "foreign"] | None
@@ -143,7 +143,7 @@ class HeldLine(Answer):
     bytes: Size
 
 
-class DeviceAccount(Answer):
+class DeviceAccountDocument(Answer):
     """A device when a model ran out of its memory."""
 
     id: str
@@ -154,10 +154,10 @@ class DeviceAccount(Answer):
     free_before_bytes: Size
     free_bytes: Size
     others_grown_bytes: Size
-    holders: tuple[HeldLine, ...]
+    holders: tuple[HeldLineDocument, ...]
 
 
-class PostMortem(Answer):
+class PostMortemDocument(Answer):
     """How a model ran out of memory; ``way_out`` is a launch that would have fitted."""
 
     taken_at: Time
@@ -165,13 +165,13 @@ class PostMortem(Answer):
     phase: Literal["starting", "loading", "kv_cache", "answering"]
     cause: Literal["neighbour_grew", "estimate_low", "load_peak", "kv_cache", "process_limit", "unknown"]
     device: str | None
-    message: Message
-    devices: tuple[DeviceAccount, ...]
+    message: MessageDocument
+    devices: tuple[DeviceAccountDocument, ...]
     log: tuple[str, ...]
-    way_out: WayOut | None
+    way_out: WayOutDocument | None
 
 
-class Operation(Answer):
+class OperationDocument(Answer):
     """An operation, running or ended."""
 
     id: str
@@ -183,23 +183,23 @@ class Operation(Answer):
     instance_id: str | None
     devices: tuple[str, ...]
     evicted: tuple[str, ...] = Field(description="Models that were unloaded to make room.")
-    to_restore: tuple[Evicted, ...] = Field(description="Models that were unloaded and have not come back.")
+    to_restore: tuple[EvictedDocument, ...] = Field(description="Models that were unloaded and have not come back.")
     started_at: Time
     ended_at: Time | None
-    steps: tuple[Step, ...]
-    receipt: Receipt | None
-    receipts: tuple[DeviceReceipt, ...]
-    findings: tuple[Finding, ...]
-    error: Message | None
-    outcome: Message | None = Field(description="How it ended.")
+    steps: tuple[StepDocument, ...]
+    receipt: ReceiptDocument | None
+    receipts: tuple[DeviceReceiptDocument, ...]
+    findings: tuple[FindingDocument, ...]
+    error: MessageDocument | None
+    outcome: MessageDocument | None = Field(description="How it ended.")
     cancel_requested_by: str | None
-    checks: tuple[Check, ...] = Field(description="Of a self-test; they grow while it runs.")
-    request: Launch | None = Field(description="Of a switch; of an unload what loads the model again.")
-    post_mortem: PostMortem | None
-    grace: Grace | None
+    checks: tuple[CheckDocument, ...] = Field(description="Of a self-test; they grow while it runs.")
+    request: LaunchDocument | None = Field(description="Of a switch; of an unload what loads the model again.")
+    post_mortem: PostMortemDocument | None
+    grace: GraceDocument | None
 
 
-class AcceptedOperation(Operation):
+class AcceptedOperationDocument(OperationDocument):
     """An operation that was begun or changed by the request."""
 
     stored: bool = Field(description="The database has its record; if not, the record follows.")

@@ -6,14 +6,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from webapp.schema.base import Answer, Message, Mode, Time
-from webapp.schema.requests import Launch
+from webapp.schema.base import Answer, MessageDocument, Mode, Time
+from webapp.schema.requests import LaunchDocument
 
 PartName = Literal["weights", "kv_cache", "activation", "graphs", "non_torch", "context"]
 Confidence = Literal["high", "medium", "low"]
 
 
-class Part(Answer):
+class PartDocument(Answer):
     """One component of what a launch takes on a device."""
 
     name: PartName
@@ -24,7 +24,7 @@ class Part(Answer):
     confidence: Confidence
 
 
-class Note(Answer):
+class NoteDocument(Answer):
     """What is special about an estimate."""
 
     code: Literal[
@@ -47,7 +47,7 @@ class Note(Answer):
     text: str
 
 
-class Measured(Answer):
+class MeasuredDocument(Answer):
     """What was measured of earlier launches on this server."""
 
     count: int
@@ -55,19 +55,19 @@ class Measured(Answer):
     same_options: bool
 
 
-class Footprint(Answer):
+class FootprintDocument(Answer):
     """What a launch takes on one device, by component; the larger of the two peaks decides whether it fits."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[PartDocument, ...]
     run_peak_bytes: int
     load_peak_bytes: int
     warm_bytes: int
     confidence: Confidence
-    notes: tuple[Note, ...]
-    seen: Measured | None
+    notes: tuple[NoteDocument, ...]
+    seen: MeasuredDocument | None
 
 
-class Eviction(Answer):
+class EvictionDocument(Answer):
     """A model that would be unloaded."""
 
     instance_id: str
@@ -77,31 +77,31 @@ class Eviction(Answer):
     in_flight: int | None
     lease_until: Time | None
     freed_bytes: dict[str, int] = Field(description="By device.")
-    no_return: Message | None = Field(description="Why it could not be loaded again if the launch fails.")
+    no_return: MessageDocument | None = Field(description="Why it could not be loaded again if the launch fails.")
     confirmed: bool = Field(description="If not, it is another person's and has to be named in `unload`.")
 
 
-class WayOut(Answer):
+class WayOutDocument(Answer):
     """A launch that would fit."""
 
-    message: Message
-    request: Launch
+    message: MessageDocument
+    request: LaunchDocument
 
 
-class Plan(Answer):
+class PlanDocument(Answer):
     """What a launch would do. Figures stand by device."""
 
     verdict: Literal["fits", "tight", "refused"]
     devices: tuple[str, ...]
-    unload: tuple[Eviction, ...]
+    unload: tuple[EvictionDocument, ...]
     needed_bytes: dict[str, dict[PartName, int]]
     total_needed_bytes: dict[str, int]
     free_before_bytes: dict[str, int | None]
     free_after_bytes: dict[str, int | None]
     reserve_bytes: dict[str, int]
-    footprints: dict[str, Footprint]
-    measured: Measured | None
-    reasons: tuple[Message, ...]
-    ways_out: tuple[WayOut, ...]
-    refusal: Message | None
-    overruled: Message | None = Field(description="The memory shortage that `load_anyway` overrides.")
+    footprints: dict[str, FootprintDocument]
+    measured: MeasuredDocument | None
+    reasons: tuple[MessageDocument, ...]
+    ways_out: tuple[WayOutDocument, ...]
+    refusal: MessageDocument | None
+    overruled: MessageDocument | None = Field(description="The memory shortage that `load_anyway` overrides.")

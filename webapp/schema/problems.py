@@ -10,7 +10,7 @@ from webapp.message import Param
 from webapp.schema.base import Answer
 
 
-class Problem(Answer):
+class ProblemDocument(Answer):
     """Why a request is not done. ``code`` is for programs and stable; ``title`` and ``detail`` are for people."""
 
     type: Literal["about:blank"] = "about:blank"

@@ -6,32 +6,31 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from webapp.schema.base import NAME_LIMIT
+from webapp.schema.base import Name
 from webapp.schema.operations import OperationKind, OperationState
 from webapp.schema.records import AuditGroup
 
 DEFAULT_LIMIT: Final = 50
 LARGEST_LIMIT: Final = 500
 
-Name = Annotated[str, Field(max_length=NAME_LIMIT)]
 Day = Annotated[str, Field(json_schema_extra={"format": "date"}, examples=["2026-01-31"])]
 Limit = Annotated[int, Field(ge=1, le=LARGEST_LIMIT)]
 
 
-class Query(BaseModel):
+class Parameters(BaseModel):
     """The parameters of a call."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class RecommendationQuery(Query):
+class RecommendationParameters(Parameters):
     """Where, and for which model."""
 
     device: str | None = None
     model: str | None = None
 
 
-class OperationsQuery(Query):
+class OperationsParameters(Parameters):
     """Which operations."""
 
     kind: OperationKind | None = None
@@ -42,7 +41,7 @@ class OperationsQuery(Query):
     limit: Limit = DEFAULT_LIMIT
 
 
-class AuditQuery(Query):
+class AuditParameters(Parameters):
     """Which entries."""
 
     person: Name | None = Field(default=None, description="`-`: people who were not signed in.")
@@ -55,7 +54,7 @@ class AuditQuery(Query):
     limit: Limit = DEFAULT_LIMIT
 
 
-class TimelineQuery(Query):
+class TimelineParameters(Parameters):
     """Which device, the first unless given, and for how long."""
 
     device: str | None = None

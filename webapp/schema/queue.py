@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from webapp.schema.base import Answer, Message, Time
-from webapp.schema.requests import Launch
+from webapp.schema.base import Answer, MessageDocument, Time
+from webapp.schema.requests import LaunchDocument
 
 
-class QueuedLaunch(Answer):
+class QueuedLaunchDocument(Answer):
     """A launch in the queue, or one that left it recently; ``place``, ``why`` and ``behind`` are then ``null``."""
 
     id: str
@@ -18,19 +18,21 @@ class QueuedLaunch(Answer):
     place: int | None
     actor: str
     starts_by_itself: bool
-    request: Launch
+    request: LaunchDocument
     created_at: Time
-    why: Message | None = Field(description="Why it waits.")
+    why: MessageDocument | None = Field(description="Why it waits.")
     behind: str | None = Field(description="The launch ahead of it that it waits for.")
     told_at: Time | None = Field(description="When its person was told that it can start.")
     operation_id: str | None
     paused_by: str | None = Field(description="Who paused it by an emergency stop.")
     tries: int
     ended_at: Time | None
-    outcome: Message | None = Field(description="`ticket_satisfied`: somebody else loaded the same model meanwhile.")
+    outcome: MessageDocument | None = Field(
+        description="`ticket_satisfied`: somebody else loaded the same model meanwhile."
+    )
 
 
-class ChangedQueuedLaunch(QueuedLaunch):
+class ChangedQueuedLaunchDocument(QueuedLaunchDocument):
     """A queued launch that the request changed."""
 
     stored: bool = Field(description="The database has the change; if not, it follows.")

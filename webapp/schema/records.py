@@ -68,7 +68,7 @@ AuditDetail = Literal[
 ]
 
 
-class Doer(Answer):
+class DoerDocument(Answer):
     """Who sent a request; ``name`` is ``null`` if nobody was signed in."""
 
     name: str | None
@@ -77,7 +77,7 @@ class Doer(Answer):
     token: str | None = Field(description="The label of the API token.")
 
 
-class AuditTarget(Answer):
+class AuditTargetDocument(Answer):
     """What something was done to."""
 
     kind: Literal[
@@ -96,15 +96,15 @@ class AuditTarget(Answer):
     name: str | None
 
 
-class AuditEntry(Answer):
+class AuditEntryDocument(Answer):
     """An entry of the audit log."""
 
     id: int | None
     at: Time
-    who: Doer
+    who: DoerDocument
     action: AuditAction
     group: AuditGroup
-    target: AuditTarget
+    target: AuditTargetDocument
     address: str | None
     result: Literal["done", "refused", "failed"]
     problem: str | None = Field(description="The code of the refusal or failure.")
@@ -112,7 +112,7 @@ class AuditEntry(Answer):
     operation_id: str | None
 
 
-class Holding(Answer):
+class HoldingDocument(Answer):
     """What one holder had at a moment, and at most since the moment before."""
 
     kind: Literal["driver", "launcher", "container", "worker", "foreign", "unattributed"]
@@ -124,17 +124,17 @@ class Holding(Answer):
     most_bytes: int
 
 
-class Point(Answer):
+class PointDocument(Answer):
     """One moment; the ``bytes`` of its holders and ``free_bytes`` add up to ``total_bytes``."""
 
     taken_at: Time
     total_bytes: Size
     free_bytes: Size
     mean_free_bytes: Size
-    holders: tuple[Holding, ...]
+    holders: tuple[HoldingDocument, ...]
 
 
-class EndedOperation(Answer):
+class EndedOperationDocument(Answer):
     """An operation as the timeline marks it; the whole of it has an address of its own."""
 
     id: str
@@ -151,7 +151,7 @@ class EndedOperation(Answer):
     ended_at: Time
 
 
-class Timeline(Answer):
+class TimelineDocument(Answer):
     """A device's memory over a span, with the operations that ended in it."""
 
     device: str
@@ -159,5 +159,5 @@ class Timeline(Answer):
     step_seconds: int
     begun_at: Time
     ended_at: Time
-    points: tuple[Point, ...]
-    operations: tuple[EndedOperation, ...]
+    points: tuple[PointDocument, ...]
+    operations: tuple[EndedOperationDocument, ...]

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from webapp.schema.base import NAME_LIMIT, TEXT_LIMIT, Body, Dtype, Mode, Moment, Quantization
+from webapp.schema.base import NAME_LIMIT, TEXT_LIMIT, Body, Dtype, Mode, Moment, Name, Quantization
 
 MAX_TOKENS_LIMIT: Final = 4_194_304
 BATCH_SIZE_LIMIT: Final = 1024
@@ -16,13 +16,12 @@ LONGEST_PROMPT: Final = 20_000
 REQUEST_ID_LIMIT: Final = 64
 
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS_LIMIT)]
-Name = Annotated[str, Field(max_length=NAME_LIMIT)]
 Text = Annotated[str, Field(max_length=TEXT_LIMIT)]
 RequestId = Annotated[str, Field(max_length=REQUEST_ID_LIMIT, pattern=r"^[A-Za-z0-9._-]+$")]
 Minutes = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Options(Body):
+class OptionsDocument(Body):
     """Launch options; an omitted one has its default."""
 
     dtype: Dtype = "auto"
@@ -31,7 +30,7 @@ class Options(Body):
     batch_size: Annotated[int, Field(ge=1, le=BATCH_SIZE_LIMIT)] = Field(default=1, description="Requests at once.")
 
 
-class Launch(Body):
+class LaunchDocument(Body):
     """A model to load, and what is unloaded for it.
 
     ``restore_on_failure`` loads the unloaded models again if the launch fails. ``lease_until``, ``reason`` and
@@ -40,7 +39,7 @@ class Launch(Body):
 
     mode: Mode
     model: Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
-    options: Options = Options()
+    options: OptionsDocument = OptionsDocument()
     devices: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         default=None, description="`null` lets Warden choose."
     )
@@ -59,7 +58,7 @@ class Launch(Body):
     )
 
 
-class LaunchOnce(Launch):
+class LaunchOnceDocument(LaunchDocument):
     """A launch that can be sent again: the fields of ``Launch``, and an id that the client chooses."""
 
     request_id: RequestId | None = Field(
@@ -68,26 +67,26 @@ class LaunchOnce(Launch):
     )
 
 
-class LaunchToQueue(LaunchOnce):
+class LaunchToQueueDocument(LaunchOnceDocument):
     """A launch to queue: the fields of ``LaunchOnce``, and whether it starts automatically."""
 
     starts_by_itself: bool = Field(default=True, description="Start when there is room, or only notify its person.")
 
 
-class Question(Body):
+class QuestionDocument(Body):
     """A question to a model."""
 
     prompt: Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT)]
     max_tokens: Tokens | None = None
 
 
-class ContainerName(Body):
+class ContainerNameDocument(Body):
     """The exact name of the container, as confirmation."""
 
     name: Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
 
 
-class LeaseTerms(Body):
+class LeaseTermsDocument(Body):
     """New terms of an instance: an omitted field stays as it is, ``until: null`` ends the lease.
 
     ``until`` and ``extend_s`` exclude each other.
@@ -99,26 +98,26 @@ class LeaseTerms(Body):
     idle_unload_minutes: Minutes | None = None
 
 
-class ReleaseWish(Body):
+class ReleaseWishDocument(Body):
     """Why an instance is needed; the body can be omitted."""
 
     why: Text = ""
 
 
-class ReleaseDecision(Body):
+class ReleaseDecisionDocument(Body):
     """The owner's answer to a release request, with an optional message."""
 
     answer: Literal["keep", "release"]
     word: Text = ""
 
 
-class Override(Body):
+class OverrideDocument(Body):
     """An administrator's reason to unload a leased or busy model; the body can be omitted."""
 
     override_reason: Text | None = None
 
 
-class Cancellation(Body):
+class CancellationDocument(Body):
     """What to cancel: the operation, or its rollback; the body can be omitted."""
 
     rollback: bool = False

@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from webapp.schema.base import Answer, Message, Mode, Precision, Size, Time
-from webapp.schema.operations import Operation
-from webapp.schema.requests import Options
+from webapp.schema.base import Answer, MessageDocument, Mode, Precision, Size, Time
+from webapp.schema.operations import OperationDocument
+from webapp.schema.requests import OptionsDocument
 
 
-class Holder(Answer):
+class HolderDocument(Answer):
     """A process that holds memory of a device."""
 
     pid: int
@@ -23,7 +23,7 @@ class Holder(Answer):
     container_id: str | None
 
 
-class Device(Answer):
+class DeviceDocument(Answer):
     """A GPU, or the host's RAM on a server without GPUs (`host`)."""
 
     id: str
@@ -39,20 +39,20 @@ class Device(Answer):
     utilization_percent: float | None
     temperature_c: float | None
     power_w: float | None
-    holders: tuple[Holder, ...] | None = Field(description="`null` if the driver does not name them.")
+    holders: tuple[HolderDocument, ...] | None = Field(description="`null` if the driver does not name them.")
     unattributed_bytes: Size = Field(description="In use, by nobody who is known.")
     claimed_by: str | None = Field(description="The operation that works on the device.")
-    problem: Message | None
+    problem: MessageDocument | None
 
 
-class Lease(Answer):
+class LeaseDocument(Answer):
     """Until when an instance is protected from eviction."""
 
     until: Time | None
     reason: str | None
 
 
-class Release(Answer):
+class ReleaseDocument(Answer):
     """The last request to release an instance."""
 
     asker: str
@@ -64,7 +64,7 @@ class Release(Answer):
     word: str | None = Field(description="The owner's message.")
 
 
-class Instance(Answer):
+class InstanceDocument(Answer):
     """A loaded model. Sums are over its devices; the figures of each device follow them."""
 
     id: str
@@ -72,7 +72,7 @@ class Instance(Answer):
     model: str
     revision: str | None
     state: Literal["starting", "loading", "ready", "silent", "stopping", "stuck", "dead"]
-    options: Options
+    options: OptionsDocument
     devices: tuple[str, ...]
     owner: str
     started_at: Time
@@ -86,15 +86,15 @@ class Instance(Answer):
     progress: float | None = Field(description="Of the load, from 0 to 1.")
     adopted: bool = Field(description="It was loaded already when Warden started.")
     pid: int | None
-    problem: Message | None
+    problem: MessageDocument | None
     explained_by: str | None = Field(description="The operation that explains the problem.")
-    lease: Lease
+    lease: LeaseDocument
     idle_unload_minutes: float | None
     idle_unload_at: Time | None
-    release: Release | None
+    release: ReleaseDocument | None
 
 
-class Container(Answer):
+class ContainerDocument(Answer):
     """A container of vLLM's image that this Warden did not start."""
 
     id: str
@@ -109,26 +109,26 @@ class Container(Answer):
     of_warden: str | None = Field(description="The other Warden that started it.")
 
 
-class Status(Answer):
+class StatusDocument(Answer):
     """The whole state at a moment."""
 
     version: str = Field(description="Warden's.")
     mode: Literal["transformers", "vllm", "mixed"] | None = Field(description="Of the loaded models.")
-    devices: tuple[Device, ...]
-    instances: tuple[Instance, ...]
-    operations: tuple[Operation, ...] = Field(description="Those that run.")
-    containers: tuple[Container, ...]
+    devices: tuple[DeviceDocument, ...]
+    instances: tuple[InstanceDocument, ...]
+    operations: tuple[OperationDocument, ...] = Field(description="Those that run.")
+    containers: tuple[ContainerDocument, ...]
     taken_at: Time | None
     age_s: float | None
     stale: bool = Field(description="The reading is too old to rely on.")
-    problem: Message | None = Field(description="Why the devices cannot be read.")
-    models_problem: Message | None = Field(description="Why the cache cannot be read.")
+    problem: MessageDocument | None = Field(description="Why the devices cannot be read.")
+    models_problem: MessageDocument | None = Field(description="Why the cache cannot be read.")
     models_scanned_at: Time | None
-    mode_problems: dict[Mode, Message | None] = Field(description="Why a mode is not available.")
-    store_problem: Message | None = Field(description="Why nothing can be stored.")
+    mode_problems: dict[Mode, MessageDocument | None] = Field(description="Why a mode is not available.")
+    store_problem: MessageDocument | None = Field(description="Why nothing can be stored.")
 
 
-class Model(Answer):
+class ModelDocument(Answer):
     """A cached model."""
 
     id: str = Field(description="Its repository.")
@@ -145,7 +145,7 @@ class Model(Answer):
     is_demo: bool
 
 
-class Advice(Answer):
+class AdviceDocument(Answer):
     """Recommended settings; ``options`` are the same as a launch takes them."""
 
     mode: Mode
@@ -154,11 +154,11 @@ class Advice(Answer):
     max_tokens: int
     batch_size: int
     mark: Literal["ok", "limited", "none"] = Field(description="`none`: nothing of the chosen model fits.")
-    reasons: tuple[Message, ...]
-    options: Options
+    reasons: tuple[MessageDocument, ...]
+    options: OptionsDocument
 
 
-class Reply(Answer):
+class ReplyDocument(Answer):
     """A model's whole answer to a question."""
 
     answer: str

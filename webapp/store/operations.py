@@ -17,7 +17,7 @@ from webapp.domain.operation import (
     OperationState,
     OperationValues,
 )
-from webapp.domain.timeline import Event
+from webapp.domain.timeline import TimelineEvent
 from webapp.errors import StoreUnavailable
 from webapp.store.database import Database
 from webapp.store.documents import DocumentError, dump, load
@@ -167,7 +167,7 @@ def _event(row: Row[Any]) -> Event:
     try:
         document = json.loads(row.document)
         unloaded = [receipt["device_id"] for receipt in document.get("receipts", ())]
-        return Event(
+        return TimelineEvent(
             id=row.id,
             kind=OperationKind(row.kind),
             state=OperationState(row.state),
@@ -179,4 +179,4 @@ def _event(row: Row[Any]) -> Event:
             devices=tuple(dict.fromkeys((*document.get("devices", ()), *unloaded))),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as exc:
-        raise DocumentError(f"Event: {exc}") from exc
+        raise DocumentError(f"TimelineEvent: {exc}") from exc

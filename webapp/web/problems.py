@@ -150,7 +150,7 @@ def _plainly(problem: Problem) -> Response:
 
 def problem_document(problem: Problem) -> Response:
     """Return the problem as ``application/problem+json`` (RFC 9457)."""
-    document = schema.Problem(
+    document = schema.ProblemDocument(
         title=problem.title,
         status=problem.status,
         code=problem.code,

@@ -14,11 +14,11 @@ from webapp.domain.operation import OperationKind, OperationState
 from webapp.domain.timeline import (
     BUCKET_S,
     SCALES,
-    Event,
     EventMark,
     Held,
     Point,
     Span,
+    TimelineEvent,
     Track,
     Who,
     fold,
@@ -158,7 +158,7 @@ def test_a_week_is_drawn_by_the_fullest_of_its_buckets() -> None:
 def test_every_operation_has_one_mark_but_those_that_touch_no_memory(
     kind: OperationKind, state: OperationState
 ) -> None:
-    mark = Event("1", kind, state, "anna", 1.0, evicted=("lab/old",)).mark
+    mark = TimelineEvent("1", kind, state, "anna", 1.0, evicted=("lab/old",)).mark
 
     if kind is OperationKind.DEMO:
         assert mark is None
@@ -172,13 +172,13 @@ def test_every_operation_has_one_mark_but_those_that_touch_no_memory(
 
 
 def test_a_switch_that_unloaded_nothing_is_a_load() -> None:
-    switch = Event("1", OperationKind.SWITCH, OperationState.WARNING, "anna", 1.0)
+    switch = TimelineEvent("1", OperationKind.SWITCH, OperationState.WARNING, "anna", 1.0)
 
     assert (switch.mark, replace(switch, evicted=("lab/old",)).mark) == (EventMark.LOAD, EventMark.SWITCH)
 
 
 def test_an_operation_is_for_the_devices_that_it_names_else_for_all() -> None:
-    event = Event("1", OperationKind.SWITCH, OperationState.SUCCEEDED, "anna", 1.0, devices=("gpu-1",))
+    event = TimelineEvent("1", OperationKind.SWITCH, OperationState.SUCCEEDED, "anna", 1.0, devices=("gpu-1",))
 
     assert (event.touches("gpu-1"), event.touches("gpu-0")) == (True, False)
-    assert Event("1", OperationKind.CLEAN, OperationState.SUCCEEDED, "anna", 1.0).touches("gpu-0")
+    assert TimelineEvent("1", OperationKind.CLEAN, OperationState.SUCCEEDED, "anna", 1.0).touches("gpu-0")

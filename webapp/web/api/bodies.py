@@ -21,7 +21,7 @@ SHOWN_LIMIT: Final = 100
 B = TypeVar("B", bound=schema.Body)
 
 
-def switch_request(sent: schema.Launch) -> SwitchRequest:
+def switch_request(sent: schema.LaunchDocument) -> SwitchRequest:
     """Return what a body of ``plan``, ``switch`` or ``queue`` asks for."""
     options = sent.options
     return SwitchRequest(
@@ -43,12 +43,12 @@ def switch_request(sent: schema.Launch) -> SwitchRequest:
     )
 
 
-def question(sent: schema.Question) -> Question:
+def question(sent: schema.QuestionDocument) -> Question:
     """Return what is asked of a model."""
     return Question(sent.prompt, sent.max_tokens)
 
 
-def lease_terms(sent: schema.LeaseTerms) -> Terms:
+def lease_terms(sent: schema.LeaseTermsDocument) -> Terms:
     """Return the new terms. Raises InvalidRequest."""
     named = sent.model_fields_set
     if {"until", "extend_s"} <= named:
@@ -63,12 +63,12 @@ def lease_terms(sent: schema.LeaseTerms) -> Terms:
     )
 
 
-def release_answer(sent: schema.ReleaseDecision) -> ReleaseAnswer:
+def release_answer(sent: schema.ReleaseDecisionDocument) -> ReleaseAnswer:
     """Return the owner's answer."""
     return ReleaseAnswer(sent.answer)
 
 
-def override_reason(sent: schema.Override) -> str | None:
+def override_reason(sent: schema.OverrideDocument) -> str | None:
     """Return an administrator's reason, ``None`` if there is none."""
     return (sent.override_reason or "").strip() or None
 

@@ -12,7 +12,6 @@ from flask import Blueprint, Response, request
 from pydantic_core import to_json
 
 from webapp import schema
-from webapp.schema.queries import Query
 from webapp.web.api.bodies import read, read_if_sent
 from webapp.web.commands import Command, does
 
@@ -34,7 +33,7 @@ class Call:
     status: int
     body: type[schema.Body] | None
     body_is_optional: bool
-    query: type[Query] | None
+    query: type[schema.Parameters] | None
     is_tagged: bool
     name: str
 
@@ -71,7 +70,7 @@ def call(
     status: int = 200,
     body: type[schema.Body] | None = None,
     body_is_optional: bool = False,
-    query: type[Query] | None = None,
+    query: type[schema.Parameters] | None = None,
     is_tagged: bool = False,
 ) -> Callable[[Callable[..., Answered]], Callable[..., Response]]:
     """Declare a call; its view gets the parts of the address and the ``body``, and returns a document.

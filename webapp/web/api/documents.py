@@ -61,25 +61,25 @@ def _like(document: type[D], source: object, **own: Any) -> D:
 
 
 @overload
-def message(said: Message) -> schema.Message: ...
+def message(said: Message) -> schema.MessageDocument: ...
 @overload
-def message(said: Message | None) -> schema.Message | None: ...
-def message(said: Message | None) -> schema.Message | None:
+def message(said: Message | None) -> schema.MessageDocument | None: ...
+def message(said: Message | None) -> schema.MessageDocument | None:
     """Return a message with its sentence."""
     if said is None:
         return None
-    return schema.Message(code=said.code, text=words.say(said), params=dict(said.params))
+    return schema.MessageDocument(code=said.code, text=words.say(said), params=dict(said.params))
 
 
-def _messages(said: Iterable[Message]) -> tuple[schema.Message, ...]:
+def _messages(said: Iterable[Message]) -> tuple[schema.MessageDocument, ...]:
     return tuple(message(each) for each in said)
 
 
-def status(snapshot: Snapshot) -> schema.Status:
+def status(snapshot: Snapshot) -> schema.StatusDocument:
     """Return the whole state."""
     sample = snapshot.sample
     return _like(
-        schema.Status,
+        schema.StatusDocument,
         snapshot,
         version=__version__,
         devices=() if sample is None else tuple(device(each, snapshot) for each in sample.readings),
@@ -94,12 +94,12 @@ def status(snapshot: Snapshot) -> schema.Status:
     )
 
 
-def device(reading: Reading, snapshot: Snapshot) -> schema.Device:
+def device(reading: Reading, snapshot: Snapshot) -> schema.DeviceDocument:
     """Return one device."""
     ledger = build_ledger(reading, {i.id: i.model_id for i in snapshot.instances})
     share = used_percent(reading)
     return _like(
-        schema.Device,
+        schema.DeviceDocument,
         reading,
         id=reading.device_id,
         used_percent=None if share is None else round(share, 2),
@@ -110,21 +110,21 @@ def device(reading: Reading, snapshot: Snapshot) -> schema.Device:
     )
 
 
-def holder(held: Holder) -> schema.Holder:
+def holder(held: Holder) -> schema.HolderDocument:
     """Return a process that holds memory."""
-    return _like(schema.Holder, held, bytes=held.used_bytes)
+    return _like(schema.HolderDocument, held, bytes=held.used_bytes)
 
 
-def options(chosen: LaunchOptions) -> schema.Options:
+def options(chosen: LaunchOptions) -> schema.OptionsDocument:
     """Return launch options."""
-    return _like(schema.Options, chosen, dtype=chosen.dtype.value, quantization=chosen.quantization.value)
+    return _like(schema.OptionsDocument, chosen, dtype=chosen.dtype.value, quantization=chosen.quantization.value)
 
 
-def instance(loaded: Instance, snapshot: Snapshot) -> schema.Instance:
+def instance(loaded: Instance, snapshot: Snapshot) -> schema.InstanceDocument:
     """Return a loaded model."""
     lease = loaded.lease
     return _like(
-        schema.Instance,
+        schema.InstanceDocument,
         loaded,
         model=loaded.model_id,
         options=options(loaded.options),
@@ -133,7 +133,7 @@ def instance(loaded: Instance, snapshot: Snapshot) -> schema.Instance:
         predicted_bytes_by_device=dict(loaded.predicted_bytes) or None,
         resting_bytes_by_device=dict(loaded.resting_bytes) or None,
         measured_bytes_by_device=dict(loaded.measured_bytes) or None,
-        lease=schema.Lease(until=when(lease.until), reason=lease.reason or None),
+        lease=schema.LeaseDocument(until=when(lease.until), reason=lease.reason or None),
         idle_unload_minutes=lease.idle_minutes,
         idle_unload_at=when(snapshot.idle_unload_at.get(loaded.id)),
         release=_release(lease.release),
@@ -144,35 +144,37 @@ def _total(by_device: Mapping[str, int]) -> int | None:
     return sum(by_device.values()) if by_device else None
 
 
-def _release(asked: ReleaseRequest | None) -> schema.Release | None:
-    return None if asked is None else _like(schema.Release, asked, why=asked.why or None, word=asked.word or None)
+def _release(asked: ReleaseRequest | None) -> schema.ReleaseDocument | None:
+    return (
+        None if asked is None else _like(schema.ReleaseDocument, asked, why=asked.why or None, word=asked.word or None)
+    )
 
 
-def entry(noted: AuditEntry) -> schema.AuditEntry:
+def entry(noted: AuditEntry) -> schema.AuditEntryDocument:
     """Return an entry of the audit log."""
     doer, target = noted.doer, noted.target
     return _like(
-        schema.AuditEntry,
+        schema.AuditEntryDocument,
         noted,
         at=when(noted.at),
-        who=_like(schema.Doer, doer, name=doer.name or None),
-        target=_like(schema.AuditTarget, target, id=target.id or None, name=target.name or None),
+        who=_like(schema.DoerDocument, doer, name=doer.name or None),
+        target=_like(schema.AuditTargetDocument, target, id=target.id or None, name=target.name or None),
         address=noted.address or None,
         details={detail.value: value for detail, value in noted.details},
     )
 
 
-def container(found: ForeignContainer) -> schema.Container:
+def container(found: ForeignContainer) -> schema.ContainerDocument:
     """Return a container of vLLM's image that this Warden did not start."""
-    return _like(schema.Container, found)
+    return _like(schema.ContainerDocument, found)
 
 
-def models(cached: Iterable[CachedModel]) -> list[schema.Model]:
+def models(cached: Iterable[CachedModel]) -> list[schema.ModelDocument]:
     """Return the cached models; one that cannot be described has the reason in the place of its facts."""
     return [_described(each) for each in cached]
 
 
-def _described(cached: CachedModel) -> schema.Model:
+def _described(cached: CachedModel) -> schema.ModelDocument:
     try:
         return model(cached)
     except Exception as exc:  # noqa: BLE001  around one model: the list names all the others
@@ -180,29 +182,29 @@ def _described(cached: CachedModel) -> schema.Model:
         return model(replace(bare, problem=misread(cached.id, exc)))
 
 
-def model(cached: CachedModel) -> schema.Model:
+def model(cached: CachedModel) -> schema.ModelDocument:
     """Return a cached model."""
     problem = cached.problem
     return _like(
-        schema.Model,
+        schema.ModelDocument,
         cached,
         problem=None if problem is None else words.say(problem),
         problem_code=None if problem is None else problem.code,
     )
 
 
-def advice(given: Advice) -> schema.Advice:
+def advice(given: Advice) -> schema.AdviceDocument:
     """Return an advice."""
     precision = given.precision
     chosen = LaunchOptions(precision.dtype, precision.quantization, given.max_tokens, given.batch_size)
-    return _like(schema.Advice, given, reasons=_messages(given.reasons), options=options(chosen))
+    return _like(schema.AdviceDocument, given, reasons=_messages(given.reasons), options=options(chosen))
 
 
-def plan(made: Plan) -> schema.Plan:
+def plan(made: Plan) -> schema.PlanDocument:
     """Return what a switch would do."""
     devices = made.devices
     return _like(
-        schema.Plan,
+        schema.PlanDocument,
         made,
         devices=tuple(each.device_id for each in devices),
         unload=tuple(_eviction(eviction, made.request) for eviction in made.unload),
@@ -221,20 +223,20 @@ def plan(made: Plan) -> schema.Plan:
     )
 
 
-def _way_out(way: WayOut) -> schema.WayOut:
-    return schema.WayOut(message=message(way.message), request=launch(way.request))
+def _way_out(way: WayOut) -> schema.WayOutDocument:
+    return schema.WayOutDocument(message=message(way.message), request=launch(way.request))
 
 
-def queued_launch(ticket: QueuedLaunch, queued: QueueEntry | None = None) -> schema.QueuedLaunch:
+def queued_launch(ticket: QueuedLaunch, queued: QueueEntry | None = None) -> schema.QueuedLaunchDocument:
     """Return a queued launch, with its place and what it waits for while it is in the queue."""
-    return _queued(schema.QueuedLaunch, ticket, queued)
+    return _queued(schema.QueuedLaunchDocument, ticket, queued)
 
 
 def changed_queued_launch(
     ticket: QueuedLaunch, queued: QueueEntry | None, *, stored: bool
-) -> schema.ChangedQueuedLaunch:
+) -> schema.ChangedQueuedLaunchDocument:
     """Return a queued launch that was changed."""
-    return _queued(schema.ChangedQueuedLaunch, ticket, queued, stored=stored)
+    return _queued(schema.ChangedQueuedLaunchDocument, ticket, queued, stored=stored)
 
 
 def _queued(document: type[D], ticket: QueuedLaunch, queued: QueueEntry | None, **own: Any) -> D:
@@ -250,26 +252,26 @@ def _queued(document: type[D], ticket: QueuedLaunch, queued: QueueEntry | None, 
     )
 
 
-def footprint(taken: Footprint) -> schema.Footprint:
+def footprint(taken: Footprint) -> schema.FootprintDocument:
     """Return what a launch takes on one device."""
     return _like(
-        schema.Footprint,
+        schema.FootprintDocument,
         taken,
-        parts=tuple(_like(schema.Part, part) for part in taken.parts),
+        parts=tuple(_like(schema.PartDocument, part) for part in taken.parts),
         run_peak_bytes=taken.total_bytes,
-        notes=tuple(schema.Note(code=note.value, text=words.word(names.NOTES, note)) for note in taken.notes),
+        notes=tuple(schema.NoteDocument(code=note.value, text=words.word(names.NOTES, note)) for note in taken.notes),
         seen=_measured(taken.seen),
     )
 
 
-def _measured(seen: MeasuredSpread | None) -> schema.Measured | None:
+def _measured(seen: MeasuredSpread | None) -> schema.MeasuredDocument | None:
     """What was measured here of such launches; one launch has the same on each of its devices."""
-    return None if seen is None else _like(schema.Measured, seen)
+    return None if seen is None else _like(schema.MeasuredDocument, seen)
 
 
-def _eviction(eviction: Eviction, request: SwitchRequest) -> schema.Eviction:
+def _eviction(eviction: Eviction, request: SwitchRequest) -> schema.EvictionDocument:
     return _like(
-        schema.Eviction,
+        schema.EvictionDocument,
         eviction,
         model=eviction.model_id,
         lease_until=when(eviction.lease_until),
@@ -278,10 +280,10 @@ def _eviction(eviction: Eviction, request: SwitchRequest) -> schema.Eviction:
     )
 
 
-def launch(request: SwitchRequest) -> schema.Launch:
+def launch(request: SwitchRequest) -> schema.LaunchDocument:
     """Return a request as ``plan`` and ``switch`` take it."""
     return _like(
-        schema.Launch,
+        schema.LaunchDocument,
         request,
         mode=request.mode.value,
         model=request.model_id,
@@ -291,9 +293,9 @@ def launch(request: SwitchRequest) -> schema.Launch:
     )
 
 
-def _evicted(evicted: Evicted) -> schema.Evicted:
+def _evicted(evicted: Evicted) -> schema.EvictedDocument:
     return _like(
-        schema.Evicted,
+        schema.EvictedDocument,
         evicted,
         model=evicted.model_id,
         options=options(evicted.options),
@@ -301,14 +303,14 @@ def _evicted(evicted: Evicted) -> schema.Evicted:
     )
 
 
-def operation(begun: Operation) -> schema.Operation:
+def operation(begun: Operation) -> schema.OperationDocument:
     """Return an operation, running or ended."""
-    return _operation(schema.Operation, begun)
+    return _operation(schema.OperationDocument, begun)
 
 
-def accepted_operation(begun: Operation, *, stored: bool) -> schema.AcceptedOperation:
+def accepted_operation(begun: Operation, *, stored: bool) -> schema.AcceptedOperationDocument:
     """Return an operation that was begun or changed."""
-    return _operation(schema.AcceptedOperation, begun, stored=stored)
+    return _operation(schema.AcceptedOperationDocument, begun, stored=stored)
 
 
 def _operation(document: type[D], begun: Operation, **own: Any) -> D:
@@ -317,21 +319,23 @@ def _operation(document: type[D], begun: Operation, **own: Any) -> D:
         begun,
         model=begun.model_id,
         to_restore=tuple(map(_evicted, begun.to_restore)),
-        steps=tuple(_like(schema.Step, step) for step in begun.steps),
+        steps=tuple(_like(schema.StepDocument, step) for step in begun.steps),
         receipt=_receipt(begun.receipts),
         receipts=tuple(map(_device_receipt, begun.receipts)),
-        findings=tuple(_like(schema.Finding, finding) for finding in begun.findings),
-        checks=tuple(_like(schema.Check, check, title=words.word(names.CHECKS, check.name)) for check in begun.checks),
+        findings=tuple(_like(schema.FindingDocument, finding) for finding in begun.findings),
+        checks=tuple(
+            _like(schema.CheckDocument, check, title=words.word(names.CHECKS, check.name)) for check in begun.checks
+        ),
         request=None if begun.request is None else launch(begun.request),
         post_mortem=None if begun.post_mortem is None else _post_mortem(begun.post_mortem),
-        grace=None if begun.grace is None else _like(schema.Grace, begun.grace, until=when(begun.grace.until)),
+        grace=None if begun.grace is None else _like(schema.GraceDocument, begun.grace, until=when(begun.grace.until)),
         **own,
     )
 
 
-def _post_mortem(report: PostMortem) -> schema.PostMortem:
+def _post_mortem(report: PostMortem) -> schema.PostMortemDocument:
     return _like(
-        schema.PostMortem,
+        schema.PostMortemDocument,
         report,
         since=when(report.since),
         device=report.device_id,
@@ -341,9 +345,9 @@ def _post_mortem(report: PostMortem) -> schema.PostMortem:
     )
 
 
-def _account(account: Account) -> schema.DeviceAccount:
+def _account(account: Account) -> schema.DeviceAccountDocument:
     return _like(
-        schema.DeviceAccount,
+        schema.DeviceAccountDocument,
         account,
         id=account.device_id,
         predicted_bytes=account.gate_bytes,
@@ -353,15 +357,15 @@ def _account(account: Account) -> schema.DeviceAccount:
     )
 
 
-def _held_line(line: HolderLine) -> schema.HeldLine:
-    return _like(schema.HeldLine, line, own=line.is_own, model=line.model_id, bytes=line.after_bytes)
+def _held_line(line: HolderLine) -> schema.HeldLineDocument:
+    return _like(schema.HeldLineDocument, line, own=line.is_own, model=line.model_id, bytes=line.after_bytes)
 
 
-def _receipt(receipts: tuple[Receipt, ...]) -> schema.Receipt | None:
+def _receipt(receipts: tuple[Receipt, ...]) -> schema.ReceiptDocument | None:
     """All receipts of an operation as one: sums over devices, unknown as soon as one is."""
     if not receipts:
         return None
-    return schema.Receipt(
+    return schema.ReceiptDocument(
         expected_bytes=_sum([r.expected_bytes for r in receipts]),
         freed_bytes=_sum([r.freed_bytes for r in receipts]),
         model_freed_bytes=_sum([r.model_freed_bytes for r in receipts]),
@@ -376,32 +380,34 @@ def _sum(sizes: list[int | None]) -> int | None:
     return sum(known) if len(known) == len(sizes) else None
 
 
-def _device_receipt(receipt: Receipt) -> schema.DeviceReceipt:
+def _device_receipt(receipt: Receipt) -> schema.DeviceReceiptDocument:
     held = tuple(map(_still_held, receipt.still_held_by))
-    return _like(schema.DeviceReceipt, receipt, model=receipt.model_id, still_held_by=held)
+    return _like(schema.DeviceReceiptDocument, receipt, model=receipt.model_id, still_held_by=held)
 
 
-def _still_held(held: HeldBy) -> schema.StillHeld:
-    return _like(schema.StillHeld, held, bytes=held.used_bytes)
+def _still_held(held: HeldBy) -> schema.StillHeldDocument:
+    return _like(schema.StillHeldDocument, held, bytes=held.used_bytes)
 
 
-def track(recorded: Track) -> schema.Timeline:
+def track(recorded: Track) -> schema.TimelineDocument:
     """Return a device's memory over a span, with the operations that ended in it."""
     return _like(
-        schema.Timeline,
+        schema.TimelineDocument,
         recorded,
         device=recorded.device_id,
         step_seconds=recorded.scale.step_s,
         points=tuple(map(_point, recorded.points)),
-        operations=tuple(_like(schema.EndedOperation, event, model=event.model_id) for event in recorded.events),
+        operations=tuple(
+            _like(schema.EndedOperationDocument, event, model=event.model_id) for event in recorded.events
+        ),
     )
 
 
-def _point(point: Point) -> schema.Point:
+def _point(point: Point) -> schema.PointDocument:
     held = tuple(_holding(held) for held in point.held if held.who.kind is not LedgerKind.FREE)
-    return _like(schema.Point, point, holders=held)
+    return _like(schema.PointDocument, point, holders=held)
 
 
-def _holding(held: Held) -> schema.Holding:
+def _holding(held: Held) -> schema.HoldingDocument:
     who = held.who
-    return _like(schema.Holding, who, model=who.model_id, bytes=held.used_bytes, most_bytes=held.most_bytes)
+    return _like(schema.HoldingDocument, who, model=who.model_id, bytes=held.used_bytes, most_bytes=held.most_bytes)

@@ -126,7 +126,7 @@ def _prose(docstring: str) -> str:
 
 
 def _ref(model: type[BaseModel]) -> Mapping[str, str]:
-    return {"$ref": REFERENCE.format(model=model.__name__)}
+    return {"$ref": REFERENCE.format(model=schema.component(model))}
 
 
 def _path_parameters(path: str) -> Iterator[Mapping[str, Any]]:
@@ -157,7 +157,7 @@ def _success(each: Call) -> Mapping[str, Any]:
 
 
 def _failures(each: Call, method: str, path: str) -> Mapping[str, Any]:
-    content = {PROBLEM_TYPE: {"schema": _ref(schema.Problem)}}
+    content = {PROBLEM_TYPE: {"schema": _ref(schema.ProblemDocument)}}
     return {
         str(status): {
             "description": "; ".join(f"`{code}`: {title}" for code, title in codes.items()),
@@ -208,26 +208,28 @@ def _before(each: Call, method: str, path: str) -> Iterator[tuple[int, str]]:
 
 
 def _schemas() -> Mapping[str, Any]:
-    answers = dict.fromkeys((schema.Problem, *(each.answer for each in CALLS)))
+    answers = dict.fromkeys((schema.ProblemDocument, *(each.answer for each in CALLS)))
     sent = dict.fromkeys(each.body for each in CALLS if each.body is not None)
     modes: list[tuple[Any, JsonSchemaMode]] = [
         *[(model, "serialization") for model in answers],
         *[(model, "validation") for model in sent],
     ]
     _, found = models_json_schema(modes, ref_template=REFERENCE)
-    return {name: _without_titles(each) for name, each in found["$defs"].items()}
+    return {name.removesuffix(schema.SUFFIX): _published(each) for name, each in found["$defs"].items()}
 
 
-def _without_titles(node: Any) -> Any:
-    """A schema without pydantic's titles, which repeat the names; a property that is called so stays."""
+def _published(node: Any) -> Any:
+    """A schema by the names of its components, and without pydantic's titles; a property of that name stays."""
     if isinstance(node, list):
-        return [_without_titles(each) for each in node]
+        return [_published(each) for each in node]
     if not isinstance(node, Mapping):
         return node.replace("``", "`") if isinstance(node, str) else node
     return {
-        name: {key: _without_titles(value) for key, value in each.items()}
+        name: {key: _published(value) for key, value in each.items()}
         if name == "properties"
-        else _without_titles(each)
+        else each.removesuffix(schema.SUFFIX)
+        if name == "$ref"
+        else _published(each)
         for name, each in node.items()
         if not (name == "title" and isinstance(each, str))
     }
@@ -278,10 +280,10 @@ def _row(each: Call) -> CallRow:
         routes=tuple(f"{method} {path}" for method, path in _routes(each)),
         summary=gettext(each.summary),
         who=_who(LOWEST[each.command.right]),
-        body=None if each.body is None else each.body.__name__,
+        body=None if each.body is None else schema.component(each.body),
         query=() if each.query is None else tuple(_fields(each.query.model_json_schema())),
         status=each.status,
-        answer=each.answer.__name__,
+        answer=schema.component(each.answer),
         is_list=each.is_list,
         refusals=tuple((status, tuple(codes.items())) for status, codes in sorted(own.items())),
     )

@@ -13,7 +13,6 @@ from webapp.domain.operation import Operation
 from webapp.domain.people import Permission
 from webapp.domain.queue import QueuedLaunch, QueueEntry
 from webapp.errors import DeviceUnreadable, InvalidRequest, UnknownDevice, UnknownModel, UnknownOperation, UnknownTicket
-from webapp.schema import queries
 from webapp.texts import N_
 from webapp.web import commands
 from webapp.web.actor import current_actor
@@ -42,7 +41,7 @@ SEE_QUEUED: Final = Command(Permission.SEE, refusals=(UnknownTicket,))
     "GET /status",
     command=commands.SEE,
     summary=N_("Show devices, loaded models and running operations"),
-    answer=schema.Status,
+    answer=schema.StatusDocument,
     is_tagged=True,
 )
 def status() -> Tagged:
@@ -56,8 +55,10 @@ def status() -> Tagged:
     return Tagged(snapshot.version, lambda: documents.status(snapshot))
 
 
-@call("GET /models", command=commands.SEE, summary=N_("List the cached models"), answer=schema.Model, is_list=True)
-def models() -> list[schema.Model]:
+@call(
+    "GET /models", command=commands.SEE, summary=N_("List the cached models"), answer=schema.ModelDocument, is_list=True
+)
+def models() -> list[schema.ModelDocument]:
     """Return the cached models, each with the reason if it cannot be loaded.
 
     Whether the cache can be read at all is in the status (``models_problem``).
@@ -69,10 +70,10 @@ def models() -> list[schema.Model]:
     "GET /recommendation",
     command=RECOMMEND,
     summary=N_("Recommend settings"),
-    answer=schema.Advice,
-    query=queries.RecommendationQuery,
+    answer=schema.AdviceDocument,
+    query=schema.RecommendationParameters,
 )
-def recommendation() -> schema.Advice:
+def recommendation() -> schema.AdviceDocument:
     """Return the recommended settings for ``?device=&model=``, both optional.
 
     With a model the answer is the largest configuration that fits; ``mark`` is ``none`` if nothing does.
@@ -89,10 +90,10 @@ def recommendation() -> schema.Advice:
     "POST /plan",
     command=commands.PLAN,
     summary=N_("Show what a launch would do"),
-    answer=schema.Plan,
-    body=schema.Launch,
+    answer=schema.PlanDocument,
+    body=schema.LaunchDocument,
 )
-def plan(body: schema.Launch) -> schema.Plan:
+def plan(body: schema.LaunchDocument) -> schema.PlanDocument:
     """Return what a switch would do; nothing is done.
 
     ``footprints`` gives every component by device in bytes with its source and confidence, both peaks, and notes.
@@ -110,11 +111,11 @@ def plan(body: schema.Launch) -> schema.Plan:
     "POST /switch",
     command=commands.SWITCH,
     summary=N_("Load a model"),
-    answer=schema.AcceptedOperation,
+    answer=schema.AcceptedOperationDocument,
     status=202,
-    body=schema.LaunchOnce,
+    body=schema.LaunchOnceDocument,
 )
-def switch(body: schema.LaunchOnce) -> Located:
+def switch(body: schema.LaunchOnceDocument) -> Located:
     """Load a model, and unload what it replaces. Returns 202 with the operation.
 
     Without ``keep_others`` your own models on the chosen device are unloaded; with it, only the instances that
@@ -135,12 +136,12 @@ def switch(body: schema.LaunchOnce) -> Located:
     "POST /instances/<instance_id>/unload",
     command=commands.UNLOAD,
     summary=N_("Unload a model"),
-    answer=schema.AcceptedOperation,
+    answer=schema.AcceptedOperationDocument,
     status=202,
-    body=schema.Override,
+    body=schema.OverrideDocument,
     body_is_optional=True,
 )
-def unload(instance_id: str, body: schema.Override) -> Located:
+def unload(instance_id: str, body: schema.OverrideDocument) -> Located:
     """Unload an instance. Returns 202 with the operation.
 
     Naming the id in the URL is the confirmation. Your own instance is unloaded even if it is answering a request.
@@ -156,10 +157,10 @@ def unload(instance_id: str, body: schema.Override) -> Located:
     "POST /instances/<instance_id>/lease",
     command=commands.SET_LEASE,
     summary=N_("Change the lease of your model"),
-    answer=schema.Instance,
-    body=schema.LeaseTerms,
+    answer=schema.InstanceDocument,
+    body=schema.LeaseTermsDocument,
 )
-def lease(instance_id: str, body: schema.LeaseTerms) -> schema.Instance:
+def lease(instance_id: str, body: schema.LeaseTermsDocument) -> schema.InstanceDocument:
     """Change the lease and the idle time of your own instance. Returns the instance.
 
     In the answer ``lease`` has ``until`` and ``reason``; ``idle_unload_minutes``, ``idle_unload_at`` and ``release``
@@ -173,11 +174,11 @@ def lease(instance_id: str, body: schema.LeaseTerms) -> schema.Instance:
     "POST /instances/<instance_id>/release-request",
     command=commands.ASK_RELEASE,
     summary=N_("Ask for the release of a model"),
-    answer=schema.Instance,
-    body=schema.ReleaseWish,
+    answer=schema.InstanceDocument,
+    body=schema.ReleaseWishDocument,
     body_is_optional=True,
 )
-def ask_release(instance_id: str, body: schema.ReleaseWish) -> schema.Instance:
+def ask_release(instance_id: str, body: schema.ReleaseWishDocument) -> schema.InstanceDocument:
     """Ask the owner of an instance to release it. Returns the instance.
 
     Its ``release`` is ``{"asker", "asked_at", "why", "answer", "answered_at", "answered_by", "word"}``. 409
@@ -190,10 +191,10 @@ def ask_release(instance_id: str, body: schema.ReleaseWish) -> schema.Instance:
     "POST /instances/<instance_id>/release-request/answer",
     command=commands.ANSWER_RELEASE,
     summary=N_("Answer a release request"),
-    answer=schema.Instance,
-    body=schema.ReleaseDecision,
+    answer=schema.InstanceDocument,
+    body=schema.ReleaseDecisionDocument,
 )
-def answer_release(instance_id: str, body: schema.ReleaseDecision) -> schema.Instance:
+def answer_release(instance_id: str, body: schema.ReleaseDecisionDocument) -> schema.InstanceDocument:
     """Keep or release an instance of yours that somebody asks for. Returns the instance.
 
     An answer without ``answered_by`` was given by silence: the owner did not react in time.
@@ -205,9 +206,9 @@ def answer_release(instance_id: str, body: schema.ReleaseDecision) -> schema.Ins
     "POST /instances/<instance_id>/keep",
     command=commands.KEEP,
     summary=N_("Keep an idle model loaded"),
-    answer=schema.Instance,
+    answer=schema.InstanceDocument,
 )
-def keep(instance_id: str) -> schema.Instance:
+def keep(instance_id: str) -> schema.InstanceDocument:
     """Count this call as use of an idle instance, which restarts its idle time. Returns the instance."""
     return _instance(controller().leases.keep(instance_id, current_actor()))
 
@@ -216,24 +217,24 @@ def keep(instance_id: str) -> schema.Instance:
     "POST /instances/<instance_id>/ask",
     command=commands.ASK,
     summary=N_("Ask a model"),
-    answer=schema.Reply,
-    body=schema.Question,
+    answer=schema.ReplyDocument,
+    body=schema.QuestionDocument,
 )
-def ask(instance_id: str, body: schema.Question) -> schema.Reply:
+def ask(instance_id: str, body: schema.QuestionDocument) -> schema.ReplyDocument:
     """Ask a model. Returns its whole answer as ``{"answer"}``; the page streams it instead."""
     question = bodies.question(body)
     with closing(StreamedReply(instance_id, question)) as answer:
-        return schema.Reply(answer="".join(answer))
+        return schema.ReplyDocument(answer="".join(answer))
 
 
 @call(
     "GET /containers",
     command=commands.SEE,
     summary=N_("List the containers that Warden did not start"),
-    answer=schema.Container,
+    answer=schema.ContainerDocument,
     is_list=True,
 )
-def containers() -> list[schema.Container]:
+def containers() -> list[schema.ContainerDocument]:
     """Return the containers of vLLM's image that Warden did not start; its own are instances.
 
     The status has them too.
@@ -245,11 +246,11 @@ def containers() -> list[schema.Container]:
     "POST /containers/<container_id>/stop",
     command=commands.STOP_CONTAINER,
     summary=N_("Stop a container that Warden did not start"),
-    answer=schema.AcceptedOperation,
+    answer=schema.AcceptedOperationDocument,
     status=202,
-    body=schema.ContainerName,
+    body=schema.ContainerNameDocument,
 )
-def stop_container(container_id: str, body: schema.ContainerName) -> Located:
+def stop_container(container_id: str, body: schema.ContainerNameDocument) -> Located:
     """Stop a container that Warden did not start. Returns 202 with the operation.
 
     The body repeats the container's exact name as confirmation. The container is not removed.
@@ -261,7 +262,7 @@ def stop_container(container_id: str, body: schema.ContainerName) -> Located:
     "POST /clean",
     command=commands.CLEAN,
     summary=N_("Free memory that nothing needs"),
-    answer=schema.AcceptedOperation,
+    answer=schema.AcceptedOperationDocument,
     status=202,
 )
 def clean() -> Located:
@@ -276,7 +277,7 @@ def clean() -> Located:
     "POST /emergency",
     command=commands.EMERGENCY,
     summary=N_("Stop everything that Warden started"),
-    answer=schema.AcceptedOperation,
+    answer=schema.AcceptedOperationDocument,
     status=202,
 )
 def emergency() -> Located:
@@ -291,7 +292,7 @@ def emergency() -> Located:
     "POST /demo",
     command=commands.MAKE_DEMO,
     summary=N_("Create the demo model"),
-    answer=schema.AcceptedOperation,
+    answer=schema.AcceptedOperationDocument,
     status=202,
 )
 def demo() -> Located:
@@ -303,7 +304,7 @@ def demo() -> Located:
     "POST /selftest",
     command=commands.SELFTEST,
     summary=N_("Start a self-test"),
-    answer=schema.AcceptedOperation,
+    answer=schema.AcceptedOperationDocument,
     status=202,
 )
 def selftest() -> Located:
@@ -318,17 +319,17 @@ def selftest() -> Located:
     "GET /operations",
     command=commands.SEE,
     summary=N_("List operations"),
-    answer=schema.Operation,
+    answer=schema.OperationDocument,
     is_list=True,
-    query=queries.OperationsQuery,
+    query=schema.OperationsParameters,
 )
-def operations() -> list[schema.Operation]:
+def operations() -> list[schema.OperationDocument]:
     """Return operations with their steps and receipts, newest first.
 
     ``?kind=&actor=&model=&state=&before=&limit=``, all optional. ``before`` is the id of the last operation already
     seen; ``limit`` is at most 500.
     """
-    asked, limit = OperationsQuery.read(request.args), limit_argument(queries.DEFAULT_LIMIT, queries.LARGEST_LIMIT)
+    asked, limit = OperationsQuery.read(request.args), limit_argument(schema.DEFAULT_LIMIT, schema.LARGEST_LIMIT)
     try:
         found = controller().operations(limit, asked.to_filter(), asked.before or None)
     except UnknownOperation as error:
@@ -340,11 +341,11 @@ def operations() -> list[schema.Operation]:
     "GET /audit",
     command=commands.READ_AUDIT,
     summary=N_("Show the audit log"),
-    answer=schema.AuditEntry,
+    answer=schema.AuditEntryDocument,
     is_list=True,
-    query=queries.AuditQuery,
+    query=schema.AuditParameters,
 )
-def entries() -> list[schema.AuditEntry]:
+def entries() -> list[schema.AuditEntryDocument]:
     """Return the audit log, newest first.
 
     ``?person=&group=&result=&from=&to=&target=&before=&limit=``, all optional. Days are written as ``2026-01-31``;
@@ -353,7 +354,7 @@ def entries() -> list[schema.AuditEntry]:
     (``kind``, ``id``, ``name``), ``address``, ``result`` (``done``, ``refused``, ``failed``), ``problem``, ``details``
     and ``operation_id``.
     """
-    asked, limit = AuditQuery.read(request.args), limit_argument(queries.DEFAULT_LIMIT, queries.LARGEST_LIMIT)
+    asked, limit = AuditQuery.read(request.args), limit_argument(schema.DEFAULT_LIMIT, schema.LARGEST_LIMIT)
     return [documents.entry(each) for each in audit().entries(limit, asked.to_filter(), asked.seen)]
 
 
@@ -361,10 +362,10 @@ def entries() -> list[schema.AuditEntry]:
     "GET /timeline",
     command=TRACK,
     summary=N_("Show the memory of a device over time"),
-    answer=schema.Timeline,
-    query=queries.TimelineQuery,
+    answer=schema.TimelineDocument,
+    query=schema.TimelineParameters,
 )
-def track() -> schema.Timeline:
+def track() -> schema.TimelineDocument:
     """Return a device's memory by holder over time, with the operations of that period.
 
     ``?device=&span=``: the first device and the last ``hour`` unless given; the other span is ``week``.
@@ -375,8 +376,13 @@ def track() -> schema.Timeline:
     return documents.track(timeline().track(device_id, span))
 
 
-@call("GET /operations/<operation_id>", command=SEE_OPERATION, summary=N_("Show an operation"), answer=schema.Operation)
-def operation(operation_id: str) -> schema.Operation:
+@call(
+    "GET /operations/<operation_id>",
+    command=SEE_OPERATION,
+    summary=N_("Show an operation"),
+    answer=schema.OperationDocument,
+)
+def operation(operation_id: str) -> schema.OperationDocument:
     """Return one operation, running or ended.
 
     ``request`` is the request of a switch (of an unload: what loads the model again). ``to_restore`` lists the models
@@ -392,12 +398,12 @@ def operation(operation_id: str) -> schema.Operation:
     "POST /operations/<operation_id>/cancel",
     command=commands.CANCEL,
     summary=N_("Cancel an operation"),
-    answer=schema.AcceptedOperation,
+    answer=schema.AcceptedOperationDocument,
     status=202,
-    body=schema.Cancellation,
+    body=schema.CancellationDocument,
     body_is_optional=True,
 )
-def cancel(operation_id: str, body: schema.Cancellation) -> Located:
+def cancel(operation_id: str, body: schema.CancellationDocument) -> Located:
     """Cancel an operation. Returns 202 with the operation.
 
     ``{"rollback": true}`` abandons a rollback that is under way. The owner of a model that would be unloaded can cancel
@@ -411,7 +417,7 @@ def cancel(operation_id: str, body: schema.Cancellation) -> Located:
     "POST /operations/<operation_id>/restore",
     command=commands.RESTORE,
     summary=N_("Load again what an operation unloaded"),
-    answer=schema.AcceptedOperation,
+    answer=schema.AcceptedOperationDocument,
     status=202,
 )
 def restore(operation_id: str) -> Located:
@@ -427,10 +433,10 @@ def restore(operation_id: str) -> Located:
     "GET /tickets",
     command=commands.SEE,
     summary=N_("List the queued launches"),
-    answer=schema.QueuedLaunch,
+    answer=schema.QueuedLaunchDocument,
     is_list=True,
 )
-def tickets() -> list[schema.QueuedLaunch]:
+def tickets() -> list[schema.QueuedLaunchDocument]:
     """Return the queue in order, then the launches that left it recently, newest first."""
     snapshot = controller().snapshot()
     waiting = [documents.queued_launch(queued.launch, queued) for queued in snapshot.waiting]
@@ -442,9 +448,9 @@ def tickets() -> list[schema.QueuedLaunch]:
     "GET /tickets/<ticket_id>",
     command=SEE_QUEUED,
     summary=N_("Show a queued launch"),
-    answer=schema.QueuedLaunch,
+    answer=schema.QueuedLaunchDocument,
 )
-def ticket(ticket_id: str) -> schema.QueuedLaunch:
+def ticket(ticket_id: str) -> schema.QueuedLaunchDocument:
     """Return one queued launch, or 404 ``unknown_ticket``.
 
     ``place`` is its position, ``why`` the reason it waits, ``behind`` the launch ahead of it that it waits for.
@@ -459,11 +465,11 @@ def ticket(ticket_id: str) -> schema.QueuedLaunch:
     "POST /tickets",
     command=commands.ENQUEUE,
     summary=N_("Queue a launch"),
-    answer=schema.QueuedLaunch,
+    answer=schema.QueuedLaunchDocument,
     status=201,
-    body=schema.LaunchToQueue,
+    body=schema.LaunchToQueueDocument,
 )
-def enqueue(body: schema.LaunchToQueue) -> Located:
+def enqueue(body: schema.LaunchToQueueDocument) -> Located:
     """Queue a switch that cannot start now. Returns 201 with the queued launch.
 
     409 ``queue_full``, ``already_waiting`` or ``cannot_wait``; 503 ``not_stored`` if it could not be stored and so was
@@ -486,9 +492,9 @@ def enqueue(body: schema.LaunchToQueue) -> Located:
     "DELETE /tickets/<ticket_id>",
     command=commands.LEAVE_QUEUE,
     summary=N_("Remove a launch from the queue"),
-    answer=schema.ChangedQueuedLaunch,
+    answer=schema.ChangedQueuedLaunchDocument,
 )
-def leave_queue(ticket_id: str) -> schema.ChangedQueuedLaunch:
+def leave_queue(ticket_id: str) -> schema.ChangedQueuedLaunchDocument:
     """Remove a launch from the queue, and cancel it if it is being started. The answer has ``stored``."""
     ticket = controller().queue.cancel(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(ticket)
@@ -499,9 +505,9 @@ def leave_queue(ticket_id: str) -> schema.ChangedQueuedLaunch:
     "POST /tickets/<ticket_id>/resume",
     command=commands.RESUME_QUEUED,
     summary=N_("Resume a queued launch"),
-    answer=schema.ChangedQueuedLaunch,
+    answer=schema.ChangedQueuedLaunchDocument,
 )
-def resume_queued(ticket_id: str) -> schema.ChangedQueuedLaunch:
+def resume_queued(ticket_id: str) -> schema.ChangedQueuedLaunchDocument:
     """Resume a queued launch that an emergency stop paused. The answer has ``stored``."""
     queued = controller().queue.resume(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(queued.launch, queued)
@@ -512,7 +518,7 @@ def resume_queued(ticket_id: str) -> schema.ChangedQueuedLaunch:
     "POST /tickets/<ticket_id>/start",
     command=commands.START_QUEUED,
     summary=N_("Start a queued launch now"),
-    answer=schema.AcceptedOperation,
+    answer=schema.AcceptedOperationDocument,
     status=202,
 )
 def start_queued(ticket_id: str) -> Located:
@@ -522,12 +528,12 @@ def start_queued(ticket_id: str) -> Located:
     )
 
 
-def _changed(ticket: QueuedLaunch, queued: QueueEntry | None = None) -> schema.ChangedQueuedLaunch:
+def _changed(ticket: QueuedLaunch, queued: QueueEntry | None = None) -> schema.ChangedQueuedLaunchDocument:
     stored = controller().queue.is_stored(ticket.id)
     return documents.changed_queued_launch(ticket, queued, stored=stored)
 
 
-def _ticket(ticket_id: str) -> schema.QueuedLaunch:
+def _ticket(ticket_id: str) -> schema.QueuedLaunchDocument:
     snapshot = controller().snapshot()
     for queued in snapshot.waiting:
         if queued.launch.id == ticket_id:
@@ -538,7 +544,7 @@ def _ticket(ticket_id: str) -> schema.QueuedLaunch:
     raise UnknownTicket(ticket=ticket_id)
 
 
-def _instance(instance: Instance) -> schema.Instance:
+def _instance(instance: Instance) -> schema.InstanceDocument:
     return documents.instance(instance, controller().snapshot())
 
 

@@ -9,7 +9,7 @@ from zlib import crc32
 
 from webapp.domain.memory import LedgerKind
 from webapp.domain.operation import OperationState
-from webapp.domain.timeline import Event, EventMark, Point, Span, Track, Who
+from webapp.domain.timeline import EventMark, Point, Span, TimelineEvent, Track, Who
 from webapp.domain.units import GIB
 from webapp.message import Message
 from webapp.web import formats, words
@@ -218,7 +218,7 @@ def _row(column: Point, sizes: Sequence[int] | None) -> tuple[str, ...]:
     return tuple(formats.number(size / GIB, 2 if size else 0) for size in (*sizes, column.total_bytes))
 
 
-def _chart(track: Track, columns: Sequence[Point], events: Sequence[Event]) -> ChartView:
+def _chart(track: Track, columns: Sequence[Point], events: Sequence[TimelineEvent]) -> ChartView:
     holdings = _holdings(columns)
     capacity = max(column.total_bytes or 0 for column in columns)
     top = max(round(capacity * HEADROOM), 1)
@@ -403,12 +403,12 @@ def _size_ticks(capacity: int, top: int) -> tuple[Tick, ...]:
     return tuple(Tick(round(100 * (1 - step * GIB / top), 2), formats.number(step, digits)) for step in steps)
 
 
-def _marks(track: Track, events: Sequence[Event]) -> tuple[MarkView, ...]:
+def _marks(track: Track, events: Sequence[TimelineEvent]) -> tuple[MarkView, ...]:
     found = stacked_area.places([_share(track, event.ended_at) for event in events])
     return tuple(_mark(place, [events[index] for index in place.moments], track.ended_at) for place in found)
 
 
-def _mark(place: stacked_area.MarkSpot, events: Sequence[Event], now: float) -> MarkView:
+def _mark(place: stacked_area.MarkSpot, events: Sequence[TimelineEvent], now: float) -> MarkView:
     marks = [event.mark for event in events if event.mark is not None]
     title = _event_title(events[0], now)
     if len(events) > 1:
@@ -425,13 +425,13 @@ def _mark(place: stacked_area.MarkSpot, events: Sequence[Event], now: float) -> 
     )
 
 
-def _event_title(event: Event, now: float) -> str:
+def _event_title(event: TimelineEvent, now: float) -> str:
     view = _event_view(event, now)
     said = (view.title, view.state_word, view.actor, view.when)
     return ", ".join(part for part in said if part)
 
 
-def _event_view(event: Event, now: float) -> EventView:
+def _event_view(event: TimelineEvent, now: float) -> EventView:
     assert event.mark is not None
     usual = event.state in (OperationState.SUCCEEDED, OperationState.RUNNING)
     return EventView(
@@ -445,7 +445,7 @@ def _event_view(event: Event, now: float) -> EventView:
     )
 
 
-def _what(event: Event) -> str:
+def _what(event: TimelineEvent) -> str:
     is_load = event.mark in (EventMark.LOAD, EventMark.SWITCH)
     kind = words.word(names.EVENT_MARKS, event.mark) if is_load else words.word(names.KINDS, event.kind)
     if event.model_id is None:

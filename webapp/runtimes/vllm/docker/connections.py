@@ -39,7 +39,7 @@ class _Pool(UnixHTTPConnectionPool):
         return _Connection(self.base_url, self.socket_path, timeout)
 
 
-class _Connection(UnixHTTPConnection):
+class _EngineConnection(UnixHTTPConnection):
     def connect(self) -> None:
         visitor = socket.socket(socket.AF_UNIX)
         try:
