@@ -17,7 +17,7 @@
     │   ├── UnknownOperation            no such operation
     │   ├── UnknownDevice               no such device
     │   ├── UnknownContainer            no such container started outside Warden
-    │   ├── UnknownTicket               no such queued launch
+    │   ├── UnknownQueuedLaunch         (unknown_ticket) no such queued launch
     │   ├── UnknownPerson               no such account
     │   ├── UnknownInvitation           no such invitation, or it was used or has expired
     │   └── UnknownToken                no such API token
@@ -47,8 +47,8 @@
     │   ├── AlreadyWaiting              the same person has queued the same launch
     │   ├── RequestIdReused             the request id belongs to another request
     │   ├── CannotWait                  it would not fit on an empty device either
-    │   ├── TicketEnded                 the queued launch has left the queue
-    │   ├── ForeignTicket               the queued launch belongs to another person
+    │   ├── QueuedLaunchEnded           (ticket_ended) the queued launch has left the queue
+    │   ├── ForeignQueuedLaunch         (foreign_ticket) the queued launch belongs to another person
     │   ├── NameInUse                   the name is taken
     │   ├── LastAdministrator           no administrator would remain
     │   └── OwnAccount                  people cannot do this to their own account
@@ -205,8 +205,10 @@ class UnknownContainer(NotFound):
     """No container started outside Warden has this id. Params: container."""
 
 
-class UnknownTicket(NotFound):
+class UnknownQueuedLaunch(NotFound):
     """No queued or recently queued launch has this id. Params: ticket."""
+
+    code = "unknown_ticket"
 
 
 class UnknownPerson(NotFound):
@@ -350,7 +352,7 @@ class AlreadyWaiting(Refused):
 class RequestIdReused(Refused):
     """The same person has sent another request under this request id.
 
-    Params: request_id, and the operation or the ticket that the other one began.
+    Params: request_id, and the operation or the queued launch (``ticket``) that the other one began.
     """
 
 
@@ -361,12 +363,16 @@ class CannotWait(Refused):
     """
 
 
-class TicketEnded(Refused):
+class QueuedLaunchEnded(Refused):
     """The queued launch has left the queue, or is being started. Params: ticket, model, state."""
 
+    code = "ticket_ended"
 
-class ForeignTicket(Refused):
+
+class ForeignQueuedLaunch(Refused):
     """The queued launch belongs to another person. Params: ticket, actor."""
+
+    code = "foreign_ticket"
 
 
 class Unavailable(WardenError):

@@ -13,16 +13,16 @@ ROOM_FOR_ONE = {"memory_limit_gib": 0.045, "reserve_mib": 0, "reserve_percent": 
 BODY = {"mode": "transformers", "model": "lab/two", "keep_others": True}
 
 
-def ticket_of(server: WardenServer, ticket_id: str) -> Any:
-    return server.get(f"/api/v1/tickets/{ticket_id}")
+def ticket_of(server: WardenServer, launch_id: str) -> Any:
+    return server.get(f"/api/v1/tickets/{launch_id}")
 
 
-def becomes(server: WardenServer, ticket_id: str, state: str) -> Any:
+def becomes(server: WardenServer, launch_id: str, state: str) -> Any:
     def look() -> Any:
-        launch = ticket_of(server, ticket_id)
+        launch = ticket_of(server, launch_id)
         return launch if launch["state"] == state else None
 
-    return wait_for(look, 90, lambda: f"it is not {state}: {ticket_of(server, ticket_id)}")
+    return wait_for(look, 90, lambda: f"it is not {state}: {ticket_of(server, launch_id)}")
 
 
 def test_it_survives_kill_9_and_starts_once_the_other_model_has_gone(start_server: Start) -> None:
@@ -30,15 +30,15 @@ def test_it_survives_kill_9_and_starts_once_the_other_model_has_gone(start_serve
     server.load("lab/one")
     taken = server.post("/api/v1/tickets", BODY)
     assert (taken.status_code, taken.json()["why"]["code"]) == (201, "waits_memory")
-    ticket_id = taken.json()["id"]
+    launch_id = taken.json()["id"]
     assert server.post("/api/v1/tickets", BODY).json()["code"] == "already_waiting"
     server.kill()
     server.start()
-    after = ticket_of(server, ticket_id)
+    after = ticket_of(server, launch_id)
     assert (after["state"], after["place"], after["created_at"]) == ("waiting", 1, taken.json()["created_at"])
     first = server.instance_of("lab/one")
     server.finished(server.post(f"/api/v1/instances/{first['id']}/unload").json()["id"])
-    started = becomes(server, ticket_id, "started")
+    started = becomes(server, launch_id, "started")
     assert server.instance_of("lab/two")["state"] == "ready"
     operation = server.get(f"/api/v1/operations/{started['operation_id']}")
     assert (operation["actor"], operation["state"]) == (taken.json()["actor"], "succeeded")
@@ -55,27 +55,27 @@ def test_model_that_somebody_loads_meanwhile_satisfies_it_and_that_is_known_afte
     assert (taken.status_code, taken.json()["why"]["code"]) == (201, "waits_operation")
     (server.state / "hold").unlink()
     server.finished(loading)
-    ticket_id = taken.json()["id"]
-    assert becomes(server, ticket_id, "started")["outcome"]["code"] == "ticket_satisfied"
+    launch_id = taken.json()["id"]
+    assert becomes(server, launch_id, "started")["outcome"]["code"] == "ticket_satisfied"
     later = server.post("/api/v1/tickets", {"mode": "transformers", "model": "lab/two", "starts_by_itself": False})
     assert server.post(f"/api/v1/tickets/{later.json()['id']}/cancel").status_code == 200
     server.kill()
     server.start()
-    assert ticket_of(server, ticket_id)["outcome"]["code"] == "ticket_satisfied"
+    assert ticket_of(server, launch_id)["outcome"]["code"] == "ticket_satisfied"
     assert ticket_of(server, later.json()["id"])["state"] == "cancelled"
 
 
 def test_killed_in_its_start_it_waits_again_and_starts(start_server: Start) -> None:
     server = start_server("tests.engine.holding_wsgi:app", **ROOM_FOR_ONE)
     (server.state / "hold").write_text("launch")
-    ticket_id = server.post("/api/v1/tickets", BODY).json()["id"]
+    launch_id = server.post("/api/v1/tickets", BODY).json()["id"]
     wait_for((server.state / "held").exists, 60, lambda: "the launch was not reached")
-    cut_off = becomes(server, ticket_id, "starting")["operation_id"]
+    cut_off = becomes(server, launch_id, "starting")["operation_id"]
     server.kill()
     (server.state / "hold").unlink()
     (server.state / "held").unlink()
     server.start()
-    started = becomes(server, ticket_id, "started")
+    started = becomes(server, launch_id, "started")
     assert server.get(f"/api/v1/operations/{cut_off}")["state"] == "abandoned"
     assert started["operation_id"] != cut_off
     assert server.instance_of("lab/two")["state"] == "ready"

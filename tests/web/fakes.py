@@ -56,14 +56,14 @@ from webapp.domain.recommend import Advice, recommend
 from webapp.domain.timeline import SCALES, Point, Span, TimelineEvent, Track
 from webapp.domain.units import gib
 from webapp.errors import (
-    ForeignTicket,
+    ForeignQueuedLaunch,
     NotConfirmed,
     NothingToRestore,
     UnknownContainer,
     UnknownDevice,
     UnknownInstance,
     UnknownOperation,
-    UnknownTicket,
+    UnknownQueuedLaunch,
     WardenError,
 )
 from webapp.message import Message
@@ -476,30 +476,30 @@ class FakeQueue(LaunchQueue):
         check_admissible(request, replace(self._of.planning_state(), actor=actor))
         check_place([one.launch for one in self._of.waiting], request, actor, self._of.ticket_limit)
 
-    def cancel(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:
-        queued = self._queued("cancel_ticket", ticket_id, actor, is_administrator)
+    def cancel(self, launch_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:
+        queued = self._queued("cancel_ticket", launch_id, actor, is_administrator)
         self._of.changed(waiting=tuple(one for one in self._of.waiting if one is not queued))
         return queued.launch.ended(QueueState.CANCELLED, time.time())
 
-    def resume(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueueEntry:
-        return self._queued("resume_ticket", ticket_id, actor, is_administrator)
+    def resume(self, launch_id: str, actor: str, *, is_administrator: bool = False) -> QueueEntry:
+        return self._queued("resume_ticket", launch_id, actor, is_administrator)
 
-    def is_stored(self, ticket_id: str) -> bool:
+    def is_stored(self, launch_id: str) -> bool:
         return self._of.store_problem is None
 
-    def start_now(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
-        queued = self._queued("start_ticket", ticket_id, actor, is_administrator)
+    def start_now(self, launch_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
+        queued = self._queued("start_ticket", launch_id, actor, is_administrator)
         return self._of.switch(queued.launch.request, queued.launch.actor)
 
-    def _queued(self, call: str, ticket_id: str, actor: str, is_administrator: bool) -> QueueEntry:
-        self._of.calls.append((call, actor, ticket_id))
+    def _queued(self, call: str, launch_id: str, actor: str, is_administrator: bool) -> QueueEntry:
+        self._of.calls.append((call, actor, launch_id))
         if self._of.refusal is not None:
             raise self._of.refusal
-        found = next((one for one in self._of.waiting if one.launch.id == ticket_id), None)
+        found = next((one for one in self._of.waiting if one.launch.id == launch_id), None)
         if found is None:
-            raise UnknownTicket(ticket=ticket_id)
+            raise UnknownQueuedLaunch(ticket=launch_id)
         if not may_cancel(found.launch, actor, is_administrator):
-            raise ForeignTicket(ticket=ticket_id, actor=found.launch.actor)
+            raise ForeignQueuedLaunch(ticket=launch_id, actor=found.launch.actor)
         return found
 
 

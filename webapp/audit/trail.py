@@ -241,11 +241,11 @@ def released_in_silence(instance: Instance, at: float) -> AuditEntry:
     return AuditEntry(at, WARDEN, Action.RELEASED_IN_SILENCE, _model(instance), details=owner)
 
 
-def ticket_started(launch: QueuedLaunch, at: float, operation_id: str) -> AuditEntry:
+def queue_started(launch: QueuedLaunch, at: float, operation_id: str) -> AuditEntry:
     """Return the entry for a queued launch that Warden starts."""
-    target = Target(Kind.TICKET, launch.id, launch.request.model_id)
+    target = Target(Kind.QUEUED_LAUNCH, launch.id, launch.request.model_id)
     owner = ((Detail.OWNER, launch.actor),)
-    return AuditEntry(at, WARDEN, Action.TICKET_STARTED, target, details=owner, operation_id=operation_id)
+    return AuditEntry(at, WARDEN, Action.QUEUE_STARTED, target, details=owner, operation_id=operation_id)
 
 
 def _model(instance: Instance) -> Target:

@@ -78,15 +78,15 @@ class Sandbox(Protocol):
 class QueueStore(Protocol):
     """The store's methods that the launch queue uses."""
 
-    def save_ticket(self, launch: QueuedLaunch, keep: int) -> None:
+    def save(self, launch: QueuedLaunch, keep: int) -> None:
         """Insert or replace a queued launch, and keep only the newest ``keep`` of the ended ones. Raises
         StoreUnavailable.
         """
 
-    def drop_ticket(self, ticket_id: str) -> None:
+    def drop(self, launch_id: str) -> None:
         """Delete a launch that was not accepted after all; idempotent. Raises StoreUnavailable."""
 
-    def tickets(self) -> tuple[QueuedLaunch, ...]:
+    def launches(self) -> tuple[QueuedLaunch, ...]:
         """Return all stored launches in the order of arrival. Raises StoreUnavailable."""
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
-from webapp.audit.trail import ticket_started
+from webapp.audit.trail import queue_started
 from webapp.control.context import Context, new_id
 from webapp.control.elapsed import Elapsed
 from webapp.control.keeping import not_stored
@@ -42,14 +42,14 @@ from webapp.domain.queue import (
     still_asked,
 )
 from webapp.errors import (
-    ForeignTicket,
+    ForeignQueuedLaunch,
     NotCancellable,
+    QueuedLaunchEnded,
     Refused,
     StoreUnavailable,
-    TicketEnded,
     Unavailable,
     UnknownOperation,
-    UnknownTicket,
+    UnknownQueuedLaunch,
     WardenError,
 )
 from webapp.message import Message
@@ -142,7 +142,7 @@ class LaunchQueue:
         if self._are_read:
             return
         assert self._context.queue_store is not None
-        kept = self._context.queue_store.tickets()
+        kept = self._context.queue_store.launches()
         with self._lock:
             self._launches = {**{launch.id: self._taken_up(launch) for launch in kept}, **self._launches}
             self._are_read = True
@@ -193,35 +193,35 @@ class LaunchQueue:
             self._drop(launch.id)
             raise
         self._confirm(launch.id)
-        log.info("ticket %s: %s waits for %s", launch.id, actor, request.model_id)
+        log.info("queued launch %s: %s waits for %s", launch.id, actor, request.model_id)
         self._publish((judged,))
         self._wake.set()
         return self.entry(launch.id)
 
-    def cancel(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:
+    def cancel(self, launch_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:
         """Remove a launch from the queue, another person's only as an administrator; a start in progress is cancelled
         with it.
 
-        Raises UnknownTicket, TicketEnded, ForeignTicket, and NotCancellable if its model is loaded already.
+        Raises UnknownQueuedLaunch, QueuedLaunchEnded, ForeignQueuedLaunch, and NotCancellable if its model is loaded already.
         """
-        launch = self._open_one(ticket_id, actor, is_administrator)
+        launch = self._open_one(launch_id, actor, is_administrator)
         if launch.state is QueueState.STARTING and launch.operation_id is not None:
             self._cancel(launch.operation_id, actor)
-        self._end(ticket_id, QueueState.CANCELLED)
-        log.info("ticket %s of %s was taken back by %s", ticket_id, launch.actor, actor)
+        self._end(launch_id, QueueState.CANCELLED)
+        log.info("queued launch %s of %s was taken back by %s", launch_id, launch.actor, actor)
         self._show()
-        return self._launches[ticket_id]
+        return self._launches[launch_id]
 
-    def resume(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> QueueEntry:
-        """Resume a launch that an emergency stop has paused; idempotent. Raises UnknownTicket, TicketEnded,
-        ForeignTicket.
+    def resume(self, launch_id: str, actor: str, *, is_administrator: bool = False) -> QueueEntry:
+        """Resume a launch that an emergency stop has paused; idempotent. Raises UnknownQueuedLaunch, QueuedLaunchEnded,
+        ForeignQueuedLaunch.
         """
-        self._open_one(ticket_id, actor, is_administrator)
+        self._open_one(launch_id, actor, is_administrator)
         with self._lock:
-            if (launch := self._launches[ticket_id]).is_open:
+            if (launch := self._launches[launch_id]).is_open:
                 self._put(replace(launch, paused_by=None))
         self._show()
-        return self.entry(ticket_id)
+        return self.entry(launch_id)
 
     def of_request(self, actor: str, request_id: str) -> QueuedLaunch | None:
         """Return the launch that ``actor`` queued under ``request_id``, open or recently ended, or ``None``.
@@ -232,26 +232,26 @@ class LaunchQueue:
         sent = (actor, request_id)
         return next((launch for launch in self._launches.values() if (launch.actor, launch.request_id) == sent), None)
 
-    def is_stored(self, ticket_id: str) -> bool:
+    def is_stored(self, launch_id: str) -> bool:
         """Return whether the store has the present state of a launch: cancelling and resuming act first."""
-        return ticket_id not in self._unsaved
+        return launch_id not in self._unsaved
 
-    def start_now(self, ticket_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
+    def start_now(self, launch_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
         """Start a queued launch at a person's request, regardless of its position.
 
-        Raises UnknownTicket, TicketEnded, ForeignTicket, and what ``switch`` raises: it then stays queued.
+        Raises UnknownQueuedLaunch, QueuedLaunchEnded, ForeignQueuedLaunch, and what ``switch`` raises: it then stays queued.
         """
-        launch = self._open_one(ticket_id, actor, is_administrator)
+        launch = self._open_one(launch_id, actor, is_administrator)
         request = self._request_of(launch)
         if not self._move(launch, _starting):
-            raise _ended(self._launches[ticket_id])
+            raise _ended(self._launches[launch_id])
         try:
             operation = self._switch(request, launch.actor)
         except Exception:
-            self._back(ticket_id)
+            self._back(launch_id)
             self._show()
             raise
-        self._began(ticket_id, operation)
+        self._began(launch_id, operation)
         self._show()
         return operation
 
@@ -296,44 +296,44 @@ class LaunchQueue:
             self._pending |= {launch.id}
         return launch
 
-    def _keep(self, ticket_id: str, *, needs_place: bool) -> None:
+    def _keep(self, launch_id: str, *, needs_place: bool) -> None:
         """Store the present value of a launch that is not confirmed yet. Raises NotStored."""
         store = self._context.queue_store
 
         def write() -> None:
             with self._writing:
-                if store is not None and (launch := self._launches.get(ticket_id)) is not None:
-                    store.save_ticket(launch, ENDED_KEPT)
+                if store is not None and (launch := self._launches.get(launch_id)) is not None:
+                    store.save(launch, ENDED_KEPT)
 
         self._context.keeper.now(write, in_request=needs_place)
 
-    def _confirm(self, ticket_id: str) -> None:
+    def _confirm(self, launch_id: str) -> None:
         """Make a stored launch visible, and let it start."""
-        self._elapsed.note((ticket_id, "waits"), None)
+        self._elapsed.note((launch_id, "waits"), None)
         with self._lock:
-            self._pending -= {ticket_id}
+            self._pending -= {launch_id}
 
-    def _drop(self, ticket_id: str) -> None:
+    def _drop(self, launch_id: str) -> None:
         """Discard a launch that was not accepted; a late write of it is deleted."""
         with self._lock:
-            self._launches = {key: value for key, value in self._launches.items() if key != ticket_id}
-            self._unsaved.pop(ticket_id, None)
-            self._pending -= {ticket_id}
+            self._launches = {key: value for key, value in self._launches.items() if key != launch_id}
+            self._unsaved.pop(launch_id, None)
+            self._pending -= {launch_id}
         if (store := self._context.queue_store) is not None:
-            self._context.keeper.later(f"ticket {ticket_id}", lambda: store.drop_ticket(ticket_id))
+            self._context.keeper.later(f"queued launch {launch_id}", lambda: store.drop(launch_id))
 
     def _open(self) -> tuple[QueuedLaunch, ...]:
         """Return the open launches that are confirmed, in order of arrival."""
         return in_order(launch for launch in self._launches.values() if launch.id not in self._pending)
 
-    def _open_one(self, ticket_id: str, actor: str, is_administrator: bool) -> QueuedLaunch:
-        launch = self._launches.get(ticket_id)
-        if launch is None or ticket_id in self._pending:
-            raise UnknownTicket(ticket=ticket_id)
+    def _open_one(self, launch_id: str, actor: str, is_administrator: bool) -> QueuedLaunch:
+        launch = self._launches.get(launch_id)
+        if launch is None or launch_id in self._pending:
+            raise UnknownQueuedLaunch(ticket=launch_id)
         if not launch.is_open:
             raise _ended(launch)
         if not may_cancel(launch, actor, is_administrator):
-            raise ForeignTicket(ticket=ticket_id, actor=launch.actor)
+            raise ForeignQueuedLaunch(ticket=launch_id, actor=launch.actor)
         return launch
 
     def _put(self, launch: QueuedLaunch) -> None:
@@ -389,7 +389,7 @@ class LaunchQueue:
         kind = (launch.id, type(exc).__name__)
         if kind not in self._recorded:
             self._recorded = frozenset(known for known in self._recorded if known[0] in self._launches) | {kind}
-            log.error("ticket %s: its check failed", launch.id, exc_info=exc)
+            log.error("queued launch %s: its check failed", launch.id, exc_info=exc)
 
     def _show(self) -> None:
         """Publish and store a person's change. The queue is judged later, so no other launch can make this call fail."""
@@ -439,7 +439,7 @@ class LaunchQueue:
             self._move(launch, lambda t: t.to(QueueState.WAITING, told_at=None))
         elif launch.state is QueueState.WAITING and one.fits and not launch.starts_by_itself:
             self._move(launch, lambda t: t.to(QueueState.READY, told_at=now))
-            log.info("ticket %s of %s: it fits now", launch.id, launch.actor)
+            log.info("queued launch %s of %s: it fits now", launch.id, launch.actor)
 
     def _move(self, seen: QueuedLaunch, change: Callable[[QueuedLaunch], QueuedLaunch]) -> bool:
         """Replace a launch, unless it has changed since it was ``seen`` or is being started; return whether it was."""
@@ -465,11 +465,11 @@ class LaunchQueue:
             self._line = QueueView(line, tuple(ended[:ENDED_KEPT]))
         return line
 
-    def entry(self, ticket_id: str) -> QueueEntry:
+    def entry(self, launch_id: str) -> QueueEntry:
         """Return a launch as last judged; one that has left the queue since is placed at its end and fits nowhere."""
         line = self._line.queued
-        found = next((one for one in line if one.launch.id == ticket_id), None)
-        return found or QueueEntry(self._launches[ticket_id], len(line) + 1, Message("waits_judgement"))
+        found = next((one for one in line if one.launch.id == launch_id), None)
+        return found or QueueEntry(self._launches[launch_id], len(line) + 1, Message("waits_judgement"))
 
     # Starting
 
@@ -487,7 +487,7 @@ class LaunchQueue:
         try:
             operation = self._switch(one.request or launch.request, launch.actor)
         except (Refused, Unavailable) as exc:
-            log.info("ticket %s is not started: %s", launch.id, exc)
+            log.info("queued launch %s is not started: %s", launch.id, exc)
             self._back(launch.id)
         except WardenError as exc:
             self._end(launch.id, QueueState.FAILED, exc.message)
@@ -495,7 +495,7 @@ class LaunchQueue:
             self._record(launch, exc)
             self._end(launch.id, QueueState.FAILED, Message("unexpected"))  # else it would be started again and again
         else:
-            self._context.record(ticket_started(launch, self._context.clock(), operation.id))
+            self._context.record(queue_started(launch, self._context.clock(), operation.id))
             self._began(launch.id, operation)
 
     def _may_load(self, actor: str) -> bool | None:
@@ -506,14 +506,14 @@ class LaunchQueue:
             log.info("whether %s may load models is not known: %s", actor, exc)
             return None
 
-    def _began(self, ticket_id: str, operation: Operation) -> None:
+    def _began(self, launch_id: str, operation: Operation) -> None:
         """Note the operation of a start, and cancel it if the launch was cancelled or paused in the meantime."""
         with self._lock:
-            launch = self._launches[ticket_id]
+            launch = self._launches[launch_id]
             wanted = launch.state is QueueState.STARTING and launch.paused_by is None
             if launch.state is QueueState.STARTING:
                 self._put(replace(launch, operation_id=operation.id))
-        log.info("ticket %s of %s is started: operation %s", ticket_id, launch.actor, operation.id)
+        log.info("queued launch %s of %s is started: operation %s", launch_id, launch.actor, operation.id)
         if not wanted:
             self._cancel_unwanted(operation, launch.paused_by or launch.actor)
 
@@ -523,18 +523,18 @@ class LaunchQueue:
         except (NotCancellable, UnknownOperation) as exc:
             log.info("operation %s is not cancelled: %s", operation.id, exc)
 
-    def _back(self, ticket_id: str, **changes: object) -> None:
+    def _back(self, launch_id: str, **changes: object) -> None:
         """Return a launch that was being started to its position."""
         with self._lock:
-            launch = self._launches[ticket_id]
+            launch = self._launches[launch_id]
             if launch.state is QueueState.STARTING:
                 self._put(launch.to(QueueState.WAITING, operation_id=None, **changes))
 
-    def _end(self, ticket_id: str, state: QueueState, outcome: Message | None = None) -> None:
+    def _end(self, launch_id: str, state: QueueState, outcome: Message | None = None) -> None:
         """End a launch, unless it has ended already."""
         now = self._context.clock()
         with self._lock:
-            launch = self._launches[ticket_id]
+            launch = self._launches[launch_id]
             if launch.is_open:
                 self._put(launch.ended(state, now, outcome))
 
@@ -577,7 +577,7 @@ class LaunchQueue:
             self._end(launch.id, QueueState.FAILED, _without_log(operation))
             return
         self._back(launch.id, tries=tries, not_before=self._context.monotonic() + self._pause_s(tries))
-        log.info("ticket %s waits on: operation %s found no room", launch.id, operation.id)
+        log.info("queued launch %s waits on: operation %s found no room", launch.id, operation.id)
 
     def _pause_s(self, tries: int) -> float:
         settings = self._context.settings
@@ -612,7 +612,7 @@ class LaunchQueue:
         """End a launch that waits, unless it has changed or is being started."""
         now = self._context.clock()
         if self._move(launch, lambda t: t.ended(state, now, why)):
-            log.info("ticket %s of %s has ended: %s", launch.id, launch.actor, why.code if why else state.value)
+            log.info("queued launch %s of %s has ended: %s", launch.id, launch.actor, why.code if why else state.value)
 
     # Writing
 
@@ -641,7 +641,7 @@ class LaunchQueue:
         """Store a launch; log an error that concerns only this one and return False. Raises StoreUnavailable."""
         try:
             if self._context.queue_store is not None:
-                self._context.queue_store.save_ticket(launch, ENDED_KEPT)
+                self._context.queue_store.save(launch, ENDED_KEPT)
         except StoreUnavailable:
             raise
         except Exception as exc:  # noqa: BLE001 - one item of a loop; recorded
@@ -659,8 +659,8 @@ def _starting(launch: QueuedLaunch) -> QueuedLaunch:
     return launch.to(QueueState.STARTING, operation_id=None, told_at=None, paused_by=None)
 
 
-def _ended(launch: QueuedLaunch) -> TicketEnded:
-    return TicketEnded(ticket=launch.id, model=launch.request.model_id, state=launch.state.value)
+def _ended(launch: QueuedLaunch) -> QueuedLaunchEnded:
+    return QueuedLaunchEnded(ticket=launch.id, model=launch.request.model_id, state=launch.state.value)
 
 
 def _without_log(operation: Operation) -> Message | None:

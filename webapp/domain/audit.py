@@ -91,13 +91,13 @@ class Action(StrEnum):
     RELEASED_IN_SILENCE = "released_in_silence"
     """Released a model because its owner did not answer."""
 
-    TICKET_MADE = "ticket_made"
+    QUEUE_JOINED = "ticket_made"
     """Queued a launch."""
-    TICKET_CANCELLED = "ticket_cancelled"
+    QUEUE_LEFT = "ticket_cancelled"
     """Removed a launch from the queue."""
-    TICKET_RESUMED = "ticket_resumed"
+    QUEUE_RESUMED = "ticket_resumed"
     """Resumed a queued launch after an emergency stop."""
-    TICKET_STARTED = "ticket_started"
+    QUEUE_STARTED = "ticket_started"
     """Started a queued launch."""
 
     CLEAN = "clean"
@@ -141,7 +141,7 @@ GROUPS: Final[Mapping[Action, ActionGroup]] = {
         ActionGroup.LEASES,
     ),
     **dict.fromkeys(
-        (Action.TICKET_MADE, Action.TICKET_CANCELLED, Action.TICKET_RESUMED, Action.TICKET_STARTED), ActionGroup.WAITING
+        (Action.QUEUE_JOINED, Action.QUEUE_LEFT, Action.QUEUE_RESUMED, Action.QUEUE_STARTED), ActionGroup.WAITING
     ),
     **dict.fromkeys(
         (Action.CLEAN, Action.EMERGENCY, Action.CONTAINER_STOPPED, Action.CANCEL, Action.SELFTEST), ActionGroup.SERVER
@@ -178,7 +178,7 @@ class Kind(StrEnum):
     """A model; the id is that of its instance."""
     OPERATION = "operation"
     """An operation, by its model or, without one, its kind."""
-    TICKET = "ticket"
+    QUEUED_LAUNCH = "ticket"
     """A queued launch, by its model."""
     CONTAINER = "container"
     """A container that Warden did not start."""

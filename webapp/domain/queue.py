@@ -153,7 +153,7 @@ class QueuedLaunch:
             ValueError: the table does not allow the transition.
         """
         if state is not self.state and state not in TRANSITIONS[self.state]:
-            raise ValueError(f"a ticket cannot go from {self.state} to {state}")
+            raise ValueError(f"a launch cannot go from {self.state} to {state}")
         return replace(self, state=state, **changes)  # type: ignore[arg-type]
 
     def ended(self, state: QueueState, now: float, outcome: Message | None = None) -> QueuedLaunch:

@@ -83,7 +83,7 @@ measurements = Table(
 )
 """One row per measured launch. ``kind`` is the document of what it has in common with others (``LaunchKind``)."""
 
-tickets = Table(
+queued_launches = Table(
     "tickets",
     metadata,
     Column("id", Text, primary_key=True),

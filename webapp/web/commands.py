@@ -80,7 +80,7 @@ _NO_ROOM: Final[Errors] = (
     errors.DeviceUnreadable,
 )
 _LEASE: Final[Errors] = (errors.UnknownInstance, errors.InstanceStopping, errors.LeasePending, errors.NotStored)
-_QUEUED: Final[Errors] = (errors.UnknownTicket, errors.TicketEnded, errors.ForeignTicket)
+_QUEUED: Final[Errors] = (errors.UnknownQueuedLaunch, errors.QueuedLaunchEnded, errors.ForeignQueuedLaunch)
 
 SEE: Final = Command(Permission.SEE)
 READ_AUDIT: Final = Command(Permission.AUDIT)
@@ -152,19 +152,19 @@ CANCEL: Final = Command(
 )
 ENQUEUE: Final = Command(
     Permission.SWITCH,
-    Act(Action.TICKET_MADE, targets.new_ticket, _TICKET_FIELDS),
+    Act(Action.QUEUE_JOINED, targets.new_queued_launch, _TICKET_FIELDS),
     (*_NO_ROOM, errors.QueueFull, errors.AlreadyWaiting, errors.CannotWait, errors.RequestIdReused, *_NO_RECORD),
 )
 LEAVE_QUEUE: Final = Command(
     Permission.CANCEL,
-    Act(Action.TICKET_CANCELLED, targets.ticket, before=targets.owner_of_ticket),
+    Act(Action.QUEUE_LEFT, targets.ticket, before=targets.owner_of_queued_launch),
     (*_QUEUED, errors.NotCancellable),
 )
 RESUME_QUEUED: Final = Command(
-    Permission.SWITCH, Act(Action.TICKET_RESUMED, targets.ticket, before=targets.owner_of_ticket), _QUEUED
+    Permission.SWITCH, Act(Action.QUEUE_RESUMED, targets.ticket, before=targets.owner_of_queued_launch), _QUEUED
 )
 START_QUEUED: Final = Command(
     Permission.SWITCH,
-    Act(Action.TICKET_STARTED, targets.ticket, before=targets.owner_of_ticket),
+    Act(Action.QUEUE_STARTED, targets.ticket, before=targets.owner_of_queued_launch),
     (*_QUEUED, *_NO_ROOM, *_NO_RECORD),
 )

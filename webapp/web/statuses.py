@@ -16,7 +16,7 @@ STATUSES: Final[Mapping[type[WardenError], int]] = {
     errors.NotFound: 404,
     errors.Refused: 409,
     errors.NotOwner: 403,
-    errors.ForeignTicket: 403,
+    errors.ForeignQueuedLaunch: 403,
     errors.Cancelled: 409,
     errors.Unavailable: 503,
     errors.ProbeFailed: 503,

@@ -58,17 +58,17 @@ class Turns:
             return self._changed.wait_for(lambda: self.in_flight == 0, timeout_s)
 
     def _take(self, is_given_up: Callable[[], bool]) -> None:
-        ticket = object()
+        turn = object()
         with self._changed:
             if self._active >= self._size and len(self._waiting) >= self._limit:
                 raise TurnsFull
-            self._waiting.append(ticket)
+            self._waiting.append(turn)
             try:
-                while self._waiting[0] is not ticket or self._active >= self._size:
+                while self._waiting[0] is not turn or self._active >= self._size:
                     if is_given_up():
                         raise GivenUp
                     self._changed.wait(_LOOK_S)
                 self._active += 1
             finally:
-                self._waiting.remove(ticket)
+                self._waiting.remove(turn)
                 self._changed.notify_all()

@@ -543,17 +543,17 @@ class FakeStore:
         self.pruned.append(before)
         return False
 
-    def save_ticket(self, launch: QueuedLaunch, keep: int) -> None:
+    def save(self, launch: QueuedLaunch, keep: int) -> None:
         if self.gate is not None:
             self.gate.pass_through()
         self._fail(writes=True)
         self.waiting[launch.id] = launch
 
-    def drop_ticket(self, ticket_id: str) -> None:
+    def drop(self, launch_id: str) -> None:
         self._fail(writes=True)
-        self.waiting.pop(ticket_id, None)
+        self.waiting.pop(launch_id, None)
 
-    def tickets(self) -> tuple[QueuedLaunch, ...]:
+    def launches(self) -> tuple[QueuedLaunch, ...]:
         self._fail()
         return tuple(sorted(self.waiting.values(), key=lambda launch: launch.number))
 

@@ -306,14 +306,14 @@ def test_a_pause_that_the_store_could_not_take_counts_after_a_restart(
 ) -> None:
     first, second = make_bench(), make_bench()
     first.controller.start()
-    ticket_id = waits(first)
+    launch_id = waits(first)
     first.store.raises = FULL
     first.wait(first.controller.emergency("maria"))
     first.controller.stop()
     second.store.waiting = dict(first.store.waiting)  # what a Warden finds that starts after this one
-    assert second.store.waiting[ticket_id].paused_by is None
+    assert second.store.waiting[launch_id].paused_by is None
     second.controller.start()
-    second.until(lambda: second.store.waiting[ticket_id].paused_by == "maria")
+    second.until(lambda: second.store.waiting[launch_id].paused_by == "maria")
     assert second.state_store.state.running == {}
 
 
@@ -348,9 +348,9 @@ def test_what_an_emergency_ends_is_stored_when_it_is_answered(bench: Bench) -> N
 
 
 def test_the_mark_of_a_pause_goes_once_the_store_has_it(bench: Bench) -> None:
-    ticket_id = waits(bench)
+    launch_id = waits(bench)
     bench.wait(bench.controller.emergency("maria"))
-    bench.until(lambda: bench.store.waiting[ticket_id].paused_by == "maria")
+    bench.until(lambda: bench.store.waiting[launch_id].paused_by == "maria")
     bench.until(lambda: PauseMark(bench.settings.state_dir).start() is None)
 
 

@@ -25,16 +25,16 @@ from webapp.errors import (
     AlreadyLoaded,
     AlreadyWaiting,
     CannotWait,
-    ForeignTicket,
+    ForeignQueuedLaunch,
     InstanceInUse,
     InvalidRequest,
     NotEnoughMemory,
     NotStored,
+    QueuedLaunchEnded,
     QueueFull,
     StoreUnavailable,
-    TicketEnded,
     UnknownModel,
-    UnknownTicket,
+    UnknownQueuedLaunch,
 )
 from webapp.message import Message
 
@@ -60,16 +60,16 @@ def check(bench: Bench, model_id: str = "lab/one", actor: str = "anna") -> None:
 
 
 def line(bench: Bench) -> list[tuple[str, str]]:
-    """Models and states of the open tickets, in their places."""
+    """Models and states of the open launches, in their places."""
     return [(one.launch.request.model_id, one.launch.state.value) for one in bench.controller.snapshot().waiting]
 
 
-def waited(bench: Bench, ticket_id: str) -> QueuedLaunch | None:
-    return next((t for t in bench.controller.snapshot().waited if t.id == ticket_id), None)
+def waited(bench: Bench, launch_id: str) -> QueuedLaunch | None:
+    return next((t for t in bench.controller.snapshot().waited if t.id == launch_id), None)
 
 
 def ends(bench: Bench, queued: QueueEntry, state: QueueState) -> QueuedLaunch:
-    """Wait until a ticket has ended; return it."""
+    """Wait until a launch has ended; return it."""
     bench.until(lambda: waited(bench, queued.launch.id) is not None)
     launch = waited(bench, queued.launch.id)
     assert launch is not None
@@ -95,7 +95,7 @@ def test_it_starts_by_itself_when_memory_comes_free_in_its_persons_name(full: Be
     assert ended.operation_id is not None
     assert full.controller.operation(ended.operation_id).actor == "anna"
     (entry,) = full.recorded
-    assert (entry.action, entry.doer, entry.target.id) == (Action.TICKET_STARTED, WARDEN, queued.launch.id)
+    assert (entry.action, entry.doer, entry.target.id) == (Action.QUEUE_STARTED, WARDEN, queued.launch.id)
     assert (entry.details, entry.operation_id) == (((Detail.OWNER, "anna"),), ended.operation_id)
 
 
@@ -129,7 +129,7 @@ def test_start_that_is_refused_leaves_it_waiting(full: Bench) -> None:
     assert line(full) == [("lab/one", "waiting")]
 
 
-def test_two_clicks_are_one_ticket(full: Bench) -> None:
+def test_two_clicks_are_one_launch(full: Bench) -> None:
     first = take(full)
     with pytest.raises(AlreadyWaiting) as caught:
         take(full)
@@ -156,7 +156,7 @@ def test_many_clicks_at_once_take_no_more_than_may(full: Bench) -> None:
     assert [one.place for one in full.controller.snapshot().waiting] == list(range(1, 9))
 
 
-def test_defect_in_a_start_ends_that_ticket_and_the_next_one_starts(full: Bench) -> None:
+def test_defect_in_a_start_ends_that_launch_and_the_next_one_starts(full: Bench) -> None:
     def defect(request: SwitchRequest, actor: str) -> Operation:
         if actor == "anna":
             raise ValueError("a defect")
@@ -173,7 +173,7 @@ def test_defect_in_a_start_ends_that_ticket_and_the_next_one_starts(full: Bench)
 
 
 def test_start_that_is_refused_keeps_no_other_device_idle(make_bench: Callable[..., Bench]) -> None:
-    """The world was another one than the one that was judged: the ticket waits, the others have their turn in the same look."""
+    """The world was another one than the one that was judged: the launch waits, the others have their turn in the same look."""
     bench = make_bench()
     bench.machine.totals = {"gpu-0": gib(24), "gpu-1": gib(24)}
 
@@ -204,7 +204,7 @@ def loads(bench: Bench, model_id: str, actor: str) -> Operation:
 
 
 @pytest.mark.parametrize("by_itself", [True, False])
-def test_model_that_another_person_loaded_meanwhile_ends_the_ticket_as_satisfied(bench: Bench, by_itself: bool) -> None:
+def test_model_that_another_person_loaded_meanwhile_ends_the_launch_as_satisfied(bench: Bench, by_itself: bool) -> None:
     loading = loads(bench, "lab/one", "ivan")
     queued = take(bench, by_itself=by_itself)
     assert queued.why is not None
@@ -217,7 +217,7 @@ def test_model_that_another_person_loaded_meanwhile_ends_the_ticket_as_satisfied
     assert (ended.operation_id, bench.loaded, len(bench.runtime.launched)) == (None, ["lab/one"], 1)
 
 
-def test_after_a_satisfied_ticket_the_line_goes_on_for_everybody(bench: Bench) -> None:
+def test_after_a_satisfied_launch_the_line_goes_on_for_everybody(bench: Bench) -> None:
     loading = loads(bench, "lab/one", "ivan")
     satisfied, later = take(bench), take(bench, "lab/two", "boris")
     assert bench.runtime.gate is not None
@@ -233,8 +233,8 @@ BROKEN = model("lab/broken", shape=replace(SHAPE, experts="odd"))  # type: ignor
 """A model whose facts are not what the arithmetic of a plan counts on: it raises what nobody expects."""
 
 
-def broken_ticket(bench: Bench, number: int = 1, **changes: object) -> QueuedLaunch:
-    """A ticket of an earlier Warden's that cannot be judged."""
+def broken_launch(bench: Bench, number: int = 1, **changes: object) -> QueuedLaunch:
+    """A queued launch of an earlier Warden's that cannot be judged."""
     bench.catalog.models = (*bench.catalog.models, BROKEN)
     made = QueuedLaunch("broken", number, bench.request(BROKEN.id), "eve", time.time(), **changes)  # type: ignore[arg-type]
     bench.store.waiting = {made.id: made}
@@ -243,22 +243,22 @@ def broken_ticket(bench: Bench, number: int = 1, **changes: object) -> QueuedLau
 
 @pytest.fixture
 def beside_broken(make_bench: Callable[..., Bench]) -> Bench:
-    """A full GPU, and in the first place a ticket that cannot be judged."""
+    """A full GPU, and in the first place a launch that cannot be judged."""
     bench = make_bench()
-    broken_ticket(bench)
+    broken_launch(bench)
     bench.machine.foreign["gpu-0"] = TRAINING
     bench.controller.start()
     bench.until(lambda: [o.why and o.why.code for o in bench.controller.snapshot().waiting] == ["waits_unjudged"])
     return bench
 
 
-def test_ticket_that_cannot_be_judged_says_so_and_why(beside_broken: Bench) -> None:
+def test_launch_that_cannot_be_judged_says_so_and_why(beside_broken: Bench) -> None:
     (one,) = beside_broken.controller.snapshot().waiting
     assert one.why == Message("waits_unjudged", {"detail": "AttributeError"})
     assert (one.devices, one.behind) == (frozenset(), None)
 
 
-def test_ticket_that_cannot_be_judged_is_logged_once(beside_broken: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_launch_that_cannot_be_judged_is_logged_once(beside_broken: Bench, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         beside_broken.controller.queue.look()
     assert [r.levelname for r in caplog.records if "broken" in r.getMessage()] in ([], ["ERROR"])
@@ -278,7 +278,7 @@ def test_others_are_taken_judged_told_started_and_saved_beside_one_that_cannot_b
 
 def test_others_expire_beside_one_that_cannot_be_judged(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(ticket_wait_h=1.0)
-    broken_ticket(bench)
+    broken_launch(bench)
     bench.machine.foreign["gpu-0"] = TRAINING
     bench.controller.start()
     queued = take(bench)
@@ -292,14 +292,14 @@ def test_one_that_cannot_be_judged_is_taken_back(beside_broken: Bench) -> None:
     assert line(beside_broken) == []
 
 
-def test_ticket_that_cannot_be_judged_is_not_taken(full: Bench) -> None:
+def test_launch_that_cannot_be_judged_is_not_taken(full: Bench) -> None:
     full.catalog.models = (*full.catalog.models, BROKEN)
     with pytest.raises(AttributeError):
         take(full, BROKEN.id)
     assert (line(full), full.store.waiting) == ([], {})
 
 
-def test_ticket_is_not_started_before_it_is_in_the_store(bench: Bench) -> None:
+def test_launch_is_not_started_before_it_is_in_the_store(bench: Bench) -> None:
     """Until then its person has not been told that it waits, and may be told that it does not."""
     bench.store.gate, written = Gate(), []
     with ThreadPoolExecutor(1) as pool:
@@ -317,7 +317,7 @@ def test_ticket_is_not_started_before_it_is_in_the_store(bench: Bench) -> None:
     assert (bench.store.waiting, bench.loaded, bench.runtime.launched) == ({}, [], [])
 
 
-def test_how_a_ticket_ended_is_known_after_a_restart(make_bench: Callable[..., Bench]) -> None:
+def test_how_a_launch_ended_is_known_after_a_restart(make_bench: Callable[..., Bench]) -> None:
     first = make_bench()
     first.controller.start()
     queued = take(first)
@@ -554,9 +554,9 @@ def test_one_that_was_taken_back_never_starts(full: Bench) -> None:
     take(full, "lab/two")
     full.until(lambda: full.loaded == ["lab/two"])
     assert ends(full, queued, QueueState.CANCELLED).operation_id is None
-    with pytest.raises(TicketEnded):
+    with pytest.raises(QueuedLaunchEnded):
         full.controller.queue.cancel(queued.launch.id, "anna")
-    with pytest.raises(UnknownTicket):
+    with pytest.raises(UnknownQueuedLaunch):
         full.controller.queue.cancel("gone", "anna")
 
 
@@ -731,7 +731,7 @@ def test_place_of_one_who_was_told_is_not_kept_for_ever(make_bench: Callable[...
 def test_only_its_person_or_an_administrator_takes_it_back(full: Bench) -> None:
     queued = take(full)
     waiting = full.controller.queue
-    with pytest.raises(ForeignTicket):
+    with pytest.raises(ForeignQueuedLaunch):
         waiting.cancel(queued.launch.id, "boris", is_administrator=False)
     assert waiting.cancel(queued.launch.id, "anna", is_administrator=False).state is QueueState.CANCELLED
 
@@ -775,7 +775,7 @@ def test_no_jump_of_the_clock_ends_or_prolongs_a_wait(make_bench: Callable[..., 
     assert waited(bench, told.launch.id).state is QueueState.EXPIRED  # type: ignore[union-attr]
 
 
-def test_ticket_of_before_a_restart_has_waited_by_the_time_of_day(make_bench: Callable[..., Bench]) -> None:
+def test_launch_of_before_a_restart_has_waited_by_the_time_of_day(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(ticket_wait_h=2.0)
     old, young, ahead = (
         QueuedLaunch(f"t{n}", n, bench.request(), f"person {n}", time.time() - ago)

@@ -45,8 +45,8 @@ class Killed:
         self.repository.save_operation(operation)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def save_ticket(self, ticket, keep):
-        self.repository.save_ticket(ticket, keep)
+    def save(self, launch, keep):
+        self.repository.save(launch, keep)
         os.kill(os.getpid(), signal.SIGKILL)
 
 folder, what = Path(sys.argv[1]), sys.argv[2]

@@ -1,4 +1,4 @@
-"""Whose turn it is: the order holds, nobody is starved, and a ticket says what it waits for."""
+"""Whose turn it is: the order holds, nobody is starved, and a launch says what it waits for."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ ALLOWED = {
     "expired": {"expired"},
     "failed": {"failed"},
 }
-"""Written down a second time: a model that somebody else loads satisfies a ticket in each state in which it waits."""
+"""Written down a second time: a model that somebody else loads satisfies a launch in each state in which it waits."""
 
 
 @pytest.mark.parametrize("before", list(QueueState))
@@ -105,7 +105,7 @@ def test_only_the_tables_transitions_are_allowed(before: QueueState, after: Queu
 
 
 @pytest.mark.parametrize("before", sorted(OPEN))
-def test_model_that_is_there_satisfies_a_ticket_in_whatever_state_it_waits(before: QueueState) -> None:
+def test_model_that_is_there_satisfies_a_launch_in_whatever_state_it_waits(before: QueueState) -> None:
     there = loaded(SMALL, "i1", owner="maria")
     found = judged(launch(state=before), planning_state(FakeMachine(), there))
     assert (found.is_over, found.why) == (True, Message("ticket_satisfied", {"model": SMALL.id, "owner": "maria"}))
@@ -122,7 +122,7 @@ def test_open_are_those_that_lead_on() -> None:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a drawn ticket needs of each of some devices; ``None`` leaves the choice of one to the judge."""
+    """What a drawn launch needs of each of some devices; ``None`` leaves the choice of one to the judge."""
 
     needs: int
     devices: frozenset[str] | None
@@ -147,7 +147,7 @@ def drawn(free: dict[str, int], asked: dict[str, Asked]) -> object:
 
 CHOICES = st.one_of(st.none(), st.frozensets(st.sampled_from(DEVICES), min_size=1))
 ASKED = st.builds(Asked, st.integers(1, 30), CHOICES)
-TICKETS = st.lists(
+LAUNCHES = st.lists(
     st.tuples(
         ASKED, st.booleans(), st.sampled_from([None, "ivan"]), st.sampled_from([QueueState.WAITING, QueueState.READY])
     ),
@@ -164,7 +164,7 @@ def made(rows: list[tuple[Asked, bool, str | None, QueueState]]) -> tuple[list[Q
     return launches, {one.id: row[0] for one, row in zip(launches, rows, strict=True)}
 
 
-@given(rows=TICKETS, free=FREE, order=st.randoms(use_true_random=False))
+@given(rows=LAUNCHES, free=FREE, order=st.randoms(use_true_random=False))
 def test_the_line_is_in_the_order_in_which_people_came(rows, free, order) -> None:  # type: ignore[no-untyped-def]
     launches, asked = made(rows)
     shuffled = list(launches)
@@ -173,7 +173,7 @@ def test_the_line_is_in_the_order_in_which_people_came(rows, free, order) -> Non
     assert [(one.launch, one.place) for one in line] == [(one, place) for place, one in enumerate(launches, 1)]
 
 
-@given(rows=TICKETS, free=FREE)
+@given(rows=LAUNCHES, free=FREE)
 def test_nobody_starts_on_a_device_that_an_earlier_one_holds(rows, free) -> None:  # type: ignore[no-untyped-def]
     launches, asked = made(rows)
     judge_drawn = drawn(free, asked)
@@ -188,7 +188,7 @@ def test_nobody_starts_on_a_device_that_an_earlier_one_holds(rows, free) -> None
     assert not held & judge_drawn(one.launch, held).devices  # type: ignore[operator]
 
 
-@given(rows=TICKETS, free=FREE)
+@given(rows=LAUNCHES, free=FREE)
 def test_first_that_is_not_paused_waits_for_nobody(rows, free) -> None:  # type: ignore[no-untyped-def]
     launches, asked = made(rows)
     line = line_up(launches, drawn(free, asked))  # type: ignore[arg-type]
@@ -198,7 +198,7 @@ def test_first_that_is_not_paused_waits_for_nobody(rows, free) -> None:  # type:
 
 @given(first=ASKED, rows=st.lists(ASKED, max_size=7), free=FREE)
 def test_the_first_is_not_starved_by_smaller_ones(first: Asked, rows: list[Asked], free: dict[str, int]) -> None:
-    """Whoever goes first, what the first ticket waits for never shrinks: what comes free there is kept for it."""
+    """Whoever goes first, what the first launch waits for never shrinks: what comes free there is kept for it."""
     launches, asked = made([(each, True, None, QueueState.WAITING) for each in (first, *rows)])
     begun, started = dict(free), []
     last: dict[str, frozenset[str]] = {}
@@ -307,7 +307,7 @@ def test_its_own_lease_that_ended_while_it_waited_is_asked_for_no_more() -> None
     assert (found.why, found.request and found.request.lease_until) == (None, None)
 
 
-def test_two_clicks_with_a_lease_are_one_ticket() -> None:
+def test_two_clicks_with_a_lease_are_one_launch() -> None:
     with pytest.raises(AlreadyWaiting):
         check_place([launch(asked=request(lease_until=3000.0))], request(lease_until=3001.0), "person 1", 8)
 

@@ -33,21 +33,21 @@ def test_tickets_come_back_as_they_were_in_their_order(queue: QueueRepository) -
         ticket(1, state=QueueState.READY, told_at=9.0),
     )
     for one in (second, first):
-        queue.save_ticket(one, keep=3)
-    assert queue.tickets() == (first, second)
-    queue.save_ticket(ended(1), keep=3)
-    assert queue.tickets() == (ended(1), second)
+        queue.save(one, keep=3)
+    assert queue.launches() == (first, second)
+    queue.save(ended(1), keep=3)
+    assert queue.launches() == (ended(1), second)
 
 
 def test_of_those_that_ended_only_the_newest_are_kept(queue: QueueRepository) -> None:
-    queue.save_ticket(ticket(9), keep=2)
+    queue.save(ticket(9), keep=2)
     for number in range(1, 5):
-        queue.save_ticket(ended(number), keep=2)
-    assert [one.number for one in queue.tickets()] == [3, 4, 9]
+        queue.save(ended(number), keep=2)
+    assert [one.number for one in queue.launches()] == [3, 4, 9]
 
 
 def test_ticket_that_cannot_be_read_is_left_out(queue: QueueRepository, file: Path) -> None:
-    queue.save_ticket(ticket(1), keep=3)
+    queue.save(ticket(1), keep=3)
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("INSERT INTO tickets VALUES ('x', 2, NULL, '{}')")
-    assert queue.tickets() == (ticket(1),)
+    assert queue.launches() == (ticket(1),)

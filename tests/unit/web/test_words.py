@@ -140,7 +140,7 @@ TABLES = [
     (names.CHECK_MARKS, CheckMark),
     (names.CAUSES, Cause),
     (names.PHASES, Phase),
-    (names.TICKET_STATES, QueueState),
+    (names.QUEUE_STATES, QueueState),
 ]
 
 

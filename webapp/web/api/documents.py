@@ -227,26 +227,26 @@ def _way_out(way: WayOut) -> schema.WayOutDocument:
     return schema.WayOutDocument(message=message(way.message), request=launch(way.request))
 
 
-def queued_launch(ticket: QueuedLaunch, queued: QueueEntry | None = None) -> schema.QueuedLaunchDocument:
+def queued_launch(queued: QueuedLaunch, entry: QueueEntry | None = None) -> schema.QueuedLaunchDocument:
     """Return a queued launch, with its place and what it waits for while it is in the queue."""
-    return _queued(schema.QueuedLaunchDocument, ticket, queued)
+    return _queued(schema.QueuedLaunchDocument, queued, entry)
 
 
 def changed_queued_launch(
-    ticket: QueuedLaunch, queued: QueueEntry | None, *, stored: bool
+    queued: QueuedLaunch, entry: QueueEntry | None, *, stored: bool
 ) -> schema.ChangedQueuedLaunchDocument:
     """Return a queued launch that was changed."""
-    return _queued(schema.ChangedQueuedLaunchDocument, ticket, queued, stored=stored)
+    return _queued(schema.ChangedQueuedLaunchDocument, queued, entry, stored=stored)
 
 
-def _queued(document: type[D], ticket: QueuedLaunch, queued: QueueEntry | None, **own: Any) -> D:
-    behind = None if queued is None else queued.behind
+def _queued(document: type[D], queued: QueuedLaunch, entry: QueueEntry | None, **own: Any) -> D:
+    behind = None if entry is None else entry.behind
     return _like(
         document,
-        ticket,
-        place=None if queued is None else queued.place,
-        request=launch(ticket.request),
-        why=None if queued is None else message(queued.why),
+        queued,
+        place=None if entry is None else entry.place,
+        request=launch(queued.request),
+        why=None if entry is None else message(entry.why),
         behind=None if behind is None else behind.id,
         **own,
     )

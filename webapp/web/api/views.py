@@ -12,7 +12,14 @@ from webapp.domain.instance import Instance
 from webapp.domain.operation import Operation
 from webapp.domain.people import Permission
 from webapp.domain.queue import QueuedLaunch, QueueEntry
-from webapp.errors import DeviceUnreadable, InvalidRequest, UnknownDevice, UnknownModel, UnknownOperation, UnknownTicket
+from webapp.errors import (
+    DeviceUnreadable,
+    InvalidRequest,
+    UnknownDevice,
+    UnknownModel,
+    UnknownOperation,
+    UnknownQueuedLaunch,
+)
 from webapp.texts import N_
 from webapp.web import commands
 from webapp.web.actor import current_actor
@@ -34,7 +41,7 @@ __all__ = ["blueprint"]
 RECOMMEND: Final = Command(Permission.SEE, refusals=(UnknownDevice, UnknownModel, DeviceUnreadable))
 TRACK: Final = Command(Permission.SEE, refusals=(UnknownDevice,))
 SEE_OPERATION: Final = Command(Permission.SEE, refusals=(UnknownOperation,))
-SEE_QUEUED: Final = Command(Permission.SEE, refusals=(UnknownTicket,))
+SEE_QUEUED: Final = Command(Permission.SEE, refusals=(UnknownQueuedLaunch,))
 
 
 @call(
@@ -440,7 +447,7 @@ def tickets() -> list[schema.QueuedLaunchDocument]:
     """Return the queue in order, then the launches that left it recently, newest first."""
     snapshot = controller().snapshot()
     waiting = [documents.queued_launch(queued.launch, queued) for queued in snapshot.waiting]
-    return [*waiting, *(documents.queued_launch(ticket) for ticket in snapshot.waited)]
+    return [*waiting, *(documents.queued_launch(launch) for launch in snapshot.waited)]
 
 
 @call(
@@ -457,7 +464,7 @@ def ticket(ticket_id: str) -> schema.QueuedLaunchDocument:
     ``state`` is ``waiting``, ``ready``, ``starting``, ``started``, ``cancelled``, ``expired`` or ``failed``;
     ``started`` with the ``outcome`` ``ticket_satisfied`` means that somebody else loaded the same model meanwhile.
     """
-    return _ticket(ticket_id)
+    return _queued_launch(ticket_id)
 
 
 @call(
@@ -496,8 +503,8 @@ def enqueue(body: schema.LaunchToQueueDocument) -> Located:
 )
 def leave_queue(ticket_id: str) -> schema.ChangedQueuedLaunchDocument:
     """Remove a launch from the queue, and cancel it if it is being started. The answer has ``stored``."""
-    ticket = controller().queue.cancel(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
-    return _changed(ticket)
+    launch = controller().queue.cancel(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
+    return _changed(launch)
 
 
 @call(
@@ -528,20 +535,20 @@ def start_queued(ticket_id: str) -> Located:
     )
 
 
-def _changed(ticket: QueuedLaunch, queued: QueueEntry | None = None) -> schema.ChangedQueuedLaunchDocument:
-    stored = controller().queue.is_stored(ticket.id)
-    return documents.changed_queued_launch(ticket, queued, stored=stored)
+def _changed(launch: QueuedLaunch, queued: QueueEntry | None = None) -> schema.ChangedQueuedLaunchDocument:
+    stored = controller().queue.is_stored(launch.id)
+    return documents.changed_queued_launch(launch, queued, stored=stored)
 
 
-def _ticket(ticket_id: str) -> schema.QueuedLaunchDocument:
+def _queued_launch(launch_id: str) -> schema.QueuedLaunchDocument:
     snapshot = controller().snapshot()
     for queued in snapshot.waiting:
-        if queued.launch.id == ticket_id:
+        if queued.launch.id == launch_id:
             return documents.queued_launch(queued.launch, queued)
     for ended in snapshot.waited:
-        if ended.id == ticket_id:
+        if ended.id == launch_id:
             return documents.queued_launch(ended)
-    raise UnknownTicket(ticket=ticket_id)
+    raise UnknownQueuedLaunch(ticket=launch_id)
 
 
 def _instance(instance: Instance) -> schema.InstanceDocument:

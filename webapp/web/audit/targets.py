@@ -76,7 +76,7 @@ def _person_id() -> str:
 
 
 model_asked_for: Final = _sent_as(Kind.MODEL, "model")
-new_ticket: Final = _sent_as(Kind.TICKET, "model")
+new_queued_launch: Final = _sent_as(Kind.QUEUED_LAUNCH, "model")
 new_token: Final = _sent_as(Kind.TOKEN, "label")
 new_invitation: Final = _sent_as(Kind.INVITATION, "role")
 
@@ -88,7 +88,10 @@ container: Final = _addressed(
 )
 operation: Final = _addressed(Kind.OPERATION, "operation_id", _operations, lambda one: one.model_id or one.kind.value)
 ticket: Final = _addressed(
-    Kind.TICKET, "ticket_id", lambda: (*_waiting(), *controller().snapshot().waited), attrgetter("request.model_id")
+    Kind.QUEUED_LAUNCH,
+    "ticket_id",
+    lambda: (*_waiting(), *controller().snapshot().waited),
+    attrgetter("request.model_id"),
 )
 own_session: Final = _addressed(
     Kind.SESSION, "session_id", lambda: accounts().sessions(_person_id()), attrgetter("address")
@@ -100,7 +103,7 @@ invitation: Final = _addressed(
 
 owner_of_model: Final = _owner_of("instance_id", lambda: controller().snapshot().instances, attrgetter("owner"))
 owner_of_operation: Final = _owner_of("operation_id", _operations, attrgetter("actor"))
-owner_of_ticket: Final = _owner_of("ticket_id", _waiting, attrgetter("actor"))
+owner_of_queued_launch: Final = _owner_of("ticket_id", _waiting, attrgetter("actor"))
 
 
 def person() -> Target:

@@ -56,7 +56,7 @@ class EndedQueueRow:
 
 @dataclass(frozen=True)
 class QueueSection:
-    """The region: who waits, and whose ticket ended a moment ago without a start."""
+    """The region: who waits, and whose launch left it a moment ago without a start."""
 
     rows: tuple[QueueRow, ...]
     ended: tuple[EndedQueueRow, ...]
@@ -74,10 +74,10 @@ def waiting_view(snapshot: Snapshot, now: float) -> QueueSection:
         for t in snapshot.waited
         if (t.state in UNLUCKY or _is_satisfied(t)) and now - (t.ended_at or 0) < ENDED_STAYS_S
     )
-    return QueueSection(tuple(ticket_row(queued) for queued in snapshot.waiting), tuple(map(_ended, lately)))
+    return QueueSection(tuple(queue_row(queued) for queued in snapshot.waiting), tuple(map(_ended, lately)))
 
 
-def ticket_row(queued: QueueEntry) -> QueueRow:
+def queue_row(queued: QueueEntry) -> QueueRow:
     """Return one request that waits."""
     launch, request = queued.launch, queued.launch.request
     return QueueRow(
@@ -88,7 +88,7 @@ def ticket_row(queued: QueueEntry) -> QueueRow:
         actor=launch.actor,
         since=launch.created_at,
         state=launch.state.value,
-        state_word=words.word(names.TICKET_STATES, launch.state),
+        state_word=words.word(names.QUEUE_STATES, launch.state),
         tone="warn" if launch.paused_by else TONES.get(launch.state, "plain"),
         why=_why(queued),
         behind=_behind(queued),
@@ -109,7 +109,7 @@ def _why(queued: QueueEntry) -> str:
 
 
 def _behind(queued: QueueEntry) -> str:
-    """Whose ticket goes first; where nothing else is in the way, that is all it waits for."""
+    """Whose launch goes first; where nothing else is in the way, that is all it waits for."""
     other = queued.behind
     if other is None or queued.launch.state is QueueState.STARTING:
         return ""
@@ -150,7 +150,7 @@ def _is_satisfied(launch: QueuedLaunch) -> bool:
 
 def _ended(launch: QueuedLaunch) -> EndedQueueRow:
     why = "" if launch.outcome is None else words.say(launch.outcome)
-    word = words.word(names.TICKET_STATES, launch.state)
+    word = words.word(names.QUEUE_STATES, launch.state)
     satisfied, model = _is_satisfied(launch), short_name(launch.request.model_id)
     news = (
         why if satisfied else _("%(model)s could not be loaded from the queue: %(why)s", model=model, why=why or word)

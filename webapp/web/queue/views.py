@@ -1,4 +1,4 @@
-"""Waiting for room, from the page: take a ticket with the values of the form, take it back, let it go on, start it."""
+"""Waiting for room, from the page: take a launch with the values of the form, take it back, let it go on, start it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ blueprint = Blueprint("waiting", __name__)
 @blueprint.post("/tickets")
 @does(commands.ENQUEUE)
 def take() -> ResponseReturnValue:
-    """Let what the form asks for wait; a second click finds the first one's ticket, a refusal keeps what was typed."""
+    """Let what the form asks for wait; a second click finds the first one's launch, a refusal keeps what was typed."""
     form = LaunchForm.read(sent(request.form), controller().snapshot())
     by_itself = request.form.get("then") != TELL
     try:
@@ -72,24 +72,24 @@ def _asked(form: LaunchForm) -> SwitchRequest:
 @blueprint.post("/tickets/<ticket_id>/cancel")
 @does(commands.LEAVE_QUEUE)
 def cancel(ticket_id: str) -> ResponseReturnValue:
-    """Take a ticket back."""
-    ticket = controller().queue.cancel(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
-    return _changed(_("%(model)s left the queue.", model=short_name(ticket.request.model_id)), ticket)
+    """Take a launch back."""
+    launch = controller().queue.cancel(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
+    return _changed(_("%(model)s left the queue.", model=short_name(launch.request.model_id)), launch)
 
 
 @blueprint.post("/tickets/<ticket_id>/resume")
 @does(commands.RESUME_QUEUED)
 def resume(ticket_id: str) -> ResponseReturnValue:
-    """Let a ticket go on that an emergency has paused."""
+    """Let a launch go on that an emergency has paused."""
     queued = controller().queue.resume(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(
         _("%(model)s is back in the queue.", model=short_name(queued.launch.request.model_id)), queued.launch
     )
 
 
-def _changed(said: str, ticket: QueuedLaunch) -> ResponseReturnValue:
-    """Answer what became of ``ticket``, and whether the store has that."""
-    if controller().queue.is_stored(ticket.id):
+def _changed(said: str, launch: QueuedLaunch) -> ResponseReturnValue:
+    """Answer what became of ``launch``, and whether the store has that."""
+    if controller().queue.is_stored(launch.id):
         return done(said)
     return done(said + " " + _("The database is not responding: the change will be saved later."))
 

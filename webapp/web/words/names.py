@@ -63,7 +63,7 @@ OPERATION_STATES: Final[Mapping[str, str]] = {
     OperationState.CANCELLED: N_("cancelled"),
     OperationState.ABANDONED: N_("interrupted"),
 }
-TICKET_STATES: Final[Mapping[str, str]] = {
+QUEUE_STATES: Final[Mapping[str, str]] = {
     QueueState.WAITING: N_("queued"),
     QueueState.READY: N_("fits"),
     QueueState.STARTING: N_("starting"),
@@ -278,10 +278,10 @@ ACTIONS: Final[Mapping[str, str]] = {
     Action.RELEASE_ASKED: N_("Release request"),
     Action.RELEASE_ANSWERED: N_("Release request answered"),
     Action.RELEASED_IN_SILENCE: N_("Model released: its owner did not answer"),
-    Action.TICKET_MADE: N_("Queue joined"),
-    Action.TICKET_CANCELLED: N_("Queue left"),
-    Action.TICKET_RESUMED: N_("Queue place resumed"),
-    Action.TICKET_STARTED: N_("Start from the queue"),
+    Action.QUEUE_JOINED: N_("Queue joined"),
+    Action.QUEUE_LEFT: N_("Queue left"),
+    Action.QUEUE_RESUMED: N_("Queue place resumed"),
+    Action.QUEUE_STARTED: N_("Start from the queue"),
     Action.CLEAN: N_("Memory clean-up"),
     Action.EMERGENCY: N_("Emergency clean-up"),
     Action.CONTAINER_STOPPED: N_("External container stopped"),

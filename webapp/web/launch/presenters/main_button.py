@@ -123,12 +123,12 @@ def _loading(plan: Plan) -> str:
 
 def _in_queue(waiting: AlreadyWaiting, snapshot: Snapshot) -> MainButton:
     """Say where the same waits, and what will come of it."""
-    ticket = next((one.launch for one in snapshot.waiting if one.launch.id == waiting.params["ticket"]), None)
+    launch = next((one.launch for one in snapshot.waiting if one.launch.id == waiting.params["ticket"]), None)
     place = formats.number(int(str(waiting.params["place"])))
     hint = _("Position in the queue: %(place)s. The model will load automatically.", place=place)
-    if ticket is not None and not ticket.starts_by_itself:
+    if launch is not None and not launch.starts_by_itself:
         hint = _("Position in the queue: %(place)s. You will be notified when the model fits.", place=place)
-    elif ticket is not None and ticket.paused_by is not None:
+    elif launch is not None and launch.paused_by is not None:
         hint = _(
             "Position in the queue: %(place)s. It is paused and will not start until somebody resumes it.", place=place
         )
