@@ -26,7 +26,7 @@ from webapp.cli.main import settings_markdown
 from webapp.domain.people import LOWEST, Permission, Role
 from webapp.errors import WardenError
 from webapp.schema import component
-from webapp.settings import Settings
+from webapp.settings import load_settings
 from webapp.web import problems
 from webapp.web.api.calls import CALLS
 from webapp.web.api.views import blueprint
@@ -57,7 +57,7 @@ def main() -> None:
 def application() -> Iterator[Flask]:
     """Yield an application that is never started, for its routes only."""
     with tempfile.TemporaryDirectory() as folder:
-        yield create_app(Settings(state_dir=Path(folder)))
+        yield create_app(load_settings(state_dir=Path(folder)))
 
 
 def _page(title: str, *blocks: str) -> str:
@@ -78,8 +78,9 @@ def _cell(text: str) -> str:
 SETTINGS_HEAD: Final = """
 Each setting is an environment variable, or a line of a TOML file without the prefix and in lower case:
 `WARDEN_PORT=8100` is `port = 8100`. The file is `/etc/warden.toml`, or the one that `WARDEN_CONFIG` names. The
-environment takes precedence over the file. An unknown name or an invalid value stops the start with a sentence that
-names the setting. A setting that was removed in a later version is named at the start and ignored.
+environment takes precedence over the file. An invalid value, or an unknown name in the file, stops the start with a
+sentence that names the setting. The start also names a setting that a later version removed, which is ignored, or
+renamed, which still works, and a variable `WARDEN_…` that is not a setting.
 
 `warden settings` prints the values in force, with passwords hidden. A description that begins with "…" continues the
 one above it.

@@ -45,7 +45,7 @@ from webapp.runtimes.demo import DemoProgram
 from webapp.runtimes.launcher import Launcher
 from webapp.runtimes.transformers.command import worker_environment
 from webapp.runtimes.transformers.runtime import TransformersRuntime
-from webapp.settings import Settings, is_local, removed_settings, sqlite_url
+from webapp.settings import Settings, is_local, setting_notes, sqlite_url
 from webapp.store.audit import AuditRepository
 from webapp.store.database import Database
 from webapp.store.leases import LeaseRepository
@@ -73,10 +73,10 @@ class _OwnSandbox:
     """See ``control.context.Sandbox``: Transformers mode alone, a cache and a store of its own, the real Warden's readings."""
 
     def __init__(self, settings: Settings, monitor: Monitor, launcher: Launcher | None) -> None:
-        self._folder = settings.state_dir
-        self._database = Database(settings.database)
+        self._folder = settings.storage.state_dir
+        self._database = Database(settings.storage.database)
         self._transformers = TransformersRuntime(settings, launcher)
-        self._catalog = Catalog(settings.hf_cache, settings.cache_poll_s)
+        self._catalog = Catalog(settings.models.hf_cache, settings.models.cache_poll_s)
         keeper, state_store = Keeper(self._database), StateStore()
         self.controller = Controller(
             Context(
@@ -87,11 +87,11 @@ class _OwnSandbox:
                 monitor=monitor,
                 catalog=self._catalog,
                 runtimes={Mode.TRANSFORMERS: self._transformers},
-                demo=DemoProgram(settings.hf_cache),
+                demo=DemoProgram(settings.models.hf_cache),
                 clock=time.time,
                 monotonic=time.monotonic,
             ),
-            StateLock(settings.state_dir),
+            StateLock(settings.storage.state_dir),
         )
 
     def start(self) -> None:
@@ -125,7 +125,7 @@ class Sandboxes:
     def __init__(self, settings: Settings, monitor: Callable[[], Monitor], launcher: Launcher | None = None) -> None:
         self._settings = settings
         self._launcher = launcher
-        self._root = settings.state_dir.absolute() / SANDBOXES
+        self._root = settings.storage.state_dir.absolute() / SANDBOXES
         self._monitor = monitor
         self._open: _OwnSandbox | None = None
 
@@ -188,12 +188,12 @@ class Sandboxes:
             "allow_pickle": False,
             "allow_remote_code": False,
         }
-        return self._settings.model_copy(update=changes)
+        return self._settings.changed(**changes)
 
     def _remove_all(self) -> None:
         """Remove every sandbox: first its processes, then its folder. Raises SandboxFailed."""
         for folder in [path for path in self._root.iterdir() if path.is_dir()]:
-            runtime = TransformersRuntime(self._settings.model_copy(update={"state_dir": folder}))
+            runtime = TransformersRuntime(self._settings.changed(state_dir=folder))
             left = runtime.reap(frozenset)
             if not all(one.ok for one in left):
                 raise SandboxFailed(detail=f"processes of {folder} are still there")
@@ -209,8 +209,8 @@ class Services:
         self, settings: Settings, make_journal: Callable[[OperationRepository, Keeper, StateStore], Journal] = Journal
     ) -> None:
         self.settings = settings
-        self._lock = StateLock(settings.state_dir, shown_database(settings.database))
-        self._database = Database(settings.database)
+        self._lock = StateLock(settings.storage.state_dir, shown_database(settings.storage.database))
+        self._database = Database(settings.storage.database)
         operations = OperationRepository(self._database)
         points = TimelineRepository(self._database)
         self.audit = _audit(settings, self._database)
@@ -220,7 +220,10 @@ class Services:
         self._transformers = TransformersRuntime(settings, self._launcher)
         self._vllm = _vllm(settings)
         self._catalog = Catalog(
-            settings.hf_cache, settings.cache_poll_s, settings.allow_pickle, settings.allow_remote_code
+            settings.models.hf_cache,
+            settings.models.cache_poll_s,
+            settings.models.allow_pickle,
+            settings.models.allow_remote_code,
         )
         self._sandboxes = Sandboxes(settings, lambda: self._monitor, self._launcher)
         holders = Holders(
@@ -230,12 +233,12 @@ class Services:
         )
         self._monitor = Monitor(
             (NvmlProbe(holders), HostProbe(holders)),
-            settings.reading_interval_s,
-            settings.busy_reading_interval_s,
-            settings.history_minutes * 60,
-            settings.stale_after_s,
+            settings.monitor.reading_interval_s,
+            settings.monitor.busy_reading_interval_s,
+            settings.monitor.history_minutes * 60,
+            settings.monitor.stale_after_s,
         )
-        self._keeper = Keeper(self._database, places=max(1, settings.threads // 4))
+        self._keeper = Keeper(self._database, places=max(1, settings.server.threads // 4))
         self.controller = Controller(
             Context(
                 settings=settings,
@@ -249,11 +252,11 @@ class Services:
                 sandboxes=self._sandboxes,
                 calibrator=Calibrator(MeasurementRepository(self._database)),
                 queue_store=QueueRepository(self._database),
-                pause_mark=PauseMark(settings.state_dir),
+                pause_mark=PauseMark(settings.storage.state_dir),
                 leases=Leases(LeaseRepository(self._database), self._keeper),
                 may_switch=self._may_switch,
                 record=self.audit.record,
-                demo=DemoProgram(settings.hf_cache),
+                demo=DemoProgram(settings.models.hf_cache),
                 clock=time.time,
                 monotonic=time.monotonic,
             ),
@@ -269,16 +272,18 @@ class Services:
             AlreadyRunning, ConfigurationError: see ``StateLock``; or strangers could reach a page that nobody has to sign in to.
             StoreUnavailable: the database cannot be opened.
         """
-        logging.basicConfig(level=self.settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.basicConfig(
+            level=self.settings.server.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        for variable, instead in removed_settings().items():
-            log.warning("%s is not a setting any more and changes nothing: %s", variable, instead)
+        for note in setting_notes():
+            log.warning("%s", note)
         self._lock.take()
         if (unopened := self._database.open_or_read()) is not None:
             log.error(
                 "nothing that happens is kept until this is mended, without a restart: %s", unopened.params["reason"]
             )
-        self._refuse_strangers([self.settings.bind, *addresses])
+        self._refuse_strangers([self.settings.server.bind, *addresses])
         self.audit.start()
         self._sandboxes.remove_leftovers()
         self._catalog.start()
@@ -287,18 +292,20 @@ class Services:
             log.warning("the devices did not answer within %s s; the page says so until they do", FIRST_READING_S)
         self.controller.start()
         self._recorder.start()
-        if self._launcher is not None and self.settings.launcher == "start":
+        if self._launcher is not None and self.settings.launch.launcher == "start":
             self._launcher.start()
 
     def _may_switch(self, name: str) -> bool:
         """Whether a person may load models now; without accounts everybody is the one person there is. Raises StoreUnavailable."""
-        alone = self.settings.is_local and not self.settings.has_proxy and not self.accounts.has_administrator()
+        alone = (
+            self.settings.server.is_local and not self.settings.auth.has_proxy and not self.accounts.has_administrator()
+        )
         return alone or self.accounts.has_permission(name, Permission.SWITCH)
 
     def _refuse_strangers(self, addresses: Iterable[str]) -> None:
         """Raises ConfigurationError where other machines reach a page, at one of ``addresses``, that nobody has to sign in to."""
         reached = next((address for address in addresses if not is_local(address)), None)
-        if reached is None or self.settings.has_proxy or self.accounts.has_administrator():
+        if reached is None or self.settings.auth.has_proxy or self.accounts.has_administrator():
             return
         raise ConfigurationError(
             setting="WARDEN_BIND",
@@ -363,8 +370,8 @@ class Services:
 
 def _launcher(settings: Settings) -> Launcher | None:
     """Return what forks workers; ``None`` if the settings want none, or if there are no libraries that it could import."""
-    if settings.forks_workers and extras.are_installed(Mode.TRANSFORMERS):
-        return Launcher(settings.state_dir, worker_environment())
+    if settings.launch.forks_workers and extras.are_installed(Mode.TRANSFORMERS):
+        return Launcher(settings.storage.state_dir, worker_environment())
     return None
 
 
@@ -388,12 +395,12 @@ def owners(state: ControllerState) -> frozenset[str]:
 
 
 def _accounts(settings: Settings, database: Database, owners: Callable[[], Collection[str]] = nobody) -> Accounts:
-    limits = SessionLimits(settings.session_idle_hours * HOUR_S, settings.session_hours * HOUR_S)
+    limits = SessionLimits(settings.auth.session_idle_hours * HOUR_S, settings.auth.session_hours * HOUR_S)
     return Accounts(PeopleRepository(database), Passwords(), limits, time.time, owners)
 
 
 def _audit(settings: Settings, database: Database) -> Audit:
-    return Audit(AuditRepository(database), settings.audit_days * DAY_S)
+    return Audit(AuditRepository(database), settings.storage.audit_days * DAY_S)
 
 
 @dataclass(frozen=True)
@@ -418,11 +425,11 @@ def place_of(settings: Settings) -> AccountsLocation:
     Raises:
         StoreUnavailable, ConfigurationError
     """
-    folder, database = settings.state_dir, shown_database(settings.database)
+    folder, database = settings.storage.state_dir, shown_database(settings.storage.database)
     holder = last_holder(folder)
     if holder is not None and holder.database == database:
         return AccountsLocation(folder, database, True, holder.is_running, holder.pid)
-    is_known = Database(settings.database).has_served()
+    is_known = Database(settings.storage.database).has_served()
     if holder is not None and not holder.database and is_known:  # a version that did not write its database down
         return AccountsLocation(folder, database, True, holder.is_running, holder.pid)
     other = "" if holder is None else holder.database
@@ -439,7 +446,7 @@ def open_accounts(settings: Settings) -> Iterator[Accounts]:
 @contextmanager
 def open_people(settings: Settings) -> Iterator[tuple[Accounts, Audit]]:
     """Give the accounts with the record of what is done to them; it is written at the end. Raises StoreUnavailable, ConfigurationError."""
-    database = Database(settings.database)
+    database = Database(settings.storage.database)
     database.open()
     audit = _audit(settings, database)
     try:
@@ -464,6 +471,6 @@ def services_beside(settings: Settings) -> Iterator[tuple[Services, tuple[str, .
     """
     with tempfile.TemporaryDirectory(prefix="warden-selftest-") as folder:
         alone = {"database_url": sqlite_url(Path(folder, "warden.db")), "proxy_user_header": None, "bind": "127.0.0.1"}
-        services = Services(settings.model_copy(update=alone))
+        services = Services(settings.changed(**alone))
         with services.beside() as loaded:
             yield services, loaded

@@ -37,7 +37,7 @@ from webapp.domain.queue import QueuedLaunch, QueueEntry, QueueState
 from webapp.domain.selftest import Check, CheckMark, CheckName
 from webapp.domain.units import gib
 from webapp.message import Message, Param
-from webapp.settings import Settings
+from webapp.settings import Settings, load_settings
 from webapp.web.actor import current_actor
 
 LONG = "an-organisation-with-a-very-long-name/and-a-model-with-an-even-longer-name-that-never-ends-72B-Instruct-GPTQ-Int4-v2"
@@ -288,7 +288,7 @@ STATES: Mapping[str, Callable[[], FakeController]] = {
 def served(controller: FakeController, folder: Path, timeline: FakeTimeline | None = None) -> Iterator[str]:
     """Serve the application over ``controller`` and give its address."""
     services = FakeServices(_settings(folder), controller, timeline or FakeTimeline())
-    with serving(create_app(Settings(state_dir=folder / "state", hf_cache=folder / "cache"), services)) as url:
+    with serving(create_app(load_settings(state_dir=folder / "state", hf_cache=folder / "cache"), services)) as url:
         yield url
 
 
@@ -308,4 +308,4 @@ def serving(app: Flask) -> Iterator[str]:
 
 
 def _settings(folder: Path) -> Settings:
-    return Settings(state_dir=folder / "state", hf_cache=folder / "cache", threads=4)
+    return load_settings(state_dir=folder / "state", hf_cache=folder / "cache", threads=4)

@@ -15,7 +15,7 @@ from tests.e2e.test_queue import ROOM_FOR_ONE
 from tests.engine.server import WardenServer, wait_for
 from webapp.domain.people import Role
 from webapp.services import open_accounts
-from webapp.settings import Settings
+from webapp.settings import load_settings
 
 Start = Callable[..., WardenServer]
 Open = Callable[..., Page]
@@ -31,7 +31,7 @@ def shared(start_server: Start, cache: Path, **settings: object) -> tuple[Warden
     server = start_server(cache, **PROXY, **settings)
     if "launcher" in settings:
         server.launcher_ready()
-    with open_accounts(Settings(state_dir=server.state)) as accounts:
+    with open_accounts(load_settings(state_dir=server.state)) as accounts:
         people = [accounts.add(name, Role.OPERATOR, None) for name in ("maria", "ivan")]
         marias, ivans = (
             {"Authorization": f"Bearer {accounts.add_token(person, 'test', Role.OPERATOR, None)}"} for person in people

@@ -24,7 +24,7 @@ class HoldingJournal(Journal):
         """Record ``operation``, then hold it if its running step is the one named in the file."""
         super().record(operation)
         step = operation.current_step
-        hold, held = settings.state_dir / "hold", settings.state_dir / "held"
+        hold, held = settings.storage.state_dir / "hold", settings.storage.state_dir / "held"
         pause = threading.Event()
         while step is not None and hold.exists() and hold.read_text().strip() == step.name.value:
             self.flush()

@@ -32,7 +32,7 @@ from webapp.runtimes.protocol import ForkRequest, WorkerSpec, encode, process_st
 from webapp.runtimes.transformers.command import worker_environment
 from webapp.runtimes.transformers.runtime import TransformersRuntime
 from webapp.runtimes.worker_folder import WorkerFolder
-from webapp.settings import Settings
+from webapp.settings import load_settings
 
 MODEL = "tests/tiny"
 PATIENCE_S = 90.0
@@ -60,7 +60,7 @@ def make_runtime(tmp_path: Path) -> Iterator[Callable[..., TransformersRuntime]]
     made: list[TransformersRuntime] = []
 
     def make(launcher: Launcher | None, state: Path = tmp_path / "state") -> TransformersRuntime:
-        settings = Settings(state_dir=state, worker_ask_s=3.0, worker_term_s=1.0, worker_kill_s=3.0)
+        settings = load_settings(state_dir=state, worker_ask_s=3.0, worker_term_s=1.0, worker_kill_s=3.0)
         made.append(TransformersRuntime(settings, launcher))
         return made[-1]
 

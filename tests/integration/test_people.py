@@ -14,13 +14,13 @@ import pytest
 from tests.engine.server import ROOT, WardenServer, running, wait_for
 from webapp.domain.people import Role
 from webapp.services import open_accounts
-from webapp.settings import Settings
+from webapp.settings import load_settings
 
 PASSWORD = "correct horse"
 
 
 def with_boss(folder: Path) -> None:
-    with open_accounts(Settings(state_dir=folder)) as accounts:
+    with open_accounts(load_settings(state_dir=folder)) as accounts:
         accounts.add("boss", Role.ADMINISTRATOR, PASSWORD)
 
 

@@ -37,7 +37,7 @@ from webapp.runtimes.processes import find_marked
 from webapp.runtimes.protocol import process_start_time
 from webapp.runtimes.transformers.runtime import TransformersRuntime
 from webapp.runtimes.worker_folder import WorkerFolder
-from webapp.settings import Settings
+from webapp.settings import load_settings
 
 MODEL = "tests/tiny"
 LARGE = "tests/large"
@@ -72,7 +72,7 @@ def make_runtime(tmp_path: Path) -> Iterator[RuntimeMaker]:
 
     def make(command: str = REAL, **settings: Any) -> TransformersRuntime:
         values: dict[str, Any] = {"worker_ask_s": 3.0, "worker_term_s": 1.0, "worker_kill_s": 3.0} | settings
-        runtime = TransformersRuntime(Settings(state_dir=tmp_path / "state", worker_command=command, **values))
+        runtime = TransformersRuntime(load_settings(state_dir=tmp_path / "state", worker_command=command, **values))
         made.append(runtime)
         runtime.start()
         return runtime
@@ -435,7 +435,7 @@ def test_a_full_disk_is_said_before_anything_is_started(tmp_path: Path, model: P
     state.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", state], check=True)
     try:
-        runtime = TransformersRuntime(Settings(state_dir=state, worker_command=REAL))
+        runtime = TransformersRuntime(load_settings(state_dir=state, worker_command=REAL))
         (state / "ballast").write_bytes(b"x" * 2**16)
 
         with pytest.raises(DiskFull) as caught:

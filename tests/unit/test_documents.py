@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from webapp.settings import REMOVED, Settings
+from webapp.settings import NAMES, REMOVED, RENAMED, variable
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -65,7 +65,7 @@ def test_every_path_that_is_named_exists(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_setting_and_make_target_that_is_named_exists(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    settings = {f"WARDEN_{name.upper()}" for name in (*Settings.model_fields, *REMOVED)}
+    settings = {variable(name) for name in (*NAMES, *REMOVED, *RENAMED)}
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
     assert set(VARIABLE.findall(text)) - settings - NOT_SETTINGS == set()

@@ -18,12 +18,12 @@ from webapp.errors import ConfigurationError, ModeUnavailable
 from webapp.runtimes import extras
 from webapp.runtimes.demo import DemoProgram
 from webapp.services import Services, build_services, open_accounts, owners
-from webapp.settings import Settings
+from webapp.settings import Settings, load_settings
 
 
 def made(folder: Path, **changes: object) -> Settings:
     nowhere = {"state_dir": folder / "state", "hf_cache": folder / "cache", "docker_socket": folder / "none.sock"}
-    return Settings(**{"bind": "0.0.0.0", **nowhere, **changes})  # type: ignore[arg-type]
+    return load_settings(**{"bind": "0.0.0.0", **nowhere, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.web.fakes import FakeController, FakeServices, foreign, model, readin
 from tests.web.people import Lab, made_lab
 from webapp import create_app
 from webapp.domain.units import gib
-from webapp.settings import Settings
+from webapp.settings import Settings, load_settings
 
 HTMX = {"HX-Request": "true"}
 MODEL = model()
@@ -46,7 +46,7 @@ def controller() -> FakeController:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(state_dir=tmp_path / "state", hf_cache=tmp_path / "cache", threads=4)
+    return load_settings(state_dir=tmp_path / "state", hf_cache=tmp_path / "cache", threads=4)
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ from webapp.domain.timeline import Point, Who
 from webapp.domain.units import gib
 from webapp.errors import Busy, NotStored
 from webapp.message import Message
-from webapp.settings import Settings
+from webapp.settings import load_settings
 
 FOLDER: Final = Path(__file__).parents[1] / "data" / "contract"
 NOW: Final = 1_800_000_000.0
@@ -502,7 +502,7 @@ def _served(scenario: Scenario, folder: Path) -> Iterator[tuple[FakeController, 
             yield lab.controller, _client(lab.app, headers)
         return
     settings, controller = (
-        Settings(state_dir=folder / "state", hf_cache=folder / "cache", threads=4),
+        load_settings(state_dir=folder / "state", hf_cache=folder / "cache", threads=4),
         scenario.controller(),
     )
     app = create_app(settings, FakeServices(settings, controller, scenario.timeline()))

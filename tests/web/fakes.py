@@ -189,7 +189,7 @@ class FakeController(Controller):
     containers: tuple[ForeignContainer, ...] = ()
     waiting: tuple[QueueEntry, ...] = ()
     waited: tuple[QueuedLaunch, ...] = ()
-    ticket_limit: int = 8
+    queue_limit: int = 8
     age_s: float | None = 0.4
     stale: bool = False
     unlisted_workers: int = 0

@@ -21,7 +21,7 @@ from webapp.audit.trail import Audit
 from webapp.auth.accounts import Accounts, SessionLimits
 from webapp.auth.passwords import Passwords
 from webapp.domain.people import Role
-from webapp.settings import Settings
+from webapp.settings import load_settings
 from webapp.store.audit import AuditRepository
 from webapp.store.database import Database
 from webapp.store.people import PeopleRepository
@@ -115,7 +115,7 @@ class Browser:
 @contextmanager
 def made_lab(folder: Path, *, people: bool = True, hasher: PasswordHasher = QUICK, **changes: Any) -> Iterator[Lab]:
     """Give an application with one person of each role."""
-    settings = Settings(state_dir=folder / "state", hf_cache=folder / "cache", threads=4, **changes)
+    settings = load_settings(state_dir=folder / "state", hf_cache=folder / "cache", threads=4, **changes)
     clock, controller, database = Clock(), FakeController(), Database(f"sqlite:///{folder / 'warden.db'}")
     with made_accounts(database, clock, hasher) as accounts:
         if people:

@@ -109,7 +109,7 @@ def test_answers_never_take_more_than_half_of_the_threads(
     app: Flask, visitor: Visitor, controller: FakeController, settings: Settings
 ) -> None:
     controller.gate = threading.Event()
-    places = settings.threads // 2
+    places = settings.server.threads // 2
     under_way = [visitor.post("/instances/i1/ask/stream", {"prompt": "?"}, buffered=False) for _ in range(places)]
 
     refused = visitor.post("/instances/i1/ask/stream", {"prompt": "?"})

@@ -18,7 +18,7 @@ from tests.web.test_rights import RULES, address
 from webapp import create_app
 from webapp.domain.people import Permission, Role
 from webapp.server.incoming import BODY_LIMIT
-from webapp.settings import Settings
+from webapp.settings import load_settings
 from webapp.web.rights import Rule
 
 UNSAFE = [rule for rule in RULES if rule.methods != "GET"]
@@ -107,7 +107,7 @@ def test_no_method_is_put_on_by_a_header_or_a_field(lab: Lab) -> None:
 
 
 def test_the_names_are_a_setting_and_a_proxys_header_is_none(tmp_path: Path) -> None:
-    settings = Settings(state_dir=tmp_path, trusted_hosts=("gpu.lab", ".warden.lab"))
+    settings = load_settings(state_dir=tmp_path, trusted_hosts=("gpu.lab", ".warden.lab"))
     client = create_app(settings, FakeServices(settings, FakeController())).test_client()
 
     assert client.get("/", headers={"Host": "gpu.lab:8000"}).status_code == 200

@@ -18,7 +18,7 @@ from tests.web.conftest import FORM, HTMX, MODEL
 from tests.web.fakes import FakeController, FakeServices, FakeTimeline, container, instance
 from tests.web.test_rights import RULES, address
 from webapp import create_app
-from webapp.settings import Settings
+from webapp.settings import load_settings
 from webapp.web.actor import current_actor
 
 PHRASE = re.compile(r"[A-Za-z][A-Za-z'’-]+(?: [a-z][a-z'’-]+)+")
@@ -57,7 +57,7 @@ ACTIONS = sorted({address(rule) for rule in RULES if "POST" in rule.methods})
 def reader(controller: FakeController, language: str = "en") -> Iterator[FlaskClient]:
     """A browser of somebody who reads one language."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(state_dir=Path(folder), hf_cache=Path(folder), default_language=language)
+        settings = load_settings(state_dir=Path(folder), hf_cache=Path(folder), default_language=language)
         with create_app(settings, FakeServices(settings, controller, FakeTimeline())).test_client() as client:
             client.environ_base["HTTP_ACCEPT_LANGUAGE"] = language
             yield client

@@ -161,7 +161,7 @@ def test_who_waits_already_is_told_the_place_and_what_will_come_of_it(
 
 def test_nobody_is_led_into_a_queue_that_is_full(visitor: Visitor, full: FakeController) -> None:
     others = QueuedLaunch("t1", 1, replace(ASKED, model_id="lab/other"), "maria", 1.0)
-    full.changed(waiting=(QueueEntry(others, 1, Message("waits_memory", {})),), ticket_limit=1)
+    full.changed(waiting=(QueueEntry(others, 1, Message("waits_memory", {})),), queue_limit=1)
 
     page = visitor.get("/", query_string=FORM).text
 

@@ -22,7 +22,7 @@ from webapp.domain.people import IN_PERSON, LOWEST, Permission, Role
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.queue import QueuedLaunch, QueueEntry, QueueState
 from webapp.domain.units import gib
-from webapp.settings import Settings
+from webapp.settings import load_settings
 from webapp.web.rights import Rule, needs, refuse_undeclared, right_of, rules
 
 WHO = (None, *Role)
@@ -49,7 +49,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 def without_people() -> Iterator[Flask]:
     """The application as it is made, for its addresses alone."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(state_dir=Path(folder))
+        settings = load_settings(state_dir=Path(folder))
         yield create_app(settings, FakeServices(settings, FakeController()))
 
 

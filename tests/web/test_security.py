@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from tests.web.conftest import HTMX, Visitor
 from tests.web.fakes import FakeController, FakeServices
 from webapp import create_app
-from webapp.settings import Settings
+from webapp.settings import load_settings
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
@@ -127,7 +127,7 @@ def test_the_session_cookie_is_kept_from_scripts_and_other_sites(client: FlaskCl
 def test_two_servers_behind_two_tunnels_keep_their_sessions_apart(tmp_path: Path) -> None:
     names = set()
     for folder in ("one", "two"):
-        settings = Settings(state_dir=tmp_path / folder)
+        settings = load_settings(state_dir=tmp_path / folder)
         app = create_app(settings, FakeServices(settings, FakeController()))
         names.add(app.test_client().get("/").headers["Set-Cookie"].partition("=")[0])
 

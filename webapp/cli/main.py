@@ -21,7 +21,17 @@ from webapp.console import explain, page_url
 from webapp.domain.modes import Mode
 from webapp.domain.units import GIB
 from webapp.errors import AlreadyRunning, WardenError
-from webapp.settings import CONFIG_VARIABLE, DEFAULT_CONFIG, Settings, load_settings
+from webapp.settings import (
+    CONFIG_VARIABLE,
+    DEFAULT_CONFIG,
+    GROUPS,
+    NAMES,
+    Settings,
+    field_of,
+    load_settings,
+    meaning_of,
+    variable,
+)
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -59,7 +69,10 @@ def run() -> None:
     settings = load_settings()
     configuration = Path(__file__).parents[1] / "server" / "gunicorn_conf.py"
     # The server changes to the program's folder, so relative paths are resolved before.
-    os.environ |= {"WARDEN_STATE_DIR": str(settings.state_dir), "WARDEN_HF_CACHE": str(settings.hf_cache)}
+    os.environ |= {
+        "WARDEN_STATE_DIR": str(settings.storage.state_dir),
+        "WARDEN_HF_CACHE": str(settings.models.hf_cache),
+    }
     if file := os.environ.get(CONFIG_VARIABLE):
         os.environ[CONFIG_VARIABLE] = str(Path(file).absolute())
     # -P: a folder named gunicorn or webapp in the current directory must not be imported instead.
@@ -73,7 +86,7 @@ def status() -> None:
     from webapp.cli.client import connected  # noqa: PLC0415  0.4 s that no other command needs
 
     settings = load_settings()
-    with connected(page_url(settings.bind, settings.port)) as client:
+    with connected(page_url(settings.server.bind, settings.server.port)) as client:
         _print_status(client.status())
 
 
@@ -83,13 +96,13 @@ def end(yes: bool) -> None:
     """Unload the models that stayed loaded when Warden was stopped."""
     settings = load_settings()
     if not yes:
-        click.confirm(f"End every model that Warden started from {settings.state_dir}?", abort=True)
+        click.confirm(f"End every model that Warden started from {settings.storage.state_dir}?", abort=True)
     from webapp.services import build_services  # noqa: PLC0415  takes half a second, and other commands do not need it
 
     try:
         lines = build_services(settings).end_everything()
     except AlreadyRunning as exc:
-        url = page_url(settings.bind, settings.port)
+        url = page_url(settings.server.bind, settings.server.port)
         raise Refusal(f"Warden is running: unload its models on the page, {url}") from exc
     for line in lines:
         click.echo(line)
@@ -194,7 +207,7 @@ def _warden_to_test(settings: Settings, *, quiet: bool) -> Iterator[Client]:
     """Yield a client of the running Warden or, if there is none, of one in this process that serves nobody else."""
     from webapp.cli.client import connected, in_process, is_served  # noqa: PLC0415
 
-    url = page_url(settings.bind, settings.port)
+    url = page_url(settings.server.bind, settings.server.port)
     say = (lambda line: None) if quiet else click.echo
     if is_served(url):
         say(f"Asking the Warden at {url}.")
@@ -268,17 +281,18 @@ def show_settings(markdown: bool) -> None:
 
 
 def settings_markdown() -> str:
-    """Return the table of settings as Markdown, the same on every machine."""
-    rows = [
-        f"| `{variable(name)}` | {_type_of(field)} | {_default_of(name, field)} | {field.description} |"
-        for name, field in Settings.model_fields.items()
-    ]
-    return "\n".join(("| Setting | Type | Default | Meaning |", "| --- | --- | --- | --- |", *rows))
+    """Return the settings as Markdown, a table for each group, the same on every machine."""
+    head = "| Setting | Type | Default | Meaning |\n| --- | --- | --- | --- |"
+    return "\n\n".join(
+        "\n".join((f"## {(group.__doc__ or name).rstrip('.')}\n\n{head}", *_rows_of(name)))
+        for name, group in GROUPS.items()
+    )
 
 
-def variable(name: str) -> str:
-    """Return the environment variable of the setting ``name``."""
-    return f"WARDEN_{name.upper()}"
+def _rows_of(group: str) -> Iterator[str]:
+    for name in (name for name, (own, _) in NAMES.items() if own == group):
+        field = field_of(name)
+        yield f"| `{variable(name)}` | {_type_of(field)} | {_default_of(name, field)} | {meaning_of(name)} |"
 
 
 MACHINE_DEFAULTS: Mapping[str, str] = {
@@ -319,11 +333,12 @@ def _text(value: object) -> str:
 
 def _print_settings(settings: Settings) -> None:
     console, table = _table("Setting", "Value", "Default", "Meaning")
-    for name, field in Settings.model_fields.items():
-        value, default = getattr(settings, name), field.get_default(call_default_factory=True, validated_data={})
+    for name in NAMES:
+        field, value = field_of(name), settings.value(name)
+        default = field.get_default(call_default_factory=True, validated_data={})
         shown = "(set)" if name in SECRET_SETTINGS and value else _text(value)
         style = None if value == default else "bold"
-        table.add_row(variable(name), shown, _text(default), f"{field.description} [{_type_of(field)}]", style=style)
+        table.add_row(variable(name), shown, _text(default), f"{meaning_of(name)} [{_type_of(field)}]", style=style)
     console.print(table)
     console.print(
         f"From the environment, then from {os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG} ({CONFIG_VARIABLE})."

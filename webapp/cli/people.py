@@ -119,7 +119,7 @@ def _say_where(settings: Settings, *, new: bool) -> None:
 def _nowhere(place: AccountsLocation, settings: Settings) -> str:
     if place.other_database:
         return OTHER_DATABASE.format(folder=place.state_dir, used=place.other_database, database=place.database)
-    url = page_url(settings.bind, settings.port)
+    url = page_url(settings.server.bind, settings.server.port)
     return NOWHERE.format(
         folder=place.state_dir,
         database=place.database,

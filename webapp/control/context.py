@@ -146,14 +146,14 @@ class Context:
     @property
     def policy(self) -> AdmissionPolicy:
         """The admission figures of the settings."""
-        s = self.settings
+        s = self.settings.admission
         return AdmissionPolicy(s.fits_percent, s.reserve_mib * 2**20, s.reserve_percent, s.memory_limit_bytes)
 
     @property
     def settle_policy(self) -> SettlePolicy:
         """The settle figures of the settings."""
-        s = self.settings
-        return SettlePolicy(s.settle_poll_s, s.settle_percent / 100, s.settle_warn_s, s.settle_deadline_s)
+        s = self.settings.settle
+        return SettlePolicy(s.poll_s, s.percent / 100, s.warn_s, s.deadline_s)
 
     @property
     def state(self) -> ControllerState:

@@ -225,7 +225,7 @@ class Controller:
 
     def _idle_unloads(self, state: ControllerState) -> Iterator[tuple[str, float]]:
         """Yield ids and moments, rounded to seconds: jitter between the two clocks must not count as a change."""
-        now, minutes = self._context.clock(), self._context.settings.idle_unload_minutes
+        now, minutes = self._context.clock(), self._context.settings.sharing.idle_unload_minutes
         for instance in state.instances.values():
             left_s = idle_unload_in(instance, minutes, self._context.idleness.quiet(instance, now), now)
             if left_s is not None:
@@ -310,7 +310,7 @@ class Controller:
     def log_tail(self, instance_id: str) -> tuple[str, ...]:
         """Return the last lines of an instance's log, oldest first. Raises UnknownInstance."""
         instance = self._state_store.state.instance(instance_id)
-        return self._context.runtime(instance).log_tail(instance_id, self._context.settings.log_lines)
+        return self._context.runtime(instance).log_tail(instance_id, self._context.settings.launch.log_lines)
 
     def health(self) -> Health:
         """Return whether the monitor is running and the controller responds."""
@@ -698,7 +698,9 @@ class Controller:
 
     def _prune(self) -> bool:
         """Delete expired operations; return whether more remain. Raises StoreUnavailable."""
-        return self._context.journal.prune(self._context.clock() - self._context.settings.operation_days * DAY_S)
+        return self._context.journal.prune(
+            self._context.clock() - self._context.settings.storage.operation_days * DAY_S
+        )
 
     def _go(self, operation: Operation, run: Run, body: Callable[[Run], Outcome]) -> Operation:
         """Start the thread of an entered operation. Raises Unavailable; the operation has then failed."""
@@ -742,7 +744,7 @@ class Controller:
     def _leave_models(self) -> tuple[str, ...]:
         state = self._state_store.state
         live = [i for i in state.instances.values() if i.is_live]
-        if self._context.settings.on_stop == "unload":
+        if self._context.settings.stop.on_stop == "unload":
             results = side_by_side(lambda i: self._context.runtime(i).terminate(i.id), live, "stop")
             return tuple(f"{i.model_id}: {_how_it_ended(r)}" for i, r in zip(live, results, strict=True))
         stays = [i for i in live if i.state in (InstanceState.READY, InstanceState.SILENT, InstanceState.STUCK)]

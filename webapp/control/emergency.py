@@ -91,7 +91,7 @@ def _end_runtime(run: Run, runtime: Runtime, tally: _Tally) -> None:
     context, mode = run.context, runtime.mode
     results = {i.id: _NOT_REACHED for i in context.state.instances.values() if i.mode is mode}
     done = within(
-        context.settings.emergency_runtime_s,
+        context.settings.stop.emergency_runtime_s,
         lambda expired: _terminate_all(run, runtime, tally, expired, results),
         "end",
     )

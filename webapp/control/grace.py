@@ -33,7 +33,7 @@ def before_switch(context: Context, unload: Iterable[Eviction]) -> Grace | None:
 
 def _grace(context: Context, instances: list[str], owners: list[str]) -> Grace | None:
     """Return the grace period; an owner whom an administrator overrides is notified, but cannot stop it."""
-    seconds = context.settings.undo_s
+    seconds = context.settings.sharing.undo_s
     if not instances or seconds <= 0:
         return None
     return Grace(context.clock() + seconds, tuple(instances), tuple(dict.fromkeys(owners)))
@@ -44,5 +44,5 @@ def give_grace(run: Run) -> None:
     if run.operation.grace is None:
         return
     with run.step(StepName.GRACE) as note:
-        run.wait(run.context.settings.undo_s)
+        run.wait(run.context.settings.sharing.undo_s)
         note.message = Message("grace_over")

@@ -194,7 +194,7 @@ class _Watch:
         now = self._context.monotonic()
         if activity is not None and activity != self._activity:
             self._activity, self._active_at = activity, now
-        settings = self._context.settings
+        settings = self._context.settings.launch
         if now - self._active_at > settings.launch_stall_s:
             return LaunchStalled
         return LaunchTooSlow if now - self._began > settings.launch_deadline_s else None
@@ -271,5 +271,5 @@ def _remember_failure(context: Context, model_id: str, exc: Exception) -> None:
     settings = context.settings
     last = context.state.cooldowns.get(model_id)
     failures = 1 if last is None else last.failures + 1
-    pause = min(settings.cooldown_s * 2 ** (failures - 1), settings.cooldown_max_s)
+    pause = context.settings.launch.pause_s(failures)
     context.state_store.set_cooldown(model_id, Cooldown(failures, context.monotonic() + pause))

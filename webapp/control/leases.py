@@ -319,12 +319,12 @@ class Leasing:
             if self._is_silent(instance, now):
                 self._release_later(instance.id)
         live, quiet = [i for i in instances.values() if i.pending is None], self._context.idleness.quiet
-        due = ((i.id, idle_unload_in(i, settings.idle_unload_minutes, quiet(i, now), now)) for i in live)
+        due = ((i.id, idle_unload_in(i, settings.sharing.idle_unload_minutes, quiet(i, now), now)) for i in live)
         return tuple(instance_id for instance_id, left_s in due if left_s is not None and left_s <= 0)
 
     def _is_silent(self, instance: Instance, now: float) -> bool:
         """Return whether the owner has left a release request unanswered for the full period."""
-        silence_s = self._context.settings.release_silence_s
+        silence_s = self._context.settings.sharing.release_silence_s
         return silence_releases(instance, now, silence_s, self._context.idleness.quiet(instance, now))
 
     def _release_later(self, instance_id: str) -> None:

@@ -156,7 +156,9 @@ class LaunchQueue:
             waited_s = max(0.0, self._context.clock() - launch.created_at)
             self._elapsed.note((launch.id, "waits"), None, waited_s)
         if launch.not_before is not None:
-            launch = replace(launch, not_before=self._context.monotonic() + self._pause_s(launch.tries))
+            launch = replace(
+                launch, not_before=self._context.monotonic() + self._context.settings.launch.pause_s(launch.tries)
+            )
         cut_off = launch.state is QueueState.STARTING and launch.operation_id is None  # before it had an operation
         return launch.to(QueueState.WAITING) if cut_off else launch
 
@@ -168,7 +170,7 @@ class LaunchQueue:
         Raises NotFound, InvalidRequest, Refused (what waiting cannot change; QueueFull, AlreadyWaiting, CannotWait).
         """
         check_admissible(request, self._context.planning_state(actor=actor))
-        check_place(self._launches.values(), request, actor, self._context.settings.ticket_limit)
+        check_place(self._launches.values(), request, actor, self._context.settings.queue.limit)
 
     def take(
         self, request: SwitchRequest, actor: str, *, starts_by_itself: bool, request_id: str | None = None
@@ -280,7 +282,7 @@ class LaunchQueue:
     def _enter(
         self, request: SwitchRequest, actor: str, starts_by_itself: bool, request_id: str | None
     ) -> QueuedLaunch:
-        limit = self._context.settings.ticket_limit
+        limit = self._context.settings.queue.limit
         with self._lock:
             check_place(self._launches.values(), request, actor, limit)
             launch = QueuedLaunch(
@@ -576,23 +578,19 @@ class LaunchQueue:
         if tries >= MOST_TRIES:
             self._end(launch.id, QueueState.FAILED, _without_log(operation))
             return
-        self._back(launch.id, tries=tries, not_before=self._context.monotonic() + self._pause_s(tries))
+        self._back(
+            launch.id, tries=tries, not_before=self._context.monotonic() + self._context.settings.launch.pause_s(tries)
+        )
         log.info("queued launch %s waits on: operation %s found no room", launch.id, operation.id)
-
-    def _pause_s(self, tries: int) -> float:
-        settings = self._context.settings
-        return min(settings.cooldown_s * 2.0 ** (tries - 1), settings.cooldown_max_s)
 
     def _expire(self, launch: QueuedLaunch) -> None:
         """End a launch that has waited too long, or whose owner was notified and did not start it."""
         settings, elapsed = self._context.settings, self._elapsed
-        wait_s, waits, told = settings.ticket_wait_h * 3600, (launch.id, "waits"), (launch.id, "told")
+        wait_s, waits, told = settings.queue.wait_hours * 3600, (launch.id, "waits"), (launch.id, "told")
         elapsed.note(waits, None)
         elapsed.note(told, launch.told_at)
-        if launch.told_at is not None and elapsed.seconds(told, launch.told_at) > settings.ticket_hold_s:
-            self._give_up(
-                launch, QueueState.EXPIRED, Message("ticket_not_fetched", {"seconds": settings.ticket_hold_s})
-            )
+        if launch.told_at is not None and elapsed.seconds(told, launch.told_at) > settings.queue.hold_s:
+            self._give_up(launch, QueueState.EXPIRED, Message("ticket_not_fetched", {"seconds": settings.queue.hold_s}))
         elif elapsed.seconds(waits, None) > wait_s:
             self._give_up(launch, QueueState.EXPIRED, Message("ticket_waited_long", {"seconds": wait_s}))
 

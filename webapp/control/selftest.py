@@ -148,13 +148,13 @@ class SelfTest:
         context = self.run.context
         samples = [context.monitor.fresh(READING_TIMEOUT_S) for _ in range(READINGS)]
         witnesses = {} if context.sandboxes is None else context.sandboxes.witnesses()
-        return judge_memory(samples, context.monitor.age_s(), context.settings.stale_after_s, witnesses)
+        return judge_memory(samples, context.monitor.age_s(), context.settings.monitor.stale_after_s, witnesses)
 
     def _state(self) -> Judged:
         context = self.run.context
         context.journal.record(self.run.operation)
         kept = _is_kept(context, self.run.id)
-        facts = state_facts(context.settings.state_dir, kept=kept)
+        facts = state_facts(context.settings.storage.state_dir, kept=kept)
         return judge_state(facts if kept else replace(facts, store_problem=context.keeper.trouble))
 
     def _advice(self) -> Judged:
@@ -175,7 +175,9 @@ class SelfTest:
             self._cut(warning(Message("selftest_elsewhere"), Message("selftest_advice_later")))
         except SandboxFailed as exc:
             self._cut(
-                failed(exc.message, Message("selftest_advice_state", {"folder": str(context.settings.state_dir)}))
+                failed(
+                    exc.message, Message("selftest_advice_state", {"folder": str(context.settings.storage.state_dir)})
+                )
             )
 
     def _cut(self, judged: Judged) -> None:

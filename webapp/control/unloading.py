@@ -91,7 +91,7 @@ def _refuse_used(context: Context, instance: Instance) -> None:
     """Refuse an instance that is no longer idle. Raises IdleUsedAgain."""
     now = context.clock()
     quiet = context.idleness.quiet(instance, now)
-    left_s = idle_unload_in(instance, context.settings.idle_unload_minutes, quiet, now)
+    left_s = idle_unload_in(instance, context.settings.sharing.idle_unload_minutes, quiet, now)
     if left_s is None or left_s > 0 or instance.pending is not None:
         raise IdleUsedAgain(model=instance.model_id)
 

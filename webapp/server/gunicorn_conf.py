@@ -19,7 +19,7 @@ from typing import Any
 
 from webapp.console import explain, page_url, say
 from webapp.errors import ConfigurationError, WardenError
-from webapp.settings import Settings, load_settings
+from webapp.settings import ServerSettings, Settings, load_settings
 
 BOOT_ERROR = 3
 """A worker that exits with this code stops gunicorn too, instead of being restarted for ever."""
@@ -43,27 +43,26 @@ def _settings() -> Settings:
 
 def _stop_deadline_s(settings: Settings) -> int:
     """Return how long gunicorn waits before it kills the process during its stop."""
-    if settings.on_stop == "keep":
+    if settings.stop.on_stop == "keep":
         return STOP_S
-    one_worker = settings.worker_ask_s + settings.worker_term_s + settings.worker_kill_s
-    return round(STOP_S + one_worker + settings.settle_deadline_s)
+    one_worker = settings.worker.ask_s + settings.worker.term_s + settings.worker.kill_s
+    return round(STOP_S + one_worker + settings.settle.deadline_s)
 
 
 _CONFIGURED = _settings()
+_SERVER = _CONFIGURED.server
 
 wsgi_app = "webapp.wsgi:app"
 chdir = str(Path(__file__).parents[2])
-bind = (
-    f"[{_CONFIGURED.bind}]:{_CONFIGURED.port}" if ":" in _CONFIGURED.bind else f"{_CONFIGURED.bind}:{_CONFIGURED.port}"
-)
+bind = f"[{_SERVER.bind}]:{_SERVER.port}" if ":" in _SERVER.bind else f"{_SERVER.bind}:{_SERVER.port}"
 proc_name = "warden"
 
 workers = 1
 worker_class = "webapp.server.worker.WebWorker"
-threads = _CONFIGURED.threads
+threads = _SERVER.threads
 # Below the process's limit of open files, so that a flood of connections leaves files for the rest; a new one closes
 # the idlest.
-worker_connections = max(400, 2 * _CONFIGURED.threads)
+worker_connections = max(400, 2 * _SERVER.threads)
 limit_request_fields = 64
 preload_app = False  # the services' threads would not survive the fork
 control_socket_disable = (
@@ -77,16 +76,16 @@ graceful_timeout = _stop_deadline_s(_CONFIGURED)
 keepalive = 10  # longer than the page's poll interval, so that a tab keeps its connection
 
 # The hosts that are trusted to report TLS: this machine, as in gunicorn, and the trusted proxies.
-forwarded_allow_ips = ",".join(("127.0.0.1", "::1", *_CONFIGURED.trusted_proxies))
+forwarded_allow_ips = ",".join(("127.0.0.1", "::1", *_CONFIGURED.auth.trusted_proxies))
 
-loglevel = "debug" if _CONFIGURED.log_level == "DEBUG" else "warning"
-accesslog = "-" if _CONFIGURED.log_level == "DEBUG" else None
+loglevel = "debug" if _SERVER.log_level == "DEBUG" else "warning"
+accesslog = "-" if _SERVER.log_level == "DEBUG" else None
 access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(b)s %(L)ss'  # %(U)s is only the path: a query may contain secrets
 
 
 def on_starting(server: Any) -> None:
     """Refuse a port that is in use at once, and log that the number of processes cannot be changed."""
-    _refuse_a_taken_port(_CONFIGURED)
+    _refuse_a_taken_port(_SERVER)
     if (asked := os.environ.get("WEB_CONCURRENCY", "1")) != "1":
         say(f"WEB_CONCURRENCY={asked} is ignored: Warden is one process; WARDEN_THREADS is the number of its threads.")
 
@@ -135,15 +134,15 @@ def worker_exit(server: Any, worker: Any) -> None:
         say(line)
 
 
-def _refuse_a_taken_port(settings: Settings) -> None:
+def _refuse_a_taken_port(server: ServerSettings) -> None:
     """Exit with one sentence if the port is in use; gunicorn would try for five seconds and then give up."""
     if {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():
         return  # the sockets come from the previous gunicorn, or from systemd
-    family = socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
+    family = socket.AF_INET6 if ":" in server.bind else socket.AF_INET
     try:
-        socket.create_server((settings.bind, settings.port), family=family).close()
+        socket.create_server((server.bind, server.port), family=family).close()
     except OSError as exc:
-        where = page_url(settings.bind, settings.port)
+        where = page_url(server.bind, server.port)
         sys.exit(
             f"Warden cannot start at {where} ({exc.strerror}). Is it running already? WARDEN_PORT chooses another port."
         )

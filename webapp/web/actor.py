@@ -50,7 +50,7 @@ def shown_identity() -> Identity | None:
 def sign_in_is_needed() -> bool:
     """Whether people have to say who they are: there are accounts, or a proxy says it for them."""
     settings = services().settings
-    return settings.has_proxy or not settings.is_local or services().accounts.has_administrator()
+    return settings.auth.has_proxy or not settings.server.is_local or services().accounts.has_administrator()
 
 
 def audience() -> str:
@@ -79,7 +79,7 @@ def _find() -> Identity | None:
 
 def _named_by_proxy() -> str | None:
     """Whom a trusted proxy names; the header from anywhere else is not even looked at."""
-    header = services().settings.proxy_user_header
+    header = services().settings.auth.proxy_user_header
     if header is None or not comes_from_proxy():
         return None
     return request.headers.get(header, "").strip() or None
@@ -94,5 +94,5 @@ def _welcome(person: Person) -> None:
 
 
 def _role_of_newcomers() -> Role | None:
-    asked = services().settings.proxy_default_role
+    asked = services().settings.auth.proxy_default_role
     return None if asked == "none" else Role(asked)

@@ -99,7 +99,7 @@ def build_application(settings: Settings, services: WebServices) -> Flask:
     init_assets(app)
     init_view_cache(app)
     init_guesses(app)
-    init_asking(app, settings.threads)
+    init_asking(app, settings.server.threads)
     _init_templates(app, settings)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
@@ -135,11 +135,11 @@ def _template_folder(state_dir: Path) -> Path:
 
 def _init_templates(app: Flask, settings: Settings) -> None:
     # The compiled templates are kept: the first page of a later start comes 0.15 s sooner.
-    app.jinja_env.bytecode_cache = CompiledTemplates(str(_template_folder(settings.state_dir)))
+    app.jinja_env.bytecode_cache = CompiledTemplates(str(_template_folder(settings.storage.state_dir)))
     app.jinja_env.trim_blocks = True
     app.jinja_env.lstrip_blocks = True
     app.jinja_env.globals.update(
-        poll_ms=round(settings.page_poll_s * 1000),
+        poll_ms=round(settings.server.page_poll_s * 1000),
         language=language,
         actor=current_actor,
         sections=sections,

@@ -25,7 +25,7 @@ def visit() -> Visit:
 
 def client_address() -> str:
     """Return the address of whoever sent the request: behind trusted proxies the nearest that is none of them."""
-    trusted = _networks(services().settings.trusted_proxies)
+    trusted = _networks(services().settings.auth.trusted_proxies)
     address = request.remote_addr or ""
     hops = request.headers.get("X-Forwarded-For", "").split(",")
     while hops and _is_in(address, trusted) and _is_address(hops[-1].strip()):
@@ -44,7 +44,7 @@ def comes_from_here() -> bool:
 
 def comes_from_proxy() -> bool:
     """Whether a trusted proxy sent the request itself."""
-    return _is_in(request.remote_addr or "", _networks(services().settings.trusted_proxies))
+    return _is_in(request.remote_addr or "", _networks(services().settings.auth.trusted_proxies))
 
 
 @lru_cache(maxsize=4)

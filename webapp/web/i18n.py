@@ -32,7 +32,7 @@ def init_languages(app: Flask) -> None:
 
 
 def _choose() -> str:
-    default = services().settings.default_language
+    default = services().settings.server.default_language
     if not has_request_context():
         return default
     if is_api():

@@ -33,7 +33,7 @@ def accepted(operation: Operation, told: str = "") -> ResponseReturnValue:
     title = operation_view(operation).title
     said = [_("%(operation)s. Started.", operation=title)]
     if operation.is_in_grace:
-        undo = formats.whole_duration(services().settings.undo_s)
+        undo = formats.whole_duration(services().settings.sharing.undo_s)
         said = [_("%(operation)s. Starts in %(time)s; until then it can be stopped.", operation=title, time=undo)]
     if told:
         said.append(_("%(owner)s will be told.", owner=told))

@@ -26,7 +26,7 @@ from webapp.domain.people import AuthMethod
 from webapp.errors import ConfigurationError
 from webapp.folders import disk_trouble, make_private
 from webapp.server.incoming import BODY_LIMIT
-from webapp.settings import Settings
+from webapp.settings import ServerSettings, Settings
 from webapp.web.actor import current_identity
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Upload(HTTPException):
 
 def init_security(app: Flask, settings: Settings) -> None:
     """Set limits, cookies, headers and checks on ``app``."""
-    key = secret_key(settings.state_dir)
+    key = secret_key(settings.storage.state_dir)
     app.config.update(
         SECRET_KEY=key,
         # Ports share cookies: two servers behind two tunnels on localhost would take each other's session away under one name.
@@ -95,7 +95,7 @@ def init_security(app: Flask, settings: Settings) -> None:
     )
     csrf.init_app(app)
     app.session_interface = _Sessions(app)
-    app.before_request(lambda: _check(settings))
+    app.before_request(lambda: _check(settings.server))
     app.after_request(_add_headers)
 
 
@@ -120,7 +120,7 @@ class _Sessions(SecureCookieSessionInterface):
         return request.is_secure
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: ServerSettings) -> None:
     if not host_is_trusted(request.host, settings.trusted_hosts):
         raise UntrustedHost
     _refuse_body_unread()

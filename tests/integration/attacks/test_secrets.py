@@ -13,7 +13,7 @@ from tests.engine.server import WardenServer
 from tests.integration.attacks.sockets import HOST, exchange
 from webapp.domain.people import Role
 from webapp.services import open_accounts
-from webapp.settings import Settings
+from webapp.settings import load_settings
 
 PASSWORD = "a very secret horse"
 PROMPT = "zanzibar quintessence"
@@ -32,7 +32,7 @@ def places_of(secret: str, server: WardenServer) -> list[str]:
 
 @pytest.fixture
 def token(tmp_path: Path) -> str:
-    with open_accounts(Settings(state_dir=tmp_path / "state")) as accounts:
+    with open_accounts(load_settings(state_dir=tmp_path / "state")) as accounts:
         boss = accounts.add("boss", Role.ADMINISTRATOR, PASSWORD)
         return accounts.add_token(boss, "test", Role.ADMINISTRATOR, None)
 

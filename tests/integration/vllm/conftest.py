@@ -24,7 +24,7 @@ from webapp.domain.plan import SwitchRequest
 from webapp.runtimes.base import LaunchDevice, LaunchSpec
 from webapp.runtimes.vllm.runtime import VllmRuntime
 from webapp.services import Services
-from webapp.settings import Settings
+from webapp.settings import Settings, load_settings
 
 ACTOR = "ann"
 MODELS = ("lab/one", "lab/two", "lab/three")
@@ -154,7 +154,7 @@ def settings(tmp_path: Path, cache: Path, engine: PrivateEngine) -> Callable[...
 
     def make(**values: Any) -> Settings:
         own = {"state_dir": tmp_path / "state", "hf_cache": cache}
-        return Settings(**{**engine_settings(engine), **own, **QUICK, **values})
+        return load_settings(**{**engine_settings(engine), **own, **QUICK, **values})
 
     return make
 

@@ -352,7 +352,7 @@ def test_container_of_the_same_name_is_left_alone(
 ) -> None:
     one = runtime()
     spec = launch_spec(cache)
-    engine.cli("create", "--name", f"warden-{spec.instance_id}", one._settings.vllm_image, "/nothing")
+    engine.cli("create", "--name", f"warden-{spec.instance_id}", one._settings.vllm.image, "/nothing")
     before = witness.traces()
     began = time.monotonic()
     with pytest.raises(NameTaken) as taken:

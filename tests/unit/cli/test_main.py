@@ -150,12 +150,12 @@ def test_a_bad_setting_is_one_sentence_for_every_command(folder: Path, command: 
 
 
 def test_settings_shows_the_values_in_force_and_no_password(folder: Path) -> None:
-    secret = {"WARDEN_DATABASE_URL": "postgresql://anna:hunter2@db/warden", "WARDEN_TICKET_LIMIT": "3"}
+    secret = {"WARDEN_DATABASE_URL": "postgresql://anna:hunter2@db/warden", "WARDEN_QUEUE_LIMIT": "3"}
 
     result = warden("settings", env=secret)
 
     rows = [line.replace("│", " ").split() for line in result.output.splitlines()]
-    assert any(row[:3] == ["WARDEN_TICKET_LIMIT", "3", "8"] for row in rows)
+    assert any(row[:3] == ["WARDEN_QUEUE_LIMIT", "3", "8"] for row in rows)
     assert any(row[:3] == ["WARDEN_DATABASE_URL", "(set)", "none"] for row in rows)
     assert "hunter2" not in result.output
 

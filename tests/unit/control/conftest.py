@@ -72,19 +72,19 @@ class Bench:
             calibrator=Calibrator(self.store),
             queue_store=self.store,
             demo=FakeDemo(self.catalog),
-            pause_mark=PauseMark(settings.state_dir),
+            pause_mark=PauseMark(settings.storage.state_dir),
             leases=Leases(self.store, self.keeper),
             idleness=Idleness(lambda: time.monotonic() + self.ahead_s),
             record=self.recorded.append,
             clock=lambda: time.time() + self.later_s,
             monotonic=lambda: time.monotonic() + self.ahead_s,
         )
-        self.controller = Controller(self.context, StateLock(settings.state_dir))
+        self.controller = Controller(self.context, StateLock(settings.storage.state_dir))
 
     def rebuild(self, **parts: object) -> None:
         """Make the controller anew over other parts."""
         self.context = replace(self.context, **parts)  # type: ignore[arg-type]
-        self.controller = Controller(self.context, StateLock(self.settings.state_dir))
+        self.controller = Controller(self.context, StateLock(self.settings.storage.state_dir))
 
     def at(self, seconds: float) -> None:
         """Let it be so many seconds after the start of the test, by both clocks; Warden looks every few of the last two minutes."""
@@ -158,7 +158,7 @@ def make_bench(settings: Settings) -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
     def make(**changes: object) -> Bench:
-        made.append(Bench(settings.model_copy(update=changes)))
+        made.append(Bench(settings.changed(**changes)))
         return made[-1]
 
     yield make

@@ -210,8 +210,8 @@ def test_cool_down_lasts_what_it_should_whatever_the_time_of_day_does(bench: Ben
     bench.later_s = jump_s
     with pytest.raises(CoolingDown) as refusal:
         bench.controller.switch(bench.request("lab/one"), "maria")
-    assert 0 < refusal.value.params["seconds"] <= bench.settings.cooldown_s  # type: ignore[operator]
-    bench.ahead_s = bench.settings.cooldown_s
+    assert 0 < refusal.value.params["seconds"] <= bench.settings.launch.cooldown_s  # type: ignore[operator]
+    bench.ahead_s = bench.settings.launch.cooldown_s
     assert bench.load("lab/one").error is not None
 
 

@@ -351,7 +351,7 @@ def test_the_mark_of_a_pause_goes_once_the_store_has_it(bench: Bench) -> None:
     launch_id = waits(bench)
     bench.wait(bench.controller.emergency("maria"))
     bench.until(lambda: bench.store.waiting[launch_id].paused_by == "maria")
-    bench.until(lambda: PauseMark(bench.settings.state_dir).start() is None)
+    bench.until(lambda: PauseMark(bench.settings.storage.state_dir).start() is None)
 
 
 class SlowMark(PauseMark):

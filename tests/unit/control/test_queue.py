@@ -82,7 +82,7 @@ def ends(bench: Bench, queued: QueueEntry, state: QueueState) -> QueuedLaunch:
 def with_rights(bench: Bench, may_switch: Callable[[str], bool]) -> Bench:
     """A controller, not started, that asks who may load models."""
     bench.context = replace(bench.context, may_switch=may_switch)
-    bench.controller = Controller(bench.context, StateLock(bench.settings.state_dir))
+    bench.controller = Controller(bench.context, StateLock(bench.settings.storage.state_dir))
     return bench
 
 
@@ -277,7 +277,7 @@ def test_others_are_taken_judged_told_started_and_saved_beside_one_that_cannot_b
 
 
 def test_others_expire_beside_one_that_cannot_be_judged(make_bench: Callable[..., Bench]) -> None:
-    bench = make_bench(ticket_wait_h=1.0)
+    bench = make_bench(queue_wait_hours=1.0)
     broken_launch(bench)
     bench.machine.foreign["gpu-0"] = TRAINING
     bench.controller.start()
@@ -346,7 +346,7 @@ def test_line_that_could_not_be_read_at_the_start_is_read_later(make_bench: Call
 
 
 def test_no_more_wait_than_may(make_bench: Callable[..., Bench]) -> None:
-    bench = make_bench(ticket_limit=2)
+    bench = make_bench(queue_limit=2)
     bench.controller.start()
     bench.machine.foreign["gpu-0"] = TRAINING
     take(bench)
@@ -707,7 +707,7 @@ def test_what_could_not_be_written_is_written_later(full: Bench) -> None:
 
 
 def test_one_that_waits_too_long_gives_up(make_bench: Callable[..., Bench]) -> None:
-    bench = make_bench(ticket_wait_h=1e-9)
+    bench = make_bench(queue_wait_hours=1e-9)
     bench.controller.start()
     bench.machine.foreign["gpu-0"] = TRAINING
     ended = ends(bench, take(bench), QueueState.EXPIRED)
@@ -716,7 +716,7 @@ def test_one_that_waits_too_long_gives_up(make_bench: Callable[..., Bench]) -> N
 
 
 def test_place_of_one_who_was_told_is_not_kept_for_ever(make_bench: Callable[..., Bench]) -> None:
-    bench = make_bench(ticket_hold_s=1e-9)
+    bench = make_bench(queue_hold_s=1e-9)
     bench.controller.start()
     bench.machine.foreign["gpu-0"] = TRAINING
     told = take(bench, by_itself=False)
@@ -757,7 +757,7 @@ def test_nothing_is_started_while_warden_stops(full: Bench) -> None:
 
 @pytest.mark.parametrize("jump_s", [100 * 86400.0, -100 * 86400.0])
 def test_no_jump_of_the_clock_ends_or_prolongs_a_wait(make_bench: Callable[..., Bench], jump_s: float) -> None:
-    bench = make_bench(ticket_wait_h=2.0)
+    bench = make_bench(queue_wait_hours=2.0)
     bench.controller.start()
     told = take(bench, by_itself=False)
     bench.until(lambda: line(bench) == [("lab/one", "ready")])
@@ -776,7 +776,7 @@ def test_no_jump_of_the_clock_ends_or_prolongs_a_wait(make_bench: Callable[..., 
 
 
 def test_launch_of_before_a_restart_has_waited_by_the_time_of_day(make_bench: Callable[..., Bench]) -> None:
-    bench = make_bench(ticket_wait_h=2.0)
+    bench = make_bench(queue_wait_hours=2.0)
     old, young, ahead = (
         QueuedLaunch(f"t{n}", n, bench.request(), f"person {n}", time.time() - ago)
         for n, ago in enumerate((3 * 3600, 3600, -86400), 1)

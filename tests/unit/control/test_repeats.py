@@ -65,7 +65,7 @@ class SqliteBench(Bench):
 
     def __init__(self, settings: Settings, wrap: Callable[[object], object] = lambda repository: repository) -> None:
         super().__init__(settings)
-        self.database = Database(settings.database)
+        self.database = Database(settings.storage.database)
         self.database.open()
         self.operations = OperationRepository(self.database)
         keeper = Keeper(self.database, deadline_s=5)

@@ -42,7 +42,7 @@ class FakeSandbox:
     """A second controller over fakes, on the same machine."""
 
     def __init__(self, context: Context, runtime: FakeRuntime, pieces: tuple[str, ...]) -> None:
-        self.controller = TalkingController(context, StateLock(context.settings.state_dir))
+        self.controller = TalkingController(context, StateLock(context.settings.storage.state_dir))
         self.controller.pieces = pieces
         self.runtime = runtime
 
@@ -69,8 +69,8 @@ class FakeSandboxes:
             raise self.refuses
         self.opened += 1
         catalog = FakeCatalog()
-        settings = self.bench.settings.model_copy(
-            update={"state_dir": self.folder, "memory_limit_gib": limit_bytes / GIB, "on_stop": "unload"}
+        settings = self.bench.settings.changed(
+            state_dir=self.folder, memory_limit_gib=limit_bytes / GIB, on_stop="unload"
         )
         store = FakeStore()
         keeper, state_store = Keeper(store), StateStore()
@@ -118,7 +118,7 @@ def tested(make_bench: Callable[..., Bench], tmp_path: Path) -> Bench:
     bench = make_bench()
     sandboxes = FakeSandboxes(bench, tmp_path / "sandbox")
     bench.context = replace(bench.context, sandboxes=sandboxes)
-    bench.controller = Controller(bench.context, StateLock(bench.settings.state_dir))
+    bench.controller = Controller(bench.context, StateLock(bench.settings.storage.state_dir))
     bench.controller.start()
     return bench
 
@@ -195,7 +195,7 @@ def test_without_room_it_says_what_it_needs_and_touches_nothing(tested: Bench) -
 def test_the_memory_limit_counts_what_the_real_models_hold(make_bench: Callable[..., Bench], tmp_path: Path) -> None:
     bench = make_bench(memory_limit_gib=3.0)
     bench.context = replace(bench.context, sandboxes=FakeSandboxes(bench, tmp_path / "sandbox"))
-    bench.controller = Controller(bench.context, StateLock(bench.settings.state_dir))
+    bench.controller = Controller(bench.context, StateLock(bench.settings.storage.state_dir))
     bench.controller.start()
     bench.load("lab/one")
 

@@ -16,7 +16,7 @@ from webapp.domain.modes import LaunchOptions
 from webapp.errors import UnknownInstance, WardenError, WorkerDied, WorkerGarbled, WorkerSilent
 from webapp.runtimes.base import LaunchDevice, LaunchSpec, Probe, ProbeState, StopStage
 from webapp.runtimes.transformers.runtime import TransformersRuntime
-from webapp.settings import Settings
+from webapp.settings import load_settings
 
 STANDIN = Path(__file__).with_name("standin_worker.py")
 HOST = LaunchDevice("host", DeviceKind.HOST, None, None)
@@ -31,7 +31,7 @@ def make_runtime(tmp_path: Path) -> Iterator[RuntimeMaker]:
 
     def make(*arguments: str) -> TransformersRuntime:
         command = shlex.join([sys.executable, str(STANDIN), *arguments])
-        settings = Settings(state_dir=tmp_path / "state", worker_command=command, worker_ask_s=3, worker_kill_s=3)
+        settings = load_settings(state_dir=tmp_path / "state", worker_command=command, worker_ask_s=3, worker_kill_s=3)
         made.append(TransformersRuntime(settings))
         return made[-1]
 
@@ -124,7 +124,7 @@ def test_a_live_worker_is_adopted_and_one_that_is_not_wanted_is_reaped(make_runt
 
 
 def test_a_command_that_cannot_be_found_is_named(tmp_path: Path) -> None:
-    runtime = TransformersRuntime(Settings(state_dir=tmp_path, worker_command="/nowhere/worker"))
+    runtime = TransformersRuntime(load_settings(state_dir=tmp_path, worker_command="/nowhere/worker"))
 
     problem = runtime.unavailable()
 

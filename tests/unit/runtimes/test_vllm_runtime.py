@@ -23,7 +23,7 @@ from webapp.runtimes.vllm.command import container_plan
 from webapp.runtimes.vllm.pending_removals import PendingRemovals
 from webapp.runtimes.vllm.runtime import VllmRuntime
 from webapp.runtimes.vllm.server import VllmServer
-from webapp.settings import Settings
+from webapp.settings import Settings, load_settings
 
 SERVED = b'INFO:     172.17.0.1:58340 - "GET /metrics HTTP/1.1" 200 OK\n'
 NOBODY = 2**22 + 5
@@ -46,7 +46,7 @@ def spec(folder: Path, instance_id: str = "1a2b3c4d5e6f") -> LaunchSpec:
 def settings_in(folder: Path, **values: object) -> Settings:
     (folder / "state").mkdir(exist_ok=True)
     own: dict[str, object] = {"state_dir": folder / "state", "hf_cache": folder / "cache", "docker_poll_s": 0.02}
-    return Settings(**{**own, "vllm_kill_s": 0.2, "vllm_term_s": 0.2, **values})  # type: ignore[arg-type]
+    return load_settings(**{**own, "vllm_kill_s": 0.2, "vllm_term_s": 0.2, **values})  # type: ignore[arg-type]
 
 
 StartRuntime = Callable[..., VllmRuntime]
@@ -368,7 +368,7 @@ def test_file_of_kept_containers_that_is_rubbish_counts_as_none(tmp_path: Path) 
 
 
 def runtime_on(folder: Path, socket: str) -> VllmRuntime:
-    return VllmRuntime(Settings(state_dir=folder / "state", docker_socket=folder / socket))
+    return VllmRuntime(load_settings(state_dir=folder / "state", docker_socket=folder / socket))
 
 
 def test_server_without_docker_has_no_leftovers(tmp_path: Path) -> None:

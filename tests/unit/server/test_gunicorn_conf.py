@@ -15,11 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from webapp.settings import Settings
+from webapp.settings import NAMES, variable
 
 ROOT = Path(__file__).parents[3]
 WAIT_S = 20
-SETTINGS = {f"WARDEN_{name.upper()}" for name in Settings.model_fields}
+SETTINGS = {variable(name) for name in NAMES}
 
 APPLICATION = '''
 """An application with services that tell what happens to them."""

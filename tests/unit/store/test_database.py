@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 
 from tests.unit.store.samples import edit, ids, operation, reopened, trouble_of, url
 from webapp.errors import ConfigurationError, StoreUnavailable
-from webapp.settings import Settings
+from webapp.settings import load_settings
 from webapp.store.database import Database
 from webapp.store.engines import postgresql_options
 from webapp.store.operations import OperationRepository
@@ -219,8 +219,8 @@ def test_a_file_of_another_user_is_named_with_what_to_do(file: Path) -> None:
 
 @pytest.mark.parametrize("name", ["50%20off", "what?mode=memory", "100%", "a#b", "ключ %3F"])
 def test_the_database_stays_in_its_folder_whatever_the_path_is_called(tmp_path: Path, name: str) -> None:
-    settings = Settings(state_dir=tmp_path / name)
-    database = Database(settings.database)
+    settings = load_settings(state_dir=tmp_path / name)
+    database = Database(settings.storage.database)
     database.open()
     database.close()
 

@@ -11,7 +11,7 @@ import pytest
 from tests.web.catalogues import compile_catalogues
 from tests.web.fakes import FakeController, FakeServices
 from webapp import create_app
-from webapp.settings import Settings
+from webapp.settings import load_settings
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,7 +22,7 @@ def _catalogues() -> None:
 @pytest.fixture
 def speak(tmp_path: Path) -> Iterator[Callable[[str], None]]:
     """Begin a request in a language."""
-    settings = Settings(state_dir=tmp_path)
+    settings = load_settings(state_dir=tmp_path)
     app = create_app(settings, FakeServices(settings, FakeController()))
     with ExitStack() as stack:
 

@@ -23,7 +23,7 @@ from webapp.runtimes.transformers.probe import WorkerProber
 from webapp.runtimes.transformers.stop import WorkerStopper
 from webapp.runtimes.transformers.workers import StartedWorker, Workers
 from webapp.runtimes.worker_folder import InstanceRecord, WorkerFolder
-from webapp.settings import Settings
+from webapp.settings import ModelSettings
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +33,14 @@ class WorkerLauncher:
 
     def __init__(
         self,
-        settings: Settings,
+        models: ModelSettings,
         launcher: Launcher | None,
         command: WorkerCommand,
         workers: Workers,
         prober: WorkerProber,
         stopper: WorkerStopper,
     ) -> None:
-        self._settings = settings
+        self._models = models
         self._launcher = launcher
         self._command = command
         self._workers = workers
@@ -94,8 +94,8 @@ class WorkerLauncher:
             quantization=spec.options.quantization.value,
             max_tokens=spec.options.max_tokens,
             batch_size=spec.options.batch_size,
-            allow_pickle=self._settings.allow_pickle,
-            allow_remote_code=self._settings.allow_remote_code,
+            allow_pickle=self._models.allow_pickle,
+            allow_remote_code=self._models.allow_remote_code,
         )
 
     def _spawn(self, record: InstanceRecord, load: LoadSpec) -> None:

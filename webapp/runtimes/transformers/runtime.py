@@ -40,11 +40,13 @@ class TransformersRuntime:
     def __init__(self, settings: Settings, launcher: Launcher | None = None) -> None:
         """``launcher`` forks the workers; without one, and while it is unavailable, each is started by the command."""
         self._launcher = launcher
-        self._command = WorkerCommand(settings.worker_command)
-        self._workers = Workers(settings.state_dir)
+        self._command = WorkerCommand(settings.launch.worker_command)
+        self._workers = Workers(settings.storage.state_dir)
         self._prober = WorkerProber(self._workers)
-        self._stopper = WorkerStopper(settings, self._workers)
-        self._starter = WorkerLauncher(settings, launcher, self._command, self._workers, self._prober, self._stopper)
+        self._stopper = WorkerStopper(settings.worker, self._workers)
+        self._starter = WorkerLauncher(
+            settings.models, launcher, self._command, self._workers, self._prober, self._stopper
+        )
         self._discovery = WorkerDiscovery(self._workers, self._prober, self._stopper)
 
     def engine_version(self, instance_id: str | None = None) -> str:

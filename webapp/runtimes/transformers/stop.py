@@ -12,7 +12,7 @@ from webapp.runtimes.protocol import StopRequest, encode
 from webapp.runtimes.stop_sequence import ignore_stages
 from webapp.runtimes.transformers.workers import Workers
 from webapp.runtimes.worker_folder import WorkerFolder
-from webapp.settings import Settings
+from webapp.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ ASK_S = 2.0
 class WorkerStopper:
     """Ends workers; see ``Runtime.terminate``."""
 
-    def __init__(self, settings: Settings, workers: Workers) -> None:
+    def __init__(self, settings: WorkerSettings, workers: Workers) -> None:
         self._settings = settings
         self._workers = workers
 
@@ -35,7 +35,7 @@ class WorkerStopper:
         settings = self._settings
         stage, survivors = processes.end_processes(
             lambda: self._workers.processes_of(folder, leader),
-            StopTimes(settings.worker_ask_s, settings.worker_term_s, settings.worker_kill_s),
+            StopTimes(settings.ask_s, settings.term_s, settings.kill_s),
             ask=(lambda: self._ask_to_stop(folder)) if ask else None,
             leader=leader,
             on_stage=on_stage,
@@ -54,7 +54,7 @@ class WorkerStopper:
         confused."""
         processes.end_processes(
             lambda: self._workers.processes_of(folder, None),
-            StopTimes(0, 0, self._settings.worker_kill_s),
+            StopTimes(0, 0, self._settings.kill_s),
             ask=None,
             leader=None,
             on_stage=ignore_stages,
@@ -65,7 +65,7 @@ class WorkerStopper:
         """End one process without a folder; return whether it is gone."""
         _, survivors = processes.end_processes(
             lambda: frozenset({process}) if process.is_alive else frozenset(),
-            StopTimes(0, 0, self._settings.worker_kill_s),
+            StopTimes(0, 0, self._settings.kill_s),
             ask=None,
             leader=process,
             on_stage=ignore_stages,
@@ -77,8 +77,8 @@ class WorkerStopper:
         if spec is None:
             return False
         # Half of the time is for the requests in progress, the rest for ending.
-        body = encode(StopRequest(self._settings.worker_ask_s / 2))
-        timeout_s = min(ASK_S, self._settings.worker_ask_s)
+        body = encode(StopRequest(self._settings.worker.ask_s / 2))
+        timeout_s = min(ASK_S, self._settings.worker.ask_s)
         try:
             sockets.ask(folder.socket, spec.token, "POST", "/stop", body=body, timeout_s=timeout_s)
         except (sockets.Unreachable, sockets.Silent, sockets.Garbled) as exc:

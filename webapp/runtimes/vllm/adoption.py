@@ -14,7 +14,7 @@ from webapp.runtimes.vllm.followed_log import FollowedLog
 from webapp.runtimes.vllm.pending_removals import PendingRemovals
 from webapp.runtimes.vllm.server import VllmServer
 from webapp.runtimes.worker_folder import InstanceRecord
-from webapp.settings import Settings
+from webapp.settings import LaunchSettings
 
 PORT_LABEL = LABEL + "port"
 
@@ -25,13 +25,13 @@ class Adopter:
     def __init__(
         self,
         engine: DockerEngine,
-        settings: Settings,
+        launch: LaunchSettings,
         containers: OwnContainers,
         watch: ContainerWatch,
         pending: PendingRemovals,
     ) -> None:
         self._engine = engine
-        self._settings = settings
+        self._launch = launch
         self._containers = containers
         self._watch = watch
         self._pending = pending
@@ -65,7 +65,7 @@ class Adopter:
             id=inspected.id,
             record=record,
             server=VllmServer(int(port), key),
-            log=FollowedLog(self._engine, inspected.id, record.id, self._settings.log_lines),
+            log=FollowedLog(self._engine, inspected.id, record.id, self._launch.log_lines),
             process=None if inspected.pid is None else processes.identify(inspected.pid),
         )
         return self._containers.put_first(own)

@@ -17,7 +17,7 @@ from webapp.domain.units import MIB
 from webapp.errors import LaunchFailed, StartMemoryShort
 from webapp.runtimes.base import LaunchDevice, LaunchSpec
 from webapp.runtimes.worker_folder import InstanceRecord
-from webapp.settings import Settings
+from webapp.settings import Settings, VllmSettings
 
 LABEL = "org.warden."
 CONTAINER_PORT = 8000
@@ -90,19 +90,19 @@ def container_plan(spec: LaunchSpec, settings: Settings, *, port: int, api_key: 
         StartMemoryShort: vLLM would refuse to start on these devices.
         LaunchFailed: the model's files are not in the mounted cache, or a setting is invalid.
     """
-    on_host_network = settings.vllm_network == HOST_NETWORK
+    on_host_network = settings.vllm.network == HOST_NETWORK
     program, begin = _program(spec, settings)
     return ContainerPlan(
-        image=settings.vllm_image,
+        image=settings.vllm.image,
         name=f"warden-{spec.instance_id}",
         entrypoint=program,
         command=(*begin, *_arguments(spec, settings, port if on_host_network else None)),
-        environment={**_OFFLINE, **_settings_environment(settings), "VLLM_API_KEY": api_key},
+        environment={**_OFFLINE, **_settings_environment(settings.vllm), "VLLM_API_KEY": api_key},
         mounts=tuple(_mounts(settings)),
         gpu_ids=tuple(_gpu_id(device) for device in spec.devices if device.kind is DeviceKind.GPU),
-        ipc_host=settings.vllm_shm_gib is None,
-        shm_bytes=None if settings.vllm_shm_gib is None else round(settings.vllm_shm_gib * 2**30),
-        network=settings.vllm_network,
+        ipc_host=settings.vllm.shm_gib is None,
+        shm_bytes=None if settings.vllm.shm_gib is None else round(settings.vllm.shm_gib * 2**30),
+        network=settings.vllm.network,
         port=port,
         published=not on_host_network,
         labels=_labels(spec, settings, port),
@@ -189,7 +189,7 @@ def _model_path(spec: LaunchSpec, settings: Settings) -> str:
     for cache, snapshot in ((settings.hf_cache, spec.snapshot), (settings.hf_cache.resolve(), spec.snapshot.resolve())):
         if snapshot.is_relative_to(cache) and ".." not in snapshot.parts:
             return str(Path(CACHE_TARGET) / snapshot.relative_to(cache))
-    raise LaunchFailed(model=spec.model_id, detail=f"{spec.snapshot} is not in {settings.hf_cache}", log="")
+    raise LaunchFailed(model=spec.model_id, detail=f"{spec.snapshot} is not in {hf_cache}", log="")
 
 
 def _arguments(spec: LaunchSpec, settings: Settings, own_port: int | None) -> list[str]:
@@ -238,9 +238,9 @@ def _flags(
         yield "--kv-cache-memory-bytes", lambda: str(kv_cache_argument_bytes(spec))
     if len(gpus) > 1:
         yield "--tensor-parallel-size", lambda: str(len(gpus))
-    if settings.allow_remote_code:
+    if settings.models.allow_remote_code:
         yield "--trust-remote-code", lambda: None
-    yield "--shutdown-timeout", lambda: str(round(settings.vllm_drain_s))
+    yield "--shutdown-timeout", lambda: str(round(settings.vllm.drain_s))
 
 
 def _cuda_total(spec: LaunchSpec, device: LaunchDevice) -> int:
@@ -250,15 +250,15 @@ def _cuda_total(spec: LaunchSpec, device: LaunchDevice) -> int:
     return total
 
 
-def _settings_environment(settings: Settings) -> Mapping[str, str]:
-    return dict(pair.partition("=")[::2] for pair in settings.vllm_env)
+def _settings_environment(settings: VllmSettings) -> Mapping[str, str]:
+    return dict(pair.partition("=")[::2] for pair in settings.env)
 
 
 def _mounts(settings: Settings) -> Iterator[Mount]:
-    yield Mount(str(settings.hf_cache.resolve()), CACHE_TARGET, read_only=True, is_volume=False)
-    if settings.vllm_cache_volume:
-        yield Mount(settings.vllm_cache_volume, COMPILED_TARGET, read_only=False, is_volume=True)
-    for text in settings.vllm_mounts:
+    yield Mount(str(settings.models.hf_cache.resolve()), CACHE_TARGET, read_only=True, is_volume=False)
+    if settings.vllm.cache_volume:
+        yield Mount(settings.vllm.cache_volume, COMPILED_TARGET, read_only=False, is_volume=True)
+    for text in settings.vllm.mounts:
         source, target, *rest = text.split(":")
         yield Mount(source, target, read_only=rest == ["ro"], is_volume=not source.startswith("/"))
 
@@ -270,7 +270,7 @@ def _gpu_id(device: LaunchDevice) -> str:
 def _labels(spec: LaunchSpec, settings: Settings, port: int) -> Mapping[str, str]:
     record = InstanceRecord.of(spec, Mode.VLLM)
     values = {
-        "home": str(settings.state_dir),
+        "home": str(settings.storage.state_dir),
         "instance": spec.instance_id,
         "operation": spec.operation_id,
         "owner": spec.owner,

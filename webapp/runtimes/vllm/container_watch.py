@@ -48,9 +48,9 @@ class ContainerWatch:
         wait."""
         self._engine = engine
         self._each_look = each_look
-        self._image = settings.vllm_image
-        self._home = str(settings.state_dir)
-        self._poll_s = settings.docker_poll_s
+        self._image = settings.vllm.image
+        self._home = str(settings.storage.state_dir)
+        self._poll_s = settings.docker.poll_s
         self.view = ContainerView(EngineUnreachable(socket=engine.socket, detail="not asked yet").message, {}, ())
         self._described: Mapping[tuple[str, str], ForeignContainer] = {}
         """Results of inspecting, by id and state: they change only with the state."""

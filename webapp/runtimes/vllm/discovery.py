@@ -59,7 +59,7 @@ class ContainerDiscovery:
 
     def summaries(self) -> tuple[ContainerSummary, ...]:
         """Return the containers with this Warden's label. Raises EngineUnavailable."""
-        return self._engine.containers(f"{LABEL}home={self._settings.state_dir}")
+        return self._engine.containers(f"{LABEL}home={self._settings.storage.state_dir}")
 
     def discover(self) -> tuple[Discovered, ...]:
         """List the containers, live and broken, that an earlier Warden left."""
@@ -97,13 +97,13 @@ class ContainerDiscovery:
         One that has served is kept: as silent if it is paused or too busy to answer, and as dead if it has ended.
         """
         answers = runs and self._prober.answers(own, ADOPT_HTTP_S)
-        stage = Stage.SERVING if answers else stage_of(self._engine.tail(own.id, self._settings.log_lines))
+        stage = Stage.SERVING if answers else stage_of(self._engine.tail(own.id, self._settings.launch.log_lines))
         has_ended = not answers and own.log.wait_ended(0 if runs else ADOPT_HTTP_S)
         if stage is not Stage.SERVING:
-            reason = end_of(own, self._settings).message if has_ended else Message("half_started")
+            reason = end_of(own, self._settings.vllm).message if has_ended else Message("half_started")
             return Discovered(instance, adoptable=False, reason=reason)
         if has_ended or not runs:
-            problem = end_of(own, self._settings).message
+            problem = end_of(own, self._settings.vllm).message
             return Discovered(instance.to(InstanceState.DEAD, problem=problem), adoptable=True)
         probe = self._prober.ready(own)
         ready = instance.to(InstanceState.READY, has_chat_template=probe.has_chat_template, pid=probe.pid)

@@ -9,12 +9,12 @@ from webapp.errors import ContainerExited, ContainerRemoved, LaunchFailed, PortL
 from webapp.runtimes.vllm.causes import cause_of
 from webapp.runtimes.vllm.command import HOST_NETWORK
 from webapp.runtimes.vllm.containers import OwnContainer, OwnContainers
-from webapp.settings import Settings
+from webapp.settings import VllmSettings
 
 ERROR_LINES = 20
 
 
-def end_of(own: OwnContainer, settings: Settings) -> LaunchFailed:
+def end_of(own: OwnContainer, settings: VllmSettings) -> LaunchFailed:
     """Return why a container has ended."""
     how, lines = own.log.exit, own.log.lines
     if how is None:

@@ -45,7 +45,7 @@ class ContainerLauncher:
         self._settings = settings
         self._containers = containers
         self._pending = pending
-        self._ports = Ports(settings, containers)
+        self._ports = Ports(settings.vllm, containers)
 
     def prepare(self, spec: LaunchSpec) -> None:
         """Create a container and remove it again, which checks the image, the mounts, the name and Docker's disk.
@@ -58,7 +58,7 @@ class ContainerLauncher:
                 plan = container_plan(_on_empty_devices(spec), self._settings, port=port, api_key="")
                 trial = self._engine.create(plan)
             except OSError as exc:
-                raise launch_error(exc, self._settings.state_dir, spec.model_id) from exc
+                raise launch_error(exc, self._settings.storage.state_dir, spec.model_id) from exc
             except EngineUnavailable:
                 self._pending.add(spec.instance_id)  # it may be created all the same
                 raise
@@ -80,7 +80,7 @@ class ContainerLauncher:
                     tried.add(port)
                     if len(tried) < _PORTS_TRIED:
                         continue
-                    raise PortTaken(model=spec.model_id, ports=self._settings.vllm_ports, log="") from None
+                    raise PortTaken(model=spec.model_id, ports=self._settings.vllm.ports, log="") from None
                 own.log.start()  # first: once the container is listed, an emergency stop may end it and its log
                 self._containers.put(own)  # before the port is released: from now on the container owns it
                 return own
@@ -109,7 +109,7 @@ class ContainerLauncher:
             id=container,
             record=InstanceRecord.of(spec, Mode.VLLM),
             server=VllmServer(port, key),
-            log=FollowedLog(self._engine, container, spec.instance_id, self._settings.log_lines),
+            log=FollowedLog(self._engine, container, spec.instance_id, self._settings.launch.log_lines),
             process=None if pid is None else processes.identify(pid),
         )
 

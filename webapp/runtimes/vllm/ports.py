@@ -11,13 +11,13 @@ from webapp.errors import PortTaken
 from webapp.runtimes.vllm.command import port_range
 from webapp.runtimes.vllm.containers import OwnContainers
 from webapp.runtimes.vllm.server import LOOPBACK
-from webapp.settings import Settings
+from webapp.settings import VllmSettings
 
 
 class Ports:
     """Chooses ports so that two concurrent starts never get the same one."""
 
-    def __init__(self, settings: Settings, containers: OwnContainers) -> None:
+    def __init__(self, settings: VllmSettings, containers: OwnContainers) -> None:
         self._settings = settings
         self._containers = containers
         self._lock = threading.Lock()
@@ -51,7 +51,7 @@ class Ports:
     def _first(self, model: str, ports: Iterator[int]) -> int:
         port = next(ports, None)
         if port is None:
-            raise PortTaken(model=model, ports=self._settings.vllm_ports, log="")
+            raise PortTaken(model=model, ports=self._settings.ports, log="")
         return port
 
 

@@ -51,7 +51,7 @@ class ContainerProber:
         it."""
         own = self._adopter.find(instance_id)
         if own.log.has_ended:
-            raise end_of(own, self._settings)
+            raise end_of(own, self._settings.vllm)
         return own
 
     def answers(self, own: OwnContainer, timeout_s: float) -> bool:
@@ -99,7 +99,7 @@ class ContainerProber:
             load = own.server.load(HTTP_S)
         except (NotServing, Rubbish) as exc:
             if _has_ended_soon(own):
-                raise end_of(own, self._settings) from exc
+                raise end_of(own, self._settings.vllm) from exc
             if not self.answers(own, HTTP_S):
                 raise WorkerSilent(instance=own.record.id, seconds=HTTP_S) from exc
             log.debug("%s answers and does not say how busy it is: %s", own.record.id, exc)
@@ -119,7 +119,7 @@ class ContainerProber:
             in_flight=own.in_flight,
             last_used_at=own.last_used_at,
             memory=own.log.memory,
-            has_chat_template=_has_chat_template(self._settings.hf_cache, own.record),
+            has_chat_template=_has_chat_template(self._settings.models.hf_cache, own.record),
             pid=own.pid,
         )
 

@@ -46,22 +46,22 @@ class VllmRuntime:
         """``engine`` is by default the one in the settings."""
         self._settings = settings
         self._engine = engine or DockerEngine(
-            settings.docker_socket, settings.docker_timeout_s, settings.docker_start_timeout_s
+            settings.docker.socket, settings.docker.timeout_s, settings.docker.start_timeout_s
         )
         self._containers = OwnContainers()
-        self._pending = PendingRemovals(settings.state_dir / PENDING_FILE, self._remove_pending)
+        self._pending = PendingRemovals(settings.storage.state_dir / PENDING_FILE, self._remove_pending)
         self._watch = ContainerWatch(self._engine, settings, self._pending.look)
         self._launcher = ContainerLauncher(self._engine, settings, self._containers, self._pending)
-        docker = (self._engine, settings, self._containers, self._watch, self._pending)
-        adopter = Adopter(*docker)
+        shared = (self._containers, self._watch, self._pending)
+        adopter = Adopter(self._engine, settings.launch, *shared)
         self._prober = ContainerProber(settings, self._containers, adopter)
-        self._stopper = ContainerStopper(*docker)
-        self._discovery = ContainerDiscovery(*docker, adopter, self._prober, self._stopper)
+        self._stopper = ContainerStopper(self._engine, settings.vllm, *shared)
+        self._discovery = ContainerDiscovery(self._engine, settings, *shared, adopter, self._prober, self._stopper)
 
     def engine_version(self, instance_id: str | None = None) -> str:
         """Return the image and its content id: vLLM's version in an image is known only once the image runs."""
         image_id = self._watch.view.image_id
-        name = self._settings.vllm_image
+        name = self._settings.vllm.image
         return name if image_id is None else f"{name} ({image_id.partition(':')[2][:SHORT_ID]})"
 
     def shares_libraries(self) -> bool:

@@ -19,7 +19,7 @@ from webapp.runtimes.vllm.containers import OwnContainer, OwnContainers
 from webapp.runtimes.vllm.docker.engine import DockerEngine
 from webapp.runtimes.vllm.docker.failures import ContainerGone
 from webapp.runtimes.vllm.pending_removals import PendingRemovals
-from webapp.settings import Settings
+from webapp.settings import VllmSettings
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class ContainerStopper:
     def __init__(
         self,
         engine: DockerEngine,
-        settings: Settings,
+        settings: VllmSettings,
         containers: OwnContainers,
         watch: ContainerWatch,
         pending: PendingRemovals,
@@ -73,12 +73,12 @@ class ContainerStopper:
         """End one container and report surviving processes; ``keep`` leaves its log and files."""
         began, settings = time.monotonic(), self._settings
         inside = processes.in_container(container)
-        kill = StopStep(StopStage.KILL, lambda: self._signal(container, signal.SIGKILL, settings.vllm_kill_s))
-        term = StopStep(StopStage.TERMINATE, lambda: self._signal(container, signal.SIGTERM, settings.vllm_term_s))
+        kill = StopStep(StopStage.KILL, lambda: self._signal(container, signal.SIGKILL, settings.kill_s))
+        term = StopStep(StopStage.TERMINATE, lambda: self._signal(container, signal.SIGTERM, settings.term_s))
         stage = escalate([term, kill] if ask else [kill], lambda: not self._runs(container), on_stage)
-        deadline = time.monotonic() + settings.vllm_kill_s
+        deadline = time.monotonic() + settings.kill_s
         left = frozenset(p for p in inside | processes.in_container(container) if p.is_alive)
-        processes.wait_gone(left, settings.vllm_kill_s)
+        processes.wait_gone(left, settings.kill_s)
         survivors = processes.survivors_of(p for p in left if p.is_alive)
         if not survivors:
             self._give_back_shared(container)
@@ -170,7 +170,7 @@ class ContainerStopper:
             raise EngineUnreachable(socket=self._engine.socket, detail="its processes cannot be told from here")
         stage, survivors = processes.end_processes(
             lambda: processes.in_container(own.id),
-            processes.StopTimes(0, 0, self._settings.vllm_kill_s),
+            processes.StopTimes(0, 0, self._settings.kill_s),
             ask=None,
             leader=own.process,
             on_stage=on_stage,

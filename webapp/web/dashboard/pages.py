@@ -73,7 +73,7 @@ def confirm_unload(instance_id: str) -> ResponseReturnValue:
 
 def unload_dialog(instance: Instance) -> ResponseReturnValue:
     """Return the question before an unload that somebody else would feel."""
-    others, undo_s = instance.owner != current_actor(), services().settings.undo_s
+    others, undo_s = instance.owner != current_actor(), services().settings.sharing.undo_s
     return dialog(
         "fragments/confirm_unload.html",
         "pages/confirm.html",
@@ -125,7 +125,7 @@ def log(instance_id: str) -> ResponseReturnValue:
         return _gone_log(instance_id)
     view = log_view(lines, request.args.get("after", ""))
     if not wants_fragment():
-        limit = services().settings.log_lines
+        limit = services().settings.launch.log_lines
         return render_template("pages/log.html", row=row, model=row.model, view=view, limit=limit)
     if not view.is_news and request.args.get("state") == row.state:
         return "", 204

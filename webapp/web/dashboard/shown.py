@@ -71,8 +71,8 @@ def _live_view(snapshot: Snapshot, moment: Moment, now: float) -> LiveView:
             cache.of(("operation", moment.language, Same(operation)), partial(operation_view, operation))
             for operation in snapshot.recent[:RECENT_SHOWN]
         ),
-        window_s=settings.history_minutes * 60,
-        looked=RowContext(moment.viewer, now, settings.idle_unload_minutes, snapshot.idle_unload_at),
+        window_s=settings.monitor.history_minutes * 60,
+        looked=RowContext(moment.viewer, now, settings.sharing.idle_unload_minutes, snapshot.idle_unload_at),
     )
 
 
@@ -100,9 +100,9 @@ def _form_view(values: LaunchForm, snapshot: Snapshot, actor: str, *, may_overri
         launch_facts(values, snapshot, actor, view_cache().now()),
         _texts(snapshot),
         actor,
-        idle_minutes=settings.idle_unload_minutes,
+        idle_minutes=settings.sharing.idle_unload_minutes,
         may_override=may_override,
-        undo_s=settings.undo_s,
+        undo_s=settings.sharing.undo_s,
     )
 
 

@@ -81,7 +81,7 @@ def release(instance_id: str) -> ResponseReturnValue:
 
 def ask_dialog(instance_id: str) -> ResponseReturnValue:
     """Return the dialog that asks the owner of a model to release it."""
-    silence_s = services().settings.release_silence_s
+    silence_s = services().settings.sharing.release_silence_s
     snapshot, instance = controller().snapshot(), find_instance(instance_id)
     view = release_dialog(
         instance, snapshot, current_actor(), time.time(), silence_s, may_override=has(Permission.UNLOAD_ANY)
@@ -141,5 +141,5 @@ def _from_banner(text: str) -> ResponseReturnValue:
 
 def _view() -> RowContext:
     snapshot = controller().snapshot()
-    minutes = services().settings.idle_unload_minutes
+    minutes = services().settings.sharing.idle_unload_minutes
     return RowContext(Viewer.of(current_actor(), snapshot), time.time(), minutes, snapshot.idle_unload_at)

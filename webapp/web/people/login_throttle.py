@@ -104,7 +104,7 @@ def slow_by(name: Callable[[], str], address: Callable[[], str] | None = None) -
             guesses = cast(LoginThrottle, current_app.extensions[EXTENSION])
             by_name = f"{view.__name__} name {name()}"
             by_address = None if address is None else f"{view.__name__} address {address()}"
-            if not guesses.begin(by_name, by_address, services().settings.sign_in_failures):
+            if not guesses.begin(by_name, by_address, services().settings.auth.sign_in_failures):
                 raise TooManyRequests
             failed = False
             try:

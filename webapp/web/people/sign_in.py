@@ -59,7 +59,7 @@ def sign_in() -> ResponseReturnValue:
 
 def _sign_in_page(problem: str | None = None, name: str = "") -> str:
     back = same_site_path(request.values.get("next"))
-    proxied, alone = services().settings.has_proxy, not sign_in_is_needed()
+    proxied, alone = services().settings.auth.has_proxy, not sign_in_is_needed()
     return render_template("pages/sign_in.html", problem=problem, name=name, back=back, proxied=proxied, alone=alone)
 
 
