@@ -22,15 +22,10 @@ def create_app(settings: Settings | None = None, services: WebServices | None = 
     Raises:
         ConfigurationError: a setting cannot be meant, or the state folder cannot be used.
     """
-    # Imported here, because every program of the package passes through this file, and a model's worker has no use for Flask.
+    # Every program of the package passes through this file: a worker would hold Flask, and a command wait for it.
+    from webapp.services import build_services  # noqa: PLC0415
+    from webapp.settings import load_settings  # noqa: PLC0415
     from webapp.web.application import build_application  # noqa: PLC0415
 
-    if settings is None:
-        from webapp.settings import load_settings  # noqa: PLC0415
-
-        settings = load_settings()
-    if services is None:
-        from webapp.services import build_services  # noqa: PLC0415
-
-        services = build_services(settings)
-    return build_application(settings, services)
+    settings = settings or load_settings()
+    return build_application(settings, services or build_services(settings))

@@ -275,7 +275,8 @@ class Services:
         logging.basicConfig(
             level=self.settings.server.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+        for chatty in ("alembic", "httpx"):  # httpx logs every request with its address
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         for note in setting_notes():
             log.warning("%s", note)
         self._lock.take()
@@ -379,7 +380,7 @@ def _vllm(settings: Settings) -> VllmRuntime | None:
     """Return the runtime of vLLM mode; ``None`` if Docker's client is not installed."""
     if not extras.are_installed(Mode.VLLM):
         return None
-    from webapp.runtimes.vllm.runtime import VllmRuntime  # noqa: PLC0415  it imports Docker's client
+    from webapp.runtimes.vllm.runtime import VllmRuntime  # noqa: PLC0415  Docker's client is an extra
 
     return VllmRuntime(settings)
 

@@ -15,8 +15,9 @@ import pytest
 
 from tests.engine.models import make_model
 from tests.engine.workers.direct import TOKEN, DirectWorker, load_spec
+from webapp.runtimes.chat import unix_client
 from webapp.runtimes.protocol import CleanReport, ProcessRecord, decode
-from webapp.runtimes.sockets import Garbled, unix_client
+from webapp.runtimes.sockets import Garbled
 
 CHAT = "tests/chat"
 BASE = "tests/base"

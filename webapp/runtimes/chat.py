@@ -11,13 +11,33 @@ import httpx
 
 from webapp.errors import GenerationFailed, NotReady, OutOfMemory, WardenError
 from webapp.runtimes.base import Endpoint
-from webapp.runtimes.sockets import unix_client
+from webapp.runtimes.sockets import connect, short_path
 
 CONNECT_S = 5.0
 SILENCE_S = 300.0
 """How long a model may be silent, because of a long prompt on a CPU or other requests ahead of it."""
 _DETAIL_LENGTH = 300
 _DONE = "[DONE]"
+_BASE_URL = "http://worker"
+
+
+@contextmanager
+def unix_client(path: str, *, timeout: httpx.Timeout, headers: Mapping[str, str]) -> Iterator[httpx.Client]:
+    """Give an httpx client of the socket at ``path``, for answers that come in pieces.
+
+    Raises:
+        OSError: nobody takes connections there. It is tried first, because httpcore forgets to close a socket that was refused.
+    """
+    connect(path, timeout.connect or CONNECT_S).close()
+    with (
+        short_path(path) as uds,
+        httpx.HTTPTransport(uds=uds, verify=False) as transport,
+        # No environment: a proxy set there would be asked for "worker".
+        httpx.Client(
+            transport=transport, base_url=_BASE_URL, timeout=timeout, headers=dict(headers), trust_env=False
+        ) as client,
+    ):
+        yield client
 
 
 def stream_chat(

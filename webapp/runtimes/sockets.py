@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import http.client
-import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 MAX_ANSWER_BYTES = 1 << 20
-_BASE_URL = "http://worker"
-_CONNECT_S = 5.0
 
 
 class Unreachable(Exception):

@@ -13,8 +13,9 @@ from typing import Any
 
 import httpx
 
+from webapp.runtimes.chat import unix_client
 from webapp.runtimes.protocol import LoadSpec, StateReport, WorkerSpec, decode, encode
-from webapp.runtimes.sockets import ask, unix_client
+from webapp.runtimes.sockets import ask
 
 ROOT = Path(__file__).resolve().parents[3]
 TOKEN = "a-token-that-nobody-prints"

@@ -15,7 +15,6 @@ from webapp.runtimes.base import StopStage
 from webapp.runtimes.processes import (
     ProcessId,
     StopTimes,
-    anonymous_bytes,
     end_processes,
     find_marked,
     group_members,
@@ -86,7 +85,6 @@ def test_a_process_is_more_than_its_pid(sleeper: Child) -> None:
     assert not other.is_alive
     assert wait_gone((other,), 0)
     assert not wait_gone((sleeper.id,), 0.01)
-    assert (anonymous_bytes(sleeper.id.pid) or 0) > 0
 
 
 def test_how_a_child_ended_is_told_once(sleeper: Child) -> None:
@@ -98,7 +96,6 @@ def test_how_a_child_ended_is_told_once(sleeper: Child) -> None:
     assert reap_child(sleeper.id.pid) is None
     assert reap_child(1) is None, "no child of ours"
     send(sleeper.id, signal.SIGKILL)
-    assert anonymous_bytes(sleeper.id.pid) is None
     assert survivor(sleeper.id).command is None
 
 
