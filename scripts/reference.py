@@ -23,7 +23,7 @@ from werkzeug.routing import Rule as Route
 from webapp import create_app, errors
 from webapp.cli.main import main as warden
 from webapp.cli.main import settings_markdown
-from webapp.domain.people import LOWEST, Permission, Role
+from webapp.domain.people import Permission, Role
 from webapp.errors import WardenError
 from webapp.schema import component
 from webapp.settings import load_settings
@@ -165,7 +165,7 @@ def _methods(route: Route) -> str:
 
 
 def _lowest(right: Permission) -> str:
-    lowest = LOWEST[right]
+    lowest = right.lowest
     return "everybody" if lowest is None else f"{lowest} and above" if lowest is not Role.ADMINISTRATOR else f"{lowest}"
 
 

@@ -26,25 +26,17 @@ class ErrorText:
 
 
 ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
-    "error": ErrorText(
-        N_("internal error"),
-        N_("Something went wrong. The server’s log has the details."),
-    ),
-    "invalid": ErrorText(
-        N_("invalid value"),
-        N_("The field “%(field)s” cannot be “%(value)s”. Allowed: %(allowed)s."),
-    ),
+    "error": ErrorText(N_("internal error"), N_("Something went wrong. The server’s log has the details.")),
+    "invalid": ErrorText(N_("invalid value"), N_("The field “%(field)s” cannot be “%(value)s”. Allowed: %(allowed)s.")),
     "weak_password": ErrorText(
         N_("weak password"),
         N_("This password is not accepted: it needs %(least)s to %(most)s characters and must not contain your name."),
     ),
     "unauthorized": ErrorText(
-        N_("not signed in"),
-        N_("You’re not signed in, or your session has ended. Sign in again."),
+        N_("not signed in"), N_("You’re not signed in, or your session has ended. Sign in again.")
     ),
     "sign_in_failed": ErrorText(
-        N_("wrong name or password"),
-        N_("Wrong name or password. Check the keyboard layout and try again."),
+        N_("wrong name or password"), N_("Wrong name or password. Check the keyboard layout and try again.")
     ),
     "forbidden": ErrorText(
         N_("the role does not allow it"),
@@ -64,38 +56,21 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
         N_("not allowed with a token"),
         N_("An API token cannot do this: sign in by name and password to manage accounts."),
     ),
-    "unknown_person": ErrorText(
-        N_("no such account"),
-        N_("There is no account %(person)s."),
-    ),
+    "unknown_person": ErrorText(N_("no such account"), N_("There is no account %(person)s.")),
     "unknown_invitation": ErrorText(
-        N_("the invitation is not valid"),
-        N_("This link was used or has expired. Ask an administrator for a new one."),
+        N_("the invitation is not valid"), N_("This link was used or has expired. Ask an administrator for a new one.")
     ),
-    "unknown_token": ErrorText(
-        N_("no such token"),
-        N_("There is no token %(token)s; it may have been revoked."),
-    ),
-    "name_in_use": ErrorText(
-        N_("the name is taken"),
-        N_("The name %(person)s is taken. Choose another one."),
-    ),
+    "unknown_token": ErrorText(N_("no such token"), N_("There is no token %(token)s; it may have been revoked.")),
+    "name_in_use": ErrorText(N_("the name is taken"), N_("The name %(person)s is taken. Choose another one.")),
     "last_administrator": ErrorText(
-        N_("the only administrator"),
-        N_("%(person)s is the only administrator. Appoint another one first."),
+        N_("the only administrator"), N_("%(person)s is the only administrator. Appoint another one first.")
     ),
     "own_account": ErrorText(
         N_("not possible for one’s own account"),
         N_("You cannot change your own role, or disable or remove your own account: another administrator can."),
     ),
-    "not_found": ErrorText(
-        N_("not found"),
-        N_("Page not found. Check the address."),
-    ),
-    "unknown_model": ErrorText(
-        N_("no such model"),
-        N_("No model is chosen. Choose one from the list."),
-    ),
+    "not_found": ErrorText(N_("not found"), N_("Page not found. Check the address.")),
+    "unknown_model": ErrorText(N_("no such model"), N_("No model is chosen. Choose one from the list.")),
     "unknown_instance": ErrorText(
         N_("no such model is loaded"),
         N_("The model with id %(instance)s is no longer here: it was unloaded. Reload the page."),
@@ -104,14 +79,8 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
         N_("no such operation"),
         N_("There is no operation %(operation)s. Check the address, or find it in the history."),
     ),
-    "unknown_device": ErrorText(
-        N_("no such device"),
-        N_("This server has no device %(device)s. It has: %(known)s."),
-    ),
-    "refused": ErrorText(
-        N_("refused"),
-        N_("This is not possible now. Reload the page and see what has changed."),
-    ),
+    "unknown_device": ErrorText(N_("no such device"), N_("This server has no device %(device)s. It has: %(known)s.")),
+    "refused": ErrorText(N_("refused"), N_("This is not possible now. Reload the page and see what has changed.")),
     "busy": ErrorText(
         N_("another operation is running"),
         N_(
@@ -162,25 +131,19 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
             "first, or choose not to restore the unloaded models. Nothing was changed."
         ),
     ),
-    "idle_used_again": ErrorText(
-        N_("in use again"),
-        N_("Model %(model)s is in use again and stays."),
-    ),
+    "idle_used_again": ErrorText(N_("in use again"), N_("Model %(model)s is in use again and stays.")),
     "lease_pending": ErrorText(
-        N_("the lease is being saved"),
-        N_("The lease of %(model)s is being saved. Try again in a second."),
+        N_("the lease is being saved"), N_("The lease of %(model)s is being saved. Try again in a second.")
     ),
     "not_owner": ErrorText(
-        N_("somebody else’s model"),
-        N_("Only its owner, %(owner)s, can do that: model %(model)s is not yours."),
+        N_("somebody else’s model"), N_("Only its owner, %(owner)s, can do that: model %(model)s is not yours.")
     ),
     "release_pending": ErrorText(
         N_("already requested"),
         N_("%(asker)s has already asked to release model %(model)s. Wait for the owner’s answer."),
     ),
     "nothing_asked": ErrorText(
-        N_("there is no such request"),
-        N_("The request to release model %(model)s has already been answered."),
+        N_("there is no such request"), N_("The request to release model %(model)s has already been answered.")
     ),
     "cooling_down": ErrorText(
         N_("pause after a failed load"),
@@ -202,20 +165,16 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
         N_("The model %(model)s accepts no requests: %(state)s. Wait until it is ready."),
     ),
     "nothing_to_restore": ErrorText(
-        N_("nothing to load again"),
-        N_("Nothing to load again: everything is loaded or loading. Reload the page."),
+        N_("nothing to load again"), N_("Nothing to load again: everything is loaded or loading. Reload the page.")
     ),
     "not_cancellable": ErrorText(
-        N_("too late to cancel"),
-        N_("Nothing to cancel: the operation has ended (%(state)s)."),
+        N_("too late to cancel"), N_("Nothing to cancel: the operation has ended (%(state)s).")
     ),
     "superseded": ErrorText(
-        N_("interrupted by an emergency clean-up"),
-        N_("An emergency clean-up interrupted the operation."),
+        N_("interrupted by an emergency clean-up"), N_("An emergency clean-up interrupted the operation.")
     ),
     "unavailable": ErrorText(
-        N_("not possible now"),
-        N_("A required component is not responding. Try again in a minute."),
+        N_("not possible now"), N_("A required component is not responding. Try again in a minute.")
     ),
     "device_unreadable": ErrorText(
         N_("memory readings are unavailable"),
@@ -240,8 +199,7 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
         N_("Warden is shutting down and accepts no new operations. Try again when it is running again."),
     ),
     "too_many_questions": ErrorText(
-        N_("too many answers at once"),
-        N_("Too many chats at once (limit %(limit)s). Wait for one to finish."),
+        N_("too many answers at once"), N_("Too many chats at once (limit %(limit)s). Wait for one to finish.")
     ),
     "launch_failed": ErrorText(
         N_("the model did not start"),
@@ -318,13 +276,9 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
             "memory of the model %(model)s. End it manually or restart the server."
         ),
     ),
-    "cancelled": ErrorText(
-        N_("cancelled"),
-        N_("%(actor)s cancelled the operation."),
-    ),
+    "cancelled": ErrorText(N_("cancelled"), N_("%(actor)s cancelled the operation.")),
     "probe_failed": ErrorText(
-        N_("the device could not be read"),
-        N_("%(device)s could not be read (%(detail)s). Check the driver."),
+        N_("the device could not be read"), N_("%(device)s could not be read (%(detail)s). Check the driver.")
     ),
     "driver_missing": ErrorText(
         N_("the NVIDIA driver is missing"),
@@ -335,8 +289,7 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
         N_("%(device)s was lost on the PCIe bus (%(detail)s). Usually only a restart of the server helps."),
     ),
     "not_supported": ErrorText(
-        N_("the value is not available"),
-        N_("The driver does not report this value (%(device)s: %(detail)s)."),
+        N_("the value is not available"), N_("The driver does not report this value (%(device)s: %(detail)s).")
     ),
     "demo_failed": ErrorText(
         N_("the demo model could not be created"),
@@ -350,8 +303,7 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
         N_("The separate copy for the self-test could not be created or removed: %(detail)s. See the server’s log."),
     ),
     "configuration": ErrorText(
-        N_("wrong setting"),
-        N_("%(setting)s=%(value)s cannot be used: %(detail)s. Correct the setting."),
+        N_("wrong setting"), N_("%(setting)s=%(value)s cannot be used: %(detail)s. Correct the setting.")
     ),
     "already_running": ErrorText(
         N_("another Warden is running"),
@@ -401,17 +353,12 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
         ),
     ),
     "unknown_ticket": ErrorText(
-        N_("no such place in the queue"),
-        N_("There is no place %(ticket)s in the queue any more. Reload the page."),
+        N_("no such place in the queue"), N_("There is no place %(ticket)s in the queue any more. Reload the page.")
     ),
     "queue_full": ErrorText(
-        N_("the queue is full"),
-        N_("The queue is full (%(limit)s). Try again when a place frees up."),
+        N_("the queue is full"), N_("The queue is full (%(limit)s). Try again when a place frees up.")
     ),
-    "already_waiting": ErrorText(
-        N_("already queued"),
-        N_("Already queued: %(model)s, position %(place)s."),
-    ),
+    "already_waiting": ErrorText(N_("already queued"), N_("Already queued: %(model)s, position %(place)s.")),
     "request_id_reused": ErrorText(
         N_("the request id was used already"),
         N_("The id %(request_id)s belongs to an earlier request with other values. Send a new request under a new id."),
@@ -562,10 +509,7 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
             "last lines of its log and load the model again."
         ),
     ),
-    "bad_request": ErrorText(
-        N_("invalid request"),
-        N_("Invalid request. Go back to the dashboard and try again."),
-    ),
+    "bad_request": ErrorText(N_("invalid request"), N_("Invalid request. Go back to the dashboard and try again.")),
     "too_many_attempts": ErrorText(
         N_("too many attempts"),
         N_(
@@ -590,25 +534,14 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
             "sites can send it."
         ),
     ),
-    "csrf": ErrorText(
-        N_("form expired"),
-        N_("This form has expired. Reload the page (cookies must be on)."),
-    ),
-    "method_not_allowed": ErrorText(
-        N_("method not allowed"),
-        N_("Method not allowed for this URL."),
-    ),
+    "csrf": ErrorText(N_("form expired"), N_("This form has expired. Reload the page (cookies must be on).")),
+    "method_not_allowed": ErrorText(N_("method not allowed"), N_("Method not allowed for this URL.")),
     "too_large": ErrorText(
-        N_("the request is too large"),
-        N_("The request is too large: up to 256 KiB is accepted. Shorten it."),
+        N_("the request is too large"), N_("The request is too large: up to 256 KiB is accepted. Shorten it.")
     ),
-    "no_uploads": ErrorText(
-        N_("files are not accepted"),
-        N_("Files are not accepted here."),
-    ),
+    "no_uploads": ErrorText(N_("files are not accepted"), N_("Files are not accepted here.")),
     "unsupported_type": ErrorText(
-        N_("wrong content type"),
-        N_("This type of data is not accepted here. Send application/json."),
+        N_("wrong content type"), N_("This type of data is not accepted here. Send application/json.")
     ),
 }
 """The texts by code: all of ``webapp/errors.py``, then those of HTTP."""

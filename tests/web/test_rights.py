@@ -18,7 +18,7 @@ from webapp import create_app
 from webapp.domain.lease import NO_LEASE, Lease
 from webapp.domain.modes import Mode
 from webapp.domain.operation import Operation, OperationKind, OperationState, Step, StepName
-from webapp.domain.people import IN_PERSON, LOWEST, Permission, Role
+from webapp.domain.people import IN_PERSON, Permission, Role
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.queue import QueuedLaunch, QueueEntry, QueueState
 from webapp.domain.units import gib
@@ -119,7 +119,6 @@ def test_a_declaration_is_found_again() -> None:
 
 def test_every_right_but_those_of_whose_it_is_guards_an_address() -> None:
     assert {rule.right for rule in RULES} == set(Permission) - {Permission.UNLOAD_ANY, Permission.CANCEL_ANY}
-    assert set(LOWEST) == set(Permission)
 
 
 # How a refusal is told

@@ -6,10 +6,9 @@ entry never holds a secret (password, key, token), nor a prompt or an answer of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 
 from webapp.domain.people import Identity
 
@@ -37,117 +36,90 @@ class ActionGroup(StrEnum):
 
 
 class Action(StrEnum):
-    """What a person did or tried to do."""
+    """What a person did or tried to do; each action belongs to a group."""
 
-    SIGN_IN = "sign_in"
+    group: ActionGroup
+
+    def __new__(cls, value: str, group: ActionGroup) -> Self:
+        """Return the member; its value is the plain text."""
+        member = str.__new__(cls, value)
+        member._value_, member.group = value, group
+        return member
+
+    SIGN_IN = "sign_in", ActionGroup.SIGNING
     """Signed in, or tried to with a wrong password."""
-    SIGN_OUT = "sign_out"
+    SIGN_OUT = "sign_out", ActionGroup.SIGNING
     """Ended the person's own session."""
 
-    PASSWORD = "password"
+    PASSWORD = "password", ActionGroup.PEOPLE
     """Changed the password; all sessions ended."""
-    SESSION_ENDED = "session_ended"
+    SESSION_ENDED = "session_ended", ActionGroup.PEOPLE
     """Ended one of the person's own sessions."""
-    SESSIONS_ENDED = "sessions_ended"
+    SESSIONS_ENDED = "sessions_ended", ActionGroup.PEOPLE
     """Ended all sessions of a person."""
-    TOKEN_MADE = "token_made"
+    TOKEN_MADE = "token_made", ActionGroup.PEOPLE
     """Created an API token."""
-    TOKEN_REVOKED = "token_revoked"
+    TOKEN_REVOKED = "token_revoked", ActionGroup.PEOPLE
     """Revoked an API token."""
-    INVITATION_MADE = "invitation_made"
+    INVITATION_MADE = "invitation_made", ActionGroup.PEOPLE
     """Created an invitation."""
-    INVITATION_DROPPED = "invitation_dropped"
+    INVITATION_DROPPED = "invitation_dropped", ActionGroup.PEOPLE
     """Withdrew an invitation."""
-    INVITATION_USED = "invitation_used"
+    INVITATION_USED = "invitation_used", ActionGroup.PEOPLE
     """Created an account with an invitation."""
-    PERSON_MADE = "person_made"
+    PERSON_MADE = "person_made", ActionGroup.PEOPLE
     """Created an account, or arrived through the proxy for the first time."""
-    ROLE = "role"
+    ROLE = "role", ActionGroup.PEOPLE
     """Changed a role."""
-    DISABLED = "disabled"
+    DISABLED = "disabled", ActionGroup.PEOPLE
     """Disabled an account."""
-    ENABLED = "enabled"
+    ENABLED = "enabled", ActionGroup.PEOPLE
     """Enabled an account."""
-    REMOVED = "removed"
+    REMOVED = "removed", ActionGroup.PEOPLE
     """Removed an account."""
 
-    SWITCH = "switch"
+    SWITCH = "switch", ActionGroup.MODELS
     """Started to load a model."""
-    UNLOAD = "unload"
+    UNLOAD = "unload", ActionGroup.MODELS
     """Started to unload a model."""
-    IDLE_UNLOAD = "idle_unload"
+    IDLE_UNLOAD = "idle_unload", ActionGroup.MODELS
     """Started to unload a model that had been idle for too long."""
-    DEMO = "demo"
+    DEMO = "demo", ActionGroup.MODELS
     """Started to create the demo model."""
 
-    LEASE = "lease"
+    LEASE = "lease", ActionGroup.LEASES
     """Changed the terms on which a model is held."""
-    KEEP = "keep"
+    KEEP = "keep", ActionGroup.LEASES
     """Kept an idle model."""
-    RELEASE_ASKED = "release_asked"
+    RELEASE_ASKED = "release_asked", ActionGroup.LEASES
     """Asked the owner of a model to release it."""
-    RELEASE_ANSWERED = "release_answered"
+    RELEASE_ANSWERED = "release_answered", ActionGroup.LEASES
     """Answered a release request."""
-    RELEASED_IN_SILENCE = "released_in_silence"
+    RELEASED_IN_SILENCE = "released_in_silence", ActionGroup.LEASES
     """Released a model because its owner did not answer."""
 
-    QUEUE_JOINED = "ticket_made"
+    QUEUE_JOINED = "ticket_made", ActionGroup.WAITING
     """Queued a launch."""
-    QUEUE_LEFT = "ticket_cancelled"
+    QUEUE_LEFT = "ticket_cancelled", ActionGroup.WAITING
     """Removed a launch from the queue."""
-    QUEUE_RESUMED = "ticket_resumed"
+    QUEUE_RESUMED = "ticket_resumed", ActionGroup.WAITING
     """Resumed a queued launch after an emergency stop."""
-    QUEUE_STARTED = "ticket_started"
+    QUEUE_STARTED = "ticket_started", ActionGroup.WAITING
     """Started a queued launch."""
 
-    CLEAN = "clean"
+    CLEAN = "clean", ActionGroup.SERVER
     """Started a clean."""
-    EMERGENCY = "emergency"
+    EMERGENCY = "emergency", ActionGroup.SERVER
     """Started an emergency stop."""
-    CONTAINER_STOPPED = "container_stopped"
+    CONTAINER_STOPPED = "container_stopped", ActionGroup.SERVER
     """Started to end a container that Warden did not start."""
-    CANCEL = "cancel"
+    CANCEL = "cancel", ActionGroup.SERVER
     """Asked an operation to stop."""
-    SELFTEST = "selftest"
+    SELFTEST = "selftest", ActionGroup.SERVER
     """Started a self-test."""
 
-    ADDRESS = "address"
+    ADDRESS = "address", ActionGroup.ACCESS
     """Called an address that the role may not open."""
-
-
-GROUPS: Final[Mapping[Action, ActionGroup]] = {
-    **dict.fromkeys((Action.SIGN_IN, Action.SIGN_OUT), ActionGroup.SIGNING),
-    **dict.fromkeys(
-        (
-            Action.PASSWORD,
-            Action.SESSION_ENDED,
-            Action.SESSIONS_ENDED,
-            Action.TOKEN_MADE,
-            Action.TOKEN_REVOKED,
-            Action.INVITATION_MADE,
-            Action.INVITATION_DROPPED,
-            Action.INVITATION_USED,
-            Action.PERSON_MADE,
-            Action.ROLE,
-            Action.DISABLED,
-            Action.ENABLED,
-            Action.REMOVED,
-        ),
-        ActionGroup.PEOPLE,
-    ),
-    **dict.fromkeys((Action.SWITCH, Action.UNLOAD, Action.IDLE_UNLOAD, Action.DEMO), ActionGroup.MODELS),
-    **dict.fromkeys(
-        (Action.LEASE, Action.KEEP, Action.RELEASE_ASKED, Action.RELEASE_ANSWERED, Action.RELEASED_IN_SILENCE),
-        ActionGroup.LEASES,
-    ),
-    **dict.fromkeys(
-        (Action.QUEUE_JOINED, Action.QUEUE_LEFT, Action.QUEUE_RESUMED, Action.QUEUE_STARTED), ActionGroup.WAITING
-    ),
-    **dict.fromkeys(
-        (Action.CLEAN, Action.EMERGENCY, Action.CONTAINER_STOPPED, Action.CANCEL, Action.SELFTEST), ActionGroup.SERVER
-    ),
-    Action.ADDRESS: ActionGroup.ACCESS,
-}
 
 
 class AuditChannel(StrEnum):
@@ -297,7 +269,7 @@ class AuditEntry:
     @property
     def group(self) -> ActionGroup:
         """The group that the action belongs to."""
-        return GROUPS[self.action]
+        return self.action.group
 
     def repeats(self, other: AuditEntry) -> bool:
         """Return whether both are about one act: of one person, on one target, with one result and one operation."""
@@ -330,11 +302,6 @@ def doer_of(identity: Identity | None) -> AuditActor:
     if identity is None:
         return NOBODY
     return AuditActor(identity.name, AuditChannel(identity.way.value), identity.person_id, identity.token)
-
-
-def actions_of(group: ActionGroup) -> tuple[Action, ...]:
-    """Return the actions of a group."""
-    return tuple(action for action in Action if GROUPS[action] is group)
 
 
 def short(text: str) -> str:

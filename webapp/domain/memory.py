@@ -116,7 +116,7 @@ class HistoryPoint:
 
 
 class LedgerKind(StrEnum):
-    """The kind of a part of a device's total."""
+    """The kind of a part of a device's total; the kinds of holders are among them."""
 
     DRIVER = "driver"
     LAUNCHER = "launcher"
@@ -171,21 +171,8 @@ def used_percent(reading: Reading) -> float | None:
 
 def without_figures(reading: Reading, problem: Message) -> Reading:
     """Return ``reading`` as that of a device that cannot be read: its identity is kept, its figures are dropped."""
-    return Reading(
-        device_id=reading.device_id,
-        kind=reading.kind,
-        name=reading.name,
-        uuid=reading.uuid,
-        total_bytes=None,
-        reserved_bytes=None,
-        used_bytes=None,
-        free_bytes=None,
-        utilization_percent=None,
-        temperature_c=None,
-        power_w=None,
-        holders_known=False,
-        problem=problem,
-    )
+    identity = (reading.device_id, reading.kind, reading.name, reading.uuid)
+    return Reading(*identity, None, None, None, None, None, None, None, holders_known=False, problem=problem)
 
 
 def instance_bytes(reading: Reading, instance_id: str) -> int | None:
@@ -238,12 +225,6 @@ def build_ledger(reading: Reading, instances: Mapping[str, str]) -> Ledger | Non
     )
 
 
-_LEDGER_KINDS = {
-    HolderKind.CONTAINER: LedgerKind.CONTAINER,
-    HolderKind.WORKER: LedgerKind.WORKER,
-    HolderKind.LAUNCHER: LedgerKind.LAUNCHER,
-    HolderKind.FOREIGN: LedgerKind.FOREIGN,
-}
 _LEDGER_ORDER = tuple(LedgerKind)
 
 
@@ -265,7 +246,7 @@ def _part(group: list[Holder], instances: Mapping[str, str]) -> LedgerPart:
     else:
         label, user = instances.get(first.instance_id or ""), None
     return LedgerPart(
-        kind=_LEDGER_KINDS[first.kind],
+        kind=LedgerKind(first.kind.value),
         label=label,
         used_bytes=sum(holder.used_bytes or 0 for holder in group),
         instance_id=None if first.kind is HolderKind.FOREIGN else first.instance_id,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 
 
 class Role(StrEnum):
@@ -21,64 +20,52 @@ class Role(StrEnum):
 
 
 class Permission(StrEnum):
-    """The permission that a URL requires of its caller. Each URL has one."""
+    """The permission that a URL requires of its caller, and the lowest role that has it. Each URL has one."""
 
-    OPEN = "open"
+    lowest: Role | None
+    """``None`` is everybody, signed in or not."""
+
+    def __new__(cls, value: str, lowest: Role | None) -> Self:
+        """Return the member; its value is the plain text."""
+        member = str.__new__(cls, value)
+        member._value_, member.lowest = value, lowest
+        return member
+
+    OPEN = "open", None
     """None: callers who are not signed in may use it, too."""
-    SEE = "see"
+    SEE = "see", Role.VIEWER
     """See memory, models, operations, logs, the timeline."""
-    ACCOUNT = "account"
+    ACCOUNT = "account", Role.VIEWER
     """Manage one's own password, sessions and tokens."""
-    PLAN = "plan"
+    PLAN = "plan", Role.OPERATOR
     """Preview a switch."""
-    SWITCH = "switch"
+    SWITCH = "switch", Role.OPERATOR
     """Load a model, queue a launch, create the demo model."""
-    UNLOAD = "unload"
+    UNLOAD = "unload", Role.OPERATOR
     """Unload own models, and other people's that are free: not leased, and answering no request."""
-    UNLOAD_ANY = "unload_any"
+    UNLOAD_ANY = "unload_any", Role.ADMINISTRATOR
     """Take, with a reason, a model that another person has leased or that answers other people's requests."""
-    LEASE = "lease"
+    LEASE = "lease", Role.OPERATOR
     """Hold own models for a time, request the release of others, answer such requests, keep an idle model."""
-    CLEAN = "clean"
+    CLEAN = "clean", Role.OPERATOR
     """Free memory that nobody needs."""
-    ASK = "ask"
+    ASK = "ask", Role.OPERATOR
     """Ask a model."""
-    CANCEL = "cancel"
+    CANCEL = "cancel", Role.OPERATOR
     """Cancel own operations and own queued launches."""
-    CANCEL_ANY = "cancel_any"
+    CANCEL_ANY = "cancel_any", Role.ADMINISTRATOR
     """Cancel another person's operation; cancel, resume or start another person's queued launch."""
-    SELFTEST = "selftest"
+    SELFTEST = "selftest", Role.OPERATOR
     """Start a self-test."""
-    EMERGENCY = "emergency"
+    EMERGENCY = "emergency", Role.ADMINISTRATOR
     """End everything that Warden started."""
-    CONTAINERS = "containers"
+    CONTAINERS = "containers", Role.ADMINISTRATOR
     """End a container that Warden did not start."""
-    PEOPLE = "people"
+    PEOPLE = "people", Role.ADMINISTRATOR
     """Manage accounts and invitations."""
-    AUDIT = "audit"
+    AUDIT = "audit", Role.ADMINISTRATOR
     """Read the audit record."""
 
-
-LOWEST: Final[Mapping[Permission, Role | None]] = {
-    Permission.OPEN: None,
-    Permission.SEE: Role.VIEWER,
-    Permission.ACCOUNT: Role.VIEWER,
-    Permission.PLAN: Role.OPERATOR,
-    Permission.SWITCH: Role.OPERATOR,
-    Permission.UNLOAD: Role.OPERATOR,
-    Permission.LEASE: Role.OPERATOR,
-    Permission.CLEAN: Role.OPERATOR,
-    Permission.ASK: Role.OPERATOR,
-    Permission.CANCEL: Role.OPERATOR,
-    Permission.SELFTEST: Role.OPERATOR,
-    Permission.UNLOAD_ANY: Role.ADMINISTRATOR,
-    Permission.CANCEL_ANY: Role.ADMINISTRATOR,
-    Permission.EMERGENCY: Role.ADMINISTRATOR,
-    Permission.CONTAINERS: Role.ADMINISTRATOR,
-    Permission.PEOPLE: Role.ADMINISTRATOR,
-    Permission.AUDIT: Role.ADMINISTRATOR,
-}
-"""The lowest role that has each permission; ``None`` is everybody, signed in or not."""
 
 IN_PERSON: Final = frozenset({Permission.ACCOUNT, Permission.PEOPLE})
 """Permissions that no API token grants: a leaked token must not be able to create others."""
@@ -178,7 +165,7 @@ class ApiToken:
 
 def has_permission(role: Role | None, right: Permission) -> bool:
     """Return whether ``role`` has ``right``; ``None`` is a caller who is not signed in."""
-    lowest = LOWEST[right]
+    lowest = right.lowest
     return lowest is None or (role is not None and _RANKS.index(role) >= _RANKS.index(lowest))
 
 

@@ -34,7 +34,9 @@ the files are read in full.
 
 
 class Cause(StrEnum):
-    """The most likely cause."""
+    """The most likely cause. Of several devices, the one whose figures say the most decides: the causes are in that
+    order.
+    """
 
     NEIGHBOUR_GREW = "neighbour_grew"
     """Another process took the spare memory, and more."""
@@ -175,15 +177,7 @@ def likely_cause(phase: Phase, accounts: Sequence[Account]) -> tuple[Cause, str]
     return found[device_id], device_id
 
 
-_ORDER = (
-    Cause.NEIGHBOUR_GREW,
-    Cause.ESTIMATE_LOW,
-    Cause.LOAD_PEAK,
-    Cause.KV_CACHE,
-    Cause.PROCESS_LIMIT,
-    Cause.UNKNOWN,
-)
-"""Of several devices, the one whose figures say the most decides."""
+_ORDER = tuple(Cause)
 
 
 def _cause_on(phase: Phase, account: Account) -> Cause:

@@ -32,7 +32,6 @@ from webapp.errors import (
     NotEnoughMemory,
     NotFound,
     QueueFull,
-    WardenError,
 )
 from webapp.message import Message, Param
 
@@ -431,7 +430,9 @@ def _why(plan: Plan, planning_state: PlanningState, running: Mapping[str, Operat
         operation = running.get(planning_state.claims.get(device_id, ""))
         if operation is not None:
             return _operation(device_id, operation)
-    return None if refusal is None else _BY_CODE[refusal.code](refusal)
+    if refusal is None:
+        return None
+    return Message(_BY_CODE[refusal.code], {name: refusal.params[name] for name in refusal.params if name != "seconds"})
 
 
 def _operation(device_id: str, operation: Operation) -> Message:
@@ -445,32 +446,12 @@ def _operation(device_id: str, operation: Operation) -> Message:
     return Message("waits_operation", params)
 
 
-def _memory(error: WardenError) -> Message:
-    return Message("waits_memory", error.params)
-
-
-def _in_use(error: WardenError) -> Message:
-    return Message("waits_in_use", error.params)
-
-
-def _leased(error: WardenError) -> Message:
-    return Message("waits_leased", error.params)
-
-
-def _others(error: WardenError) -> Message:
-    return Message("waits_others", error.params)
-
-
-def _cooldown(error: WardenError) -> Message:
-    return Message("waits_cooldown", {"model": error.params.get("model"), "failures": error.params.get("failures")})
-
-
-_BY_CODE: Final[Mapping[str, Callable[[WardenError], Message]]] = {
-    NotEnoughMemory.code: _memory,
-    InstanceInUse.code: _in_use,
-    InstanceLeased.code: _leased,
-    ConfirmationNeeded.code: _others,
-    CoolingDown.code: _cooldown,
+_BY_CODE: Final[Mapping[str, str]] = {
+    NotEnoughMemory.code: "waits_memory",
+    InstanceInUse.code: "waits_in_use",
+    InstanceLeased.code: "waits_leased",
+    ConfirmationNeeded.code: "waits_others",
+    CoolingDown.code: "waits_cooldown",
 }
 """The refusals that justify waiting, and the messages for a queued launch; no message has a figure that only counts
 down.

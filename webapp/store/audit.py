@@ -20,7 +20,6 @@ from webapp.domain.audit import (
     Kind,
     Result,
     Target,
-    actions_of,
 )
 from webapp.store.database import Database
 from webapp.store.schema import audit
@@ -76,7 +75,7 @@ def _conditions(where: AuditFilter) -> Iterator[ColumnElement[bool]]:
     if where.person is not None:
         yield audit.c.doer == column_text(where.person)
     if where.group is not None:
-        yield audit.c.action.in_([action.value for action in actions_of(where.group)])
+        yield audit.c.action.in_([action.value for action in Action if action.group is where.group])
     if where.result is not None:
         yield audit.c.result == where.result.value
     if where.since is not None:

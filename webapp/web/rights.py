@@ -15,7 +15,6 @@ from flask import Flask, current_app, request
 from webapp.domain.operation import Operation
 from webapp.domain.people import (
     IN_PERSON,
-    LOWEST,
     AuthMethod,
     Identity,
     Permission,
@@ -82,7 +81,7 @@ def require(right: Permission) -> Identity:
         return identity
     if identity.way is AuthMethod.TOKEN and right in IN_PERSON:
         raise InPerson
-    needed = LOWEST[right] or Role.VIEWER
+    needed = right.lowest or Role.VIEWER
     raise Forbidden(needed=needed.value, role=identity.role.value)
 
 

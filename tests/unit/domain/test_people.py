@@ -9,7 +9,6 @@ import pytest
 
 from webapp.domain.people import (
     IN_PERSON,
-    LOWEST,
     AuthMethod,
     Identity,
     Permission,
@@ -25,10 +24,6 @@ from webapp.domain.people import (
 ANNA = Identity("anna", Role.OPERATOR, AuthMethod.SESSION, "p1", "s1")
 BOSS = replace(ANNA, name="boss", role=Role.ADMINISTRATOR)
 GUEST = replace(ANNA, name="guest", role=Role.VIEWER)
-
-
-def test_every_right_has_its_lowest_role() -> None:
-    assert set(LOWEST) == set(Permission)
 
 
 @pytest.mark.parametrize("right", Permission)

@@ -16,7 +16,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from pydantic_core import to_json
 
 from webapp import __version__, schema
-from webapp.domain.people import LOWEST, Permission, Role
+from webapp.domain.people import Permission, Role
 from webapp.error_texts import ERROR_TEXTS
 from webapp.errors import (
     Forbidden,
@@ -279,7 +279,7 @@ def _row(each: Call) -> CallRow:
     return CallRow(
         routes=tuple(f"{method} {path}" for method, path in _routes(each)),
         summary=gettext(each.summary),
-        who=_who(LOWEST[each.command.right]),
+        who=_who(each.command.right.lowest),
         body=None if each.body is None else schema.component(each.body),
         query=() if each.query is None else tuple(_fields(each.query.model_json_schema())),
         status=each.status,
