@@ -73,16 +73,16 @@ class Reading:
     device_id: str
     """``gpu-0``…, or ``host``."""
     kind: DeviceKind
-    name: str | None
-    uuid: str | None
-    total_bytes: int | None
-    reserved_bytes: int | None
-    used_bytes: int | None
-    free_bytes: int | None
-    utilization_percent: float | None
+    name: str | None = None
+    uuid: str | None = None
+    total_bytes: int | None = None
+    reserved_bytes: int | None = None
+    used_bytes: int | None = None
+    free_bytes: int | None = None
+    utilization_percent: float | None = None
     """The load of the processor, not the share of the memory."""
-    temperature_c: float | None
-    power_w: float | None
+    temperature_c: float | None = None
+    power_w: float | None = None
     holders: tuple[Holder, ...] = ()
     holders_known: bool = True
     """False if the process list could not be read."""
@@ -171,8 +171,7 @@ def used_percent(reading: Reading) -> float | None:
 
 def without_figures(reading: Reading, problem: Message) -> Reading:
     """Return ``reading`` as that of a device that cannot be read: its identity is kept, its figures are dropped."""
-    identity = (reading.device_id, reading.kind, reading.name, reading.uuid)
-    return Reading(*identity, None, None, None, None, None, None, None, holders_known=False, problem=problem)
+    return Reading(reading.device_id, reading.kind, reading.name, reading.uuid, holders_known=False, problem=problem)
 
 
 def instance_bytes(reading: Reading, instance_id: str) -> int | None:

@@ -198,19 +198,7 @@ def _device_id(index: int) -> str:
 
 def _unread(device_id: str, name: str | None = None, uuid: str | None = None) -> Reading:
     """Return the reading of a GPU before any figure is read."""
-    return Reading(
-        device_id=device_id,
-        kind=DeviceKind.GPU,
-        name=name,
-        uuid=uuid,
-        total_bytes=None,
-        reserved_bytes=None,
-        used_bytes=None,
-        free_bytes=None,
-        utilization_percent=None,
-        temperature_c=None,
-        power_w=None,
-    )
+    return Reading(device_id, DeviceKind.GPU, name, uuid)
 
 
 def _problem(error: ProbeFailed, device_id: str) -> Message:
