@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, combinations, product
@@ -95,8 +94,9 @@ def openings(
 def roomiest(gpus: Sequence[DeviceGroup], count: int, planning_state: PlanningState) -> Iterator[DeviceGroup]:
     """Yield the group with the most room for each mixture of ``count`` GPUs of different classes."""
     seen = set()
+    likes = {places: number for number, places in enumerate(dict.fromkeys(gpu.places for gpu in gpus))}
     for some in _by_room(gpus, count):
-        mixture = frozenset(Counter(gpu.places for gpu in some).items())
+        mixture = tuple(sorted(likes[gpu.places] for gpu in some))
         if mixture not in seen:
             seen.add(mixture)
             yield joined(some, planning_state)

@@ -34,12 +34,13 @@ class Requirement:
     def footprints(self, places: tuple[DeviceClass, ...]) -> tuple[Footprint, ...]:
         """Return the footprint on each device when they are used together; the footprints have no device id."""
         if places not in self._footprints:
-            self._footprints[places] = self._estimated(places)
+            # Only vLLM's need depends on the size of the device, so eight GPUs of many sizes are alike to transformers.
+            alike = places if self.mode is Mode.VLLM else tuple(place._replace(usable_bytes=0) for place in places)
+            self._footprints[places] = self._footprints.get(alike) or self._estimated(alike)
+            self._footprints[alike] = self._footprints[places]
         return self._footprints[places]
 
     def _estimated(self, places: tuple[DeviceClass, ...]) -> tuple[Footprint, ...]:
-        if self.mode is not Mode.VLLM:  # only vLLM's need depends on the size of the device
-            places = tuple(place._replace(usable_bytes=0) for place in places)
         unlike = tuple(dict.fromkeys(places))
         launch = self._launch(unlike)
         estimated = tuple(launch.share_on(place.kind, len(places)) for place in unlike)
