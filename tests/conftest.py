@@ -21,7 +21,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.engine.engine_fixtures import bare_engine, docker_engine, engine, real_vllm  # noqa: F401  fixtures of all tests
 
-MARK = "WARDEN_TEST_RUN"
+MARK = "RUN_OF_TESTS"
 """Set in the environment of the test run, so that a process is known as ours after its parent has died."""
 ALONE = frozenset({"docker_engine", "bare_engine", "browser"})
 """Fixtures whose tests do not run beside each other…"""

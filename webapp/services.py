@@ -24,11 +24,11 @@ from webapp.control.context import Context
 from webapp.control.controller import Controller
 from webapp.control.journal import Journal
 from webapp.control.keeping import Keeper
-from webapp.control.leases import Leases
 from webapp.control.lock import StateLock, last_holder
 from webapp.control.pausing import PauseMark
 from webapp.control.recorder import Recorder, Timeline
 from webapp.control.state import ControllerState, StateStore
+from webapp.control.terms import Leases
 from webapp.domain.instance import InstanceState
 from webapp.domain.modes import Mode
 from webapp.domain.people import Permission

@@ -29,7 +29,7 @@ PROGRAMS = ("dockerd", "containerd", "docker", "ip")
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
 LOCK_DEADLINE_S = 300.0
-RUN_MARK = "WARDEN_TEST_RUN"
+RUN_MARK = "RUN_OF_TESTS"
 """Removed from the environment of the engine, which outlives the test that starts it."""
 
 

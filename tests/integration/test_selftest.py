@@ -92,7 +92,7 @@ def test_what_a_killed_server_left_of_a_self_test_is_removed_at_the_next_start(s
 
 def command(environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     compile_catalogues()
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("WARDEN_") or k == "WARDEN_TEST_RUN"}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("WARDEN_")}
     return subprocess.run(
         [sys.executable, "-m", "webapp.cli", "selftest", *arguments],
         cwd=ROOT,

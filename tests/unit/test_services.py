@@ -23,7 +23,7 @@ from webapp.settings import Settings, load_settings
 
 def made(folder: Path, **changes: object) -> Settings:
     nowhere = {"state_dir": folder / "state", "hf_cache": folder / "cache", "docker_socket": folder / "none.sock"}
-    return load_settings(**{"bind": "0.0.0.0", **nowhere, **changes})  # type: ignore[arg-type]
+    return load_settings(**{"bind": "0.0.0.0", **nowhere, **changes})
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 def only_these_variables(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as environment:
         for name in os.environ:
-            if name.startswith(("WARDEN_", "HF_", "HUGGINGFACE_", "XDG_")) and name != "WARDEN_TEST_RUN":
+            if name.startswith(("WARDEN_", "HF_", "HUGGINGFACE_", "XDG_")):
                 environment.delenv(name)
         environment.setenv("WARDEN_CONFIG", str(tmp_path / "none.toml"))
         yield environment

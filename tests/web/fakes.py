@@ -13,10 +13,11 @@ from typing import Any
 from webapp.audit.trail import Audit
 from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
 from webapp.control.controller import Controller
-from webapp.control.leases import Leasing, check_terms, refuse_kept
+from webapp.control.leases import Leasing
 from webapp.control.queue import LaunchQueue
 from webapp.control.recorder import Timeline
 from webapp.control.repeats import check_same_launch, check_same_switch
+from webapp.control.terms import check_terms, refuse_kept
 from webapp.domain.audit import EVERYTHING, AuditEntry, AuditFilter
 from webapp.domain.calibration import UNCALIBRATED, Calibration
 from webapp.domain.idle import Quiet, idle_unload_in
@@ -474,7 +475,7 @@ class FakeQueue(LaunchQueue):
 
     def check(self, request: SwitchRequest, actor: str) -> None:
         check_admissible(request, replace(self._of.planning_state(), actor=actor))
-        check_place([one.launch for one in self._of.waiting], request, actor, self._of.ticket_limit)
+        check_place([one.launch for one in self._of.waiting], request, actor, self._of.queue_limit)
 
     def cancel(self, launch_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:
         queued = self._queued("cancel_ticket", launch_id, actor, is_administrator)

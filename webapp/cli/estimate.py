@@ -116,7 +116,7 @@ def find_model(name: str) -> CachedModel:
     if path.name == "config.json" and path.is_file():
         path = path.parent
     if not path.is_dir():
-        path = load_settings().hf_cache / (PREFIX + name.replace("/", "--"))
+        path = load_settings().models.hf_cache / (PREFIX + name.replace("/", "--"))
         if not _is_model_id(name) or not path.is_dir():
             raise CannotEstimate(
                 f"{name} is neither a folder nor a model in the cache {path.parent}. Give a folder with a config.json, or "

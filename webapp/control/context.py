@@ -5,29 +5,30 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from webapp.catalog.scan import CatalogView
 from webapp.control.calibration import Calibrator
+from webapp.control.contract import Question, Snapshot
 from webapp.control.idleness import Idleness
 from webapp.control.journal import Journal
 from webapp.control.keeping import Keeper
-from webapp.control.leases import Leases
 from webapp.control.pausing import PauseMark
 from webapp.control.presence import Presence
 from webapp.control.settle import DeviceMonitor, SettlePolicy
 from webapp.control.state import ControllerState, StateStore
+from webapp.control.terms import Leases
 from webapp.domain.audit import AuditEntry
 from webapp.domain.calibration import UNCALIBRATED, Calibration
 from webapp.domain.instance import Instance
 from webapp.domain.memory import DeviceKind, Sample
 from webapp.domain.model import CachedModel
 from webapp.domain.modes import NOT_INSTALLED, Mode
-from webapp.domain.operation import Evicted
+from webapp.domain.operation import Evicted, Operation
 from webapp.domain.plan import SwitchRequest
 from webapp.domain.planning.admission import AdmissionPolicy
 from webapp.domain.planning.requirement import footprints_on
@@ -37,9 +38,6 @@ from webapp.domain.selftest import Witness
 from webapp.message import Message
 from webapp.runtimes.base import ContainerHost, ForeignContainer, LaunchDevice, LaunchSpec, Runtime
 from webapp.settings import Settings
-
-if TYPE_CHECKING:
-    from webapp.control.controller import Controller
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +62,23 @@ class DemoMaker(Protocol):
         """Return the model's id. ``wait(seconds)`` may raise to end it. Raises DemoFailed, ModeUnavailable."""
 
 
+class TestedController(Protocol):
+    """The calls of a sandbox's controller that a self-test makes; see ``Controller``."""
+
+    def snapshot(self) -> Snapshot: ...
+    def operation(self, operation_id: str) -> Operation: ...
+    def make_demo(self, actor: str) -> Operation: ...
+    def switch(self, request: SwitchRequest, actor: str) -> Operation: ...
+    def clean(self, actor: str) -> Operation: ...
+    def unload(self, instance_id: str, actor: str) -> Operation: ...
+    def ask(self, instance_id: str, question: Question) -> Iterator[str]: ...
+
+
 class Sandbox(Protocol):
     """A separate Warden in a separate folder, running next to the real one: the same code, on the same devices."""
 
     @property
-    def controller(self) -> Controller:
+    def controller(self) -> TestedController:
         """Return its controller."""
 
     def processes(self) -> Mapping[int, str]:

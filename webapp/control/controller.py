@@ -26,7 +26,7 @@ from webapp.control.context import Context, new_id, side_by_side, within
 from webapp.control.contract import EmergencyPreview, Health, Question, Snapshot
 from webapp.control.events import InstanceChanged, InstanceRemoved, OperationEnded
 from webapp.control.keeping import not_stored
-from webapp.control.leases import IDLE_ACTOR, Leasing, check_terms, lease_of, refuse_kept
+from webapp.control.leases import IDLE_ACTOR, Leasing
 from webapp.control.lock import StateLock
 from webapp.control.pausing import QueuePause
 from webapp.control.queue import LaunchQueue
@@ -37,6 +37,7 @@ from webapp.control.standby import Standby
 from webapp.control.state import ControllerState, busy_with
 from webapp.control.stuck import StuckInstances, clear_stuck
 from webapp.control.switching import Switch
+from webapp.control.terms import check_terms, lease_of, refuse_kept
 from webapp.control.versions import Versions
 from webapp.control.watcher import Watcher
 from webapp.domain.idle import idle_unload_in

@@ -268,7 +268,6 @@ def _remember_failure(context: Context, model_id: str, exc: Exception) -> None:
     """
     if not isinstance(exc, LaunchFailed) or isinstance(exc, LaunchBlocked):
         return
-    settings = context.settings
     last = context.state.cooldowns.get(model_id)
     failures = 1 if last is None else last.failures + 1
     pause = context.settings.launch.pause_s(failures)

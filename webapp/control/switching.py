@@ -12,9 +12,9 @@ from webapp.control.cleaning import reap
 from webapp.control.context import launch_devices, new_id, total_or_none
 from webapp.control.grace import give_grace
 from webapp.control.launching import launch_undisturbed, measure
-from webapp.control.leases import in_use, lease_of, refuse_kept
 from webapp.control.restoring import names, restore, restored_message
 from webapp.control.run import Outcome, Run, Undone
+from webapp.control.terms import in_use, lease_of, refuse_kept
 from webapp.control.unloading import (
     READING_TIMEOUT_S,
     UNREACHABLE,

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from webapp.control.context import Context, side_by_side, total_or_none
 from webapp.control.grace import give_grace
-from webapp.control.leases import refuse_kept
 from webapp.control.run import Outcome, Run, Undone
 from webapp.control.settle import Settled, Stock, settle, stock_by_device
+from webapp.control.terms import refuse_kept
 from webapp.domain.idle import idle_unload_in
 from webapp.domain.instance import ANSWERING, Instance, InstanceState
 from webapp.domain.memory import Sample, instance_bytes

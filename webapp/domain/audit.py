@@ -40,8 +40,8 @@ class Action(StrEnum):
 
     group: ActionGroup
 
-    def __new__(cls, value: str, group: ActionGroup) -> Self:
-        """Return the member; its value is the plain text."""
+    def __new__(cls, value: str, group: ActionGroup = ActionGroup.ACCESS) -> Self:
+        """Return the member; its value is the plain text. The default is for the type checker: a look-up has no group."""
         member = str.__new__(cls, value)
         member._value_, member.group = value, group
         return member

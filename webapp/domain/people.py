@@ -25,8 +25,8 @@ class Permission(StrEnum):
     lowest: Role | None
     """``None`` is everybody, signed in or not."""
 
-    def __new__(cls, value: str, lowest: Role | None) -> Self:
-        """Return the member; its value is the plain text."""
+    def __new__(cls, value: str, lowest: Role | None = None) -> Self:
+        """Return the member; its value is the plain text. The default is for the type checker: a look-up has no role."""
         member = str.__new__(cls, value)
         member._value_, member.lowest = value, lowest
         return member

@@ -23,16 +23,16 @@ _BASE_URL = "http://worker"
 
 @contextmanager
 def unix_client(path: str, *, timeout: httpx.Timeout, headers: Mapping[str, str]) -> Iterator[httpx.Client]:
-    """Give an httpx client of the socket at ``path``, for answers that come in pieces.
+    """Yield an httpx client of the socket at ``path``, for streamed answers.
 
     Raises:
-        OSError: nobody takes connections there. It is tried first, because httpcore forgets to close a socket that was refused.
+        OSError: connections are refused. That is tried first, because httpcore does not close a refused socket.
     """
     connect(path, timeout.connect or CONNECT_S).close()
     with (
         short_path(path) as uds,
         httpx.HTTPTransport(uds=uds, verify=False) as transport,
-        # No environment: a proxy set there would be asked for "worker".
+        # The environment is ignored: a proxy set there would be asked for the host "worker".
         httpx.Client(
             transport=transport, base_url=_BASE_URL, timeout=timeout, headers=dict(headers), trust_env=False
         ) as client,

@@ -8,13 +8,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import httpx
-
-# httpx logs every request with its URL at level INFO.
-logging.getLogger("httpx").setLevel(logging.WARNING)
 
 MAX_ANSWER_BYTES = 1 << 20
 
@@ -59,27 +52,6 @@ def connect(path: str, timeout_s: float) -> socket.socket:
     return connection
 
 
-@contextmanager
-def unix_client(path: str, *, timeout: httpx.Timeout, headers: Mapping[str, str]) -> Iterator[httpx.Client]:
-    """Yield an httpx client of the socket at ``path``, for streamed answers.
-
-    Raises:
-        OSError: connections are refused. That is tried first, because httpcore does not close a refused socket.
-    """
-    import httpx  # noqa: PLC0415  takes 0.1 s, and only streamed answers need it
-
-    connect(path, timeout.connect or _CONNECT_S).close()
-    with (
-        short_path(path) as uds,
-        httpx.HTTPTransport(uds=uds, verify=False) as transport,
-        # The environment is ignored: a proxy set there would be asked for the host "worker".
-        httpx.Client(
-            transport=transport, base_url=_BASE_URL, timeout=timeout, headers=dict(headers), trust_env=False
-        ) as client,
-    ):
-        yield client
-
-
 def ask(path: str, token: str, method: str, route: str, *, body: bytes | None = None, timeout_s: float) -> bytes:
     """Send one request and return the body of the answer; takes at most about ``timeout_s`` in total.
 
@@ -103,7 +75,7 @@ def ask(path: str, token: str, method: str, route: str, *, body: bytes | None = 
     return data
 
 
-class _Connection(http.client.HTTPConnection):
+class _WorkerConnection(http.client.HTTPConnection):
     """A connection to a unix socket, for one request."""
 
     def __init__(self, path: str, timeout_s: float) -> None:
@@ -116,7 +88,7 @@ class _Connection(http.client.HTTPConnection):
         self.sock = connect(self._path, self._timeout_s)
 
 
-def _read(response: http.client.HTTPResponse, connection: _Connection, deadline: float) -> bytes:
+def _read(response: http.client.HTTPResponse, connection: _WorkerConnection, deadline: float) -> bytes:
     """Read an answer by ``deadline``, even if each of its pieces arrives within the socket's timeout."""
     data = bytearray()
     while piece := response.read1(65536):

@@ -118,7 +118,7 @@ class OperationRepository:
         with self._database.begin() as connection:
             return tuple(reversed(connection.execute(query).scalars().all()))
 
-    def events(self, ids: Collection[str]) -> tuple[Event, ...]:
+    def events(self, ids: Collection[str]) -> tuple[TimelineEvent, ...]:
         """Return the operations with these ids that can be read, in any order."""
         with self._database.begin() as connection:
             rows = connection.execute(select(table).where(table.c.id.in_(ids))).all()
@@ -161,7 +161,7 @@ def _request_row(operation: Operation) -> dict[str, str | None]:
     }
 
 
-def _event(row: Row[Any]) -> Event:
+def _event(row: Row[Any]) -> TimelineEvent:
     """Return what a mark on the timeline needs of an operation. Raises DocumentError. Parsing the whole document would
     take ten times as long."""
     try:

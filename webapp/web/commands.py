@@ -59,7 +59,7 @@ _LEASE_FIELDS: Final = {
 }
 _ASK_FIELDS: Final = {"why": Detail.WHY}
 _ANSWER_FIELDS: Final = {"answer": Detail.ANSWER, "word": Detail.WORD}
-_TICKET_FIELDS: Final = {"mode": Detail.MODE}
+_QUEUE_FIELDS: Final = {"mode": Detail.MODE}
 _NO_RECORD: Final[Errors] = (errors.NotStored, errors.Stopping)
 _NO_ROOM: Final[Errors] = (
     errors.UnknownModel,
@@ -152,19 +152,19 @@ CANCEL: Final = Command(
 )
 ENQUEUE: Final = Command(
     Permission.SWITCH,
-    Act(Action.QUEUE_JOINED, targets.new_queued_launch, _TICKET_FIELDS),
+    Act(Action.QUEUE_JOINED, targets.new_queued_launch, _QUEUE_FIELDS),
     (*_NO_ROOM, errors.QueueFull, errors.AlreadyWaiting, errors.CannotWait, errors.RequestIdReused, *_NO_RECORD),
 )
 LEAVE_QUEUE: Final = Command(
     Permission.CANCEL,
-    Act(Action.QUEUE_LEFT, targets.ticket, before=targets.owner_of_queued_launch),
+    Act(Action.QUEUE_LEFT, targets.queued_launch, before=targets.owner_of_queued_launch),
     (*_QUEUED, errors.NotCancellable),
 )
 RESUME_QUEUED: Final = Command(
-    Permission.SWITCH, Act(Action.QUEUE_RESUMED, targets.ticket, before=targets.owner_of_queued_launch), _QUEUED
+    Permission.SWITCH, Act(Action.QUEUE_RESUMED, targets.queued_launch, before=targets.owner_of_queued_launch), _QUEUED
 )
 START_QUEUED: Final = Command(
     Permission.SWITCH,
-    Act(Action.QUEUE_STARTED, targets.ticket, before=targets.owner_of_queued_launch),
+    Act(Action.QUEUE_STARTED, targets.queued_launch, before=targets.owner_of_queued_launch),
     (*_QUEUED, *_NO_ROOM, *_NO_RECORD),
 )

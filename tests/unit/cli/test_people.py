@@ -149,7 +149,7 @@ def test_a_folder_of_an_older_warden_is_known_by_its_database(folder: Path) -> N
 
     with open_accounts(load_settings()):
         pass
-    database = Database(load_settings().database)
+    database = Database(load_settings().storage.database)
     database.open()
     OperationRepository(database).save_operation(
         Operation("o1", OperationKind.CLEAN, "ivan", OperationState.SUCCEEDED, 1.0, ended_at=2.0)

@@ -26,10 +26,10 @@ from webapp.control.controller import Controller
 from webapp.control.idleness import Idleness
 from webapp.control.journal import Journal
 from webapp.control.keeping import Keeper
-from webapp.control.leases import Leases
 from webapp.control.lock import StateLock
 from webapp.control.pausing import PauseMark
 from webapp.control.state import StateStore
+from webapp.control.terms import Leases
 from webapp.domain.audit import AuditEntry
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation

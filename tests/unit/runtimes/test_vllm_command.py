@@ -197,7 +197,7 @@ def test_an_image_belongs_to_a_family_whatever_its_tag(image: str, family: str) 
 
 
 def test_the_ports_are_a_setting() -> None:
-    assert list(port_range(settings(vllm_ports="8100-8102"))) == [8100, 8101, 8102]
+    assert list(port_range(settings(vllm_ports="8100-8102").vllm)) == [8100, 8101, 8102]
 
 
 def starts(one: LaunchSpec, utilization: float) -> bool:

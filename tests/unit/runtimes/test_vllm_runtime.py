@@ -46,7 +46,7 @@ def spec(folder: Path, instance_id: str = "1a2b3c4d5e6f") -> LaunchSpec:
 def settings_in(folder: Path, **values: object) -> Settings:
     (folder / "state").mkdir(exist_ok=True)
     own: dict[str, object] = {"state_dir": folder / "state", "hf_cache": folder / "cache", "docker_poll_s": 0.02}
-    return load_settings(**{**own, "vllm_kill_s": 0.2, "vllm_term_s": 0.2, **values})  # type: ignore[arg-type]
+    return load_settings(**{**own, "vllm_kill_s": 0.2, "vllm_term_s": 0.2, **values})
 
 
 StartRuntime = Callable[..., VllmRuntime]

@@ -77,8 +77,8 @@ class WorkerStopper:
         if spec is None:
             return False
         # Half of the time is for the requests in progress, the rest for ending.
-        body = encode(StopRequest(self._settings.worker.ask_s / 2))
-        timeout_s = min(ASK_S, self._settings.worker.ask_s)
+        body = encode(StopRequest(self._settings.ask_s / 2))
+        timeout_s = min(ASK_S, self._settings.ask_s)
         try:
             sockets.ask(folder.socket, spec.token, "POST", "/stop", body=body, timeout_s=timeout_s)
         except (sockets.Unreachable, sockets.Silent, sockets.Garbled) as exc:

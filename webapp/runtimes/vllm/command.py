@@ -157,9 +157,9 @@ def record_of(labels: Mapping[str, str]) -> InstanceRecord | None:
         return None
 
 
-def port_range(settings: Settings) -> range:
+def port_range(settings: VllmSettings) -> range:
     """Return the ports that containers may use."""
-    first, _, last = settings.vllm_ports.partition("-")
+    first, _, last = settings.ports.partition("-")
     return range(int(first), int(last or first) + 1)
 
 
@@ -175,8 +175,8 @@ def image_family(image: str) -> str:
 
 def _program(spec: LaunchSpec, settings: Settings) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """Return the entry point, unless it is the image's, and the arguments that name the model."""
-    model = _model_path(spec, settings)
-    words = shlex.split(settings.vllm_entrypoint)
+    model = _model_path(spec, settings.models.hf_cache)
+    words = shlex.split(settings.vllm.entrypoint)
     if not words:
         return None, (model,)
     if not any(MODEL_PLACE in word for word in words):
@@ -184,9 +184,9 @@ def _program(spec: LaunchSpec, settings: Settings) -> tuple[tuple[str, ...] | No
     return (words[0],), tuple(word.replace(MODEL_PLACE, model) for word in words[1:])
 
 
-def _model_path(spec: LaunchSpec, settings: Settings) -> str:
+def _model_path(spec: LaunchSpec, hf_cache: Path) -> str:
     """Return the snapshot's path in the container. Raises LaunchFailed."""
-    for cache, snapshot in ((settings.hf_cache, spec.snapshot), (settings.hf_cache.resolve(), spec.snapshot.resolve())):
+    for cache, snapshot in ((hf_cache, spec.snapshot), (hf_cache.resolve(), spec.snapshot.resolve())):
         if snapshot.is_relative_to(cache) and ".." not in snapshot.parts:
             return str(Path(CACHE_TARGET) / snapshot.relative_to(cache))
     raise LaunchFailed(model=spec.model_id, detail=f"{spec.snapshot} is not in {hf_cache}", log="")
@@ -194,7 +194,7 @@ def _model_path(spec: LaunchSpec, settings: Settings) -> str:
 
 def _arguments(spec: LaunchSpec, settings: Settings, own_port: int | None) -> list[str]:
     """Return the flags; those in the settings replace Warden's."""
-    extra = shlex.split(settings.vllm_args)
+    extra = shlex.split(settings.vllm.args)
     theirs = {_long(word.partition("=")[0]) for word in extra if word.startswith("-")}
     if theirs & _BATCH_FLAGS:
         theirs.add(BATCHED_TOKENS)

@@ -30,7 +30,7 @@ def end_of(own: OwnContainer, settings: VllmSettings) -> LaunchFailed:
     )
     if not isinstance(cause, PortLost):
         return cause
-    if settings.vllm_network != HOST_NETWORK:  # the port is the container's own, so no other program can take it
+    if settings.network != HOST_NETWORK:  # the port is the container's own, so no other program can take it
         exit_code = _signal_of(code) or code
         return ContainerExited(model=own.record.model_id, exit=exit_code, log=cause.params["log"])
     return PortLost(**{**cause.params, "port": cause.params["port"] or own.server.port})

@@ -76,7 +76,7 @@ class VllmServer:
         return Load(round(sum(told)) if told else None, figures.get(_SERVED))
 
     def _get(self, route: str, timeout_s: float) -> httpx.Response:
-        import httpx  # noqa: PLC0415  takes 0.1 s, and only containers need it
+        import httpx  # noqa: PLC0415  0.1 s of the page's start that only a container needs
 
         try:
             response = httpx.get(

@@ -87,7 +87,7 @@ container: Final = _addressed(
     Kind.CONTAINER, "container_id", lambda: controller().snapshot().containers, attrgetter("name")
 )
 operation: Final = _addressed(Kind.OPERATION, "operation_id", _operations, lambda one: one.model_id or one.kind.value)
-ticket: Final = _addressed(
+queued_launch: Final = _addressed(
     Kind.QUEUED_LAUNCH,
     "ticket_id",
     lambda: (*_waiting(), *controller().snapshot().waited),

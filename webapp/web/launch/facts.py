@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from webapp.control.contract import Snapshot
-from webapp.control.leases import check_terms
+from webapp.control.terms import check_terms
 from webapp.domain.modes import LaunchOptions, Mode
 from webapp.domain.operation import Operation, OperationKind
 from webapp.domain.plan import Plan, SwitchRequest

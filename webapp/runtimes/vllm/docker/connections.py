@@ -14,7 +14,7 @@ from docker.transport import UnixHTTPAdapter
 from docker.transport.unixconn import UnixHTTPConnection, UnixHTTPConnectionPool
 
 
-class Client(docker.APIClient):
+class DockerClient(docker.APIClient):
     """docker's client with connections that are closed if they cannot be established; docker's own leak the
     descriptor."""
 
@@ -36,7 +36,7 @@ class _Adapter(UnixHTTPAdapter):
 class _Pool(UnixHTTPConnectionPool):
     def _new_conn(self) -> Any:
         timeout: Any = self.timeout  # whole seconds, despite the library's types
-        return _Connection(self.base_url, self.socket_path, timeout)
+        return _EngineConnection(self.base_url, self.socket_path, timeout)
 
 
 class _EngineConnection(UnixHTTPConnection):

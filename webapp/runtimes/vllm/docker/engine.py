@@ -17,7 +17,7 @@ from docker.errors import APIError, DockerException, NotFound
 
 from webapp.errors import EngineFailed
 from webapp.runtimes.vllm.command import ContainerPlan
-from webapp.runtimes.vllm.docker.connections import Client, LogStream
+from webapp.runtimes.vllm.docker.connections import DockerClient, LogStream
 from webapp.runtimes.vllm.docker.containers import ContainerSummary, Inspected, inspected_of, summary_of
 from webapp.runtimes.vllm.docker.creation import archive_of, creation_of
 from webapp.runtimes.vllm.docker.failures import (
@@ -183,10 +183,10 @@ class DockerEngine:
     def _connect(self, timeout_s: int | None = None) -> docker.APIClient:
         with self._translating():
             if self._version is None:
-                with_version = Client(self._url, version="auto", timeout=self._timeout_s)
+                with_version = DockerClient(self._url, version="auto", timeout=self._timeout_s)
                 self._version = with_version.api_version
                 with_version.close()
-            return Client(self._url, version=self._version, timeout=timeout_s or self._timeout_s)
+            return DockerClient(self._url, version=self._version, timeout=timeout_s or self._timeout_s)
 
     @property
     def _url(self) -> str:
