@@ -1,4 +1,4 @@
-"""Who acts: found once a request, by what it carries. Without accounts it is the person who started Warden on this machine."""
+"""The sender of a request, identified once per request; without accounts, the person who started Warden."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from webapp.web.client_address import client_address, comes_from_here, comes_fro
 from webapp.web.ports import services
 
 SESSION_KEY: Final = "key"
-"""Where the cookie carries the key of a sign-in."""
+"""The name of the session key in the cookie."""
 BEARER: Final = "bearer "
 
 
 def local_person() -> Identity:
-    """Return the one person of a Warden without accounts, who may do everything."""
+    """Return the only person of a Warden without accounts, who may do everything."""
     return Identity(local_name(), Role.ADMINISTRATOR, AuthMethod.LOCAL)
 
 
 def current_identity() -> Identity | None:
-    """Return who sends the request, ``None`` where nobody is signed in. Raises StoreUnavailable."""
+    """Return the sender of the request, ``None`` if nobody is signed in. Raises StoreUnavailable."""
     if not has_request_context():
         return local_person()
     if "identity" not in g:
@@ -34,13 +34,13 @@ def current_identity() -> Identity | None:
 
 
 def current_actor() -> str:
-    """Return the name that operations are recorded under; empty where nobody is signed in."""
+    """Return the name under which operations are recorded; empty if nobody is signed in."""
     identity = current_identity()
     return "" if identity is None else identity.name
 
 
 def shown_identity() -> Identity | None:
-    """Return whom a page greets; nobody where the database does not say, so that an error page can be drawn."""
+    """Return the person that a page greets; ``None`` also if the database fails, so that an error page can be drawn."""
     try:
         return current_identity()
     except StoreUnavailable:
@@ -48,13 +48,13 @@ def shown_identity() -> Identity | None:
 
 
 def sign_in_is_needed() -> bool:
-    """Whether people have to say who they are: there are accounts, or a proxy says it for them."""
+    """Whether people must sign in: there are accounts, or a proxy identifies people."""
     settings = services().settings
     return settings.auth.has_proxy or not settings.server.is_local or services().accounts.has_administrator()
 
 
 def audience() -> str:
-    """Return a name for those who are offered the same actions as the sender: what is drawn for one is for all of them."""
+    """Return a key for everybody who is offered the same actions as the sender and so can share rendered fragments."""
     identity = current_identity()
     if identity is None:
         return ""
@@ -62,7 +62,8 @@ def audience() -> str:
 
 
 def _find() -> Identity | None:
-    """A token that was sent counts alone, so that a bad one is noticed; then what the proxy says, then the cookie."""
+    """Identify by a token alone if one was sent, so that a bad one is noticed, or else by the proxy, or by the
+    cookie."""
     accounts = services().accounts
     sent = request.headers.get("Authorization", "")
     if sent.lower().startswith(BEARER):
@@ -78,7 +79,7 @@ def _find() -> Identity | None:
 
 
 def _named_by_proxy() -> str | None:
-    """Whom a trusted proxy names; the header from anywhere else is not even looked at."""
+    """Return the person that a trusted proxy names; the header is ignored from anywhere else."""
     header = services().settings.auth.proxy_user_header
     if header is None or not comes_from_proxy():
         return None
@@ -86,7 +87,7 @@ def _named_by_proxy() -> str | None:
 
 
 def _welcome(person: Person) -> None:
-    """Put down that a person came for the first time, and from where."""
+    """Record that a person came for the first time, and from where."""
     doer, made = AuditActor(person.name, AuditChannel.PROXY, person.id), Target(Kind.PERSON, person.id, person.name)
     details = ((Detail.ROLE, person.role.value),)
     entry = AuditEntry(time.time(), doer, Action.PERSON_MADE, made, address=client_address(), details=details)

@@ -1,7 +1,8 @@
-"""Serves the static files: one style sheet, and addresses that change with the content, so that a browser may keep what they name.
+"""Serves the static files: one style sheet, and URLs that change with the content, so that browsers may cache them.
 
-The files under ``static/css`` are joined in memory when the web process starts, in the order in which ``app.css`` imports them. One mark
-for all files is part of the path, not of the query, so that the relative imports of the JavaScript modules carry it too.
+The files under ``static/css`` are joined in memory when the web process starts, in the order in which ``app.css``
+imports them. All files share one mark, which is in the path and not in the query, so that the relative imports of the
+JavaScript modules contain it too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ YEAR_S: Final = 365 * 24 * 3600
 
 
 def init_assets(app: Flask) -> None:
-    """Give templates ``asset(path)``, and let browsers keep what is asked for under the mark of the present files."""
+    """Give templates ``asset(path)``, and let browsers cache files that are requested under the current mark."""
     folder = Path(app.static_folder or "")
     sheet = joined_sheet(folder / SHEET)
     present = content_mark(folder)
@@ -29,7 +30,7 @@ def init_assets(app: Flask) -> None:
 
     def send(filename: str, mark: str | None = None) -> Response:
         response = Response(sheet, mimetype="text/css") if filename == SHEET else app.send_static_file(filename)
-        if mark == present:  # under an older mark a page gets the present files, but must not keep them under that name
+        if mark == present:  # under an older mark a page gets the current files but must not cache them
             response.headers["Cache-Control"] = f"public, max-age={YEAR_S}, immutable"
         return response
 
@@ -39,7 +40,7 @@ def init_assets(app: Flask) -> None:
 
 
 def joined_sheet(path: Path) -> str:
-    """Return the style sheet at ``path`` with each of its imports replaced by the file that it names."""
+    """Return the style sheet at ``path`` with each import replaced by the imported file."""
     return IMPORT.sub(
         lambda found: (path.parent / found[1]).read_text(encoding="utf-8"), path.read_text(encoding="utf-8")
     )

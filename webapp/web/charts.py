@@ -1,4 +1,4 @@
-"""The geometry of the charts that the server draws as SVG: a bar that adds up, and a line of the last minutes."""
+"""The geometry of the charts that the server draws as SVG: a stacked bar, and a line of the last minutes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 BAR_WIDTH = 1000
-"""Units of the bar's ``viewBox``; it is stretched to its place."""
+"""Width of the bar's ``viewBox``, which is stretched to the available space."""
 GAP = 3
 LEAST_WIDTH = 5
-"""What is there stays visible, however little."""
+"""The least width of a slice, so that it stays visible however small it is."""
 LINE_WIDTH = 600
 LINE_HEIGHT = 44
 BUCKETS = 120
-"""Steps of the line: it moves on once a bucket, so that an idle page has nothing to redraw in between."""
+"""Steps of the line: it moves once per bucket, so that an idle page is not redrawn in between."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class ChartLine:
-    """SVG paths: the line, the area under it, and the moments at which something happened."""
+    """SVG paths: the line, the area under it, and the marked moments."""
 
     path: str
     area: str
@@ -36,9 +36,10 @@ class ChartLine:
 
 
 def bar(parts: Sequence[tuple[str, int]], total: int) -> tuple[Slice, ...]:
-    """Return slices for ``parts`` (kind, bytes) of ``total``, from the left, with gaps; each gets at least ``LEAST_WIDTH``.
+    """Return slices for ``parts`` (kind, bytes) of ``total`` from the left, with gaps, each at least ``LEAST_WIDTH``
+    wide.
 
-    What is left over of the width is the bar's ground: the free memory.
+    The rest of the width is the bar's background, which stands for free memory.
     """
     if total <= 0:
         return ()
@@ -56,7 +57,8 @@ def bar(parts: Sequence[tuple[str, int]], total: int) -> tuple[Slice, ...]:
 def line(
     points: Sequence[tuple[float, int | None]], total: int | None, window_s: float, moments: Sequence[float] = ()
 ) -> ChartLine | None:
-    """Return the line of ``points`` (time, bytes) over the last ``window_s``, as steps; ``None`` when there is nothing to draw.
+    """Return the line of ``points`` (time, bytes) over the last ``window_s``, as steps; ``None`` if there is nothing to
+    draw.
 
     A bucket without a figure leaves a gap. ``moments`` are times to mark.
     """
@@ -84,7 +86,7 @@ def line(
 
 
 def _runs(values: dict[int, int], step: float, total: int) -> list[tuple[str, float, float]]:
-    """The stretches without a gap: path, first x, last x."""
+    """Yield the segments without a gap: path, first x, last x."""
     runs: list[tuple[str, float, float]] = []
     path, start, end, height = "", 0, -1, -1.0
     for index in sorted(values):
@@ -101,7 +103,7 @@ def _runs(values: dict[int, int], step: float, total: int) -> list[tuple[str, fl
 
 
 def _calm(units: float) -> float:
-    """Half a unit is less than anybody sees; finer, an idle page would be drawn again each second."""
+    """Round to half a unit, which is invisible; finer steps would redraw an idle page every second."""
     return round(2 * units) / 2
 
 

@@ -1,4 +1,4 @@
-"""Where a request comes from: the sender's own address, behind a trusted proxy too."""
+"""The origin of a request: the sender's own address, even behind a trusted proxy."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FORWARDED: Final = ("Forwarded", "X-Forwarded-For")
 
 
 def visit() -> Visit:
-    """Return what a session keeps of a request; the polls of an open page do not count as use of it."""
+    """Return what a session records of a request; automatic requests of an open page do not count as use."""
     polls = request.method == "GET" and request.headers.get("HX-Request") == "true"
     return Visit(client_address(), request.user_agent.string, counts=not polls)
 
 
 def client_address() -> str:
-    """Return the address of whoever sent the request: behind trusted proxies the nearest that is none of them."""
+    """Return the sender's address: behind trusted proxies, the nearest address that is not one of theirs."""
     trusted = _networks(services().settings.auth.trusted_proxies)
     address = request.remote_addr or ""
     hops = request.headers.get("X-Forwarded-For", "").split(",")
@@ -34,11 +34,12 @@ def client_address() -> str:
 
 
 def comes_from_here() -> bool:
-    """Whether a program on this machine sent the request, and for nobody else: no proxy says whom it stands for.
+    """Whether a program on this machine sent the request, and not on behalf of anybody else through a proxy.
 
-    Without accounts that is all that tells the one person of this machine from the network behind a proxy or a socket that was handed in.
+    Without accounts, only this distinguishes the person at this machine from the network behind a proxy or an inherited
+    socket.
     """
-    address = request.remote_addr or ""  # a unix socket has none
+    address = request.remote_addr or ""  # empty for a unix socket
     return (not address or _is_in(address, LOOPBACK)) and not any(name in request.headers for name in FORWARDED)
 
 
@@ -67,5 +68,5 @@ def _is_in(text: str, networks: tuple[Network, ...]) -> bool:
     except ValueError:
         return False
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped  # of a socket that takes both
+        address = address.ipv4_mapped  # from a socket for both versions
     return any(address in network for network in networks)

@@ -1,6 +1,6 @@
-"""What people and programs can make Warden do: each command's right, record and refusals, declared once.
+"""The commands of people and programs: the permission, audit entry and refusals of each, declared once.
 
-The page's form and the call of the JSON interface are two ways to one command; both have ``@does(UNLOAD)``.
+A form of the page and a call of the JSON interface that carry out the same command have the same ``@does(UNLOAD)``.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Errors = tuple[type[WardenError], ...]
 
 @dataclass(frozen=True)
 class Command:
-    """A command or a question: the right that it needs, what the audit log keeps of it, why it can be refused.
+    """A command or a query: its permission, its audit entry, and the errors that can refuse it.
 
-    ``act`` is ``None`` where nothing is changed. An error stands for all its subclasses.
+    ``act`` is ``None`` if it changes nothing. An error stands for all its subclasses.
     """
 
     right: Permission
@@ -34,7 +34,7 @@ class Command:
 
 
 def does(command: Command) -> Callable[[V], V]:
-    """Declare which command a view carries out."""
+    """Declare the command that a view carries out."""
 
     def declare(view: V) -> V:
         needs(command.right)(view)

@@ -1,4 +1,4 @@
-"""The values of an address or a form as what they mean: members of closed sets, names."""
+"""Reads the values of query parameters and form fields."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ E = TypeVar("E", bound=StrEnum)
 
 
 def member(field: str, text: str, of: type[E]) -> E | None:
-    """Return the member of a closed set that a field names, ``None`` if the field is empty. Raises InvalidRequest."""
+    """Return the member of an enum that a field names, ``None`` if the field is empty. Raises InvalidRequest."""
     return chosen(of, field, text) if text else None
 
 
 def chosen(of: type[E], field: str, text: str) -> E:
-    """Return the member of a closed set that a field names. Raises InvalidRequest."""
+    """Return the member of an enum that a field names. Raises InvalidRequest."""
     if text not in set(of):
         raise InvalidRequest(field=field, value=text[:SHOWN_LIMIT], allowed=", ".join(of))
     return of(text)

@@ -1,4 +1,5 @@
-"""Numbers, sizes and times as the reader's language writes them. Bytes come in, GiB go out; ``None`` is shown as unknown, never as 0."""
+"""Numbers, sizes and times in the reader's language. Bytes are shown in GiB; ``None`` is shown as unknown, never as
+0."""
 
 from __future__ import annotations
 
@@ -19,14 +20,14 @@ HOUR_S = 3600
 DAY_S = 86400
 MINUS = "\u2212"
 UNGROUPED_DIGITS = 4
+"""Longer numbers are grouped: 2048 tokens, but 40 960."""
 LARGEST = 2**63
-"""No figure of a machine is larger; a broken file can name one that no float holds."""
-"""2048 tokens, but 40 960."""
+"""No real figure is larger, but a broken file can contain one that exceeds a float."""
 
 
 @dataclass(frozen=True)
 class Amount:
-    """A number and its unit, kept apart so that the page can set them in different sizes. Both are text."""
+    """A number and its unit as texts, separate so that the page can show them in different sizes."""
 
     number: str
     unit: str
@@ -36,7 +37,7 @@ class Amount:
 
 
 def unknown() -> str:
-    """The word for a figure that nobody could read."""
+    """Return the word for an unknown figure."""
     return _("n/a")
 
 
@@ -75,14 +76,14 @@ def amount(value_bytes: float | None) -> Amount:
 
 
 def gibs(value_bytes: float | None) -> Amount:
-    """Return a size always in GiB, for figures in one row; small ones get a second decimal."""
+    """Return a size always in GiB, for figures to be compared; small ones get a second decimal."""
     if value_bytes is None or not _is_meant(value_bytes):
         return Amount(unknown(), "")
     return Amount(number(value_bytes / GIB, 2 if 0 < abs(value_bytes) < 0.95 * GIB else 1), "GiB")
 
 
 def together(values: Sequence[float | None], joint: str) -> str:
-    """Return sizes in one common unit, said once: ``15,3 · 0,2 · 2,0 GiB``."""
+    """Return sizes in a common unit, written once: ``15,3 · 0,2 · 2,0 GiB``."""
     values = [value if value is None or _is_meant(value) else None for value in values]
     known = [abs(value) for value in values if value is not None]
     small = bool(known) and max(known) < 0.9995 * GIB
@@ -113,7 +114,7 @@ def duration(seconds: float | None) -> str:
 
 
 def whole_duration(seconds: float) -> str:
-    """Return a length of time in whole units, two at most. ``static/js/clock.js`` counts on in the same form."""
+    """Return a length of time in at most two whole units. ``static/js/clock.js`` continues it in the same format."""
     left = max(0, int(seconds))
     if left < MINUTE_S:
         return _with_unit(str(left), _("s"))
@@ -132,12 +133,13 @@ def _join(*parts: tuple[int, str]) -> str:
 
 
 def _with_unit(shown: str, unit: str) -> str:
-    """A number never parts from its unit at the end of a line."""
+    """Join a number and its unit so that no line breaks between them."""
     return f"{shown}\u00a0{unit}"
 
 
 def rough_duration(seconds: float) -> str:
-    """Return a length of time in its largest unit, from minutes on: ``20 мин``. What stands for a minute is not drawn every second."""
+    """Return a length of time in its largest unit, at least minutes: ``20 мин``, so that it is not redrawn every
+    second."""
     return _in_largest_unit(max(0, int(seconds))) or _("less than a minute")
 
 
@@ -155,7 +157,7 @@ def _in_largest_unit(seconds: int) -> str | None:
 
 
 def moment(epoch_s: float, now_s: float) -> str:
-    """Return a moment in the server's time zone: the time of today, else the date with it."""
+    """Return a moment in the server's time zone: only the time if it is today, or else with the date."""
     when = datetime.fromtimestamp(epoch_s).astimezone()
     today = datetime.fromtimestamp(now_s).astimezone()
     if when.date() == today.date():
@@ -164,13 +166,13 @@ def moment(epoch_s: float, now_s: float) -> str:
 
 
 def full_moment(epoch_s: float) -> str:
-    """Return a moment in the server's time zone, its date and its seconds with it."""
+    """Return a moment in the server's time zone with date and seconds."""
     when = datetime.fromtimestamp(epoch_s).astimezone()
     return str(format_datetime(when, "d MMM y, HH:mm:ss", tzinfo=when.tzinfo, locale=language()))
 
 
 def time_of_day(epoch_s: float) -> str:
-    """Return a moment's time in the server's time zone, its seconds with it."""
+    """Return a moment's time in the server's time zone, with seconds."""
     when = datetime.fromtimestamp(epoch_s).astimezone()
     return str(format_time(when, "HH:mm:ss", tzinfo=when.tzinfo, locale=language()))
 
@@ -182,13 +184,13 @@ def clock(epoch_s: float) -> str:
 
 
 def weekday(epoch_s: float) -> str:
-    """Return a moment's day in the server's time zone, short: ``ср 25``."""
+    """Return a moment's day in the server's time zone, abbreviated: ``ср 25``."""
     when = datetime.fromtimestamp(epoch_s).astimezone()
     return str(format_datetime(when, "ccc d", tzinfo=when.tzinfo, locale=language()))
 
 
 def count(value: int | None) -> str:
-    """Return a count of things: ``8,0 млрд`` for parameters and the like, plain below a million."""
+    """Return a count: ``8,0 млрд`` for large ones such as parameters, plain below a million."""
     if value is None or not _is_meant(value):
         return unknown()
     if value >= 1_000_000_000:

@@ -1,4 +1,4 @@
-"""``/healthz``: whether the monitor ticks, the controller answers, and what Warden is told can be kept."""
+"""``/healthz``: whether the monitor runs, the controller answers, and the database can be written."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ blueprint = Blueprint("health", __name__)
 def healthz() -> ResponseReturnValue:
     """Return 200 while the devices are read, the controller answers and the database stores what is written, else 503.
 
-    Ages are in seconds, ``null`` before the first reading. ``store_problem`` has the code of the reason why nothing can be
-    stored. Its path and the database's own message are in the status alone, because this call is open to everybody.
+    Ages are in seconds, ``null`` before the first reading. ``store_problem`` has the code of the reason why nothing can
+    be stored. Its path and the database's own message are in the status alone, because this call is open to everybody.
     """
     health = controller().health()
     problem = health.store_problem

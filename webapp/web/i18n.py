@@ -1,4 +1,4 @@
-"""The page's two languages: which one a request gets, and the switch between them."""
+"""The page's two languages: choosing one for a request, and switching between them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ blueprint = Blueprint("language", __name__)
 
 
 def init_languages(app: Flask) -> None:
-    """Choose a request's language: its cookie, else what the browser asks for, else the setting. JSON is English."""
+    """Choose a request's language by its cookie, or else by the browser, or else by the setting. JSON is English."""
     Babel(app, default_locale="ru", default_translation_directories="translations", locale_selector=_choose)
     init_texts(app)
 
@@ -45,14 +45,14 @@ def _choose() -> str:
 
 @lru_cache(maxsize=64)
 def _best(accepted: str) -> str | None:
-    """Which language a browser would rather have; a hundred open pages say it in a few ways."""
+    """Return the browser's preferred language; cached, as many pages send few different headers."""
     return parse_accept_header(accepted, LanguageAccept).best_match(LANGUAGES)
 
 
 @blueprint.get("/language/<any(ru, en):code>")
 @needs(Permission.OPEN)
 def switch_language(code: str) -> BaseResponse:
-    """Remember the language and go back to the page that asked; a GET, because it is a link that works without scripts."""
+    """Remember the language and return to the page; a GET, because it is a link that works without scripts."""
     response: BaseResponse = redirect(same_site_path(request.args.get("next")), 303)
     assert isinstance(response, Response)
     response.set_cookie(COOKIE, code, max_age=YEAR_S, httponly=True, samesite="Lax", secure=request.is_secure)

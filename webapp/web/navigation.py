@@ -1,4 +1,4 @@
-"""The parts of the site that every page leads to."""
+"""The sections of the site, which every page links to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Section:
 
 
 def sections() -> tuple[Section, ...]:
-    """Return the parts that this application has and the person may see."""
+    """Return the sections that this application has and the person may see."""
     return tuple(Section(gettext(name), url_for(to), _current(to)) for to, name in SECTIONS if _is_open(to))
 
 

@@ -1,4 +1,4 @@
-"""What presenters of several subjects share: choices, reasons, signs, and short texts."""
+"""Choices, reasons, signs and short texts that presenters of several subjects share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUCCESS, WARNING, FAILURE = "✅", "⚠️", "❌"
 
 @dataclass(frozen=True)
 class Choice:
-    """One option of a field. ``problem`` says why it cannot be chosen."""
+    """One option of a field; ``problem`` is the reason if it cannot be chosen."""
 
     value: str
     label: str
@@ -38,26 +38,26 @@ class Reason:
 
 
 def reason_of(message: Message, begin: str = "") -> Reason:
-    """Return ``message`` as a whole sentence, ``begin`` before it."""
+    """Return ``message`` as a whole sentence, preceded by ``begin``."""
     said = f"{begin}: {words.clause(message)}" if begin else words.say(message)
     command = message.params.get("command")
     return Reason(ended(said), command if isinstance(command, str) and command else None)
 
 
 def misread(model_id: str, exc: Exception) -> Message:
-    """Record that a model could not be judged, and return what its own row says of it."""
+    """Log that a model could not be evaluated, and return the message for its row."""
     log.error("The model %s cannot be judged", model_id, exc_info=exc)
-    detail = type(exc).__name__  # the text of a defect's exception goes to the log only
+    detail = type(exc).__name__  # internals of a defect appear only in the log
     return Message(ModelProblem.MISREAD.value, {"model": model_id, "detail": detail})
 
 
 def ended(text: str) -> str:
-    """Return ``text`` with one full stop at its end, unless it ends otherwise."""
+    """Return ``text`` with one full stop at its end, unless it ends with another mark."""
     return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
 def quantizing_note() -> str:
-    """Return why vLLM mode has no INT8 and no 4 bits."""
+    """Return why vLLM mode has neither INT8 nor 4 bits."""
     return _("bitsandbytes quantizes to INT8 and 4-bit while loading, so these exist in Transformers mode only.")
 
 
@@ -67,7 +67,7 @@ def short_name(model_id: str) -> str:
 
 
 def tokens(count: int) -> str:
-    """Return a number of tokens in words."""
+    """Return a number of tokens as text."""
     return ngettext("%(shown)s token", "%(shown)s tokens", count, shown=formats.number(count))
 
 
@@ -80,5 +80,5 @@ def options_line(options: LaunchOptions) -> str:
 
 
 def where(device_ids: Iterable[str]) -> str:
-    """Return devices' names in one text."""
+    """Return the names of devices as one text."""
     return " + ".join(words.device_label(device_id) for device_id in device_ids)

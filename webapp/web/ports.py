@@ -1,4 +1,4 @@
-"""What the web layer needs of the rest, and how a view reaches it."""
+"""The services that the web layer needs, and how a view accesses them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from webapp.control.recorder import Timeline
 from webapp.settings import Settings
 
 EXTENSION = "warden"
-"""Where ``app.extensions`` keeps the services."""
+"""The key of the services in ``app.extensions``."""
 
 
 class WebServices(Protocol):
-    """The parts of a running Warden that a request may touch."""
+    """The parts of a running Warden that a request may use."""
 
     @property
     def settings(self) -> Settings:
@@ -29,15 +29,15 @@ class WebServices(Protocol):
 
     @property
     def timeline(self) -> Timeline:
-        """What was recorded of the devices' memory."""
+        """The recorded memory of the devices."""
 
     @property
     def accounts(self) -> Accounts:
-        """Who may sign in, and who is."""
+        """The accounts, sessions and tokens."""
 
     @property
     def audit(self) -> Audit:
-        """The record of who did what."""
+        """The audit trail."""
 
 
 def services() -> WebServices:
@@ -56,7 +56,7 @@ def accounts() -> Accounts:
 
 
 def audit() -> Audit:
-    """Return the record of who did what of the current application."""
+    """Return the audit trail of the current application."""
     return services().audit
 
 

@@ -1,4 +1,4 @@
-"""Errors at the web's edge: a problem document for the JSON interface, a sentence for HTMX, a page for a browser. Never a trace."""
+"""Errors as answers: a problem document for JSON, a sentence for HTMX, a page for a browser, but never a traceback."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ SPECIAL_CODES: Mapping[type[HTTPException], str] = {
 
 @dataclass(frozen=True)
 class Problem:
-    """What went wrong, ready to be told in any of the three ways."""
+    """An error, ready for any of the three kinds of answers."""
 
     status: int
     code: str
@@ -58,24 +58,24 @@ class Problem:
 
     @property
     def title(self) -> str:
-        """A few words, in English."""
+        """The title in English, a few words."""
         return words.capital(ERROR_TEXTS[self.code].title)
 
     @property
     def detail(self) -> str:
-        """The sentence in the language in force."""
+        """The sentence in the current language."""
         return words.say(Message(self.code, self.params))
 
 
 def init_problems(app: Flask) -> None:
-    """Let ``app`` tell every error in Warden's way."""
+    """Make ``app`` answer every error in one of these ways."""
     app.register_error_handler(WardenError, _warden_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
 
 
 def problem_of(error: WardenError) -> Problem:
-    """Return the problem that an error of Warden's is."""
+    """Return the problem for one of Warden's errors."""
     return Problem(status_of(error), error.code, dict(error.params))
 
 
@@ -86,7 +86,7 @@ def _warden_error(error: WardenError) -> ResponseReturnValue:
 
 
 def ask_to_sign_in(problem: Problem) -> ResponseReturnValue:
-    """Answer who is not signed in: a page leads to the sign-in, an open page is led there, a program is told."""
+    """Answer a request without a sign-in: a page and HTMX are redirected to the sign-in, a program gets the problem."""
     if is_api():
         return _with_challenge(problem_document(problem))
     if wants_fragment():
@@ -97,7 +97,7 @@ def ask_to_sign_in(problem: Problem) -> ResponseReturnValue:
 
 
 def sign_in_url(back: str) -> str:
-    """Return the address of the sign-in page, which leads ``back`` to a path of this site."""
+    """Return the URL of the sign-in page, which then leads ``back`` to a path of this site."""
     path = same_site_path(back.removesuffix("?"))
     return url_for("signing.page", next=None if path == "/" else path)
 
@@ -114,7 +114,7 @@ def _with_challenge(response: Response) -> Response:
 
 def _http_error(error: HTTPException) -> ResponseReturnValue:
     if error.response is not None or error.code is None or error.code < HTTPStatus.BAD_REQUEST:
-        return error.get_response()  # a redirect, or an answer that somebody has made already
+        return error.get_response()  # a redirect, or an answer that exists already
     code = SPECIAL_CODES.get(type(error)) or CODES.get(error.code, "bad_request" if error.code < 500 else "error")
     note_problem(code, error.code)
     response = make_response(_tell(Problem(error.code, code, {"path": request.path})))
@@ -124,7 +124,7 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
 
 
 def _defect(error: Exception) -> ResponseReturnValue:
-    """The place of the web layer that catches everything: it is recorded, and told without its inside."""
+    """Catch everything else: it is logged, and the answer reveals no internals."""
     log.error("%s %s failed", request.method, request.path, exc_info=error)
     note_problem("error", HTTPStatus.INTERNAL_SERVER_ERROR)
     return _tell(Problem(500, "error", {}))
@@ -133,13 +133,13 @@ def _defect(error: Exception) -> ResponseReturnValue:
 def _tell(problem: Problem) -> ResponseReturnValue:
     if is_api() or request.path == "/healthz":
         return problem_document(problem)
-    if problem.code == SPECIAL_CODES[UntrustedHost]:  # style sheets and links would be refused under that name too
+    if problem.code == SPECIAL_CODES[UntrustedHost]:  # style sheets would be refused there too
         return _plainly(problem)
     if wants_fragment():
         return refused(problem.detail, problem.status)
     try:
         return render_template("pages/error.html", status=problem.status, sentence=problem.detail), problem.status
-    except Exception:  # what every page shows can be what failed
+    except Exception:  # a part of every page may be what failed
         log.exception("the page that tells of an error failed")
         return _plainly(problem)
 

@@ -1,4 +1,4 @@
-"""How an action answers: to HTMX with what to show and what to refresh, to a plain form with a redirect."""
+"""Answers of actions: HTMX gets what to show and what to refresh, a plain form gets a redirect."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SERVER_ERROR = 500
 
 
 def wants_fragment() -> bool:
-    """Whether HTMX asks, and not a browser for a page."""
+    """Whether HTMX sent the request, and not a browser that wants a page."""
     return request.headers.get("HX-Request") == "true"
 
 
 def accepted(operation: Operation, told: str = "") -> ResponseReturnValue:
-    """Answer that ``operation`` has begun, or when it will, and who is ``told`` of it; its progress comes through the poll."""
+    """Answer that ``operation`` has begun, or when it will, and who is ``told``; the poll reports its progress."""
     note_operation(operation)
     title = operation_view(operation).title
     said = [_("%(operation)s. Started.", operation=title)]
@@ -43,7 +43,7 @@ def accepted(operation: Operation, told: str = "") -> ResponseReturnValue:
 
 
 def stopping(operation: Operation, *, rollback: bool) -> ResponseReturnValue:
-    """Answer that ``operation``, or what it brings back, was asked to stop."""
+    """Answer that ``operation`` or its rollback is being cancelled."""
     note_operation(operation)
     if rollback:
         return done(_("Restoring the previous models: stop requested."))
@@ -51,7 +51,7 @@ def stopping(operation: Operation, *, rollback: bool) -> ResponseReturnValue:
 
 
 def done(text: str) -> ResponseReturnValue:
-    """Answer that an action was accepted, as ``text`` says; a form may name the page in ``next`` that it belongs to."""
+    """Answer with ``text`` that an action was accepted; a form may name its own page in ``next``."""
     if not wants_fragment():
         flash(text, SUCCESS)
         return redirect(same_site_path(request.form.get("next")), 303)
@@ -62,14 +62,15 @@ def done(text: str) -> ResponseReturnValue:
 def refused(text: str, status: int) -> ResponseReturnValue:
     """Answer HTMX with a sentence for ``#say``.
 
-    What is 4xx is swapped there by the element's ``hx-status:4xx``; 5xx is never swapped, so it comes as a partial, which is.
+    The element's ``hx-status:4xx`` swaps in 4xx answers. 5xx answers are never swapped in, so they are sent as a
+    partial.
     """
     template = "fragments/say_partial.html" if status >= SERVER_ERROR else "fragments/say.html"
     return make_response(render_template(template, sign=FAILURE, text=text, tone="bad"), status)
 
 
 def dialog(template: str, page: str, **context: object) -> ResponseReturnValue:
-    """Show ``template`` in the page's dialog, or inside ``page`` where scripts are off."""
+    """Show ``template`` in the page's dialog, or inside ``page`` without scripts."""
     note_question()
     if not wants_fragment():
         return render_template(page, body=template, **context)
@@ -77,12 +78,12 @@ def dialog(template: str, page: str, **context: object) -> ResponseReturnValue:
 
 
 def reading_age_s() -> float | None:
-    """Return how old the latest reading is at this moment; a kept view may be a second older than it says."""
+    """Return the present age of the latest reading; a cached view may be a second older than it says."""
     return controller().snapshot().sample_age_s
 
 
 def with_clock(response: Response) -> Response:
-    """Tell the page what time it is here and how old the reading is, so that it can count on its own."""
+    """Send the server's time and the age of the reading, so that the page can count on its own."""
     response.headers["Warden-Clock"] = f"{time.time():.3f}"
     if (age_s := reading_age_s()) is not None:
         response.headers["Warden-Reading-Age"] = f"{age_s:.3f}"

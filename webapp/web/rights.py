@@ -1,7 +1,7 @@
-"""The one place where rights are checked: every address declares the right that it needs, and no request gets past it otherwise.
+"""Checks permissions in one place: every view declares the permission that it needs.
 
-Each view has ``@needs(Permission.X)``. An application with a view that declares nothing is refused at the start, and a view that is added
-later is closed. What depends on the owner of a thing, the view checks by ``require_…``.
+Each view has ``@needs(Permission.X)``. An application with an undeclared view cannot be built, and a view added later
+is refused. Checks that depend on the owner of a thing are made by the view with ``require_…``.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ V = TypeVar("V", bound=Callable[..., Any])
 
 ATTRIBUTE: Final = "warden_right"
 FREE: Final = "static"
-"""The endpoint of style sheets and scripts, which is Flask's own and open to everybody."""
+"""Flask's endpoint of style sheets and scripts, which is open to everybody."""
 
 
 def needs(right: Permission) -> Callable[[V], V]:
-    """Declare the right that a view needs."""
+    """Declare the permission that a view needs."""
 
     def declare(view: V) -> V:
         setattr(view, ATTRIBUTE, right)
@@ -44,7 +44,7 @@ def needs(right: Permission) -> Callable[[V], V]:
 
 
 def init_rights(app: Flask) -> None:
-    """Check every request to ``app``, and let templates ask what to offer."""
+    """Check every request to ``app``, and let templates ask which actions to offer."""
     app.before_request(_check)
     app.jinja_env.globals.update(
         may=lambda name: has(Permission(name)),
@@ -54,14 +54,14 @@ def init_rights(app: Flask) -> None:
 
 
 def refuse_undeclared(app: Flask) -> None:
-    """Raises RuntimeError where a view of ``app`` declares no right."""
+    """Raises RuntimeError if a view of ``app`` declares no permission."""
     silent = sorted(name for name, view in app.view_functions.items() if name != FREE and right_of(view) is None)
     if silent:
         raise RuntimeError(f"no right is declared, by @needs(Right.…), for: {', '.join(silent)}")
 
 
 def right_of(view: Callable[..., Any]) -> Permission | None:
-    """Return the right that a view declares."""
+    """Return the permission that a view declares."""
     right = getattr(view, ATTRIBUTE, None)
     return right if isinstance(right, Permission) else None
 
@@ -75,7 +75,7 @@ def _check() -> None:
 
 
 def require(right: Permission) -> Identity:
-    """Return who sends the request. Raises NotSignedIn, Forbidden."""
+    """Return the sender of the request, who has ``right``. Raises NotSignedIn, Forbidden."""
     identity = _signed_in()
     if allows(identity, right):
         return identity
@@ -86,20 +86,20 @@ def require(right: Permission) -> Identity:
 
 
 def has(right: Permission) -> bool:
-    """Return whether who sends the request has ``right``."""
+    """Return whether the sender of the request has ``right``."""
     return allows(current_identity(), right)
 
 
 def require_override(reason: str | None) -> None:
-    """Let a reason to take what another person holds be an administrator's; without one the controller refuses it. Raises Forbidden."""
+    """Raises Forbidden if somebody else than an administrator gives a reason to override another person's hold."""
     if reason is not None:
         require(Permission.UNLOAD_ANY)
 
 
 def require_cancel(operation: Operation) -> bool:
-    """Return whether it may be cancelled only as long as nothing is touched: by the owner of a model that goes.
+    """Return whether the sender may cancel only until a model is touched, as the owner of a model to be unloaded.
 
-    Raises NotYours where it is somebody else's operation otherwise, TooLate to that owner once the model is being ended.
+    Raises NotYours if it is another person's operation, TooLate for that owner once the model is being ended.
     """
     identity = _signed_in()
     if may_cancel(identity, operation.actor):
@@ -118,19 +118,19 @@ def _signed_in() -> Identity:
 
 @dataclass(frozen=True)
 class Rule:
-    """One address with the right that it needs."""
+    """One route with the permission that it needs."""
 
     methods: str
     path: str
     right: Permission
 
     def opens_to(self, role: Role | None) -> bool:
-        """Whether ``role`` may call it."""
+        """Whether ``role`` may call the route."""
         return has_permission(role, self.right)
 
 
 def rules(app: Flask) -> Iterator[Rule]:
-    """Return every address of ``app``, by its path; what Flask serves itself is left out."""
+    """Return every route of ``app``, sorted by path, except Flask's own."""
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: (rule.rule, sorted(rule.methods or ()))):
         right = right_of(app.view_functions[rule.endpoint])
         if right is not None:

@@ -1,7 +1,7 @@
-"""What keeps a page on this machine from being used by strangers: names, origins, headers, tokens, the secret key.
+"""Protects the page from other sites: host names, origins, headers, form tokens, the secret key.
 
-A page of another site that is open in the same browser is the opponent: it can send requests to 127.0.0.1, and by rebinding its own
-name to 127.0.0.1 read the answers.
+The attacker is a page of another site in the same browser. It can send requests to 127.0.0.1 and, by rebinding its own
+name to 127.0.0.1, read the answers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""Nothing inline and nothing from elsewhere; htmx, the charts and the dialogs are made to live with it."""
+"""Allows nothing inline and nothing from other sites; htmx, the charts and the dialogs comply with it."""
 
 HEADERS: Final = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
@@ -46,7 +46,7 @@ HEADERS: Final = {
 }
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 FORM_TYPES: Final = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
-"""What a form of any site may send without asking first."""
+"""Content types that a form of any site may send without a preflight request."""
 SECRET_FILE: Final = "secret_key"  # noqa: S105  a name
 SECRET_BYTES: Final = 32
 
@@ -82,15 +82,15 @@ def init_security(app: Flask, settings: Settings) -> None:
     key = secret_key(settings.storage.state_dir)
     app.config.update(
         SECRET_KEY=key,
-        # Ports share cookies: two servers behind two tunnels on localhost would take each other's session away under one name.
+        # Cookies ignore ports: two servers behind tunnels on localhost would overwrite each other's session.
         SESSION_COOKIE_NAME=f"warden_session_{blake2b(key, digest_size=4).hexdigest()}",
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
         MAX_CONTENT_LENGTH=BODY_LIMIT,
         MAX_FORM_MEMORY_SIZE=BODY_LIMIT,
         MAX_FORM_PARTS=100,
-        WTF_CSRF_TIME_LIMIT=None,  # a page may stay open for days; the token ends with the session
-        WTF_CSRF_SSL_STRICT=False,  # the origin check below does that, behind a proxy too
+        WTF_CSRF_TIME_LIMIT=None,  # a page may stay open for days; the token expires with the session
+        WTF_CSRF_SSL_STRICT=False,  # the origin check below does that, even behind a proxy
         WTF_CSRF_CHECK_DEFAULT=False,  # called below, after the names and origins
     )
     csrf.init_app(app)
@@ -100,23 +100,23 @@ def init_security(app: Flask, settings: Settings) -> None:
 
 
 def init_form_tokens(app: Flask) -> None:
-    """Let ``app`` ask for the form's token, once it is settled who sends a request and that this person may."""
+    """Make ``app`` check the form's token, after the sender of the request and their permission."""
     app.before_request(_check_token)
 
 
 class _Sessions(SecureCookieSessionInterface):
-    """Cookies that a browser sends over TLS alone, where it came by TLS."""
+    """Session cookies that are marked as secure if the request came over TLS."""
 
     def __init__(self, app: Flask) -> None:
-        # Made once: Flask's own makes one for every request.
+        # Created once; Flask would create one for every request.
         self._signing = super().get_signing_serializer(app)
 
     def get_signing_serializer(self, app: Flask) -> URLSafeTimedSerializer | None:
-        """See Flask; the key of a running application does not change."""
+        """Return the serializer; the key of a running application does not change."""
         return self._signing
 
     def get_cookie_secure(self, app: Flask) -> bool:
-        """See Flask; the scheme is the proxy's where that may say it."""
+        """Return whether the request came over TLS, according to a trusted proxy if there is one."""
         return request.is_secure
 
 
@@ -135,7 +135,7 @@ def _check(settings: ServerSettings) -> None:
 
 
 def _refuse_body_unread() -> None:
-    """Refuse a body that is not taken in: the server hands such a request on with its head alone."""
+    """Refuse a request whose body the server did not accept; it arrives with its head only."""
     if "Transfer-Encoding" in request.headers:
         raise LengthRequired
     if (request.content_length or 0) > BODY_LIMIT:
@@ -143,7 +143,8 @@ def _refuse_body_unread() -> None:
 
 
 def _check_token() -> None:
-    """Ask for the token if a browser identifies the person automatically; it never sends an API token automatically."""
+    """Check the form's token if the browser identified the sender automatically, which it never does by an API
+    token."""
     if request.method in SAFE_METHODS:
         return
     identity = current_identity()
@@ -154,12 +155,13 @@ def _check_token() -> None:
 
 
 def is_api() -> bool:
-    """Whether the request is for the JSON interface, existing or not."""
+    """Whether the request is for the JSON interface, even for a missing route."""
     return request.path.startswith("/api/")
 
 
 def host_is_trusted(host: str, trusted: Iterable[str]) -> bool:
-    """Return whether the name in ``host`` (``name``, ``name:port``, ``[v6]:port``) is one of ``trusted``; ``.lab`` means any below it."""
+    """Return whether the name in ``host`` (``name``, ``name:port``, ``[v6]:port``) is one of ``trusted``; ``.lab``
+    includes every subdomain."""
     match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d+)?", host.lower())
     if match is None:
         return False
@@ -168,7 +170,7 @@ def host_is_trusted(host: str, trusted: Iterable[str]) -> bool:
 
 
 def _comes_from_elsewhere() -> bool:
-    """By what browsers say of themselves; programs such as curl say nothing, and no browser can be made to."""
+    """Decide by headers that every browser sends and no site can suppress; programs such as curl do not send them."""
     if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         return True
     origin = request.headers.get("Origin")
@@ -178,7 +180,7 @@ def _comes_from_elsewhere() -> bool:
 def _netloc(origin: str) -> str | None:
     try:
         return urlsplit(origin).netloc.lower()
-    except ValueError:  # such as "http://[": nobody's
+    except ValueError:  # such as "http://["
         return None
 
 
@@ -186,14 +188,14 @@ def _add_headers(response: Response) -> Response:
     for name, value in HEADERS.items():
         if name not in response.headers:
             response.headers.add(name, value)
-    response.headers.setdefault("Cache-Control", "no-store")  # figures of a moment ago are wrong figures
+    response.headers.setdefault("Cache-Control", "no-store")  # cached figures would be wrong
     return response
 
 
 def secret_key(state_dir: Path) -> bytes:
-    """Return the key that signs cookies, made once and kept in the state folder for its owner only.
+    """Return the key that signs cookies; it is created once and stored in the state folder, private to its owner.
 
-    On a disk that takes nothing a new key lasts until the program ends: everybody signs in again then, and models can be ended now.
+    If the disk is full, a temporary key allows models to be ended; everybody signs in again after the next start.
 
     Raises:
         ConfigurationError: the state folder cannot be written, or the file holds no key.
@@ -204,7 +206,7 @@ def secret_key(state_dir: Path) -> bytes:
         if not path.exists():
             _create(path)
         if path.stat().st_mode & 0o077:
-            path.chmod(0o600)  # a copy that came from elsewhere can be open
+            path.chmod(0o600)  # a copied file may be readable by others
         key = path.read_bytes()
     except OSError as exc:
         trouble = disk_trouble(exc)
@@ -222,7 +224,7 @@ def secret_key(state_dir: Path) -> bytes:
 
 
 def _create(path: Path) -> None:
-    """Write a key so that nobody ever sees half of one; who comes second takes the first one's."""
+    """Write a key atomically; if two processes do so, the first key counts."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -236,7 +238,7 @@ def _create(path: Path) -> None:
 
 
 def same_site_path(target: str | None) -> str:
-    """Return ``target`` when it is a path on this site, else ``/``: nobody is sent away by a crafted link."""
+    """Return ``target`` if it is a path on this site, or else ``/``, so that a crafted link leads nowhere else."""
     if not target or not target.startswith("/") or re.match(r"/[/\\]", target) or re.search(r"[\x00-\x20\\]", target):
         return "/"
     parts = urlsplit(target)

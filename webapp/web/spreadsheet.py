@@ -9,13 +9,13 @@ from typing import Final
 
 MEDIA_TYPE: Final = "text/csv; charset=utf-8; header=present"
 FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""A spreadsheet takes a cell that begins with one of these for a formula and runs it; a name can be chosen by anybody."""
+"""A spreadsheet runs a cell that begins with one of these as a formula, and anybody can choose such a name."""
 
 Cell = str | int | None
 
 
 def to_csv(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> bytes:
-    """Return a table as CSV: lines end with CR LF, unknown is empty, and a text that could be a formula has an apostrophe before it."""
+    """Return a table as CSV: lines end with CR LF, unknown is empty, and possible formulas get a leading apostrophe."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(head)

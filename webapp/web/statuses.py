@@ -1,4 +1,4 @@
-"""The HTTP status of each error, which the errors themselves know nothing of."""
+"""The HTTP status of each error; the errors themselves do not depend on HTTP."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ STATUSES: Final[Mapping[type[WardenError], int]] = {
 
 
 def status_of(error: WardenError | type[WardenError]) -> int:
-    """Return the status that an answer with ``error`` has."""
+    """Return the status of an answer with ``error``."""
     cls = error if isinstance(error, type) else type(error)
     return next(STATUSES[each] for each in cls.__mro__ if each in STATUSES)

@@ -1,6 +1,6 @@
-"""gettext with types, and with the request's catalogue at hand: a page asks for some hundred texts.
+"""Typed gettext that looks up the catalogue once per request: a page needs some hundred texts.
 
-The texts in the code are English. A language without a catalogue, as English is, shows them as they are.
+The texts in the code are English. A language without a catalogue, such as English, shows them unchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Spoken(NamedTuple):
 
 
 def init_texts(app: Flask) -> None:
-    """Let templates use the same functions."""
+    """Make the same functions available to templates."""
     app.jinja_env.install_gettext_callables(gettext, ngettext, newstyle=True, pgettext=pgettext)  # type: ignore[attr-defined]
 
 
@@ -39,33 +39,33 @@ def spoken() -> Spoken:
 
 @contextmanager
 def speaking(app: Flask, words: Spoken) -> Iterator[None]:
-    """Let texts be in the language of ``words`` outside of a request: a stream outlives the one that began it."""
+    """Use the language of ``words`` outside of a request: a stream outlives its request."""
     with app.app_context():
         g.spoken = words
         yield
 
 
 def language() -> str:
-    """Return the code of the language in force."""
+    """Return the code of the current language."""
     return spoken().language
 
 
 def gettext(text: str, **values: object) -> str:
-    """Return ``text`` in the language in force, with ``values`` in its ``%(name)s``."""
+    """Return ``text`` in the current language, with ``values`` in its ``%(name)s``."""
     translated = str(spoken().catalogue.gettext(text)).rpartition(CONTEXT_MARK)[2]
     return translated % values if values else translated
 
 
 def pgettext(context: str, text: str, **values: object) -> str:
-    """Return ``text`` as it is meant in ``context``, in the language in force, with ``values`` in its ``%(name)s``."""
+    """Return ``text`` with the meaning of ``context`` in the current language, with ``values`` in its ``%(name)s``."""
     return gettext(f"{context}{CONTEXT_MARK}{text}", **values)
 
 
 def ngettext(one: str, many: str, num: int, **values: object) -> str:
-    """Return the form for ``num`` in the language in force; with ``num`` and ``values`` in its ``%(name)s``."""
+    """Return the form for ``num`` in the current language; ``%(num)s`` and ``values`` are filled in."""
     return plural(one, many, num) % {"num": num, **values}
 
 
 def plural(one: str, many: str, num: int) -> str:
-    """Return the form for ``num`` in the language in force, its ``%(name)s`` still open."""
+    """Return the form for ``num`` in the current language, with its placeholders."""
     return str(spoken().catalogue.ngettext(one, many, num))

@@ -1,4 +1,4 @@
-"""Short names for content: a page says which one it shows, and gets nothing while that stays the same."""
+"""Content tags: a page sends the tag of what it shows, and gets nothing while the tag stays the same."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ TAG_BYTES: Final = 12
 
 
 def content_tag(*content: object) -> str:
-    """Return a short name for ``content``, by its ``repr``: equal names mean that there is nothing to draw."""
+    """Return a short tag for ``content``, by its ``repr``: equal tags mean that there is nothing to redraw."""
     return blake2b(repr(content).encode("utf-8", "replace"), digest_size=TAG_BYTES).hexdigest()
 
 
 class Versioned:
-    """The base of frozen views that a page compares with what it shows."""
+    """The base of frozen views with a content tag."""
 
     @cached_property
     def version(self) -> str:
-        """The name of this content in the language in force."""
+        """The tag of this content in the current language."""
         return content_tag(language(), self)

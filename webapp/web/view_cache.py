@@ -1,4 +1,4 @@
-"""What is made once for everybody who asks for the same: views, and fragments drawn of them."""
+"""Caches views and rendered fragments for everybody who sees the same."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from flask_wtf.csrf import generate_csrf
 
 EXTENSION: Final = "warden_views"
 KEPT: Final = 128
-"""A few kinds of value in two languages, for viewers, administrators and each operator, and those of the second before. The
-largest take some 100 KB each."""
+"""Room for a few kinds of values in two languages, for viewers, administrators and each operator, and for those of the
+second before. The largest take some 100 KB each."""
 
 V = TypeVar("V")
 
 _PLACE: Final = secrets.token_hex(16)
-"""Stands for a form's token. It is new at every start, so that no name on the page can be taken for it."""
+"""The placeholder of a form's token; it is new at every start, so that no text on the page can equal it."""
 
 
 class _Slot:
-    """One value. The lock is held while it is made, so that whoever asks meanwhile waits for it."""
+    """One value. The lock is held while it is computed, so that other threads wait for it."""
 
     __slots__ = ("lock", "value")
 
@@ -35,17 +35,18 @@ class _Slot:
 
 
 class ViewCache:
-    """The values that were asked for last, up to ``limit``. One thread makes the value of a key; the others wait for it."""
+    """The ``limit`` most recently used values. One thread computes the value of a key while the others wait for it."""
 
     def __init__(self, limit: int = KEPT, clock: Callable[[], float] = time.time) -> None:
         self.now = clock
-        """The moment that views are made for, in seconds since the epoch."""
+        """The moment of the views, in seconds since the epoch."""
         self._limit = limit
         self._lock = Lock()
         self._slots: OrderedDict[Hashable, _Slot] = OrderedDict()
 
     def of(self, key: Hashable, make: Callable[[], V]) -> V:
-        """Return the value of ``key``; call ``make`` if it is not kept. If ``make`` fails, the next call tries again."""
+        """Return the value of ``key``; call ``make`` if it is not cached. If ``make`` fails, the next call tries
+        again."""
         with self._lock:
             slot = self._slots.get(key)
             if slot is None:
@@ -63,7 +64,7 @@ class ViewCache:
 
 @dataclass(frozen=True, eq=False)
 class Same(Generic[V]):
-    """The part of a key that a large value is: the very same object, which the key keeps alive. Comparing it costs nothing."""
+    """A large value as part of a key, compared by identity, which costs nothing; the key keeps the object alive."""
 
     value: V
 
@@ -76,19 +77,19 @@ class Same(Generic[V]):
 
 @dataclass(frozen=True)
 class RenderedFragment:
-    """A drawn fragment, cut where a form's token belongs."""
+    """A rendered fragment, split where a form's token belongs."""
 
     parts: tuple[str, ...]
 
     def for_session(self) -> str:
-        """Return the fragment with the token of the session that asks."""
+        """Return the fragment with the token of the current session."""
         return self.parts[0] if len(self.parts) == 1 else generate_csrf().join(self.parts)
 
 
 def draw(template: str, **context: object) -> RenderedFragment:
-    """Return ``template`` drawn for any session.
+    """Return ``template`` rendered for any session.
 
-    Macros that hold a form are imported ``with context``: otherwise they would find the token of the session that asked first.
+    Macros with a form must be imported ``with context``: otherwise they would contain the token of the first session.
     """
     return RenderedFragment(tuple(render_template(template, csrf_token=lambda: _PLACE, **context).split(_PLACE)))
 

@@ -1,1 +1,1 @@
-"""The JSON interface, ``/api/v1``: a versioned contract of its own over the same controller."""
+"""The JSON interface, ``/api/v1``: a versioned contract over the same controller."""

@@ -1,4 +1,4 @@
-"""What was sent: bodies read strictly, so that a mistyped field is refused, and made values of the domain."""
+"""Reads request bodies strictly, so that a mistyped field is refused, and converts them to domain values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ B = TypeVar("B", bound=schema.Body)
 
 
 def switch_request(sent: schema.LaunchDocument) -> SwitchRequest:
-    """Return what a body of ``plan``, ``switch`` or ``queue`` asks for."""
+    """Return the request in a body of ``plan``, ``switch`` or ``queue``."""
     options = sent.options
     return SwitchRequest(
         mode=Mode(sent.mode),
@@ -44,7 +44,7 @@ def switch_request(sent: schema.LaunchDocument) -> SwitchRequest:
 
 
 def question(sent: schema.QuestionDocument) -> Question:
-    """Return what is asked of a model."""
+    """Return the question to a model."""
     return Question(sent.prompt, sent.max_tokens)
 
 
@@ -80,8 +80,8 @@ def _seconds(moment: datetime | None) -> float | None:
 def read(body: type[B]) -> B:
     """Return the request's body.
 
-    Raises: InvalidRequest: a field is missing, unknown or invalid (the error names it), or the body is not JSON.
-    UnsupportedMediaType: the content type is not JSON.
+    Raises InvalidRequest, which names a field that is missing, unknown or invalid, or ``body`` if it is not JSON, and
+    UnsupportedMediaType if the content type is not JSON.
     """
     if not request.is_json:
         raise UnsupportedMediaType

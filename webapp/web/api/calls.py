@@ -1,4 +1,4 @@
-"""How a call of the JSON interface is declared: once, for its route, rights, record and description."""
+"""Declares a call of the JSON interface once: its route, permission, audit entry and description."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ blueprint = Blueprint("api", __name__, url_prefix=PREFIX)
 
 @dataclass(frozen=True)
 class Call:
-    """One call with its routes (``POST /clean``). ``summary`` is a text of the catalogue."""
+    """One call with its routes (``POST /clean``). ``summary`` is a translatable text."""
 
     routes: tuple[str, ...]
     command: Command
@@ -40,7 +40,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Located:
-    """An answer that has an address of its own."""
+    """An answer with its own URL."""
 
     document: schema.Answer
     location: str
@@ -48,11 +48,11 @@ class Located:
 
 @dataclass(frozen=True)
 class Tagged:
-    """An answer with an ``ETag``. The tag is weak: what passes without a change, such as an age, it does not cover."""
+    """An answer with a weak ``ETag``, which ignores values that change by the mere passing of time, such as an age."""
 
     tag: str
     document: Callable[[], schema.Answer]
-    """Makes the document; whoever has it already spares the work."""
+    """Builds the document; it is not called if the client has it already."""
 
 
 CALLS: Final[list[Call]] = []
@@ -73,9 +73,9 @@ def call(
     query: type[schema.Parameters] | None = None,
     is_tagged: bool = False,
 ) -> Callable[[Callable[..., Answered]], Callable[..., Response]]:
-    """Declare a call; its view gets the parts of the address and the ``body``, and returns a document.
+    """Declare a call; its view gets the parameters of the path and the ``body``, and returns a document.
 
-    The view of one that ``is_tagged`` returns ``Tagged``.
+    If the call ``is_tagged``, the view returns ``Tagged``.
     """
 
     def declare(view: Callable[..., Answered]) -> Callable[..., Response]:

@@ -1,4 +1,4 @@
-"""The documents of the JSON contract, made of the domain's values."""
+"""Builds the documents of the JSON contract from domain values."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def _moment(epoch_s: float) -> datetime:
 
 
 def _like(document: type[D], source: object, **own: Any) -> D:
-    """Return a document: ``own`` fields, and for the others those of ``source`` with the same name.
+    """Return a document with ``own`` fields, and for the others those of ``source`` with the same name.
 
-    Moments become texts, messages get their sentences. The document checks that a member of a closed set is one that the
-    contract knows.
+    Moments become texts, and messages get their sentences. The document checks that enum members are part of the
+    contract.
     """
     for name in document.model_fields.keys() - own.keys():
         value = getattr(source, name)
@@ -170,14 +170,14 @@ def container(found: ForeignContainer) -> schema.ContainerDocument:
 
 
 def models(cached: Iterable[CachedModel]) -> list[schema.ModelDocument]:
-    """Return the cached models; one that cannot be described has the reason in the place of its facts."""
+    """Return the cached models; one that cannot be described has the reason instead of its facts."""
     return [_described(each) for each in cached]
 
 
 def _described(cached: CachedModel) -> schema.ModelDocument:
     try:
         return model(cached)
-    except Exception as exc:  # noqa: BLE001  around one model: the list names all the others
+    except Exception as exc:  # noqa: BLE001  one defective model must not hide the others
         bare = replace(cached, parameters=None, dtype=None, architecture=None, quantization=None, context_length=None)
         return model(replace(bare, problem=misread(cached.id, exc)))
 
@@ -194,7 +194,7 @@ def model(cached: CachedModel) -> schema.ModelDocument:
 
 
 def advice(given: Advice) -> schema.AdviceDocument:
-    """Return an advice."""
+    """Return the recommended settings."""
     precision = given.precision
     chosen = LaunchOptions(precision.dtype, precision.quantization, given.max_tokens, given.batch_size)
     return _like(schema.AdviceDocument, given, reasons=_messages(given.reasons), options=options(chosen))
@@ -228,7 +228,7 @@ def _way_out(way: WayOut) -> schema.WayOutDocument:
 
 
 def queued_launch(queued: QueuedLaunch, entry: QueueEntry | None = None) -> schema.QueuedLaunchDocument:
-    """Return a queued launch, with its place and what it waits for while it is in the queue."""
+    """Return a queued launch with its place and, while it is in the queue, what it waits for."""
     return _queued(schema.QueuedLaunchDocument, queued, entry)
 
 
@@ -265,7 +265,7 @@ def footprint(taken: Footprint) -> schema.FootprintDocument:
 
 
 def _measured(seen: MeasuredSpread | None) -> schema.MeasuredDocument | None:
-    """What was measured here of such launches; one launch has the same on each of its devices."""
+    """Return the measured spread of such launches, which is the same on each device of a launch."""
     return None if seen is None else _like(schema.MeasuredDocument, seen)
 
 
@@ -362,7 +362,7 @@ def _held_line(line: HolderLine) -> schema.HeldLineDocument:
 
 
 def _receipt(receipts: tuple[Receipt, ...]) -> schema.ReceiptDocument | None:
-    """All receipts of an operation as one: sums over devices, unknown as soon as one is."""
+    """Return all receipts of an operation as one: sums over devices, unknown if one summand is."""
     if not receipts:
         return None
     return schema.ReceiptDocument(

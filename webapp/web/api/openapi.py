@@ -1,4 +1,4 @@
-"""The JSON interface described for programs (``/api/v1/openapi.json``) and for people (``/api``)."""
+"""Describes the JSON interface for programs (``/api/v1/openapi.json``) and for people (``/api``)."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _failures(each: Call, method: str, path: str) -> Mapping[str, Any]:
 
 
 def problems(each: Call, method: str, path: str) -> Problems:
-    """Return why a call can be refused, by status: what its command refuses, and what is checked before."""
+    """Return the reasons for refusing a call, by status: those of its command and those of the checks before it."""
     found: dict[int, dict[str, str]] = {}
     for error in _errors(each):
         found.setdefault(status_of(error), {})[error.code] = ERROR_TEXTS[error.code].title
@@ -178,7 +178,7 @@ def problems(each: Call, method: str, path: str) -> Problems:
 
 
 def _errors(each: Call) -> Iterator[type[WardenError]]:
-    """Every class of which an object may be raised."""
+    """Yield every error class that may be raised."""
     always = (NotSignedIn, Forbidden, InPerson, StoreUnavailable)
     reads = (InvalidRequest,) if each.body is not None or each.query is not None else ()
     yield from dict.fromkeys((*always, *reads, *_with_subclasses(each.command.refusals)))
@@ -219,7 +219,7 @@ def _schemas() -> Mapping[str, Any]:
 
 
 def _published(node: Any) -> Any:
-    """A schema by the names of its components, and without pydantic's titles; a property of that name stays."""
+    """Return a schema with the published component names and without pydantic's titles; a property ``title`` stays."""
     if isinstance(node, list):
         return [_published(each) for each in node]
     if not isinstance(node, Mapping):
@@ -245,7 +245,7 @@ class FieldRow:
     name: str
     kind: str
     model: str | None
-    """The model that it is, to lead there."""
+    """The model of its type, to link to."""
     default: str | None
     is_required: bool
 

@@ -1,1 +1,1 @@
-"""The audit log: what a view records, and the page that shows it."""
+"""The audit log: recording what views do, and the page that shows it."""

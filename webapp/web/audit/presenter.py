@@ -1,4 +1,4 @@
-"""The record of who did what: entries as rows, and what they can be looked for by."""
+"""The audit log: entries as rows, and the choices of the filter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIGNS = {Result.DONE: (SUCCESS, "good"), Result.REFUSED: (WARNING, "warn"), Resu
 
 @dataclass(frozen=True)
 class AuditRow:
-    """One entry, in words. ``operation_id`` leads to the operation's page."""
+    """One entry as text. ``operation_id`` links to the operation's page."""
 
     id: int
     action: str
@@ -31,7 +31,7 @@ class AuditRow:
     who: str
     came: str
     address: str
-    """Empty where it came over no network."""
+    """Empty if the request did not come over a network."""
     result: str
     result_word: str
     sign: str
@@ -44,24 +44,24 @@ class AuditRow:
 
 @dataclass(frozen=True)
 class AuditView:
-    """A page of the record. ``older`` is the query of the next one, ``table`` that of the whole as CSV."""
+    """A page of the log. ``older`` is the query of the next page, ``table`` that of everything as CSV."""
 
     query: AuditQuery
     rows: tuple[AuditRow, ...]
     older: str | None
     table: str
     problem: str | None
-    """Why nothing can be shown."""
+    """The reason if nothing can be shown."""
 
     @property
     def count(self) -> str:
-        """How many are shown, in words."""
+        """The number of entries shown, as text."""
         return ngettext("%(num)s entry shown", "%(num)s entries shown", len(self.rows))
 
 
 @dataclass(frozen=True)
 class AuditChoices:
-    """The choices of each field; the first of each is any."""
+    """The choices of each field; the first one matches everything."""
 
     people: tuple[Choice, ...]
     groups: tuple[Choice, ...]
@@ -71,7 +71,10 @@ class AuditChoices:
 def audit_view(
     query: AuditQuery, entries: Sequence[AuditEntry], page: int, now: float, problem: Message | None = None
 ) -> AuditView:
-    """Return a page of ``page`` entries; one more means that there are older ones. ``now`` is since the epoch."""
+    """Return a page of ``page`` entries; an additional one means that there are older ones.
+
+    ``now`` is in seconds since the epoch.
+    """
     shown = entries[:page]
     return AuditView(
         query=query,
@@ -83,7 +86,7 @@ def audit_view(
 
 
 def audit_choices(query: AuditQuery, people: Sequence[str]) -> AuditChoices:
-    """Return what can be chosen: whoever did something, and who was asked for even where nobody of that name did."""
+    """Return the choices: everybody with an entry, and the selected name even without one."""
     shown_names = [name or NOT_SIGNED_IN for name in people]
     if query.person and query.person not in shown_names:
         shown_names.append(query.person)
@@ -123,7 +126,7 @@ def _row(entry: AuditEntry, now: float) -> AuditRow:
 
 
 def target_words(entry: AuditEntry) -> str:
-    """Return what it was done to; empty where the action says it already."""
+    """Return the target as text; empty if the action implies it."""
     target = entry.target
     if target.kind is Kind.PERSON and target.name == entry.doer.name and target.name:
         return ""

@@ -1,4 +1,4 @@
-"""What the audit log is asked for by: the values as an address carries them, and what they mean."""
+"""The query of the audit log: its values in a URL, and what they mean."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from webapp.errors import InvalidRequest
 from webapp.web.filters import SHOWN_LIMIT, member, name_of
 
 NOT_SIGNED_IN: Final = "-"
-"""Stands for who was not signed in where a name is chosen; no name begins so."""
+"""Selects requests without a sign-in, in place of a name; no name begins with it."""
 DAYS: Final = {"since": "from", "until": "to"}
 FIRST_YEAR, LAST_YEAR = 2000, 2999
 
 
 @dataclass(frozen=True)
 class AuditQuery:
-    """The values as typed; an empty one is any. ``before`` is the number of the last entry already seen."""
+    """The values as typed; an empty one matches everything. ``before`` is the number of the last entry already seen."""
 
     person: str = ""
     group: str = ""
@@ -33,11 +33,12 @@ class AuditQuery:
 
     @classmethod
     def read(cls, values: Mapping[str, str]) -> AuditQuery:
-        """Return what an address asks for; in it the days are called ``from`` and ``to``."""
+        """Return the query in a URL, where the days are called ``from`` and ``to``."""
         return cls(**{f.name: values.get(DAYS.get(f.name, f.name), "").strip() for f in fields(cls)})
 
     def to_filter(self) -> AuditFilter:
-        """Return the filter that is meant; the days are the server's own, the last one with it. Raises InvalidRequest."""
+        """Return the filter; days are in the server's time zone, and the last one is included. Raises
+        InvalidRequest."""
         since, until = _day("from", self.since), _day("to", self.until)
         return AuditFilter(
             person="" if self.person == NOT_SIGNED_IN else name_of("person", self.person),
@@ -57,11 +58,11 @@ class AuditQuery:
 
     @property
     def is_filter(self) -> bool:
-        """Whether anything is left out but by its age."""
+        """Whether it restricts more than the age."""
         return any(value for name, value in vars(self).items() if name != "before")
 
     def address(self, before: str = "") -> str:
-        """Return the query of an address that asks for the same, after the entry ``before``."""
+        """Return the query string of the same filter, after the entry ``before``."""
         values = {**vars(self), "before": before}
         return urlencode({DAYS.get(name, name): value for name, value in values.items() if value})
 

@@ -1,8 +1,9 @@
-"""The one place where the web layer records who did what: every address that changes something declares what it does.
+"""Records audit entries in one place: every view that changes something declares what it does.
 
-Each such view has ``@does(COMMAND)`` or ``@records(Action.X, target, …)``, an unsafe one that changes nothing has
-``@changes_nothing``; an application with a view that has neither is refused. A request gets one entry once it is
-answered, refused or not. Of its fields only those are kept that the view names, so no password, key or prompt gets in.
+Each such view has ``@does(COMMAND)`` or ``@records(Action.X, target, …)``; a view with an unsafe method that changes
+nothing has ``@changes_nothing``. An application with an undeclared view cannot be built. Each request produces one
+entry after its answer, even if it is refused. Only the fields that a view names are recorded, so no password, key or
+prompt is included.
 """
 
 from __future__ import annotations
@@ -46,27 +47,27 @@ ATTRIBUTE: Final = "warden_act"
 NOTHING: Final = "nothing"
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 FLAGS: Final = frozenset({Detail.LOAD_ANYWAY, Detail.EXTENDED, Detail.ROLLBACK})
-"""Details that are set or not; their value has no meaning."""
+"""Details whose presence is their whole meaning."""
 YES: Final = "yes"
 OFF: Final = ("0", "False")
-"""A flag that was sent and is not set."""
+"""Values of a flag that was sent but is not set."""
 BY_TARGET: Final = frozenset({Action.SIGN_IN, Action.INVITATION_USED})
-"""Acts that make the sender somebody: done, they are that person's."""
+"""Actions that identify the sender: if they succeed, they are recorded as that person's."""
 
 
 def no_details() -> Details:
-    """Return none."""
+    """Return no details."""
     return ()
 
 
 @dataclass(frozen=True)
 class Act:
-    """What a view does. ``before`` and ``after`` look at what it is done to, before and after the view."""
+    """What a view does. ``before`` and ``after`` return details of the target before and after the view."""
 
     action: Action
     target: Callable[[], Target] = lambda: THE_SERVER
     fields: Mapping[str, Detail] = field(default_factory=dict)
-    """Fields of the form or of the JSON body that are kept, and as what."""
+    """The detail under which each field of the form or of the JSON body is recorded."""
     before: Callable[[], Details] = no_details
     after: Callable[[], Details] = no_details
 
@@ -93,25 +94,25 @@ def records_act(act: Act) -> Callable[[V], V]:
 
 
 def changes_nothing(view: V) -> V:
-    """Declare that a view, although it is called by an unsafe method, changes nothing that anybody would look for."""
+    """Declare that a view with an unsafe method changes nothing worth an entry."""
     setattr(view, ATTRIBUTE, NOTHING)
     return view
 
 
 def act_of(view: Callable[..., Any]) -> Act | None:
-    """Return what a view declares to do."""
+    """Return the act that a view declares."""
     act = getattr(view, ATTRIBUTE, None)
     return act if isinstance(act, Act) else None
 
 
 def init_recording(app: Flask) -> None:
-    """Make an entry of every request to ``app`` that does something, or was not allowed to."""
+    """Record an entry of every request to ``app`` that does something or was refused."""
     app.before_request(_look)
     app.after_request(_record)
 
 
 def refuse_unrecorded(app: Flask) -> None:
-    """Raises RuntimeError where an unsafe address of ``app`` does not say what it does."""
+    """Raises RuntimeError if a view of ``app`` with an unsafe method declares nothing."""
     unsafe = {rule.endpoint for rule in app.url_map.iter_rules() if (rule.methods or set()) - SAFE_METHODS}
     silent = sorted(name for name in unsafe if not hasattr(app.view_functions[name], ATTRIBUTE))
     if silent:
@@ -122,17 +123,17 @@ def refuse_unrecorded(app: Flask) -> None:
 
 
 def note_problem(code: str, status: int) -> None:
-    """Note why the request is not done; an error page and a form that comes back with the reason call it."""
+    """Note why the request failed; called by error pages and by forms that are shown again with the reason."""
     g.audit_problem = (code, status)
 
 
 def note_error(error: WardenError) -> None:
-    """Note why the request is not done."""
+    """Note why the request failed."""
     note_problem(error.code, status_of(error))
 
 
 def note_operation(operation: Operation) -> None:
-    """Note the operation that the request began, or meant."""
+    """Note the operation that the request began or named."""
     g.audit_operation = operation.id
 
 
@@ -142,12 +143,12 @@ def note_launch(launch: QueuedLaunch) -> None:
 
 
 def note_question() -> None:
-    """Note that the request was answered by a question: nothing is done yet."""
+    """Note that the request was answered with a question, so nothing is done yet."""
     g.audit_asks = True
 
 
 def ask_first(page: str) -> ResponseReturnValue:
-    """Lead to the ``page`` that asks whether it is meant."""
+    """Redirect to the ``page`` that asks for confirmation."""
     note_question()
     return redirect(page, 303)
 
@@ -162,7 +163,7 @@ def _act() -> Act | None:
 
 
 def _look() -> None:
-    """What is removed is gone afterwards, and who signs out is nobody then."""
+    """Look up target and sender before the view, which may remove the target or sign the sender out."""
     act = _act()
     if act is not None:
         shown_identity()
@@ -191,7 +192,7 @@ def _problem(response: Response) -> tuple[str, int] | None:
 
 def _entry(act: Act, problem: tuple[str, int] | None) -> AuditEntry:
     target, before = g.get("audit_seen") or (_target(act), ())
-    if not target.id:  # what the request has made is there now
+    if not target.id:  # the request has created it
         target = _target(act)
     after = _looked(act.after) if problem is None else ()
     entry = AuditEntry(
@@ -222,7 +223,7 @@ def _doer() -> AuditActor:
 
 
 def _target(act: Act) -> Target:
-    """What cannot be looked up now is named as far as the address names it."""
+    """Return the target; if it cannot be looked up now, by the id in the URL."""
     try:
         return act.target()
     except WardenError:
@@ -246,9 +247,9 @@ def _sent_details(fields: Mapping[str, Detail]) -> Details:
 
 
 def sent(name: str) -> str:
-    """Return a field of the form or of the JSON body as text; empty where it was not sent or is no plain value.
+    """Return a field of the form or of the JSON body as text; empty if it was not sent or is no plain value.
 
-    The body of a request that was refused before its view is not read: whoever sends it slowly would keep a thread.
+    The body of a request that was refused before its view is not read: a slow sender would occupy a thread.
     """
     value = _body().get(name) if "audit_may_read" in g else None
     return short(str(value)) if isinstance(value, str | int | float) else ""
@@ -257,6 +258,6 @@ def sent(name: str) -> str:
 def _body() -> Mapping[str, object]:
     try:
         found = request.get_json(silent=True) if request.is_json else request.form
-    except (HTTPException, RecursionError):  # too large, cut off, or nested too deep
+    except (HTTPException, RecursionError):  # too large, truncated, or nested too deep
         return {}
     return found if isinstance(found, Mapping) else {}

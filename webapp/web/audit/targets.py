@@ -1,4 +1,4 @@
-"""What an audit entry says that something was done to: looked up by what the address or the fields of a request name."""
+"""Look-ups of an audit entry's target by the parameters of the URL or the fields of a request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from webapp.web.audit.recording import sent
 from webapp.web.ports import accounts, controller
 
 Known = Callable[[], Iterable[Any]]
-"""Things with an id, one of which the address may name."""
+"""Returns things with an id, one of which the URL may name."""
 
 
 def _named(argument: str) -> str:
@@ -32,7 +32,7 @@ def _find(argument: str, known: Known) -> Any:
 
 
 def _addressed(kind: Kind, argument: str, known: Known, name: Callable[[Any], str]) -> Callable[[], Target]:
-    """Return a look-up of what ``argument`` of the address names; what is unknown is recorded by its id alone."""
+    """Return a look-up of the target that ``argument`` of the URL names; an unknown one is recorded only by its id."""
 
     def target() -> Target:
         try:
@@ -45,12 +45,12 @@ def _addressed(kind: Kind, argument: str, known: Known, name: Callable[[Any], st
 
 
 def _sent_as(kind: Kind, name: str) -> Callable[[], Target]:
-    """Return a look-up of what a field of the form or of the JSON body names, with the id of what it has made."""
+    """Return a look-up of the target that a form or JSON field names, with the id of what the request created."""
     return lambda: Target(kind, g.get("audit_made", ""), sent(name))
 
 
 def _owner_of(argument: str, known: Known, owner: Callable[[Any], str]) -> Callable[[], Details]:
-    """Return a look-up of whose it is that ``argument`` of the address names: a detail if it is another person's."""
+    """Return a look-up of the owner of what ``argument`` of the URL names, recorded if it is not the sender."""
 
     def details() -> Details:
         found, identity = _find(argument, known), shown_identity()
@@ -62,7 +62,7 @@ def _owner_of(argument: str, known: Known, owner: Callable[[Any], str]) -> Calla
 
 
 def _operations() -> tuple[Operation, ...]:
-    """Return the operation that the address names. Raises UnknownOperation, StoreUnavailable."""
+    """Return the operation in the URL. Raises UnknownOperation, StoreUnavailable."""
     return (controller().operation(_named("operation_id")),)
 
 
@@ -107,13 +107,13 @@ owner_of_queued_launch: Final = _owner_of("ticket_id", _waiting, attrgetter("act
 
 
 def person() -> Target:
-    """Return the account that the address names."""
+    """Return the account in the URL."""
     found = _account(_named("name"))
     return Target(Kind.PERSON, name=_named("name")) if found is None else _person(found)
 
 
 def typed_person() -> Target:
-    """Return the account that a form names. Without one, what was typed is not kept: it may be a password."""
+    """Return the account that a form names. If there is none, the text is not recorded: it may be a password."""
     found = _account(sent("name"))
     return Target(Kind.PERSON) if found is None else _person(found)
 
@@ -125,13 +125,13 @@ def oneself() -> Target:
 
 
 def role_before() -> Details:
-    """Return the role of the person whom the address names."""
+    """Return the role of the person in the URL."""
     found = _account(_named("name"))
     return () if found is None else ((Detail.ROLE_BEFORE, found.role.value),)
 
 
 def lease_now() -> Details:
-    """Return until when the model that the address names is leased."""
+    """Return the lease end of the instance in the URL."""
     found = controller().snapshot().instance(_named("instance_id"))
     if found is None or found.lease.until is None:
         return ()

@@ -1,4 +1,4 @@
-"""Who did what, to what, when, from where, with what result: a page, and the same as a table. Both only read."""
+"""The audit log as a page and as CSV; both are read-only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from webapp.web.statuses import status_of
 PAGE: Final = 50
 """Entries on one page."""
 TABLE_LIMIT: Final = 50_000
-"""Entries of a table at most, the newest."""
+"""The most entries in the CSV; the newest are kept."""
 HEAD: Final = (
     "at",
     "who",
@@ -50,7 +50,7 @@ blueprint = Blueprint("audit", __name__)
 @blueprint.get("/audit")
 @needs(Permission.AUDIT)
 def page() -> ResponseReturnValue:
-    """Show a page of the entries that the query asks for, newest first; HTMX gets the list alone."""
+    """Show a page of the selected entries, newest first; HTMX gets only the list."""
     query = AuditQuery.read(request.args)
     try:
         view, status = _asked(query), 200
@@ -74,7 +74,7 @@ def as_csv() -> ResponseReturnValue:
 
 
 def _asked(query: AuditQuery) -> AuditView:
-    """An invalid value matches nothing. Raises StoreUnavailable."""
+    """Return the page of a query; an invalid value matches nothing. Raises StoreUnavailable."""
     try:
         entries = audit().entries(PAGE + 1, query.to_filter(), query.seen)
     except InvalidRequest:

@@ -1,4 +1,4 @@
-"""Asking a model: the whole answer as a page, or its pieces as they come."""
+"""Asking a model: the whole answer as a page, or a stream of its pieces."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ log = logging.getLogger(__name__)
 
 EXTENSION: Final = "warden_questions"
 PROBLEM_MARK: Final = "\x1e"
-"""Precedes the sentence in a stream that says why the answer broke off (ASCII record separator)."""
+"""Precedes, in a stream, the sentence that says why the answer broke off (ASCII record separator)."""
 TEXT: Final = "text/plain; charset=utf-8"
 
 blueprint = Blueprint("asking", __name__)
 
 
 class Questions:
-    """Counts the questions under way: an answer takes a thread as long as it lasts, and the page needs some for itself."""
+    """Limits concurrent questions: each answer occupies a thread, and the page needs some too."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._free = threading.BoundedSemaphore(limit)
 
     def enter(self) -> None:
-        """Take a place. Raises TooManyQuestions when there is none."""
+        """Take a place. Raises TooManyQuestions if there is none."""
         if not self._free.acquire(blocking=False):
             raise TooManyQuestions(limit=self._limit)
 
@@ -50,7 +50,7 @@ class Questions:
 
 
 def init_asking(app: Flask, threads: int) -> None:
-    """Let at most half of ``threads`` be busy with answers."""
+    """Limit answers to half of ``threads``."""
     app.extensions[EXTENSION] = Questions(max(1, threads // 2))
 
 
@@ -59,7 +59,7 @@ def _questions() -> Questions:
 
 
 class StreamedReply:
-    """An answer under way: iterating gives its pieces, ``close`` gives its place back and is safe to call twice."""
+    """An answer in progress: iterating yields its pieces, ``close`` gives back its place and is idempotent."""
 
     def __init__(self, instance_id: str, question: Question) -> None:
         self._places = _questions()
@@ -76,7 +76,7 @@ class StreamedReply:
         return self._pieces
 
     def close(self) -> None:
-        """End the request to the model, also when nobody listens any more."""
+        """End the request to the model."""
         if self._closed:
             return
         self._closed = True
@@ -90,7 +90,7 @@ class StreamedReply:
 @blueprint.post("/instances/<instance_id>/ask")
 @does(commands.ASK)
 def ask(instance_id: str) -> ResponseReturnValue:
-    """Answer with a page that holds the whole answer; the way without scripts."""
+    """Return a page with the whole answer, for browsers without scripts."""
     row = instance_row(find_instance(instance_id))
     said: list[str] = []
     try:
@@ -111,7 +111,7 @@ def _page(row: InstanceRow, answer: str | None, problem: str | None) -> str:
 @blueprint.post("/instances/<instance_id>/ask/stream")
 @does(commands.ASK)
 def stream(instance_id: str) -> ResponseReturnValue:
-    """Answer with the pieces as they come, as plain text; what goes wrong on the way follows ``PROBLEM_MARK``."""
+    """Stream the pieces as plain text; an error on the way follows ``PROBLEM_MARK``."""
     try:
         find_instance(instance_id)
         answer = StreamedReply(instance_id, _question())
@@ -119,12 +119,12 @@ def stream(instance_id: str) -> ResponseReturnValue:
         return Response(words.say(error.message), status=status_of(error), content_type=TEXT)
     pieces = _pieces(answer, current_app._get_current_object(), spoken())  # type: ignore[attr-defined]
     response = Response(pieces, content_type=TEXT, headers={"X-Accel-Buffering": "no"})
-    response.call_on_close(answer.close)  # called too when the reader has gone before the first piece
+    response.call_on_close(answer.close)  # called even if the reader is gone before the first piece
     return response
 
 
 def _pieces(answer: StreamedReply, app: Flask, language: Spoken) -> Iterator[str]:
-    """Yield the pieces, and after the last one the reason if the answer broke off; the request is over by then."""
+    """Yield the pieces and, if the answer broke off, the reason; the request context has ended by then."""
     try:
         yield from answer
     except WardenError as error:

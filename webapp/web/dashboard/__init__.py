@@ -1,1 +1,1 @@
-"""The dashboard: its page, the regions that are refreshed, and the actions of its rows."""
+"""The dashboard: its page, its refreshed regions, and the actions of its rows."""

@@ -1,4 +1,4 @@
-"""The actions of the page. Each is a form first; each answers at once with the accepted operation."""
+"""The actions of the page. Each works as a plain form and answers at once with the accepted operation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ blueprint = Blueprint("actions", __name__)
 @blueprint.post("/switch")
 @does(commands.SWITCH)
 def switch() -> ResponseReturnValue:
-    """Apply the form, against the estimate only when that was confirmed; a refusal keeps what was typed."""
+    """Carry out the form, against the estimate only if that was confirmed; a refusal keeps the typed values."""
     form = LaunchForm.read(sent(request.form), controller().snapshot())
     load_anyway = request.form.get("load_anyway") == ON
     if load_anyway and request.form.get("confirmed") != ON:
@@ -47,7 +47,7 @@ def switch() -> ResponseReturnValue:
 @blueprint.post("/preview")
 @does(commands.PLAN)
 def preview() -> ResponseReturnValue:
-    """Show the plan for the form where scripts are off: by a redirect, so that the form's token stays out of the address."""
+    """Show the plan for the form without scripts, by a redirect, so that the form's token is not in the URL."""
     form = LaunchForm.read(sent(request.form), controller().snapshot())
     return redirect(f"{url_for('pages.dashboard')}?{form.query}#switch", 303)
 
@@ -55,9 +55,10 @@ def preview() -> ResponseReturnValue:
 @blueprint.post("/instances/<instance_id>/unload")
 @does(commands.UNLOAD)
 def unload(instance_id: str) -> ResponseReturnValue:
-    """Unload a model: one's own that answers somebody right now, and another person's that is free, only when that was confirmed.
+    """Unload a model; an own model in use and an idle one of another person only after a confirmation.
 
-    The owner of one that is not free is asked, unless an administrator says why not.
+    For another person's model that is in use or leased, a release request is offered, unless an administrator gives a
+    reason to override.
     """
     instance, actor = find_instance(instance_id), current_actor()
     reason = request.form.get("override_reason", "").strip() or None
@@ -85,7 +86,7 @@ def _release_page(instance_id: str) -> str:
 @blueprint.post("/containers/<container_id>/stop")
 @does(commands.STOP_CONTAINER)
 def stop_container(container_id: str) -> ResponseReturnValue:
-    """End a container of somebody else's, once its very name was typed; a wrong one is told where it was typed."""
+    """End a foreign container after its exact name was typed; a wrong name is reported at its field."""
     typed = request.form.get("name", "").strip()
     if not typed and not wants_fragment():
         return ask_first(url_for("pages.confirm_container", container_id=container_id))
@@ -94,21 +95,21 @@ def stop_container(container_id: str) -> ResponseReturnValue:
     except NotConfirmed as error:
         note_error(error)
         question = container_dialog(find_container(container_id), typed, words.say(error.message))
-        return make_response(question, 200 if wants_fragment() else status_of(error))  # htmx puts 4xx elsewhere
+        return make_response(question, 200 if wants_fragment() else status_of(error))  # htmx swaps 4xx in elsewhere
     return accepted(operation)
 
 
 @blueprint.post("/clean")
 @does(commands.CLEAN)
 def clean() -> ResponseReturnValue:
-    """Give back what nobody needs."""
+    """Free memory that nothing needs."""
     return accepted(controller().clean(current_actor()))
 
 
 @blueprint.post("/emergency")
 @does(commands.EMERGENCY)
 def emergency() -> ResponseReturnValue:
-    """End everything of Warden's; only the confirmation leads here."""
+    """End everything that Warden started; only the confirmation leads here."""
     if request.form.get("confirmed") != ON:
         return ask_first(url_for("pages.confirm_emergency"))
     return accepted(controller().emergency(current_actor()))
@@ -117,14 +118,14 @@ def emergency() -> ResponseReturnValue:
 @blueprint.post("/demo")
 @does(commands.MAKE_DEMO)
 def demo() -> ResponseReturnValue:
-    """Make the demo model in the cache."""
+    """Create the demo model in the cache."""
     return accepted(controller().make_demo(current_actor()))
 
 
 @blueprint.post("/operations/<operation_id>/cancel")
 @does(commands.CANCEL)
 def cancel(operation_id: str) -> ResponseReturnValue:
-    """Ask an operation to stop, or to give up the putting back that is under way."""
+    """Cancel an operation or its rollback."""
     as_owner = require_cancel(controller().operation(operation_id))
     rollback = request.form.get("rollback") == ON
     operation = controller().cancel(operation_id, current_actor(), rollback=rollback, as_owner=as_owner)
@@ -134,5 +135,5 @@ def cancel(operation_id: str) -> ResponseReturnValue:
 @blueprint.post("/operations/<operation_id>/restore")
 @does(commands.RESTORE)
 def restore(operation_id: str) -> ResponseReturnValue:
-    """Load again what an operation had unloaded and did not bring back."""
+    """Load again what an operation unloaded and did not restore."""
     return accepted(controller().restore(operation_id, current_actor()))

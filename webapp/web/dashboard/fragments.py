@@ -1,4 +1,4 @@
-"""The refreshable regions. Content that the page has already is answered with 204, which costs neither side a drawing."""
+"""The refreshable regions. If the page has the content already, the answer is 204, and nothing is rendered."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ blueprint = Blueprint("fragments", __name__, url_prefix="/fragments")
 @blueprint.get("/live")
 @needs(Permission.SEE)
 def live() -> ResponseReturnValue:
-    """Return the polled region, and the outcome of an operation that has ended since the page last asked."""
+    """Return the polled region, and the outcome of an operation that ended since the last request of the page."""
     now = shown.live()
     if request.args.get("version") == now.view.version:
         return with_clock(make_response("", 204))
@@ -32,7 +32,7 @@ def live() -> ResponseReturnValue:
 
 
 def _announcement(view: LiveView, asked: Mapping[str, str]) -> str:
-    """How the latest operation ended, for a page that has not seen it end: the one part that is not the same for everybody."""
+    """Return how the latest operation ended, for a page that has not seen that: the only part that differs by page."""
     if "seen" not in asked or asked["seen"] == view.newest_ended or not view.recent:
         return ""
     ended = view.recent[0]
@@ -43,7 +43,7 @@ def _announcement(view: LiveView, asked: Mapping[str, str]) -> str:
 @blueprint.get("/plan")
 @needs(Permission.PLAN)
 def plan() -> ResponseReturnValue:
-    """Return the plan for the form's values, and the parts of the form that follow from the state of the server."""
+    """Return the plan for the form's values, and the parts of the form that depend on the server's state."""
     now = shown.live()
     form = shown.asked_form(now)
     news = _models_news(form, now)
@@ -53,7 +53,7 @@ def plan() -> ResponseReturnValue:
 
 
 def _models_news(form: FormView, now: Shown) -> str:
-    """The list of cached models, for a page that shows another one: how they fit follows from the form and the memory."""
+    """Return the list of cached models if the page shows another: how they fit depends on the form and the memory."""
     version = request.args.get("models_version")
     models = shown.asked_models(form.values, now)
     if version in (None, models.version):
@@ -68,7 +68,7 @@ def _in_place(target: str, body: str) -> str:
 @blueprint.get("/models")
 @needs(Permission.SEE)
 def models() -> ResponseReturnValue:
-    """Return the cached models that are looked for."""
+    """Return the cached models that match the search."""
     now = shown.live()
     found = shown.asked_models(shown.asked_form(now).values, now)
     if request.args.get("models_version") == found.version:
@@ -87,5 +87,5 @@ def advice() -> ResponseReturnValue:
 @blueprint.get("/emergency")
 @needs(Permission.EMERGENCY)
 def emergency() -> ResponseReturnValue:
-    """Return the list in the open emergency dialog, so that it stays exact until somebody confirms it."""
+    """Return the list of the open emergency dialog, so that it is exact until the confirmation."""
     return render_template("fragments/emergency_list.html", view=emergency_view(controller().emergency_preview()))

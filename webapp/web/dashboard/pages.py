@@ -1,4 +1,4 @@
-"""Whole pages: the dashboard, and what a dialog shows where scripts are off."""
+"""Whole pages: the dashboard, and the pages that replace dialogs without scripts."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ blueprint = Blueprint("pages", __name__)
 @blueprint.get("/")
 @needs(Permission.SEE)
 def dashboard() -> ResponseReturnValue:
-    """Show the dashboard; the query may fill the form."""
+    """Show the dashboard; the query may fill in the form."""
     return dashboard_page()
 
 
 def dashboard_page(error: WardenError | None = None) -> ResponseReturnValue:
-    """Return the whole dashboard, with the reason of a refused form where there is one."""
+    """Return the whole dashboard, with the reason if the form was refused."""
     if error is not None:
         note_error(error)
     now = shown.live()
@@ -49,7 +49,7 @@ def dashboard_page(error: WardenError | None = None) -> ResponseReturnValue:
         "pages/dashboard.html",
         live=now.view,
         models=models,
-        model_list=Markup(shown.models_body(models).for_session()),  # noqa: S704  an escaped template's own text  # nosec B704
+        model_list=Markup(shown.models_body(models).for_session()),  # noqa: S704  the text of an escaped template  # nosec B704
         form=form,
         refusal=None if error is None else words.say(error.message),
     )
@@ -59,7 +59,7 @@ def dashboard_page(error: WardenError | None = None) -> ResponseReturnValue:
 @blueprint.get("/confirm/emergency")
 @needs(Permission.EMERGENCY)
 def confirm_emergency() -> ResponseReturnValue:
-    """List exactly what an emergency would end, and ask."""
+    """List exactly what an emergency stop would end, and ask for confirmation."""
     view = emergency_view(controller().emergency_preview())
     return dialog("fragments/confirm_emergency.html", "pages/confirm.html", view=view)
 
@@ -67,12 +67,12 @@ def confirm_emergency() -> ResponseReturnValue:
 @blueprint.get("/confirm/unload/<instance_id>")
 @needs(Permission.UNLOAD)
 def confirm_unload(instance_id: str) -> ResponseReturnValue:
-    """Say whose the model is and whom it answers, and ask."""
+    """Show the model's owner and whether it is in use, and ask for confirmation."""
     return unload_dialog(find_instance(instance_id))
 
 
 def unload_dialog(instance: Instance) -> ResponseReturnValue:
-    """Return the question before an unload that somebody else would feel."""
+    """Return the question before an unload that affects somebody else."""
     others, undo_s = instance.owner != current_actor(), services().settings.sharing.undo_s
     return dialog(
         "fragments/confirm_unload.html",
@@ -86,7 +86,7 @@ def unload_dialog(instance: Instance) -> ResponseReturnValue:
 @blueprint.get("/confirm/load-anyway")
 @needs(Permission.SWITCH)
 def confirm_load_anyway() -> ResponseReturnValue:
-    """Say how much memory is short and who may be affected, and ask."""
+    """Show the shortfall of the estimate and who could be affected, and ask for confirmation."""
     snapshot = controller().snapshot()
     form = LaunchForm.read(sent(request.args), snapshot)
     plan = controller().plan(replace(form.to_request(), load_anyway=True), current_actor())
@@ -97,12 +97,12 @@ def confirm_load_anyway() -> ResponseReturnValue:
 @blueprint.get("/confirm/container/<container_id>")
 @needs(Permission.CONTAINERS)
 def confirm_container(container_id: str) -> ResponseReturnValue:
-    """Say whose container it is and what it holds, and ask for its name."""
+    """Show the container's owner and memory, and ask for its name."""
     return container_dialog(find_container(container_id))
 
 
 def container_dialog(container: ForeignContainer, typed: str = "", problem: str | None = None) -> ResponseReturnValue:
-    """Return the question that ends a container of somebody else's, with what was typed wrong where it was."""
+    """Return the question before a foreign container is ended, with the wrongly ``typed`` name if there was one."""
     row = container_row(container, controller().snapshot().sample)
     return dialog("fragments/confirm_container.html", "pages/confirm.html", row=row, typed=typed, problem=problem)
 
@@ -110,7 +110,7 @@ def container_dialog(container: ForeignContainer, typed: str = "", problem: str 
 @blueprint.get("/instances/<instance_id>/ask")
 @needs(Permission.ASK)
 def ask(instance_id: str) -> ResponseReturnValue:
-    """Show the box to ask a model something."""
+    """Show the form for a question to a model."""
     row = instance_row(find_instance(instance_id))
     return dialog("fragments/ask.html", "pages/ask.html", row=row, prompt="", answer=None, problem=None)
 
@@ -118,7 +118,7 @@ def ask(instance_id: str) -> ResponseReturnValue:
 @blueprint.get("/instances/<instance_id>/log")
 @needs(Permission.SEE)
 def log(instance_id: str) -> ResponseReturnValue:
-    """Show the last lines of a model's log; HTMX gets what has come behind the place ``after``, or 204."""
+    """Show the last lines of a model's log; HTMX gets the lines after the cursor ``after``, or 204."""
     try:
         row, lines = instance_row(find_instance(instance_id)), controller().log_tail(instance_id)
     except UnknownInstance:
@@ -133,7 +133,7 @@ def log(instance_id: str) -> ResponseReturnValue:
 
 
 def _gone_log(instance_id: str) -> ResponseReturnValue:
-    """Tell an open page that nothing more will come; a new page gets the lines that an operation's error kept."""
+    """Tell an open page that the log has ended; a new page gets the lines that an operation's error kept."""
     if wants_fragment():
         return render_template("fragments/log_gone.html")
     operations = (o for o in controller().snapshot().recent if o.instance_id == instance_id)
@@ -153,7 +153,7 @@ def find_instance(instance_id: str) -> Instance:
 
 
 def find_container(container_id: str) -> ForeignContainer:
-    """Return a container of somebody else's. Raises UnknownContainer."""
+    """Return a foreign container. Raises UnknownContainer."""
     container = next((c for c in controller().snapshot().containers if c.id == container_id), None)
     if container is None:
         raise UnknownContainer(container=container_id)

@@ -1,4 +1,4 @@
-"""What the dashboard shows now, fetched and made once for everybody who asks in the same second and language."""
+"""The current content of the dashboard, computed once for all requests of the same second and language."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from webapp.web.view_cache import RenderedFragment, Same, draw, view_cache
 
 @dataclass(frozen=True)
 class Moment:
-    """The language, the state, the second, and whose models the person's are: within one, everybody sees the same."""
+    """The language, the state, the second and the person's own models; with equal values, people see the same."""
 
     language: str
     state: str
@@ -46,7 +46,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Shown:
-    """A view of the polled region, and what it was made of."""
+    """A view of the polled region with its inputs."""
 
     snapshot: Snapshot
     view: LiveView
@@ -54,7 +54,7 @@ class Shown:
 
 
 def live() -> Shown:
-    """Return what the polled region shows now to the person who asks."""
+    """Return the current polled region for the sender of the request."""
     snapshot, cache = controller().snapshot(), view_cache()
     now = cache.now()
     moment = Moment(language(), snapshot.version, int(now), Viewer.of(current_actor(), snapshot))
@@ -77,14 +77,14 @@ def _live_view(snapshot: Snapshot, moment: Moment, now: float) -> LiveView:
 
 
 def live_body(shown: Shown) -> RenderedFragment:
-    """Return the polled region as drawn; the times in it ("5 s ago") are those of its second."""
+    """Return the rendered polled region; its ages ("5 s ago") are those of its second."""
     return view_cache().of(
         ("live body", shown.moment, audience()), lambda: draw("fragments/live.html", live=shown.view)
     )
 
 
 def form(values: LaunchForm, shown: Shown) -> FormView:
-    """Return what the form with these values shows now; only an administrator's reason for an override counts."""
+    """Return the form with these values; the reason for an override counts only from an administrator."""
     actor, may_override = current_actor(), has(Permission.UNLOAD_ANY)
     values = values if may_override else replace(values, override_reason="")
     moment = shown.moment
@@ -107,7 +107,7 @@ def _form_view(values: LaunchForm, snapshot: Snapshot, actor: str, *, may_overri
 
 
 def form_body(view: FormView) -> RenderedFragment:
-    """Return the answer to a form that shows something else: its plan, and the parts that follow from the server's state."""
+    """Return the rendered update of a form: its plan, and the parts that depend on the server's state."""
     return view_cache().of(
         ("form body", view.version, audience()), lambda: draw("fragments/plan_answer.html", form=view)
     )
@@ -116,7 +116,7 @@ def form_body(view: FormView) -> RenderedFragment:
 def models(values: LaunchForm, search: ModelSearch, shown: Shown) -> ModelList:
     """Return the cached models for a page with this form and this search.
 
-    Whose page it is matters while an own model answers or cannot be ended: it then stays, and takes its memory.
+    It depends on the person if one of their models is in use or cannot be ended: that one stays and keeps its memory.
     """
     moment, problems = shown.moment, shown.snapshot.mode_problems
     stays = frozenset(
@@ -136,31 +136,31 @@ def _model_list(values: LaunchForm, search: ModelSearch, snapshot: Snapshot) -> 
 
 
 def _texts(snapshot: Snapshot) -> tuple[ModelText, ...]:
-    """Return the texts of all models: of hundreds, they change only with the cache."""
+    """Return the texts of the models, which change only with the cache."""
     return view_cache().of(("texts", language(), Same(snapshot.models)), lambda: model_texts(snapshot.models))
 
 
 def _needs(snapshot: Snapshot, asked: SwitchRequest, headrooms: tuple[Headroom, ...]) -> ModelNeeds:
-    """What each model needs changes only with the cache, the options and the devices, not with their free memory."""
+    """Return the needs of the models, which change with the cache, options and devices, not with the free memory."""
     places = tuple((h.device_id, h.kind, h.usable_bytes, h.device_name, h.calibration.version) for h in headrooms)
     key = ("needs", Same(snapshot.models), asked.mode, asked.options, asked.devices, places)
     return view_cache().of(key, lambda: model_needs(asked, snapshot.models, headrooms))
 
 
 def models_body(found: ModelList) -> RenderedFragment:
-    """Return the list as drawn: it changes rarely and can be long."""
+    """Return the rendered list, which changes rarely and can be long."""
     return view_cache().of(
         ("models body", found.version, audience()), lambda: draw("fragments/model_list.html", models=found)
     )
 
 
 def asked_form(shown: Shown) -> FormView:
-    """Return the form with the values that the request carries."""
+    """Return the form with the values of the request."""
     return form(LaunchForm.read(_sent(), shown.snapshot), shown)
 
 
 def asked_models(values: LaunchForm, shown: Shown) -> ModelList:
-    """Return the cached models that the request looks for, for a form with these values."""
+    """Return the cached models that the request searches for, for a form with these values."""
     return models(values, ModelSearch.read(_sent()), shown)
 
 

@@ -1,1 +1,1 @@
-"""The form that loads a model: its values, the plan, and what the main button does."""
+"""The launch form: its values, its plan, and its main button."""

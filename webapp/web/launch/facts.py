@@ -1,4 +1,4 @@
-"""What the controller says about the values of the form: asked for here, passed to the presenters as a value."""
+"""Collects what the controller says about the form, as a value for the presenters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ LIGHTER_TRIED: Final = 5
 
 
 def launch_facts(form: LaunchForm, snapshot: Snapshot, actor: str, now: float) -> LaunchFacts:
-    """Return the controller's plan and advice for ``form`` as sent by ``actor`` at ``now`` (seconds since the epoch)."""
+    """Return the controller's plan and advice for ``form`` as sent by ``actor`` at ``now`` (seconds since the
+    epoch)."""
     facts = LaunchFacts(now, advice=_advice(form, actor))
     if not form.model:
         return facts
@@ -32,7 +33,7 @@ def launch_facts(form: LaunchForm, snapshot: Snapshot, actor: str, now: float) -
         return _planned(facts, form, snapshot, actor)
     except WardenError as exc:
         return replace(facts, problem=exc.message)
-    except Exception as exc:  # noqa: BLE001  around the model in the form: the page shows all the others
+    except Exception as exc:  # noqa: BLE001  a defect of this model must not hide the others
         return replace(facts, problem=misread(form.model, exc))
 
 
@@ -53,7 +54,7 @@ def _planned(facts: LaunchFacts, form: LaunchForm, snapshot: Snapshot, actor: st
 
 
 def _loads(operation: Operation, request: SwitchRequest, snapshot: Snapshot, actor: str) -> bool:
-    """Whether ``operation`` is ``actor``'s own and loads what ``request`` asks for, with the same options and devices."""
+    """Whether ``operation`` belongs to ``actor`` and loads the model of ``request`` with its options and devices."""
     if operation.kind is not OperationKind.SWITCH or operation.actor != actor or operation.request is None:
         return False
     if operation.cancel_requested_by is not None or operation.is_undoing:
@@ -63,7 +64,7 @@ def _loads(operation: Operation, request: SwitchRequest, snapshot: Snapshot, act
 
 
 def _launch(request: SwitchRequest, snapshot: Snapshot) -> tuple[Mode, str, LaunchOptions]:
-    """Return what is loaded, and how: a context longer than the model's own is cut to it."""
+    """Return mode, model and options of the load, with the context capped to the model's."""
     model = snapshot.model(request.model_id)
     limit = None if model is None else model.context_length
     asked = request.options.max_tokens
@@ -72,7 +73,7 @@ def _launch(request: SwitchRequest, snapshot: Snapshot) -> tuple[Mode, str, Laun
 
 
 def _no_place(form: LaunchForm, actor: str) -> WardenError | None:
-    """Return why the launch may not be queued; an override of another person's hold is never queued."""
+    """Return why the launch may not be queued, if so; an override of another person's hold is never queued."""
     try:
         controller().queue.check(replace(form, override_reason="").to_request(), actor)
     except WardenError as exc:
@@ -81,7 +82,7 @@ def _no_place(form: LaunchForm, actor: str) -> WardenError | None:
 
 
 def _has_lighter(plan: Plan, snapshot: Snapshot, actor: str) -> bool:
-    """Whether a smaller model would fit with the same options; of many, only the smallest are tried."""
+    """Whether a smaller model would fit with the same options; only the smallest ones are tried."""
     asked = snapshot.model(plan.request.model_id)
     most = 0 if asked is None else asked.size_bytes
     smaller = sorted(
@@ -94,11 +95,11 @@ def _has_lighter(plan: Plan, snapshot: Snapshot, actor: str) -> bool:
 
 
 def _advice(form: LaunchForm, actor: str) -> Advice | None:
-    """Return the advice for the chosen model and devices; ``None`` if the free memory there is unknown."""
+    """Return the advice for the chosen model and devices; ``None`` if their free memory is unknown."""
     try:
         return controller().advise(form.placed(), actor) if form.model else controller().recommend(form.first_device)
     except (InvalidRequest, NotFound):
         return None
-    except Exception as exc:  # noqa: BLE001  around the model in the form: the page shows all the others
+    except Exception as exc:  # noqa: BLE001  a defect of this model must not hide the others
         misread(form.model, exc)
         return None

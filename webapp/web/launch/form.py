@@ -1,4 +1,4 @@
-"""The one form of the page: its values as typed, and the request that they mean."""
+"""The launch form: its values as typed, and the request that they mean."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from webapp.web.leases import form as lease_form
 AUTO: Final = "auto"
 """The device choice "choose for me"."""
 JOINT: Final = ","
-"""Between several values of one field: devices, models to unload."""
+"""Separates several values of one field: devices, models to unload."""
 ON: Final = "1"
 DEFAULT_TOKENS: Final = 2048
 
 
 @dataclass(frozen=True)
 class LaunchForm:
-    """The values of the fields; text, because a person may type anything."""
+    """The values of the fields, as text, because a person may type anything."""
 
     mode: str = Mode.TRANSFORMERS.value
     model: str = ""
@@ -34,27 +34,27 @@ class LaunchForm:
     max_tokens: str = str(DEFAULT_TOKENS)
     batch_size: str = "1"
     device: str = AUTO
-    """``AUTO``, a device, or several."""
+    """``AUTO``, one device, or several."""
     keep_others: bool = False
     restore_on_failure: bool = True
     interrupt_busy: bool = False
     unload: str = ""
-    """Models that may go, by id: own ones although the others stay, and other people's that were confirmed."""
+    """Models that may be unloaded, by id: own ones in spite of ``keep_others``, and confirmed ones of other people."""
     lease: str = ""
-    """Until when nobody else takes the model; see ``lease_form.LEASES``."""
+    """The choice of the lease's end; see ``webapp.web.leases.form``."""
     lease_time: str = ""
     reason: str = ""
     idle: str = ""
-    """After how long without use it goes; see ``lease_form.IDLES``."""
+    """The choice of the idle time after which it is unloaded; see ``webapp.web.leases.form``."""
     override_reason: str = ""
-    """Why an administrator takes what is another person's."""
+    """Why an administrator overrides another person's hold."""
 
     @classmethod
     def read(cls, values: Mapping[str, str], snapshot: Snapshot) -> LaunchForm:
-        """Return the form as sent, or as first shown where a field was not sent: no model is chosen for anybody.
+        """Return the form as sent; a field that was not sent has its initial value, and no model is preselected.
 
-        A checkbox that is off is not sent at all: whether the form was sent is told by its other fields. A model to unload that is
-        gone meanwhile is dropped.
+        A checkbox that is off is not sent, so the other fields show whether the form was sent. Models to unload that no
+        longer exist are dropped.
         """
         sent = "mode" in values
         is_empty = snapshot.models_scanned_at is not None and not snapshot.models
@@ -79,7 +79,7 @@ class LaunchForm:
 
     @classmethod
     def of(cls, request: SwitchRequest) -> LaunchForm:
-        """Return the form that says ``request``."""
+        """Return the form for ``request``."""
         options = request.options
         return cls(
             mode=request.mode.value,
@@ -97,12 +97,12 @@ class LaunchForm:
         )
 
     def on_terms_of(self, other: LaunchForm) -> LaunchForm:
-        """Return it with the lease of ``other``: what would fit is no reason to lose that."""
+        """Return the form with the lease of ``other``, which a proposed configuration should not change."""
         kept = {name: getattr(other, name) for name in ("lease", "lease_time", "reason", "idle", "override_reason")}
         return replace(self, **kept)
 
     def to_request(self, now: float | None = None) -> SwitchRequest:
-        """Return what the form asks for at ``now``; without that, as for a plan, until when the model is leased is left open.
+        """Return the request of the form at ``now``; without ``now``, as for a plan, the lease's end is left open.
 
         Raises:
             InvalidRequest: a field has an invalid value.
@@ -129,14 +129,14 @@ class LaunchForm:
         )
 
     def placed(self) -> SwitchRequest:
-        """Return a request with the form's devices and evictions and the least launch options, whatever was typed in those fields."""
+        """Return the request with minimal launch options: only its devices and its unloads matter."""
         return replace(
             self, mode=Mode.TRANSFORMERS.value, precision=Precision.AUTO.value, max_tokens="1", batch_size="1"
         ).to_request()
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The models that may go."""
+        """The ids of the models that may be unloaded."""
         return _parts(self.unload)
 
     @property
@@ -146,7 +146,7 @@ class LaunchForm:
 
     @property
     def first_device(self) -> str | None:
-        """The device that stands for all that are chosen, where one figure is wanted."""
+        """The first of the chosen devices, for a single figure."""
         return None if self.devices is None else self.devices[0]
 
     @property
@@ -157,12 +157,12 @@ class LaunchForm:
 
     @property
     def query(self) -> str:
-        """The form as a query, so that a link fills it."""
+        """The form as a query string, so that a link can fill it in."""
         return urlencode(self.sent)
 
 
 def sent(values: MultiDict[str, str]) -> dict[str, str]:
-    """Return the fields of a form as text: each model that may be unloaded is a field of its own."""
+    """Return the fields of a form as text; the fields of the models to unload are joined."""
     return {**values.to_dict(), "unload": JOINT.join(values.getlist("unload"))}
 
 

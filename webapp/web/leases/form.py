@@ -1,4 +1,4 @@
-"""The terms of a lease as a form has them: choices that mean moments and minutes."""
+"""The lease terms in a form: choices that stand for moments and minutes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from webapp.errors import InvalidRequest
 NONE: Final = ""
 AS_IT_IS: Final = "same"
 AT_TIME: Final = "time"
-"""Until the time of day that another field names."""
+"""The choice of a time of day, which another field contains."""
 EVENING: Final = time(18)
 MORNING: Final = time(9)
 HOURS: Final[Mapping[str, float]] = {"1h": EXTENSION_S, "2h": 2 * EXTENSION_S}
@@ -21,14 +21,14 @@ TO_EVENING: Final = "18:00"
 TO_MORNING: Final = "tomorrow"
 LEASES: Final = (NONE, *HOURS, TO_EVENING, TO_MORNING, AT_TIME)
 IDLES: Final[Mapping[str, float | None]] = {"": None, "0": 0.0, "15": 15.0, "60": 60.0}
-"""Minutes by choice; the empty one is the server's."""
+"""Minutes by choice; the empty one means the server's setting."""
 
 
 def lease_until(choice: str, time_of_day: str, now: float) -> float | None:
-    """Return the moment that a choice means at ``now``, in the server's time zone; a time of day is the next one.
+    """Return the moment of a choice at ``now``, in the server's time zone; a time of day means its next occurrence.
 
     Raises:
-        InvalidRequest: there is no such choice, or no such time.
+        InvalidRequest: there is no such choice or time.
     """
     if choice == NONE:
         return None
@@ -45,7 +45,7 @@ def lease_until(choice: str, time_of_day: str, now: float) -> float | None:
 
 
 def idle_minutes(choice: str) -> float | None:
-    """Return the minutes that a choice means; another number, as a program may have set it, means itself. Raises InvalidRequest."""
+    """Return the minutes of a choice, or of any other number, which a program may have set. Raises InvalidRequest."""
     if choice in IDLES:
         return IDLES[choice]
     if not is_number(choice):
@@ -54,12 +54,12 @@ def idle_minutes(choice: str) -> float | None:
 
 
 def is_number(text: str) -> bool:
-    """Whether ``text`` is a plain number that minutes may be."""
+    """Whether ``text`` is a valid number of minutes."""
     return re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text, re.ASCII) is not None
 
 
 def idle_choice(minutes: float | None) -> str:
-    """Return the choice that means ``minutes``, or the number itself if no choice does."""
+    """Return the choice for ``minutes``, or the number itself if there is none."""
     known = {meant: choice for choice, meant in IDLES.items()}
     return known[minutes] if minutes is None or minutes in known else f"{minutes:g}"
 
@@ -70,7 +70,7 @@ def evening_is_ahead(now: float) -> bool:
 
 
 def terms_of(values: Mapping[str, str], now: float) -> Terms:
-    """Return the terms that the form of a loaded model says. Raises InvalidRequest."""
+    """Return the terms in the form of a loaded model. Raises InvalidRequest."""
     choice = values.get("lease", AS_IT_IS)
     stays = choice == AS_IT_IS
     idle = values.get("idle")

@@ -1,4 +1,4 @@
-"""Leases on the page: what a row says of its terms, the two dialogs, and the banner of what one person is asked and told."""
+"""Leases on the page: the terms in a row, the two dialogs, and the banner with a person's requests and notices."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from webapp.web.versions import Versioned
 
 MINUTE_S = 60
 SHOWN_LIMIT = 5
-"""The most notices on the page at once, the newest."""
+"""How many notices the page shows at once; the newest are shown."""
 
 
 @dataclass(frozen=True)
 class Viewer:
-    """Who looks at the rows, as far as they differ by that: who owns nothing sees what all others see who own nothing."""
+    """The viewer's part of the cache key. People without instances share one rendering."""
 
     own: frozenset[str] = frozenset()
-    """Instances of theirs."""
+    """The viewer's instances."""
     given: frozenset[str] = frozenset()
-    """Instances that were given up for them."""
+    """Instances that were released for the viewer."""
 
     @classmethod
     def of(cls, actor: str, snapshot: Snapshot) -> Viewer:
-        """Return ``actor`` as an onlooker."""
+        """Return the viewer for ``actor``."""
         instances = snapshot.instances
         return cls(
             frozenset(i.id for i in instances if i.owner == actor),
@@ -41,41 +41,41 @@ class Viewer:
 
 @dataclass(frozen=True)
 class RowContext:
-    """When, and under which of the server's rules, a row is looked at."""
+    """The time, the viewer and the server's rules that a row depends on."""
 
     onlooker: Viewer = field(default_factory=Viewer)
     now: float = 0.0
     idle_minutes: float = 0.0
     idle_unload_at: Mapping[str, float] = field(default_factory=dict)
-    """When instances go for being idle, by their ids."""
+    """When instances will be unloaded for being idle, by id."""
 
 
 @dataclass(frozen=True)
 class LeaseView:
-    """The terms on a row. Moments are seconds since the epoch."""
+    """The terms in a row. Moments are in seconds since the epoch."""
 
     reason: str
     until: float | None
     is_over: bool
     idle_words: str
-    """After how long it goes, where it does."""
+    """The idle time after which it is unloaded; empty if it is not."""
     goes_at: float | None
-    """Set in the last minute before it goes for being idle."""
+    """Set in the last minute before it is unloaded for being idle."""
     asker: str
     asked_at: float | None
     is_own: bool
     must_ask: bool
-    """It is somebody else's, leased or busy: not to be unloaded without asking."""
+    """Whether it is another person's and leased or busy, so that unloading it needs a release request."""
     is_ready: bool
 
     @property
     def is_shown(self) -> bool:
-        """Whether there is anything to say of it, or to set."""
+        """Whether there is anything to show or to set."""
         return bool(self.reason or self.until or self.idle_words or self.asker or (self.is_own and self.is_ready))
 
 
 def lease_view(instance: Instance, view: RowContext) -> LeaseView:
-    """Return what a row says of the terms of ``instance``."""
+    """Return the terms of ``instance`` for its row."""
     lease, now = instance.lease, view.now
     own = instance.id in view.onlooker.own
     goes_at = view.idle_unload_at.get(instance.id)
@@ -102,7 +102,7 @@ def _idle_words(instance: Instance, view: RowContext) -> str:
 
 
 def lease_choices(chosen: str, now: float, *, as_it_is: bool = False) -> tuple[Choice, ...]:
-    """Return until when a model may be leased; a time that has passed is left out, unless the form has it."""
+    """Return the choices of the lease's end; those that are past today are left out, unless chosen."""
     labels = {
         lease_form.NONE: _("no lease"),
         "1h": _("1 hour"),
@@ -122,7 +122,7 @@ def lease_choices(chosen: str, now: float, *, as_it_is: bool = False) -> tuple[C
 
 
 def idle_choices(chosen: str, server_minutes: float) -> tuple[Choice, ...]:
-    """Return after how long without use a model may go."""
+    """Return the choices of the idle time after which a model is unloaded."""
     server = formats.whole_duration(server_minutes * MINUTE_S) if server_minutes else _("never")
     labels = {
         "": _("%(time)s (server)", time=server),
@@ -137,7 +137,7 @@ def idle_choices(chosen: str, server_minutes: float) -> tuple[Choice, ...]:
 
 @dataclass(frozen=True)
 class LeaseDialog:
-    """The terms of a loaded model, to be changed by its owner."""
+    """The terms of a loaded model, for its owner to change."""
 
     id: str
     model: str
@@ -160,24 +160,24 @@ def lease_dialog(instance: Instance, view: RowContext) -> LeaseDialog:
 
 @dataclass(frozen=True)
 class ReleaseDialog:
-    """The question to another person whether a model can go."""
+    """The release request to another person."""
 
     id: str
     model: str
     owner: str
     reasons: tuple[str, ...]
-    """Why it is not simply unloaded."""
+    """Why the model is not simply unloaded."""
     presence: str
     silence: str
     pending: str
-    """Said instead of the form where somebody asks already."""
+    """Shown instead of the form if a request is pending already."""
     may_override: bool
 
 
 def release_dialog(
     instance: Instance, snapshot: Snapshot, actor: str, now: float, silence_s: float, *, may_override: bool
 ) -> ReleaseDialog:
-    """Return the dialog in which ``actor`` asks for an instance."""
+    """Return the dialog with which ``actor`` requests the release of an instance."""
     owner, present = instance.owner, instance.owner in snapshot.present
     return ReleaseDialog(
         id=instance.id,
@@ -223,7 +223,7 @@ def _pending(instance: Instance, actor: str) -> str:
 
 @dataclass(frozen=True)
 class AskRow:
-    """Somebody asks one person for a model."""
+    """A release request to the person."""
 
     instance_id: str
     asker: str
@@ -234,7 +234,7 @@ class AskRow:
 
 @dataclass(frozen=True)
 class NoticeRow:
-    """What one person is told."""
+    """A notice to the person."""
 
     number: int
     text: str
@@ -243,27 +243,27 @@ class NoticeRow:
 
 @dataclass(frozen=True)
 class GoingRow:
-    """A model of one person's that somebody else is about to unload."""
+    """A model of the person that somebody else is about to unload."""
 
     operation_id: str
     actor: str
     models: str
     acts_at: float
-    """Until when nothing is touched; seconds since the epoch."""
+    """When it will be unloaded; seconds since the epoch."""
     can_stop: bool
 
 
 @dataclass(frozen=True)
 class Banner(Versioned):
-    """What one person is asked and told, on every page."""
+    """The requests and notices to one person, on every page."""
 
     going: tuple[GoingRow, ...]
     asks: tuple[AskRow, ...]
     notices: tuple[NoticeRow, ...]
     keeping: tuple[str, ...] = ()
-    """Why Warden cannot keep what it is told, and what to do, a sentence each."""
+    """Why Warden cannot store anything, and what to do, one sentence each."""
     is_watched: bool = False
-    """Something of the person's is loaded or on its way, so that news may come at any moment."""
+    """Whether the person has models loaded or in progress, so that news may come at any moment."""
 
 
 def banner(snapshot: Snapshot, actor: str) -> Banner:
@@ -291,7 +291,7 @@ def _keeping(problem: Message | None) -> Iterator[str]:
 
 
 def _going(snapshot: Snapshot, actor: str) -> Iterator[GoingRow]:
-    """An owner hears of it at once, on every page, and not only when it is done."""
+    """Yield the person's models that are about to be unloaded: owners are told at once, not only afterwards."""
     for operation in snapshot.running:
         grace = operation.grace
         if grace is None or not operation.is_in_grace or operation.cancel_requested_by is not None:

@@ -1,4 +1,4 @@
-"""Leases and release requests: forms of rows, dialogs and the banner. Each works as a plain form first."""
+"""Leases and release requests: forms of rows, dialogs and the banner. Each also works as a plain form."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from webapp.web.rights import has, needs
 from webapp.web.translate import gettext as _
 
 HIDDEN: Final = "Warden-Hidden"
-"""The header of what a page asks for while its tab is hidden."""
+"""The header of requests from a page whose tab is hidden."""
 
 blueprint = Blueprint("leases", __name__)
 
 
 def own_banner() -> Banner:
-    """Return what the person who asks is asked and told; who sees it is present, and nobody sees a hidden tab."""
+    """Return the sender's banner and note that the person is present, unless the tab is hidden."""
     actor = current_actor()
     if HIDDEN not in request.headers:
         controller().see(actor)
@@ -41,7 +41,7 @@ def own_banner() -> Banner:
 @blueprint.get("/fragments/notices")
 @needs(Permission.SEE)
 def notices() -> ResponseReturnValue:
-    """Return the banner, or 204 while it stays as it is."""
+    """Return the banner, or 204 if it is unchanged."""
     shown = own_banner()
     if request.args.get("notices_version") == shown.version:
         return with_clock(make_response("", 204))
@@ -63,7 +63,7 @@ def lease(instance_id: str) -> ResponseReturnValue:
 @blueprint.post("/instances/<instance_id>/lease")
 @does(commands.SET_LEASE)
 def set_lease(instance_id: str) -> ResponseReturnValue:
-    """Change the terms of a model, or make its lease an hour longer."""
+    """Change the terms of a model, or extend its lease by an hour."""
     extend = request.form.get("extend") == ON
     asked = Terms.longer() if extend else lease_form.terms_of(request.form.to_dict(), time.time())
     instance = controller().leases.set(instance_id, asked, current_actor())
@@ -75,12 +75,12 @@ def set_lease(instance_id: str) -> ResponseReturnValue:
 @blueprint.get("/instances/<instance_id>/release")
 @needs(Permission.LEASE)
 def release(instance_id: str) -> ResponseReturnValue:
-    """Show the question to the owner of a model."""
+    """Show the dialog of a release request."""
     return ask_dialog(instance_id)
 
 
 def ask_dialog(instance_id: str) -> ResponseReturnValue:
-    """Return the dialog that asks the owner of a model to release it."""
+    """Return the dialog of a release request to the owner of a model."""
     silence_s = services().settings.sharing.release_silence_s
     snapshot, instance = controller().snapshot(), find_instance(instance_id)
     view = release_dialog(
@@ -92,7 +92,7 @@ def ask_dialog(instance_id: str) -> ResponseReturnValue:
 @blueprint.post("/instances/<instance_id>/release-request")
 @does(commands.ASK_RELEASE)
 def ask_release(instance_id: str) -> ResponseReturnValue:
-    """Ask the owner of a model to release it."""
+    """Send a release request to the owner of a model."""
     instance = controller().leases.ask(instance_id, request.form.get("why", "").strip(), current_actor())
     return done(_("Request sent. The answer from %(owner)s will appear here.", owner=instance.owner))
 
@@ -100,7 +100,7 @@ def ask_release(instance_id: str) -> ResponseReturnValue:
 @blueprint.post("/instances/<instance_id>/release-request/answer")
 @does(commands.ANSWER_RELEASE)
 def answer_release(instance_id: str) -> ResponseReturnValue:
-    """Keep or release a model that somebody asks for."""
+    """Keep or release a model with a pending request."""
     answer = _answer(request.form.get("answer", ""))
     instance = controller().leases.answer(instance_id, answer, request.form.get("word", "").strip(), current_actor())
     if answer is ReleaseAnswer.KEEP:
@@ -118,7 +118,7 @@ def _answer(text: str) -> ReleaseAnswer:
 @blueprint.post("/instances/<instance_id>/keep")
 @does(commands.KEEP)
 def keep(instance_id: str) -> ResponseReturnValue:
-    """Keep an idle model for another while."""
+    """Keep an idle model, which restarts its idle time."""
     instance = controller().leases.keep(instance_id, current_actor())
     return done(_("Model %(model)s stays.", model=instance.model_id))
 
@@ -127,13 +127,13 @@ def keep(instance_id: str) -> ResponseReturnValue:
 @needs(Permission.SEE)
 @changes_nothing
 def dismiss(number: int) -> ResponseReturnValue:
-    """Send a notice away."""
+    """Dismiss a notice."""
     controller().dismiss(number, current_actor())
     return _from_banner("")
 
 
 def _from_banner(text: str) -> ResponseReturnValue:
-    """Answer a form of the banner with the banner as it is now, since not every page has another place for the answer."""
+    """Answer a form of the banner with the current banner, since not every page has another place for the answer."""
     if wants_fragment():
         return with_clock(make_response(_drawn(own_banner()), {"HX-Trigger": "warden:refresh"}))
     return done(text) if text else redirect(url_for("pages.dashboard"), 303)

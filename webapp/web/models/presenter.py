@@ -1,4 +1,4 @@
-"""The list of cached models: searched, sorted, and each with how it fits."""
+"""The list of cached models: searched, sorted, each with how it fits."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ FIT_LOOKS: Final[Mapping[Fit, tuple[str, str]]] = {
     Fit.AFTER_UNLOADING: ("warn", "▲"),
     Fit.TOO_LARGE: ("bad", "✕"),
 }
-"""Tone and sign; what is unknown says nothing."""
+"""Tone and sign by fit; an unknown fit has none."""
 LONGEST_SEARCH: Final = 200
 SHOWN_AT_FIRST: Final = 50
-"""More are shown when they are asked for: hundreds of rows are a long page, and each change would draw them all."""
+"""More are shown on request: hundreds of rows make a long page, and each change would redraw them all."""
 
 
 class Sort(StrEnum):
-    """What the list is sorted by."""
+    """The order of the list."""
 
     NAME = "name"
     SIZE = "size"
@@ -47,7 +47,7 @@ class Sort(StrEnum):
 
 @dataclass(frozen=True)
 class ModelSearch:
-    """What a person looks for, as typed, the order that they want, and whether they want to see all of it."""
+    """The search as typed, the order, and whether to show everything."""
 
     text: str = ""
     sort: Sort = Sort.NAME
@@ -55,14 +55,14 @@ class ModelSearch:
 
     @classmethod
     def read(cls, values: Mapping[str, str]) -> ModelSearch:
-        """Return the search as sent in ``q``, ``sort`` and ``all``; an order that does not exist is the names'."""
+        """Return the search in ``q``, ``sort`` and ``all``; an unknown order means by name."""
         text, sort = values.get("q", "").strip()[:LONGEST_SEARCH], values.get("sort", "")
         return cls(text, Sort(sort) if sort in set(Sort) else Sort.NAME, values.get("all") == ON)
 
 
 @dataclass(frozen=True)
 class FitView:
-    """How a model fits, in words and shape."""
+    """How a model fits, as words and a sign."""
 
     word: str
     tone: str
@@ -71,7 +71,7 @@ class FitView:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One cached model. ``problem`` says why it cannot be loaded; ``fit`` is ``None`` where it is unknown."""
+    """One cached model. ``problem`` is the reason if it cannot be loaded; ``fit`` is ``None`` if unknown."""
 
     id: str
     size: str
@@ -85,50 +85,50 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class ModelList(Versioned):
-    """The models that were looked for."""
+    """The models that match the search."""
 
     rows: tuple[ModelRow, ...]
-    """The first of those that were found, or all of them."""
+    """The first matches, or all of them."""
     found: int
     total: int
     search: ModelSearch
     sorts: tuple[tuple[str, str, bool], ...]
-    """Value, word, and whether it is chosen."""
+    """Value, label, and whether it is chosen."""
     problem: str | None
     is_known: bool
-    """False before the cache was first read."""
+    """False until the cache is read for the first time."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether the cache was read and holds nothing."""
+        """Whether the cache was read and is empty."""
         return self.is_known and not self.total and self.problem is None
 
     @property
     def count(self) -> str:
-        """How many models there are, and how many of them were found."""
+        """The number of models and of matches, as text."""
         if self.found == self.total:
             return formats.number(self.total)
         return _("%(found)s of %(total)s", found=formats.number(self.found), total=formats.number(self.total))
 
     @property
     def sort_asked(self) -> str | None:
-        """The order for an address; the usual one needs no word there."""
+        """The order for a URL; ``None`` for the default order."""
         return None if self.search.sort is Sort.NAME else self.search.sort.value
 
     @property
     def is_long(self) -> bool:
-        """Whether more were found than are shown at first."""
+        """Whether there are more matches than are shown at first."""
         return self.found > SHOWN_AT_FIRST
 
     @property
     def shown(self) -> str:
-        """How many of the models that were found are in the list."""
+        """How many of the matches are shown, as text."""
         return _("Showing %(shown)s of %(found)s", shown=len(self.rows), found=formats.number(self.found))
 
 
 @dataclass(frozen=True)
 class ModelText:
-    """The texts of a model that do not depend on the memory, and the lowered words that it is found by."""
+    """The texts of a model that do not depend on the memory, and the lower-case text to search in."""
 
     model: CachedModel
     size: str
@@ -138,7 +138,7 @@ class ModelText:
 
 
 ModelNeeds = Sequence[Needs | Message | None]
-"""What a launch would need of each model: ``None`` if it cannot be asked of it, a message if that cannot be told."""
+"""The needs of a launch of each model: ``None`` if the request is invalid for it, a message if it is defective."""
 
 
 def model_list(
@@ -149,7 +149,7 @@ def model_list(
     needs: ModelNeeds | None,
     headrooms: Sequence[Headroom],
 ) -> ModelList:
-    """Return the list of the models that ``search`` finds; without ``needs``, how they fit is unknown."""
+    """Return the list of the models that match ``search``; without ``needs`` their fit is unknown."""
     judged = (_judged(one, need, headrooms) for one, need in zip(texts, needs or [None] * len(texts), strict=True))
     found = [(one, fit) for one, fit in judged if _is_found(one, search)]
     found.sort(key=_ORDERS[search.sort])
@@ -173,12 +173,12 @@ def model_texts(models: Iterable[CachedModel]) -> tuple[ModelText, ...]:
 
 
 def model_needs(request: SwitchRequest, models: Iterable[CachedModel], headrooms: Sequence[Headroom]) -> ModelNeeds:
-    """Return what ``request`` would take of each model."""
+    """Return the needs of ``request`` with each model."""
     return tuple(needs_or_why(request, model, headrooms) for model in models)
 
 
 def asked_for(form: LaunchForm) -> SwitchRequest:
-    """Return what the form asks for; while a field of it is half typed, the usual options."""
+    """Return the request of the form, or one with the usual options while a field is incomplete."""
     try:
         return form.to_request()
     except InvalidRequest:
@@ -188,22 +188,22 @@ def asked_for(form: LaunchForm) -> SwitchRequest:
 def _text_or_why(model: CachedModel) -> ModelText:
     try:
         return _text(model)
-    except Exception as exc:  # noqa: BLE001  around one row: the list shows all the others
+    except Exception as exc:  # noqa: BLE001  one defective model must not hide the others
         return ModelText(
             model, size="", facts="", problem=words.clause(misread(model.id, exc)), found_by=model.id.lower()
         )
 
 
 def needs_or_why(request: SwitchRequest, model: CachedModel, headrooms: Sequence[Headroom]) -> Needs | Message | None:
-    """Return what ``request`` would take of ``model``: ``None`` if the model cannot be asked for so, or why that is unknown."""
+    """Return the needs of ``request`` with ``model``: ``None`` if it is invalid for it, a message on a defect."""
     try:
         return needs_of(request, model, headrooms) if may_ask(request, model) else None
-    except Exception as exc:  # noqa: BLE001  around one row: the list shows all the others
+    except Exception as exc:  # noqa: BLE001  one defective model must not hide the others
         return misread(model.id, exc)
 
 
 def _judged(known: ModelText, needs: Needs | Message | None, headrooms: Sequence[Headroom]) -> tuple[ModelText, Fit]:
-    """Return how a model fits; of one that cannot be judged the row says so."""
+    """Return a model with its fit; if it cannot be evaluated, its text says so."""
     if known.model.problem is not None or needs is None:
         return known, Fit.UNKNOWN
     if isinstance(needs, Message):
@@ -235,7 +235,7 @@ def _facts(model: CachedModel) -> list[str]:
 
 
 def _is_found(known: ModelText, search: ModelSearch) -> bool:
-    """Whether every word that was typed occurs in the name or the facts."""
+    """Whether every word of the search occurs in the name or the facts."""
     return all(word in known.found_by for word in search.text.lower().split())
 
 
@@ -245,7 +245,7 @@ _ORDERS: Final[Mapping[Sort, Callable[[tuple[ModelText, Fit]], tuple[object, ...
     Sort.SIZE: lambda found: (-found[0].model.size_bytes, found[0].model.id.lower()),
     Sort.FIT: lambda found: (_FIT_ORDER[found[1]], -found[0].model.size_bytes, found[0].model.id.lower()),
 }
-"""The largest first, except by name; of those that fit, the largest is the most able."""
+"""Largest first, except by name: of the models that fit, the largest is the most capable."""
 
 
 def _look(fit: Fit) -> FitView | None:

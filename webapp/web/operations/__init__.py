@@ -1,1 +1,1 @@
-"""The history of operations and each operation's own page."""
+"""The history of operations, and the page of each operation."""

@@ -1,4 +1,4 @@
-"""What the list of operations is asked for by: the values as an address carries them, and what they mean."""
+"""The query of the list of operations: its values in a URL, and what they mean."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from webapp.web.filters import member, name_of
 
 @dataclass(frozen=True)
 class OperationsQuery:
-    """The values as typed; an empty one is any. ``before`` is the id of the last operation already seen."""
+    """The values as typed; an empty one matches everything. ``before`` is the id of the last operation already seen."""
 
     kind: str = ""
     actor: str = ""
@@ -22,11 +22,11 @@ class OperationsQuery:
 
     @classmethod
     def read(cls, values: Mapping[str, str]) -> OperationsQuery:
-        """Return what an address asks for."""
+        """Return the query in a URL."""
         return cls(**{field.name: values.get(field.name, "") for field in fields(cls)})
 
     def to_filter(self) -> OperationFilter:
-        """Return the filter that is meant. Raises InvalidRequest."""
+        """Return the filter. Raises InvalidRequest."""
         return OperationFilter(
             kind=member("kind", self.kind, OperationKind),
             actor=name_of("actor", self.actor),
@@ -36,10 +36,10 @@ class OperationsQuery:
 
     @property
     def is_filter(self) -> bool:
-        """Whether anything is left out but by its age."""
+        """Whether it restricts more than the age."""
         return any((self.kind, self.actor, self.model, self.state))
 
     def address(self, before: str = "") -> str:
-        """Return the query of an address that asks for the same, after the operation ``before``."""
+        """Return the query string of the same filter, after the operation ``before``."""
         values = {**vars(self), "before": before}
         return urlencode({name: value for name, value in values.items() if value})

@@ -1,4 +1,4 @@
-"""What was done here: the list of operations, and each one's own page."""
+"""The history of operations, and the page of each operation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ blueprint = Blueprint("history", __name__)
 @blueprint.get("/history")
 @needs(Permission.SEE)
 def history() -> ResponseReturnValue:
-    """Show a page of the operations that the query asks for, newest first; HTMX gets the list alone."""
+    """Show a page of the selected operations, newest first; HTMX gets only the list."""
     query = OperationsQuery.read(request.args)
     try:
         view, status = _asked(query), 200
@@ -45,7 +45,7 @@ def history() -> ResponseReturnValue:
 @blueprint.get("/operations/<operation_id>")
 @needs(Permission.SEE)
 def operation(operation_id: str) -> ResponseReturnValue:
-    """Show one operation; HTMX gets what has changed since the content ``version``, or 204."""
+    """Show one operation; HTMX gets its content if that differs from ``version``, or 204."""
     try:
         found = controller().operation(operation_id)
     except UnknownOperation as error:
@@ -61,7 +61,7 @@ def operation(operation_id: str) -> ResponseReturnValue:
 
 
 def _asked(query: OperationsQuery) -> HistoryView:
-    """An invalid value and a place that is gone match nothing. Raises StoreUnavailable."""
+    """Return the page of a query; an invalid value or a removed operation matches nothing. Raises StoreUnavailable."""
     try:
         where = query.to_filter()
         running = _running(query, where)
@@ -74,7 +74,7 @@ def _asked(query: OperationsQuery) -> HistoryView:
 
 
 def _running(query: OperationsQuery, where: OperationFilter) -> tuple[Operation, ...]:
-    """Return what runs, for the top of the first page, newest first."""
+    """Return the running operations, newest first, which are at the top of the first page."""
     if query.before:
         return ()
     return tuple(operation for operation in reversed(controller().snapshot().running) if where.matches(operation))

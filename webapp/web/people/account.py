@@ -1,4 +1,4 @@
-"""One's own account: password, sessions, API tokens. Everything here is done in person, never by a token."""
+"""A person's own account: password, sessions, API tokens. Nothing here can be done with a token."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from webapp.web.translate import gettext as _
 
 DAY_S: Final = 86_400.0
 TOKEN_DAYS: Final = (30, 90, 365, 0)
-"""How long a token may be made to last; 0 is for ever."""
+"""The choices of a token's lifetime in days; 0 means that it never expires."""
 
 blueprint = Blueprint("account", __name__, url_prefix="/account")
 
@@ -36,7 +36,7 @@ blueprint = Blueprint("account", __name__, url_prefix="/account")
 @blueprint.get("")
 @needs(Permission.ACCOUNT)
 def page() -> ResponseReturnValue:
-    """Show the account; a Warden without accounts says how the first one is made."""
+    """Show the account; a Warden without accounts explains how to create the first one."""
     return _page()
 
 
@@ -65,7 +65,7 @@ def change_password() -> ResponseReturnValue:
 @needs(Permission.ACCOUNT)
 @records(Action.SESSION_ENDED, own_session)
 def end_session(session_id: str) -> ResponseReturnValue:
-    """End one of one's own sessions."""
+    """End a session of the person."""
     accounts().end_session(_me().id, session_id)
     return _done(_("Session ended."))
 
@@ -74,7 +74,7 @@ def end_session(session_id: str) -> ResponseReturnValue:
 @needs(Permission.ACCOUNT)
 @records(Action.TOKEN_MADE, new_token, {"scope": Detail.SCOPE, "days": Detail.DAYS})
 def add_token() -> ResponseReturnValue:
-    """Make an API token and show it, this once: a redirect would have to carry it."""
+    """Create an API token and show it once, without a redirect, which would have to contain it."""
     try:
         scope = chosen(Role, "scope", request.form.get("scope", ""))
         days = _days(request.form.get("days", ""))
@@ -89,7 +89,7 @@ def add_token() -> ResponseReturnValue:
 @needs(Permission.ACCOUNT)
 @records(Action.TOKEN_REVOKED, own_token)
 def revoke_token(token_id: str) -> ResponseReturnValue:
-    """Revoke one of one's own tokens."""
+    """Revoke a token of the person."""
     accounts().drop_token(token_id, _me().id)
     return _done(_("The token is revoked."))
 
@@ -101,7 +101,7 @@ def _days(text: str) -> int:
 
 
 def _me() -> Person:
-    """Raises UnknownPerson where Warden has no accounts."""
+    """Return the sender's account. Raises UnknownPerson if Warden has no accounts."""
     identity = require(Permission.ACCOUNT)
     if identity.person_id is None:
         raise UnknownPerson(person=identity.name)
@@ -119,7 +119,7 @@ def _page(problem: str | None = None, token_problem: str | None = None, new_toke
 
 
 def _view(identity: Identity) -> AccountView | None:
-    """``None`` is the person of a Warden without accounts."""
+    """Return the view; ``None`` for the person of a Warden without accounts."""
     if identity.person_id is None:
         return None
     person = accounts().person(identity.name)

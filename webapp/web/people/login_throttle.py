@@ -1,9 +1,9 @@
-"""Slows down who guesses passwords: who has failed too often in a quarter of an hour is refused before a password is looked at.
+"""Throttles password guessing: after too many failures in a quarter of an hour, passwords are no longer checked.
 
-A name has so many failures as the setting allows, wherever they come from. An address from which three times as many failed is watched
-closely: each name has a third of its failures there, and one password of it is checked at a time. So the failures of others at the same
-address (behind one proxy, or an ``ssh -L``, that is everybody) keep nobody out, and a flood from it costs one check at a time; as long as
-it lasts, who comes between is asked to try again.
+A name may fail as often as the setting allows, from all addresses together. An address with three times as many
+failures is watched: each name may fail there only a third as often, and only one password from it is checked at a time.
+So the failures of others at the same address (everybody behind one proxy or an ``ssh -L``) lock nobody out, and a flood
+costs one check at a time; while it lasts, others at that address are asked to try again.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ EXTENSION: Final = "warden_guesses"
 WINDOW_S: Final = 15 * 60.0
 FAILED: Final = status_of(SignInFailed)
 ADDRESS_SHARE: Final = 3
-"""From an address this many times the failures of a name are let pass: several people can sit behind it…"""
+"""An address may have this many times the failures of a name, as several people can share it…"""
 WATCHED_SHARE: Final = 3
-"""…and then a name has this part of its own failures there: whoever mistypes a password once or twice still gets in."""
+"""…and then each name has this fraction of its failures there, so that one or two typing errors are still allowed."""
 
 
 class LoginThrottle:
     """Counts failures by key, in a window that moves with the monotonic clock.
 
-    What is being checked counts as failed until it has succeeded: guesses that are sent at once are no more than others. (`limits`
-    counts by the time of day, gives nothing back, and starts a thread for each failure.)
+    A check in progress counts as failed until it succeeds, so that concurrent guesses have no advantage. (The library
+    `limits` counts by wall time, cannot take a count back, and starts a thread for each failure.)
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._failed: OrderedDict[str, deque[float]] = OrderedDict()
-        """When it failed, by key; the key that failed last is last."""
+        """The times of failures by key; the key with the latest failure is last."""
         self._checked: Counter[str] = Counter()
-        """Checks under way, by key."""
+        """The number of checks in progress, by key."""
 
     def begin(self, name: str, address: str | None, allowed: int) -> bool:
-        """Enter a check of a password; False where there must be none. ``allowed`` is how often one name may fail."""
+        """Begin a check of a password; return False if it is refused. ``allowed`` is how often one name may fail."""
         with self._lock:
             self._forget()
             watched = address is not None and self._count(address) >= ADDRESS_SHARE * allowed
@@ -62,14 +62,14 @@ class LoginThrottle:
             return True
 
     def end(self, name: str, address: str | None, *, failed: bool) -> None:
-        """Take note of how a check that had begun ended."""
+        """Record the result of a check."""
         with self._lock:
             for key in _keys(name, address):
                 self._checked[key] -= 1
                 if failed:
                     self._failed.setdefault(key, deque()).append(self._monotonic())
                     self._failed.move_to_end(key)
-            self._checked += Counter()  # drops what is 0
+            self._checked += Counter()  # drops zeros
 
     def _count(self, key: str) -> int:
         times = self._failed.get(key, deque())
@@ -78,7 +78,7 @@ class LoginThrottle:
         return len(times) + self._checked[key]
 
     def _forget(self) -> None:
-        """Forget the keys that have not failed in the window."""
+        """Remove the keys without a failure in the window."""
         while self._failed and next(iter(self._failed.values()))[-1] < self._since():
             self._failed.popitem(last=False)
 
@@ -91,12 +91,12 @@ def _keys(name: str, address: str | None) -> tuple[str, ...]:
 
 
 def init_guesses(app: Flask) -> None:
-    """Let ``app`` count failures; they are forgotten when it ends."""
+    """Make ``app`` count failures, in memory only."""
     app.extensions[EXTENSION] = LoginThrottle()
 
 
 def slow_by(name: Callable[[], str], address: Callable[[], str] | None = None) -> Callable[[View[P]], View[P]]:
-    """Refuse a view to whoever has failed it too often, by name and, where that is given, by address. Raises TooManyRequests."""
+    """Refuse a view after too many failures by name and, if given, by address. Raises TooManyRequests."""
 
     def guard(view: View[P]) -> View[P]:
         @wraps(view)

@@ -28,14 +28,14 @@ blueprint = Blueprint("signing", __name__)
 
 
 def _of_name() -> str:
-    """Under a hash: a password that was typed into the wrong field is not kept."""
+    """Return the throttle key of the typed name, as a hash in case it is a password in the wrong field."""
     return sha256(request.form.get("name", "").strip().lower().encode("utf-8", "replace")).hexdigest()
 
 
 @blueprint.get("/sign-in")
 @needs(Permission.OPEN)
 def page() -> ResponseReturnValue:
-    """Ask for name and password; who is signed in, or need not be, is led on."""
+    """Ask for name and password; people who are signed in, or need not be, are redirected."""
     if current_identity() is not None:
         return redirect(same_site_path(request.args.get("next")), 303)
     return _sign_in_page()
@@ -46,7 +46,7 @@ def page() -> ResponseReturnValue:
 @records(Action.SIGN_IN, typed_person)
 @slow_by(_of_name, client_address)
 def sign_in() -> ResponseReturnValue:
-    """Begin a session and lead on to the page that was asked for."""
+    """Begin a session and redirect to the requested page."""
     name, password = request.form.get("name", "").strip(), request.form.get("password", "")
     try:
         key = accounts().sign_in(name, password, visit())
@@ -64,7 +64,7 @@ def _sign_in_page(problem: str | None = None, name: str = "") -> str:
 
 
 def begin_session(key: str) -> None:
-    """Put a new key, and nothing of what was before, into the cookie: what somebody planted there is worth nothing."""
+    """Put a new key into the cookie and drop all else, so that a planted session is worthless."""
     session.clear()
     session[SESSION_KEY] = key
 
@@ -85,7 +85,7 @@ def sign_out() -> ResponseReturnValue:
 @blueprint.get("/invitation")
 @needs(Permission.OPEN)
 def invitation() -> ResponseReturnValue:
-    """Show what an invitation is for, and ask for name and password."""
+    """Show the role of an invitation, and ask for name and password."""
     return _invitation_page()
 
 
@@ -93,7 +93,7 @@ def invitation() -> ResponseReturnValue:
 @needs(Permission.OPEN)
 @records(Action.INVITATION_USED, typed_person)
 def accept() -> ResponseReturnValue:
-    """Make the account with the invitation's role, and sign in."""
+    """Create the account with the invitation's role, and sign in."""
     name, password = request.form.get("name", "").strip(), request.form.get("password", "")
     if password != request.form.get("again", ""):
         return make_response(_invitation_page(_("The passwords do not match. Type them again."), name), 422)
@@ -110,7 +110,7 @@ def accept() -> ResponseReturnValue:
 
 
 def _invitation_page(problem: str | None = None, name: str = "") -> str:
-    """Raises UnknownInvitation."""
+    """Return the page of an invitation. Raises UnknownInvitation."""
     key = request.values.get("key", "")
     role = words.word(names.ROLES, accounts().invitation(key).role)
     return render_template(

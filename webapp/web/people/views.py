@@ -1,4 +1,4 @@
-"""The people page: who has an account, with which role; inviting, disabling, removing."""
+"""The people page: accounts and roles; inviting, disabling and removing people."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ blueprint = Blueprint("people", __name__, url_prefix="/people")
 @blueprint.get("")
 @needs(Permission.PEOPLE)
 def page() -> ResponseReturnValue:
-    """Show everybody, and the invitations that are open."""
+    """Show all accounts and the open invitations."""
     return _page()
 
 
@@ -40,7 +40,7 @@ def page() -> ResponseReturnValue:
 @needs(Permission.PEOPLE)
 @records(Action.INVITATION_MADE, targets.new_invitation, {"hours": Detail.HOURS})
 def invite() -> ResponseReturnValue:
-    """Make an invitation and show its link, this once: a redirect would have to carry it."""
+    """Create an invitation and show its link once, without a redirect, which would have to contain it."""
     role, hours = chosen(Role, "role", request.form.get("role", "")), request.form.get("hours", "")
     if hours not in {str(each) for each in INVITATION_HOURS}:
         raise InvalidRequest(field="hours", value=hours[:20], allowed=", ".join(map(str, INVITATION_HOURS)))
@@ -52,7 +52,7 @@ def invite() -> ResponseReturnValue:
 @needs(Permission.PEOPLE)
 @records(Action.INVITATION_DROPPED, targets.invitation)
 def drop_invitation(invitation_id: str) -> ResponseReturnValue:
-    """Take an invitation back."""
+    """Withdraw an invitation."""
     accounts().drop_invitation(invitation_id)
     return _done(_("The invitation is revoked."))
 
@@ -61,7 +61,7 @@ def drop_invitation(invitation_id: str) -> ResponseReturnValue:
 @needs(Permission.PEOPLE)
 @records(Action.ROLE, targets.person, {"role": Detail.ROLE}, before=targets.role_before)
 def set_role(name: str) -> ResponseReturnValue:
-    """Change somebody's role; nobody changes one's own."""
+    """Change another person's role."""
     role = chosen(Role, "role", request.form.get("role", ""))
     accounts().set_role(_other(name).name, role)
     return _done(_("%(person)s: the role is now “%(role)s”.", person=name, role=words.word(names.ROLES, role)))
@@ -71,7 +71,7 @@ def set_role(name: str) -> ResponseReturnValue:
 @needs(Permission.PEOPLE)
 @records(Action.DISABLED, targets.person)
 def disable(name: str) -> ResponseReturnValue:
-    """Disable an account; its sessions end, its tokens open nothing."""
+    """Disable an account; its sessions end, and its tokens stop working."""
     accounts().set_disabled(_other(name).name, True)
     return _done(_("%(person)s: the account is disabled.", person=name))
 
@@ -89,7 +89,7 @@ def enable(name: str) -> ResponseReturnValue:
 @needs(Permission.PEOPLE)
 @records(Action.SESSIONS_ENDED, targets.person)
 def end_sessions(name: str) -> ResponseReturnValue:
-    """End all sessions of somebody."""
+    """End all sessions of another person."""
     accounts().end_sessions(accounts().person(name).id)
     return _done(_("%(person)s: signed out everywhere.", person=name))
 
@@ -98,14 +98,17 @@ def end_sessions(name: str) -> ResponseReturnValue:
 @needs(Permission.PEOPLE)
 @records(Action.REMOVED, targets.person, before=targets.role_before)
 def remove(name: str) -> ResponseReturnValue:
-    """Remove an account, its sessions and tokens; what it did stays in the history. One that a proxy would create again is disabled."""
+    """Remove an account, its sessions and tokens; its operations stay in the history.
+
+    An account that a proxy would create again is only disabled.
+    """
     if accounts().remove(_other(name).name):
         return _done(_("%(person)s: the account is removed.", person=name))
     return _done(_("%(person)s: the account is disabled, its tokens are revoked.", person=name))
 
 
 def _other(name: str) -> Person:
-    """Return somebody else's account. Raises UnknownPerson, OwnAccount."""
+    """Return another person's account. Raises UnknownPerson, OwnAccount."""
     person, identity = accounts().person(name), current_identity()
     if identity is not None and person.id == identity.person_id:
         raise OwnAccount(person=person.name)

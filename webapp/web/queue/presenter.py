@@ -1,4 +1,4 @@
-"""The requests that wait for room: their places, what each waits for, and what a person should hear of them."""
+"""The launch queue: the place of each launch, what it waits for, and its news for its person."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from webapp.web.translate import gettext as _
 from webapp.web.words import names
 
 ENDED_STAYS_S = 600.0
-"""For this long the page says how a launch left the queue."""
+"""How long the page shows the result of a launch that has left the queue."""
 UNLUCKY = frozenset({QueueState.FAILED, QueueState.EXPIRED})
 TONES = {QueueState.READY: "good", QueueState.STARTING: "accent"}
 
 
 @dataclass(frozen=True)
 class QueueRow:
-    """One request that waits. ``news`` is what its person is told where the browser may; ``news_key`` names it once."""
+    """One queued launch. ``news`` is the text of its person's browser notification, ``news_key`` makes it unique."""
 
     id: str
     place: int
@@ -41,7 +41,7 @@ class QueueRow:
 
 @dataclass(frozen=True)
 class EndedQueueRow:
-    """A launch that left the queue and was not started: it failed, or its model is loaded already."""
+    """A launch that left the queue without a start: it expired or failed, or its model is loaded already."""
 
     id: str
     model: str
@@ -56,7 +56,7 @@ class EndedQueueRow:
 
 @dataclass(frozen=True)
 class QueueSection:
-    """The region: who waits, and whose launch left it a moment ago without a start."""
+    """The region: queued launches, and those that just left the queue without a start."""
 
     rows: tuple[QueueRow, ...]
     ended: tuple[EndedQueueRow, ...]
@@ -78,7 +78,7 @@ def waiting_view(snapshot: Snapshot, now: float) -> QueueSection:
 
 
 def queue_row(queued: QueueEntry) -> QueueRow:
-    """Return one request that waits."""
+    """Return the row of one queued launch."""
     launch, request = queued.launch, queued.launch.request
     return QueueRow(
         id=launch.id,
@@ -109,7 +109,7 @@ def _why(queued: QueueEntry) -> str:
 
 
 def _behind(queued: QueueEntry) -> str:
-    """Whose launch goes first; where nothing else is in the way, that is all it waits for."""
+    """Return who is ahead in the queue, and whether that is all that the launch waits for."""
     other = queued.behind
     if other is None or queued.launch.state is QueueState.STARTING:
         return ""

@@ -1,4 +1,4 @@
-"""Waiting for room, from the page: take a launch with the values of the form, take it back, let it go on, start it."""
+"""Queueing from the page: join the queue with the values of the form, leave it, resume, start."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from webapp.web.rights import has
 from webapp.web.translate import gettext as _
 
 TELL: str = "tell"
-"""The value of ``then`` that asks for a notice only; any other starts automatically."""
+"""The value of ``then`` for a notice only; with any other, the launch starts automatically."""
 
 blueprint = Blueprint("waiting", __name__)
 
@@ -33,7 +33,7 @@ blueprint = Blueprint("waiting", __name__)
 @blueprint.post("/tickets")
 @does(commands.ENQUEUE)
 def take() -> ResponseReturnValue:
-    """Let what the form asks for wait; a second click finds the first one's launch, a refusal keeps what was typed."""
+    """Queue the form's launch; a second click finds the first one's launch, a refusal keeps the typed values."""
     form = LaunchForm.read(sent(request.form), controller().snapshot())
     by_itself = request.form.get("then") != TELL
     try:
@@ -65,14 +65,14 @@ def take() -> ResponseReturnValue:
 
 
 def _asked(form: LaunchForm) -> SwitchRequest:
-    """What may wait: what is another person's is taken by somebody who looks on, or by nobody."""
+    """Return the request to queue, without an override, which only a person who is present may use."""
     return replace(form, override_reason="").to_request(time.time())
 
 
 @blueprint.post("/tickets/<ticket_id>/cancel")
 @does(commands.LEAVE_QUEUE)
 def cancel(ticket_id: str) -> ResponseReturnValue:
-    """Take a launch back."""
+    """Remove a launch from the queue."""
     launch = controller().queue.cancel(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(_("%(model)s left the queue.", model=short_name(launch.request.model_id)), launch)
 
@@ -80,7 +80,7 @@ def cancel(ticket_id: str) -> ResponseReturnValue:
 @blueprint.post("/tickets/<ticket_id>/resume")
 @does(commands.RESUME_QUEUED)
 def resume(ticket_id: str) -> ResponseReturnValue:
-    """Let a launch go on that an emergency has paused."""
+    """Resume a launch that an emergency stop paused."""
     queued = controller().queue.resume(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(
         _("%(model)s is back in the queue.", model=short_name(queued.launch.request.model_id)), queued.launch
@@ -88,7 +88,7 @@ def resume(ticket_id: str) -> ResponseReturnValue:
 
 
 def _changed(said: str, launch: QueuedLaunch) -> ResponseReturnValue:
-    """Answer what became of ``launch``, and whether the store has that."""
+    """Answer how ``launch`` has changed, and whether the change is stored."""
     if controller().queue.is_stored(launch.id):
         return done(said)
     return done(said + " " + _("The database is not responding: the change will be saved later."))
@@ -97,7 +97,7 @@ def _changed(said: str, launch: QueuedLaunch) -> ResponseReturnValue:
 @blueprint.post("/tickets/<ticket_id>/start")
 @does(commands.START_QUEUED)
 def start(ticket_id: str) -> ResponseReturnValue:
-    """Start what fits now; a refusal says why, and it waits on."""
+    """Start a launch that fits now; if it is refused, it stays in the queue."""
     return accepted(
         controller().queue.start_now(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     )

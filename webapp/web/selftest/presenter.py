@@ -1,4 +1,4 @@
-"""The self-test: its checks one by one, done or still to come, and the earlier ones."""
+"""The self-test: its checks, finished or still to come, and earlier self-tests."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ class SelftestRun:
 
 @dataclass(frozen=True)
 class SelftestView(Versioned):
-    """The page: the one that runs or ended last, and those before it."""
+    """The page: the running or latest self-test, and those before it."""
 
     latest: SelftestRun | None
     earlier: tuple[SelftestRun, ...]
     problem: str | None
-    """Why earlier ones cannot be shown."""
+    """The reason if earlier ones cannot be shown."""
 
     @property
     def is_running(self) -> bool:
-        """Whether one runs now."""
+        """Whether one is running."""
         return self.latest is not None and self.latest.operation.is_running
 
 
@@ -66,7 +66,7 @@ def _run(operation: Operation) -> SelftestRun:
 
 
 def _rows(operation: Operation) -> list[CheckRow]:
-    """What is done, and while it runs what is still to come."""
+    """Return the finished checks and, while it runs, those still to come."""
     rows = [_row(check) for check in operation.checks]
     done = {check.name for check in operation.checks}
     left = [name for name in CheckName if name not in done] if operation.is_running else []

@@ -1,4 +1,4 @@
-"""The self-test's page: start one, watch it, and see what earlier ones have found."""
+"""The self-test's page: start one, watch it, and see the results of earlier ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def page() -> ResponseReturnValue:
 @blueprint.get("/live")
 @needs(Permission.SEE)
 def live() -> ResponseReturnValue:
-    """Return the polled region; 204 when the page has it already."""
+    """Return the polled region, or 204 if the page has it already."""
     view = _view()
     if request.args.get("version") == view.version:
         return "", 204
@@ -45,7 +45,7 @@ def live() -> ResponseReturnValue:
 @blueprint.post("")
 @does(commands.SELFTEST)
 def begin() -> ResponseReturnValue:
-    """Begin a self-test."""
+    """Start a self-test."""
     note_operation(controller().selftest(current_actor()))
     return _again(202)
 
@@ -53,7 +53,7 @@ def begin() -> ResponseReturnValue:
 @blueprint.post("/<operation_id>/cancel")
 @does(commands.CANCEL)
 def cancel(operation_id: str) -> ResponseReturnValue:
-    """Ask a self-test to stop."""
+    """Cancel a self-test."""
     require_cancel(controller().operation(operation_id))
     note_operation(controller().cancel(operation_id, current_actor()))
     return _again(202)
@@ -66,7 +66,7 @@ def _again(status: int) -> ResponseReturnValue:
 
 
 def _view() -> SelftestView:
-    """What is shown; without the store only what is at hand."""
+    """Return the view; without the store, only what is in memory."""
     try:
         return selftest_view(controller().operations(EARLIER, ONLY_SELFTESTS))
     except StoreUnavailable as exc:

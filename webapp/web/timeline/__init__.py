@@ -1,1 +1,1 @@
-"""Who held how much memory in the last hour and week."""
+"""The timeline: who held how much memory in the last hour and the last week."""

@@ -1,4 +1,4 @@
-"""The timeline: holders stacked over time with a pattern and a name each, marks with their people, and the same as a table."""
+"""The timeline: holders stacked over time, each with a pattern and a name, marks of operations, and a table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from webapp.web.versions import Versioned
 from webapp.web.words import names
 
 PATTERNS: Final = ("slash", "backslash", "bars", "lines", "dots", "cross", "waves", "checks", "plain")
-"""The patterns that holders get; a page never shows two with the same one."""
+"""The patterns of holders; a page never shows two holders with the same one."""
 FIXED: Final = {LedgerKind.DRIVER: "driver", LedgerKind.UNATTRIBUTED: "grid"}
 OTHERS: Final = {LedgerKind.WORKER: "rings", LedgerKind.FOREIGN: "dashes"}
 OWN_SHOWN: Final = 5
@@ -29,7 +29,7 @@ PEOPLE_SHOWN: Final = 4
 """Holders with a pattern of their own, ours and other people's; the smallest of those beyond are put together."""
 EVENTS_LISTED: Final = 12
 HEADROOM: Final = 1.05
-"""Height of the drawing by capacity: the line of the capacity is below the upper edge."""
+"""The drawing's height in units of the capacity, whose line is below the upper edge."""
 NARROW_PX: Final = 320
 WIDE_PX: Final = 820
 """The drawing's width at least, on a phone and on a screen."""
@@ -37,11 +37,11 @@ LETTER_PX: Final = 7.2
 LABEL_EDGE_PX: Final = 12
 HOUR_TICK_S: Final = 600
 SEVERITY: Final = tuple(EventMark)
-"""A mark that stands for several shows the first of these."""
+"""A mark of several operations shows the first of these."""
 
 
 class Layer(NamedTuple):
-    """What is drawn as one: all instances of a model in a mode, all processes of a user."""
+    """Holders that are drawn as one: all instances of a model in a mode, or all processes of a user."""
 
     kind: LedgerKind
     name: str | None = None
@@ -54,7 +54,7 @@ FREE: Final = Layer(LedgerKind.FREE)
 
 @dataclass(frozen=True)
 class LayerView:
-    """A holder in the drawing and in its legend. ``label`` is ``None`` where its name has no room in the drawing."""
+    """A holder in the drawing and in its legend. ``label`` is ``None`` if its name does not fit into the drawing."""
 
     number: int
     kind: str
@@ -65,14 +65,14 @@ class LayerView:
     path: str
     label: str | None
     label_fits: str
-    """``narrow``: it has room on a phone too; ``wide``: on a screen alone."""
+    """``narrow``: the label fits even on a phone; ``wide``: only on a wide screen."""
     x: float
     y: float
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A line of an axis with its text; ``place`` in percent."""
+    """A line of an axis with its text; ``place`` is in percent."""
 
     place: float
     text: str
@@ -80,7 +80,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class MarkView:
-    """A mark over the drawing. ``operation`` is ``None`` where it stands for several."""
+    """A mark over the drawing. ``operation`` is ``None`` if it stands for several."""
 
     mark: str
     x: float
@@ -92,7 +92,7 @@ class MarkView:
 
 @dataclass(frozen=True)
 class EventView:
-    """An operation in words."""
+    """An operation as text."""
 
     id: str
     mark: str
@@ -105,7 +105,7 @@ class EventView:
 
 @dataclass(frozen=True)
 class GapView:
-    """A stretch of time in which nothing is known, in percent; ``label_fits`` as in a layer."""
+    """A period without data, in percent; ``label_fits`` as in a layer."""
 
     x: float
     width: float
@@ -113,13 +113,13 @@ class GapView:
 
     @property
     def middle(self) -> float:
-        """Where its text is."""
+        """The position of its text."""
         return round(self.x + self.width / 2, 2)
 
 
 @dataclass(frozen=True)
 class ChartView:
-    """What is drawn, by the geometry of ``stacked_area``."""
+    """The drawing, in the geometry of ``stacked_area``."""
 
     layers: tuple[LayerView, ...]
     free: str
@@ -132,13 +132,13 @@ class ChartView:
 
     @property
     def lanes(self) -> int:
-        """Rows of marks."""
+        """The number of rows of marks."""
         return max((mark.lane for mark in self.marks), default=0) + 1
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One column of the drawing in figures; ``sizes`` is empty where nothing is known."""
+    """One column of the drawing in figures; ``sizes`` is empty if nothing is known."""
 
     when: str
     sizes: tuple[str, ...]
@@ -146,7 +146,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class TableView:
-    """The drawing in figures, the newest first."""
+    """The drawing in figures, newest first."""
 
     heads: tuple[str, ...]
     rows: tuple[TableRow, ...]
@@ -164,12 +164,12 @@ class TimelineView(Versioned):
     free_line: str
     events: tuple[EventView, ...]
     events_left: int
-    """Operations of the span that are not listed."""
+    """How many operations of the span are not listed."""
     problem: str | None = None
 
     @property
     def marks(self) -> tuple[tuple[str, str], ...]:
-        """The signs of the operations that are shown, for the legend."""
+        """The signs of the shown operations, for the legend."""
         shown = {mark.mark for mark in self.chart.marks} if self.chart else set()
         shown |= {event.mark for event in self.events}
         return tuple((mark, words.word(names.EVENT_MARKS, mark)) for mark in names.EVENT_MARKS if mark in shown)
@@ -193,7 +193,7 @@ def timeline_view(track: Track) -> TimelineView:
 
 
 def empty_view(device_id: str | None, span: Span, problem: Message | None = None) -> TimelineView:
-    """Return a page without anything to draw, and why."""
+    """Return a page without a drawing, with the reason."""
     device = "" if device_id is None else words.capital(words.device_label(device_id))
     why = None if problem is None else words.say(problem)
     return TimelineView(device_id, device, span.value, None, "", "", (), 0, why)
@@ -244,11 +244,11 @@ class Holdings:
     """The columns of a drawing by its layers."""
 
     layers: tuple[Layer, ...]
-    """From the ground up, without the free memory; in an order that no newcomer changes."""
+    """From the bottom up, without the free memory; a new layer does not change the order of the others."""
     sizes: tuple[tuple[int, ...] | None, ...]
-    """What each layer holds in each column, the free memory last; ``None`` where nothing is known."""
+    """The bytes of each layer in each column, the free memory last; ``None`` if nothing is known."""
     most: Mapping[Layer, int]
-    """The most that each layer is known to have held at once: as drawn, or one of its holders at any moment."""
+    """The largest known size of each layer: as drawn, or of one of its holders at any moment."""
 
 
 def _holdings(columns: Iterable[Point]) -> Holdings:
@@ -298,13 +298,13 @@ def _layer_of(who: Who) -> Layer:
 
 
 def _rest(layer: Layer) -> Layer:
-    """What a holder without a pattern of its own is drawn with."""
+    """Return the layer for holders without their own pattern."""
     kind = LedgerKind.FOREIGN if layer.kind is LedgerKind.FOREIGN else LedgerKind.WORKER
     return Layer(kind, is_rest=True)
 
 
 def _shown_as(most: Mapping[Layer, int]) -> dict[Layer, Layer]:
-    """What each layer is drawn as: itself, or the rest of its like where there are more than patterns."""
+    """Return for each layer what it is drawn as: itself, or the rest of its kind if there are not enough patterns."""
     named = [layer for layer in most if layer.kind not in FIXED and layer != FREE]
     own = [layer for layer in named if layer.kind is not LedgerKind.FOREIGN]
     people = [layer for layer in named if layer.kind is LedgerKind.FOREIGN]
@@ -323,7 +323,7 @@ def _place(layer: Layer) -> tuple[object, ...]:
 
 
 def _patterns(layers: Iterable[Layer]) -> dict[Layer, str]:
-    """A pattern for each: by its name, so that it keeps it, and the next free one where another has that."""
+    """Return a pattern for each layer: a fixed one by its name, or the next free one if that is taken."""
     found: dict[Layer, str] = {}
     for layer in layers:
         if layer.is_rest:
@@ -341,7 +341,7 @@ def _name(layer: Layer) -> str:
     if layer.is_rest:
         return _("other people’s remaining processes") if layer.kind is LedgerKind.FOREIGN else _("other models")
     if layer.name is None and layer.kind is LedgerKind.WORKER:
-        return _("Warden’s own processes")  # a self-test's
+        return _("Warden’s own processes")  # those of a self-test
     if layer.name is None:
         return words.word(names.LEDGER, layer.kind)
     if layer.kind is LedgerKind.FOREIGN:
@@ -350,7 +350,7 @@ def _name(layer: Layer) -> str:
 
 
 def _kind_word(layer: Layer) -> str:
-    """What a name alone does not say."""
+    """Return what the name alone does not show."""
     if layer.name is None or layer.is_rest:
         return ""
     return _("somebody else’s processes") if layer.kind is LedgerKind.FOREIGN else ""
@@ -457,7 +457,7 @@ def _what(event: TimelineEvent) -> str:
 
 
 def _summary(track: Track, columns: Sequence[Point]) -> str:
-    """One sentence that says what the drawing shows to who cannot see it."""
+    """Return a sentence that describes the drawing for people who cannot see it."""
     fullest = min((c for c in columns if c.free_bytes is not None), key=lambda c: c.free_bytes or 0)
     total = fullest.total_bytes or 0
     span = _("the last hour") if track.span is Span.HOUR else _("the last week")
@@ -469,7 +469,7 @@ def _summary(track: Track, columns: Sequence[Point]) -> str:
         total=formats.size(total),
         when=formats.moment(fullest.taken_at, track.ended_at),
     )
-    missing = sum(not column.is_known for column in columns[:-1])  # the last one may not have its first reading yet
+    missing = sum(not column.is_known for column in columns[:-1])  # the last column may still be without a reading
     if not missing:
         return text
     lost = formats.whole_duration(missing * track.scale.column_s)

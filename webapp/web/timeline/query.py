@@ -1,4 +1,4 @@
-"""What a timeline is asked for by."""
+"""The query of the timeline."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from webapp.web.ports import timeline
 
 
 def asked_track() -> tuple[str | None, Span]:
-    """Return the device that ``?device=&span=`` mean, else the first, and the span, else the hour. Raises InvalidRequest."""
+    """Return the device and span of ``?device=&span=``, by default the first device and the hour.
+
+    The device is ``None`` if there is none. Raises InvalidRequest.
+    """
     span = member("span", request.args.get("span", ""), Span) or Span.HOUR
     return request.args.get("device") or next(iter(timeline().devices()), None), span

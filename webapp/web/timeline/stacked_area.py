@@ -1,6 +1,7 @@
-"""The geometry of the timeline: layers stacked over time, moments that do not cover each other, and round figures for the axes.
+"""The geometry of the timeline: layers stacked over time, marks that do not overlap, and round figures for the axes.
 
-Heights are in thousandths of the drawing, widths in thousandths or in percent, so that it fits any window without being drawn again.
+Heights are in thousandths of the drawing, widths in thousandths or in percent, so that it fits any window without being
+redrawn.
 """
 
 from __future__ import annotations
@@ -12,23 +13,23 @@ from datetime import datetime, timedelta
 from typing import Final
 
 UNITS: Final = 1000
-"""Of the drawing's width and of its height."""
+"""Width and height of the drawing."""
 LABEL_UNITS: Final = 64
-"""A line of text is this high, at 300 px."""
+"""Height of a line of text in a drawing 300 px high."""
 LANES: Final = 3
-"""Rows that marks are set in, one below the other."""
+"""Rows of marks, one below the other."""
 MARK_PERCENT: Final = 7.5
-"""Room that a mark takes in its lane: a finger's 24 px on the narrowest phone."""
+"""Width of a mark in its lane: a finger's 24 px on the narrowest phone."""
 STEPS: Final = (0.1, 0.25, 0.5, 1, 2, 4, 8, 10, 16, 20, 32, 40, 64, 80, 100, 128, 200, 256, 500, 512, 1000, 2000, 5000)
 MOST_STEPS: Final = 6
 
 Column = Sequence[int] | None
-"""The sizes of all layers at one time, lowest first; ``None`` where nothing is known."""
+"""The sizes of all layers at one time, lowest first; ``None`` if unknown."""
 
 
 @dataclass(frozen=True)
 class LabelSpot:
-    """The largest place in a layer for one line of text: its middle and width in percent."""
+    """The largest space in a layer for one line of text: its middle and width in percent."""
 
     x: float
     y: float
@@ -37,7 +38,7 @@ class LabelSpot:
 
 @dataclass(frozen=True)
 class LayerOutline:
-    """One layer's outline as an SVG path in thousandths, empty if it never holds memory, and the room for its name."""
+    """One layer's outline as an SVG path in thousandths, empty if it is never visible, and the spot of its label."""
 
     path: str
     room: LabelSpot | None
@@ -45,7 +46,7 @@ class LayerOutline:
 
 @dataclass(frozen=True)
 class Stretch:
-    """A stretch of time in which nothing is known, in percent."""
+    """A period without data, in percent."""
 
     x: float
     width: float
@@ -53,7 +54,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class MarkSpot:
-    """Where a mark is, and which moments it is for: several if they would cover each other."""
+    """The position of a mark and its moments: several if separate marks would overlap."""
 
     x: float
     lane: int
@@ -62,23 +63,23 @@ class MarkSpot:
 
 
 def stack(columns: Sequence[Column], top: int) -> tuple[LayerOutline, ...]:
-    """Return the layers of ``columns``, lowest first; ``top`` is the size that the whole height stands for."""
+    """Return the layers of ``columns``, lowest first; ``top`` is the size that the whole height represents."""
     layers = next((len(column) for column in columns if column is not None), 0)
     edges = [None if column is None else _edges(column, top) for column in columns]
     return tuple(_layer(edges, index) for index in range(layers))
 
 
 def gaps(columns: Sequence[Column]) -> tuple[Stretch, ...]:
-    """Return the stretches without a figure."""
+    """Return the periods without data."""
     share = 100 / max(len(columns), 1)
     runs = _runs([column is None for column in columns])
     return tuple(Stretch(_percent(first * share), _percent((end - first) * share)) for first, end in runs)
 
 
 def places(shares: Sequence[float]) -> tuple[MarkSpot, ...]:
-    """Return places for moments (in percent of the width, in order), so that no two marks cover each other.
+    """Return positions for moments (in percent of the width, in order), so that no two marks overlap.
 
-    Where all lanes are taken, a moment joins the mark that is nearest before it.
+    If all lanes are taken, a moment joins the nearest mark before it.
     """
     found: list[MarkSpot] = []
     newest: dict[int, int] = {}
@@ -96,7 +97,7 @@ def places(shares: Sequence[float]) -> tuple[MarkSpot, ...]:
 
 
 def round_steps(top: float) -> tuple[float, ...]:
-    """Return round figures from 0 up to ``top``, a handful."""
+    """Return a handful of round figures from 0 to ``top``."""
     step = next((step for step in STEPS if top / step <= MOST_STEPS), STEPS[-1])
     return tuple(step * index for index in range(math.floor(top / step) + 1))
 
@@ -108,14 +109,14 @@ def round_minutes(begin: float, end: float, step_s: int) -> tuple[float, ...]:
 
 
 def midnights(begin: float, end: float) -> tuple[float, ...]:
-    """Return the beginnings of days in the server's time zone; a day of 23 or 25 hours moves none of them."""
+    """Return the beginnings of days in the server's time zone, correct even after days of 23 or 25 hours."""
     day = datetime.fromtimestamp(begin).replace(hour=0, minute=0, second=0, microsecond=0)
     days = (day + timedelta(days=index) for index in range(math.ceil((end - begin) / 86400) + 2))
     return tuple(moment for moment in (day.timestamp() for day in days) if begin <= moment <= end)
 
 
 def _edges(column: Sequence[int], top: int) -> list[int]:
-    """The heights between the layers, from the ground up; adjacent layers share one, so that no gap shows between them."""
+    """Return the heights between the layers, from the bottom up; adjacent layers share them, so that no gap shows."""
     edges, filled = [UNITS], 0
     for size in column:
         filled += size
@@ -135,7 +136,7 @@ def _layer(edges: Sequence[list[int] | None], index: int) -> LayerOutline:
 
 
 def _runs(flags: Iterable[bool]) -> list[tuple[int, int]]:
-    """The stretches of true flags: first index, and the one behind the last."""
+    """Return the runs of true flags: first index, and the index after the last."""
     runs: list[tuple[int, int]] = []
     for index, flag in enumerate(flags):
         if flag and runs and runs[-1][1] == index:
@@ -146,7 +147,7 @@ def _runs(flags: Iterable[bool]) -> list[tuple[int, int]]:
 
 
 def _outline(bands: Sequence[tuple[int, int]], x: float, step: float) -> str:
-    """There along the upper edge, and back along the lower one."""
+    """Return the path along the upper edge and back along the lower one."""
     upper, lower = [band[0] for band in bands], [band[1] for band in bands]
     path = [f"M{_n(x)} {upper[0]}"]
     for index in range(1, len(bands)):
@@ -161,7 +162,8 @@ def _outline(bands: Sequence[tuple[int, int]], x: float, step: float) -> str:
 
 
 def _room(bands: Sequence[tuple[int, int]], offset: int) -> tuple[int, int, int, int] | None:
-    """The longest stretch found in one pass in which a line of text stays inside: first and end column, upper and lower edge."""
+    """Return the longest run, found in one pass, in which a line of text fits: first and end column, upper and lower
+    edge."""
     best: tuple[int, int, int, int] | None = None
     first, upper, lower = 0, 0, UNITS
     for index, band in enumerate(bands):

@@ -1,4 +1,4 @@
-"""The timeline's page, its table and its CSV: who held how much memory in the last hour and the last week."""
+"""The timeline as a page, a table and CSV."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ blueprint = Blueprint("timeline", __name__)
 @blueprint.get("/timeline")
 @needs(Permission.SEE)
 def page() -> ResponseReturnValue:
-    """Show a device's timeline; HTMX gets what has changed since the content ``version``, or 204."""
+    """Show a device's timeline; HTMX gets its content if that differs from ``version``, or 204."""
     device_id, span = asked_track()
     try:
         view, status = _view(device_id, span), 200
@@ -85,7 +85,7 @@ def as_csv() -> ResponseReturnValue:
 
 
 def _view(device_id: str | None, span: Span) -> TimelineView:
-    """Raises UnknownDevice, StoreUnavailable."""
+    """Return the view of a device. Raises UnknownDevice, StoreUnavailable."""
     if device_id is None:
         return empty_view(None, span)
     newest = next((operation.id for operation in controller().snapshot().recent), None)
@@ -107,7 +107,7 @@ def _lines(track: Track) -> Iterator[tuple[Cell, ...]]:
 
 
 def _lines_of(device_id: str, point: Point) -> Iterator[tuple[Cell, ...]]:
-    """A line for each holder; one without figures where nothing is known."""
+    """Yield one line per holder, or one without figures if nothing is known."""
     taken_at = when(point.taken_at)
     if not point.is_known:
         yield (taken_at, device_id, "unknown", *[None] * (len(HEAD) - 3))
@@ -121,5 +121,5 @@ def _cells(held: Held) -> tuple[Cell, ...]:
 
 
 def _mean(held: Held, point: Point) -> int | None:
-    """Known of the free memory alone."""
+    """Return the mean, which is known only of the free memory."""
     return point.mean_free_bytes if held.who.kind == "free" else None

@@ -1,7 +1,7 @@
-"""Every message in words: what happened, to what, and what to do next. The English in this package is the source of the catalogue.
+"""The texts of all messages: what happened, to what, and what to do next. Their English is the source of the catalogue.
 
-Messages name values, which are formatted by their names (``*_bytes``, ``seconds``, ``device``, ``mode``…), so that a sentence never
-has to. A code without words is shown as it is, with its values.
+The values of a message are formatted according to their names (``*_bytes``, ``seconds``, ``device``, ``mode``…). A code
+without a text is shown unchanged, with its values.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from webapp.web.words.sentence import Sentence
 
 
 class _ShownValues(dict[str, str]):
-    """Formatted values; one that the message does not carry is unknown."""
+    """Formatted values; a missing one is shown as unknown."""
 
     def __missing__(self, name: str) -> str:
         return formats.unknown()
@@ -54,7 +54,7 @@ FULLER: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "vllm_kv_cache": ("vllm_kv_cache_sized", ("tokens", "kv_cache_bytes")),
     "vllm_graphs": ("vllm_graphs_percent", ("percent",)),
 }
-"""A fuller sentence for a code, and the values that it needs."""
+"""A more detailed sentence for a code, with the values that it needs."""
 SENTENCES: Final[Mapping[str, Sentence]] = {
     **REASONS,
     **STEPS,
@@ -72,7 +72,7 @@ SENTENCES: Final[Mapping[str, Sentence]] = {
 
 
 def word(table: Mapping[str, str], key: str | None) -> str:
-    """Return the word for a member of a closed set; one that is not in ``table`` is returned unchanged."""
+    """Return the word for a member of an enum; one that is not in ``table`` is returned unchanged."""
     if key is None:
         return formats.unknown()
     text = table.get(key)
@@ -80,18 +80,18 @@ def word(table: Mapping[str, str], key: str | None) -> str:
 
 
 def error_title(code: str) -> str:
-    """Return in few words why something was not done; a code of another version is returned unchanged."""
+    """Return the short title of an error; the code of another version is returned unchanged."""
     text = ERROR_TEXTS.get(code)
     return code if text is None else gettext(text.title)
 
 
 def say(message: Message) -> str:
-    """Return ``message`` as a sentence of the language in force."""
+    """Return ``message`` as a sentence in the current language."""
     return capital(clause(message))
 
 
 def clause(message: Message) -> str:
-    """Return ``message`` for the inside of a sentence or the line under a step's name: its first letter stays as it is."""
+    """Return ``message`` for use inside a sentence or under a step's name, without capitalizing its first letter."""
     code, needed = FULLER.get(message.code, (message.code, ()))
     if not all(message.params.get(name) for name in needed):
         code = message.code
@@ -100,7 +100,7 @@ def clause(message: Message) -> str:
 
 
 def _said(sentence: Sentence, params: Mapping[str, Param]) -> str:
-    """Return ``sentence`` in the language in force, with ``params`` in it."""
+    """Return ``sentence`` in the current language, with ``params`` filled in."""
     shown = _ShownValues({name: shown_param(name, value) for name, value in params.items()})
     if sentence.many is None:
         return gettext(sentence.one) % shown
@@ -114,7 +114,7 @@ def _unknown(message: Message) -> str:
 
 
 def capital(text: str) -> str:
-    """Return ``text`` with its first letter as a capital, unless that begins a name (``Qwen/…``, ``vLLM``)."""
+    """Return ``text`` with a capital first letter, unless it begins with a name (``Qwen/…``, ``vLLM``)."""
     first = text.partition(" ")[0]
     return text[:1].upper() + text[1:] if first.islower() and not set("/._") & set(first) else text
 
@@ -162,11 +162,11 @@ _BY_NAME: Final[Mapping[str, Callable[[str], str]]] = {
 }
 _LONGEST: Final = 300
 SHORT_ID: Final = 12
-"""Digits of a container's id that people are shown, as Docker does."""
+"""How many digits of a container's id are shown, as in Docker."""
 
 
 def shown_param(name: str, value: Param) -> str:
-    """Return one value of a message as the reader's language writes it."""
+    """Return one value of a message, formatted in the reader's language."""
     if value is None:
         return formats.unknown()
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Failures: what happened, to what, and what to do next."""
+"""Texts of failures: what happened, to what, and what to do next."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ ERRORS: Final[Mapping[str, Sentence]] = {
         )
     ),
 }
-"""Failures, by the code of their class or of their message."""
+"""Failures by the code of their class or of their message."""
 
 WEB: Final[Mapping[str, Sentence]] = {
     "bad_json": one(N_("The request body is not JSON (%(detail)s). Send a JSON object.")),
 }
-"""What the web layer itself refuses."""
+"""Refusals of the web layer."""

@@ -1,4 +1,4 @@
-"""Why Warden cannot store anything now."""
+"""Texts that say why Warden cannot store anything now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people are told of models that change hands, and of idle ones."""
+"""Texts about leases, release requests and idle models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a model cannot be loaded or did not load."""
+"""Texts that say why a model cannot be loaded or did not load."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MODELS: Final[Mapping[str, Sentence]] = {
         )
     ),
 }
-"""Why a cached model cannot be loaded: clauses that follow a colon."""
+"""Why a cached model cannot be loaded, as clauses after a colon."""
 
 REASONS: Final[Mapping[str, Sentence]] = {
     "worker_command_missing": one(N_("the program in WARDEN_WORKER_COMMAND is not on this server")),
@@ -87,4 +87,4 @@ REASONS: Final[Mapping[str, Sentence]] = {
     "container_removed": one(N_("somebody else removed its container")),
     "container_exited": one(N_("its container exited unexpectedly")),
 }
-"""The same as clauses without values, for a message that carries only another's code."""
+"""The same without values, for a message that contains only another message's code."""

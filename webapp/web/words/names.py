@@ -1,4 +1,4 @@
-"""The members of closed sets in a word each: states, kinds, modes, roles, fields. The English here is the source of the catalogue."""
+"""Names of enum members: states, kinds, modes, roles, fields. Their English is the source of the catalogue."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ REFUSALS: Final[Mapping[str, str]] = {
     "mode_unavailable": N_("Not available"),
     "model_unsuitable": N_("Not available"),
 }
-"""A refused plan in a word, where its code says more than the verdict."""
+"""A refused plan in a word, if its code is more specific than the verdict."""
 FITS: Final[Mapping[str, str]] = {
     Fit.NOW: N_("fits now"),
     Fit.AFTER_UNLOADING: N_("fits after unloading"),
@@ -232,7 +232,7 @@ NOTES: Final[Mapping[str, str]] = {
     Note.VISION: N_("Images and audio take more than text."),
     Note.DEVICE_MEMORY_UNKNOWN: N_("The GPU’s memory is unknown: vLLM’s limits for a smaller card were used."),
 }
-"""What a person has to know about a footprint to judge it: whole sentences."""
+"""Notes that help people judge a footprint, as whole sentences."""
 STAGES: Final[Mapping[str, str]] = {
     "ask": N_("graceful stop"),
     "terminate": "SIGTERM",
@@ -356,4 +356,4 @@ FIELDS: Final[Mapping[str, str]] = {
     "label": N_("Label"),
     "role": N_("Role"),
 }
-"""The form's names of the fields that an ``invalid`` can name."""
+"""The form's labels of the fields that an ``invalid`` error can name."""

@@ -1,4 +1,4 @@
-"""What operations say: their steps, their outcomes, why memory ran out."""
+"""Texts of operations: steps, outcomes, and why memory ran out."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ STEPS: Final[Mapping[str, Sentence]] = {
     "vllm_graphs_percent": one(N_("capturing CUDA graphs: %(percent)s %%")),
     "vllm_serving": one(N_("the server is up, waiting for the model’s answer")),
 }
-"""The message of a step, short: it is shown under the step's name."""
+"""Short texts of steps, shown under the step's name."""
 
 OUTCOMES: Final[Mapping[str, Sentence]] = {
     "switch_done": one(N_("The model %(model)s is ready to answer: %(mode)s, %(seconds)s.")),
@@ -215,4 +215,4 @@ WHY: Final[Mapping[str, Sentence]] = {
     ),
     "why_unknown": one(N_("The readings from that moment do not show the cause.")),
 }
-"""Why a model ran out of memory, with the figures that say so."""
+"""Why a model ran out of memory, with the figures."""

@@ -1,4 +1,4 @@
-"""What a plan says: verdicts, reasons, ways out, advice."""
+"""Texts of plans: verdicts, reasons, alternatives, advice."""
 
 from __future__ import annotations
 

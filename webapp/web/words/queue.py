@@ -1,4 +1,4 @@
-"""What a queued launch waits for, and why it left the queue."""
+"""Texts of the queue: what a launch waits for, and why it left the queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a self-test has seen, and what to do about it."""
+"""Texts of the self-test: results and advice."""
 
 from __future__ import annotations
 

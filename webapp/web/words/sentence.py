@@ -1,4 +1,4 @@
-"""A text of the page that names values."""
+"""A text of the page with placeholders for values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sentence:
-    """A text of the source language, with its plural where ``count`` names the value that counts."""
+    """An English text, with its plural if ``count`` names the value that decides it."""
 
     one: str
     many: str | None = None

@@ -1,4 +1,4 @@
-"""Containers of vLLM's image that this Warden did not start: their rows, and what a confirmation says of one."""
+"""Containers of vLLM's image that this Warden did not start: their rows, and the texts of the confirmation."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ TONES = {
     "exited": "off",
     "dead": "bad",
 }
-"""The tone of a state that Docker adds later is that of an ended container."""
+"""The tone by state; an unknown state has the tone of an ended container."""
 
 
 @dataclass(frozen=True)
 class HeldOn:
-    """What a container holds on one device."""
+    """The memory of a container on one device."""
 
     device: str
     size: str
@@ -32,7 +32,7 @@ class HeldOn:
 
 @dataclass(frozen=True)
 class ContainerRow:
-    """A container of somebody else's. Texts are empty where nothing is known."""
+    """A foreign container. Texts are empty if nothing is known."""
 
     id: str
     name: str
@@ -47,19 +47,19 @@ class ContainerRow:
     where: str
     held: str
     held_on: tuple[HeldOn, ...]
-    """By device, where it is more than one."""
+    """By device, if there are several."""
     other_warden: str | None
     """The state folder of the other Warden that started it."""
     stop_word: str
 
 
 def container_rows(snapshot: Snapshot) -> tuple[ContainerRow, ...]:
-    """Return the rows of all containers of other people's."""
+    """Return the rows of all foreign containers."""
     return tuple(container_row(container, snapshot.sample) for container in snapshot.containers)
 
 
 def container_row(container: ForeignContainer, sample: Sample | None) -> ContainerRow:
-    """Return the row of one container, with what it holds as ``sample`` says."""
+    """Return the row of one container, with its memory according to ``sample``."""
     held = _held(container, sample)
     known = [size for size in held.values() if size is not None]
     total = sum(known) if len(known) == len(held) and sample is not None else None
@@ -84,7 +84,7 @@ def container_row(container: ForeignContainer, sample: Sample | None) -> Contain
 
 
 def _held(container: ForeignContainer, sample: Sample | None) -> dict[str, int | None]:
-    """Bytes by device; ``None`` where the device, or one of the container's processes, cannot tell."""
+    """Return the bytes by device; ``None`` if the device or one of the container's processes cannot be read."""
     readings = () if sample is None else sample.readings
     return {reading.device_id: _held_on(container, reading) for reading in readings}
 
@@ -97,7 +97,7 @@ def _held_on(container: ForeignContainer, reading: Reading) -> int | None:
 
 
 def _is_inside(holder: Holder, container: ForeignContainer) -> bool:
-    """The control group tells; where it cannot be read, the engine's list of processes does."""
+    """Return whether a process is in a container, by its control group or else by the engine's list of processes."""
     if holder.container_id is not None:
         return holder.container_id == container.id
     return holder.pid in container.pids

@@ -1,4 +1,4 @@
-"""The memory cards: four figures, the level, who holds what, and the last minutes."""
+"""The memory cards: four figures, the level, the holders, and the last minutes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from webapp.web.words import names
 HOLDERS_SHOWN = 30
 SHAPES = {"good": "●", "low": "▲", "critical": "■"}
 Histories = Mapping[str, Sequence[HistoryPoint]]
-"""What each device held in the last minutes, by its id, oldest first."""
+"""The memory in use in the last minutes by device id, oldest first."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """One summand under the bar."""
+    """One part of the bar."""
 
     kind: str
     label: str
@@ -62,7 +62,7 @@ class HolderRow:
 
 @dataclass(frozen=True)
 class DeviceCard:
-    """One device. ``level`` is ``None`` while its free memory is unknown."""
+    """One device. ``level`` is ``None`` if its free memory is unknown."""
 
     id: str
     title: str
@@ -142,7 +142,7 @@ def _metrics(reading: Reading) -> tuple[Metric, ...]:
     if reading.total_bytes is not None and reading.free_bytes is not None:
         used = (
             reading.total_bytes - reading.free_bytes
-        )  # so that the three figures add up; the driver's part is in the bar
+        )  # so that the three figures add up; the driver's reserve is in the bar
     whole = _("GPU memory (total)") if reading.kind is DeviceKind.GPU else _("Memory (total)")
     return (
         Metric("total", whole, formats.gibs(reading.total_bytes)),
@@ -167,7 +167,7 @@ def _legend_entry(part: LedgerPart) -> LegendEntry:
 
 
 def _holders(reading: Reading) -> tuple[HolderRow, ...]:
-    """The processes, largest first."""
+    """Return the processes, largest first."""
     ordered = sorted(reading.holders, key=lambda h: h.used_bytes or 0, reverse=True)
     return tuple(
         HolderRow(

@@ -1,4 +1,4 @@
-"""What an emergency would end and what it leaves, told before anybody confirms it."""
+"""What an emergency stop would end and what it would leave, shown before the confirmation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from webapp.web.translate import ngettext
 
 @dataclass(frozen=True)
 class ForeignRow:
-    """A process of somebody else's, which stays."""
+    """A foreign process, which stays."""
 
     pid: int
     user: str
@@ -24,7 +24,7 @@ class ForeignRow:
 
 @dataclass(frozen=True)
 class StayingContainer:
-    """A container of somebody else's, which stays."""
+    """A foreign container, which stays."""
 
     name: str
     owner: str
@@ -41,11 +41,11 @@ class EmergencyView:
     foreign: tuple[ForeignRow, ...]
     containers: tuple[StayingContainer, ...]
     tickets: str = ""
-    """Requests that wait and are paused."""
+    """The queued launches that would be paused."""
 
     @property
     def ends_nothing(self) -> bool:
-        """Whether nothing that is known of would be ended."""
+        """Whether nothing known would be ended."""
         return not (self.instances or self.unlisted_workers or self.operations)
 
 

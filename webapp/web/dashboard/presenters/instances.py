@@ -1,4 +1,4 @@
-"""Loaded models: the rows of the two lists, and what a dialog says of one."""
+"""Loaded models: the rows of the two lists, and the texts of a model's dialog."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ TONES = {
 
 
 NOBODY = RowContext()
-"""Looks at a row where its terms do not matter."""
+"""The context of a row whose terms do not matter."""
 
 
 @dataclass(frozen=True)
 class InstanceRow:
-    """A loaded model. ``tone`` colours its dot; ``state_word`` says the same."""
+    """A loaded model. ``tone`` is the colour of its dot, ``state_word`` the same as text."""
 
     id: str
     mode: str
@@ -52,21 +52,21 @@ class InstanceRow:
     percent: int | None
     problem: str | None
     explained_by: str | None
-    """The operation whose page says how it ran out of memory."""
+    """The operation whose page explains how it ran out of memory."""
     adopted: bool
     can_ask: bool
     can_unload: bool
     unload_text: str
-    """What the button says."""
+    """The label of the button."""
     unload_word: str
-    """The same with the model's name."""
+    """The label with the model's name."""
     max_tokens: int
     has_chat: bool
     lease: LeaseView
 
 
 def instance_row(instance: Instance, view: RowContext = NOBODY) -> InstanceRow:
-    """Return the row of an instance as somebody sees it."""
+    """Return the row of an instance in the context ``view``."""
     busy = instance.state is InstanceState.READY and bool(instance.in_flight)
     vllm = instance.mode is Mode.VLLM
     return InstanceRow(
@@ -107,7 +107,7 @@ def _total(sizes: Iterable[int]) -> int | None:
 
 
 def _expected(instance: Instance) -> str:
-    """Return the text next to the memory in use: what a model was expected to hold at rest, and at most while it answers.
+    """Return the expected memory, shown next to the held memory: at rest, and the peak during answers.
 
     Of a dead model, only what it once held is known.
     """
@@ -115,7 +115,7 @@ def _expected(instance: Instance) -> str:
         held = _total(instance.measured_bytes.values())
         return "" if held is None else _("held %(size)s", size=formats.size(held))
     resting, peak = _total(instance.resting_bytes.values()), _total(instance.predicted_bytes.values())
-    expected = peak if resting is None else resting  # one that an older Warden started says only the peak
+    expected = peak if resting is None else resting  # an instance of an older Warden has only the peak
     if expected is None or peak is None:
         return ""
     if expected == peak:
@@ -124,7 +124,7 @@ def _expected(instance: Instance) -> str:
 
 
 def _problem(instance: Instance) -> str | None:
-    """Why it is not ready; people know the model by its name, not by the instance's number."""
+    """Return why it is not ready, with the model's name, as people do not know the instance's id."""
     if instance.problem is None:
         return None
     params = dict(instance.problem.params)

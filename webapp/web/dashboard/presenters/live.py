@@ -1,4 +1,4 @@
-"""The polled region: everything that changes without a click, as one value that can be compared with the last one."""
+"""The polled region: everything that changes without the person, as one value with a content tag."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from webapp.web.queue.presenter import QueueSection, waiting_view
 from webapp.web.versions import Versioned
 
 FRESH_S = 90.0
-"""For this long an ended operation keeps its card, so that everybody sees how it ended."""
+"""How long an ended operation keeps its card, so that everybody sees the result."""
 RECENT_SHOWN = 8
 
 
@@ -29,7 +29,7 @@ class LiveView(Versioned):
 
     running: tuple[OperationView, ...]
     finished: OperationView | None
-    """The operation that ended a moment ago, while nothing else runs."""
+    """The operation that ended just now, unless another one is running."""
     devices: tuple[DeviceCard, ...]
     has_sample: bool
     is_stale: bool
@@ -40,14 +40,14 @@ class LiveView(Versioned):
     vllm: tuple[InstanceRow, ...]
     vllm_problem: Reason | None
     vllm_is_last_seen: bool
-    """Whether Docker does not respond, so that the list may be out of date."""
+    """Whether Docker does not answer, so that the list may be outdated."""
     foreign: tuple[ContainerRow, ...]
-    """Containers of vLLM's image that somebody else started."""
+    """Containers of vLLM's image that this Warden did not start."""
     recent: tuple[OperationView, ...]
     waiting: QueueSection
-    """Requests that wait for room."""
+    """The launch queue."""
     newest_ended: str
-    """Id of the operation that ended last; empty when none has."""
+    """Id of the operation that ended last; empty if none has."""
 
 
 def live_view(
@@ -58,7 +58,8 @@ def live_view(
     window_s: float,
     looked: RowContext,
 ) -> LiveView:
-    """Return the view of ``snapshot`` as ``looked`` at; ``recent`` are its last ``RECENT_SHOWN`` operations."""
+    """Return the view of ``snapshot`` in the context ``looked``; ``recent`` are the last ``RECENT_SHOWN``
+    operations."""
     now = looked.now
     sample = snapshot.sample
     kinds = set() if sample is None else {reading.kind for reading in sample.readings}

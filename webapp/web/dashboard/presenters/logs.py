@@ -1,4 +1,4 @@
-"""The log of a model: what a page that follows it has not seen yet."""
+"""The log of a model: the lines that a page has not seen yet."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Final
 from webapp.web.versions import content_tag
 
 WITNESSES: Final = 32
-"""Lines that a place in the log is recognised by. As many equal lines in a row look like one place."""
+"""How many lines identify a position in the log. That many equal lines in a row look like one position."""
 _SIGNS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 """Colours and other control characters of a terminal."""
 
 
 @dataclass(frozen=True)
 class LogView:
-    """Lines of a log and ``cursor``, the name of the place behind the last one."""
+    """Lines of a log and ``cursor``, which identifies the position after the last one."""
 
     lines: tuple[str, ...]
     cursor: str
     follows: bool
-    """Whether the lines follow those that the page has; otherwise they are the whole log."""
+    """Whether the lines continue those of the page; otherwise they replace them."""
 
     @property
     def is_news(self) -> bool:
-        """Whether the page has something to draw."""
+        """Whether the page has to change."""
         return bool(self.lines) or not self.follows
 
 
 def log_view(lines: Sequence[str], after: str = "") -> LogView:
-    """Return the lines after the place ``after``, or the whole log if that place is gone."""
+    """Return the lines after the cursor ``after``, or the whole log if that position is gone."""
     place = _find(lines, after)
     shown = lines if place is None else lines[place:]
     return LogView(tuple(_SIGNS.sub("", line) for line in shown), _cursor(lines, len(lines)), follows=place is not None)
@@ -43,13 +43,13 @@ def _cursor(lines: Sequence[str], end: int) -> str:
 
 
 def _find(lines: Sequence[str], cursor: str) -> int | None:
-    """The place that ``cursor`` names: lines before it may have been dropped since, lines behind it come."""
+    """Return the position of ``cursor``, although lines before it may have been dropped and lines after it added."""
     count, found, _ = cursor.partition("-")
     if not found or not count.isdecimal() or len(count) > 2:
         return None
-    if not int(count):  # nothing to recognise the place by: what came may have pushed its first lines out already
+    if not int(count):  # nothing identifies the position: new lines may have been dropped already
         return None if lines else 0
-    if int(count) < WITNESSES:  # it was the whole log then, so it is the beginning now
+    if int(count) < WITNESSES:  # those lines were the whole log, so they are its beginning now
         end = int(count)
         return end if end <= len(lines) and _cursor(lines, end) == cursor else None
     return next((end for end in range(len(lines), WITNESSES - 1, -1) if _cursor(lines, end) == cursor), None)

@@ -1,1 +1,1 @@
-"""The form and its plan as frozen views."""
+"""The launch form and its plan as frozen views."""

@@ -1,4 +1,4 @@
-"""The form next to the cards: its choices, and the advice."""
+"""The launch form: its choices, and the advice."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from webapp.web.versions import Versioned
 from webapp.web.words import names
 
 REASONS_SHOWN = 2
-"""Why a mode cannot be chosen is shown under the modes already."""
+"""How many reasons are shown under the modes."""
 TONES = {Mark.OK: "✅", Mark.LIMITED: "⚠️", Mark.NONE: "⛔"}
 
 
 @dataclass(frozen=True)
 class AdviceView:
-    """What the system would choose; ``query`` fills the form with it."""
+    """The recommended settings; ``query`` fills the form with them."""
 
     text: str
     sign: str
@@ -34,7 +34,7 @@ class AdviceView:
     query: str
     is_applied: bool
     fits: bool = True
-    """False of the least that one could ask for, where even that has no room."""
+    """False for the smallest possible configuration if even that does not fit."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class FormView(Versioned):
     models: tuple[Choice, ...]
     precisions: tuple[Choice, ...]
     precision_note: str | None
-    """Why some of them cannot be chosen."""
+    """Why some precisions cannot be chosen."""
     devices: tuple[Choice, ...]
     tokens_limit: int
     batch_limit: int
@@ -55,13 +55,13 @@ class FormView(Versioned):
     advice: AdviceView | None
     button: MainButton
     own_unload: str
-    """Named models that go without a question, own ones and those given up: each other one is a checkbox of the plan."""
+    """Named models that need no confirmation, own or released ones; each other one is a checkbox in the plan."""
     leases: tuple[Choice, ...]
     idles: tuple[Choice, ...]
 
 
 def _model_choices(texts: Sequence[ModelText], chosen: str) -> Iterator[Choice]:
-    """Models that can be loaded come first, the others with their reason below; one that is gone stays chosen."""
+    """Yield loadable models first, then the others with their reason; a chosen model that is gone stays chosen."""
     if chosen and not any(text.model.id == chosen for text in texts):
         yield Choice(chosen, chosen, chosen=True, problem=_("not in the cache"))
     for text in sorted(texts, key=lambda t: (t.model.problem is not None, t.model.id.lower())):
@@ -80,7 +80,7 @@ def form_view(
     may_override: bool,
     undo_s: float,
 ) -> FormView:
-    """Return the whole form for its present values, as ``actor`` sees it."""
+    """Return the whole form with its current values for ``actor``."""
     in_container = form.mode == Mode.VLLM
     plan = plan_view(form, snapshot, facts, may_override=may_override, undo_s=undo_s)
     return FormView(
@@ -117,7 +117,7 @@ def _mode_problems(snapshot: Snapshot) -> tuple[Reason, ...]:
 
 
 def _precision(precision: Precision, form: LaunchForm, *, in_container: bool) -> Choice:
-    """bitsandbytes quantizes while loading, which is done in Transformers mode alone."""
+    """Return the choice of a precision; bitsandbytes quantizes while loading, only in Transformers mode."""
     impossible = in_container and precision.quantization is not Quantization.NONE
     return Choice(
         value=precision.value,
@@ -128,7 +128,7 @@ def _precision(precision: Precision, form: LaunchForm, *, in_container: bool) ->
 
 
 def _devices(form: LaunchForm, snapshot: Snapshot, plan: PlanView | None) -> tuple[Choice, ...]:
-    """Each device, and several together where that is chosen or would help."""
+    """Return each device, and several together if that is chosen or would help."""
     readings = () if snapshot.sample is None else snapshot.sample.readings
     choices = [Choice(AUTO, _("Automatic"), form.device == AUTO)]
     for reading in readings:

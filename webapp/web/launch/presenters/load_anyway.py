@@ -1,4 +1,4 @@
-"""Loading against the estimate: the shortfall, who may be affected, and the fields that are sent once it is confirmed."""
+"""Loading against the estimate: the shortfall, who could be affected, and the fields to send after confirmation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from webapp.web.translate import gettext as _
 
 HOST = "host"
 SHOWN = 6
-"""Processes of other people that are named."""
+"""How many processes of other people are named."""
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """Who holds memory there too and stays."""
+    """A holder of memory on the same device that stays."""
 
     name: str
     owner: str
@@ -30,7 +30,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class LoadAnywayView:
-    """The question. ``problem`` says why there is nothing to confirm."""
+    """The question; ``problem`` is the reason if there is nothing to confirm."""
 
     model: str
     where: str
@@ -44,11 +44,11 @@ class LoadAnywayView:
     sent: Mapping[str, str]
     """The fields of the form."""
     query: str
-    """The same as a query: the way back to the form."""
+    """The same fields as a query, which leads back to the form."""
 
 
 def load_anyway_view(form: LaunchForm, snapshot: Snapshot, plan: Plan) -> LoadAnywayView:
-    """Return the question for the values of ``form``, which ``plan`` would load against the estimate."""
+    """Return the question for ``form``, whose ``plan`` would be loaded against the estimate."""
     device_ids = [device.device_id for device in plan.devices]
     return LoadAnywayView(
         model=form.model,
@@ -72,7 +72,7 @@ def _problem(plan: Plan) -> str | None:
 
 
 def _neighbours(plan: Plan, snapshot: Snapshot) -> Iterator[Neighbour]:
-    """Models that stay there, and other people's processes, the largest first."""
+    """Yield the remaining models and other people's processes on the devices, largest first."""
     going = {eviction.instance_id for eviction in plan.unload}
     device_ids = {device.device_id for device in plan.devices}
     for instance in snapshot.instances:

@@ -1,4 +1,4 @@
-"""The form's main button: what it will do, or why it cannot be pressed."""
+"""The form's main button: its action, or why it is disabled."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from webapp.web.translate import ngettext
 
 OTHER: Final = "other"
 CONFIRM: Final = "confirmation_needed"
-"""The one refusal that a tick in the plan lifts."""
+"""The only refusal that a checkbox in the plan lifts."""
 REFUSED: Final[Mapping[str, str]] = {
     NotEnoughMemory.code: N_("Not enough memory."),
     AlreadyLoaded.code: N_("The model is already loaded. Change the settings or use the loaded one."),
@@ -39,7 +39,7 @@ REFUSED: Final[Mapping[str, str]] = {
     Busy.code: N_("An operation is running on the device. Wait for it to end."),
     OTHER: N_("The reason is given above."),
 }
-"""Why the button cannot be pressed, by the code of the refusal; the plan above it says more."""
+"""Why the button is disabled, by the code of the refusal; the plan above it gives the details."""
 QUEUED: Final[Mapping[str, str]] = {
     NotEnoughMemory.code: N_("Not enough memory right now. The model will load when there is enough."),
     InstanceInUse.code: N_("The memory is in use. The model will load when it is free."),
@@ -48,22 +48,22 @@ QUEUED: Final[Mapping[str, str]] = {
     Busy.code: N_("An operation is running on the device. The model will load when it ends."),
     OTHER: N_("The model will load when that becomes possible."),
 }
-"""What it waits for in the queue."""
+"""What a queued launch would wait for."""
 
 
 @dataclass(frozen=True)
 class MainButton:
-    """What the button says; ``hint`` is the line below it."""
+    """The label of the button; ``hint`` is shown below it."""
 
     text: str
     hint: str = ""
     can_press: bool = True
     queues: bool = False
-    """It joins the queue instead of loading now."""
+    """Whether it joins the queue instead of loading now."""
 
 
 def nothing_chosen(snapshot: Snapshot) -> MainButton:
-    """Return the button of a form in which no model is chosen yet."""
+    """Return the button of a form without a chosen model."""
     has_models = any(model.problem is None for model in snapshot.models)
     hint = _("Choose a model first.") if has_models else _("The cache has no model that can be loaded.")
     return MainButton(_("Load"), hint, can_press=False)
@@ -75,19 +75,19 @@ def not_possible() -> MainButton:
 
 
 def under_way() -> MainButton:
-    """Return the button while the person's own load of this model runs."""
+    """Return the button while the person's own load of this model is running."""
     return MainButton(_("Loading…"), _("Your operation is in progress."), can_press=False)
 
 
 def obstacle(plan: Plan, snapshot: Snapshot) -> str | None:
-    """Return the code of what keeps ``plan`` from being carried out now: its refusal, or an operation that runs there."""
+    """Return the code of what prevents ``plan`` now: its refusal, or an operation running on its devices."""
     if plan.refusal is not None:
         return plan.refusal.code
     return Busy.code if plan.touched & snapshot.claims.keys() else None
 
 
 def main_button(plan: Plan, snapshot: Snapshot, no_place: WardenError | None) -> MainButton:
-    """Return the button for ``plan``; ``no_place`` is why it may not wait in the queue."""
+    """Return the button for ``plan``; ``no_place`` is the reason if it may not be queued."""
     code = obstacle(plan, snapshot)
     if isinstance(no_place, AlreadyWaiting) and code != CONFIRM:
         return _in_queue(no_place, snapshot)
@@ -112,7 +112,7 @@ def _why_not(code: str | None, no_place: WardenError | None, snapshot: Snapshot)
 
 
 def _loading(plan: Plan) -> str:
-    """A model that exited holds no memory: removing it is not mentioned."""
+    """Return the label for loading; dead models hold nothing, so their removal is not mentioned."""
     going = [eviction for eviction in plan.unload if sum(eviction.freed_bytes.values())]
     if not going:
         return _("Load")
@@ -122,7 +122,7 @@ def _loading(plan: Plan) -> str:
 
 
 def _in_queue(waiting: AlreadyWaiting, snapshot: Snapshot) -> MainButton:
-    """Say where the same waits, and what will come of it."""
+    """Return the button for a launch that is queued already, with its place and what will happen."""
     launch = next((one.launch for one in snapshot.waiting if one.launch.id == waiting.params["ticket"]), None)
     place = formats.number(int(str(waiting.params["place"])))
     hint = _("Position in the queue: %(place)s. The model will load automatically.", place=place)

@@ -1,4 +1,4 @@
-"""The plan box: would it fit, what would go, and what would make it fit."""
+"""The plan box: whether it fits, what would be unloaded, and what would make it fit."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ TONES = {Verdict.FITS: "good", Verdict.TIGHT: "warn", Verdict.REFUSED: "bad"}
 SIGNS = {Verdict.FITS: "✓", Verdict.TIGHT: "▲", Verdict.REFUSED: "✕"}
 VISIBLE_PARTS = (PartName.WEIGHTS, PartName.KV_CACHE)
 CONFIRM = "confirm"
-"""The verdict that waits for a person: it fits once other people's models have gone."""
+"""The verdict that needs a confirmation: it fits after other people's models are unloaded."""
 WITHOUT_FIGURES = frozenset({AlreadyLoaded.code, InvalidRequest.code, ModeUnavailable.code, ModelUnsuitable.code})
-"""Refusals that no amount of memory would change: figures, and models that would go, would only mislead."""
+"""Refusals independent of the memory: figures and evictions would only mislead."""
 LOADED, LOADING = "loaded", "loading"
-"""Verdicts of what is there already, and of what the person's own operation is about."""
+"""Verdicts for a model that is loaded already, and for one that the person's own operation is loading."""
 SAID_BY_THE_FIGURES = frozenset({"plan_fits", "plan_tight"})
 SAID_BY_THE_BUTTON = frozenset({"plan_device_claimed"})
 SAID_OF_THE_FIGURES = frozenset(
     {"plan_measured", "plan_measured_once", "plan_measured_otherwise", "plan_measured_otherwise_once"}
 )
-"""Where no figures are shown there is nothing to say of them."""
+"""Notes on figures, which are left out if no figures are shown."""
 
 
 @dataclass(frozen=True)
 class PartRow:
-    """One part of what is needed: how much, where the figure comes from, how far it is to be trusted."""
+    """One component of the need: its size, the source of the figure, and its confidence."""
 
     name: str
     size: str
@@ -60,12 +60,12 @@ class PartRow:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """The parts of what one device needs."""
+    """The components of the need on one device."""
 
     parts: tuple[PartRow, ...]
     total: str
     confidence: str
-    """Of the whole."""
+    """The confidence of the whole."""
     notes: tuple[str, ...]
 
 
@@ -83,7 +83,7 @@ class DeviceArithmetic:
     bar_text: str
     breakdown: Breakdown
     load_peak: str | None
-    """Said where more is needed for loading than for running: it decides then."""
+    """Set if loading needs more than running, in which case it decides."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ class EvictionRow:
     gives: str
     busy: str
     held: str
-    """Until when another person has leased it."""
+    """The end of another person's lease."""
 
 
 @dataclass(frozen=True)
 class ConfirmRow:
-    """Another person's model that would go: confirmed by its name or not."""
+    """Another person's model that would be unloaded, confirmed or not."""
 
     instance_id: str
     text: str
@@ -109,17 +109,17 @@ class ConfirmRow:
 
 @dataclass(frozen=True)
 class WayOutLink:
-    """A change that would make it fit; ``query`` fills the form with it."""
+    """An alternative that would fit; ``query`` fills the form with it."""
 
     text: str
     query: str
     device: str
-    """What it says in the field of the devices."""
+    """Its value of the device field."""
 
 
 @dataclass(frozen=True)
 class AskLink:
-    """Another person's model that holds the memory."""
+    """Another person's model that blocks the launch."""
 
     instance_id: str
     text: str
@@ -127,13 +127,13 @@ class AskLink:
 
 @dataclass(frozen=True)
 class UnderWay:
-    """The person's own operation that loads what the form says."""
+    """The person's own operation that is loading the model of the form."""
 
     operation_id: str
     step: str
     percent: int | None
     since: float | None
-    """When the step began."""
+    """When its current step began."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,11 @@ class LaunchFacts:
     plan: Plan | None = None
     """``None`` if no model is chosen, if there is a ``problem``, or if the launch is under way."""
     problem: Message | None = None
-    """Why there is no plan."""
+    """The reason if there is no plan."""
     under_way: Operation | None = None
-    """The person's own operation that already loads what the form describes."""
+    """The person's own operation that is already loading the model of the form."""
     no_place: WardenError | None = None
-    """Why the launch may not be queued, if it cannot start now."""
+    """The reason if the launch can neither start now nor be queued."""
     has_lighter: bool = False
     """Whether a smaller model would fit if this one does not."""
     advice: Advice | None = None
@@ -158,7 +158,7 @@ class LaunchFacts:
 
 @dataclass(frozen=True)
 class PlanView:
-    """What the main button would do."""
+    """The plan of the main button's action."""
 
     verdict: str
     button: MainButton
@@ -176,22 +176,22 @@ class PlanView:
     offers_interrupt: bool = False
     interrupt: bool = False
     keep_all: str | None = None
-    """Where single models would go although the others stay: the query that takes that back."""
+    """The query that keeps all models, if some would be unloaded in spite of ``keep_others``."""
     load_anyway: str | None = None
-    """If only the memory is short: the query of the question whether to load against the estimate."""
+    """The query of the question whether to load against the estimate, if only the memory is the obstacle."""
     can_wait: bool = False
-    """Whether it may wait in the queue."""
+    """Whether it may be queued."""
     asks: tuple[AskLink, ...] = ()
-    """Models that other people hold, to ask for."""
+    """Other people's models for which a release can be requested."""
     override: str = ""
-    """Why an administrator takes them all the same, as typed."""
+    """An administrator's reason for overriding these people, as typed."""
     offers_override: bool = False
     confirms: tuple[ConfirmRow, ...] = ()
-    """Other people's models that would go."""
+    """Other people's models that would be unloaded."""
     confirm_note: str = ""
-    """What follows for their owners."""
+    """The consequences for their owners."""
     under_way: UnderWay | None = None
-    """Shown instead of a plan: a plan for the model that is being loaded would turn against it."""
+    """Shown instead of a plan: a plan for the same model would unload the one that is being loaded."""
 
 
 def plan_view(
@@ -206,7 +206,7 @@ def plan_view(
         return None
     try:
         return _of_plan(facts.plan, form, snapshot, facts, may_override=may_override, undo_s=undo_s)
-    except Exception as exc:  # noqa: BLE001  around the model in the form: the page shows all the others
+    except Exception as exc:  # noqa: BLE001  a defect of this model must not hide the others
         return _impossible(words.say(misread(form.model, exc)))
 
 
@@ -276,7 +276,7 @@ def _of_plan(
 
 
 def _confirms(plan: Plan) -> Iterator[ConfirmRow]:
-    """What was confirmed stays so while the model is in use; what is in use is not offered."""
+    """Yield the models to confirm; a confirmed one stays listed while in use, but one in use is not offered."""
     for eviction in plan.unload:
         confirmed = eviction.is_confirmed_by(plan.request)
         if eviction.is_foreign and (confirmed or not _is_held(eviction, plan)):
@@ -296,24 +296,24 @@ def _confirm_note(undo_s: float) -> str:
 
 
 def _verdict_word(plan: Plan, code: str | None) -> str:
-    """Return the verdict in a word: what does not fit is told from what is in use."""
+    """Return the verdict as a word, which distinguishes too little memory from a model in use."""
     if code in names.REFUSALS:
         return words.word(names.REFUSALS, code)
     return words.word(names.VERDICTS, plan.verdict)
 
 
 def _trouble(plan: Plan, code: str | None, snapshot: Snapshot, *, has_lighter: bool) -> TroubleView | None:
-    """Return what else would make it fit: only what would, by what is known."""
+    """Return what else would make it fit, as far as that is certain."""
     if code != NotEnoughMemory.code:
         return None
     relief = relief_of(plan, snapshot.instances, snapshot.sample)
-    if plan.ways_out or relief.by_clean:  # an emergency is the last resort
+    if plan.ways_out or relief.by_clean:  # an emergency stop is the last resort
         relief = replace(relief, by_emergency=False)
     return plan_trouble(relief, lighter=has_lighter)
 
 
 def _is_hopeless(plan: Plan) -> bool:
-    """Whether the weights alone, of which the files say the size, are more than a device has."""
+    """Whether the weights alone, whose size is known from the files, exceed a device's memory."""
     return any(
         device.total_bytes is not None and device.footprint.part(PartName.WEIGHTS) > device.total_bytes
         for device in plan.devices
@@ -330,7 +330,7 @@ def _ask(eviction: Eviction) -> AskLink:
 
 
 def _notes(plan: Plan) -> list[str]:
-    """The reasons that the figures do not say themselves."""
+    """Return the reasons that the figures do not show."""
     hidden = SAID_BY_THE_FIGURES | SAID_BY_THE_BUTTON
     if plan.refusal is not None:
         hidden |= {plan.refusal.code} | (SAID_OF_THE_FIGURES if plan.refusal.code in WITHOUT_FIGURES else set())
@@ -338,7 +338,7 @@ def _notes(plan: Plan) -> list[str]:
 
 
 def _who_waits(plan: Plan, snapshot: Snapshot) -> Iterator[str]:
-    """Who waits for a device that this would take now: the line binds nobody who acts, and nobody should act unawares."""
+    """Yield who is queued for the devices: the queue does not bind people who act, but they should know of it."""
     devices = {device.device_id for device in plan.devices}
     first = next((one.launch for one in snapshot.waiting if one.devices & devices), None)
     if plan.refusal is None and first is not None:
@@ -347,7 +347,7 @@ def _who_waits(plan: Plan, snapshot: Snapshot) -> Iterator[str]:
 
 
 def _refusal(plan: Plan, snapshot: Snapshot) -> str | None:
-    """The refusal in words; where it only names another reason, that reason is told in full."""
+    """Return the refusal as a sentence; if it only refers to another reason, that reason in full."""
     if plan.refusal is None:
         return None
     model = snapshot.model(plan.request.model_id)
@@ -391,7 +391,7 @@ def _arithmetic(device: DevicePlan) -> DeviceArithmetic:
 
 
 def _breakdown(footprint: Footprint) -> Breakdown:
-    """What is not there for this launch is left out; a part of 0 that might have been there stays."""
+    """Return the components; those that do not apply to this launch are left out, but a component of 0 bytes stays."""
     parts = (part for part in footprint.parts if part.bytes or part.source is not Source.NOTHING)
     return Breakdown(
         parts=tuple(
@@ -425,7 +425,7 @@ def _before_after(device: DevicePlan) -> str:
 
 
 def _slices(device: DevicePlan) -> tuple[charts.Slice, ...]:
-    """What stays, what is new; the ground of the bar is what would be free."""
+    """Return what stays and what is new; the background of the bar is what would be free."""
     if device.total_bytes is None or device.available_bytes is None:
         return ()
     stays = max(0, device.total_bytes - device.available_bytes)

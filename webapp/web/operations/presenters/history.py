@@ -1,4 +1,4 @@
-"""The history: operations as rows, and what they can be filtered by."""
+"""The history: operations as rows, and the choices of the filter."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from webapp.web.words import names
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """One operation. ``receipt`` is left out where the sentence says it already."""
+    """One operation. ``receipt`` is left out if the sentence includes it already."""
 
     operation: OperationView
     when: str
     moment: str
     receipt: ResultLine | None
     risk: str | None
-    """Who loaded against the estimate, where somebody did."""
+    """Who loaded against the estimate, if anybody did."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class HistoryView:
     ended: tuple[HistoryRow, ...]
     older: str | None
     problem: str | None
-    """Why earlier operations cannot be shown."""
+    """The reason if earlier operations cannot be shown."""
 
     @property
     def count(self) -> str:
-        """How many are shown, in words."""
+        """The number of operations shown, as text."""
         shown = len(self.running) + len(self.ended)
         return ngettext("%(num)s operation shown", "%(num)s operations shown", shown)
 
@@ -59,7 +59,7 @@ class HistoryView:
 
 @dataclass(frozen=True)
 class FilterView:
-    """The choices of each field; the first of each is any."""
+    """The choices of each field; the first one matches everything."""
 
     kinds: tuple[Choice, ...]
     actors: tuple[Choice, ...]
@@ -75,7 +75,10 @@ def history_view(
     now: float,
     problem: Message | None = None,
 ) -> HistoryView:
-    """Return a page of ``page`` operations; one more in ``ended`` means that there are older ones. ``now`` is since the epoch."""
+    """Return a page of ``page`` operations; an additional one in ``ended`` means that there are older ones.
+
+    ``now`` is in seconds since the epoch.
+    """
     shown = ended[:page]
     return HistoryView(
         query=query,
@@ -87,7 +90,7 @@ def history_view(
 
 
 def filter_view(query: OperationsQuery, values: OperationValues) -> FilterView:
-    """Return what can be chosen: what the store holds, and what was asked for even where it holds none."""
+    """Return the choices: the values in the store, and the selected value even without a match."""
     return FilterView(
         kinds=_choices(query.kind, values.kinds, lambda kind: words.word(names.KINDS, kind)),
         actors=_choices(query.actor, values.actors, str),
@@ -126,7 +129,7 @@ def _says_receipt(operation: Operation) -> bool:
 
 
 def receipt_sum(receipts: Sequence[Receipt]) -> ResultLine | None:
-    """Return all receipts of an operation in one sentence, ``None`` where there are none."""
+    """Return all receipts of an operation as one sentence, ``None`` if there are none."""
     if not receipts:
         return None
     freed = [receipt.freed_bytes for receipt in receipts if receipt.freed_bytes is not None]

@@ -17,7 +17,7 @@ from webapp.web.words import names
 
 @dataclass(frozen=True)
 class Fact:
-    """A figure or a name with what it is."""
+    """A figure or a name with its label."""
 
     label: str
     text: str
@@ -39,7 +39,7 @@ class StepRow:
 
 @dataclass(frozen=True)
 class HeldRow:
-    """A process that kept memory after all."""
+    """A process that still holds memory."""
 
     size: str
     process: str
@@ -48,7 +48,7 @@ class HeldRow:
 
 @dataclass(frozen=True)
 class ReceiptCard:
-    """What came back on one device."""
+    """The memory freed on one device."""
 
     title: str
     ok: bool
@@ -148,7 +148,7 @@ def _verdict(receipt: Receipt, *, ok: bool) -> str:
 
 
 def _others(size: int | None) -> str:
-    """What everybody else took (positive) or gave back (negative) meanwhile."""
+    """Return what other processes took (positive) or freed (negative) in the meantime, as text."""
     if size is None:
         return formats.unknown()
     if size == 0:

@@ -1,4 +1,4 @@
-"""Operations: the card of one that runs, with its steps, and the short lines of those that ended."""
+"""Operations: the card of a running one with its steps, and the short lines of those that ended."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ TONES = {
 }
 FOREIGN_SHOWN = 6
 WORTH_SAYING_BYTES = 64 * MIB
-"""Less than this, taken by other processes, is noise."""
+"""Changes of other processes below this are noise."""
 AGAINST_THE_ESTIMATE = "loaded_anyway"
 
 
@@ -69,7 +69,7 @@ class StepView:
 
 @dataclass(frozen=True)
 class ResultLine:
-    """One line of a result. ``sign`` is shown where neither success nor failure would say it."""
+    """One line of a result. ``sign`` is for results that are neither success nor failure."""
 
     text: str
     ok: bool
@@ -99,25 +99,25 @@ class OperationView:
     receipts: tuple[ResultLine, ...]
     log: str | None
     log_of: str | None
-    """The instance that it starts, while that one's log can be read."""
+    """The instance that it starts, as long as its log can be read."""
     trouble: TroubleView | None
-    """What can be done about its failure, or about what it left undone."""
+    """What can be done about its failure, or about what it left behind."""
     is_explained: bool
-    """Whether its own page says how its model ran out of memory."""
+    """Whether its page explains how its model ran out of memory."""
     can_cancel: bool
     can_end_rollback: bool
     restorable: str
-    """The models that one click loads again; empty where there are none."""
+    """The models that one click loads again; empty if there are none."""
     acts_at: float | None = None
-    """When it begins to touch other people's models; until then it can be stopped. Seconds since the epoch."""
+    """When it begins to unload other people's models, in seconds since the epoch; until then it can be stopped."""
     owners: tuple[str, ...] = ()
-    """Owners of these who may stop it until then."""
+    """The owners of these models, who may stop it until then."""
     again: str | None = None
-    """The query that loads again what it unloaded."""
+    """The query that loads the unloaded model again."""
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether it is still running."""
         return self.state == OperationState.RUNNING
 
 
@@ -155,7 +155,7 @@ def operation_view(operation: Operation, listed: Collection[str] = ()) -> Operat
 
 
 def _again(operation: Operation) -> str | None:
-    """Return the query of a form that loads again what was unloaded, in addition to what is loaded now."""
+    """Return the query that loads the unloaded model again and keeps the others."""
     if operation.kind is not OperationKind.UNLOAD or operation.state not in (
         OperationState.SUCCEEDED,
         OperationState.WARNING,
@@ -179,7 +179,7 @@ def _title(operation: Operation) -> str:
 
 
 def _shown_steps(operation: Operation) -> tuple[Step, ...]:
-    """Steps that were not needed are left out once the operation has ended."""
+    """Return the steps; those that were not needed are left out once the operation has ended."""
     return tuple(step for step in operation.steps if operation.is_running or step.state is not StepState.SKIPPED)
 
 
@@ -210,12 +210,12 @@ def _step_detail(step: Step) -> str:
 
 
 def _says_percent(step: Step) -> bool:
-    """Whether the message of the step names its progress already."""
+    """Whether the step's message contains its progress already."""
     return step.message is not None and step.message.params.get("percent") is not None
 
 
 def _percent(operation: Operation) -> int | None:
-    """How far it is: whole steps, and the share of the one that runs."""
+    """Return the progress: finished steps plus the share of the running one."""
     if not operation.is_running or not operation.steps:
         return None
     current = operation.current_step
@@ -260,7 +260,7 @@ def _restorable(operation: Operation) -> str:
 
 
 def _can_cancel(operation: Operation) -> bool:
-    """Only the first cancel of an operation that can still be undone does something."""
+    """Whether a cancel would have an effect: the operation can be undone and is not being cancelled."""
     done = operation.cancel_requested_by is not None or operation.is_committed or operation.is_undoing
     return operation.is_running and not done and not _is_emergency(operation)
 
@@ -296,6 +296,6 @@ def _held(holder: HeldBy) -> str:
 
 
 def kept_log(operation: Operation) -> str | None:
-    """Return the last lines of the log that an error brought along."""
+    """Return the last lines of the log in the operation's error."""
     log = None if operation.error is None else operation.error.params.get("log")
     return log if isinstance(log, str) and log.strip() else None

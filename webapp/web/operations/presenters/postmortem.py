@@ -1,4 +1,4 @@
-"""How a model ran out of memory: the likely cause with its figures, who held what, and what would have fitted."""
+"""How a model ran out of memory: the likely cause with its figures, the holders, and what would have fitted."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from webapp.web.translate import gettext as _
 from webapp.web.words import names
 
 LEAST_BYTES: Final = 5 * MIB
-"""A change that the table's two decimals would show as nothing."""
+"""Smaller changes are not shown: the table's two decimals would round them to zero."""
 
 
 @dataclass(frozen=True)
 class AccountRow:
-    """A line of the table. ``tone`` says whose it is: own, ours, foreign, rest or free."""
+    """A line of the table. ``tone`` is the kind of holder: own, ours, foreign, rest or free."""
 
     name: str
     detail: str
@@ -44,7 +44,7 @@ class AccountTable:
 
 @dataclass(frozen=True)
 class FitLink:
-    """What would have fitted; ``query`` fills the form with it."""
+    """A configuration that would have fitted; ``query`` fills the form with it."""
 
     text: str
     options: str
@@ -68,7 +68,7 @@ class PostMortemView:
 
 
 def post_mortem_view(report: PostMortem | None, *, log_is_shown: bool = False) -> PostMortemView | None:
-    """Return the view of a report; its log is left out where the page shows the same lines already."""
+    """Return the view of a report, without its log if the page shows the same lines already."""
     if report is None:
         return None
     return PostMortemView(
@@ -86,7 +86,7 @@ def post_mortem_view(report: PostMortem | None, *, log_is_shown: bool = False) -
 
 
 def cause_message(report: PostMortem) -> Message:
-    """Return the likely cause with the figures that it rests on."""
+    """Return the likely cause with the figures that support it."""
     account = report.account
     params: dict[str, Param] = {
         "device": account.device_id,
@@ -122,7 +122,7 @@ def _change(line: HolderLine) -> int:
 
 
 def fit_link(report: PostMortem) -> FitLink | None:
-    """Return what would have fitted, ``None`` where nothing would."""
+    """Return a configuration that would have fitted, or ``None``."""
     way = report.way_out
     return None if way is None else FitLink(words.say(way.message), request_line(way.request), asking_for(way.request))
 
@@ -158,7 +158,7 @@ def _rows(account: Account) -> Iterator[AccountRow]:
 
 
 def _other(account: Account, free: int | None, column: int) -> int | None:
-    """What nobody in the list holds and is not free."""
+    """Return the bytes that are neither free nor held by anybody in the list."""
     if account.total_bytes is None or free is None:
         return None
     held = sum((line.before_bytes, line.after_bytes)[column] or 0 for line in account.lines)
@@ -171,7 +171,7 @@ def _row(name: str, detail: str, before: int | None, after: int | None, tone: st
 
 
 def _signed(change: int | None) -> str:
-    """A change with its sign; what is less than the table shows is none."""
+    """Return a change with its sign; empty if it is smaller than the table can show."""
     if change is None:
         return formats.unknown()
     if abs(change) < LEAST_BYTES:

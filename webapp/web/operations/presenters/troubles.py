@@ -1,4 +1,4 @@
-"""What a person can try against the troubles that a memory server has: each step is a button, a link or a command to copy."""
+"""Remedies that a person can try: each is a button, a link or a command to copy."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from webapp.web.translate import gettext as _
 
 
 class Trouble(StrEnum):
-    """What is wrong, as far as a person can do something against it."""
+    """The problems that a person can do something about."""
 
     MEMORY = "memory"
     """There is not enough memory."""
     NEIGHBOUR = "neighbour"
-    """Somebody else took the memory of a load."""
+    """Another process took the memory of a load."""
     LAUNCH = "launch"
     """A model does not load."""
     STOP = "stop"
-    """A container, or a process, does not end."""
+    """A container or a process does not end."""
     HELD = "held"
-    """What ended has not given its memory back."""
+    """The memory of an ended model was not freed."""
     LEFT = "left"
-    """An emergency could not end everything, or the memory has not come back after it."""
+    """An emergency stop could not end everything, or the memory was not freed after it."""
 
 
 TROUBLES: Final[Mapping[str, Trouble]] = {
@@ -60,7 +60,7 @@ TROUBLES: Final[Mapping[str, Trouble]] = {
     "engine_unreachable": Trouble.STOP,
     "engine_failed": Trouble.STOP,
 }
-"""Error codes and the trouble that each is. The others either name their one remedy themselves or are nothing to be mended."""
+"""The trouble by error code. Other errors either name their only remedy themselves or have none."""
 
 OUTCOME_TROUBLES: Final[Mapping[str, Trouble]] = {
     "unload_held": Trouble.HELD,
@@ -68,7 +68,7 @@ OUTCOME_TROUBLES: Final[Mapping[str, Trouble]] = {
     "switch_done_memory_held": Trouble.HELD,
     "emergency_incomplete": Trouble.LEFT,
 }
-"""Outcomes that are a warning, and the trouble that each is; as with the errors, the others have no step that is worth a button."""
+"""The trouble by outcome, for warnings; other outcomes have no remedy worth a button."""
 
 DOCKER_LIST: Final = "docker ps --all"
 DOCKER_STATUS: Final = "systemctl status docker"
@@ -76,7 +76,7 @@ DOCKER_RESTART: Final = "sudo systemctl restart docker"
 
 
 class TroubleActionKind(StrEnum):
-    """What a step is on the page."""
+    """How a remedy appears on the page."""
 
     SUBMIT = "submit"
     """A button of the form whose id is ``target``."""
@@ -87,12 +87,12 @@ class TroubleActionKind(StrEnum):
     COMMAND = "command"
     """The command ``target``, ready to copy."""
     ADVICE = "advice"
-    """Only words."""
+    """Only a text."""
 
 
 @dataclass(frozen=True)
 class TroubleAction:
-    """One step. ``name`` is the same in every language; ``hint`` says what else it does."""
+    """One remedy. ``name`` is the same in every language; ``hint`` tells its side effects."""
 
     name: str
     kind: TroubleActionKind
@@ -103,7 +103,7 @@ class TroubleAction:
 
 @dataclass(frozen=True)
 class TroubleView:
-    """A trouble and the steps against it, the mildest first."""
+    """A trouble with its remedies, mildest first."""
 
     name: str
     ways: tuple[TroubleAction, ...]
@@ -134,9 +134,11 @@ def _outcome_trouble(operation: Operation) -> TroubleView | None:
 
 
 def plan_trouble(relief: Relief, *, lighter: bool) -> TroubleView | None:
-    """Return what helps a plan that is short of memory in addition to its ways out, ``None`` if nothing does.
+    """Return the remedies for a plan without enough memory, in addition to its alternatives; ``None`` if there are
+    none.
 
-    Only what would change the verdict: ``relief`` says what Warden itself can give back, ``lighter`` whether another model fits.
+    Only those that would change the verdict are returned: ``relief`` says what Warden can free, ``lighter`` whether
+    another model fits.
     """
     ways = (
         *((_clean(),) if relief.by_clean else ()),
@@ -147,7 +149,7 @@ def plan_trouble(relief: Relief, *, lighter: bool) -> TroubleView | None:
 
 
 def _ways(trouble: Trouble, form: LaunchForm, *, contained: bool) -> Iterable[TroubleAction]:
-    """``contained`` is whether a container may be meant."""
+    """Yield the remedies for a trouble; ``contained`` is whether it may concern a container."""
     if trouble is Trouble.MEMORY:
         return (_clean(), _emergency(), _lighter(), *_other_mode(form))
     if trouble is Trouble.LAUNCH:
@@ -156,7 +158,7 @@ def _ways(trouble: Trouble, form: LaunchForm, *, contained: bool) -> Iterable[Tr
 
 
 def _ways_beside(operation: Operation, form: LaunchForm) -> Iterable[TroubleAction]:
-    """Yield the same launch again, once the other process has ended; a launch that fits next to it; or unloading something."""
+    """Yield a retry after the other process has freed its memory, a configuration that fits, and unloading a model."""
     again = form if operation.request is None else LaunchForm.of(replace(operation.request, unload=()))
     yield TroubleAction(
         "again", TroubleActionKind.FILL, _("Try again"), again.query, _("when the other process frees the memory")
@@ -168,7 +170,7 @@ def _ways_beside(operation: Operation, form: LaunchForm) -> Iterable[TroubleActi
 
 
 def _fitting(operation: Operation, text: str) -> tuple[TroubleAction, ...]:
-    """What the memory that there was would have held."""
+    """Return a configuration that the available memory would have held."""
     report = operation.post_mortem
     fit = None if report is None else fit_link(report)
     return () if fit is None else (TroubleAction("smaller", TroubleActionKind.FILL, text, fit.query, fit.options),)
@@ -176,13 +178,13 @@ def _fitting(operation: Operation, text: str) -> tuple[TroubleAction, ...]:
 
 def _ways_to_memory(operation: Operation) -> Iterable[TroubleAction]:
     if operation.kind is OperationKind.SWITCH:
-        return (_memory(), _clean())  # an emergency would end the very model that has just been loaded
+        return (_memory(), _clean())  # an emergency stop would end the model that has just been loaded
     contained = operation.kind is OperationKind.STOP_CONTAINER or operation.mode == Mode.VLLM
     return (_memory(), _clean(), _emergency(), *((_docker_list(),) if contained else ()))
 
 
 def _ways_to_leftovers(operation: Operation) -> Iterable[TroubleAction]:
-    """Docker's commands only where the result names a container that is left."""
+    """Yield the remedies for leftovers, with Docker's commands only if the result names a remaining container."""
     contained = any(not one.ok and one.message.params.get("mode") == Mode.VLLM for one in operation.findings)
     return (_memory(), _clean(), _emergency(), *(_docker() if contained else ()))
 
@@ -201,7 +203,7 @@ def _lighter() -> TroubleAction:
 
 
 def _other_mode(form: LaunchForm) -> tuple[TroubleAction, ...]:
-    """The same model in a process of its own, which takes no more than the model needs."""
+    """Return the same model in Transformers mode, which takes no more than the model needs."""
     if form.mode != Mode.VLLM or not form.model:
         return ()
     filled = replace(form, mode=Mode.TRANSFORMERS.value)

@@ -1,4 +1,4 @@
-"""One's own account: who one is here, where one is signed in, and which programs speak for one."""
+"""A person's own account: name and role, sessions, and API tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AGENT_SHOWN = 90
 
 @dataclass(frozen=True)
 class SessionRow:
-    """One sign-in."""
+    """One session."""
 
     id: str
     address: str
@@ -30,7 +30,7 @@ class SessionRow:
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One API token, without what opens anything."""
+    """One API token, without its secret."""
 
     id: str
     name: str
@@ -61,7 +61,7 @@ def account_view(
     days: Iterable[int],
     now: float,
 ) -> AccountView:
-    """Return the view of ``person``, who came by the session ``this``, at ``now`` (seconds since the epoch)."""
+    """Return the view of ``person``, whose current session is ``this``."""
     return AccountView(
         name=person.name,
         role_word=words.word(names.ROLES, person.role),

@@ -1,4 +1,4 @@
-"""Everybody with an account, and the invitations that are open."""
+"""All accounts and the open invitations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from webapp.web.words import names
 
 @dataclass(frozen=True)
 class PersonRow:
-    """One account. Nobody changes an own one here."""
+    """One account. People cannot change their own account here."""
 
     name: str
     role: str
@@ -30,7 +30,7 @@ class PersonRow:
 
 @dataclass(frozen=True)
 class InvitationRow:
-    """One link that was given to somebody and not used."""
+    """One unused invitation."""
 
     id: str
     role_word: str
@@ -52,7 +52,7 @@ class PeopleView:
 def people_view(
     people: Sequence[Person], invitations: Iterable[Invitation], me: Identity, hours: Iterable[int], now: float
 ) -> PeopleView:
-    """Return the view at ``now`` (seconds since the epoch). Without an administrator the first invitation is for one."""
+    """Return the view. If there is no administrator, the invitation form suggests that role."""
     administrated = any(person.role is Role.ADMINISTRATOR and not person.disabled for person in people)
     return PeopleView(
         people=tuple(_row(person, me, now) for person in people),
@@ -64,7 +64,7 @@ def people_view(
 
 
 def role_choices(chosen: Role, most: Role = Role.ADMINISTRATOR) -> tuple[Choice, ...]:
-    """Return the roles up to ``most`` to choose from."""
+    """Return the choices of roles up to ``most``."""
     roles = tuple(Role)[: tuple(Role).index(most) + 1]
     return tuple(Choice(role.value, words.word(names.ROLES, role), role is chosen) for role in roles)
 
@@ -91,7 +91,7 @@ def _invitation(invitation: Invitation, now: float) -> InvitationRow:
 
 
 def until(epoch_s: float, now_s: float) -> str:
-    """Return until when something opens a way in."""
+    """Return the expiry of an invitation as text."""
     return _("until %(moment)s", moment=formats.moment(epoch_s, now_s))
 
 
