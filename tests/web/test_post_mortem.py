@@ -67,7 +67,7 @@ def test_the_page_names_the_likely_cause_with_its_figures(visitor: Visitor, cont
         "соседний процесс занял память",
         "при загрузке весов",
         "Память занял соседний процесс: alice · python train.py · pid 777.",
-        "Модели нужно 17,1 GiB (GPU 0), а места для неё стало 15,7 GiB вместо 18,8 GiB.",
+        "Модели нужно 17,1 GiB (GPU 0), а доступно стало 15,7 GiB вместо 18,8 GiB.",
     ):
         assert words in page
 
