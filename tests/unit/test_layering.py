@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-GROUND = frozenset({"webapp.errors", "webapp.folders", "webapp.message"})
+GROUND = frozenset({"webapp.errors", "webapp.folders", "webapp.message", "webapp.rounds"})
 TEXTS = frozenset({"webapp.error_texts", "webapp.texts"})
 DOMAIN = GROUND | {"webapp.domain"}
 CONTROL = DOMAIN | {
@@ -33,6 +33,7 @@ CONTROL = DOMAIN | {
 ALLOWED = {
     "webapp.message": frozenset[str](),
     "webapp.folders": frozenset[str](),
+    "webapp.rounds": frozenset[str](),
     "webapp.texts": frozenset[str](),
     "webapp.error_texts": frozenset({"webapp.message", "webapp.texts"}),
     "webapp.errors": frozenset({"webapp.message"}),

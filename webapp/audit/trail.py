@@ -30,6 +30,7 @@ from webapp.domain.audit import (
 from webapp.domain.instance import Instance
 from webapp.domain.queue import QueuedLaunch
 from webapp.errors import StoreUnavailable
+from webapp.rounds import Rounds
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +78,11 @@ class _Counted:
     more: int = 0
 
 
-class Audit:
+class Audit(Rounds):
     """The audit record. Thread-safe; also works without its thread if ``flush`` is called."""
 
     def __init__(self, store: AuditStore, keep_s: float, clock: Callable[[], float] = time.time) -> None:
+        super().__init__("audit", self.look, ROUND_S, stop_s=DRAIN_S)
         self._store = store
         self._keep_s = keep_s
         self._clock = clock
@@ -93,30 +95,13 @@ class Audit:
         self._lost = 0
         self._tidied_at: float | None = None
         self._failing = False
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Start the writing thread."""
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._run, name="warden-audit", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Write the remaining entries, for a few seconds at most, and stop."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(DRAIN_S)
-            self._thread = None
 
     def record(self, entry: AuditEntry) -> None:
         """Queue ``entry`` for writing; never waits."""
         with self._lock:
             if not self._is_repeated(entry):
                 self._append(entry)
-        self._wake.set()
+        self.nudge()
 
     def record_once(self, entry: AuditEntry) -> None:
         """Queue ``entry`` unless it repeats one that is pending or stored: the client sent one request twice.
@@ -164,18 +149,9 @@ class Audit:
             self._failing = False
 
     def _run(self) -> None:
-        while not self._stop.is_set():
-            self._wake.clear()
-            self._round()
-            self._wake.wait(ROUND_S)
+        super()._run()
         self._close_counts(float("inf"))
-        self._round()
-
-    def _round(self) -> None:
-        try:
-            self.look()
-        except Exception:  # the top of the thread: the next round may succeed
-            log.exception("a round of the audit failed")
+        self._round()  # what is left is written
 
     def _tidy(self) -> None:
         now = self._clock()

@@ -53,6 +53,7 @@ from webapp.errors import (
     WardenError,
 )
 from webapp.message import Message
+from webapp.rounds import Rounds
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class QueueView:
     """Launches that ended recently, newest first."""
 
 
-class LaunchQueue:
+class LaunchQueue(Rounds):
     """Holds the queued launches and the thread that checks them. Every change is decided and made in one locked block."""
 
     def __init__(
@@ -83,6 +84,7 @@ class LaunchQueue:
         find: Callable[[str], Operation],
     ) -> None:
         """``switch``, ``cancel`` and ``find`` are calls of the controller; ``find`` returns an operation by its id."""
+        super().__init__("waiting", self.look, None, stop_s=STOP_S)
         self._context = context
         self._switch, self._cancel, self._find = switch, cancel, find
         self._lock = threading.Lock()
@@ -102,9 +104,6 @@ class LaunchQueue:
         """Held only during a write, so that an older value of a launch never overwrites a newer one."""
         self._looking = threading.Lock()
         """Held while the queue is judged, so that an older verdict never replaces a newer one."""
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
 
     @property
     def line(self) -> QueueView:
@@ -120,22 +119,12 @@ class LaunchQueue:
             self._read()
         except StoreUnavailable as exc:
             log.warning("the queue cannot be read yet: %s", exc)
-        self._wake.set()
-        self._thread = threading.Thread(target=self._run, name="warden-waiting", daemon=True)
-        self._thread.start()
+        super().start()
 
     def stop(self) -> None:
         """Start nothing more, and write pending changes."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(STOP_S)
-            self._thread = None
+        super().stop()
         self._save()
-
-    def nudge(self) -> None:
-        """Have the queue checked soon, since something may have changed; never waits."""
-        self._wake.set()
 
     def _read(self) -> None:
         """Read the launches of an earlier Warden, once. Raises StoreUnavailable."""
@@ -197,7 +186,7 @@ class LaunchQueue:
         self._confirm(launch.id)
         log.info("queued launch %s: %s waits for %s", launch.id, actor, request.model_id)
         self._publish((judged,))
-        self._wake.set()
+        self.nudge()
         return self.entry(launch.id)
 
     def cancel(self, launch_id: str, actor: str, *, is_administrator: bool = False) -> QueuedLaunch:
@@ -263,13 +252,13 @@ class LaunchQueue:
             self._pause(actor)
             if not self._are_read:
                 self._left = QueuePause(actor, math.inf)  # an earlier Warden's launches are all older
-        self._wake.set()
+        self.nudge()
 
     def write_again(self) -> None:
         """Have every launch written again, since the database was recreated; never waits."""
         with self._lock:
             self._unsaved = {**self._launches}
-        self._wake.set()
+        self.nudge()
 
     def _pause(self, actor: str, at: float = math.inf) -> None:
         """Pause the launches that were queued at or before ``at``; the lock is held."""
@@ -347,17 +336,6 @@ class LaunchQueue:
 
     # Checking
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            self._wake.wait()
-            self._wake.clear()
-            if self._stop.is_set():
-                return
-            try:
-                self.look()
-            except Exception:  # the top of the thread: the next check may succeed
-                log.exception("a check of the queue failed")
-
     def look(self) -> None:
         """Settle starts that have ended, start what fits, notify people; costs nothing while the queue is empty."""
         try:
@@ -374,7 +352,7 @@ class LaunchQueue:
         self._each(self._open(), self._expire)
         self._end_without_right()
         passed: set[str] = set()
-        while (one := next_to_start(self._look_at_line(), passed)) is not None and not self._stop.is_set():
+        while (one := next_to_start(self._look_at_line(), passed)) is not None and not self._stopping.is_set():
             passed.add(one.launch.id)  # one that cannot start after all is tried again at the next check
             self._start(one)
 
@@ -397,7 +375,7 @@ class LaunchQueue:
         """Publish and store a person's change. The queue is judged later, so no other launch can make this call fail."""
         self._publish()
         self._save()
-        self._wake.set()
+        self.nudge()
 
     def _look_at_line(self) -> tuple[QueueEntry, ...]:
         """Judge all open launches on one reading, apply the verdicts, and publish the queue."""

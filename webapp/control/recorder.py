@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import re
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
@@ -30,6 +29,7 @@ from webapp.domain.timeline import (
     point_of,
 )
 from webapp.errors import StoreUnavailable, UnknownDevice
+from webapp.rounds import Rounds
 
 log = logging.getLogger(__name__)
 
@@ -82,39 +82,19 @@ class EventStore(Protocol):
         """Return those of the operations that can be read, in any order."""
 
 
-class Recorder:
+class Recorder(Rounds):
     """The writing thread. ``instances`` returns the running models by id."""
 
     def __init__(self, readings: Readings, instances: Callable[[], Mapping[str, Instance]], store: PointStore) -> None:
+        super().__init__("recorder", self.look, POINT_S, stop_s=STOP_S)
         self._readings = readings
         self._instances = instances
         self._store = store
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
         self._written = 0
         """The number of the sample that was written last."""
         self._tidied: int | None = None
         """The current bucket at the time when all earlier ones were merged."""
         self._failing = False
-
-    def start(self) -> None:
-        """Start to write."""
-        self._thread = threading.Thread(target=self._run, name="warden-recorder", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop the thread; waits a few seconds at most for a write in progress."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(STOP_S)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.look()
-            except Exception:  # the top of the thread: the next round may succeed
-                log.exception("a round of the recorder failed")
-            self._stop.wait(POINT_S)
 
     def look(self) -> None:
         """Store the latest sample, unless it is old or already stored; a failing store costs only this point."""

@@ -5,7 +5,6 @@ instances are probed too: their runtime may be back, or their last process may h
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
@@ -22,6 +21,7 @@ from webapp.errors import (
     WorkerSilent,
 )
 from webapp.message import Message
+from webapp.rounds import Rounds
 from webapp.runtimes.base import Probe, ProbeState
 
 log = logging.getLogger(__name__)
@@ -40,36 +40,18 @@ LOOK_PAUSE_S = 0.03
 WATCHED = (*ANSWERING, InstanceState.STUCK)
 
 
-class Watcher:
+class Watcher(Rounds):
     """The thread that updates the listed instances; ``each_round`` is called after each of its rounds and must not
     wait.
     """
 
     def __init__(self, context: Context, each_round: Callable[[], None]) -> None:
+        super().__init__("watcher", self._look_around, ROUND_S, pause_s=NUDGED_S)
         self._context = context
         self._each_round = each_round
-        self._stop = threading.Event()
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
         self._missed: dict[str, int] = {}
         self._over: frozenset[str] = frozenset()
         self._round_at: float | None = None
-
-    def start(self) -> None:
-        """Start to probe."""
-        self._thread = threading.Thread(target=self._run, name="warden-watcher", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop the thread; waits a few seconds at most for the round in progress."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(5)
-
-    def nudge(self) -> None:
-        """Probe soon: something has happened that the list does not show yet."""
-        self._wake.set()
 
     @property
     def over(self) -> frozenset[str]:
@@ -80,16 +62,9 @@ class Watcher:
         """Return the seconds since the last full round; ``None`` before the first."""
         return None if self._round_at is None else self._context.monotonic() - self._round_at
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.look()
-                self._each_round()
-            except Exception:
-                log.exception("a round of the watcher failed")
-            self._wake.wait(ROUND_S)
-            self._wake.clear()
-            self._stop.wait(NUDGED_S)
+    def _look_around(self) -> None:
+        self.look()
+        self._each_round()
 
     def look(self) -> None:
         """Probe the instances that are ready, silent or stuck, once."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from webapp.errors import EngineFailed, EngineUnavailable, EngineUnreachable, ImageMissing
 from webapp.message import Message
+from webapp.rounds import Rounds
 from webapp.runtimes import processes
 from webapp.runtimes.base import ForeignContainer
 from webapp.runtimes.vllm.command import LABEL, image_family
@@ -38,7 +39,7 @@ class ContainerView:
     """Id of vLLM's image, if it is on this server: the image's name may refer to another one tomorrow."""
 
 
-class ContainerWatch:
+class ContainerWatch(Rounds):
     """A thread that keeps ``view`` current; readers take a reference and never wait."""
 
     def __init__(
@@ -46,50 +47,30 @@ class ContainerWatch:
     ) -> None:
         """``each_look`` is called with this Warden's containers after each poll that Docker answered, and must not
         wait."""
+        super().__init__("docker", self._watch, settings.docker.poll_s, stop_s=FIRST_LOOK_S)
         self._engine = engine
         self._each_look = each_look
         self._image = settings.vllm.image
         self._home = str(settings.storage.state_dir)
-        self._poll_s = settings.docker.poll_s
         self.view = ContainerView(EngineUnreachable(socket=engine.socket, detail="not asked yet").message, {}, ())
         self._described: Mapping[tuple[str, str], ForeignContainer] = {}
         """Results of inspecting, by id and state: they change only with the state."""
-        self._stopping = threading.Event()
-        self._now = threading.Event()
         self._looked = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start; waits briefly for the first poll, so that the first page is not wrong."""
-        self._stopping.clear()
-        self._thread = threading.Thread(target=self._watch, name="warden-docker", daemon=True)
-        self._thread.start()
+        super().start()
         self._looked.wait(FIRST_LOOK_S)
-
-    def stop(self) -> None:
-        """Stop; waits for a poll in progress at most as long as ``start`` does."""
-        self._stopping.set()
-        self._now.set()
-        if self._thread is not None:
-            self._thread.join(FIRST_LOOK_S)
-
-    def nudge(self) -> None:
-        """Poll at once, after a change."""
-        self._now.set()
 
     def is_own(self, seen: ContainerSummary) -> bool:
         """Whether this Warden started the container."""
         return seen.labels.get(LABEL + "home") == self._home and LABEL + "instance" in seen.labels
 
     def _watch(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._look()
-            except Exception:
-                log.exception("looking at Docker failed")
+        try:
+            self._look()
+        finally:
             self._looked.set()
-            self._now.wait(self._poll_s)
-            self._now.clear()  # before the check whether to stop, so that a stop in between is not missed
 
     def _look(self) -> None:
         """Poll once; if the engine does not answer, the own containers stay as they were and ``problem`` says why."""
