@@ -209,6 +209,15 @@ def test_no_modules_of_the_web_import_each_other_in_a_circle() -> None:
     TopologicalSorter({name: web.keys() & set(imports(name, path)) for name, path in web.items()}).prepare()
 
 
+def test_the_page_and_the_json_interface_are_made_apart() -> None:
+    """Both put values into a form of their own; only the application knows both."""
+    api = {name for name in MODULES if within(name, ("webapp.web.api",))}
+    page = {name for name in MODULES if within(name, ("webapp.web",))} - api - {"webapp.web.application"}
+
+    assert {name for name in page if any(within(one, api) for one in imports(name, MODULES[name]))} == set()
+    assert not {one for name in api for one in imports(name, MODULES[name])} & set(PRESENTERS) - {"webapp.web.phrases"}
+
+
 def test_presenters_are_found_by_their_names() -> None:
     assert PRESENTERS
 

@@ -24,6 +24,7 @@ from enum import StrEnum
 from webapp.domain.growth import Growth, growths, net_bytes
 from webapp.domain.memory import HolderKind, Reading, Sample, instance_bytes
 from webapp.domain.plan import SwitchRequest, WayOut
+from webapp.message import Message, Param
 
 LINES = 16
 """Holders that are kept individually per device: the model itself, and those that changed most or hold the most."""
@@ -142,6 +143,42 @@ class PostMortem:
     def account(self) -> Account:
         """The account of the device that shows the cause."""
         return next(account for account in self.accounts if account.device_id == self.device_id)
+
+
+def cause_message(report: PostMortem) -> Message:
+    """Return the likely cause with the figures that support it."""
+    account = report.account
+    params: dict[str, Param] = {
+        "device": account.device_id,
+        "gate_bytes": account.gate_bytes,
+        "held_bytes": account.held_bytes,
+        "free_bytes": account.free_after_bytes,
+        "room_bytes": account.room_bytes,
+        "left_bytes": _left(account),
+        "grown_bytes": account.grown_bytes,
+        "excess_bytes": max(0, (account.held_bytes or 0) - account.gate_bytes),
+        "who": _who(report),
+    }
+    return Message(f"why_{report.cause}", params)
+
+
+def _left(account: Account) -> int | None:
+    if account.room_bytes is None or account.grown_bytes is None:
+        return None
+    return max(0, account.room_bytes - account.grown_bytes)
+
+
+def _who(report: PostMortem) -> str | None:
+    """Return the other process that grew most."""
+    others = [line for line in report.account.lines if not line.is_own and line.kind is not None]
+    line = max(others, key=_growth, default=None)
+    if line is None:
+        return None
+    return " · ".join(word for word in (line.user, line.model_id or line.command, f"pid {line.pid}") if word)
+
+
+def _growth(line: HolderLine) -> int:
+    return (line.after_bytes or 0) - (line.before_bytes or 0)
 
 
 def moment_of(samples: Sequence[Sample], instance_id: str, device_ids: Sequence[str]) -> Sample | None:

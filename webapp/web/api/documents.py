@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, TypeVar, overload
 
 from pydantic import BaseModel
@@ -21,30 +20,17 @@ from webapp.domain.modes import LaunchOptions
 from webapp.domain.operation import Evicted, HeldBy, Operation, Receipt
 from webapp.domain.plan import Eviction, Plan, SwitchRequest, WayOut
 from webapp.domain.planning.planner import footprint_parts
-from webapp.domain.postmortem import Account, HolderLine, PostMortem
+from webapp.domain.postmortem import Account, HolderLine, PostMortem, cause_message
 from webapp.domain.queue import QueuedLaunch, QueueEntry
 from webapp.domain.recommend import Advice
 from webapp.domain.timeline import Held, Point, Track
 from webapp.message import Message
 from webapp.web import words
-from webapp.web.operations.presenters.postmortem import cause_message
+from webapp.web.moments import moment, when
 from webapp.web.phrases import misread
 from webapp.web.words import names
 
 D = TypeVar("D", bound=BaseModel)
-
-
-@overload
-def when(epoch_s: float) -> str: ...
-@overload
-def when(epoch_s: float | None) -> str | None: ...
-def when(epoch_s: float | None) -> str | None:
-    """Return a moment as RFC 3339 in UTC."""
-    return None if epoch_s is None else schema.rfc3339(_moment(epoch_s))
-
-
-def _moment(epoch_s: float) -> datetime:
-    return datetime.fromtimestamp(epoch_s, UTC)
 
 
 def _like(document: type[D], source: object, **own: Any) -> D:
@@ -288,7 +274,7 @@ def launch(request: SwitchRequest) -> schema.LaunchDocument:
         mode=request.mode.value,
         model=request.model_id,
         options=options(request.options),
-        lease_until=None if request.lease_until is None else _moment(request.lease_until),
+        lease_until=None if request.lease_until is None else moment(request.lease_until),
         idle_unload_minutes=request.idle_minutes,
     )
 

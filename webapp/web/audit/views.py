@@ -12,9 +12,9 @@ from flask.typing import ResponseReturnValue
 from webapp.domain.audit import AuditEntry
 from webapp.domain.people import Permission
 from webapp.errors import InvalidRequest, StoreUnavailable
-from webapp.web.api.documents import when
 from webapp.web.audit.presenter import AuditView, audit_choices, audit_view
 from webapp.web.audit.query import AuditQuery
+from webapp.web.moments import when
 from webapp.web.ports import audit
 from webapp.web.responses import wants_fragment
 from webapp.web.rights import needs

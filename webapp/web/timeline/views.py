@@ -13,7 +13,7 @@ from webapp.domain.people import Permission
 from webapp.domain.timeline import POINT_S, Held, Point, Span, Track
 from webapp.errors import StoreUnavailable
 from webapp.web import words
-from webapp.web.api.documents import when
+from webapp.web.moments import when
 from webapp.web.phrases import Choice
 from webapp.web.ports import controller, timeline
 from webapp.web.responses import wants_fragment

@@ -8,9 +8,8 @@ from typing import Final
 
 from webapp.domain.memory import HolderKind
 from webapp.domain.plan import SwitchRequest
-from webapp.domain.postmortem import Account, HolderLine, PostMortem
+from webapp.domain.postmortem import Account, HolderLine, PostMortem, cause_message
 from webapp.domain.units import MIB
-from webapp.message import Message, Param
 from webapp.web import formats, words
 from webapp.web.launch.form import LaunchForm
 from webapp.web.phrases import options_line, where
@@ -83,42 +82,6 @@ def post_mortem_view(report: PostMortem | None, *, log_is_shown: bool = False) -
         fit=fit_link(report),
         log=None if log_is_shown or not report.log else "\n".join(report.log),
     )
-
-
-def cause_message(report: PostMortem) -> Message:
-    """Return the likely cause with the figures that support it."""
-    account = report.account
-    params: dict[str, Param] = {
-        "device": account.device_id,
-        "gate_bytes": account.gate_bytes,
-        "held_bytes": account.held_bytes,
-        "free_bytes": account.free_after_bytes,
-        "room_bytes": account.room_bytes,
-        "left_bytes": _left(account),
-        "grown_bytes": account.grown_bytes,
-        "excess_bytes": max(0, (account.held_bytes or 0) - account.gate_bytes),
-        "who": _who(report),
-    }
-    return Message(f"why_{report.cause}", params)
-
-
-def _left(account: Account) -> int | None:
-    if account.room_bytes is None or account.grown_bytes is None:
-        return None
-    return max(0, account.room_bytes - account.grown_bytes)
-
-
-def _who(report: PostMortem) -> str | None:
-    """Return the other process that grew most."""
-    others = [line for line in report.account.lines if not line.is_own and line.kind is not None]
-    line = max(others, key=_change, default=None)
-    if line is None:
-        return None
-    return " · ".join(word for word in (line.user, line.model_id or line.command, f"pid {line.pid}") if word)
-
-
-def _change(line: HolderLine) -> int:
-    return (line.after_bytes or 0) - (line.before_bytes or 0)
 
 
 def fit_link(report: PostMortem) -> FitLink | None:
