@@ -16,11 +16,11 @@ __version__ = "0.1.0"
 def create_app(settings: Settings | None = None, services: WebServices | None = None) -> Flask:
     """Return the WSGI application; nothing is started.
 
-    ``services`` is what the page asks and commands; without it the real ones are built. ``settings`` are read from the environment
-    and the TOML file when they are not given.
+    ``services`` are the parts that requests use; without them the real ones are built. ``settings`` are read from the
+    environment and the TOML file when they are not given.
 
     Raises:
-        ConfigurationError: a setting cannot be meant, or the state folder cannot be used.
+        ConfigurationError: a setting is invalid, or the state folder cannot be used.
     """
     # Every program of the package passes through this file: a worker would hold Flask, and a command wait for it.
     from webapp.services import build_services  # noqa: PLC0415

@@ -167,7 +167,7 @@ class Forbidden(WardenError):
 
 
 class NotYours(Forbidden):
-    """It belongs to another person; only that person or an administrator may do this. Params: owner."""
+    """The object belongs to another person; only that person or an administrator may do this. Params: owner."""
 
 
 class TooLate(NotYours):
@@ -338,7 +338,7 @@ class OwnAccount(Refused):
 
 
 class Superseded(Refused):
-    """An emergency took the operation's claims over. Params: operation."""
+    """An emergency stop took over the operation's claims. Params: operation."""
 
 
 class QueueFull(Refused):
@@ -447,7 +447,7 @@ class WorkerGarbled(LaunchFailed):
 
 
 class ServerGarbled(WorkerGarbled):
-    """The container serves what is not vLLM, or another model. Params: model, detail, log."""
+    """The container serves something other than vLLM, or another model. Params: model, detail, log."""
 
 
 class LaunchBlocked(LaunchFailed):
@@ -483,7 +483,7 @@ class LoadFenced(LaunchBlocked):
 
 
 class ImageMissing(LaunchBlocked):
-    """The image is not on this server. Params: image, command (what fetches it)."""
+    """The image is not on this server. Params: image, command (pulls the image)."""
 
 
 class GpuRuntimeMissing(LaunchBlocked):

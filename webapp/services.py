@@ -70,7 +70,9 @@ FIRST_READING_S = 2.0
 
 
 class _OwnSandbox:
-    """See ``control.context.Sandbox``: Transformers mode alone, a cache and a store of its own, the real Warden's readings."""
+    """A sandbox (``control.context.Sandbox``) with Transformers mode only, its own cache and store, and the real
+    Warden's readings.
+    """
 
     def __init__(self, settings: Settings, monitor: Monitor, launcher: Launcher | None) -> None:
         self._folder = settings.storage.state_dir
@@ -95,24 +97,24 @@ class _OwnSandbox:
         )
 
     def start(self) -> None:
-        """Start it. Raises ConfigurationError, StoreUnavailable."""
+        """Start the sandbox. Raises ConfigurationError, StoreUnavailable."""
         self._database.open()
         self._catalog.start()
         self.controller.start()
 
     def stop(self) -> None:
-        """End it and all of its processes."""
+        """Stop the sandbox, and end all of its processes."""
         self.controller.stop()
         self._catalog.stop()
         self._database.close()
 
     def processes(self) -> Mapping[int, str]:
-        """See ``Sandbox``."""
+        """Return the pids of the live models, with the instance of each; see ``Sandbox``."""
         return self._transformers.processes()
 
 
 def _start(sandbox: _OwnSandbox) -> None:
-    """Start it. Raises SandboxFailed."""
+    """Start ``sandbox``. Raises SandboxFailed."""
     try:
         sandbox.start()
     except WardenError as exc:
@@ -120,7 +122,9 @@ def _start(sandbox: _OwnSandbox) -> None:
 
 
 class Sandboxes:
-    """See ``SandboxMaker``. One at a time a state folder; what a killed one left is removed before the next, and at every start."""
+    """Creates sandboxes, one at a time per state folder; see ``SandboxMaker``. The leftovers of a killed one are
+    removed before the next one is created, and at every start.
+    """
 
     def __init__(self, settings: Settings, monitor: Callable[[], Monitor], launcher: Launcher | None = None) -> None:
         self._settings = settings
@@ -131,7 +135,7 @@ class Sandboxes:
 
     @contextmanager
     def open(self, limit_bytes: int) -> Iterator[_OwnSandbox]:
-        """See ``SandboxMaker``."""
+        """Yield a sandbox; see ``SandboxMaker``."""
         lock = StateLock(self._root)
         settings = self._settings_in(self._root / secrets.token_hex(6), limit_bytes)
         try:
@@ -155,17 +159,17 @@ class Sandboxes:
                 lock.release()
 
     def witnesses(self) -> Mapping[str, Witness]:
-        """See ``SandboxMaker``."""
+        """Return the host's memory by a second source; see ``SandboxMaker``."""
         memory = psutil.virtual_memory()
         return {HOST_ID: Witness(memory.total, memory.available)}
 
     def processes(self) -> Mapping[int, str]:
-        """Pids of the open sandbox's models, with the instance of each. Never waits."""
+        """Return the pids of the open sandbox's models, with the instance of each. Never waits."""
         sandbox = self._open
         return {} if sandbox is None else sandbox.processes()
 
     def remove_leftovers(self) -> None:
-        """Remove what a self-test that was killed left; one that runs is left alone."""
+        """Remove the leftovers of a killed self-test; a running one is left alone."""
         if not self._root.is_dir():
             return
         lock = StateLock(self._root)
@@ -203,7 +207,9 @@ class Sandboxes:
 
 
 class Services:
-    """All parts of a running Warden. The constructor stores; ``start`` and ``stop`` do. ``make_journal`` is a seam."""
+    """All parts of a running Warden. The constructor only builds them; ``start`` and ``stop`` act. ``make_journal``
+    creates the journal.
+    """
 
     def __init__(
         self, settings: Settings, make_journal: Callable[[OperationRepository, Keeper, StateStore], Journal] = Journal
@@ -266,10 +272,10 @@ class Services:
         self.timeline = Timeline(self._monitor, points, operations)
 
     def start(self, addresses: Iterable[str] = ()) -> None:
-        """Start everything. ``addresses`` are those that are really listened at, where they can differ from the settings'.
+        """Start everything. ``addresses`` are those that the server listens on, if they may differ from the setting.
 
         Raises:
-            AlreadyRunning, ConfigurationError: see ``StateLock``; or strangers could reach a page that nobody has to sign in to.
+            AlreadyRunning, ConfigurationError: see ``StateLock``; or strangers could reach a page without sign-in.
             StoreUnavailable: the database cannot be opened.
         """
         logging.basicConfig(
@@ -297,14 +303,16 @@ class Services:
             self._launcher.start()
 
     def _may_switch(self, name: str) -> bool:
-        """Whether a person may load models now; without accounts everybody is the one person there is. Raises StoreUnavailable."""
+        """Return whether a person may load models now; without accounts there is only one person, who may. Raises
+        StoreUnavailable.
+        """
         alone = (
             self.settings.server.is_local and not self.settings.auth.has_proxy and not self.accounts.has_administrator()
         )
         return alone or self.accounts.has_permission(name, Permission.SWITCH)
 
     def _refuse_strangers(self, addresses: Iterable[str]) -> None:
-        """Raises ConfigurationError where other machines reach a page, at one of ``addresses``, that nobody has to sign in to."""
+        """Raise ConfigurationError if other machines can reach, at one of ``addresses``, a page without sign-in."""
         reached = next((address for address in addresses if not is_local(address)), None)
         if reached is None or self.settings.auth.has_proxy or self.accounts.has_administrator():
             return
@@ -316,7 +324,7 @@ class Services:
         )
 
     def stop(self) -> tuple[str, ...]:
-        """Stop everything; return what the person at the console should know of the models that stay loaded."""
+        """Stop everything; return lines for the console about the models that stay loaded."""
         self._recorder.stop()
         lines = self.controller.stop()
         self._stop_launcher()
@@ -339,9 +347,10 @@ class Services:
 
     @contextmanager
     def beside(self) -> Iterator[tuple[str, ...]]:
-        """Let the controller run self-tests while no Warden serves; gives the names of models that stayed loaded.
+        """Let the controller run self-tests while no Warden serves; yield the names of the models that stayed loaded.
 
-        Only what a self-test needs is started. The state folder is not locked; its models are only looked at, and count as loaded.
+        Only what a self-test needs is started. The state folder is not locked; its models are only inspected, and count
+        as loaded.
         """
         self._database.open()
         self._monitor.start()
@@ -370,7 +379,9 @@ class Services:
 
 
 def _launcher(settings: Settings) -> Launcher | None:
-    """Return what forks workers; ``None`` if the settings want none, or if there are no libraries that it could import."""
+    """Return the launcher that forks workers; ``None`` if the settings want none, or if there are no libraries to
+    import.
+    """
     if settings.launch.forks_workers and extras.are_installed(Mode.TRANSFORMERS):
         return Launcher(settings.storage.state_dir, worker_environment())
     return None
@@ -391,7 +402,7 @@ def _runtimes(transformers: TransformersRuntime, vllm: VllmRuntime | None) -> Ma
 
 
 def owners(state: ControllerState) -> frozenset[str]:
-    """Return the names of those who have models or operations now."""
+    """Return the names of the people who own models or operations now."""
     return frozenset((*(one.owner for one in state.instances.values()), *(one.actor for one in state.running.values())))
 
 
@@ -406,22 +417,22 @@ def _audit(settings: Settings, database: Database) -> Audit:
 
 @dataclass(frozen=True)
 class AccountsLocation:
-    """Where accounts are kept, and what is known of a Warden that serves from there."""
+    """The database of the accounts, and what is known of a Warden that uses it."""
 
     state_dir: Path
     database: str
-    """Without a password."""
+    """The database, without a password."""
     is_known: bool
     """Whether a Warden has ever run with the database."""
     is_running: bool | None
-    """Whether one does now; ``None`` if the state folder does not show it."""
+    """Whether a Warden uses the database now; ``None`` if the state folder does not show it."""
     pid: str = ""
     other_database: str = ""
-    """What the Warden of the state folder uses instead."""
+    """The database that the Warden of the state folder uses instead."""
 
 
 def place_of(settings: Settings) -> AccountsLocation:
-    """Return where accounts are kept; nothing is created.
+    """Return where the accounts are stored; nothing is created.
 
     Raises:
         StoreUnavailable, ConfigurationError
@@ -439,14 +450,16 @@ def place_of(settings: Settings) -> AccountsLocation:
 
 @contextmanager
 def open_accounts(settings: Settings) -> Iterator[Accounts]:
-    """Give the accounts alone, whether a Warden runs or not. Raises StoreUnavailable, ConfigurationError."""
+    """Yield the accounts alone, whether or not a Warden is running. Raises StoreUnavailable, ConfigurationError."""
     with open_people(settings) as (accounts, _):
         yield accounts
 
 
 @contextmanager
 def open_people(settings: Settings) -> Iterator[tuple[Accounts, Audit]]:
-    """Give the accounts with the record of what is done to them; it is written at the end. Raises StoreUnavailable, ConfigurationError."""
+    """Yield the accounts and the record of changes to them, which is written at the end. Raises StoreUnavailable,
+    ConfigurationError.
+    """
     database = Database(settings.storage.database)
     database.open()
     audit = _audit(settings, database)
@@ -466,9 +479,8 @@ def build_services(settings: Settings) -> Services:
 
 @contextmanager
 def services_beside(settings: Settings) -> Iterator[tuple[Services, tuple[str, ...]]]:
-    """Give services that can run a self-test without a server, and the models that stayed loaded; the history is not touched.
-
-    Nobody has to sign in to them, and nobody else reaches them.
+    """Yield services that can run a self-test without a server, and the models that stayed loaded; the history is not
+    touched. They require no sign-in, and nobody else can reach them.
     """
     with tempfile.TemporaryDirectory(prefix="warden-selftest-") as folder:
         alone = {"database_url": sqlite_url(Path(folder, "warden.db")), "proxy_user_header": None, "bind": "127.0.0.1"}

@@ -31,23 +31,23 @@ from webapp.errors import ConfigurationError
 PREFIX: Final = "WARDEN_"
 CONFIG_VARIABLE: Final = "WARDEN_CONFIG"
 OTHER_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "WARDEN_TOKEN"})
-"""Variables of Warden that are no settings."""
+"""Warden's variables that are not settings."""
 DEFAULT_CONFIG = Path("/etc/warden.toml")
 MODEL_PLACEHOLDER = "{model}"
-"""Stands in ``vllm_entrypoint`` for the model's folder."""
+"""The placeholder in ``vllm_entrypoint`` for the model's folder."""
 WORKER_COMMAND: Final = f"{shlex.quote(sys.executable)} -m webapp.worker"
 FIRST_FREE_PORT, LAST_PORT = 1024, 65535
-"""The ports that a program may take without rights of its own."""
+"""The ports that a program may use without privileges."""
 REMOVED: Final[Mapping[str, str]] = {
     "prewarm": "every worker is now forked from a launcher that has imported the libraries; remove the setting",
 }
-"""Settings of earlier versions and what took their place: the start names one that is still given, and ignores it."""
+"""Settings of earlier versions and their replacements; a start reports one that is still given, and ignores it."""
 RENAMED: Final[Mapping[str, str]] = {
     "ticket_limit": "queue_limit",
     "ticket_hold_s": "queue_hold_s",
     "ticket_wait_h": "queue_wait_hours",
 }
-"""Earlier names of settings: they still work, and the start names them."""
+"""Earlier names of settings; they still work, and a start reports them."""
 RELATIVE_FILE: Final = re.compile(r"^sqlite(\+\w+)?:///(?=[^/:?])(?!file:)")
 
 
@@ -57,7 +57,7 @@ def _default_state_dir() -> Path:
 
 
 def _default_hf_cache() -> Path:
-    """Where huggingface_hub looks, by its own rules, without importing it."""
+    """Return the folder that huggingface_hub uses, by its own rules, without importing it."""
     if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(cache).expanduser()
     home = os.environ.get("HF_HOME")
@@ -70,12 +70,12 @@ def _default_hf_cache() -> Path:
 
 
 def is_local(address: str) -> bool:
-    """Whether nobody but this machine's own users can reach ``address``."""
+    """Return whether only this machine's own users can reach ``address``."""
     return address == "localhost" or ipaddress.ip_address(address).is_loopback
 
 
 def sqlite_url(file: Path) -> str:
-    """Return the SQLAlchemy URL of a SQLite file; a ``%`` or ``?`` in the path would name another file where it is not quoted."""
+    """Return the SQLAlchemy URL of an SQLite file; an unquoted ``%`` or ``?`` in the path would name another file."""
     return f"sqlite:///{quote(str(file))}"
 
 
@@ -85,16 +85,16 @@ class Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prefix: ClassVar[str] = ""
-    """Stands before the names of the fields in the environment and the file."""
+    """Precedes the names of the fields in the environment and in the file."""
 
 
 class StorageSettings(Group):
-    """Where Warden keeps its data, and for how long."""
+    """Where Warden stores its data, and for how long."""
 
     state_dir: Path = Field(default_factory=_default_state_dir)
     """Folder for the database, worker sockets, logs and secrets."""
     database_url: str | None = None
-    """SQLAlchemy URL; SQLite in the state folder if empty. A relative file of SQLite is in the state folder, too."""
+    """SQLAlchemy URL; SQLite in the state folder if empty. A relative SQLite file is in the state folder, too."""
     audit_days: float = Field(365.0, gt=0)
     """How long audit entries are kept."""
     operation_days: float = Field(365.0, gt=0)
@@ -140,7 +140,7 @@ class ServerSettings(Group):
 
     @property
     def is_local(self) -> bool:
-        """Whether nobody but this machine's own users can reach the page."""
+        """Whether only this machine's own users can reach the page."""
         return is_local(self.bind)
 
 
@@ -184,7 +184,7 @@ class AuthSettings(Group):
 
     @property
     def has_proxy(self) -> bool:
-        """Whether a trusted proxy says who sends a request."""
+        """Whether a trusted proxy names the senders of requests."""
         return self.proxy_user_header is not None
 
 
@@ -277,7 +277,7 @@ class LaunchSettings(Group):
 
     @property
     def forks_workers(self) -> bool:
-        """Whether workers are forked from a launcher: a program of one's own cannot be."""
+        """Whether workers are forked from a launcher; a custom program cannot be."""
         return self.launcher != "off" and self.worker_command == WORKER_COMMAND
 
 
@@ -478,7 +478,7 @@ def variable(name: str) -> str:
 
 
 def field_of(name: str) -> FieldInfo:
-    """Return how a setting is declared."""
+    """Return the declaration of a setting."""
     group, field = NAMES[name]
     return GROUPS[group].model_fields[field]
 
@@ -496,7 +496,7 @@ def load_settings(**given: object) -> Settings:
     """Read the settings: ``given`` comes before the environment, and that before the file.
 
     Raises:
-        ConfigurationError: a value is missing, unknown or cannot be meant; names the setting.
+        ConfigurationError: a value is missing, unknown or invalid; names the setting.
     """
     values = {**_renamed(_from_file()), **_renamed(_from_environment()), **given}
     if unknown := values.keys() - NAMES.keys() - REMOVED.keys():
@@ -517,7 +517,7 @@ def load_settings(**given: object) -> Settings:
 
 
 def setting_notes() -> Iterator[str]:
-    """Yield a sentence for each setting that is given under an earlier name, or that is none (any more).
+    """Yield a sentence for each setting that is given under an earlier name, or that does not exist (any longer).
 
     Raises:
         ConfigurationError: the file cannot be read.
@@ -546,7 +546,7 @@ def _by_group(values: Mapping[str, object]) -> dict[str, dict[str, object]]:
 
 
 def _renamed(values: Mapping[str, object]) -> dict[str, object]:
-    """Settings under the names of this version, which come before their earlier ones."""
+    """Return the settings by their present names, which take precedence over earlier names."""
     earlier = {RENAMED[name]: value for name, value in values.items() if name in RENAMED}
     return earlier | {name: value for name, value in values.items() if name not in RENAMED}
 
@@ -558,7 +558,9 @@ def _from_environment() -> dict[str, object]:
 
 
 def _parsed(name: str, text: str) -> object:
-    """A list is JSON in the environment; all other values are texts, which the fields convert."""
+    """Return the value of an environment variable: a list is JSON, and any other value is a text, which the field
+    converts.
+    """
     if isinstance(field_of(RENAMED.get(name, name)).default, tuple):
         with suppress(ValueError):
             return json.loads(text)
@@ -566,7 +568,7 @@ def _parsed(name: str, text: str) -> object:
 
 
 def _from_file() -> dict[str, object]:
-    """The settings of the file, if there is one. Raises ConfigurationError."""
+    """Return the settings in the file, if there is one. Raises ConfigurationError."""
     path = os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))

@@ -89,7 +89,7 @@ class Audit(Rounds):
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._once = threading.Lock()
-        """Held from the look for an earlier entry until the new one is queued."""
+        """Held from the search for an earlier entry until the new one is queued."""
         self._pending: list[AuditEntry] = []
         self._counted: OrderedDict[Key, _Counted] = OrderedDict()
         self._lost = 0

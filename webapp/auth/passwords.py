@@ -27,7 +27,9 @@ class Passwords:
             return self._hasher.hash(_bytes(password))
 
     def verify(self, password_hash: str | None, password: str) -> bool:
-        """Return whether the hash is one of ``password``. Without a hash it is not, which takes as long to find."""
+        """Return whether the hash is one of ``password``. Without a hash the result is False, and takes as long to
+        find.
+        """
         nobodys = self._nobodys  # created in any case: the time of the first sign-in must reveal nothing either
         with self._places:
             try:

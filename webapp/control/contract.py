@@ -84,11 +84,11 @@ class EmergencyPreview:
     """Workers that belong to no listed instance: a self-test's."""
     operations: tuple[Operation, ...]
     foreign: tuple[Holder, ...]
-    """Other people's processes that hold memory, which are kept."""
+    """Other people's processes that hold memory, which are left alone."""
     containers: tuple[ForeignContainer, ...] = ()
-    """Containers that Warden did not start, which are kept."""
+    """Containers that Warden did not start, which are left alone."""
     launches: int = 0
-    """Queued launches that would start automatically, which are paused."""
+    """Queued launches that would start automatically; the emergency stop pauses them."""
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ WATCHER_LATE_S = 15.0
 STOP_DEADLINE_S = 8.0
 """How long a stop of Warden waits for operations to undo their changes."""
 PAUSE_MARK_S = 1.0
-"""How long an emergency waits for the disk before it acts."""
+"""How long an emergency stop waits for the disk before it acts."""
 DAY_S = 86_400.0
 
 

@@ -76,8 +76,8 @@ def emergency(run: Run) -> Outcome:
 
 
 def _end_everything(run: Run, tally: _Tally, listed: Mapping[str, Instance]) -> None:
-    """End everything in all runtimes, concurrently; ``listed`` are instances that get a line even if another thread was
-    quicker.
+    """End everything in all runtimes, concurrently. ``listed`` are instances that are reported even if another thread
+    ended them first.
     """
     runtimes = sorted(run.context.runtimes.values(), key=lambda runtime: runtime.mode is Mode.VLLM)  # Docker may hang
     side_by_side(lambda runtime: _end_runtime(run, runtime, tally), runtimes, "emergency")

@@ -52,14 +52,14 @@ class OperationEnded(Event):
 
 @dataclass(frozen=True)
 class OperationStored(Event):
-    """The store has this value of an operation."""
+    """The store contains this value of an operation."""
 
     operation: Operation
 
 
 @dataclass(frozen=True)
 class InstanceListed(Event):
-    """An instance is on the list."""
+    """An instance was added to the list."""
 
     instance: Instance
 

@@ -150,8 +150,8 @@ def _take_in(context: Context, runtime: Runtime, discover_s: float) -> Reconcile
 
 
 def _adopted(instance: Instance) -> Finding:
-    """Return the line of an adopted instance; one that ended while Warden was not running stays listed with its reason
-    until it is removed.
+    """Return the finding for an adopted instance; one that ended while Warden was not running stays listed with its
+    reason until it is removed.
     """
     if instance.state is InstanceState.DEAD:
         reason = None if instance.problem is None else instance.problem.code
@@ -170,8 +170,8 @@ def _remove(context: Context, runtime: Runtime, broken: list[Discovered], expire
 
 
 def _removed(context: Context, one: Discovered, result: StopResult | Exception) -> Finding:
-    """Return the line of a removed instance; one whose end is not confirmed is listed as stuck, so that it can be ended
-    from the page.
+    """Return the finding for a removed instance; one that may still be alive is listed as stuck, so that it can be
+    ended from the page.
     """
     params: dict[str, Param] = {
         "model": one.instance.model_id,

@@ -277,7 +277,7 @@ class Switch:
             return spec
 
     def _against_the_estimate(self, overruled: Message) -> Finding:
-        """Return the line of the journal that names the person who took the risk, and its size."""
+        """Return the result line that names the person who overrode the estimate, and the shortfall."""
         return Finding(Message("loaded_anyway", {**overruled.params, "actor": self.run.operation.actor}), ok=False)
 
     def _plan_again(self) -> tuple[Plan, LaunchSpec]:

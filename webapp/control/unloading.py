@@ -186,7 +186,9 @@ def removed_outcome(run: Run, outcome: Outcome) -> Outcome:
 
 
 def sums(receipts: Sequence[Receipt]) -> dict[str, Param]:
-    """Return freed, expected and the longest time of receipts, as a message's parameters; unknown is ``None``."""
+    """Return the freed and expected bytes and the longest time of receipts as a message's parameters; unknown is
+    ``None``.
+    """
     freed = total_or_none(r.freed_bytes for r in receipts)
     return {
         "freed_bytes": None if freed is None else max(0, freed),

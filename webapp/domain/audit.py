@@ -1,4 +1,4 @@
-"""The audit record: what an entry holds, and what entries are found by. Pure.
+"""The audit record: the content of an entry, and the filter for a search. Pure.
 
 An entry says what was requested and how the request was answered at once; the operation itself says how it ended. An
 entry never holds a secret (password, key, token), nor a prompt or an answer of a model.
@@ -32,7 +32,7 @@ class ActionGroup(StrEnum):
     SERVER = "server"
     """Actions that concern more than one model: cleaning, emergency stop, containers, tests, cancelling."""
     ACCESS = "access"
-    """Refused calls that are no action: a page or an address that the role may not open."""
+    """Refused requests that are not actions: of a page or another URL that the role may not open."""
 
 
 class Action(StrEnum):
@@ -119,7 +119,7 @@ class Action(StrEnum):
     """Started a self-test."""
 
     ADDRESS = "address", ActionGroup.ACCESS
-    """Called an address that the role may not open."""
+    """Requested a URL that the role may not open."""
 
 
 class AuditChannel(StrEnum):
@@ -163,7 +163,7 @@ class Kind(StrEnum):
     INVITATION = "invitation"
     """An invitation, by its role."""
     ADDRESS = "address"
-    """An address of the page or of the JSON interface."""
+    """A URL of the page or of the JSON interface."""
 
 
 class Result(StrEnum):

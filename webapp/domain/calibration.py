@@ -66,7 +66,7 @@ class LaunchSetup:
 
 @dataclass(frozen=True)
 class LaunchKind:
-    """What launches have in common that should take the same memory."""
+    """The properties that launches share if they should take the same memory."""
 
     setup: LaunchSetup
     max_tokens: int
@@ -105,7 +105,9 @@ class Measurement:
 
     @property
     def context_bytes(self) -> int | None:
-        """What the process of a model on one device held in addition to torch's allocations for it."""
+        """The bytes that a model's process held in addition to torch's allocations. ``None`` if that is unknown: in
+        vLLM mode, and on several devices.
+        """
         setup, allocated = self.kind.setup, self.told.allocated_bytes
         if (
             setup.mode is not Mode.TRANSFORMERS

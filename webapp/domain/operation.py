@@ -267,7 +267,7 @@ class Operation:
         error: Message | None = None,
         running: StepState = StepState.FAILED,
     ) -> Operation:
-        """Return the operation as ended: a step that was running becomes ``running``, a pending one is skipped."""
+        """Return the operation as ended: a step in progress gets the state ``running``, and a pending one is skipped."""
 
         def end(step: Step) -> Step:
             if step.state is StepState.WAITING:

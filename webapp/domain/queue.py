@@ -71,7 +71,7 @@ NO_FAULT: Final = frozenset(
     }
 )
 """Errors of a start that was interrupted, came a moment too early, or met a condition that the queue waits for anyway:
-they count as no try.
+they do not count as tries.
 """
 SATISFIED: Final = "ticket_satisfied"
 """The outcome of a launch whose model became available without a start of its own."""
@@ -93,7 +93,7 @@ class QueueState(StrEnum):
     EXPIRED = "expired"
     """It has waited too long, or its owner was notified and did not respond."""
     FAILED = "failed"
-    """Waiting cannot bring about the request, or its start failed; ``outcome`` says why."""
+    """Waiting cannot make the request possible, or its start failed; ``outcome`` says why."""
 
 
 ENDED: Final = frozenset({QueueState.STARTED, QueueState.CANCELLED, QueueState.EXPIRED, QueueState.FAILED})
@@ -170,7 +170,7 @@ class QueueVerdict:
     request: SwitchRequest | None = None
     """The request that would be started now: the original one, on the devices that were found."""
     is_over: bool = False
-    """Whether waiting is pointless: the result exists already, or waiting cannot bring it about."""
+    """Whether waiting is pointless: the result exists already, or waiting cannot make the request possible."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ def _launch(request: SwitchRequest) -> SwitchRequest:
 
 
 def check_admissible(request: SwitchRequest, planning_state: PlanningState) -> None:
-    """Refuse what waiting cannot bring about.
+    """Refuse a request that waiting cannot make possible.
 
     Raises:
         NotFound, InvalidRequest: the request names what does not exist, or is invalid.

@@ -260,7 +260,7 @@ def _row(advice: Advice) -> Row:
 
 
 def judge_vllm(problem: Message | None) -> Judged:
-    """Judge why vLLM mode cannot be chosen. A Docker that hangs is a fault; a server without Docker is not."""
+    """Judge whether vLLM mode is available. A Docker daemon that hangs is a fault; a server without Docker is not."""
     if problem is None:
         return ok(Message("selftest_vllm_ok"))
     seen = Message("selftest_vllm_unavailable", {"reason": problem.code})

@@ -62,8 +62,8 @@ class Scale:
         return self.span_s // self.column_s
 
     def window(self, now: float) -> tuple[int, int]:
-        """Return begin and end, since the epoch: whole columns, of which the last is in progress, so that nothing moves
-        within one.
+        """Return the beginning and the end in seconds since the epoch: whole columns, of which the last is in progress,
+        so that nothing moves within one.
         """
         end = (math.floor(now / self.column_s) + 1) * self.column_s
         return end - self.span_s, end
@@ -105,7 +105,7 @@ class Point:
     """
 
     taken_at: float
-    """Seconds since the epoch; the begin of a period."""
+    """Seconds since the epoch; the beginning of a period."""
     total_bytes: int | None
     held: tuple[Held, ...] = ()
     free_sum_bytes: int = 0

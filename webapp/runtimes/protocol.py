@@ -269,7 +269,7 @@ def _build(cls: type[T], raw: Mapping[str, Any]) -> T:
 
 @cache
 def _hints(cls: Any) -> Mapping[str, Any]:
-    """Return the types of a class's fields; cached, since a launch asks twenty times a second."""
+    """Return the types of a class's fields; cached, since a launch reads twenty answers a second."""
     return get_type_hints(cls)
 
 

@@ -1,6 +1,7 @@
-"""The JSON contract ``/api/v1`` as pydantic models: what is sent, what is answered, and problems.
+"""The JSON contract ``/api/v1`` as pydantic models: request bodies, answers, and problems.
 
-Interface, OpenAPI document, command line and clients use the same models. They know nothing of the program behind them.
+The interface, the OpenAPI document, the command line and clients share these models. Of the rest of Warden, they import
+only ``webapp.message``.
 """
 
 from webapp.schema.base import *

@@ -1,7 +1,7 @@
-"""What every document of the JSON contract is made of.
+"""The base of every document of the JSON contract.
 
-Times are RFC 3339 in UTC, memory is bytes, an unknown value is ``null``. A document is closed: it has the fields that
-are declared and no others.
+Times are RFC 3339 in UTC, memory is bytes, an unknown value is ``null``. A document is closed: it has exactly the
+declared fields.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerialize
 from webapp.message import Param
 
 TEXT_LIMIT: Final = 200
-"""Characters of what a person writes to others: why a model is needed, an answer to that."""
+"""The longest text that a person sends to others, in characters: the purpose of a lease, or a comment on a request."""
 NAME_LIMIT: Final = 200
-"""Characters of the name of a model, an instance or a container."""
+"""The longest name of a model, an instance or a container, in characters."""
 
 SUFFIX: Final = "Document"
-"""Ends the name of each class here, since the domain has the plain names; components of the OpenAPI document omit it."""
+"""The suffix of each class name here, since the domain has the plain names; components of the OpenAPI document omit it.
+"""
 
 Name = Annotated[str, Field(max_length=NAME_LIMIT)]
 Mode = Literal["transformers", "vllm"]
@@ -52,13 +53,13 @@ Size = Annotated[int | None, Field(description="Bytes; `null` if unknown.")]
 
 
 class Body(BaseModel):
-    """What is sent. Strict: no unknown fields, no ``"5"`` for 5, no ``true`` for 1."""
+    """A request body. Strict: no unknown fields, no ``"5"`` for 5, no ``true`` for 1."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Answer(BaseModel):
-    """What is answered."""
+    """An answer, or a part of one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -69,7 +70,7 @@ def component(model: type[BaseModel]) -> str:
 
 
 class MessageDocument(Answer):
-    """One thing that Warden says: a stable code with its values, and the sentence in English."""
+    """A message of Warden: a stable code with its values, and the sentence in English."""
 
     code: str
     text: str

@@ -1,4 +1,4 @@
-"""Operations: what was begun, how far it is, what it gave back, how it ended."""
+"""Operations: their steps, their progress, the memory that they freed, and their outcome."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class StillHeldDocument(Answer):
 
 
 class ReceiptDocument(Answer):
-    """What an operation gave back on all devices; unknown as soon as one of them is."""
+    """The memory that an operation freed on all devices; a sum is unknown if one of its summands is."""
 
     expected_bytes: Size
     freed_bytes: Size
@@ -61,7 +61,7 @@ class ReceiptDocument(Answer):
 
 
 class DeviceReceiptDocument(Answer):
-    """What an unload gave back on one device."""
+    """The memory that an unload freed on one device."""
 
     device_id: str
     instance_id: str | None
@@ -76,7 +76,7 @@ class DeviceReceiptDocument(Answer):
 
 
 class FindingDocument(Answer):
-    """One line of the result of a clean or an emergency."""
+    """One line of the result of a clean or an emergency stop."""
 
     ok: bool
     message: MessageDocument
@@ -106,7 +106,7 @@ class CheckDocument(Answer):
 
 
 class GraceDocument(Answer):
-    """Until when nothing of other people's is touched."""
+    """The period before other people's models are unloaded, in which the operation can still be stopped."""
 
     until: Time
     instances: tuple[str, ...] = Field(description="Other people's models that go.")
@@ -116,7 +116,7 @@ class GraceDocument(Answer):
 
 
 class EvictedDocument(Answer):
-    """A model that was unloaded and has not come back, as it ran."""
+    """A model that was unloaded and has not been loaded again, as it ran."""
 
     instance_id: str
     model: str
@@ -129,7 +129,9 @@ class EvictedDocument(Answer):
 
 
 class HeldLineDocument(Answer):
-    """A holder of memory when a model ran out of it; all beyond those that are listed are one without a kind."""
+    """A holder's memory when a model ran out of memory; the line without a kind combines all holders that are not
+    listed.
+    """
 
     kind: Literal["worker", "launcher", "container", "foreign"] | None
     own: bool = Field(description="It is the model itself.")
@@ -144,7 +146,7 @@ class HeldLineDocument(Answer):
 
 
 class DeviceAccountDocument(Answer):
-    """A device when a model ran out of its memory."""
+    """A device at the moment at which a model ran out of memory."""
 
     id: str
     total_bytes: Size

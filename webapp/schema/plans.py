@@ -1,4 +1,4 @@
-"""What a launch would do, and what it would take."""
+"""What a launch would do, and the memory that it would take."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Confidence = Literal["high", "medium", "low"]
 
 
 class PartDocument(Answer):
-    """One component of what a launch takes on a device."""
+    """One component of a launch's memory on a device."""
 
     name: PartName
     bytes: int
@@ -25,7 +25,7 @@ class PartDocument(Answer):
 
 
 class NoteDocument(Answer):
-    """What is special about an estimate."""
+    """A note that helps to judge an estimate."""
 
     code: Literal[
         "unknown_architecture",
@@ -48,7 +48,7 @@ class NoteDocument(Answer):
 
 
 class MeasuredDocument(Answer):
-    """What was measured of earlier launches on this server."""
+    """The measurements of earlier launches on this server."""
 
     count: int
     spread_percent: float | None
@@ -56,7 +56,7 @@ class MeasuredDocument(Answer):
 
 
 class FootprintDocument(Answer):
-    """What a launch takes on one device, by component; the larger of the two peaks decides whether it fits."""
+    """A launch's memory on one device, by component; the larger of the two peaks decides whether it fits."""
 
     parts: tuple[PartDocument, ...]
     run_peak_bytes: int
@@ -89,7 +89,7 @@ class WayOutDocument(Answer):
 
 
 class PlanDocument(Answer):
-    """What a launch would do. Figures stand by device."""
+    """What a launch would do. Figures are by device."""
 
     verdict: Literal["fits", "tight", "refused"]
     devices: tuple[str, ...]

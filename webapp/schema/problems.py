@@ -1,4 +1,4 @@
-"""What is answered to a request that is not done (RFC 9457)."""
+"""The answer to a request that was refused or failed (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from webapp.schema.base import Answer
 
 
 class ProblemDocument(Answer):
-    """Why a request is not done. ``code`` is for programs and stable; ``title`` and ``detail`` are for people."""
+    """Why a request was refused or failed. ``code`` is for programs and stable; ``title`` and ``detail`` are for
+    people.
+    """
 
     type: Literal["about:blank"] = "about:blank"
     title: str

@@ -1,4 +1,4 @@
-"""What an address may ask for after its ``?``; every part is optional, and an empty one counts as omitted."""
+"""The query parameters of the calls; each is optional, and an empty one counts as omitted."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Parameters(BaseModel):
 
 
 class RecommendationParameters(Parameters):
-    """Where, and for which model."""
+    """The device and the model of a recommendation."""
 
     device: str | None = None
     model: str | None = None
 
 
 class OperationsParameters(Parameters):
-    """Which operations."""
+    """The filter and the page of a list of operations."""
 
     kind: OperationKind | None = None
     actor: Name | None = None
@@ -42,7 +42,7 @@ class OperationsParameters(Parameters):
 
 
 class AuditParameters(Parameters):
-    """Which entries."""
+    """The filter and the page of the audit log."""
 
     person: Name | None = Field(default=None, description="`-`: people who were not signed in.")
     group: AuditGroup | None = None
@@ -55,7 +55,7 @@ class AuditParameters(Parameters):
 
 
 class TimelineParameters(Parameters):
-    """Which device, the first unless given, and for how long."""
+    """The device of a timeline, by default the first one, and its span."""
 
     device: str | None = None
     span: Literal["hour", "week"] = "hour"

@@ -1,4 +1,4 @@
-"""What was recorded: the audit log, and devices' memory over time."""
+"""Records: the audit log, and the memory of devices over time."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ AuditDetail = Literal[
 
 
 class DoerDocument(Answer):
-    """Who sent a request; ``name`` is ``null`` if nobody was signed in."""
+    """The sender of a request; ``name`` is ``null`` if nobody was signed in."""
 
     name: str | None
     came: Literal["local", "session", "proxy", "token", "nobody", "command_line", "itself"]
@@ -78,7 +78,7 @@ class DoerDocument(Answer):
 
 
 class AuditTargetDocument(Answer):
-    """What something was done to."""
+    """The object of a recorded action."""
 
     kind: Literal[
         "server",
@@ -113,7 +113,7 @@ class AuditEntryDocument(Answer):
 
 
 class HoldingDocument(Answer):
-    """What one holder had at a moment, and at most since the moment before."""
+    """One holder's memory at a moment, and its maximum since the previous moment."""
 
     kind: Literal["driver", "launcher", "container", "worker", "foreign", "unattributed"]
     instance_id: str | None
@@ -135,7 +135,7 @@ class PointDocument(Answer):
 
 
 class EndedOperationDocument(Answer):
-    """An operation as the timeline marks it; the whole of it has an address of its own."""
+    """An operation as the timeline marks it; the whole operation has its own URL."""
 
     id: str
     kind: OperationKind

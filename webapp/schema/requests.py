@@ -1,4 +1,4 @@
-"""The bodies that are sent. An omitted field has its default."""
+"""The request bodies. An omitted field has its default."""
 
 from __future__ import annotations
 

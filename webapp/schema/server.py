@@ -46,7 +46,7 @@ class DeviceDocument(Answer):
 
 
 class LeaseDocument(Answer):
-    """Until when an instance is protected from eviction."""
+    """The lease that protects an instance from eviction."""
 
     until: Time | None
     reason: str | None
@@ -110,7 +110,7 @@ class ContainerDocument(Answer):
 
 
 class StatusDocument(Answer):
-    """The whole state at a moment."""
+    """The state of the server at a moment."""
 
     version: str = Field(description="Warden's.")
     mode: Literal["transformers", "vllm", "mixed"] | None = Field(description="Of the loaded models.")
@@ -146,7 +146,7 @@ class ModelDocument(Answer):
 
 
 class AdviceDocument(Answer):
-    """Recommended settings; ``options`` are the same as a launch takes them."""
+    """Recommended settings; ``options`` can be sent in a launch unchanged."""
 
     mode: Mode
     usable_mode: Mode = Field(description="The mode to use if the recommended one is not available here.")

@@ -201,7 +201,7 @@ class Database:
         return False
 
     def _open_anew(self) -> None:
-        """Raises StoreUnavailable."""
+        """Open the database again. Raises StoreUnavailable."""
         try:
             self.open()
         except StoreUnavailable as exc:

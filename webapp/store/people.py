@@ -282,14 +282,15 @@ def _add(connection: Connection, person: Person, password_hash: str | None) -> N
 
 
 def _change(connection: Connection, person_id: str, **values: object) -> None:
-    """Raises UnknownPerson."""
+    """Change values of an account. Raises UnknownPerson."""
     if connection.execute(update(people).where(people.c.id == person_id).values(values)).rowcount == 0:
         raise UnknownPerson(person=person_id)
 
 
 def _keep_an_administrator(connection: Connection, leaving: str) -> None:
-    """Raises LastAdministrator if ``leaving`` is the only administrator. The rows are locked, so that two cannot leave
-    at once."""
+    """Raise LastAdministrator if ``leaving`` is the only administrator. The rows are locked, so that two cannot leave
+    at once.
+    """
     found = connection.execute(select(people.c.id, people.c.name).where(*_ADMINISTRATES).with_for_update()).all()
     if [row.id for row in found] == [leaving]:
         raise LastAdministrator(person=found[0].name)

@@ -62,8 +62,9 @@ def audience() -> str:
 
 
 def _find() -> Identity | None:
-    """Identify by a token alone if one was sent, so that a bad one is noticed, or else by the proxy, or by the
-    cookie."""
+    """Identify the sender: by the token alone if one was sent, so that an invalid one is noticed, or else by the proxy
+    or the cookie.
+    """
     accounts = services().accounts
     sent = request.headers.get("Authorization", "")
     if sent.lower().startswith(BEARER):

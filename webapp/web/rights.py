@@ -54,7 +54,7 @@ def init_rights(app: Flask) -> None:
 
 
 def refuse_undeclared(app: Flask) -> None:
-    """Raises RuntimeError if a view of ``app`` declares no permission."""
+    """Raise RuntimeError if a view of ``app`` declares no permission."""
     silent = sorted(name for name, view in app.view_functions.items() if name != FREE and right_of(view) is None)
     if silent:
         raise RuntimeError(f"no right is declared, by @needs(Right.…), for: {', '.join(silent)}")
@@ -91,7 +91,7 @@ def has(right: Permission) -> bool:
 
 
 def require_override(reason: str | None) -> None:
-    """Raises Forbidden if somebody else than an administrator gives a reason to override another person's hold."""
+    """Raise Forbidden if somebody other than an administrator gives a reason to override another person's hold."""
     if reason is not None:
         require(Permission.UNLOAD_ANY)
 
@@ -109,7 +109,7 @@ def require_cancel(operation: Operation) -> bool:
 
 
 def _signed_in() -> Identity:
-    """Raises NotSignedIn."""
+    """Return the sender of the request. Raises NotSignedIn."""
     identity = current_identity()
     if identity is None:
         raise NotSignedIn

@@ -37,7 +37,7 @@ _DTYPES = {
 
 
 class HostWeightsFile:
-    """One safetensors file; answers what ``safetensors.safe_open`` answers.
+    """One safetensors file; has the interface of ``safetensors.safe_open``.
 
     Raises:
         OSError: the file cannot be read.
@@ -64,14 +64,14 @@ class HostWeightsFile:
         self._library.__exit__(*error)
 
     def get_slice(self, name: str) -> _TensorSlice:
-        """Return the tensor's promise: nothing is read before it is indexed."""
+        """Return a lazy slice of a tensor: nothing is read until it is indexed."""
         return _TensorSlice(self, name, self._library.get_slice(name))
 
     def get_tensor(self, name: str) -> torch.Tensor:
         """Read a tensor.
 
         Raises:
-            SafetensorError: there is none of that name.
+            SafetensorError: the file has no tensor of that name.
         """
         entry = self._header.get(name)
         dtype = _DTYPES.get(entry["dtype"]) if entry else None

@@ -19,7 +19,7 @@ from webapp.domain.units import gib
 
 GPU_CONTEXT_BYTES = gib(0.68)
 """A CUDA context with torch's kernels: 518 MiB before the first answer and 686 after it, measured on an H200 (torch
-2.11 for CUDA 13.0); 0.28 to 0.45 GiB are reported of older ones. The larger is taken; a launch on the device itself
+2.11 for CUDA 13.0); 0.28 to 0.45 GiB are reported for older ones. The larger is taken; a launch on the device itself
 corrects it.
 """
 INT8_GPU_CONTEXT_BYTES = gib(0.74)

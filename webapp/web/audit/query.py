@@ -68,7 +68,7 @@ class AuditQuery:
 
 
 def _day(field: str, text: str) -> datetime | None:
-    """Raises InvalidRequest."""
+    """Return the day in a field, ``None`` if the field is empty. Raises InvalidRequest."""
     if not text:
         return None
     try:

@@ -112,7 +112,7 @@ def init_recording(app: Flask) -> None:
 
 
 def refuse_unrecorded(app: Flask) -> None:
-    """Raises RuntimeError if a view of ``app`` with an unsafe method declares nothing."""
+    """Raise RuntimeError if a view of ``app`` with an unsafe method declares nothing."""
     unsafe = {rule.endpoint for rule in app.url_map.iter_rules() if (rule.methods or set()) - SAFE_METHODS}
     silent = sorted(name for name in unsafe if not hasattr(app.view_functions[name], ATTRIBUTE))
     if silent:

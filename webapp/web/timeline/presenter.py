@@ -26,13 +26,14 @@ FIXED: Final = {LedgerKind.DRIVER: "driver", LedgerKind.UNATTRIBUTED: "grid"}
 OTHERS: Final = {LedgerKind.WORKER: "rings", LedgerKind.FOREIGN: "dashes"}
 OWN_SHOWN: Final = 5
 PEOPLE_SHOWN: Final = 4
-"""Holders with a pattern of their own, ours and other people's; the smallest of those beyond are put together."""
+"""How many holders have a pattern of their own, Warden's and other people's; the smallest of the others are combined.
+"""
 EVENTS_LISTED: Final = 12
 HEADROOM: Final = 1.05
 """The drawing's height in units of the capacity, whose line is below the upper edge."""
 NARROW_PX: Final = 320
 WIDE_PX: Final = 820
-"""The drawing's width at least, on a phone and on a screen."""
+"""The minimum width of the drawing on a phone, and on a wide screen, in pixels."""
 LETTER_PX: Final = 7.2
 LABEL_EDGE_PX: Final = 12
 HOUR_TICK_S: Final = 600

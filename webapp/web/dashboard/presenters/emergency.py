@@ -33,7 +33,7 @@ class StayingContainer:
 
 @dataclass(frozen=True)
 class EmergencyView:
-    """The whole list."""
+    """What an emergency stop would do."""
 
     instances: tuple[InstanceRow, ...]
     unlisted_workers: str

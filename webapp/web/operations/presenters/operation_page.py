@@ -59,7 +59,7 @@ class ReceiptCard:
 
 @dataclass(frozen=True)
 class OperationPage(Versioned):
-    """The whole page."""
+    """The page of one operation."""
 
     operation: OperationView
     facts: tuple[Fact, ...]

@@ -52,7 +52,7 @@ class FitLink:
 
 @dataclass(frozen=True)
 class PostMortemView:
-    """The whole section."""
+    """The section about running out of memory."""
 
     cause: str
     cause_word: str

@@ -42,7 +42,7 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class AccountView:
-    """The whole page."""
+    """The account page."""
 
     name: str
     role_word: str

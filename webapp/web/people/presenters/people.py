@@ -40,7 +40,7 @@ class InvitationRow:
 
 @dataclass(frozen=True)
 class PeopleView:
-    """The whole page."""
+    """The people page."""
 
     people: tuple[PersonRow, ...]
     invitations: tuple[InvitationRow, ...]
