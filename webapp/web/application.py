@@ -22,7 +22,7 @@ from webapp.web.assets import init_assets
 from webapp.web.audit import views as audit
 from webapp.web.audit.recording import init_recording, refuse_unrecorded
 from webapp.web.chat import views as chat
-from webapp.web.chat.views import init_asking
+from webapp.web.chat.reply import init_asking
 from webapp.web.dashboard import actions, fragments, pages
 from webapp.web.i18n import init_languages
 from webapp.web.leases import views as leases

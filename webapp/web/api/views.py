@@ -28,7 +28,7 @@ from webapp.web.api.bodies import limit_argument
 from webapp.web.api.calls import Located, Tagged, blueprint, call
 from webapp.web.audit.query import AuditQuery
 from webapp.web.audit.recording import note_launch, note_operation
-from webapp.web.chat.views import StreamedReply
+from webapp.web.chat.reply import StreamedReply
 from webapp.web.commands import Command
 from webapp.web.filters import SHOWN_LIMIT
 from webapp.web.operations.query import OperationsQuery

@@ -14,9 +14,10 @@ from webapp.web import commands, words
 from webapp.web.actor import current_actor
 from webapp.web.audit.recording import ask_first, note_error
 from webapp.web.commands import does
-from webapp.web.dashboard.pages import container_dialog, dashboard_page, find_container, find_instance, unload_dialog
+from webapp.web.dashboard.pages import container_dialog, dashboard_page, unload_dialog
 from webapp.web.launch.form import ON, LaunchForm, sent
 from webapp.web.leases.views import ask_dialog
+from webapp.web.lookups import find_container, find_instance
 from webapp.web.ports import controller
 from webapp.web.responses import accepted, stopping, wants_fragment
 from webapp.web.rights import require_cancel, require_override

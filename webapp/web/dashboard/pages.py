@@ -11,7 +11,7 @@ from markupsafe import Markup
 from webapp.control.contract import ForeignContainer
 from webapp.domain.instance import Instance
 from webapp.domain.people import Permission
-from webapp.errors import UnknownContainer, UnknownInstance, WardenError
+from webapp.errors import UnknownInstance, WardenError
 from webapp.web import formats, words
 from webapp.web.actor import current_actor
 from webapp.web.audit.recording import note_error
@@ -22,6 +22,7 @@ from webapp.web.dashboard.presenters.instances import instance_row
 from webapp.web.dashboard.presenters.logs import log_view
 from webapp.web.launch.form import LaunchForm, sent
 from webapp.web.launch.presenters.load_anyway import load_anyway_view
+from webapp.web.lookups import find_container, find_instance
 from webapp.web.operations.presenters.operations import kept_log
 from webapp.web.ports import controller, services
 from webapp.web.responses import dialog, wants_fragment, with_clock
@@ -142,19 +143,3 @@ def _gone_log(instance_id: str) -> ResponseReturnValue:
         raise UnknownInstance(instance=instance_id)
     view = log_view(kept.splitlines())
     return render_template("pages/log.html", row=None, model=model or instance_id, view=view, limit=len(view.lines))
-
-
-def find_instance(instance_id: str) -> Instance:
-    """Return a loaded model. Raises UnknownInstance."""
-    instance = controller().snapshot().instance(instance_id)
-    if instance is None:
-        raise UnknownInstance(instance=instance_id)
-    return instance
-
-
-def find_container(container_id: str) -> ForeignContainer:
-    """Return a foreign container. Raises UnknownContainer."""
-    container = next((c for c in controller().snapshot().containers if c.id == container_id), None)
-    if container is None:
-        raise UnknownContainer(container=container_id)
-    return container

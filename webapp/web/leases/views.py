@@ -15,10 +15,10 @@ from webapp.web import commands
 from webapp.web.actor import current_actor
 from webapp.web.audit.recording import changes_nothing
 from webapp.web.commands import does
-from webapp.web.dashboard.pages import find_instance
 from webapp.web.launch.form import ON
 from webapp.web.leases import form as lease_form
 from webapp.web.leases.presenter import Banner, RowContext, Viewer, banner, lease_dialog, release_dialog
+from webapp.web.lookups import find_instance
 from webapp.web.ports import controller, services
 from webapp.web.responses import dialog, done, wants_fragment, with_clock
 from webapp.web.rights import has, needs
