@@ -25,7 +25,7 @@ ROUNDS = 7
 DEADLINE_S = 30.0
 PAUSE_S = 0.005
 LAUNCHERS = ("start", "off")
-FIGURE = re.compile(r'data-metric="(?:total|used|free|percent)".*?<dd class="number">[\d,.]+<small>', re.S)
+FIGURE = re.compile(r'data-metric="(?:total|used|free|percent)".*?<dd class="number">\s*[\d,.]+<small>', re.S)
 FIGURES = 4
 
 

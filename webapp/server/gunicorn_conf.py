@@ -7,7 +7,6 @@ slow clients cost none.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import signal
@@ -25,11 +24,6 @@ BOOT_ERROR = 3
 """A worker that exits with this code stops gunicorn too, instead of being restarted for ever."""
 REQUESTS_GRACE_S = 3
 """How long a stop waits for answers in progress; the rest of ``graceful_timeout`` is for the services."""
-M_ARENA_MAX = -8
-"""From malloc.h."""
-HEAPS = 2
-GARBAGE = (10_000, 10, 10)
-"""Thresholds of the garbage collector. At Python's 700 it took some 4 % of the processor with 100 open pages."""
 STOP_S = 15
 """How long a stop may take that leaves the models loaded."""
 
@@ -98,9 +92,8 @@ def nworkers_changed(server: Any, new_value: int, old_value: int | None) -> None
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Prepare the process for imports and threads."""
-    gc.disable()  # imports create next to no garbage, and collecting takes a tenth of the start
-    _share_heaps()
+    """Collect no garbage until the page is there: imports create next to none, and a start would take a tenth longer."""
+    gc.disable()
 
 
 def post_worker_init(worker: Any) -> None:
@@ -117,8 +110,6 @@ def post_worker_init(worker: Any) -> None:
         sys.stderr.write(f"{explain(exc)}\n")
         sys.exit(BOOT_ERROR)
     worker.services = services
-    gc.freeze()  # imported objects are permanent: no later collection delays an answer by scanning them
-    gc.set_threshold(*GARBAGE)
     gc.enable()
     say(f"Warden: {_url_of(worker)}")
 
@@ -146,18 +137,6 @@ def _refuse_a_taken_port(server: ServerSettings) -> None:
         sys.exit(
             f"Warden cannot start at {where} ({exc.strerror}). Is it running already? WARDEN_PORT chooses another port."
         )
-
-
-def _share_heaps() -> None:
-    """Let glibc keep few heaps instead of one per thread, in which freed memory stays unused: 5 MB less with 100 open
-    pages.
-
-    By a call, not by MALLOC_ARENA_MAX: the models' workers would inherit the environment. Other C libraries have no
-    such heaps.
-    """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
-        set_option(M_ARENA_MAX, HEAPS)
 
 
 def _leave_interrupts_to_the_master() -> None:

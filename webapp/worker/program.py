@@ -49,11 +49,6 @@ log = logging.getLogger(__name__)
 CUT_S = 1.0
 """How long a request that is cut off at the end may take to react."""
 DETAIL_LENGTH = 600
-GARBAGE = gc.get_threshold()
-GARBAGE_WHILE_IMPORTING = (50_000, 5, 1000)
-"""Imports create little garbage, and collecting it as often as Python does took a tenth of them (4.1 s of the processor
-instead of 3.7 s). Without any collection 8 MiB of it were left in every worker.
-"""
 
 
 @dataclass(frozen=True)
@@ -164,10 +159,7 @@ class Program:
 
     def _import(self) -> None:
         began = time.monotonic()
-        gc.set_threshold(*GARBAGE_WHILE_IMPORTING)
         self._engine.import_libraries()
-        gc.collect()
-        gc.freeze()  # some 300 000 objects of the libraries that every later collection would scan, 0.2 s each
         log.info("imported the libraries in %.2f s", time.monotonic() - began)
 
     def _load(self) -> None:
@@ -178,7 +170,6 @@ class Program:
         began = time.monotonic()
         self._engine.prepare(spec)
         gc.collect()
-        gc.set_threshold(*GARBAGE)
         self._set(state=WorkerState.LOADING, base_bytes=memory.own_bytes(anew=True))
         memory.give_back_large_blocks()
         model = self._engine.load(spec, self._progress)
