@@ -256,7 +256,7 @@ class Services:
                 runtimes=_runtimes(self._transformers, self._vllm),
                 containers=self._vllm,
                 sandboxes=self._sandboxes,
-                calibrator=Calibrator(MeasurementRepository(self._database)),
+                calibrator=Calibrator(MeasurementRepository(self._database), self._keeper),
                 queue_store=QueueRepository(self._database),
                 pause_mark=PauseMark(settings.storage.state_dir),
                 leases=Leases(LeaseRepository(self._database), self._keeper),

@@ -160,8 +160,6 @@ class Controller:
         for runtime in self._context.runtimes.values():
             runtime.stop()
         lines = self._leave_models()
-        if self._context.calibrator is not None:
-            self._context.calibrator.stop()
         self._context.keeper.stop()
         # While a thread still acts, no other Warden may start: the kernel then releases the lock with the process.
         if not self._threads:

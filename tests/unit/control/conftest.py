@@ -69,7 +69,7 @@ class Bench:
             catalog=self.catalog,
             runtimes={Mode.TRANSFORMERS: self.runtime, Mode.VLLM: self.vllm},
             containers=self.host,
-            calibrator=Calibrator(self.store),
+            calibrator=Calibrator(self.store, self.keeper),
             queue_store=self.store,
             demo=FakeDemo(self.catalog),
             pause_mark=PauseMark(settings.storage.state_dir),

@@ -10,6 +10,7 @@ from dataclasses import replace
 from tests.unit.control.conftest import Bench
 from tests.unit.control.fakes import FakeStore, Gate, model
 from webapp.control.calibration import Calibrator
+from webapp.control.keeping import Keeper
 from webapp.domain.calibration import Measurement
 from webapp.domain.footprint import GPU_CONTEXT_BYTES, MeasuredSpread
 from webapp.domain.footprint.activation import CUDA_WORKSPACE_BYTES
@@ -185,13 +186,15 @@ def test_rollback_counts_with_what_was_learned(bench: Bench) -> None:
 def test_store_that_is_slow_or_fails_keeps_no_load_waiting() -> None:
     store = FakeStore()
     store.raises = StoreUnavailable(reason="gone")
-    calibrator = Calibrator(store)
+    keeper = Keeper(store)
+    calibrator = Calibrator(store, keeper)
     calibrator.start({Mode.TRANSFORMERS: "transformers 5"})
     store.raises, store.gate = None, Gate()
+    keeper.start()
     kind = calibrator.calibration.kind_of("lab/one", "r", Mode.TRANSFORMERS, LaunchOptions(), ["Card"])
     calibrator.record(Measurement(kind, 1.0, 0, gib(1)))
     store.gate.wait_reached()
     assert calibrator.calibration.about(kind) is not None
     store.gate.open()
-    calibrator.stop()
+    keeper.stop()
     assert len(store.measured) == 1
