@@ -82,3 +82,10 @@ def options_line(options: LaunchOptions) -> str:
 def where(device_ids: Iterable[str]) -> str:
     """Return the names of devices as one text."""
     return " + ".join(words.device_label(device_id) for device_id in device_ids)
+
+
+def requests_now(count: int | None) -> str:
+    """Return how many requests a model is answering in words; empty if none."""
+    if count is None:
+        return _("requests: %(count)s", count=formats.unknown())
+    return ngettext("%(num)s request now", "%(num)s requests now", count) if count else ""

@@ -10,9 +10,8 @@ from webapp.domain.modes import Mode
 from webapp.message import Message
 from webapp.web import formats, words
 from webapp.web.leases.presenter import LeaseView, RowContext, lease_view
-from webapp.web.phrases import options_line, where
+from webapp.web.phrases import options_line, requests_now, where
 from webapp.web.translate import gettext as _
-from webapp.web.translate import ngettext
 from webapp.web.words import names
 
 TONES = {
@@ -84,7 +83,7 @@ def instance_row(instance: Instance, view: RowContext = NOBODY) -> InstanceRow:
         state_word=words.word(names.INSTANCE_STATES, instance.state),
         tone="busy" if busy else TONES[instance.state],
         in_flight=instance.in_flight,
-        in_flight_words=_in_flight(instance.in_flight),
+        in_flight_words=requests_now(instance.in_flight),
         percent=None if instance.progress is None else round(100 * instance.progress),
         problem=_problem(instance),
         explained_by=instance.explained_by,
@@ -131,9 +130,3 @@ def _problem(instance: Instance) -> str | None:
     if params.get("instance") == instance.id:
         params["instance"] = instance.model_id
     return words.say(Message(instance.problem.code, params))
-
-
-def _in_flight(count: int | None) -> str:
-    if count is None:
-        return _("requests: %(count)s", count=formats.unknown())
-    return ngettext("%(num)s request now", "%(num)s requests now", count) if count else ""

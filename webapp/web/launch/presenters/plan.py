@@ -26,9 +26,8 @@ from webapp.web import charts, formats, words
 from webapp.web.launch.form import LaunchForm
 from webapp.web.launch.presenters.main_button import MainButton, main_button, not_possible, obstacle, under_way
 from webapp.web.operations.presenters.troubles import TroubleView, plan_trouble
-from webapp.web.phrases import ended, misread, quantizing_note, short_name, where
+from webapp.web.phrases import ended, misread, quantizing_note, requests_now, short_name, where
 from webapp.web.translate import gettext as _
-from webapp.web.translate import ngettext
 from webapp.web.words import names
 
 TONES = {Verdict.FITS: "good", Verdict.TIGHT: "warn", Verdict.REFUSED: "bad"}
@@ -440,12 +439,6 @@ def _eviction(eviction: Eviction, now: float) -> EvictionRow:
         model=short_name(eviction.model_id),
         owner=eviction.owner,
         gives=formats.size(sum(eviction.freed_bytes.values())),
-        busy=_busy(eviction.in_flight),
+        busy=requests_now(eviction.in_flight),
         held="" if until is None else _("leased until %(until)s", until=formats.moment(until, now)),
     )
-
-
-def _busy(count: int | None) -> str:
-    if count is None:
-        return _("requests: %(count)s", count=formats.unknown())
-    return ngettext("%(num)s request now", "%(num)s requests now", count) if count else ""

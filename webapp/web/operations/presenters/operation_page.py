@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from webapp.domain.operation import HeldBy, Operation, Receipt, Step, StepState
 from webapp.web import formats, words
-from webapp.web.operations.presenters.operations import OperationView, kept_log, operation_view
+from webapp.web.operations.presenters.operations import OperationView, kept_log, operation_view, step_said
 from webapp.web.operations.presenters.postmortem import PostMortemView, post_mortem_view
 from webapp.web.phrases import where
 from webapp.web.translate import gettext as _
@@ -103,22 +103,12 @@ def _step(step: Step) -> StepRow:
         state=step.state.value,
         state_word=words.word(names.STEP_STATES, step.state),
         at="" if step.started_at is None else formats.time_of_day(step.started_at),
-        took="" if step.started_at is None or step.ended_at is None else _length(step.started_at, step.ended_at),
+        took=""
+        if step.started_at is None or step.ended_at is None
+        else formats.duration(step.ended_at - step.started_at),
         since=step.started_at if running else None,
-        message=_step_message(step),
+        message=" · ".join(step_said(step)),
     )
-
-
-def _length(started_at: float, ended_at: float) -> str:
-    return formats.duration(ended_at - started_at)
-
-
-def _step_message(step: Step) -> str:
-    said = [] if step.message is None else [words.clause(step.message).removesuffix(".")]
-    says_percent = step.message is not None and step.message.params.get("percent") is not None
-    if step.progress is not None and step.state is StepState.RUNNING and not says_percent:
-        said.append(str(formats.percent(100 * step.progress)))
-    return " · ".join(said)
 
 
 def _receipt(receipt: Receipt) -> ReceiptCard:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from webapp.domain.operation import (
@@ -197,21 +197,21 @@ def _step_view(step: Step) -> StepView:
 def _step_detail(step: Step) -> str:
     if step.state is StepState.SKIPPED:
         return words.word(names.STEP_STATES, step.state)
-    said = []
-    if step.state is StepState.FAILED:
-        said.append(words.word(names.STEP_STATES, step.state))  # the sentence itself is shown below the steps
-    elif step.message is not None:
-        said.append(words.clause(step.message).removesuffix("."))
-    if step.progress is not None and step.state is StepState.RUNNING and not _says_percent(step):
-        said.append(str(formats.percent(100 * step.progress)))
+    # the sentence of a failure is shown below the steps
+    failed = step.state is StepState.FAILED
+    said = [words.word(names.STEP_STATES, step.state)] if failed else list(step_said(step))
     if step.started_at is not None and step.ended_at is not None:
         said.append(formats.duration(step.ended_at - step.started_at))
     return " · ".join(said)
 
 
-def _says_percent(step: Step) -> bool:
-    """Whether the step's message contains its progress already."""
-    return step.message is not None and step.message.params.get("percent") is not None
+def step_said(step: Step) -> Iterator[str]:
+    """Yield the step's message, and its progress unless the message contains it."""
+    if step.message is not None:
+        yield words.clause(step.message).removesuffix(".")
+    says_percent = step.message is not None and step.message.params.get("percent") is not None
+    if step.progress is not None and step.state is StepState.RUNNING and not says_percent:
+        yield str(formats.percent(100 * step.progress))
 
 
 def _percent(operation: Operation) -> int | None:
