@@ -16,7 +16,6 @@ from webapp.domain.footprint import (
     Conditions,
     Confidence,
     Footprint,
-    Launch,
     Note,
     Part,
     PartName,
@@ -391,73 +390,6 @@ CONDITIONS = st.builds(
     prompt_tokens=st.none() | st.integers(1, 1000),
     max_num_seqs=st.none() | st.integers(1, 1024),
 )
-
-
-@given(
-    models(), LAUNCHES, CONDITIONS, st.sampled_from(list(Mode)), st.integers(1, 8), st.sampled_from(list(DeviceKind))
-)
-def test_parts_are_whole_positive_and_add_up(
-    cached: CachedModel, asked: LaunchOptions, conditions: Conditions, mode: Mode, count: int, kind: DeviceKind
-) -> None:
-    for footprint in estimate(cached, asked, [(f"{n}", kind) for n in range(count)], mode, conditions):
-        assert sum(part.bytes for part in footprint.parts) == footprint.total_bytes > 0
-        assert all(type(part.bytes) is int and part.bytes >= 0 for part in footprint.parts)
-        assert footprint.part(PartName.WEIGHTS) > 0 < footprint.load_peak_bytes
-
-
-@given(models(), LAUNCHES, CONDITIONS, st.sampled_from(list(Mode)), st.integers(1, 100), st.integers(1, 8))
-def test_more_tokens_or_requests_never_take_less(
-    cached: CachedModel, asked: LaunchOptions, conditions: Conditions, mode: Mode, tokens: int, requests: int
-) -> None:
-    def total(options: LaunchOptions) -> int:
-        return estimate(cached, options, GPU, mode, conditions)[0].total_bytes
-
-    assert total(asked) <= total(replace(asked, max_tokens=asked.max_tokens + tokens))
-    assert total(asked) <= total(replace(asked, batch_size=asked.batch_size + requests))
-
-
-@given(models(), LAUNCHES, CONDITIONS, st.sampled_from(list(DeviceKind)))
-def test_more_precision_never_takes_less(
-    cached: CachedModel, asked: LaunchOptions, conditions: Conditions, kind: DeviceKind
-) -> None:
-    def total(precision: Precision) -> int:
-        """Without the context, which bitsandbytes is a part of on the host."""
-        chosen = options(precision, max_tokens=asked.max_tokens, batch_size=asked.batch_size)
-        (footprint,) = estimate(cached, chosen, [("one", kind)], Mode.TRANSFORMERS, conditions)
-        return footprint.total_bytes - footprint.part(PartName.CONTEXT)
-
-    sizes = [total(p) for p in (Precision.INT4, Precision.INT8, Precision.FP16, Precision.FP32)]
-    assert sizes == sorted(sizes)
-
-
-@given(models(), LAUNCHES, CONDITIONS, st.sampled_from(list(Mode)), st.integers(1, 7))
-def test_more_devices_never_hold_more_of_the_model_on_each(
-    cached: CachedModel, asked: LaunchOptions, conditions: Conditions, mode: Mode, count: int
-) -> None:
-    """vLLM's own surroundings are another matter: NCCL and its buffers come with the second GPU."""
-
-    def held(devices: int) -> list[int]:
-        gpus = [(f"gpu-{n}", DeviceKind.GPU) for n in range(devices)]
-        (footprint, *_) = estimate(cached, asked, gpus, mode, conditions)
-        body = sum(footprint.part(name) for name in (PartName.WEIGHTS, PartName.KV_CACHE, PartName.ACTIVATION))
-        return [footprint.part(PartName.WEIGHTS), footprint.part(PartName.KV_CACHE), body]
-
-    for more, fewer in zip(held(count + 1), held(count), strict=True):
-        assert more <= fewer
-
-
-@given(
-    models(), LAUNCHES, CONDITIONS, st.sampled_from(list(Mode)), st.integers(1, 8), st.sampled_from(list(DeviceKind))
-)
-def test_no_device_takes_less_than_the_least_whatever_is_learned_of_contexts(
-    cached: CachedModel, asked: LaunchOptions, conditions: Conditions, mode: Mode, count: int, kind: DeviceKind
-) -> None:
-    """A choice of devices, the host too, is passed over by what GPUs take at the least, before its footprint is known."""
-    for stated in ("bfloat16", "float32"):
-        of_type = replace(cached, stated_dtype=stated)
-        on_gpus, there = (Launch(of_type, asked, mode, conditions, h) for h in (False, kind is DeviceKind.HOST))
-        share = there.share_on(kind, count)
-        assert on_gpus.least_bytes(count) <= share.total_bytes - share.part(PartName.CONTEXT)
 
 
 @given(st.integers(1, 200), st.integers(1, 1000))

@@ -97,16 +97,6 @@ class Launch:
     def _shares(self) -> dict[tuple[DeviceKind, int], Footprint]:
         return {}
 
-    def least_bytes(self, count: int) -> int:
-        """Return a lower bound of the bytes on the fullest of ``count`` devices, whatever the calibration: quicker than
-        the exact share.
-
-        Weights and KV cache are divided, evenly at best; the memory for the prompt is not.
-        """
-        if self.mode is Mode.VLLM:
-            return -(-self.weights.bytes // count)
-        return -(-(self.weights.bytes + self.taken_in) // count) + self.prefill.bytes
-
     @cached_property
     def value(self) -> int:
         keeps_float32 = self.on_host and self.mode is Mode.TRANSFORMERS

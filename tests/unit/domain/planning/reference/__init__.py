@@ -1,1 +1,0 @@
-"""The planner as it was before it became a pipeline, unchanged: ``test_same_answers`` compares the two over random worlds."""
