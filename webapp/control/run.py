@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,8 +89,16 @@ class Run:
         self._cancelled.wait(seconds)
         self.check()
 
-    def wait_for(self, make: Callable[[], T], give_up: Callable[[], None], what: str) -> T:
-        """Return the result of ``make``, or raise as ``check`` does as soon as there is a reason.
+    def wait_for(
+        self,
+        make: Callable[[], T],
+        what: str,
+        give_up: Callable[[], None] = lambda: None,
+        late: WardenError | None = None,
+        limit_s: float = math.inf,
+    ) -> T:
+        """Return the result of ``make``, or raise as ``check`` does as soon as there is a reason; raise ``late`` after
+        ``limit_s``.
 
         ``make`` then continues in a thread of its own, and its late result is passed to ``give_up``. If the machine
         provides no thread, this waits for it.
@@ -108,11 +117,14 @@ class Run:
             if is_late and not isinstance(result, Exception):
                 give_up()
 
+        deadline = self.context.monotonic() + limit_s
         thread = in_thread(work, f"{what}-{self.id}")
         try:
             while thread is not None and not made:
                 thread.join(LISTEN_S)
                 self.check()
+                if late is not None and self.context.monotonic() > deadline:
+                    raise late
         except WardenError:
             with lock:
                 unwanted.set()

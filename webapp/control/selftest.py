@@ -289,16 +289,12 @@ class SelfTest:
 
     def _ask(self, sandbox: Sandbox) -> Judged:
         assert self.loaded is not None
-        answer = _ModelReply(sandbox, self.loaded.id)
-        answer.start()
-        deadline = self.run.context.monotonic() + ANSWER_S
-        while answer.is_alive():
-            if self.run.context.monotonic() > deadline:
-                raise GenerationFailed(model=self.loaded.model_id, detail=f"no answer within {ANSWER_S:.0f} s")
-            self.run.wait(POLL_S)
-        if answer.error is not None:
-            raise answer.error
-        return judge_answer("".join(answer.pieces), len(answer.pieces))
+        loaded, controller = self.loaded, sandbox.controller
+        late = GenerationFailed(model=loaded.model_id, detail=f"no answer within {ANSWER_S:.0f} s")
+        pieces = self.run.wait_for(
+            lambda: [*controller.ask(loaded.id, QUESTION)], "answer", late=late, limit_s=ANSWER_S
+        )
+        return judge_answer("".join(pieces), len(pieces))
 
     def _replace(self, sandbox: Sandbox) -> Judged:
         assert self.loaded is not None
@@ -352,24 +348,6 @@ def _judged(look: Callable[[], Judged]) -> Judged:
     except Exception as exc:
         log.exception("a check of the self-test failed unexpectedly")
         return failed(Message("unexpected", {"detail": type(exc).__name__}), Message("selftest_advice_report"))
-
-
-class _ModelReply(threading.Thread):
-    """Asks in a separate thread, so that a cancel is noticed meanwhile; the end of the model ends it."""
-
-    def __init__(self, sandbox: Sandbox, instance_id: str) -> None:
-        super().__init__(name="warden-selftest-answer", daemon=True)
-        self._sandbox = sandbox
-        self._instance_id = instance_id
-        self.pieces: list[str] = []
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        """Collect the answer."""
-        try:
-            self.pieces.extend(self._sandbox.controller.ask(self._instance_id, QUESTION))
-        except Exception as exc:  # noqa: BLE001 - the top of a thread; the check raises it
-            self.error = exc
 
 
 def _figures(instance: Instance, sandbox: Sandbox) -> Loaded:

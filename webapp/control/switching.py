@@ -121,7 +121,7 @@ class Switch:
             raise UnknownModel(model=model_id)
         self._reach_what_goes()
         spec = self._spec(self.plan, model, sample)
-        self._took_memory = self.run.wait_for(lambda: self._runtime.prepare(spec), self._remove_prepared, "prepare")
+        self._took_memory = self.run.wait_for(lambda: self._runtime.prepare(spec), "prepare", self._remove_prepared)
         self._is_prepared = True
 
     def _refuse_what_fits_no_more(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ TAKES_BYTES = 300 * MIB
 class TalkingController(Controller):
     """A controller whose models answer without a process."""
 
-    pieces: tuple[str, ...] = ("Hello", " there")
+    pieces: Iterable[str] = ("Hello", " there")
 
     def ask(self, instance_id: str, question: Question) -> Iterator[str]:
         return iter(self.pieces)
@@ -41,7 +41,7 @@ class TalkingController(Controller):
 class FakeSandbox:
     """A second controller over fakes, on the same machine."""
 
-    def __init__(self, context: Context, runtime: FakeRuntime, pieces: tuple[str, ...]) -> None:
+    def __init__(self, context: Context, runtime: FakeRuntime, pieces: Iterable[str]) -> None:
         self.controller = TalkingController(context, StateLock(context.settings.storage.state_dir))
         self.controller.pieces = pieces
         self.runtime = runtime
@@ -57,7 +57,7 @@ class FakeSandboxes:
         self.bench = bench
         self.folder = folder
         self.runtime = FakeRuntime(bench.machine, takes_bytes=TAKES_BYTES)
-        self.pieces: tuple[str, ...] = ("Hello", " there")
+        self.pieces: Iterable[str] = ("Hello", " there")
         self.refuses: Exception | None = None
         self.fails_at_the_end: Exception | None = None
         self.opened = 0
@@ -268,6 +268,29 @@ def test_an_answer_without_a_word_is_seen(tested: Bench) -> None:
     sandboxes_of(tested).pieces = ()
 
     assert marks(tested.wait(tested.controller.selftest("ivan")))[CheckName.ANSWER] is CheckMark.FAILED
+
+
+class Silent:
+    """An answer that does not begin before its gate is open."""
+
+    def __init__(self) -> None:
+        self.gate = Gate()
+
+    def __iter__(self) -> Iterator[str]:
+        self.gate.pass_through()
+        return iter(())
+
+
+def test_answer_that_does_not_come_is_given_up_after_a_minute(tested: Bench) -> None:
+    silent = sandboxes_of(tested).pieces = Silent()
+    operation = tested.controller.selftest("ivan")
+    silent.gate.wait_reached()
+    tested.ahead_s = 61.0
+    tested.until(lambda: CheckName.ANSWER in marks(tested.controller.operation(operation.id)))
+    silent.gate.open()
+
+    (check,) = [check for check in tested.wait(operation).checks if check.name is CheckName.ANSWER]
+    assert (check.mark, check.seen.code) == (CheckMark.FAILED, "generation_failed")
 
 
 def test_memory_that_is_not_given_back_is_seen(tested: Bench) -> None:
