@@ -185,6 +185,16 @@ def test_form_that_is_sent_twice_has_an_entry_for_each_operation(lab: Lab) -> No
     assert len(set(operations)) == 2
 
 
+def test_request_id_keeps_no_other_act_out_of_the_record(lab: Lab) -> None:
+    """Whoever adds the field to another form must not be able to hide what they do again."""
+    browser = lab.signed_in(Role.ADMINISTRATOR)
+    for role in ("viewer", "operator", "viewer"):
+        browser.post(f"/people/{NAMES[Role.OPERATOR]}/role", {"role": role, "request_id": "r1"})
+
+    roles = [dict(entry.details)[Detail.ROLE] for entry in entries(lab) if entry.action is Action.ROLE]
+    assert roles == ["viewer", "operator", "viewer"]
+
+
 def test_an_override_names_the_owner_and_the_reason(lab: Lab) -> None:
     lab.controller.changed(instances=(instance(owner="maria", lease=LEASED),))
     lab.signed_in(Role.ADMINISTRATOR).post("/instances/i1/unload", {"override_reason": "a demo", "confirmed": "1"})

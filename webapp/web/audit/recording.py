@@ -54,6 +54,9 @@ OFF: Final = ("0", "False")
 BY_TARGET: Final = frozenset({Action.SIGN_IN, Action.INVITATION_USED})
 """Actions that identify the sender: if they succeed, they are recorded as that person's."""
 
+REPEATABLE: Final = frozenset({Action.SWITCH, Action.QUEUE_JOINED})
+"""Acts that are done once under a ``request_id``; their entries name what was begun. Any other form with that field is recorded."""
+
 
 def no_details() -> Details:
     """Return no details."""
@@ -175,7 +178,7 @@ def _record(response: Response) -> Response:
     act, problem = _act(), _problem(response)
     if act is not None:
         if problem is not None or "audit_asks" not in g:
-            can_repeat = problem is None and bool(sent("request_id"))
+            can_repeat = act.action in REPEATABLE and problem is None and bool(sent("request_id"))
             (audit().record_once if can_repeat else audit().record)(_entry(act, problem))
     elif problem is not None and problem[1] == HTTPStatus.FORBIDDEN and request.url_rule is not None:
         target = Target(Kind.ADDRESS, name=f"{request.method} {request.url_rule.rule}")
