@@ -522,8 +522,7 @@ def setting_notes() -> Iterator[str]:
     Raises:
         ConfigurationError: the file cannot be read.
     """
-    in_environment = {name.removeprefix(PREFIX).lower() for name in os.environ if name.startswith(PREFIX)}
-    for name in sorted(in_environment | _from_file().keys()):
+    for name in sorted(_variables().keys() | _from_file().keys()):
         if name in REMOVED:
             yield f"{variable(name)} is no longer a setting and is ignored: {REMOVED[name]}"
         elif name in RENAMED:
@@ -552,9 +551,14 @@ def _renamed(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def _from_environment() -> dict[str, object]:
-    return {
-        name: _parsed(name, os.environ[variable(name)]) for name in (*NAMES, *RENAMED) if variable(name) in os.environ
-    }
+    return {name: _parsed(name, text) for name, text in _variables().items() if name in NAMES or name in RENAMED}
+
+
+def _variables() -> dict[str, str]:
+    """Return the variables ``WARDEN_…`` by the names of settings; their case has no meaning, but capitals come first."""
+    capitals_last = sorted(os.environ.items(), key=lambda each: each[0].isupper())
+    given = {name.upper(): text for name, text in capitals_last}
+    return {name.removeprefix(PREFIX).lower(): text for name, text in given.items() if name.startswith(PREFIX)}
 
 
 def _parsed(name: str, text: str) -> object:
@@ -568,10 +572,11 @@ def _parsed(name: str, text: str) -> object:
 
 
 def _from_file() -> dict[str, object]:
-    """Return the settings in the file, if there is one. Raises ConfigurationError."""
+    """Return the settings in the file, if there is one; the case of their names has no meaning. Raises ConfigurationError."""
     path = os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return {name.lower(): value for name, value in given.items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as exc:

@@ -128,6 +128,17 @@ def test_arguments_come_before_the_environment_and_that_before_the_file(
     assert (settings.server.port, settings.server.threads, settings.queue.limit) == (3, 5, 4)
 
 
+def test_case_of_a_name_has_no_meaning(toml: Path, only_these_variables: pytest.MonkeyPatch) -> None:
+    toml.write_text("PORT = 8100\n", encoding="utf-8")
+    for name, value in (("warden_log_level", "DEBUG"), ("Warden_Threads", "5"), ("WARDEN_THREADS", "6")):
+        only_these_variables.setenv(name, value)
+
+    server = load_settings().server
+
+    assert (server.port, server.log_level, server.threads) == (8100, "DEBUG", 6)
+    assert list(setting_notes()) == []
+
+
 def test_a_setting_that_was_removed_is_named_and_refuses_no_start(
     toml: Path, only_these_variables: pytest.MonkeyPatch
 ) -> None:
