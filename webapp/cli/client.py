@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 A = TypeVar("A", bound=Answer)
 
 
+class _EarlierStatus(StatusDocument):
+    """The status of a Warden that still runs after an upgrade: an earlier one does not give its version."""
+
+    version: str = ""
+
+
 class RefusedByWarden(Refusal):
     """A refusal of the running Warden, in its words."""
 
@@ -43,7 +49,7 @@ class Client:
 
     def status(self) -> StatusDocument:
         """Return the state of the server."""
-        return self._ask("GET", "/api/v1/status", StatusDocument)
+        return self._ask("GET", "/api/v1/status", _EarlierStatus)
 
     def begin_selftest(self) -> str:
         """Start a self-test, or join the one that runs; return the operation's id."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,6 +15,9 @@ from webapp.cli.client import Client, RefusedByWarden
 
 def client_of(answer: Callable[[httpx.Request], httpx.Response]) -> Client:
     return Client(httpx.Client(transport=httpx.MockTransport(answer), base_url="http://warden"))
+
+
+USUAL = Path(__file__).parents[2] / "data" / "contract" / "state-usual.json"
 
 
 def busy_with(kind: str) -> Client:
@@ -41,3 +46,12 @@ def test_server_that_has_gone_is_named() -> None:
 
     with pytest.raises(Refusal, match=r"no Warden answers at http://warden \(connection refused\)"):
         client_of(gone).operation("o1")
+
+
+def test_status_of_an_earlier_warden_that_does_not_give_its_version_is_read() -> None:
+    answer = next(one["answer"] for one in json.loads(USUAL.read_text("utf-8")) if one["call"] == "GET /api/v1/status")
+    assert "version" not in answer
+
+    status = client_of(lambda request: httpx.Response(200, json={**answer, "later": 1})).status()
+
+    assert [device.id for device in status.devices] == [device["id"] for device in answer["devices"]]
