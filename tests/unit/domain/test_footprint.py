@@ -392,6 +392,59 @@ CONDITIONS = st.builds(
 )
 
 
+@given(
+    models(), LAUNCHES, CONDITIONS, st.sampled_from(list(Mode)), st.integers(1, 8), st.sampled_from(list(DeviceKind))
+)
+def test_parts_are_whole_positive_and_add_up(
+    cached: CachedModel, asked: LaunchOptions, conditions: Conditions, mode: Mode, count: int, kind: DeviceKind
+) -> None:
+    for footprint in estimate(cached, asked, [(f"{n}", kind) for n in range(count)], mode, conditions):
+        assert sum(part.bytes for part in footprint.parts) == footprint.total_bytes > 0
+        assert all(type(part.bytes) is int and part.bytes >= 0 for part in footprint.parts)
+        assert footprint.part(PartName.WEIGHTS) > 0 < footprint.load_peak_bytes
+
+
+@given(models(), LAUNCHES, CONDITIONS, st.sampled_from(list(Mode)), st.integers(1, 100), st.integers(1, 8))
+def test_more_tokens_or_requests_never_take_less(
+    cached: CachedModel, asked: LaunchOptions, conditions: Conditions, mode: Mode, tokens: int, requests: int
+) -> None:
+    def total(options: LaunchOptions) -> int:
+        return estimate(cached, options, GPU, mode, conditions)[0].total_bytes
+
+    assert total(asked) <= total(replace(asked, max_tokens=asked.max_tokens + tokens))
+    assert total(asked) <= total(replace(asked, batch_size=asked.batch_size + requests))
+
+
+@given(models(), LAUNCHES, CONDITIONS, st.sampled_from(list(DeviceKind)))
+def test_more_precision_never_takes_less(
+    cached: CachedModel, asked: LaunchOptions, conditions: Conditions, kind: DeviceKind
+) -> None:
+    def total(precision: Precision) -> int:
+        """Without the context, which bitsandbytes is a part of on the host."""
+        chosen = options(precision, max_tokens=asked.max_tokens, batch_size=asked.batch_size)
+        (footprint,) = estimate(cached, chosen, [("one", kind)], Mode.TRANSFORMERS, conditions)
+        return footprint.total_bytes - footprint.part(PartName.CONTEXT)
+
+    sizes = [total(p) for p in (Precision.INT4, Precision.INT8, Precision.FP16, Precision.FP32)]
+    assert sizes == sorted(sizes)
+
+
+@given(models(), LAUNCHES, CONDITIONS, st.sampled_from(list(Mode)), st.integers(1, 7))
+def test_more_devices_never_hold_more_of_the_model_on_each(
+    cached: CachedModel, asked: LaunchOptions, conditions: Conditions, mode: Mode, count: int
+) -> None:
+    """vLLM's own surroundings are another matter: NCCL and its buffers come with the second GPU."""
+
+    def held(devices: int) -> list[int]:
+        gpus = [(f"gpu-{n}", DeviceKind.GPU) for n in range(devices)]
+        (footprint, *_) = estimate(cached, asked, gpus, mode, conditions)
+        body = sum(footprint.part(name) for name in (PartName.WEIGHTS, PartName.KV_CACHE, PartName.ACTIVATION))
+        return [footprint.part(PartName.WEIGHTS), footprint.part(PartName.KV_CACHE), body]
+
+    for more, fewer in zip(held(count + 1), held(count), strict=True):
+        assert more <= fewer
+
+
 @given(st.integers(1, 200), st.integers(1, 1000))
 def test_a_gib_is_not_a_gigabyte(billions: int, thousands: int) -> None:
     """A unit that slipped anywhere would show as 7 %."""
