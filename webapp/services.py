@@ -54,7 +54,7 @@ from webapp.store.operations import OperationRepository
 from webapp.store.people import PeopleRepository
 from webapp.store.queue import QueueRepository
 from webapp.store.timeline import TimelineRepository
-from webapp.store.urls import shown_database
+from webapp.store.urls import misconfigured, shown_database
 
 if TYPE_CHECKING:
     from webapp.runtimes.vllm.runtime import VllmRuntime
@@ -275,7 +275,8 @@ class Services:
         """Start everything. ``addresses`` are those that the server listens on, if they may differ from the setting.
 
         Raises:
-            AlreadyRunning, ConfigurationError: see ``StateLock``; or strangers could reach a page without sign-in.
+            AlreadyRunning, ConfigurationError: see ``StateLock``; or strangers could reach a page without sign-in; or a
+                relative database is where earlier versions had it.
             StoreUnavailable: the database cannot be opened.
         """
         logging.basicConfig(
@@ -285,6 +286,10 @@ class Services:
             logging.getLogger(chatty).setLevel(logging.WARNING)
         for note in setting_notes():
             log.warning("%s", note)
+        if (left := self.settings.storage.database_left_behind) is not None:
+            raise misconfigured(
+                str(left), "earlier versions looked for it here: move it into the state folder, or give its full path"
+            )
         self._lock.take()
         if (unopened := self._database.open_or_read()) is not None:
             log.error(

@@ -20,7 +20,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar, Final, Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -111,6 +111,15 @@ class StorageSettings(Group):
         if not self.database_url:
             return sqlite_url(self.state_dir / "warden.db")
         return RELATIVE_FILE.sub(lambda found: f"{found[0]}{quote(str(self.state_dir))}/", self.database_url)
+
+    @property
+    def database_left_behind(self) -> Path | None:
+        """The relative SQLite file where earlier versions looked for it, if it is there and not in the state folder."""
+        url = self.database_url or ""
+        if (found := RELATIVE_FILE.match(url)) is None:
+            return None
+        file = Path(unquote(url[found.end() :].partition("?")[0]))
+        return file.absolute() if file.is_file() and not (self.state_dir / file).exists() else None
 
 
 class ServerSettings(Group):

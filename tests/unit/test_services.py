@@ -18,7 +18,7 @@ from webapp.errors import ConfigurationError, ModeUnavailable
 from webapp.runtimes import extras
 from webapp.runtimes.demo import DemoProgram
 from webapp.services import Services, build_services, open_accounts, owners
-from webapp.settings import Settings, load_settings
+from webapp.settings import Settings, load_settings, sqlite_url
 
 
 def made(folder: Path, **changes: object) -> Settings:
@@ -64,6 +64,26 @@ def test_it_starts_where_a_trusted_proxy_says_who_comes(tmp_path: Path, started:
     started.append(build_services(settings))
 
     started[0].start()
+
+
+def test_database_where_earlier_versions_had_it_is_not_taken_for_none(
+    tmp_path: Path, started: list[Services], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a new database instead there would be no accounts, and whoever is on this machine would be an administrator."""
+    monkeypatch.chdir(tmp_path)
+    with open_accounts(made(tmp_path, database_url=sqlite_url(tmp_path / "people of us.db"))) as accounts:
+        accounts.add("boss", Role.ADMINISTRATOR, "correct horse")
+    settings = made(tmp_path, bind="127.0.0.1", database_url="sqlite:///people%20of%20us.db?timeout=5")
+    started.append(build_services(settings))
+
+    with pytest.raises(ConfigurationError, match=r"people of us\.db.* move it into the state folder") as caught:
+        started[0].start()
+
+    assert caught.value.params["setting"] == "WARDEN_DATABASE_URL"
+    (tmp_path / "state").mkdir(exist_ok=True)
+    (tmp_path / "people of us.db").rename(tmp_path / "state" / "people of us.db")
+    started[0].start()
+    assert started[0].accounts.has_administrator()
 
 
 @pytest.mark.parametrize("mode", list(Mode))
