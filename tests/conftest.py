@@ -24,7 +24,7 @@ from tests.engine.engine_fixtures import bare_engine, docker_engine, engine, rea
 MARK = "RUN_OF_TESTS"
 """Set in the environment of the test run, so that a process is known as ours after its parent has died."""
 ALONE = frozenset({"docker_engine", "bare_engine", "browser"})
-"""Fixtures whose tests do not run beside each other…"""
+"""Fixtures whose tests must not run at the same time…"""
 ONE_BY_ONE = ("tests/integration/vllm/", "tests/e2e/")
 """…and where these are."""
 QUICK = (
@@ -83,7 +83,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """Where tests run side by side, those of the Docker engines and of the browser stay in one process.
 
-    The engines share a data root, ports and images; and each container's network makes Chromium give up what it loads just then.
+    The engines share a data root, ports and images; and each container's network makes Chromium give up what it loads
+    just then.
     """
     return Scheduling(config, log)
 
@@ -104,7 +105,7 @@ def one_by_one_by_its_place(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _templates_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every application of a test would compile the templates anew, in a state folder of its own."""
+    """Otherwise each application of a test would compile the templates again, in its own state folder."""
     folder = tmp_path_factory.mktemp("templates")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("webapp.web.application._template_folder", lambda state_dir: folder)
@@ -112,7 +113,8 @@ def _templates_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 class Starts:
-    """Whether this program has started a process since none of the run was there: until then there is nothing to look for.
+    """Whether this program has started a process since none of the run was there: until then there is nothing to look
+    for.
 
     A look reads the environment of every process of the machine, 10 ms for each test before this was asked.
     """
@@ -214,7 +216,9 @@ def _environment(pid: int) -> list[bytes]:
 
 
 def _new_processes(before: set[int]) -> list[str]:
-    """Describe the processes that were not there before and do not belong to one that was: a browser starts helpers as it likes."""
+    """Describe the processes that were not there before and do not belong to one that was: a browser starts helpers as
+    it likes.
+    """
     return [line for pid in _processes() - before if (line := _describe(pid, before))]
 
 

@@ -238,7 +238,7 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
         N_("Warden was stopped in the middle of the operation. Repeat it after the start."),
     ),
     "worker_garbled": ErrorText(
-        N_("the worker’s answer is broken"),
+        N_("the worker sent an invalid response"),
         N_(
             "The process of the model %(model)s sent an invalid response (%(detail)s) and was stopped. Check "
             "the setting WARDEN_WORKER_COMMAND."
@@ -426,7 +426,7 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
         N_("The image %(image)s is not on this server. Pull it with “%(command)s” and try again."),
     ),
     "gpu_runtime_missing": ErrorText(
-        N_("Docker gives no GPUs to containers"),
+        N_("Docker cannot give GPUs to containers"),
         N_(
             "Docker cannot give the model %(model)s a GPU (%(detail)s). Install the NVIDIA Container Toolkit, "
             "restart Docker and try again."
@@ -477,7 +477,7 @@ ERROR_TEXTS: Final[Mapping[str, ErrorText]] = {
     "architecture_unsupported": ErrorText(
         N_("vLLM does not support the model"),
         N_(
-            "vLLM does not know the architecture %(architecture)s; the model %(model)s was not started. Load it in "
+            "vLLM does not support the architecture %(architecture)s; the model %(model)s was not started. Load it in "
             "Transformers mode, or use a newer image (WARDEN_VLLM_IMAGE)."
         ),
     ),

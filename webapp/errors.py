@@ -1,4 +1,4 @@
-"""The error tree: every failure that a person or a program can be told of.
+"""The error tree: every failure that Warden reports to a person or a program.
 
 ::
 

@@ -502,7 +502,7 @@ def meaning_of(name: str) -> str:
 
 
 def load_settings(**given: object) -> Settings:
-    """Read the settings: ``given`` comes before the environment, and that before the file.
+    """Read the settings: ``given`` takes precedence over the environment, and that over the file.
 
     Raises:
         ConfigurationError: a value is missing, unknown or invalid; names the setting.

@@ -23,7 +23,7 @@ ARGUMENTS = (
     "--disable-sync",
 )
 POLL_S = 0.5
-"""Pages ask for news four times as often as they do by themselves, so that a test waits less."""
+"""Pages poll four times as often as by default, so that a test waits less."""
 SCREENSHOTS = Path(__file__).parents[2] / "test-results"
 
 

@@ -178,7 +178,7 @@ def _eight_gpus() -> FakeController:
 
 
 def _waiting() -> FakeController:
-    """A line in which each ticket stands differently, and one that waited in vain."""
+    """Return a queue in which each launch has another state, and one launch has expired."""
     now, asked = time.time(), SwitchRequest(Mode.TRANSFORMERS, LONG)
     params: dict[str, Param] = {
         "device": "gpu-0",

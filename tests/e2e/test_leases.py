@@ -22,7 +22,7 @@ Open = Callable[..., Page]
 
 HEADER = "X-Person"
 NEWS_MS = 15_000
-"""The banner asks for news every 5 s, which is all that a check waits for by itself."""
+"""The banner polls every 5 s; a check does nothing else than wait for that."""
 PROXY = {"proxy_user_header": HEADER, "trusted_proxies": '["127.0.0.1"]'}
 
 

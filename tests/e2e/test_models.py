@@ -1,4 +1,6 @@
-"""The list of cached models in a real browser: what is typed stays, what is chosen fills the form, what is new shows by itself."""
+"""The list of cached models in a real browser: typed text stays, a chosen model fills the form, new models appear
+automatically.
+"""
 
 from __future__ import annotations
 

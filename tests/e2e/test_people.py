@@ -1,4 +1,6 @@
-"""Several people in real browsers, against the real server: the first administrator, an invitation, a viewer who can change nothing."""
+"""Several people in real browsers, against the real server: the first administrator, an invitation, a viewer who can
+change nothing.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ LOAD_MS = 90_000
 
 
 def make_administrator(server: WardenServer, name: str) -> None:
-    """As README.md says, beside the running server."""
+    """Create an administrator next to the running server, as README.md says."""
     command = [sys.executable, "-m", "webapp.cli", "users", "add", name, "--role", "administrator", "--password-stdin"]
     own = {"WARDEN_STATE_DIR": str(server.state), "WARDEN_CONFIG": str(server.state / "none.toml")}
     subprocess.run(command, input=f"{PASSWORD}\n", text=True, check=True, env=os.environ | own, capture_output=True)
@@ -89,7 +91,7 @@ def test_an_administrator_invites_a_viewer_who_sees_everything_and_no_buttons(
     expect(viewer.locator("[data-action=unload]")).to_have_count(1)
     expect(viewer.locator("[data-action=emergency]")).to_have_count(0)
 
-    # Her sign-in is ended from the other browser; her open page notices by itself.
+    # Her sign-in is ended from the other browser; her open page notices automatically.
     row.locator("[data-action=end-sessions]").click()
     expect(viewer.locator("#sign-in-form")).to_be_visible()
 

@@ -1,4 +1,6 @@
-"""Waiting for room in a real browser: a click waits, what comes free starts it, and who wants to be told is told, in a hidden tab too."""
+"""Waiting for room in a real browser: a click waits, what comes free starts it, and who wants to be told is told, in a
+hidden tab too.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ def _server(start_server: Start, cache: Path) -> WardenServer:
 
 
 def ask_for_more(page: Page) -> None:
-    """Choose the second model, to be loaded beside the first."""
+    """Choose the second model, to be loaded in addition to the first."""
     page.locator("#switch-form select[name=model]").select_option("lab/two")
     page.locator("#keep_others").check()
     expect(page.locator("#plan-box")).to_have_attribute("data-verdict", "refused")

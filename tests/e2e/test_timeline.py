@@ -44,7 +44,7 @@ def test_a_load_is_recorded_marked_and_read_back_after_a_restart(
     version = page.locator("#timeline-state input").input_value()
     mark.focus()
     expect(page.locator("#timeline-state input")).not_to_have_value(version, timeout=RECORDED_MS)
-    expect(mark).to_be_focused()  # the drawing was drawn anew around it
+    expect(mark).to_be_focused()  # the drawing was rendered again around it
     page.keyboard.press("Enter")
     expect(page.locator("#operation")).to_have_attribute("data-state", "succeeded")
 

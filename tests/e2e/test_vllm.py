@@ -1,4 +1,6 @@
-"""vLLM mode in a real browser: the real vLLM on the CPU, in containers of a real engine, beside real Transformers models."""
+"""vLLM mode in a real browser: the real vLLM on the CPU, in containers of a real engine, next to real Transformers
+models.
+"""
 
 from __future__ import annotations
 

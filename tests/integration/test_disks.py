@@ -101,7 +101,7 @@ def test_a_removed_state_folder_leaves_a_model_alive_listed_and_in_reach(
     assert server.worker_pids() == [pid]
 
     unloaded = server.finished(server.post(f"/api/v1/instances/{instance['id']}/unload").json()["id"])
-    assert unloaded["state"] in ("succeeded", "warning"), unloaded  # a neighbour of the host's may grow meanwhile
+    assert unloaded["state"] in ("succeeded", "warning"), unloaded  # another process of the host may grow meanwhile
     assert unloaded["receipt"]["expected_bytes"] > 0
     assert server.worker_pids() == []
     again = server.load("lab/two")

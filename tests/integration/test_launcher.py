@@ -1,4 +1,6 @@
-"""The launcher for real: workers that are forked from it, what they share and what they do not, and the ends of all of them."""
+"""The launcher for real: workers that are forked from it, what they share and what they do not, and the ends of all of
+them.
+"""
 
 from __future__ import annotations
 
@@ -303,7 +305,7 @@ def test_a_worker_whose_answer_was_lost_leaves_the_folder_to_the_one_that_is_sta
 
 
 def test_a_worker_that_cannot_tell_the_launcher_that_it_has_begun_ends(tmp_path: Path) -> None:
-    """Its log is a pipe that nobody reads yet: so it stands still when the launcher is killed."""
+    """Its log is a pipe that nobody reads yet, so the worker is blocked when the launcher is killed."""
     launcher = Launcher(tmp_path / "state", worker_environment())
     folder = tmp_path / "workers" / "one"
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A request that waits beside real models: it survives ``kill -9`` of Warden, and starts by itself once there is room."""
+"""A queued launch next to real models: it survives ``kill -9`` of Warden, and starts automatically once there is room."""
 
 from __future__ import annotations
 

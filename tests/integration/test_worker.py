@@ -37,13 +37,13 @@ def chat_model(cache: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def base_model(cache: Path) -> Path:
-    """About 60 MB, so that its memory stands out."""
+    """About 60 MB, so that its memory is easy to tell from noise."""
     return make_model(cache, BASE, hidden=1024, intermediate=4096, layers=2, dtype="float16", chat_template=False)
 
 
 @pytest.fixture(scope="module")
 def large_model(cache: Path) -> Path:
-    """About 60 MB, so that its memory stands out."""
+    """About 60 MB, so that its memory is easy to tell from noise."""
     return make_model(cache, LARGE, hidden=1024, intermediate=4096, layers=2, dtype="float16")
 
 

@@ -22,7 +22,7 @@ NOT_AN_ATTACK = {
     "test_a_client_that_does_not_read_holds_its_own_next_request_alone",
     "test_a_body_of_unknown_length_is_refused",
 }
-"""What the server still has to do beside refusing, and what stands in the table under another name."""
+"""What the server still has to do in addition to refusing, and what the table lists under another name."""
 
 
 def named() -> Iterator[tuple[str, str]]:

@@ -2,7 +2,8 @@
 
 ::
 
-    gunicorn_conf, cli -> services -> web -> control -> (runtimes.base, hardware.monitor, catalog, store) -> domain -> errors
+gunicorn_conf, cli -> services -> web -> control -> (runtimes.base, hardware.monitor, catalog, store) -> domain ->
+errors
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def from_import(node: ast.ImportFrom, package: str) -> Iterator[str]:
 
 
 def within(module: str, names: Iterable[str]) -> bool:
-    """Whether ``module`` is one of ``names`` or lies inside one; ``webapp`` itself stands only for itself."""
+    """Return whether ``module`` is one of ``names`` or inside one; ``webapp`` itself means only itself."""
     return any(module == name or (name != "webapp" and module.startswith(f"{name}.")) for name in names)
 
 
@@ -173,7 +174,7 @@ def test_nobody_imports_the_worker() -> None:
     "module", ["webapp.hardware", "webapp.runtimes", "webapp.control", "webapp.catalog", "webapp.store"]
 )
 def test_only_the_services_name_concrete_parts(module: str) -> None:
-    """The controller and the page see seams; which class stands behind one is said in one place."""
+    """The controller and the page see seams; one place names the class behind each."""
     concrete = ("webapp.runtimes.transformers", "webapp.runtimes.vllm", "webapp.hardware.nvml", "webapp.hardware.host")
     importers = {
         name
@@ -273,7 +274,9 @@ NEVER_IN_THE_WEB_PROCESS = ("torch", "transformers", "bitsandbytes", "accelerate
 
 
 def test_the_web_process_never_imports_torch(tmp_path: Path) -> None:
-    """All that the server imports, in an interpreter of its own: gunicorn's configuration, the application, the services."""
+    """All that the server imports, in an interpreter of its own: gunicorn's configuration, the application, the
+    services.
+    """
     wanted = [
         name
         for name in ("webapp", "webapp.server.gunicorn_conf", "webapp.services", "webapp.web", "wsgi")

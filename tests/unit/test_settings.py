@@ -1,4 +1,4 @@
-"""Settings are documented, read in one order, and refused with their name when they cannot be meant."""
+"""Settings are documented, read in one order, and refused by name if they are invalid."""
 
 from __future__ import annotations
 

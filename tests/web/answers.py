@@ -12,7 +12,7 @@ INDENT = re.compile(r">(?:[ \t]*\n\s*|\s{2,})|(?:\s*\n\s*|\s{2,})(?=<)")
 
 
 class Answer(Response):
-    """An answer whose text has each tag on one line, and no line break beside a tag."""
+    """An answer whose text has each tag on one line, and no line break next to a tag."""
 
     def get_data(self, as_text: bool = False) -> bytes | str:  # type: ignore[override]
         if not as_text:

@@ -1,7 +1,7 @@
 """The recorded JSON contract: what every route of ``/api/v1`` answered, in many states of the server.
 
 ``python -m tests.web.contract`` records it again into ``tests/data/contract``; do that only when a change of the
-contract is meant. The clock stands still and everybody has a fixed name, so that an answer is recorded as it is.
+contract is intended. The clock does not move and everybody has a fixed name, so that an answer is recorded as it is.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ FOLDER: Final = Path(__file__).parents[1] / "data" / "contract"
 NOW: Final = 1_800_000_000.0
 ACTOR: Final = "ivan"
 PROSE: Final = frozenset({"title", "detail", "text"})
-"""Fields of an answer that may be put into other words: programs go by the ``code`` beside them."""
+"""Fields of an answer that may be reworded: programs use the ``code`` next to them."""
 UNRECORDED: Final = frozenset({"version"})
 """Fields that change with every release."""
 RANDOM_ID: Final = re.compile(r'"[0-9a-f]{16}"')

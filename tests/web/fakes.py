@@ -1,4 +1,6 @@
-"""A controller in memory: real plans over a state that a test sets, a record of what was asked of it, and a knob for every refusal."""
+"""A controller in memory: real plans over a state that a test sets, a record of what was asked of it, and a knob for
+every refusal.
+"""
 
 from __future__ import annotations
 
@@ -202,7 +204,7 @@ class FakeController(Controller):
     breaks_with: WardenError | None = None
     """Raised after the last piece of an answer."""
     gate: threading.Event | None = None
-    """An answer goes on after its first piece only when this is open."""
+    """An answer continues after its first piece only when this is open."""
     closed_answers: int = 0
     log: tuple[str, ...] = ("loading weights", "ready")
     mode_problems: dict[Mode, Message | None] = field(

@@ -22,7 +22,7 @@ LINES = (
 
 
 def report(cause: Cause = Cause.NEIGHBOUR_GREW, **changes: object) -> PostMortem:
-    """An 8B model beside a training that grew by 3.3 GiB; what would have fitted is a shorter context."""
+    """Return the report of an 8B model next to a training that grew by 3.3 GiB; a shorter context would have fitted."""
     account = Account("gpu-0", gib(24), gib(17.1), gib(18.8), gib(1.5), 0, gib(14.2), gib(3.1), LINES)
     made = PostMortem(
         taken_at=1_700_000_009.0,

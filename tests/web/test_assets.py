@@ -1,4 +1,6 @@
-"""The static files: one style sheet from many files, modules that find each other, and addresses that a browser may keep."""
+"""The static files: one style sheet from many files, modules that find each other, and addresses that a browser may
+keep.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from flask.testing import FlaskClient
 STATIC = Path(__file__).parents[2] / "static"
 CSS, JS = STATIC / "css", STATIC / "js"
 LAYERS = ["tokens", "base", "layout", "components"]
-"""The layers by the files that open them; the utilities stand at the end of the base."""
+"""The layers by the files that open them; the utilities are at the end of the base."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What was measured here is said on the page, in the plan as JSON, and counted in the list of models."""
+"""Measurements of this server are shown on the page and in the plan as JSON, and count in the list of models."""
 
 from __future__ import annotations
 

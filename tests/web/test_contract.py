@@ -1,6 +1,6 @@
 """The JSON interface answers as it was recorded: the same keys in the same order, and the same values.
 
-A new field beside the recorded ones is no difference.
+A new field in addition to the recorded ones is not a difference.
 """
 
 from __future__ import annotations

@@ -243,7 +243,7 @@ def test_an_ended_operation_shows_its_receipt_and_who_still_holds(visitor: Visit
 
     page = visitor.get("/").text
 
-    assert "GPU 0: вернулось 3,8\u00a0GiB из 3,8\u00a0GiB за 1,2\u00a0с" in page
+    assert "GPU 0: освобождено 3,8\u00a0GiB из 3,8\u00a0GiB за 1,2\u00a0с" in page
     assert 'data-state="succeeded"' in page
 
 

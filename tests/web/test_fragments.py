@@ -67,7 +67,7 @@ def test_the_end_of_an_operation_is_announced_once(visitor: Visitor, controller:
     again = visitor.get(f"/fragments/live?seen={hidden(first, 'seen')}").text
 
     assert '<hx-partial id="say">' in first
-    assert "Память очищена: вернулось 1,0\u00a0GiB" in first
+    assert "Память очищена: освобождено 1,0\u00a0GiB" in first
     assert "<hx-partial" not in again
 
 

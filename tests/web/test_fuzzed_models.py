@@ -1,4 +1,5 @@
-"""Whatever stands in a cache's files, it goes through catalogue, planner and page: never a 500, never an empty list, no other entry harmed.
+"""Whatever a cache's files contain, it passes through catalogue, planner and page: never a 500, never an empty list, no
+other entry harmed.
 
 ``WARDEN_FUZZ=1000`` tries that many times as much.
 """
@@ -167,7 +168,7 @@ def write_entry(cache: Path, number: int, draw: random.Random) -> str:
 
 
 def catalogued(cache: Path, seed: int) -> tuple[CachedModel, ...]:
-    """Make a cache of odd entries beside a good one and look at it."""
+    """Create a cache of odd entries next to a good one, and scan it."""
     draw = random.Random(seed)
     make_model(cache, GOOD)
     ids = [write_entry(cache, number, draw) for number in range(ENTRIES)]

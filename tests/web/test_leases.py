@@ -1,4 +1,4 @@
-"""Leases and asks to release on the page: real forms, both languages, and the JSON interface."""
+"""Leases and release requests on the page: real forms, both languages, and the JSON interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading against the estimate: offered below a lack of memory alone, asked twice, without scripts too, and by JSON."""
+"""Loading against the estimate: offered only below a shortage of memory, asked twice, without scripts too, and by JSON."""
 
 from __future__ import annotations
 

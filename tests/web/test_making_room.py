@@ -107,7 +107,7 @@ def test_json_that_keeps_the_others_unloads_only_what_it_names(client: FlaskClie
 def test_a_model_that_fits_now_by_the_list_is_not_refused_by_the_form(
     visitor: Visitor, controller: FakeController
 ) -> None:
-    """Maria's model is leased and stays; one's own that answers somebody would have to go first."""
+    """Maria's model is leased and stays; an own model in use would have to be unloaded first."""
     leased = replace(instance("i1", "lab/other"), lease=replace(instance().lease, until=time.time() + 600))
     controller.changed(instances=(leased,), readings=(reading(),))
     page = visitor.get("/", query_string=FORM).text

@@ -1,4 +1,4 @@
-"""What the need of a launch is made of: each part with its source and confidence, on the page and as JSON."""
+"""The parts of a launch's need: each with its source and confidence, on the page and as JSON."""
 
 from __future__ import annotations
 

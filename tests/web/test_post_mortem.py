@@ -1,4 +1,6 @@
-"""How a model ran out of memory: on its operation's page, beside the failure on the dashboard, and in the JSON interface."""
+"""How a model ran out of memory: on its operation's page, next to the failure on the dashboard, and in the JSON
+interface.
+"""
 
 from __future__ import annotations
 

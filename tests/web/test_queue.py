@@ -28,7 +28,7 @@ OFFER = 'data-action="wait-start"'
 
 
 def wait_for(controller: FakeController, actor: str = "maria", **changes: object) -> QueuedLaunch:
-    """Let a ticket wait; return it as it then stands, with some of its values changed."""
+    """Queue a launch; return it as queued, with some of its values changed."""
     request = SwitchRequest(mode=instance().mode, model_id=MODEL.id, devices=("gpu-0",))
     queued = controller.enqueue(request, actor, starts_by_itself=True)
     changed = replace(queued, launch=replace(queued.launch, **changes))  # type: ignore[arg-type]
@@ -81,7 +81,9 @@ def test_it_is_offered_exactly_where_the_server_takes_it(visitor: Visitor, contr
 
 @pytest.mark.usefixtures("full")
 def test_enter_key_still_applies_the_form(visitor: Visitor) -> None:
-    """The first button of a form is the one that the Enter key presses, of those that send it; without scripts that is the plan's."""
+    """The first button of a form is the one that the Enter key presses, of those that send it; without scripts that is
+    the plan's.
+    """
     page = visitor.get("/", query_string=FORM).text
     form = page[page.index('id="switch-form"') :]
     own = [
@@ -338,7 +340,7 @@ def test_operation_that_runs_there_is_named(visitor: Visitor, full: FakeControll
     assert "GPU 0: идёт операция «Выгрузка», lab/x, запустил пользователь ivan" in region(visitor.get("/").text)
 
 
-# Beside other people's leases
+# Next to other people's leases
 
 
 def test_it_is_offered_where_another_person_holds_the_place_and_waits_with_the_lease_and_without_the_override(

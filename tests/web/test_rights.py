@@ -1,4 +1,6 @@
-"""Every address against every role: what a role may not, it is told so and nothing happens; a new address has to declare its right."""
+"""Every address against every role: what a role may not, it is told so and nothing happens; a new address has to
+declare its right.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def address(rule: Rule) -> str:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.methods} {rule.path}")
 def test_an_address_opens_to_those_whose_role_has_its_right(shared: Lab, rule: Rule) -> None:
-    """By JSON for the API, by HTMX and as a page elsewhere. A form without its token is stopped after the right was checked."""
+    """By JSON for the API, by HTMX and as a page elsewhere. A form without its token is stopped after the right was
+    checked.
+    """
     for role in WHO:
         browser = shared.browser() if role is None else shared.signed_in(role)
         for headers in ({}, HTMX):
@@ -378,7 +382,7 @@ def test_what_is_drawn_for_one_is_not_shown_to_another(lab: Lab) -> None:
 def test_a_plan_offers_an_emergency_to_administrators_alone_whoever_asked_first(
     lab: Lab, order: tuple[Role, Role]
 ) -> None:
-    """The same plan is drawn once for many, and nothing stands in it that the reader may not do."""
+    """The same plan is rendered once for many readers, and contains nothing that a reader may not do."""
     leased = Lease(until=time.time() + 9000)
     held = instance(
         "i1", "lab/large", measured_bytes={"gpu-0": gib(22)}, predicted_bytes={"gpu-0": gib(22)}, lease=leased

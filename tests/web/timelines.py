@@ -62,7 +62,7 @@ def made(**devices: Sizes) -> FakeTimeline:
 
 
 def busy(share: float) -> dict[Who, float]:
-    """A model that is replaced, one that runs on, a neighbour who grows and one who comes and goes."""
+    """A model that is replaced, one that keeps running, another process that grows, and one that starts and ends."""
     return {
         model("Qwen/Qwen3-1.7B"): 3.8 if share < 0.45 else 0,
         model("Qwen/Qwen3-8B-AWQ", "vllm", "i2"): 9.4 + 0.3 * math.sin(40 * share) if share > 0.5 else 0,

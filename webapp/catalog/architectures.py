@@ -71,7 +71,7 @@ def generates_text(architecture: str | None, model_type: str | None, auto_map: o
 
     The class that config.json names decides, since one model type serves many (BertForMaskedLM and BertLMHeadModel).
     Classes for causal language models end in ``ForCausalLM`` or ``LMHeadModel``. ``ForConditionalGeneration`` is
-    ambiguous: T5, Whisper and most vision models are no decoders, some text-and-image models are; those are listed.
+    ambiguous: T5, Whisper and most vision models are not decoders, some text-and-image models are; those are listed.
     Without a class the model type decides. A model with its own code may name its class freely (ChatGLM's is
     ChatGLMModel); ``auto_map`` gives the purpose of the class.
     """

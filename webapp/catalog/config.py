@@ -122,7 +122,7 @@ def _dtype(config: Mapping[str, object]) -> str | None:
 
 
 def _size(config: Mapping[str, object], names: tuple[str, ...]) -> int | None:
-    """Return the first of ``names`` that is a positive number; a list (a value per layer) is no single size."""
+    """Return the first of ``names`` that is a positive number; a list (a value per layer) is not a single size."""
     return next((size for name in names if (size := whole_number(config.get(name))) is not None), None)
 
 

@@ -1,5 +1,5 @@
 """One entry of the Hugging Face cache: turn a repository's folder into a ``CachedModel``, or into the reason why it is
-none.
+not one.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class _Unreadable(Exception):
 def find_entry(repository: Path) -> CacheEntry | None:
     """Return the entry of a repository's folder: the revision that ``refs/main`` names, else the newest snapshot.
 
-    ``None`` if nothing was ever downloaded into it (the libraries leave such folders after a look-up) or it is no
+    ``None`` if nothing was ever downloaded into it (the libraries leave such folders after a look-up) or it is not a
     folder.
 
     Raises:
@@ -416,7 +416,7 @@ def _tokenizer_config(snapshot: Path, listing: _Listing) -> Mapping[str, object]
 def _cut_off(entry: CacheEntry, problem: Message) -> Message:
     """Return "incomplete" if an unfinished download explains the problem, else ``problem``.
 
-    A leftover part of a file that nothing needs is no reason, so only a missing part becomes one.
+    A leftover part of a file that nothing needs is not a reason, so only a missing part becomes one.
     """
     owed = {
         ModelProblem.NO_CONFIG: _CONFIG,

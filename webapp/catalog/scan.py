@@ -31,7 +31,7 @@ _BLOBS = "../../blobs/"
 class CatalogView:
     """The models of the cache at one moment, sorted by id.
 
-    ``problem`` says why the cache cannot be read; a cache that is empty or does not exist yet is no problem.
+    ``problem`` says why the cache cannot be read; a cache that is empty or does not exist yet is not a problem.
     ``scanned_at`` is the end of the last scan, in seconds since the epoch, ``None`` before the first. ``version`` grows
     with every change of the list.
     """
@@ -108,7 +108,7 @@ class Catalog:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start to scan for changes; the first list is available a moment later."""
+        """Start scanning for changes; the first list is available a moment later."""
         if self._thread is not None:
             return
         self._stopping = False

@@ -97,10 +97,11 @@ DAY_S = 86_400.0
 
 
 class Controller:
-    """The one controller of a machine; ``start`` takes the lock of the state folder, reconciles and begins to watch.
+    """The one controller of a machine; ``start`` takes the lock of the state folder, reconciles and begins watching.
 
-    Its public calls, with those of ``queue`` and ``leases``, are all that the web layer and the command line may use. They
-    do not wait for an operation: those that act return the accepted operation, and ``snapshot`` shows its progress.
+    Its public calls, with those of ``queue`` and ``leases``, are all that the web layer and the command line may use.
+    They do not wait for an operation: those that act return the accepted operation, and ``snapshot`` shows its
+    progress.
     """
 
     def __init__(self, context: Context, lock: StateLock) -> None:
@@ -167,8 +168,8 @@ class Controller:
         return lines
 
     def end_operations(self) -> None:
-        """Accept no more operations, and cancel the running ones, which undo their changes; the next start settles those
-        that take too long.
+        """Accept no more operations, and cancel the running ones, which undo their changes; the next start settles
+        those that take too long.
         """
         self._state_store.accept(False)
         for operation in self._state_store.state.running.values():
@@ -338,7 +339,7 @@ class Controller:
     # Acting
 
     def switch(self, request: SwitchRequest, actor: str, request_id: str | None = None) -> Operation:
-        """Start to load a model, unloading what the plan names; the operation is in the store when this returns.
+        """Start loading a model, unloading what the plan names; the operation is in the store when this returns.
 
         A request that ``actor`` has sent under ``request_id`` before is not started again: its operation is returned,
         running or ended. Raises NotFound, Refused (RequestIdReused: for another request), InvalidRequest, Unavailable
@@ -423,9 +424,9 @@ class Controller:
         """Queue ``request`` until there is enough memory; it then starts in ``actor``'s name, or ``actor`` is only
         notified.
 
-        A request that ``actor`` has sent under ``request_id`` before is not queued again: it is returned, open or ended.
-        Raises NotFound, InvalidRequest, Refused (what waiting cannot change; QueueFull, AlreadyWaiting, CannotWait,
-        RequestIdReused), StoreUnavailable.
+        A request that ``actor`` has sent under ``request_id`` before is not queued again: it is returned, open or
+        ended. Raises NotFound, InvalidRequest, Refused (what waiting cannot change; QueueFull, AlreadyWaiting,
+        CannotWait, RequestIdReused), StoreUnavailable.
         """
         request = _with_reason(request)
         if request_id is None:
@@ -443,7 +444,7 @@ class Controller:
         return self.queue.take(request, actor, starts_by_itself=starts_by_itself, request_id=request_id)
 
     def unload(self, instance_id: str, actor: str, override_reason: str | None = None) -> Operation:
-        """Start to unload an instance; another person's leased or busy one only with an administrator's
+        """Start unloading an instance; another person's leased or busy one only with an administrator's
         ``override_reason``.
 
         Raises UnknownInstance, InstanceLeased, InstanceInUse, Busy.
@@ -476,7 +477,7 @@ class Controller:
         return self._begin(operation, instance.devices, body)
 
     def restore(self, operation_id: str, actor: str) -> Operation:
-        """Start to load again what an ended operation had unloaded and did not restore, in the names of its owners.
+        """Start loading again what an ended operation had unloaded and did not restore, in the names of its owners.
 
         Raises UnknownOperation, NothingToRestore, Busy.
         """
@@ -486,7 +487,7 @@ class Controller:
         return self._written(self._restore(owing, owing.to_restore, actor))
 
     def _restore(self, owing: Operation, owed: tuple[Evicted, ...], actor: str) -> Operation:
-        """Start to load ``owed`` again; the new operation then owes these models instead of ``owing``."""
+        """Start loading ``owed`` again; these models then belong to the new operation instead of ``owing``."""
         devices = tuple(dict.fromkeys(device for evicted in owed for device in evicted.devices))
         operation = replace(
             self._new(OperationKind.RESTORE, actor, restoring.STEPS),
@@ -516,7 +517,7 @@ class Controller:
         self._context.leases.dismiss(notice, actor)
 
     def stop_container(self, container_id: str, name: str, actor: str) -> Operation:
-        """Start to end a container that Warden did not start. ``container_id`` is all 64 digits; ``name`` must be its
+        """Start ending a container that Warden did not start. ``container_id`` is all 64 digits; ``name`` must be its
         exact name: the explicit confirmation.
 
         Raises UnknownContainer, NotConfirmed, Busy.
@@ -532,23 +533,23 @@ class Controller:
         return self._written(self._begin(operation, claims, lambda run: containers.stop_container(run, container)))
 
     def clean(self, actor: str) -> Operation:
-        """Start to free memory that nobody needs. Raises Busy."""
+        """Start freeing memory that nobody needs. Raises Busy."""
         operation = self._new(OperationKind.CLEAN, actor, cleaning.STEPS)
         return self._written(self._begin(operation, self._all_devices(), cleaning.clean))
 
     def make_demo(self, actor: str) -> Operation:
-        """Start to create the demo model in the cache. Raises Busy."""
+        """Start creating the demo model in the cache. Raises Busy."""
         operation = self._new(OperationKind.DEMO, actor, demo.STEPS)
         return self._written(self._begin(operation, (demo.CLAIM,), demo.make_demo))
 
     def selftest(self, actor: str) -> Operation:
-        """Start to check that everything works, next to the loaded models. Raises Busy while another self-test runs."""
+        """Start checking that everything works, next to the loaded models. Raises Busy while another self-test runs."""
         operation = self._new(OperationKind.SELFTEST, actor, selftest.STEPS)
         body: Callable[[Run], Outcome] = lambda run: selftest.SelfTest(run, self.recommend).carry_out()  # noqa: E731
         return self._written(self._begin(operation, (selftest.CLAIM,), body))
 
     def emergency(self, actor: str) -> Operation:
-        """Start to end everything that Warden started, whatever else runs. Raises Busy only while another emergency
+        """Start ending everything that Warden started, whatever else runs. Raises Busy only while another emergency
         stop runs.
         """
         operation = self._new(OperationKind.EMERGENCY, actor, emergency.STEPS)
@@ -719,7 +720,9 @@ class Controller:
         return operation
 
     def _begin_thread(self, operation: Operation, work: Callable[[], None]) -> None:
-        """Run ``work`` in a new thread; if none is available, an emergency stop uses the spare one. Raises RuntimeError."""
+        """Run ``work`` in a new thread; if none is available, an emergency stop uses the spare one. Raises
+        RuntimeError.
+        """
         name = f"warden-{operation.kind}-{operation.id}"
         try:
             threading.Thread(target=work, name=name, daemon=True).start()

@@ -93,7 +93,7 @@ class Keeper:
         self._thread: threading.Thread | None = None
 
     def start(self, write_again: Callable[[], None] = lambda: None, tidy: Callable[[], bool] = lambda: False) -> None:
-        """Start to write. ``write_again`` writes all values in memory into a recreated database; ``tidy`` is called
+        """Start writing. ``write_again`` writes all values in memory into a recreated database; ``tidy`` is called
         once a day, and again soon while it returns that there is more. Both may raise StoreUnavailable.
         """
         self._write_again, self._tidy = write_again, tidy

@@ -113,7 +113,9 @@ class LaunchQueue(Rounds):
     # Life
 
     def start(self, left: QueuePause | None = None) -> None:
-        """Resume the queue of an earlier Warden, and start to check it; ``left`` is a pause that the store may not have."""
+        """Resume the queue of an earlier Warden, and start checking it; ``left`` is a pause that the store may not
+        have.
+        """
         self._left = left
         try:
             self._read()
@@ -140,7 +142,9 @@ class LaunchQueue(Rounds):
         self._publish()
 
     def _taken_up(self, launch: QueuedLaunch) -> QueuedLaunch:
-        """Return an earlier Warden's launch as it continues here; its pause starts again, since its monotonic clock is lost."""
+        """Return an earlier Warden's launch as it continues here; its pause starts again, since its monotonic clock is
+        lost.
+        """
         if launch.is_open:
             waited_s = max(0.0, self._context.clock() - launch.created_at)
             self._elapsed.note((launch.id, "waits"), None, waited_s)
@@ -193,7 +197,8 @@ class LaunchQueue(Rounds):
         """Remove a launch from the queue, another person's only as an administrator; a start in progress is cancelled
         with it.
 
-        Raises UnknownQueuedLaunch, QueuedLaunchEnded, ForeignQueuedLaunch, and NotCancellable if its model is loaded already.
+        Raises UnknownQueuedLaunch, QueuedLaunchEnded, ForeignQueuedLaunch, and NotCancellable if its model is loaded
+        already.
         """
         launch = self._open_one(launch_id, actor, is_administrator)
         if launch.state is QueueState.STARTING and launch.operation_id is not None:
@@ -230,7 +235,8 @@ class LaunchQueue(Rounds):
     def start_now(self, launch_id: str, actor: str, *, is_administrator: bool = False) -> Operation:
         """Start a queued launch at a person's request, regardless of its position.
 
-        Raises UnknownQueuedLaunch, QueuedLaunchEnded, ForeignQueuedLaunch, and what ``switch`` raises: it then stays queued.
+        Raises UnknownQueuedLaunch, QueuedLaunchEnded, ForeignQueuedLaunch, and what ``switch`` raises: it then stays
+        queued.
         """
         launch = self._open_one(launch_id, actor, is_administrator)
         request = self._request_of(launch)

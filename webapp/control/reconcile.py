@@ -71,7 +71,7 @@ class LateRuntimes:
         self._thread: threading.Thread | None = None
 
     def expect(self, runtimes: tuple[Runtime, ...]) -> None:
-        """Start to query ``runtimes``."""
+        """Start querying ``runtimes``."""
         self._waiting, self._tried_at = runtimes, self._context.monotonic()
 
     @property

@@ -136,7 +136,7 @@ def load_again(run: Run) -> Outcome:
 
 
 def restored_message(owed: Sequence[Evicted], failed: Sequence[Evicted]) -> Message:
-    """Return the message on a restoration: the models that could not be loaded again, else those that were."""
+    """Return the message about a restoration: it names the models that could not be loaded again, else those that were."""
     return Message("restore_failed" if failed else "rolled_back", {"models": names(failed or owed)})
 
 
@@ -178,7 +178,7 @@ class CutOff:
         """
 
     def expect(self, operations: Sequence[Operation]) -> None:
-        """Start to handle the models that ``operations`` owe."""
+        """Take over the models that ``operations`` owe; ``look`` restores them."""
         self._since = self._context.monotonic()
         self._waiting = {operation.id: operation.to_restore for operation in operations if operation.to_restore}
         owed = (evicted for operation in operations for evicted in operation.to_restore)

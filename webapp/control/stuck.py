@@ -41,7 +41,7 @@ class StuckInstances:
         self._tries: dict[str, _Try] = {}
 
     def look(self, over: Collection[str]) -> None:
-        """Start to remove the instances in ``over``; one that an operation has claimed waits for another round."""
+        """Start removing the instances in ``over``; one that an operation has claimed waits for another round."""
         state, now = self._context.state, self._context.monotonic()
         stuck = {i.id: i for i in state.instances.values() if i.state is InstanceState.STUCK}
         self._tries = {name: tried for name, tried in self._tries.items() if name in state.instances}

@@ -57,7 +57,7 @@ class Lease:
     """The terms of one instance. Times are seconds since the epoch."""
 
     until: float | None = None
-    """Nobody else takes the model before this moment; ``None`` is no lease."""
+    """Nobody else takes the model before this moment; ``None`` means no lease."""
     reason: str = ""
     """What the model is for."""
     idle_minutes: float | None = None

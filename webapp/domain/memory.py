@@ -197,7 +197,7 @@ def instances_bytes(reading: Reading) -> Mapping[str, int]:
 def build_ledger(reading: Reading, instances: Mapping[str, str]) -> Ledger | None:
     """Return the device's total as a sum, or ``None`` if the total or the free memory is unknown.
 
-    ``instances`` gives the label of each instance id. A process whose bytes are unknown is no part: its memory is in
+    ``instances`` gives the label of each instance id. A process whose bytes are unknown is not a part: its memory is in
     the unattributed rest. The driver's reserve is a part only if the driver reports it; otherwise it is in the rest
     too.
     """

@@ -58,7 +58,7 @@ class SwitchRequest:
     idle_minutes: float | None = None
     """See ``Lease.idle_minutes``."""
     override_reason: str | None = None
-    """Why an administrator unloads another person's leased or busy model; ``None`` is no override."""
+    """Why an administrator unloads another person's leased or busy model; ``None`` means no override."""
 
 
 class Reach(IntEnum):

@@ -55,7 +55,7 @@ COMES_BACK: Final = frozenset(
         "too_many_processes",
     }
 )
-"""Errors of a start that do not speak against the model: memory, disk, descriptors or processes ran short, so the
+"""Errors of a start that the model did not cause: memory, disk, descriptors or processes ran short, so the
 launch keeps its position.
 """
 NO_FAULT: Final = frozenset(

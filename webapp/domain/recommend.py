@@ -11,7 +11,7 @@ from webapp.message import Message
 
 
 class Mark(StrEnum):
-    """The quality of an advice."""
+    """How good the advised settings are."""
 
     OK = "ok"
     """Nothing is restricted."""

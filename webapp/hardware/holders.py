@@ -92,8 +92,8 @@ def short_command(arguments: list[str]) -> str | None:
 
 
 def _without_secrets(arguments: list[str]) -> Iterator[str]:
-    """Mask secrets: a key given as an argument is readable on this machine, but a page and an API would carry it
-    further.
+    """Mask secrets: a key given as an argument is readable on this machine, but a page and an API would expose it to
+    others.
     """
     hide_next = False
     for argument in arguments:

@@ -105,7 +105,7 @@ def wait_gone(processes: Iterable[ProcessId], timeout_s: float) -> bool:
 
 
 def reap_child(pid: int) -> str | None:
-    """Return how a child of this process ended: exit code or signal name; ``None`` if it runs or is no child."""
+    """Return how a child of this process ended: exit code or signal name; ``None`` if it runs or is not a child."""
     try:
         ended, status = os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:

@@ -3,7 +3,7 @@
 A document outlives the class that wrote it: an unknown key is ignored and a missing one gets the field's default, so
 fields may be added and removed without a migration.
 
-This is no pydantic ``TypeAdapter`` because of lone surrogates, which names of processes and people may contain: its
+This is not a pydantic ``TypeAdapter`` because of lone surrogates, which names of processes and people may contain: its
 strict mode refuses a JSON text with one, and its lax mode converts values of the wrong type instead of refusing them.
 """
 

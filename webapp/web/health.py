@@ -17,7 +17,7 @@ blueprint = Blueprint("health", __name__)
 def healthz() -> ResponseReturnValue:
     """Return 200 while the devices are read, the controller answers and the database stores what is written, else 503.
 
-    Ages are in seconds, ``null`` before the first reading. ``store_problem`` has the code of the reason why nothing can
+    Ages are in seconds, ``null`` before the first reading. ``store_problem`` has the code of the reason if nothing can
     be stored. Its path and the database's own message are in the status alone, because this call is open to everybody.
     """
     health = controller().health()

@@ -127,7 +127,7 @@ class Program:
         return True
 
     def stop(self, wait_s: float) -> None:
-        """Start to end, as ``Control.stop``."""
+        """Begin to shut down, as ``Control.stop``."""
         with self._lock:
             if self._status.state is WorkerState.STOPPING:
                 return

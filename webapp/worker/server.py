@@ -43,7 +43,7 @@ class Exchange(Protocol):
         """Answer with JSON. Raises ClientGone."""
 
     def begin_stream(self) -> None:
-        """Start to answer with server-sent events. Raises ClientGone."""
+        """Begin an answer of server-sent events. Raises ClientGone."""
 
     def send(self, data: bytes) -> None:
         """Send events. Raises ClientGone."""
@@ -82,7 +82,7 @@ class WorkerServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log the error of a connection, without its content; a client that disconnects is no error."""
+        """Log the error of a connection, without its content; a client that disconnects is not an error."""
         if isinstance(sys.exception(), ConnectionError):
             log.debug("a connection was reset")
         else:

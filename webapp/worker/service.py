@@ -41,7 +41,7 @@ class Control(Protocol):
         """Give a waiting worker its model; False if it has another one."""
 
     def stop(self, wait_s: float) -> None:
-        """Start to end; requests in progress may continue for ``wait_s``."""
+        """Begin to shut down; requests in progress may continue for ``wait_s``."""
 
 
 class Service:
@@ -68,7 +68,7 @@ class Service:
         }
 
     def serve(self, spec: LoadSpec, model: LoadedModel) -> None:
-        """Start to answer requests."""
+        """Start answering requests."""
         self._ready = (spec, model, Turns(min(spec.batch_size, MOST_AT_ONCE)))
 
     @property

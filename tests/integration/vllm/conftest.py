@@ -48,7 +48,8 @@ QUICK: dict[str, Any] = {
 }
 """Settings that make every wait of Warden's short."""
 ENDED = (OperationState.SUCCEEDED, OperationState.WARNING)
-"""How an unload may end: on the host's RAM what other programs take meanwhile can outweigh a small container's memory."""
+"""How an unload may end: on the host's RAM what other programs take meanwhile can outweigh a small container's memory.
+"""
 TABLE = BUILD / "vllm_faults.md"
 
 
@@ -222,7 +223,7 @@ def load(server: WardenServer, model: str, mode: str = "vllm", **fields: object)
 
 
 def launch_spec(cache: Path, *devices: LaunchDevice, instance_id: str = "0123456789ab") -> LaunchSpec:
-    """A launch of the first model, on the host where nothing else is said."""
+    """Return a launch of the first model, by default on the host."""
     (snapshot,) = (cache / "models--lab--one" / "snapshots").iterdir()
     return LaunchSpec(
         instance_id=instance_id,

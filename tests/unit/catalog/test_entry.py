@@ -1,4 +1,4 @@
-"""One entry of the cache: its facts, and the one reason that is said when it cannot be loaded."""
+"""One entry of the cache: its facts, and the one reason that is reported if it cannot be loaded."""
 
 from __future__ import annotations
 
@@ -334,7 +334,9 @@ def test_a_name_that_is_no_text_can_still_be_sent(tmp_path: Path) -> None:
     "name", ["config.json", "tokenizer_config.json", "model.safetensors.index.json", "model.safetensors"]
 )
 def test_a_link_to_somebody_elses_file_shows_nothing_of_it(tmp_path: Path, name: str, secret: str) -> None:
-    """Who may write to the cache may let it lead anywhere; the libraries' own files are such links, so they are followed."""
+    """Who may write to the cache may let it lead anywhere; the libraries' own files are such links, so they are
+    followed.
+    """
     (tmp_path / "secret").write_text(secret)
     snapshot = make_model(tmp_path / "cache", "lab/one")
     (snapshot / name).unlink(missing_ok=True)

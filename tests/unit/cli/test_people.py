@@ -1,4 +1,4 @@
-"""``warden users`` and ``warden tokens`` manage accounts beside a running Warden, and show a secret once."""
+"""``warden users`` and ``warden tokens`` manage accounts while Warden runs, and show a secret once."""
 
 from __future__ import annotations
 

@@ -82,12 +82,14 @@ class Bench:
         self.controller = Controller(self.context, StateLock(settings.storage.state_dir))
 
     def rebuild(self, **parts: object) -> None:
-        """Make the controller anew over other parts."""
+        """Build the controller again with other parts."""
         self.context = replace(self.context, **parts)  # type: ignore[arg-type]
         self.controller = Controller(self.context, StateLock(self.settings.storage.state_dir))
 
     def at(self, seconds: float) -> None:
-        """Let it be so many seconds after the start of the test, by both clocks; Warden looks every few of the last two minutes."""
+        """Let it be so many seconds after the start of the test, by both clocks; Warden looks every few of the last two
+        minutes.
+        """
         self.controller.leases.look()
         while self.ahead_s < seconds:
             self.ahead_s = max(seconds - 120.0, min(self.ahead_s + 5.0, seconds))
@@ -102,7 +104,7 @@ class Bench:
         return self.wait(self.controller.switch(self.request(model_id, **changes), "ivan"))
 
     def fill(self) -> None:
-        """Let a neighbour leave room for one small model."""
+        """Let another process leave room for one small model."""
         self.machine.foreign["gpu-0"] = gib(20)
 
     def wait(self, operation: Operation) -> Operation:

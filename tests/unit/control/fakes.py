@@ -183,7 +183,7 @@ class FakeMonitor:
         self.gate: Gate | None = None
         """Where somebody waits for a reading of his own."""
         self.odd = 0
-        """So many of the next readings show a neighbour with all the memory."""
+        """In how many of the next readings another process holds all the memory."""
         self._number = 0
         self._lately: deque[Sample] = deque(maxlen=400)
         self._missing = 0
@@ -255,7 +255,7 @@ class FakeRuntime:
     fails: dict[str, str] = field(default_factory=dict)
     """By model: dies, oom, hangs, crawls, garbled, silent, no_image, disturbed, exited, no_engine."""
     disturbed_once: set[str] = field(default_factory=set)
-    """Models whose first start finds that a neighbour's memory moves."""
+    """Models whose first start finds that the memory of another process changes."""
     disturbance: str = "disturbed"
     """…or that he has taken its port: ``port_lost``."""
     problem: Message | None = None
@@ -287,7 +287,7 @@ class FakeRuntime:
     keeps: set[str] = field(default_factory=set)
     """Models whose container stays on Docker's list after everything in it has ended."""
     strays: tuple[Leftover, ...] = ()
-    """What reaping finds beside processes."""
+    """What reaping finds in addition to processes."""
     leaks: set[str] = field(default_factory=set)
     """Models whose memory is not given back at the stop."""
     gate: threading.Event | None = None
@@ -526,7 +526,7 @@ class FakeStore:
         self.waiting: dict[str, QueuedLaunch] = {}
         self.terms: dict[str, Lease] = {}
         self.is_renewed = False
-        """Whether the next look finds a database that was made anew."""
+        """Whether the next look finds a recreated database."""
         self.pruned: list[float] = []
 
     def look(self) -> bool:

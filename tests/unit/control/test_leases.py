@@ -348,7 +348,7 @@ def test_a_lease_survives_a_restart(make_bench: Callable[..., Bench]) -> None:
         bench.controller.unload("old", "ivan")
 
 
-# Asks to release
+# Release requests
 
 
 def test_a_kept_model_stays_and_the_asker_reads_the_owners_word(bench: Bench) -> None:

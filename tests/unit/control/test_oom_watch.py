@@ -1,4 +1,4 @@
-"""A load beside a neighbour who grows: it stops first, says whose growth it was, and hurts nobody."""
+"""A load next to another process that grows: the load stops first, names the process that grew, and harms nobody."""
 
 from __future__ import annotations
 

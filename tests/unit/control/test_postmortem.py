@@ -36,7 +36,7 @@ def failed(
     model_id: str = "lab/two",
     **changes: object,
 ) -> Operation:
-    """Load a model that takes so much, beside a neighbour that grows by so much, until it runs out of memory."""
+    """Load a model that takes so much, next to another process that grows by so much, until it runs out of memory."""
     bench.runtime.takes_bytes = takes_bytes
     bench.runtime.fails[model_id] = "crawls"
     operation = bench.controller.switch(bench.request(model_id, **changes), "ivan")

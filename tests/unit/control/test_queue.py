@@ -1,4 +1,6 @@
-"""The line of waiting requests: it starts by itself when there is room, keeps places, and survives what comes between."""
+"""The launch queue: it starts launches automatically when there is room, keeps their places, and survives
+interruptions.
+"""
 
 from __future__ import annotations
 
@@ -173,7 +175,9 @@ def test_defect_in_a_start_ends_that_launch_and_the_next_one_starts(full: Bench)
 
 
 def test_start_that_is_refused_keeps_no_other_device_idle(make_bench: Callable[..., Bench]) -> None:
-    """The world was another one than the one that was judged: the launch waits, the others have their turn in the same look."""
+    """The world was another one than the one that was judged: the launch waits, the others have their turn in the same
+    look.
+    """
     bench = make_bench()
     bench.machine.totals = {"gpu-0": gib(24), "gpu-1": gib(24)}
 

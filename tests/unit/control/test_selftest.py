@@ -1,4 +1,4 @@
-"""The self-test as an operation: beside what is loaded, one at a time, cancelled at any step, and nothing of it stays."""
+"""The self-test as an operation: next to the loaded models, one at a time, cancelled at any step, without leftovers."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class FakeSandboxes:
 
 
 class TinyDemo(FakeDemo):
-    """Makes a model that is small beside everything but a batch of a thousand."""
+    """Creates a model that is small compared with everything but a batch of a thousand."""
 
     def make(self, wait: Callable[[float], None]) -> str:
         made = super().make(wait)

@@ -1,4 +1,4 @@
-"""What an entry of the audit is made of."""
+"""The content of an audit entry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leases, asks to release, and idle models: who may take what, and when."""
+"""Leases, release requests, and idle models: who may take which model, and when."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_an_extension_lasts_so_long_from_now_at_least(until: float | None, now: 
     assert longer.runs(now)
 
 
-# Asks to release
+# Release requests
 
 
 @given(until=maybe_moments, now=moments)

@@ -1,4 +1,4 @@
-"""What stands before vLLM in its container lets nobody in without the key, whatever the route."""
+"""The guard in front of vLLM in its container admits nobody without the key, whatever the route."""
 
 from __future__ import annotations
 

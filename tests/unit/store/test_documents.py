@@ -106,7 +106,7 @@ def test_a_document_is_ascii_json(operation: Operation) -> None:
     [("operation", Operation), ("queued_launch", QueuedLaunch), ("lease", Lease), ("measurement", Measurement)],
 )
 def test_a_document_of_version_0_1_keeps_all_that_it_says(name: str, kind: type[object]) -> None:
-    """``tests/data/documents`` has one of each with every field filled in; it is never written anew."""
+    """``tests/data/documents`` has one of each with every field filled in; it is never written again."""
     text = (RECORDED / f"{name}.json").read_text()
 
     assert_includes(json.loads(dump(load(kind, text))), json.loads(text))

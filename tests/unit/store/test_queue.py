@@ -1,4 +1,4 @@
-"""The store keeps requests that wait, and the last of those that wait no more."""
+"""The store keeps queued launches, and the last of those that have left the queue."""
 
 from __future__ import annotations
 

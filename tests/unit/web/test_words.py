@@ -43,7 +43,7 @@ COMPOSED: Mapping[str, Sequence[StrEnum]] = {
     "why_": list(Cause),
     "keeping_": list(StoreTrouble),
 }
-"""Codes that are put together where they are said, by their beginning."""
+"""Codes that are put together where they are used, by their beginning."""
 
 
 def said() -> Iterator[str]:

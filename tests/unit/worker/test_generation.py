@@ -1,4 +1,4 @@
-"""What a worker does before its model is said to be ready: a few tokens, within the model's context."""
+"""What a worker does before its model is reported as ready: a few tokens, within the model's context."""
 
 from __future__ import annotations
 

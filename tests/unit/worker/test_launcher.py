@@ -1,4 +1,4 @@
-"""The launcher's forks, without the libraries: what is said when there is none, and what is left open."""
+"""The launcher's forks, without the libraries: the error if there is none, and the descriptors that stay open."""
 
 from __future__ import annotations
 

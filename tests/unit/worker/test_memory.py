@@ -1,4 +1,4 @@
-"""Lack of memory is recognised by an error's type or words, wherever in the chain they stand."""
+"""A shortage of memory is recognised by an error's type or text, anywhere in the chain of causes."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ os.wait()
 
 
 def test_large_blocks_are_given_back_when_they_are_freed() -> None:
-    """In a process of its own: a freed block between two that stay would be kept in the heap, once glibc has seen such blocks."""
+    """In a process of its own: a freed block between two that stay would be kept in the heap, once glibc has seen such
+    blocks.
+    """
     program = (
         "from webapp.worker.memory import own_bytes, give_back_large_blocks\n"
         "import ctypes, sys\n"

@@ -239,7 +239,7 @@ def _queued(document: type[D], queued: QueuedLaunch, entry: QueueEntry | None, *
 
 
 def footprint(taken: Footprint) -> schema.FootprintDocument:
-    """Return what a launch takes on one device."""
+    """Return a launch's memory on one device, by component."""
     return _like(
         schema.FootprintDocument,
         taken,

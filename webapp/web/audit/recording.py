@@ -226,7 +226,7 @@ def _doer() -> AuditActor:
 
 
 def _target(act: Act) -> Target:
-    """Return the target; if it cannot be looked up now, by the id in the URL."""
+    """Return the target, or the server if the look-up fails."""
     try:
         return act.target()
     except WardenError:
@@ -250,7 +250,7 @@ def _sent_details(fields: Mapping[str, Detail]) -> Details:
 
 
 def sent(name: str) -> str:
-    """Return a field of the form or of the JSON body as text; empty if it was not sent or is no plain value.
+    """Return a field of the form or of the JSON body as text; empty if it was not sent or is not a plain value.
 
     The body of a request that was refused before its view is not read: a slow sender would occupy a thread.
     """

@@ -62,7 +62,7 @@ def page() -> ResponseReturnValue:
 @blueprint.get("/timeline/table")
 @needs(Permission.SEE)
 def table() -> ResponseReturnValue:
-    """Show the same as a table."""
+    """Show a device's timeline as a table."""
     device_id, span = asked_track()
     if device_id is None:
         return render_template(

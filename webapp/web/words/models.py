@@ -81,7 +81,7 @@ REASONS: Final[Mapping[str, Sentence]] = {
     "profile_disturbed": one(N_("another process disturbed the memory measurement")),
     "start_memory_short": one(N_("there was too little free memory at the start")),
     "kv_cache_too_small": one(N_("the KV cache does not hold even one request")),
-    "architecture_unsupported": one(N_("vLLM does not know its architecture")),
+    "architecture_unsupported": one(N_("vLLM does not support its architecture")),
     "argument_rejected": one(N_("vLLM rejected an argument")),
     "context_too_long": one(N_("it does not support that many tokens")),
     "container_removed": one(N_("somebody else removed its container")),

@@ -1,4 +1,4 @@
-"""What is offered against a refusal: it fits, nothing larger would, and the cheapest for people stands first."""
+"""The alternatives to a refused request: each fits, nothing larger would, and the cheapest for people is first."""
 
 from __future__ import annotations
 

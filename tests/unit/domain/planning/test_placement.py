@@ -1,4 +1,6 @@
-"""Where a launch goes when nobody names the device: one that does, else several GPUs, and never the host beside them."""
+"""The place of a launch for which no device is named: one that has room, else several GPUs, and never the host next to
+GPUs.
+"""
 
 from __future__ import annotations
 

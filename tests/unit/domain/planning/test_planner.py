@@ -1,4 +1,6 @@
-"""The arithmetic of a switch beside other models: what goes, what stays, what is promised, and what is there already."""
+"""The arithmetic of a switch next to other models: what is unloaded, what stays, what is promised, and what is loaded
+already.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ def codes(plan: Plan) -> list[str]:
 
 
 def test_no_more_is_available_than_the_device_has() -> None:
-    """Nothing was measured of the old model, and what was predicted of it is more than the device lacks."""
+    """Nothing was measured of the old model, and its prediction exceeds the shortfall of the device."""
     machine = FakeMachine(foreign={"gpu-0": gib(4)})
     plan = plan_switch(request(), planning_state(machine, loaded(OLD, predicted_bytes={"gpu-0": gib(10)})))
     (device,) = plan.devices

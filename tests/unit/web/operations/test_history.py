@@ -67,7 +67,7 @@ def test_a_receipt_stands_in_the_row_unless_the_sentence_says_it(russian: None) 
     first, second = history_view(OperationsQuery(), (), [switched, unloaded], page=9, now=0.0).ended
 
     assert first.receipt is not None
-    assert first.receipt.text.replace("\u00a0", " ") == "Вернулось 4,0 GiB из 4,0 GiB за 0,8 с."
+    assert first.receipt.text.replace("\u00a0", " ") == "Освобождено 4,0 GiB из 4,0 GiB за 0,8 с."
     assert second.receipt is None
 
 
@@ -124,7 +124,7 @@ def test_a_receipt_names_everybody_who_still_holds_memory(russian: None) -> None
 
     (card,) = operation_page(replace(ENDED, receipts=(replace(RECEIPT, settled=False, still_held_by=held),))).receipts
 
-    assert (card.ok, card.verdict) == (False, "вернулась не вся")
+    assert (card.ok, card.verdict) == (False, "освобождена не вся")
     assert len(card.held) == 9
     assert card.held[0].process == "процесс 0 (alice) · D"
 
@@ -132,7 +132,7 @@ def test_a_receipt_names_everybody_who_still_holds_memory(russian: None) -> None
 def test_unknown_figures_of_a_receipt_are_said_to_be_unknown(russian: None) -> None:
     page = operation_page(replace(ENDED, receipts=(Receipt("host", None, None, None, 0.1, settled=False),)))
 
-    assert facts(page)["Вернулось"] == facts(page)["Ожидалось"] == "нет данных"
+    assert facts(page)["Освобождено"] == facts(page)["Ожидалось"] == "нет данных"
     assert page.receipts[0].verdict == "неизвестно: устройство не читается"
 
 

@@ -177,7 +177,7 @@ LINES = {
     "container_not_removed",
     "ended_not_removed",
 }
-"""Lines of a result, which are the outcome of nothing by themselves."""
+"""Lines of a result that are not an outcome on their own."""
 
 FAILED = Operation(
     "op1",
