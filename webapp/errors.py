@@ -386,7 +386,7 @@ class DeviceUnreadable(Unavailable):
 class StoreUnavailable(Unavailable):
     """The database does not answer.
 
-    Params: reason, trouble (``StoreTrouble``) and file (SQLite's) where they are known.
+    Params: reason, trouble (``StoreTrouble``) and file (SQLite's) if they are known.
     """
 
 

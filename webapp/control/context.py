@@ -303,7 +303,7 @@ class Expired(threading.Event):
 
 
 def in_thread(work: Callable[[], None], what: str) -> threading.Thread | None:
-    """Run ``work`` in a thread and return that; if the machine provides none, run it here and return ``None``."""
+    """Run ``work`` in a thread and return the thread; if the machine provides none, run it here and return ``None``."""
     thread = threading.Thread(target=work, name=f"warden-{what}", daemon=True)
     try:
         thread.start()

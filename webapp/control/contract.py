@@ -22,7 +22,7 @@ __all__ = ["EmergencyPreview", "ForeignContainer", "Health", "Question", "Snapsh
 class Snapshot:
     """The whole state at one moment, for one page or one answer.
 
-    ``version`` changes whenever anything else in it changes, but for the age of the reading.
+    ``version`` changes whenever anything else in it changes except the age of the reading.
     """
 
     version: str
@@ -56,8 +56,8 @@ class Snapshot:
     store_problem: Message | None = None
     """Why changes cannot be stored now; ``None`` if they can."""
     idle_unload_at: Mapping[str, float] = field(default_factory=dict)
-    """The moment at which each idle instance is unloaded, if it is, by its id; shifts with the time of day, since the
-    remaining time does not.
+    """By instance id, the moment at which an idle instance will be unloaded; it shifts if the clock is set, since the
+    remaining time does not change.
     """
 
     @property

@@ -242,7 +242,7 @@ class Leasing:
             )
 
     def _terms(self, instance_id: str) -> Lease | None:
-        """Return the terms that belong into the store: pending terms are there already, or are about to be."""
+        """Return the terms that belong in the store: pending terms are there already, or are about to be."""
         instance = self._context.state.instances.get(instance_id)
         return None if instance is None else instance.pending or instance.lease
 

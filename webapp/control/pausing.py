@@ -34,9 +34,7 @@ class QueuePause:
 
 
 class PauseMark:
-    """The file in the state folder. Each change is on the disk when the call returns; failures are logged and stop
-    nobody.
-    """
+    """The file in the state folder. Each change is on the disk when the call returns; failures are only logged."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME

@@ -181,7 +181,7 @@ class SelfTest:
             )
 
     def _cut(self, judged: Judged) -> None:
-        """Record why the sandbox failed: in place of the checks that could not run, or as a line if all of them did."""
+        """Record why the sandbox failed: in place of the checks that could not run, or as a line if all of them ran."""
         done = {check.name for check in self._checks}
         left = [name for name in CheckName if name not in done]
         if not left:

@@ -14,8 +14,8 @@ STILL_BYTES = 16 * MIB
 """Two readings this close to each other count as equal: the host's free memory is never quite stable."""
 HOST_NOISE_BYTES = 64 * MIB
 """The free memory of a host in use changes by this much within a second, through processes too small to be listed: more
-than a small model that shares its libraries holds. That the kernel reclaimed its memory is proved by the end of the
-process, which comes before.
+than a small model that shares its libraries holds. The end of the process, which comes before, proves that the
+kernel reclaimed its memory.
 """
 
 

@@ -81,6 +81,6 @@ def clear_stuck(run: Run, instance_id: str) -> Outcome:
 
 
 def _refuse_back(instance: Instance) -> None:
-    """Refuse an instance that works again. Raises IdleUsedAgain."""
+    """Refuse an instance that is responding again. Raises IdleUsedAgain."""
     if instance.state is not InstanceState.STUCK:
         raise IdleUsedAgain(model=instance.model_id)

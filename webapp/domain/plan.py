@@ -193,5 +193,5 @@ class Plan:
 
     @property
     def touched(self) -> frozenset[str]:
-        """The devices of the launch and those of its evictions: all that carrying it out claims."""
+        """The devices of the launch and those of its evictions, all of which the operation claims."""
         return frozenset({d.device_id for d in self.devices} | {d for e in self.unload for d in e.freed_bytes})

@@ -273,7 +273,7 @@ def check_place(launches: Iterable[QueuedLaunch], request: SwitchRequest, actor:
 
 
 def _launch(request: SwitchRequest) -> SwitchRequest:
-    """Return the request without its lease: two clicks name two moments."""
+    """Return the request without the end of its lease, which differs between two clicks."""
     return replace(request, lease_until=None)
 
 

@@ -172,7 +172,7 @@ class TimelineEvent:
     model_id: str | None = None
     evicted: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
-    """The devices that it claimed or unloaded from; empty if it was for all."""
+    """The devices that it claimed or unloaded from; empty if it concerned all devices."""
 
     @property
     def mark(self) -> EventMark | None:

@@ -180,7 +180,7 @@ class ProcessRound:
 
 
 class Holders:
-    """The directory of processes. ``proc`` is the mount in which the kernel shows the processes of the pids."""
+    """The directory of processes. ``proc`` is the mount of procfs in which they are looked up."""
 
     def __init__(
         self,

@@ -127,7 +127,7 @@ class StopResult:
 
 @dataclass(frozen=True)
 class CleanResult:
-    """What an instance gave back on demand, in bytes."""
+    """The memory that an instance released on request, in bytes."""
 
     freed_bytes: int | None
     device_freed_bytes: int | None = None

@@ -20,7 +20,7 @@ from webapp.worker.text import Detokenizer, StopScan
 _CHOICE = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 """Fields of a generation config that ``_Sampler`` replaces."""
 WARM_UP_TOKENS, WARM_UP_ANSWER = 64, 3
-"""A prompt is computed by other kernels than single tokens."""
+"""Tokens of the prompt and of the answer of the warm-up. A prompt uses other kernels than single tokens do."""
 
 
 class TorchModel:

@@ -108,7 +108,7 @@ def fork(folder: Path, control: socket.socket) -> ForkReply:
 
 
 def why_not() -> str | None:
-    """Return why a fork is not safe, or ``None``: it would work in most workers and hang or fail in some."""
+    """Return why a fork is not safe, or ``None``. An unsafe fork works in most workers, and hangs or fails in some."""
     if (count := process.threads()) != 1:
         return f"the launcher has {count} threads"
     return "the launcher has initialised CUDA" if TorchEngine.has_touched_a_device() else None

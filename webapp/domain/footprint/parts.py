@@ -162,7 +162,7 @@ class Footprint:
 
     @property
     def confidence(self) -> Confidence:
-        """The worst confidence of all parts that matter: a guess always does, a range only from a tenth of the sum on."""
+        """The worst confidence of all parts that matter: guesses, and parts of at least a tenth of the sum."""
         total = self.total_bytes
         return lowest(p.confidence for p in self.parts if p.confidence is Confidence.LOW or p.bytes * 10 >= total)
 

@@ -67,7 +67,7 @@ def _automatic(planning_state: PlanningState) -> Sequence[Reading]:
 
 
 def _reaches(request: SwitchRequest, planning_state: PlanningState) -> Iterator[Reach]:
-    """Yield the reaches that ``request`` may use, each that unloads more than the one before.
+    """Yield the reaches that ``request`` may use, without those that unload no more than the one before.
 
     A launch against the estimate takes the risk instead of another person's model: only named models are unloaded for
     it.

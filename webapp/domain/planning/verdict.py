@@ -85,7 +85,7 @@ def refusal_for(placed: Placement, model: CachedModel, planning_state: PlanningS
 
 
 def _overruled(placed: Placement, model: CachedModel) -> tuple[Message, ...]:
-    """Return the shortfall that ``load_anyway`` overrides as a reason; empty if the memory is enough."""
+    """Return the shortfall that ``load_anyway`` overrides as a reason; empty if there is enough memory."""
     too_large = _too_large(placed, model) if placed.request.load_anyway else None
     return () if too_large is None else (Message("plan_load_anyway", too_large.message.params),)
 

@@ -73,7 +73,7 @@ class ContainerWatch(Rounds):
             self._looked.set()
 
     def _look(self) -> None:
-        """Poll once; if the engine does not answer, the own containers stay as they were and ``problem`` says why."""
+        """Poll once; if the engine does not answer, Warden's containers stay as they were and ``problem`` says why."""
         try:
             image_id = self._engine.image_id(self._image)
             seen = self._engine.containers()

@@ -121,5 +121,5 @@ def _cells(held: Held) -> tuple[Cell, ...]:
 
 
 def _mean(held: Held, point: Point) -> int | None:
-    """Return the mean, which is known only of the free memory."""
+    """Return the mean, which is known only for the free memory."""
     return point.mean_free_bytes if held.who.kind == "free" else None

@@ -92,7 +92,7 @@ class TroubleActionKind(StrEnum):
 
 @dataclass(frozen=True)
 class TroubleAction:
-    """One remedy. ``name`` is the same in every language; ``hint`` tells its side effects."""
+    """One remedy. ``name`` is the same in every language; ``hint`` names its side effects."""
 
     name: str
     kind: TroubleActionKind
