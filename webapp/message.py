@@ -12,8 +12,8 @@ Param = str | int | float | bool | None
 class Message:
     """One message.
 
-    ``code`` is stable and has a sentence in ``web/words.py``. Parameters whose names end in ``_bytes`` are bytes, in
-    ``_s`` or ``seconds`` seconds; the sentence formats them for the reader's language.
+    ``code`` is stable and has a sentence in ``webapp/web/words``. Parameters whose names end in ``_bytes`` are bytes,
+    in ``_s`` or ``seconds`` seconds; the sentence formats them for the reader's language.
     """
 
     code: str

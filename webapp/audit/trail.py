@@ -39,7 +39,7 @@ ROUND_S: Final = 5.0
 TIDY_S: Final = 86_400.0
 """How often old entries are dropped."""
 DRAIN_S: Final = 5.0
-"""How long a stop waits for entries that are not written yet."""
+"""How long a stop waits for entries that have not been written yet."""
 PENDING_LIMIT: Final = 10_000
 """Entries that wait for an unresponsive database; further ones are lost, and the log says so."""
 REPEAT_S: Final = 60.0

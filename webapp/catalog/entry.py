@@ -383,7 +383,7 @@ def _require_pickle(snapshot: Path, listing: _Listing, policy: LoadPolicy) -> No
 
 
 def _require_no_shards(listing: _Listing) -> None:
-    """Distinguish a set of shards whose index is not downloaded yet from a snapshot without weights."""
+    """Distinguish a set of shards whose index has not been downloaded yet from a snapshot without weights."""
     if any(_SHARD.fullmatch(name) for name in listing.files):
         raise _Unreadable(ModelProblem.INCOMPLETE, missing=_INDEX)
 

@@ -32,8 +32,7 @@ class CatalogView:
     """The models of the cache at one moment, sorted by id.
 
     ``problem`` says why the cache cannot be read; a cache that is empty or does not exist yet is not a problem.
-    ``scanned_at`` is the end of the last scan, in seconds since the epoch, ``None`` before the first. ``version`` grows
-    with every change of the list.
+    ``scanned_at`` is the end of the last scan, in seconds since the epoch, ``None`` before the first.
     """
 
     models: tuple[CachedModel, ...] = ()

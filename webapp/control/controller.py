@@ -313,7 +313,7 @@ class Controller:
         return self._context.runtime(instance).log_tail(instance_id, self._context.settings.launch.log_lines)
 
     def health(self) -> Health:
-        """Return whether the monitor is running and the controller responds."""
+        """Return whether Warden is alive, with the ages of the latest reading and of the controller's last round."""
         monitor, watcher = self._context.monitor.age_s(), self._watcher.age_s()
         ticking = monitor is not None and not self._context.monitor.is_stale()
         answering = watcher is not None and watcher < WATCHER_LATE_S

@@ -108,6 +108,7 @@ def _terminate_all(
     """End the instances of ``results`` and unlisted processes alike, then remove leftovers without an instance.
 
     Each result is entered as soon as it is available, so that one that hangs does not hide the results of the others.
+    Returns True, unlike a call that ``within`` gives up.
     """
     context = run.context
 

@@ -36,7 +36,7 @@ TIDY_S: Final = 86_400.0
 PENDING_LIMIT: Final = 2000
 """Writes that wait for an unresponsive database, some 4 KB each; further ones are lost, and the page reports it."""
 DRAIN_S: Final = 5.0
-"""How long a stop waits for values that are not written yet."""
+"""How long a stop waits for values that have not been written yet."""
 
 Act = Callable[[], None]
 

@@ -1,4 +1,4 @@
-"""The launch queue: launches that wait for memory. It is stored, checked whenever something has changed, and started
+"""The launch queue: launches that wait for memory are stored, checked whenever something changes, and started
 automatically.
 
 A queued launch has no rights of its own: its start is the controller's ``switch`` in its owner's name, with the plan,
@@ -90,7 +90,8 @@ class LaunchQueue(Rounds):
         self._lock = threading.Lock()
         self._launches: dict[str, QueuedLaunch] = {}
         self._pending: frozenset[str] = frozenset()
-        """Launches that are not stored yet: they have a position, but nobody sees them and nothing starts them."""
+        """Launches that have not been stored yet: they have a position, but nobody sees them and nothing starts them.
+        """
         self._are_read = context.queue_store is None
         """Whether the launches of an earlier Warden were read; until then the next number is unknown."""
         self._left: QueuePause | None = None
@@ -294,7 +295,7 @@ class LaunchQueue(Rounds):
         return launch
 
     def _keep(self, launch_id: str, *, needs_place: bool) -> None:
-        """Store the present value of a launch that is not confirmed yet. Raises NotStored."""
+        """Store the present value of a launch that has not been confirmed yet. Raises NotStored."""
         store = self._context.queue_store
 
         def write() -> None:
@@ -510,7 +511,7 @@ class LaunchQueue(Rounds):
             log.info("operation %s is not cancelled: %s", operation.id, exc)
 
     def _back(self, launch_id: str, **changes: object) -> None:
-        """Return a launch that was being started to its position."""
+        """Put a launch that was being started back in its position."""
         with self._lock:
             launch = self._launches[launch_id]
             if launch.state is QueueState.STARTING:
@@ -554,7 +555,9 @@ class LaunchQueue(Rounds):
         return instance is not None and instance.state is InstanceState.READY
 
     def _come_back(self, launch: QueuedLaunch, operation: Operation) -> None:
-        """Return a launch to its position after a start that found no room: with a doubling pause, and only so often."""
+        """Put a launch back in its position after a start that found no room: after a doubling pause, and only a few
+        times.
+        """
         if not counts_as_try(operation):
             self._back(launch.id)
             return

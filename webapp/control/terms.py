@@ -204,7 +204,7 @@ class Leases:
             self._give(self._kept)
 
     def _write_as_it_stands(self, instance_id: str) -> None:
-        """Write the present terms. Raises StoreUnavailable: nothing may overwrite terms that are not read yet."""
+        """Write the present terms. Raises StoreUnavailable: nothing may overwrite terms that have not been read."""
         self._read_kept()
         lease = self._read(instance_id)
         if lease is not None:

@@ -152,7 +152,7 @@ class DevicePlan:
     reserve_bytes: int
     verdict: Verdict
     promised_bytes: int = 0
-    """Memory promised to models that stay and not yet taken (their KV cache grows with use)."""
+    """Memory that was promised to models that stay and that they have not taken yet: a KV cache grows with use."""
 
     @property
     def available_bytes(self) -> int | None:

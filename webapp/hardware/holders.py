@@ -50,7 +50,7 @@ class ProcessStat:
 
 @dataclass(frozen=True)
 class _Facts:
-    """Values that hardly ever change while a process lives."""
+    """Values that hardly ever change during the life of a process."""
 
     start_time: int
     comm: str

@@ -58,7 +58,7 @@ class _Gpu:
 class NvmlProbe:
     """Reads every GPU of the machine.
 
-    A GPU keeps its first id, ``gpu-N`` by NVML's index, for as long as the probe lives: NVML leaves a lost GPU out of
+    A GPU keeps its first id, ``gpu-N`` by NVML's index, for as long as the probe exists: NVML leaves a lost GPU out of
     its list after it is opened again, and the others would move up. Not thread-safe.
     """
 

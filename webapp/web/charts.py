@@ -86,7 +86,7 @@ def line(
 
 
 def _runs(values: dict[int, int], step: float, total: int) -> list[tuple[str, float, float]]:
-    """Yield the segments without a gap: path, first x, last x."""
+    """Return the segments without a gap: path, first x, last x."""
     runs: list[tuple[str, float, float]] = []
     path, start, end, height = "", 0, -1, -1.0
     for index in sorted(values):

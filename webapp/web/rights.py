@@ -130,7 +130,7 @@ class Rule:
 
 
 def rules(app: Flask) -> Iterator[Rule]:
-    """Return every route of ``app``, sorted by path, except Flask's own."""
+    """Yield every route of ``app``, sorted by path, except Flask's own."""
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: (rule.rule, sorted(rule.methods or ()))):
         right = right_of(app.view_functions[rule.endpoint])
         if right is not None:

@@ -170,7 +170,7 @@ def host_is_trusted(host: str, trusted: Iterable[str]) -> bool:
 
 
 def _comes_from_elsewhere() -> bool:
-    """Decide by headers that every browser sends and no site can suppress; programs such as curl do not send them."""
+    """Return whether another site sent the request, by headers that no site can suppress and that only browsers send."""
     if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         return True
     origin = request.headers.get("Origin")

@@ -213,7 +213,7 @@ def _prompt(raw: Mapping[str, Any]) -> str:
 
 
 def _whole(text: str, field: str) -> str:
-    """Check a text: JSON can hold half characters (lone surrogates), which tokenizers reject."""
+    """Return ``text``. Raises ApiError if it has half a character (a lone surrogate), which tokenizers reject."""
     try:
         text.encode()
     except UnicodeEncodeError as exc:

@@ -225,7 +225,7 @@ def device_memory() -> DeviceMemory | None:
 
 
 def clean_device() -> None:
-    """Return cached blocks to the GPUs."""
+    """Release torch's cached blocks to the GPUs."""
     if not torch.cuda.is_initialized():
         return
     for device in range(torch.cuda.device_count()):

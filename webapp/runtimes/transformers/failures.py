@@ -1,4 +1,4 @@
-"""Finds out from its files why a worker has ended or gives wrong answers."""
+"""Finds out from a worker's files why the worker has ended or gives wrong answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds in its log why a vLLM container has ended. Pure.
+"""Finds in a vLLM container's log why the container has ended. Pure.
 
 The patterns follow the format strings of vLLM 0.32.
 """

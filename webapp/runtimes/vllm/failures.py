@@ -1,4 +1,4 @@
-"""Finds out from its log why a container has ended or gives wrong answers."""
+"""Finds out from a container's log why the container has ended or gives wrong answers."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class ContainerStopper:
         return None if pid is None else processes.identify(pid)
 
     def _runs(self, container: str) -> bool:
-        """Return whether a process of the container lives; the engine is asked only if the kernel shows none."""
+        """Return whether a process of the container is alive; the engine is asked only if the kernel shows none."""
         if processes.in_container(container):
             return True
         try:
