@@ -15,7 +15,7 @@ def say(line: str) -> None:
 
 
 def page_url(host: str, port: int) -> str:
-    """Return the URL of the page: localhost if it listens on all addresses; IPv6 addresses are put in brackets."""
+    """Return the URL of the page: localhost if Warden listens on all addresses; IPv6 addresses get brackets."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  compared, not bound  # nosec B104
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

@@ -419,7 +419,7 @@ class EngineUnreachable(EngineUnavailable):
 
 
 class EngineFailed(EngineUnavailable):
-    """Docker refused or failed the request. Params: socket, detail (its words)."""
+    """Docker refused the request or failed to carry it out. Params: socket, detail (Docker's message)."""
 
 
 class LaunchFailed(WardenError):

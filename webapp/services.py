@@ -159,7 +159,7 @@ class Sandboxes:
                 lock.release()
 
     def witnesses(self) -> Mapping[str, Witness]:
-        """Return the host's memory by a second source; see ``SandboxMaker``."""
+        """Return the host's memory from a second source; see ``SandboxMaker``."""
         memory = psutil.virtual_memory()
         return {HOST_ID: Witness(memory.total, memory.available)}
 

@@ -200,7 +200,7 @@ class Audit(Rounds):
 
 
 def _same(entry: AuditEntry) -> Key:
-    """Return the key of equal entries. If nobody is signed in the target does not count: the caller chooses it."""
+    """Return the key of equal entries. If nobody is signed in, the target does not count: the caller chooses it."""
     target = None if entry.doer == NOBODY else entry.target
     return entry.doer, entry.action, entry.result, entry.problem, entry.address, target
 

@@ -156,7 +156,7 @@ class Accounts:
         return Identity(person.name, person.role, AuthMethod.SESSION, person.id, session.id)
 
     def by_token(self, key: str) -> Identity | None:
-        """Return the identity of an API token, with the smaller of its scope and the owner's role; ``None`` if it has
+        """Return the identity of an API token, with the lower of its scope and the owner's role; ``None`` if it has
         expired.
         """
         return self._known.of("token", key, lambda: self._by_token(key))

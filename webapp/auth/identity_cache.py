@@ -1,4 +1,4 @@
-"""Identities while the database does not answer: recently found people stay signed in, and the database gets pauses."""
+"""Identities while the database does not answer: recently found people stay signed in, and queries pause after a failure."""
 
 from __future__ import annotations
 

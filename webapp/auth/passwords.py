@@ -11,11 +11,11 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 AT_ONCE: Final = 2
-"""Hashes that are computed at once: a flood of sign-ins takes no more memory than these."""
+"""Hashes that are computed at once: a flood of sign-ins takes no more memory than they do."""
 
 
 class Passwords:
-    """Creates and checks hashes with the cost that RFC 9106 recommends for little memory; tests pass a faster one."""
+    """Creates and checks hashes with the cost that RFC 9106 recommends if memory is scarce; tests pass a faster one."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
@@ -43,5 +43,5 @@ class Passwords:
 
 
 def _bytes(password: str) -> bytes:
-    """Return the bytes of a password. A terminal can send invalid text, which must fail to match and nothing else."""
+    """Return the bytes of a password. A terminal can send invalid text, which must not match but must not raise either."""
     return password.encode("utf-8", "surrogatepass")

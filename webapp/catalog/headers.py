@@ -330,12 +330,12 @@ def _is_linear(tensor: Tensor) -> bool:
 
 
 def _is_vector(tensor: Tensor) -> bool:
-    """Return whether it is a norm or a bias, not the scales of a packed weight, which are divided like the weight."""
+    """Return whether the tensor is a norm or a bias, and not scales of a packed weight, which are divided like it."""
     return tensor.dtype in _CONVERTIBLE and not tensor.name.endswith(_SCALE_ENDINGS)
 
 
 def _is_expert(tensor: Tensor) -> bool:
-    """Return whether it belongs to experts, stored individually (``mlp.experts.7.up_proj.weight``) or fused in one
+    """Return whether the tensor belongs to experts, stored individually (``mlp.experts.7.up_proj.weight``) or fused in one
     tensor of three dimensions.
     """
     return tensor.dtype in _CONVERTIBLE and (

@@ -157,7 +157,7 @@ def _entry(
 
 
 def _person(name: str) -> Callable[[Accounts], Target]:
-    """Return a function that names an account, by ``name`` if it does not exist."""
+    """Return a function that names the account of ``name``, or only the name if there is no such account."""
 
     def find(accounts: Accounts) -> Target:
         found = next((each for each in accounts.people() if each.name.lower() == name.lower()), None)

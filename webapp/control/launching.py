@@ -233,7 +233,7 @@ def _wait_until_ready(run: Run, runtime: Runtime, spec: LaunchSpec, step: StepNa
 
 
 def _show(run: Run, spec: LaunchSpec, probe: Probe, step: StepName) -> None:
-    """Publish the progress if it changed."""
+    """Publish the progress of a launch if the progress has changed."""
     progress = None if probe.progress is None else round(probe.progress, 2)
     state = InstanceState.LOADING if probe.state is ProbeState.LOADING else InstanceState.STARTING
     shown = run.context.state.instances.get(spec.instance_id)

@@ -161,7 +161,7 @@ def _unload(run: Run, instance: Instance, look: LastLook) -> Outcome:
 
 
 def _cut_short(context: Context, instance: Instance) -> Undone | None:
-    """Return the result if it was cancelled or refused: a process that was told to stop cannot be restored."""
+    """Return the result of an unload that was cancelled or refused; ``None`` if the instance was already told to stop."""
     listed = context.state.instances.get(instance.id)
     if listed is None:
         return Undone(Message("unloaded_not_waited", {"model": instance.model_id}))

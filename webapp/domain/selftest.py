@@ -106,7 +106,7 @@ DRIVER_ADVICE = Message("selftest_advice_driver")
 
 @dataclass(frozen=True)
 class Witness:
-    """A device's memory by a source other than the monitor; bytes."""
+    """A device's memory from a source other than the monitor; bytes."""
 
     total_bytes: int
     free_bytes: int

@@ -42,8 +42,8 @@ class Span(StrEnum):
 class Scale:
     """A span's length, and the time that one column of its chart covers, in seconds.
 
-    ``steps`` are the distances of the points from which it is read: first of those that it consists of, then finer ones
-    for the current stretch. ``drawn`` are the same for a chart.
+    ``steps`` are the distances between the points that a span is read from: first its own points, then finer ones for the
+    period in progress. ``drawn`` are the same for a chart.
     """
 
     span_s: int

@@ -269,9 +269,7 @@ def read_quickly(path: str) -> bytes | None:
 
 
 def _ours(ask: Callable[[], Mapping[T, str]]) -> Mapping[T, str]:
-    """Return Warden's own processes; a runtime that does not respond makes them look foreign, but must not cost the
-    reading.
-    """
+    """Return Warden's own processes; a runtime that does not respond makes them look foreign, but must not prevent the reading."""
     try:
         return ask()
     except WardenError:

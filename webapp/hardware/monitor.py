@@ -81,7 +81,7 @@ class Monitor:
         self._anew_for = 0
         """The reading that must not use values of an earlier one."""
         self._hurried = 0
-        """Open ``faster`` blocks."""
+        """How many ``faster`` blocks are active."""
         self._thread: threading.Thread | None = None
         """The thread that may publish; a late one finds another here, or none."""
 

@@ -257,7 +257,7 @@ def _shared_file(path: str) -> SharedFile | None:
 
 
 def _is_first_inside(pid: int) -> bool:
-    """Whether it is the first process of a PID namespace, which the kernel ends last (pid_namespaces(7))."""
+    """Return whether a process is the first of a PID namespace, which the kernel ends last (pid_namespaces(7))."""
     lines = _read(pid, "status").splitlines()
     numbers = next((line.split()[1:] for line in lines if line.startswith(b"NSpid:")), [])
     return len(numbers) > 1 and numbers[-1] == b"1"

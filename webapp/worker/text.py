@@ -78,6 +78,6 @@ class StopScan:
         return rest
 
     def _overlap(self, stop: str) -> int:
-        """Return the length of the longest end of the held text that begins ``stop``."""
+        """Return the length of the longest suffix of the held text that is a prefix of ``stop``."""
         longest = min(len(stop) - 1, len(self._held))
         return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)

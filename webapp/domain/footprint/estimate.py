@@ -211,7 +211,7 @@ def _activation_part(size: int, confidence: Confidence) -> Part:
 
 
 def _surroundings(conditions: Conditions, count: int, *, on_host: bool) -> tuple[Part, ...]:
-    """Return the parts that vLLM takes whatever the model."""
+    """Return the parts that vLLM takes regardless of the model."""
     if on_host:
         context = Part(PartName.CONTEXT, VLLM_HOST_CONTEXT_BYTES, Source.MEASURED)
         return _NO_GRAPHS, _NO_NON_TORCH, context

@@ -219,7 +219,7 @@ def _long(flag: str) -> str:
 def _flags(
     spec: LaunchSpec, settings: Settings, own_port: int | None
 ) -> Iterator[tuple[str, Callable[[], str | None]]]:
-    """Yield each flag with a function that returns its value, or ``None`` if it has none.
+    """Yield each flag with a function that returns its value, or with ``None`` if the flag has no value.
 
     The function is called only for flags that the settings do not replace, as it may refuse the start.
     """

@@ -195,7 +195,7 @@ def _text_or_why(model: CachedModel) -> ModelText:
 
 
 def needs_or_why(request: SwitchRequest, model: CachedModel, headrooms: Sequence[Headroom]) -> Needs | Message | None:
-    """Return the needs of ``request`` with ``model``: ``None`` if it is invalid for it, a message on a defect."""
+    """Return the needs of ``request`` with ``model``: ``None`` if the request is invalid for the model, a message on a defect."""
     try:
         return needs_of(request, model, headrooms) if may_ask(request, model) else None
     except Exception as exc:  # noqa: BLE001  one defective model must not hide the others

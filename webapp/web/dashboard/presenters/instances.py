@@ -123,7 +123,7 @@ def _expected(instance: Instance) -> str:
 
 
 def _problem(instance: Instance) -> str | None:
-    """Return why it is not ready, with the model's name, as people do not know the instance's id."""
+    """Return why an instance is not ready, with the model's name, since people do not know the instance's id."""
     if instance.problem is None:
         return None
     params = dict(instance.problem.params)
