@@ -71,7 +71,7 @@ class WorkerCommand:
 
 
 class _Detached(subprocess.Popen[bytes]):
-    """A child that outlives this program on purpose, so no ResourceWarning is issued. It is waited for by its pid."""
+    """A child that outlives this program on purpose, so no ResourceWarning is issued. Others wait for it by its pid."""
 
     def __del__(self) -> None:
         return

@@ -502,7 +502,7 @@ def enqueue(body: schema.LaunchToQueueDocument) -> Located:
     answer=schema.ChangedQueuedLaunchDocument,
 )
 def leave_queue(ticket_id: str) -> schema.ChangedQueuedLaunchDocument:
-    """Remove a launch from the queue, and cancel it if it is being started. The answer has ``stored``."""
+    """Remove a launch from the queue, and cancel it if it is being started. ``stored`` says whether the change is saved."""
     launch = controller().queue.cancel(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(launch)
 
@@ -515,7 +515,7 @@ def leave_queue(ticket_id: str) -> schema.ChangedQueuedLaunchDocument:
     answer=schema.ChangedQueuedLaunchDocument,
 )
 def resume_queued(ticket_id: str) -> schema.ChangedQueuedLaunchDocument:
-    """Resume a queued launch that an emergency stop paused. The answer has ``stored``."""
+    """Resume a queued launch that an emergency stop paused. ``stored`` says whether the change is saved."""
     queued = controller().queue.resume(ticket_id, current_actor(), is_administrator=has(Permission.CANCEL_ANY))
     return _changed(queued.launch, queued)
 

@@ -1,4 +1,4 @@
-"""docker's client with connections that are closed if they cannot be established, and logs that are followed."""
+"""docker's client without leaking the sockets of failed connections, and the stream of a container's log."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from docker.transport.unixconn import UnixHTTPConnection, UnixHTTPConnectionPool
 
 
 class DockerClient(docker.APIClient):
-    """docker's client with connections that are closed if they cannot be established; docker's own leak the
-    descriptor."""
+    """docker's client, except that the socket of a failed connection is closed; docker's own leaks its descriptor."""
 
     def mount(self, prefix: Any, adapter: Any) -> None:
         """Mount ``adapter``, or Warden's in place of docker's adapter for unix sockets."""
