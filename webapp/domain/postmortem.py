@@ -68,7 +68,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class HolderLine:
-    """A holder's memory before and at the moment; ``None`` is unknown."""
+    """A holder's bytes before memory ran out and at that moment; ``None`` is unknown."""
 
     before_bytes: int | None
     after_bytes: int | None
@@ -86,7 +86,7 @@ class HolderLine:
 
 @dataclass(frozen=True)
 class Account:
-    """One device before and at the moment; bytes, ``None`` is unknown."""
+    """One device before its memory ran out and at that moment; bytes, ``None`` is unknown."""
 
     device_id: str
     total_bytes: int | None

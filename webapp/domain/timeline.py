@@ -247,7 +247,7 @@ def fold(points: Iterable[Point], taken_at: float) -> Point:
 
 
 def folded(points: Iterable[Point], step_s: int) -> tuple[Point, ...]:
-    """Return one point for each period of ``step_s`` that has any, oldest first; a period begins at a multiple since
+    """Return one point for each period of ``step_s`` that has any, oldest first; a period begins at a multiple of it since
     the epoch.
     """
     stretches: dict[int, list[Point]] = {}
