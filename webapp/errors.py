@@ -42,7 +42,7 @@
     │   ├── NotCancellable              the operation has ended
     │   ├── NothingToRestore            the operation has nothing left to load again
     │   ├── NotConfirmed                stopping a foreign container requires its name
-    │   ├── Superseded                  an emergency took the operation's claims over
+    │   ├── Superseded                  an emergency stop took over the operation's claims
     │   ├── QueueFull                   the queue is full
     │   ├── AlreadyWaiting              the same person has queued the same launch
     │   ├── RequestIdReused             the request id belongs to another request
@@ -62,14 +62,14 @@
     │       ├── EngineMissing           there is no Docker socket
     │       ├── EngineForbidden         this user may not use the socket
     │       ├── EngineUnreachable       the engine does not answer in time
-    │       └── EngineFailed            Docker refused or failed the request
+    │       └── EngineFailed            Docker refused the request or failed to carry it out
     ├── LaunchFailed                    a model did not become ready
     │   ├── OutOfMemory                 the load or a request ran out of memory
     │   ├── WorkerDied                  the worker process ended unexpectedly
     │   ├── LaunchStalled               no sign of activity for the allowed time
     │   ├── LaunchTooSlow               active all the time and not ready within the total time
     │   ├── WorkerGarbled               the worker's answer does not follow its protocol
-    │   │   └── ServerGarbled           the container serves what is not vLLM, or another model
+    │   │   └── ServerGarbled           the container serves something other than vLLM, or another model
     │   ├── LaunchBlocked               the server could not start it; the model is not the cause
     │   │   ├── DiskFull                the disk that the launch writes to is full
     │   │   ├── DiskReadOnly            the launch writes to a read-only file system

@@ -25,7 +25,9 @@ two writes.
 
 
 class Repeats:
-    """Admits one request at a time per person and id. A request takes one of the places of those that wait for a write."""
+    """Admits one request at a time per person and id. A request takes one of the places for requests that wait
+    for a write.
+    """
 
     def __init__(self, keeper: Keeper, wait_s: float = WAIT_S) -> None:
         self._keeper = keeper

@@ -1,4 +1,4 @@
-"""What an operation would do: the same plan that the page previews and Apply runs."""
+"""What an operation would do: the same plan is shown as a preview and carried out."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class WayOut:
 class Plan:
     """What a switch would do and whether it is permitted.
 
-    ``reasons`` explain the verdict, most important first. ``refusal`` is the error that Apply would answer with, as a
+    ``reasons`` explain the verdict, most important first. ``refusal`` is the error that carrying it out would raise, as a
     message, or ``None``.
     """
 
