@@ -20,7 +20,7 @@ class Conditions:
     """Conditions of a launch; ``None`` is unknown, or left to the engine."""
 
     device_memory_bytes: int | None = None
-    """Memory of the smallest of the devices, as CUDA counts."""
+    """Memory of the smallest of the devices, as CUDA counts it."""
     device_name: str = ""
     vllm_version: Version | None = None
     """``None`` is the newest that is known here, 0.32."""

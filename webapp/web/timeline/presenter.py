@@ -139,7 +139,7 @@ class ChartView:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One column of the drawing in figures; ``sizes`` is empty if nothing is known."""
+    """One column of the drawing as figures; ``sizes`` is empty if nothing is known."""
 
     when: str
     sizes: tuple[str, ...]
@@ -147,7 +147,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class TableView:
-    """The drawing in figures, newest first."""
+    """The drawing as figures, newest first."""
 
     heads: tuple[str, ...]
     rows: tuple[TableRow, ...]
@@ -201,7 +201,7 @@ def empty_view(device_id: str | None, span: Span, problem: Message | None = None
 
 
 def table_view(track: Track) -> TableView:
-    """Return the drawing in figures, in GiB."""
+    """Return the drawing as figures, in GiB."""
     columns = track.columns()
     holdings = _holdings(columns)
     heads = (*(_name(layer) for layer in holdings.layers), words.word(names.LEDGER, LedgerKind.FREE), _("total"))
