@@ -1,4 +1,4 @@
-"""Settle: wait until a device's memory is freed and stable, and report how much was freed in what time."""
+"""Settle: wait until a device's memory is freed and stable, and report how much was freed and how long it took."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def where(device_ids: Iterable[str]) -> str:
 
 
 def requests_now(count: int | None) -> str:
-    """Return how many requests a model is answering in words; empty if none."""
+    """Return in words how many requests a model is answering; empty if none."""
     if count is None:
         return _("requests: %(count)s", count=formats.unknown())
     return ngettext("%(num)s request now", "%(num)s requests now", count) if count else ""

@@ -63,8 +63,8 @@ def _plain_layers(model: CachedModel) -> tuple[CacheLayers, ...]:
 
 
 def token_bytes(rule: CacheRule) -> int:
-    """Return the bytes of one more token while it is inside every window: Llama-3.1-8B in 16 bits 131072, gpt-oss-120b
-    73728.
+    """Return the bytes of one more token while it is inside every window: 131072 for Llama-3.1-8B in 16 bits,
+    73728 for gpt-oss-120b.
     """
     growing = (each for each in rule.layers if each.kind is not CacheKind.STATE)
     return sum(each.count * each.heads * each.values for each in growing) * rule.value + rule.guessed_token_bytes
