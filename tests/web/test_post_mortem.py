@@ -112,7 +112,7 @@ def test_where_nothing_would_have_fitted_it_says_so(visitor: Visitor, controller
     page = shown(visitor, controller, post_mortem=report(way_out=None))
 
     assert 'data-action="fit"' not in page
-    assert "не поместилась бы ни с какими настройками" in page
+    assert "не поместилась бы в ту память ни с какими настройками" in page
 
 
 def test_the_log_stands_there_once(visitor: Visitor, controller: FakeController) -> None:
