@@ -177,6 +177,19 @@ def bytes_by_kind(runtime: TransformersRuntime) -> Counter[HolderKind]:
     return found
 
 
+def steady_bytes(runtime: TransformersRuntime) -> Counter[HolderKind]:
+    """Return what they hold once it has stopped moving: a worker gives back memory after a load."""
+    readings = [bytes_by_kind(runtime)]
+
+    def is_steady() -> bool:
+        time.sleep(0.5)
+        readings.append(bytes_by_kind(runtime))
+        return abs(readings[-1][HolderKind.WORKER] - readings[-2][HolderKind.WORKER]) < MIB
+
+    wait_until(is_steady, "what the workers hold keeps moving")
+    return readings[-1]
+
+
 def test_killing_the_launcher_touches_no_worker_and_it_is_started_again(
     launcher: Launcher, make_runtime: Maker, model: Path
 ) -> None:
@@ -184,7 +197,7 @@ def test_killing_the_launcher_touches_no_worker_and_it_is_started_again(
     pid, before = load(runtime, model), launcher.pid()
     assert before is not None
     load(runtime, model, "neighbour")
-    held = bytes_by_kind(runtime)
+    held = steady_bytes(runtime)
     assert runtime.heirs() == frozenset()
     os.kill(before, signal.SIGKILL)
     wait_until(lambda: launcher.pid() not in (before, None), "no other launcher")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -28,6 +29,8 @@ def blocks(language: str) -> list[str]:
 def test_a_file_of_settings_is_taken(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "warden.toml"
     path.write_text(text, encoding="utf-8")
+    for name in [name for name in os.environ if name.startswith("WARDEN_")]:  # the tests' own, such as REQUIRE_ALL
+        monkeypatch.delenv(name)
     monkeypatch.setenv("WARDEN_CONFIG", str(path))
 
     load_settings()
