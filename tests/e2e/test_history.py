@@ -196,3 +196,17 @@ def test_page_is_whole_everywhere(path: str, language: str, open_page: Open, tmp
         problems = [line for scheme in ("light", "dark") for line in look(page, name, language, scheme)]
         page.goto("about:blank")
     assert problems == []
+
+
+def test_the_pause_after_a_failed_load_is_ended_by_a_click(start_server: Start, open_page: Open, cache: Path) -> None:
+    server = start_server(cache, worker_command=faulty("dies_in_load"), cooldown_s=200)
+    server.finished(server.switch("lab/two")["id"])
+    page = open_page(server.url, language="en-US")
+    page.locator("#switch-form select[name=model]").select_option("lab/two")
+    expect(page.locator("[data-refusal]")).to_contain_text("has just failed to load")
+    page.locator("#max_tokens").fill("300")
+    page.locator("[data-action=end-pause]").click()
+    expect(page.locator("#say")).to_contain_text("Model lab/two can be loaded again.")
+    expect(page.locator("[data-action=end-pause]")).to_have_count(0)
+    expect(page.locator("[data-action=apply]")).to_be_enabled()
+    expect(page.locator("#max_tokens")).to_have_value("300")

@@ -359,6 +359,8 @@ ACTIONS: Final = (
     post("clean", {}),
     post("emergency"),
     post("demo"),
+    post("models/end-pause", {"model": BODY["model"]}),
+    post("models/end-pause", {"model": "lab/gone"}),
     post("selftest"),
     post("operations/op-now/cancel", changes={"running": (_switching(),)}),
     post("operations/op-now/cancel", {"rollback": True}),

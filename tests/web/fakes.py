@@ -44,7 +44,7 @@ from webapp.domain.plan import Plan, SwitchRequest
 from webapp.domain.planning.admission import AdmissionPolicy
 from webapp.domain.planning.advise import advise
 from webapp.domain.planning.planner import plan_switch, refusal_of
-from webapp.domain.planning.state import Headroom, PlanningState, headrooms
+from webapp.domain.planning.state import Cooldown, Headroom, PlanningState, headrooms
 from webapp.domain.queue import (
     QueuedLaunch,
     QueueEntry,
@@ -65,6 +65,7 @@ from webapp.errors import (
     UnknownContainer,
     UnknownDevice,
     UnknownInstance,
+    UnknownModel,
     UnknownOperation,
     UnknownQueuedLaunch,
     WardenError,
@@ -211,6 +212,7 @@ class FakeController(Controller):
         default_factory=lambda: {Mode.TRANSFORMERS: None, Mode.VLLM: NOT_YET}
     )
     calibration: Calibration = UNCALIBRATED
+    cooldowns: dict[str, Cooldown] = field(default_factory=dict)
     present: frozenset[str] = frozenset()
     notices: tuple[Notice, ...] = ()
     store_problem: Message | None = None
@@ -284,6 +286,7 @@ class FakeController(Controller):
             mode_problems=self.mode_problems,
             claims=self.claims,
             calibration=self.calibration,
+            cooldowns=self.cooldowns,
         )
 
     def plan(self, request: SwitchRequest, actor: str | None = None) -> Plan:
@@ -419,6 +422,13 @@ class FakeController(Controller):
 
     def make_demo(self, actor: str) -> Operation:
         return self._accept(OperationKind.DEMO, actor)
+
+    def end_pause(self, model_id: str) -> CachedModel:
+        found = self.snapshot().model(model_id)
+        if found is None:
+            raise UnknownModel(model=model_id)
+        self.changed(cooldowns={})
+        return found
 
     def selftest(self, actor: str) -> Operation:
         return self._accept(OperationKind.SELFTEST, actor)

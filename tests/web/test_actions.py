@@ -9,6 +9,7 @@ from tests.web.fakes import FakeController, instance
 from webapp.domain.modes import Dtype, Quantization
 from webapp.domain.operation import Operation, OperationKind, OperationState
 from webapp.domain.plan import SwitchRequest
+from webapp.domain.planning.state import Cooldown
 from webapp.errors import Busy, StoreUnavailable
 from webapp.web.actor import current_actor
 
@@ -169,3 +170,29 @@ def test_what_is_gone_is_a_404_with_a_page(visitor: Visitor, path: str) -> None:
 
     assert answer.status_code == 404
     assert 'data-error="404"' in answer.text
+
+
+def test_a_pause_after_a_failed_load_is_ended_in_the_form_and_its_values_stay(
+    visitor: Visitor, controller: FakeController
+) -> None:
+    controller.changed(cooldowns={FORM["model"]: Cooldown(2, 90.0)})
+    page = visitor.get("/", query_string=FORM).text
+    assert 'data-action="end-pause"' in page
+    assert "неудач подряд: 2" in page
+
+    answer = visitor.post("/models/end-pause", {**FORM, "max_tokens": "777"})
+
+    assert (answer.status_code, controller.cooldowns) == (303, {})
+    after = visitor.get(answer.location).text
+    assert 'value="777"' in after
+    assert 'data-action="end-pause"' not in after
+
+
+def test_a_pause_is_ended_by_htmx(visitor: Visitor, controller: FakeController) -> None:
+    controller.changed(cooldowns={FORM["model"]: Cooldown(1, 90.0)})
+
+    answer = visitor.post("/models/end-pause", FORM, headers=HTMX)
+
+    assert (answer.status_code, controller.cooldowns) == (202, {})
+    assert "Модель Qwen/Qwen3-1.7B снова можно загрузить" in answer.text
+    assert visitor.post("/models/end-pause", {"model": "lab/gone"}, headers=HTMX).status_code == 404

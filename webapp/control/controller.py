@@ -44,6 +44,7 @@ from webapp.domain.idle import idle_unload_in
 from webapp.domain.instance import Instance, InstanceState
 from webapp.domain.lease import NO_LEASE, Lease
 from webapp.domain.memory import HistoryPoint, Holder, HolderKind, Reading
+from webapp.domain.model import CachedModel
 from webapp.domain.modes import Mode
 from webapp.domain.operation import (
     ANY_OPERATION,
@@ -76,6 +77,7 @@ from webapp.errors import (
     Unavailable,
     UnknownContainer,
     UnknownDevice,
+    UnknownModel,
     UnknownOperation,
     WardenError,
 )
@@ -541,6 +543,17 @@ class Controller:
         """Start creating the demo model in the cache. Raises Busy."""
         operation = self._new(OperationKind.DEMO, actor, demo.STEPS)
         return self._written(self._begin(operation, (demo.CLAIM,), demo.make_demo))
+
+    def end_pause(self, model_id: str) -> CachedModel:
+        """End the pause after a failed load of a model, so that it can be tried again at once; idempotent.
+
+        The failures still count: the next one is followed by the longer pause. Raises UnknownModel.
+        """
+        model = next((m for m in self._context.catalog.latest().models if m.id == model_id), None)
+        if model is None:
+            raise UnknownModel(model=model_id)
+        self._context.state_store.end_cooldown(model_id, self._context.monotonic())
+        return model
 
     def selftest(self, actor: str) -> Operation:
         """Start checking that everything works, next to the loaded models. Raises Busy while another self-test runs."""

@@ -250,6 +250,13 @@ class StateStore:
             rest = {key: value for key, value in self._state.cooldowns.items() if key != model_id}
             self._set(cooldowns=rest if cooldown is None else {**rest, model_id: cooldown})
 
+    def end_cooldown(self, model_id: str, now: float) -> None:
+        """Let a model's cool-down end ``now``, on the monotonic clock; its failures still count."""
+        with self._locked():
+            cooldown = self._state.cooldowns.get(model_id)
+            if cooldown is not None and cooldown.until > now:
+                self._set(cooldowns={**self._state.cooldowns, model_id: replace(cooldown, until=now)})
+
     def accept(self, accepting: bool) -> None:
         """Accept new operations, or refuse them."""
         with self._locked():

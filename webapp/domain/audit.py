@@ -86,6 +86,8 @@ class Action(StrEnum):
     """Started to unload a model that had been idle for too long."""
     DEMO = "demo", ActionGroup.MODELS
     """Started to create the demo model."""
+    PAUSE_ENDED = "pause_ended", ActionGroup.MODELS
+    """Ended the pause after a failed load."""
 
     LEASE = "lease", ActionGroup.LEASES
     """Changed the terms on which a model is held."""

@@ -30,6 +30,7 @@ AuditAction = Literal[
     "unload",
     "idle_unload",
     "demo",
+    "pause_ended",
     "lease",
     "keep",
     "release_asked",

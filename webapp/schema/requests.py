@@ -21,6 +21,9 @@ RequestId = Annotated[str, Field(max_length=REQUEST_ID_LIMIT, pattern=r"^[A-Za-z
 Minutes = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+ModelId = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
+
+
 class OptionsDocument(Body):
     """Launch options; an omitted one has its default."""
 
@@ -38,7 +41,7 @@ class LaunchDocument(Body):
     """
 
     mode: Mode
-    model: Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
+    model: ModelId
     options: OptionsDocument = OptionsDocument()
     devices: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         default=None, description="`null` lets Warden choose."
@@ -78,6 +81,12 @@ class QuestionDocument(Body):
 
     prompt: Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT)]
     max_tokens: Tokens | None = None
+
+
+class ModelNameDocument(Body):
+    """A cached model, by its id."""
+
+    model: ModelId
 
 
 class ContainerNameDocument(Body):

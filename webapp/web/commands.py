@@ -144,6 +144,7 @@ STOP_CONTAINER: Final = Command(
 CLEAN: Final = Command(Permission.CLEAN, Act(Action.CLEAN), (errors.Busy, errors.Stopping))
 EMERGENCY: Final = Command(Permission.EMERGENCY, Act(Action.EMERGENCY), (errors.Busy, errors.Stopping))
 MAKE_DEMO: Final = Command(Permission.SWITCH, Act(Action.DEMO), (errors.Busy, errors.Stopping))
+END_PAUSE: Final = Command(Permission.SWITCH, Act(Action.PAUSE_ENDED, targets.model_asked_for), (errors.UnknownModel,))
 SELFTEST: Final = Command(Permission.SELFTEST, Act(Action.SELFTEST), (errors.Busy, errors.Stopping))
 CANCEL: Final = Command(
     Permission.CANCEL,

@@ -203,6 +203,27 @@ def test_model_that_failed_cools_down_and_success_clears_it(bench: Bench) -> Non
     assert bench.load("lab/two").state is OperationState.SUCCEEDED
 
 
+def test_pause_after_a_failure_is_ended_and_the_next_failure_counts_on(bench: Bench) -> None:
+    bench.runtime.fails["lab/two"] = "dies"
+    bench.load("lab/two")
+    assert bench.controller.end_pause("lab/two").id == "lab/two"
+    assert bench.load("lab/two").state is OperationState.FAILED, "it was tried at once"
+    with pytest.raises(CoolingDown) as refusal:
+        bench.controller.switch(bench.request("lab/two"), "ivan")
+    assert refusal.value.params["failures"] == 2
+    bench.runtime.fails.clear()
+    bench.controller.end_pause("lab/two")
+    assert bench.load("lab/two").state is OperationState.SUCCEEDED
+
+
+def test_pause_of_an_unknown_model_is_refused_and_none_is_no_error(bench: Bench) -> None:
+    with pytest.raises(UnknownModel):
+        bench.controller.end_pause("lab/gone")
+    before = bench.state_store.state.version
+    assert bench.controller.end_pause("lab/one").id == "lab/one"
+    assert bench.state_store.state.version == before, "nothing has changed"
+
+
 @pytest.mark.parametrize("jump_s", [3 * 3600.0, -3 * 3600.0])
 def test_cool_down_lasts_what_it_should_whatever_the_time_of_day_does(bench: Bench, jump_s: float) -> None:
     bench.runtime.fails["lab/one"] = "dies"

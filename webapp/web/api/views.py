@@ -296,6 +296,21 @@ def emergency() -> Located:
 
 
 @call(
+    "POST /models/end-pause",
+    command=commands.END_PAUSE,
+    summary=N_("End the pause after a failed load"),
+    answer=schema.ModelDocument,
+    body=schema.ModelNameDocument,
+)
+def end_pause(body: schema.ModelNameDocument) -> schema.ModelDocument:
+    """End the pause after a failed load, so that the model can be loaded at once. Returns the model.
+
+    The failures still count: the next one is followed by the longer pause. Without a pause nothing changes.
+    """
+    return documents.models((controller().end_pause(body.model),))[0]
+
+
+@call(
     "POST /demo",
     command=commands.MAKE_DEMO,
     summary=N_("Create the demo model"),

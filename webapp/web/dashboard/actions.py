@@ -19,9 +19,10 @@ from webapp.web.launch.form import ON, LaunchForm, sent
 from webapp.web.leases.views import ask_dialog
 from webapp.web.lookups import find_container, find_instance
 from webapp.web.ports import controller
-from webapp.web.responses import accepted, stopping, wants_fragment
+from webapp.web.responses import accepted, done, stopping, wants_fragment
 from webapp.web.rights import require_cancel, require_override
 from webapp.web.statuses import status_of
+from webapp.web.translate import gettext as _
 
 blueprint = Blueprint("actions", __name__)
 
@@ -49,6 +50,10 @@ def switch() -> ResponseReturnValue:
 @does(commands.PLAN)
 def preview() -> ResponseReturnValue:
     """Show the plan for the form without scripts, by a redirect, so that the form's token is not in the URL."""
+    return _dashboard_with_form()
+
+
+def _dashboard_with_form() -> ResponseReturnValue:
     form = LaunchForm.read(sent(request.form), controller().snapshot())
     return redirect(f"{url_for('pages.dashboard')}?{form.query}#switch", 303)
 
@@ -121,6 +126,16 @@ def emergency() -> ResponseReturnValue:
 def demo() -> ResponseReturnValue:
     """Create the demo model in the cache."""
     return accepted(controller().make_demo(current_actor()))
+
+
+@blueprint.post("/models/end-pause")
+@does(commands.END_PAUSE)
+def end_pause() -> ResponseReturnValue:
+    """End the pause after a failed load of the model in the form; a plain form keeps its other values."""
+    model = controller().end_pause(request.form.get("model", ""))
+    if not wants_fragment():
+        return _dashboard_with_form()
+    return done(_("Model %(model)s can be loaded again.", model=model.id))
 
 
 @blueprint.post("/operations/<operation_id>/cancel")

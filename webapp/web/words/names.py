@@ -273,6 +273,7 @@ ACTIONS: Final[Mapping[str, str]] = {
     Action.UNLOAD: N_("Unload model"),
     Action.IDLE_UNLOAD: N_("Idle model unloaded"),
     Action.DEMO: N_("Demo model created"),
+    Action.PAUSE_ENDED: N_("Pause after a failed load ended"),
     Action.LEASE: N_("Lease terms"),
     Action.KEEP: N_("Idle model kept"),
     Action.RELEASE_ASKED: N_("Release request"),

@@ -15,6 +15,7 @@ from webapp.domain.recommend import Advice
 from webapp.errors import (
     AlreadyLoaded,
     ConfirmationNeeded,
+    CoolingDown,
     InvalidRequest,
     ModelUnsuitable,
     ModeUnavailable,
@@ -187,6 +188,8 @@ class PlanView:
     offers_override: bool = False
     confirms: tuple[ConfirmRow, ...] = ()
     """Other people's models that would be unloaded."""
+    is_paused: bool = False
+    """Whether the pause after a failed load is the obstacle."""
     confirm_note: str = ""
     """The consequences for their owners."""
     under_way: UnderWay | None = None
@@ -270,6 +273,7 @@ def _of_plan(
         override=form.override_reason,
         offers_override=not pointless and may_override and any(e.is_taken for e in plan.unload),
         confirms=confirms,
+        is_paused=code == CoolingDown.code,
         confirm_note=_confirm_note(undo_s) if confirms else "",
     )
 
