@@ -33,8 +33,8 @@ from webapp.worker.engine import LoadedModel, Progress
 from webapp.worker.libraries import TorchEngine
 from webapp.worker.program import Program, enter, main
 
-ROOM_BYTES = 96 * 2**20
-"""Memory left to a process that should run out of it: enough for threads (8 MiB each), not for 250 MB of weights."""
+ROOM_BYTES = 56 * 2**20
+"""Memory left to a process that should run out of it: enough for some threads (8 MiB each), not for 64 MiB of weights."""
 POLL_S = 0.02
 NEVER_LOADED = ("dies_in_load", "hangs_in_load")
 """Faults that never load anything and so skip the imports, which take seconds."""
