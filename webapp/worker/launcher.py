@@ -52,7 +52,7 @@ from webapp.runtimes.protocol import (
 )
 from webapp.worker import memory, process
 from webapp.worker.libraries import TorchEngine
-from webapp.worker.program import enter, work
+from webapp.worker.program import GARBAGE_WHILE_IMPORTING, enter, work
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ FAMILIES = ("gemma2", "gemma3", "llama", "mistral", "phi3", "qwen2", "qwen3")
 
 def prepare() -> None:
     """Import the shared libraries, and exempt them from garbage collection, which would copy their pages."""
+    gc.set_threshold(*GARBAGE_WHILE_IMPORTING)
     chosen = os.environ.get(BLAS_THREADS)
     os.environ[BLAS_THREADS] = (
         "1"  # numpy's library starts its threads when it is imported; no computation of a model uses them
