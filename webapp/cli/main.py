@@ -217,7 +217,7 @@ def _warden_to_test(settings: Settings, *, quiet: bool) -> Iterator[Client]:
     from webapp import create_app  # noqa: PLC0415
     from webapp.services import services_beside  # noqa: PLC0415
 
-    say(f"No Warden answers at {url}: the self-test runs by itself.")
+    say(f"No Warden answers at {url}: the self-test runs without one.")
     with services_beside(settings) as (services, loaded):
         if loaded:
             say(f"Models that stayed loaded, and stay: {', '.join(loaded)}.")
